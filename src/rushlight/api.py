@@ -1,0 +1,191 @@
+"""The verbs: train, epochs, resume, load, open_data, open_run."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Unpack
+
+from torch import nn
+
+from rushlight.console import fetch_progress
+from rushlight.data.batches import Data
+from rushlight.data.opening import open_source
+from rushlight.errors import RushlightError, UsageError
+from rushlight.export.bundle import load_bundle
+from rushlight.export.weights import load_weights
+from rushlight.run import Run, build_bundled, finish
+from rushlight.runs.folder import find_run, read_recipe
+from rushlight.runs.lock import lock_run
+from rushlight.training.checkpoint import latest_checkpoint, restore
+from rushlight.training.ledger import steps_per_epoch
+from rushlight.training.loop import Epoch
+from rushlight.training.loop import epochs as iterate_epochs
+from rushlight.training.options import Options, check_options
+from rushlight.training.prepare import announce, data_options, prepare, prepare_again
+from rushlight.training.recipe import recipe_from_json
+from rushlight.training.state import Training
+
+
+def train(model: str | nn.Module, data: Any = "fashion-mnist", **options: Unpack[Options]) -> Run:
+    """Train `model` on `data` and return the finished run.
+
+    `model` is any `nn.Module`, a model's name ("mlp", "cnn", "resnet", "linear"), or "file.py:Class". `data` is a name
+    ("fashion-mnist", "digits", …), a path (a folder of images, a CSV, …), a pair of arrays, a Dataset or a DataLoader.
+    The options are those of `Options`, by keyword.
+
+    Raises:
+        RushlightError: something is wrong with what was given (its text says what, and what to do), or training failed.
+        KeyboardInterrupt: Ctrl-C; the state is saved, and `resume` goes on.
+    """
+    training = epochs(model, data, **options)
+    for _ in training:
+        pass
+    return training.run
+
+
+def epochs(model: str | nn.Module, data: Any = "fashion-mnist", **options: Unpack[Options]) -> Epochs:
+    """Return an iterator that trains one epoch at each turn: you own the loop.
+
+        for epoch in rushlight.epochs(model, "fashion-mnist", epochs=5):
+            print(epoch.number, epoch.train_loss, epoch.test.accuracy)
+
+    Takes what `train` takes and raises what it raises. `break` when you like: what is trained is kept, and the
+    iterator's `run` is the run.
+    """
+    options = check_options(options)
+    with contextlib.ExitStack() as stack:
+        training, loss_name = prepare(model, data, options, stack)
+        training.history.write(
+            {
+                "kind": "start", "time": time.time(), "run": training.folder.name, "epochs": training.recipe.epochs,
+                "steps_per_epoch": steps_per_epoch(training.data.train.samples, training.recipe),
+            }
+        )  # fmt: skip
+        announce(training, loss_name)
+        return Epochs(training, stack.pop_all())
+    raise AssertionError("unreachable")  # for type checkers: ExitStack may swallow exceptions, this one does not
+
+
+def resume(
+    run: str | Path,
+    model: nn.Module | None = None,
+    data: Any = None,
+    **options: Unpack[Options],
+) -> Run:
+    """Go on with a run from its newest checkpoint to the end of its recipe; the result has the bits of one never stopped.
+
+    A run whose model or data were live objects needs them again, made as they were at the start.
+
+    Raises:
+        RunError: there is no such run, it is in use, or it has no checkpoint.
+        WeightsError: its checkpoints are damaged.
+    """
+    options = check_options(options)
+    folder = find_run(Path(options.get("runs", "runs")), str(run))
+    recipe = recipe_from_json(read_recipe(folder))
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(lock_run(folder))
+        training, loss_name = prepare_again(folder, recipe, model, data, options)
+        restore(training, latest_checkpoint(folder))
+        training.history.write(
+            {"kind": "event", "event": "resumed", "step": training.state["step"], "time": time.time()}
+        )
+        announce(training, loss_name)
+        iterator = Epochs(training, stack.pop_all())
+    for _ in iterator:
+        pass
+    return iterator.run
+
+
+class Epochs:
+    """The iterator over a run's epochs. `run` is the run; `close()` ends it early (so does leaving the `for` loop)."""
+
+    def __init__(self, training: Training, stack: contextlib.ExitStack) -> None:
+        self._training = training
+        self._stack = stack  # holds the run's lock and history
+        self._iterator: Iterator[Epoch] | None = iterate_epochs(training)
+        self._last: Epoch | None = None
+        self.run = Run(training.folder, training)
+
+    def __iter__(self) -> Iterator[Epoch]:
+        return self
+
+    def __next__(self) -> Epoch:
+        if self._iterator is None:
+            raise StopIteration
+        try:
+            self._last = next(self._iterator)
+        except StopIteration:
+            self.close()
+            raise
+        except BaseException as error:
+            self._abandon(error)
+            raise
+        return self._last
+
+    def close(self) -> None:
+        """Write the report and the bundle, and let go of the run. Does nothing the second time."""
+        if self._iterator is None:
+            return
+        self._iterator = None
+        with self._stack:
+            finish(self._training, self._last)
+
+    def _abandon(self, error: BaseException) -> None:
+        """Record how a run ended that did not finish, and let go of it."""
+        self._iterator = None
+        with self._stack:
+            training = self._training
+            if isinstance(error, (KeyboardInterrupt, SystemExit)):
+                training.progress.message(
+                    f"Stopped after step {training.state['step']:,}, saved. Go on with: rushlight resume {training.folder.name}"
+                )
+                return
+            message = error.problem if isinstance(error, RushlightError) else f"{type(error).__name__}: {error}"
+            line = {
+                "kind": "event",
+                "event": "failed",
+                "step": training.state["step"],
+                "message": message,
+                "time": time.time(),
+            }
+            with contextlib.suppress(RushlightError):  # the first error is the one to show
+                training.history.write(line)
+            training.progress.close()
+
+    def __del__(self) -> None:
+        if getattr(self, "_iterator", None) is not None and not sys.is_finalizing():
+            self.close()
+
+
+def open_run(run: str | Path = "latest", *, runs: str | Path = "runs") -> Run:
+    """Open a run by its folder, its name (or a part of it that no other has), or "latest"."""
+    return Run(find_run(Path(runs), str(run)))
+
+
+def open_data(source: Any, test: Any = None, **options: Unpack[Options]) -> Data:
+    """Open data as `train` does, to look at it or to use it more than once; takes those options that concern data."""
+    options = check_options(options)
+    return open_source(source, test, data_options(options), fetch_progress())
+
+
+def load(path: str | Path, model: nn.Module | None = None) -> nn.Module:
+    """Load a saved model, in eval mode: weights (.pth, .safetensors) into `model`, or a bundle or run folder.
+
+    Nothing in a file is ever executed. A bundle of a model by name needs no `model`; any other does.
+
+    Raises:
+        WeightsError: the file is damaged, holds a pickled object, or does not fit the model.
+    """
+    path = Path(path)
+    if path.is_dir():
+        folder = path / "model" if (path / "recipe.json").is_file() else path
+        return load_bundle(folder, model, build_bundled)
+    if model is None:
+        raise UsageError("weights-need-model", path=path)
+    load_weights(model, path)
+    return model.eval()

@@ -1,0 +1,102 @@
+"""Where words go: standard output or standard error, whatever their encoding can take."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback as tracebacks
+from typing import IO, TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+PLAIN_WIDTH = 100  # columns when nobody says how wide the page is: a file, a pipe
+PLAIN = str.maketrans(
+    {
+        "×": "x",
+        "–": "-",
+        "—": "-",
+        "…": "...",
+        "━": "#",
+        "╸": ">",
+        "─": "-",
+        "·": ".",
+        "→": "->",
+        "“": '"',
+        "”": '"',
+    }
+)
+
+
+class SafeStream:
+    """A text stream that never refuses a character: what its encoding lacks is written in ASCII, at worst as '?'."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self.stream = stream
+        self.encoding = getattr(stream, "encoding", None) or "utf-8"
+
+    def write(self, text: str) -> int:
+        """Write the text, as well as the encoding allows."""
+        try:
+            return self.stream.write(text)
+        except UnicodeEncodeError:
+            plain = text.translate(PLAIN).encode(self.encoding, "replace").decode(self.encoding)
+            return self.stream.write(plain)
+
+    def flush(self) -> None:
+        """Flush the stream."""
+        self.stream.flush()
+
+    def isatty(self) -> bool:
+        """Tell whether a person sits at the other end."""
+        return self.stream.isatty()
+
+    def fileno(self) -> int:
+        """Return the stream's file descriptor."""
+        return self.stream.fileno()
+
+
+def can_encode(stream: Any, text: str) -> bool:
+    """Tell whether the stream's encoding has all characters of `text`."""
+    try:
+        text.encode(getattr(stream, "encoding", None) or "utf-8")
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True
+
+
+def open_console(to_stderr: bool = False) -> Console:
+    """Return a rich console on today's sys.stdout or sys.stderr; markup and highlighting are off."""
+    from rich.console import Console
+
+    stream: Any = SafeStream(sys.stderr if to_stderr else sys.stdout)
+    console = Console(file=stream, markup=False, highlight=False, emoji=False)
+    if not stream.isatty() and not os.environ.get("COLUMNS"):
+        console = Console(file=stream, markup=False, highlight=False, emoji=False, width=PLAIN_WIDTH)
+    return console
+
+
+def print_json(content: object) -> None:
+    """Print one JSON object on standard output, on one line; NaN and infinity are refused with ValueError."""
+    text = json.dumps(content, ensure_ascii=not can_encode(sys.stdout, "数×"), allow_nan=False)
+    SafeStream(sys.stdout).write(text + "\n")
+    sys.stdout.flush()
+
+
+def print_error(error: BaseException, traceback: bool = False) -> None:
+    """Print what is wrong and what to do next, on standard error; with `traceback`, where it happened before that."""
+    console = open_console(to_stderr=True)
+    if traceback:
+        console.print("".join(tracebacks.format_exception(error)).rstrip(), style="dim", soft_wrap=True)
+    problem = getattr(error, "problem", None) or str(error) or type(error).__name__
+    print_marked(console, "error:", "bold red", problem)
+    if advice := getattr(error, "advice", ""):
+        console.print(advice, soft_wrap=not console.is_terminal)
+
+
+def print_marked(console: Console, mark: str, style: str, text: str) -> None:
+    """Print a line that begins with a coloured word."""
+    from rich.text import Text
+
+    console.print(Text.assemble((mark, style), " ", text), soft_wrap=not console.is_terminal)

@@ -1,0 +1,1 @@
+"""Data: where it comes from, which samples in which order, and how they become batches."""

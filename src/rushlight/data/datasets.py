@@ -1,0 +1,359 @@
+"""A user's own `torch.utils.data.Dataset` or `DataLoader`: kept in memory where that changes nothing, else streamed.
+
+Reading each sample once and keeping it is right only when reading it again would give the same. That is found out
+by reading some samples twice, and what was found is said.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    default_collate,
+)
+
+from rushlight.data.arrays import read_targets
+from rushlight.data.batches import Batch, Data, LoaderSplit, Split, StreamedSplit, seeded
+from rushlight.data.build import Samples, build_data, cut_test_split, identity_of
+from rushlight.data.spec import FeatureKind, FeatureSpec, Normalization, NormalizeName, TargetSpec, Task
+from rushlight.errors import DataError
+
+PROBES = 8  # samples read twice to find out whether reading is random
+LABEL_PROBES = 2000  # samples read to see which labels occur in data that is not kept
+READ_BATCH = 256
+
+
+def open_dataset(
+    train: Dataset[Any] | DataLoader[Any],
+    test: Dataset[Any] | DataLoader[Any] | None,
+    *,
+    task: Task | None = None,
+    classes: Sequence[str] | None = None,
+    normalize: NormalizeName = "auto",
+    seed: int = 0,
+    test_fraction: float = 0.2,
+    workers: int = 0,
+    memory_limit: int,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Data:
+    """Open a map-style or iterable dataset, or a DataLoader, as `Data`.
+
+    Normalisation is left to the dataset (its transforms are the user's) unless `normalize` asks for it. A DataLoader
+    of an ordinary kind gives its dataset, batch size and shuffling; one with a sampler, batch sampler or collate
+    function of its own, or with an iterable dataset, is used as it is.
+
+    Raises:
+        DataError: the dataset is empty, or its samples are of a kind that cannot be batched.
+    """
+    if isinstance(train, DataLoader) and not is_ordinary(train):
+        return open_loader(train, test, task, classes)
+    dataset, batch_size, is_shuffled, loader_notes = unwrap(train)
+    if isinstance(dataset, IterableDataset):
+        raise DataError("iterable-without-loader", dataset=type(dataset).__name__)
+    test_dataset = unwrap(test)[0] if test is not None else None
+    name = type(dataset).__name__
+    count = sample_count(dataset, name)
+    first = read_one(dataset, 0, name)
+    random = is_random(dataset, count)
+    needed = count * size_of(first)
+    notes = list(loader_notes)
+    if random or needed > memory_limit:
+        why = (
+            "reading a sample twice gave two results" if random else f"{needed / 2**30:.1f} GiB would not fit in memory"
+        )
+        notes.append(f"{name} is streamed: {why}.")
+        return open_streamed(dataset, test_dataset, first, task, classes, workers, is_shuffled, notes, batch_size)
+    notes.append(f"{name} is kept in memory: {min(PROBES, count)} samples read twice gave the same both times.")
+    if not is_pair(first):
+        return open_streamed(dataset, test_dataset, first, task, classes, workers, is_shuffled, notes, batch_size)
+    classes = classes or class_names(dataset)
+    train_samples, target = read_all(dataset, count, task, classes, workers, progress)
+    test_samples = None
+    if test_dataset is not None:
+        test_count = sample_count(test_dataset, name)
+        test_samples, test_target = read_all(test_dataset, test_count, target.task, classes, workers, progress)
+        if len(test_target.classes) > len(target.classes):
+            target = test_target
+    else:
+        train_samples, test_samples, note = cut_test_split(train_samples, test_fraction, seed, target)
+        notes.append(note)
+    kind: FeatureKind = "image" if train_samples.inputs.dim() == 4 else "array"
+    data = build_data(
+        name, kind, train_samples, test_samples, target,
+        normalize="none" if normalize == "auto" else normalize, notes=tuple(notes),
+    )  # fmt: skip
+    if not is_shuffled:
+        object.__setattr__(data.train, "is_shuffled", False)
+    return Data(**{**vars(data), "batch_size": batch_size})
+
+
+def open_streamed(
+    dataset: Dataset[Any], test: Dataset[Any] | None, first: Any, task: Task | None, classes: Sequence[str] | None,
+    workers: int, is_shuffled: bool, notes: list[str], batch_size: int | None,
+) -> Data:  # fmt: skip
+    """Make `Data` that reads its samples as they are needed."""
+    name = type(dataset).__name__
+    features = target = None
+    if is_pair(first):
+        inputs, _ = collate_samples([first])
+        features = feature_spec(inputs)
+        target = probe_target(dataset, task, classes or class_names(dataset), notes)
+    finish = Finish(target)
+    if test is None:
+        notes.append("There is no test split: pass test_data=, or a dataset that is the same each time it is read.")
+    return Data(
+        name=name,
+        train=StreamedSplit(dataset, finish, workers, collate_samples, is_shuffled),
+        test=None if test is None else StreamedSplit(test, finish, workers, collate_samples, False),
+        features=features, target=target, fingerprint=describe_fingerprint(dataset), notes=tuple(notes),
+        batch_size=batch_size,
+    )  # fmt: skip
+
+
+def open_loader(
+    loader: DataLoader[Any],
+    test: Dataset[Any] | DataLoader[Any] | None,
+    task: Task | None,
+    classes: Sequence[str] | None,
+) -> Data:
+    """Use a DataLoader as it is, its order included."""
+    name = type(loader.dataset).__name__
+    notes = [f"The DataLoader of {name} is used as it is: its order and batches are its own."]
+    with seeded(0):
+        first = next(iter(loader), None)
+    if first is None:
+        raise DataError("empty-split", data=name, split="train")
+    features = target = None
+    if isinstance(first, (tuple, list)) and len(first) == 2 and isinstance(first[0], Tensor):
+        features = feature_spec(first[0])
+        names = classes or class_names(loader.dataset)
+        if isinstance(first[1], Tensor):
+            target = read_targets(first[1], task, names)[1]
+            if target.task == "classification" and names is None:
+                notes.append(
+                    f"Labels 0 to {len(target.classes) - 1} are in the first batch; more outputs of the model mean more classes."
+                )
+    finish = Finish(target)
+    test_split: Split | None = None
+    if isinstance(test, DataLoader):
+        test_split = LoaderSplit(test, finish)
+    elif test is not None:
+        test_split = StreamedSplit(test, finish, 0, collate_samples, False)
+    else:
+        notes.append("There is no test split: pass test_data=.")
+    return Data(
+        name=name, train=LoaderSplit(loader, finish), test=test_split, features=features, target=target,
+        fingerprint=describe_fingerprint(loader.dataset), notes=tuple(notes), batch_size=loader.batch_size,
+    )  # fmt: skip
+
+
+# ── what a dataset is like ───────────────────────────────────────────────────────────────────────────────────
+
+
+def is_ordinary(loader: DataLoader[Any]) -> bool:
+    """Tell whether a DataLoader does nothing that its dataset, batch size and shuffling do not say."""
+    sampler = loader.sampler
+    is_plain = type(sampler) is SequentialSampler or (
+        type(sampler) is RandomSampler and not sampler.replacement and sampler.num_samples == len(sampler.data_source)
+    )
+    return is_plain and loader.collate_fn is default_collate and loader.batch_size is not None and not loader.drop_last
+
+
+def unwrap(source: Dataset[Any] | DataLoader[Any]) -> tuple[Dataset[Any], int | None, bool, tuple[str, ...]]:
+    """Return (dataset, batch size, whether to shuffle, what to say) of a dataset or an ordinary DataLoader."""
+    if not isinstance(source, DataLoader):
+        return source, None, True, ()
+    is_shuffled = isinstance(source.sampler, RandomSampler)
+    note = (
+        ()
+        if is_shuffled
+        else (
+            "The DataLoader does not shuffle, so neither does training: DataLoader(…, shuffle=True) usually learns better.",
+        )
+    )
+    return source.dataset, source.batch_size, is_shuffled, note
+
+
+def sample_count(dataset: Dataset[Any], name: str) -> int:
+    """Return the number of samples of a map-style dataset; DataError when it has none, or no length."""
+    if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
+        raise DataError("no-dataset", found=type(dataset).__name__)
+    count = len(dataset)
+    if count == 0:
+        raise DataError("empty-split", data=name, split="train")
+    return count
+
+
+def read_one(dataset: Dataset[Any], index: int, name: str) -> Any:
+    """Read one sample; a failure names the dataset and the sample."""
+    try:
+        with seeded(0):
+            return dataset[index]
+    except Exception as error:
+        raise DataError("sample-failed", data=name, index=index, reason=f"{type(error).__name__}: {error}") from error
+
+
+def is_random(dataset: Dataset[Any], count: int) -> bool:
+    """Tell whether reading a sample again, under other seeds, gives something else."""
+    for index in sorted({round(i * (count - 1) / (PROBES - 1)) for i in range(PROBES)}):
+        readings = []
+        for seed in (1, 2):
+            with seeded(seed):
+                readings.append(collate_samples([dataset[index]]))
+        if not same(*readings):
+            return True
+    return False
+
+
+def same(one: Any, other: Any) -> bool:
+    """Tell whether two samples are equal in every value."""
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        return one.shape == other.shape and bool(torch.equal(one, other) or ((one == other) | (one != one)).all())
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, (tuple, list)) and isinstance(other, (tuple, list)):
+        return len(one) == len(other) and all(map(same, one, other))
+    return bool(one == other)
+
+
+def is_pair(sample: Any) -> bool:
+    """Tell whether a sample is (input, target) with an input that becomes one tensor."""
+    return isinstance(sample, (tuple, list)) and len(sample) == 2 and isinstance(as_tensor(sample[0]), Tensor)
+
+
+def size_of(sample: Any) -> int:
+    """Return the bytes that one sample takes in memory."""
+    if isinstance(sample, (tuple, list)):
+        return sum(map(size_of, sample))
+    if isinstance(sample, dict):
+        return sum(map(size_of, sample.values()))
+    tensor = as_tensor(sample)
+    return tensor.numel() * tensor.element_size() if isinstance(tensor, Tensor) else 8
+
+
+def class_names(dataset: Any) -> Sequence[str] | None:
+    """Return `dataset.classes` where it is a list of names, looking through a Subset."""
+    dataset = getattr(dataset, "dataset", dataset)
+    names = getattr(dataset, "classes", None)
+    return [str(name) for name in names] if isinstance(names, (list, tuple)) and names else None
+
+
+def describe_fingerprint(dataset: Any) -> str:
+    """Return a SHA-256 of what can be told of data that is not read: its class and length."""
+    length = len(dataset) if hasattr(dataset, "__len__") else "unknown"
+    return hashlib.sha256(f"{identity_of(type(dataset))}:{length}".encode()).hexdigest()
+
+
+# ── samples to tensors ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def as_tensor(value: Any) -> Any:
+    """Return a sample's part as a tensor where it can be one: arrays, numbers and PIL images (uint8, channels first)."""
+    if isinstance(value, np.ndarray):
+        return torch.from_numpy(np.ascontiguousarray(value)) if value.dtype.kind in "biuf" else value
+    if hasattr(value, "convert") and hasattr(value, "getbands"):  # a PIL image, without importing PIL to ask
+        image = value if value.mode in ("L", "RGB") else value.convert("RGB")
+        pixels = torch.from_numpy(np.array(image))
+        return pixels.unsqueeze(0) if pixels.dim() == 2 else pixels.permute(2, 0, 1).contiguous()
+    return value
+
+
+def collate_samples(samples: list[Any]) -> Any:
+    """Stack samples into a batch as torch's default_collate does, PIL images included."""
+    return default_collate([to_tensors(sample) for sample in samples])
+
+
+def to_tensors(sample: Any) -> Any:
+    """Apply `as_tensor` to every part of a sample."""
+    if isinstance(sample, dict):
+        return {key: to_tensors(value) for key, value in sample.items()}
+    if isinstance(sample, (tuple, list)):
+        return type(sample)(to_tensors(value) for value in sample) if not hasattr(sample, "_fields") else sample
+    return as_tensor(sample)
+
+
+def read_all(
+    dataset: Dataset[Any], count: int, task: Task | None, classes: Sequence[str] | None, workers: int,
+    progress: Callable[[int, int], None],
+) -> tuple[Samples, TargetSpec]:  # fmt: skip
+    """Read every sample once and keep it."""
+    name = type(dataset).__name__
+    loader = DataLoader(
+        dataset,
+        batch_size=READ_BATCH,
+        num_workers=workers,
+        collate_fn=collate_samples,
+        generator=torch.Generator(),
+    )
+    inputs: list[Tensor] = []
+    targets: list[Tensor] = []
+    try:
+        with seeded(0):
+            for x, y in loader:
+                inputs.append(x)
+                targets.append(y if isinstance(y, Tensor) else torch.as_tensor(y))
+                progress(min(len(inputs) * READ_BATCH, count), count)
+    except RuntimeError as error:
+        if "stack expects each tensor to be equal size" in str(error):
+            raise DataError("unequal-samples", data=name, reason=str(error).splitlines()[0]) from error
+        raise DataError("sample-failed", data=name, index=len(inputs) * READ_BATCH, reason=error) from error
+    x = torch.cat(inputs)
+    x = x if x.dtype in (torch.uint8, torch.float32) else x.float()
+    kept_targets, target = read_targets(torch.cat(targets), task, classes)
+    return Samples(x if x.dim() > 1 else x.unsqueeze(1), kept_targets), target
+
+
+def feature_spec(inputs: Tensor) -> FeatureSpec:
+    """Return the spec of inputs that arrive ready: nothing is done to them but the conversion to float32."""
+    kind: FeatureKind = "image" if inputs.dim() == 4 else "array"
+    whole = not inputs.is_floating_point() and inputs.dtype != torch.uint8
+    dtype = "int64" if whole else str(inputs.dtype).removeprefix("torch.") if inputs.dtype == torch.uint8 else "float32"
+    return FeatureSpec(kind, tuple(inputs.shape[1:]), dtype, Normalization("none"))
+
+
+def probe_target(dataset: Any, task: Task | None, classes: Sequence[str] | None, notes: list[str]) -> TargetSpec:
+    """Find out what the targets of streamed data are, from its `targets` where it has them, else from some samples."""
+    labels = getattr(dataset, "targets", None)
+    count = len(dataset)
+    if labels is None or len(labels) != count:
+        chosen = (
+            sorted({round(i * (count - 1) / (LABEL_PROBES - 1)) for i in range(LABEL_PROBES)}) if count > 1 else [0]
+        )
+        with seeded(0):
+            labels = collate_samples([dataset[index] for index in chosen])[1]
+        notes.append(f"What the targets are was found out from {len(chosen):,} samples.")
+    return read_targets(labels if isinstance(labels, Tensor) else torch.as_tensor(labels), task, classes)[1]
+
+
+class Finish:
+    """Float32 inputs, and targets of the kind the task's loss takes. A class, so that worker processes can receive it.
+
+    With `features`, inputs are prepared as these say; without, they are as the user's dataset gives them.
+    """
+
+    def __init__(self, target: TargetSpec | None, features: FeatureSpec | None = None) -> None:
+        self.target, self.features = target, features
+
+    def __call__(self, batch: Batch) -> Batch:
+        """Return the batch as the model and the loss receive it."""
+        if self.target is None:
+            return batch
+        inputs, targets = batch
+        if self.features is not None:
+            inputs = self.features.prepare(inputs)
+        elif inputs.is_floating_point() or inputs.dtype == torch.uint8:
+            inputs = inputs.float()
+        if self.target.task == "classification":
+            return inputs, targets.long().flatten() if targets.dim() == 2 and targets.shape[1] == 1 else targets.long()
+        targets = targets.float()
+        return inputs, targets.unsqueeze(1) if targets.dim() == 1 else targets

@@ -1,0 +1,138 @@
+"""Reading CSV and Parquet files: which delimiter, which encoding, and what a broken file is told.
+
+A CSV is read with every column as text; what a column is, is decided in `columns.py`.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rushlight.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    import polars as pl
+
+CSV_ENDINGS = (".csv", ".tsv", ".tab", ".txt", ".csv.gz", ".tsv.gz")
+PARQUET_ENDINGS = (".parquet", ".pq")
+TABLE_ENDINGS = CSV_ENDINGS + PARQUET_ENDINGS
+DELIMITERS = (",", ";", "\t", "|")
+
+
+def polars() -> Any:
+    """Return the polars module; UsageError says how to install it."""
+    try:
+        import polars
+    except ImportError as error:
+        raise UsageError("polars-missing") from error
+    return polars
+
+
+def read_frame(path: Path) -> pl.DataFrame:
+    """Read a CSV (all columns as text) or a Parquet file."""
+    return open_frame(path)[0]
+
+
+def open_frame(path: Path) -> tuple[pl.DataFrame, list[str]]:
+    """Read a table; return it with what had to be decided on the way."""
+    pl = polars()
+    notes: list[str] = []
+    if not path.is_file():
+        raise DataError("no-table", path=path)
+    name = path.name.lower()
+    try:
+        if name.endswith(PARQUET_ENDINGS):
+            frame = pl.read_parquet(path)
+        elif name.endswith(CSV_ENDINGS):
+            frame, notes = read_csv(path)
+        else:
+            raise DataError("not-a-table", path=path, endings=", ".join(TABLE_ENDINGS))
+    except (pl.exceptions.PolarsError, OSError, EOFError) as error:
+        raise DataError("table-not-readable", path=path, reason=first_line(error)) from error
+    if len(frame) == 0:
+        raise DataError("table-without-rows", path=path)
+    return frame, notes
+
+
+def read_csv(path: Path) -> tuple[pl.DataFrame, list[str]]:
+    """Read a CSV with every column as text; the delimiter and the encoding are found out."""
+    content = path.read_bytes()
+    if content.startswith(b"\x1f\x8b"):
+        content = gzip.decompress(content)
+    if content.startswith(b"PK\x03\x04"):
+        raise DataError("table-is-excel", path=path)
+    text, encoding = decode_text(path, content)
+    text = text.replace("\r\n", "\n").lstrip("\n")
+    if not text.strip():
+        raise DataError("table-empty", path=path)
+    delimiter = sniff_delimiter(text)
+    header = [name.strip() for name in next(csv.reader(io.StringIO(text), delimiter=delimiter))]
+    if doubled := [name for name, count in Counter(header).items() if count > 1]:
+        raise DataError("table-header-doubled", path=path, name=doubled[0], columns=", ".join(header))
+    try:
+        frame = polars().read_csv(text.encode(), separator=delimiter, infer_schema_length=0)
+    except polars().exceptions.ComputeError as error:
+        raise broken_line(path, text, delimiter, len(header)) or error from error
+    frame.columns = header
+    notes = [] if encoding == "utf-8" else [f'"{path.name}" is not UTF-8; it was read as {encoding}.']
+    return frame, notes
+
+
+def decode_text(path: Path, content: bytes) -> tuple[str, str]:
+    """Return a file's text and its encoding: UTF-8, UTF-16 by its mark, GB18030 where it gives Chinese, else cp1252."""
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return content.decode("utf-16", "replace"), "UTF-16"
+    try:
+        return content.decode("utf-8-sig"), "utf-8"
+    except UnicodeDecodeError:
+        pass
+    if b"\0" in content[:4096]:
+        raise DataError("table-not-text", path=path)
+    try:
+        text = content.decode("gb18030")
+        if is_chinese(text):
+            return text, "GB18030"
+    except UnicodeDecodeError:
+        pass
+    return content.decode("cp1252", "replace"), "Windows-1252 (western European)"
+
+
+def is_chinese(text: str) -> bool:
+    """Tell whether most of what is not ASCII is in GB 2312: western letters read as GB18030 give rare characters."""
+    beyond = [character for character in text[:100_000] if ord(character) > 127]
+    common = sum(bool(character.encode("gb2312", "ignore")) for character in beyond)
+    return common >= 0.8 * len(beyond)
+
+
+def sniff_delimiter(text: str) -> str:
+    """Return the delimiter that cuts the first lines into equally many fields, and into more than one."""
+
+    def score(delimiter: str) -> tuple[float, int]:
+        try:
+            reader = csv.reader(io.StringIO(text[:65_536]), delimiter=delimiter)
+            widths = [len(row) for row, _ in zip(reader, range(30), strict=False) if row]
+        except csv.Error:
+            return 0.0, 0
+        if not widths or widths[0] == 1:
+            return 0.0, 0
+        return sum(width == widths[0] for width in widths) / len(widths), widths[0]
+
+    return max(DELIMITERS, key=score)  # the comma comes first and wins when nothing cuts
+
+
+def broken_line(path: Path, text: str, delimiter: str, expected: int) -> DataError | None:
+    """Return the error that names the first row with too many fields, if that is what is wrong."""
+    reader = csv.reader(io.StringIO(text), delimiter=delimiter)
+    for row in reader:
+        if len(row) > expected:
+            return DataError("table-line-too-long", path=path, line=reader.line_num, expected=expected, found=len(row))
+    return None
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an exception's text."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,209 @@
+"""One way in for all data: look at what was given, and let the right reader open it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from rushlight.data.batches import Data, LoaderSplit, ResidentSplit, Split, StreamedSplit
+from rushlight.data.spec import NormalizeName, TargetSpec, Task
+from rushlight.device import available_memory
+from rushlight.errors import DataError, UsageError, suggest
+
+TABLES = (".csv", ".tsv", ".txt", ".parquet", ".pq")
+ARRAYS = (".npy", ".npz", ".gz")
+NORMALIZE = ("auto", "standard", "unit", "none")
+TASKS = ("classification", "binary", "multilabel", "regression")
+IMAGE_DIMENSIONS = (3, 4)
+
+FetchProgress = Callable[[str, int, int | None], None]
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """How to open data. What an option is for stands at `rushlight train --help`."""
+
+    target: str | None = None  # tables: the column to predict
+    task: Task | None = None  # None: by the target's kind
+    classes: tuple[str, ...] | None = None  # names, where the data has none
+    normalize: NormalizeName = "auto"
+    image_size: tuple[int, int] | None = None  # (height, width); None: by the images
+    test_fraction: float = 0.2  # what is set aside when there is no test split
+    seed: int = 0  # of that cut
+    skip_bad: bool = False  # leave unreadable images out
+    workers: int = 0  # processes that read streamed data
+
+    def __post_init__(self) -> None:
+        for option, value, choices in (("normalize", self.normalize, NORMALIZE), ("task", self.task, TASKS)):
+            if value is not None and value not in choices:
+                raise UsageError(
+                    "bad-choice",
+                    option=option,
+                    value=value,
+                    choices=", ".join(choices),
+                    suggestion=suggest(str(value), choices),
+                )
+        if not 0 <= self.test_fraction < 1:
+            raise UsageError("bad-fraction", option="test_fraction", value=self.test_fraction)
+        if self.workers < 0:
+            raise UsageError("negative", option="workers", value=self.workers)
+
+
+def open_source(
+    source: Any, test: Any = None, options: DataOptions = DataOptions(), progress: FetchProgress | None = None
+) -> Data:
+    """Open data given as a name, a path, arrays, a Dataset, a DataLoader, or already opened.
+
+    `source` may be a pair (train, test) of anything that `source` and `test` may be: so Keras'
+    `((x, y), (x_test, y_test))` is fine, and so is `(train_loader, test_loader)`.
+
+    Raises:
+        UsageError: there is no such name or path, or it is of a kind nobody here can open.
+        DataError: what is there cannot be trained on.
+    """
+    if isinstance(source, Data):
+        return source
+    if isinstance(source, (str, Path)):
+        return open_named_or_path(source, test, options, progress)
+    if isinstance(source, (tuple, list)) and len(source) == 4:
+        source, test = (source[0], source[1]), (source[2], source[3])
+    elif isinstance(source, (tuple, list)) and len(source) == 2 and test is None and holds_two_splits(source):
+        source, test = source
+    if isinstance(source, (Dataset, DataLoader)):
+        from rushlight.data.datasets import open_dataset
+
+        return open_dataset(
+            source, test, task=options.task, classes=options.classes, normalize=options.normalize, seed=options.seed,
+            test_fraction=options.test_fraction, workers=options.workers, memory_limit=memory_limit(),
+        )  # fmt: skip
+    if isinstance(source, (tuple, list)) and len(source) == 2:
+        return open_array_pairs((source[0], source[1]), test, options)
+    raise UsageError("unknown-data-kind", found=type(source).__name__)
+
+
+def holds_two_splits(pair: Sequence[Any]) -> bool:
+    """Tell a pair of splits from one pair of (inputs, targets)."""
+    if any(isinstance(part, (Dataset, DataLoader, str, Path)) for part in pair):
+        return True
+    return all(isinstance(part, (tuple, list)) and len(part) == 2 and is_array(part[0]) for part in pair)
+
+
+def is_array(value: Any) -> bool:
+    """Tell whether a value is an array or a tensor."""
+    return isinstance(value, (np.ndarray, Tensor))
+
+
+def open_named_or_path(source: str | Path, test: Any, options: DataOptions, progress: FetchProgress | None) -> Data:
+    """Open a dataset by name, or a file or folder by path."""
+    from rushlight.data.named import DATASETS
+
+    path = Path(source).expanduser()
+    if str(source) in DATASETS:
+        return open_by_name(str(source), options, progress)
+    if not path.exists():
+        raise UsageError(
+            "unknown-data", name=source, known=", ".join(DATASETS), suggestion=suggest(str(source), DATASETS),
+            folder=Path.cwd(),
+        )  # fmt: skip
+    if path.is_dir() and not holds_idx_files(path):
+        from rushlight.data.images import open_image_folder
+
+        return open_image_folder(
+            path, normalize=options.normalize, image_size=options.image_size, seed=options.seed,
+            test_fraction=options.test_fraction, skip_bad=options.skip_bad, workers=options.workers,
+            memory_limit=memory_limit(),
+        )  # fmt: skip
+    if path.is_dir() or path.suffix.lower() in ARRAYS or "ubyte" in path.name:
+        return open_array_path(path, test, options)
+    if path.suffix.lower() in TABLES:
+        from rushlight.data.tables import open_table
+
+        return open_table(
+            path, target=options.target, test=None if test is None else Path(test), normalize=options.normalize,
+            seed=options.seed, test_fraction=options.test_fraction, task=options.task,
+        )  # fmt: skip
+    raise UsageError("unknown-file-kind", path=path, found=path.suffix or "no ending")
+
+
+def open_by_name(name: str, options: DataOptions, progress: FetchProgress | None) -> Data:
+    """Open one of the datasets we know by name."""
+    from rushlight.data.build import Samples, build_data
+    from rushlight.data.named import open_named
+
+    arrays = open_named(name, progress=progress)
+    train = Samples(torch.from_numpy(arrays.train_inputs), torch.from_numpy(arrays.train_targets))
+    test = Samples(torch.from_numpy(arrays.test_inputs), torch.from_numpy(arrays.test_targets))
+    target = TargetSpec("classification", tuple(arrays.classes))
+    return build_data(name, "image", train, test, target, normalize=options.normalize, notes=tuple(arrays.notes))
+
+
+def open_array_path(path: Path, test: Any, options: DataOptions) -> Data:
+    """Open .npz, .npy or idx files."""
+    from rushlight.data.arrays import read_array_files
+
+    train, file_test = read_array_files(path)
+    if test is not None:
+        file_test = read_array_files(Path(test))[0] if isinstance(test, (str, Path)) else test
+    return open_array_pairs(train, file_test, options, name=path.stem)
+
+
+def open_array_pairs(train: tuple[Any, Any], test: Any, options: DataOptions, name: str = "arrays") -> Data:
+    """Open (inputs, targets) pairs in memory."""
+    from rushlight.data.arrays import open_arrays
+
+    return open_arrays(
+        train, test, name=name, task=options.task, classes=options.classes, normalize=options.normalize,
+        seed=options.seed, test_fraction=options.test_fraction,
+    )  # fmt: skip
+
+
+def holds_idx_files(folder: Path) -> bool:
+    """Tell whether a folder holds idx files, as MNIST's does."""
+    return any("ubyte" in path.name for path in folder.iterdir() if path.is_file())
+
+
+def memory_limit() -> int:
+    """Return the bytes of samples to keep in memory at the most: half of what is free."""
+    return available_memory() // 2
+
+
+def retarget(data: Data, task: Task) -> Data:
+    """Return the data with two-class targets as the binary task has them: float32 0 or 1, shape (n, 1)."""
+    if data.target is None or data.target.task == task:
+        return data
+    if len(data.target.classes) != 2:
+        raise DataError("not-binary", classes=len(data.target.classes), data=data.name)
+    target = replace(data.target, task=task)
+    test = None if data.test is None else retarget_split(data.test, target)
+    return replace(data, train=retarget_split(data.train, target), test=test, target=target)
+
+
+def retarget_split(split: Split, target: TargetSpec) -> Split:
+    """Return one split with its targets as the binary task has them."""
+    if isinstance(split, ResidentSplit):
+        return replace(split, targets=split.targets.float().reshape(-1, 1))
+    from rushlight.data.datasets import Finish
+
+    assert isinstance(split, (StreamedSplit, LoaderSplit))
+    return replace(split, finish=Finish(target))
+
+
+def options_to_json(options: DataOptions) -> dict[str, Any]:
+    """Return the options that differ from the defaults, JSON-ready."""
+    defaults = asdict(DataOptions())
+    return {key: value for key, value in asdict(options).items() if value != defaults[key]}
+
+
+def options_from_json(content: dict[str, Any]) -> DataOptions:
+    """Rebuild what `options_to_json` wrote."""
+    options: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in content.items()
+    }
+    return DataOptions(**options)

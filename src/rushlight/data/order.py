@@ -1,0 +1,42 @@
+"""Which samples in which order: pure functions of (seed, epoch), of nothing else.
+
+The order of epoch `e` (epochs count from 1) of `n` samples under seed `s` is
+
+    torch.randperm(n, generator=torch.Generator().manual_seed(s + 1_000_003 * e))
+
+so a plain PyTorch script reproduces it in that one line. Batch `k` (from 0) holds the samples at positions
+`k * batch_size` up to, and not including, `(k + 1) * batch_size`; the last batch may be smaller and is kept.
+
+What is random inside a step (dropout) is drawn from torch's default generator, which is seeded before every
+step with `step_seed`; what is random in reading one sample (augmentation) comes from `sample_seed`. Torch's CPU
+generator keeps only the low 32 bits of a seed, so the pieces are mixed into 32 bits rather than shifted apart.
+"""
+
+from __future__ import annotations
+
+import zlib
+
+import torch
+from torch import Tensor
+
+EPOCH_STRIDE = 1_000_003  # a prime, so that seeds near each other do not meet in near epochs
+
+
+def epoch_order(seed: int, epoch: int, n: int) -> Tensor:
+    """Return the permutation of `range(n)` that epoch `epoch` (from 1) visits; int64, shape (n,)."""
+    return torch.randperm(n, generator=torch.Generator().manual_seed(seed + EPOCH_STRIDE * epoch))
+
+
+def step_seed(seed: int, epoch: int, step: int) -> int:
+    """Return the seed of step `step` (from 0) of an epoch: CRC-32 of the ASCII text 'step/seed/epoch/step'."""
+    return zlib.crc32(b"step/%d/%d/%d" % (seed, epoch, step))
+
+
+def sample_seed(seed: int, epoch: int, index: int) -> int:
+    """Return the seed of reading sample `index` in an epoch: CRC-32 of 'sample/seed/epoch/index'."""
+    return zlib.crc32(b"sample/%d/%d/%d" % (seed, epoch, index))
+
+
+def split_seed(seed: int) -> int:
+    """Return the seed of cutting a test split from data that has none: CRC-32 of 'split/seed'."""
+    return zlib.crc32(b"split/%d" % seed)

@@ -1,0 +1,154 @@
+"""One image file as pixels of a given shape; what is broken comes back as a reason, not as a crash.
+
+An image is turned upright (EXIF), laid over white where it is transparent, made grey or RGB with 8 bits, and resized
+by Pillow's bilinear filter, which averages over all the pixels it shrinks away (antialiasing); its sides are stretched
+to fit, not cropped. Training and predicting share this one way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rushlight.data.spec import FeatureSpec
+from rushlight.errors import DataError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+ORIENTATION, LYING = 0x0112, (5, 6, 7, 8)  # EXIF 2.32: these lay the image on its side
+MOST_PIXELS = 89_478_485  # Pillow's own limit: a quarter of a gigabyte of RGB
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class BadImage:
+    """A file that is no image, or a broken one."""
+
+    path: Path
+    reason: str
+
+
+@dataclass(frozen=True)
+class Header:
+    """What an image's header says: its upright size and whether it is grey."""
+
+    height: int
+    width: int
+    is_grey: bool
+
+
+def read_image(source: Path | str | Image.Image, features: FeatureSpec) -> Tensor:
+    """Read one image as uint8 of exactly `features.shape`, (channels, height, width); DataError if unreadable."""
+    read = partial(read_pixels, shape=features.shape)
+    with no_image_warnings():
+        pixels = attempt(read, Path(source) if isinstance(source, str) else source)
+    if isinstance(pixels, BadImage):
+        raise DataError("image-not-readable", path=pixels.path, reason=pixels.reason)
+    return torch.from_numpy(pixels)
+
+
+def read_headers(paths: Sequence[Path]) -> tuple[dict[Path, Header], list[BadImage]]:
+    """Read every image's header, in threads; return the headers and the files that have none."""
+    found = dict(zip(paths, in_threads(read_header, paths), strict=True))
+    bad = [header for header in found.values() if isinstance(header, BadImage)]
+    return {path: header for path, header in found.items() if isinstance(header, Header)}, bad
+
+
+def read_header(path: Path) -> Header:
+    """Return the upright size of an image and whether it is grey."""
+    from PIL import Image
+
+    with Image.open(path) as image:
+        check_size(image)
+        width, height = image.size
+        knows_exif = image.format != "PNG" or "exif" in image.info  # else Pillow decodes a whole PNG to look for it
+        if knows_exif and image.getexif().get(ORIENTATION, 1) in LYING:
+            width, height = height, width
+        is_grey = image.mode in ("1", "L", "LA", "La", "I") or image.mode.startswith("I;16")
+        return Header(height, width, is_grey)
+
+
+def read_pixels(source: Path | Image.Image, shape: tuple[int, ...]) -> np.ndarray:
+    """Decode one image into uint8 of exactly `shape`, (channels, height, width)."""
+    from PIL import Image
+
+    channels, height, width = shape
+    with contextlib.ExitStack() as opened:
+        image = source if isinstance(source, Image.Image) else opened.enter_context(Image.open(source))
+        check_size(image)
+        image = in_mode(image, "L" if channels == 1 else "RGBA" if channels == 4 else "RGB")
+        if image.size != (width, height):
+            image = image.resize((width, height), Image.Resampling.BILINEAR)
+        pixels = np.array(image, dtype=np.uint8)
+    return pixels[None] if channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def in_mode(image: Image.Image, mode: str) -> Image.Image:
+    """Return an image upright, with 8 bits, and laid over white where it is transparent."""
+    from PIL import Image, ImageOps
+
+    image = ImageOps.exif_transpose(image)
+    if image.mode == "F":
+        raise ValueError("its pixels are 32-bit floats, which have no fixed black and white")
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        pixels = np.asarray(image)
+        if pixels.min() < 0 or pixels.max() > 0xFFFF:
+            raise ValueError("its pixels are 32-bit integers beyond 16 bits, which have no fixed white")
+        image = Image.fromarray((pixels >> 8).astype(np.uint8))
+    has_alpha = image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info
+    if has_alpha and mode != "RGBA":
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert(mode)
+
+
+def check_size(image: Image.Image) -> None:
+    """Refuse an image whose header claims so many pixels that unpacking it could fill the memory."""
+    width, height = image.size
+    if width * height > MOST_PIXELS:
+        raise ValueError(f"it is {width:,}×{height:,} pixels, more than the {MOST_PIXELS:,} that are unpacked")
+
+
+def attempt(read: Callable[[Any], Result], source: Path | Image.Image) -> Result | BadImage:
+    """Return what `read` gives, or a BadImage with the reason it fails."""
+    from PIL import Image
+
+    path = source if isinstance(source, Path) else Path("(an image in memory)")
+    try:
+        return read(source)
+    except FileNotFoundError:
+        return BadImage(path, "there is no such file")
+    except Image.DecompressionBombError:
+        return BadImage(path, f"it has far more than the {MOST_PIXELS:,} pixels that are unpacked")
+    except Exception as error:  # Pillow's decoders raise whatever a broken file leads them to
+        if isinstance(source, Path) and source.exists() and source.stat().st_size == 0:
+            return BadImage(path, "the file is empty")
+        said = str(error).replace(str(path), "").replace(repr(str(path)), "").strip(" ':") or type(error).__name__
+        return BadImage(path, "it is no image that Pillow can read" if "cannot identify" in said else said)
+
+
+def in_threads(read: Callable[[Path], Result], paths: Sequence[Path]) -> list[Result | BadImage]:
+    """Apply `read` to every file in a small thread pool: Pillow lets go of Python's lock while it decodes."""
+    with no_image_warnings(), ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+        return list(pool.map(partial(attempt, read), paths))
+
+
+@contextlib.contextmanager
+def no_image_warnings() -> Iterator[None]:
+    """Silence Pillow's warnings on odd metadata and on sizes, which `check_size` refuses by itself."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\..*")
+        yield

@@ -1,0 +1,161 @@
+"""What data looks like to a model: features, targets, normalisation. Frozen, and plain JSON on disk.
+
+A spec is learnt once, on the training split, and then travels with the run, the report and the bundle, so that
+testing and predicting prepare their inputs exactly as training did.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from math import prod
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+FeatureKind = Literal["image", "table", "array"]
+Task = Literal["classification", "binary", "multilabel", "regression"]
+NormalizeName = Literal["auto", "standard", "unit", "none"]
+
+
+@dataclass(frozen=True)
+class Normalization:
+    """`(x / divisor - mean) / std`, in float32, by channel (images) or by column (tables, vectors).
+
+    `divisor` is 255 for 8-bit images and 1 for everything else. `mean` and `std` hold one number per channel or
+    column, or nothing at all: then only the division is done.
+    """
+
+    name: NormalizeName = "none"
+    divisor: float = 1.0
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+
+    def apply(self, raw: Tensor, channel_dim: int) -> Tensor:
+        """Return float32 features from a raw batch; `channel_dim` is the dimension that `mean` runs along."""
+        x = raw.float()
+        if self.divisor != 1.0:
+            x = x / self.divisor
+        if self.mean:
+            mean, std = self.constants(x, channel_dim)
+            x = (x - mean) / std
+        return x
+
+    def constants(self, like: Tensor, channel_dim: int) -> tuple[Tensor, Tensor]:
+        """Return `mean` and `std` as float32 tensors that broadcast against the batch `like`."""
+        shape = [1] * like.dim()
+        shape[channel_dim] = -1
+        mean = torch.tensor(self.mean, dtype=torch.float32, device=like.device).reshape(shape)
+        std = torch.tensor(self.std, dtype=torch.float32, device=like.device).reshape(shape)
+        return mean, std
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a table, and how it becomes numbers.
+
+    A number is itself; a date is its days since 1970; a category is one 0/1 feature per known category (an unknown
+    one is all zeros). A missing number or date becomes `fill`, the training mean, and, where the training split
+    had missing values, one more 0/1 feature says so.
+    """
+
+    name: str
+    kind: Literal["number", "category", "date"]
+    categories: tuple[str, ...] = ()
+    fill: float = 0.0
+    flags_missing: bool = False
+
+    @property
+    def width(self) -> int:
+        """How many features the column becomes."""
+        return len(self.categories) if self.kind == "category" else 1 + self.flags_missing
+
+
+@dataclass(frozen=True)
+class FeatureSpec:
+    """One sample as the model receives it.
+
+    `shape` is without the batch dimension: (channels, height, width) for images, (features,) for tables. `dtype` is the
+    stored dtype; whole numbers that are no image (token ids, say) reach the model as int64, all else as float32.
+    """
+
+    kind: FeatureKind
+    shape: tuple[int, ...]
+    dtype: str  # "uint8", "float32", "int64"
+    normalization: Normalization = Normalization()
+    columns: tuple[Column, ...] = ()  # tables only: the columns in order
+
+    @property
+    def size(self) -> int:
+        """How many numbers one sample has."""
+        return prod(self.shape)
+
+    @property
+    def channel_dim(self) -> int:
+        """The dimension of a batch along which `normalization` runs."""
+        return 1 if self.kind == "image" else -1
+
+    def prepare(self, raw: Tensor) -> Tensor:
+        """Return what the model receives for a batch as stored, shape (batch, *shape)."""
+        if self.dtype == "int64":
+            return raw
+        return self.normalization.apply(raw, self.channel_dim)
+
+
+@dataclass(frozen=True)
+class TargetSpec:
+    """What is predicted.
+
+    classification: `classes` names the outputs; targets are int64 class numbers, shape (n,).
+    binary:         two `classes`; targets are float32 0 or 1, shape (n, 1); the model has one output (a logit).
+    multilabel:     `classes` names the labels; targets are float32 0 or 1, shape (n, labels).
+    regression:     `width` numbers; targets are float32, shape (n, width), stored as `(y - mean) / std` where these
+                    were learnt (said aloud), as given otherwise.
+    """
+
+    task: Task
+    classes: tuple[str, ...] = ()
+    width: int = 1  # regression only
+    name: str = ""  # the target column, if it has a name
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+
+    @property
+    def outputs(self) -> int:
+        """How many numbers the model must give for one sample."""
+        if self.task == "regression":
+            return self.width
+        return 1 if self.task == "binary" else len(self.classes)
+
+    def in_units(self, outputs: Tensor) -> Tensor:
+        """Return regression outputs, shape (n, width), in the units the data came in."""
+        if not self.mean:
+            return outputs
+        return outputs * outputs.new_tensor(self.std) + outputs.new_tensor(self.mean)
+
+
+def features_to_json(spec: FeatureSpec) -> dict[str, Any]:
+    """Return the spec as JSON-ready values."""
+    return asdict(spec)
+
+
+def features_from_json(content: dict[str, Any]) -> FeatureSpec:
+    """Rebuild what `features_to_json` wrote."""
+    normalization = Normalization(**_tuples(content["normalization"]))
+    columns = tuple(Column(**_tuples(column)) for column in content["columns"])
+    return FeatureSpec(**{**_tuples(content), "normalization": normalization, "columns": columns})
+
+
+def target_to_json(spec: TargetSpec) -> dict[str, Any]:
+    """Return the spec as JSON-ready values."""
+    return asdict(spec)
+
+
+def target_from_json(content: dict[str, Any]) -> TargetSpec:
+    """Rebuild what `target_to_json` wrote."""
+    return TargetSpec(**_tuples(content))
+
+
+def _tuples(content: dict[str, Any]) -> dict[str, Any]:
+    """JSON has lists where the frozen dataclasses have tuples."""
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in content.items()}

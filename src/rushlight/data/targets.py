@@ -1,0 +1,199 @@
+"""Targets as numbers, and what they are: classes, quantities, or labels that hold at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rushlight.data.spec import TargetSpec, Task
+from rushlight.errors import DataError, UsageError
+
+FEW_CLASSES = 20
+
+
+def read_targets(
+    targets: Any, task: Task | None = None, classes: Sequence[str] | None = None
+) -> tuple[Tensor, TargetSpec]:
+    """Return targets as numbers, and what they are: told by their dtype and shape unless `task` says it.
+
+    Whole numbers and booleans, (n,) or (n, 1), are classes; texts are, too, by name. Floats are a regression. Zeros and
+    ones in several columns are labels that hold at once (multilabel). One-hot rows become classes with
+    `task="classification"`.
+    """
+    array = as_array(targets, "the targets", "targets")
+    if array.dtype.kind == "O" and all(isinstance(value, str) for value in array.flat):
+        array = array.astype(str)
+    if array.dtype.kind not in "biufU":
+        raise DataError("targets-not-usable", dtype=array.dtype)
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    if array.ndim not in (1, 2) or 0 in array.shape[1:]:
+        raise DataError("targets-shape", shape=tuple(array.shape))
+    chosen = task or guess_task(array)
+    if len(array) == 0:
+        array = array.astype(np.int64)  # nothing to look at; build_data says that there are no samples
+    reader = {"classification": read_classes, "binary": read_binary, "multilabel": read_multilabel}.get(chosen)
+    return read_quantities(array) if reader is None else reader(array, tuple(classes) if classes else None)
+
+
+def guess_task(array: np.ndarray) -> Task:
+    """Tell the task by dtype and shape."""
+    if array.ndim == 1:
+        return "regression" if array.dtype.kind == "f" else "classification"
+    if array.dtype.kind == "f":
+        return "regression"
+    if array.dtype.kind == "U" or not is_zeros_and_ones(array):
+        raise DataError("targets-shape", shape=tuple(array.shape))
+    return "multilabel"
+
+
+def read_classes(array: np.ndarray, classes: tuple[str, ...] | None) -> tuple[Tensor, TargetSpec]:
+    """Read class numbers, class names or one-hot rows as int64, (n,)."""
+    if array.dtype.kind == "U" and array.ndim == 1:
+        return read_class_names(array, classes)
+    if array.ndim == 2:
+        if not is_one_hot(array):
+            raise UsageError("task-does-not-fit", task="classification", found=found(array))
+        width, array = array.shape[1], array.argmax(1)
+    else:
+        width = 0
+    if array.dtype.kind == "f" and not is_whole(array):
+        raise UsageError("task-does-not-fit", task="classification", found=found(array))
+    labels = array.astype(np.int64)
+    count = max(int(labels.max(initial=0)) + 1, width)
+    if classes is not None and len(classes) < count:
+        raise DataError("too-few-class-names", names=len(classes), classes=count, label=count - 1)
+    if count > max(1000, len(labels)):
+        raise DataError("labels-too-large", label=count - 1, different=len(np.unique(labels)))
+    return torch.from_numpy(labels), TargetSpec("classification", classes or tuple(map(str, range(count))))
+
+
+def read_class_names(array: np.ndarray, classes: tuple[str, ...] | None) -> tuple[Tensor, TargetSpec]:
+    """Read texts as classes: numbered in sorted order, or in the order of `classes`."""
+    names, labels = np.unique(array, return_inverse=True)
+    if classes is None:
+        return torch.from_numpy(labels.astype(np.int64)), TargetSpec("classification", tuple(names.tolist()))
+    if strangers := [name for name in names.tolist() if name not in classes]:
+        raise DataError("class-not-named", found=strangers[0], classes=", ".join(classes[:20]))
+    number_of = np.array([classes.index(name) for name in names.tolist()], dtype=np.int64)
+    return torch.from_numpy(number_of[labels]), TargetSpec("classification", classes)
+
+
+def read_binary(array: np.ndarray, classes: tuple[str, ...] | None) -> tuple[Tensor, TargetSpec]:
+    """Read two classes as float32 0 or 1, (n, 1)."""
+    if array.dtype.kind == "U" and array.ndim == 1:
+        labels, spec = read_class_names(array, classes)
+        if len(spec.classes) != 2:
+            raise UsageError("task-does-not-fit", task="binary", found=found(array))
+        return labels.float().reshape(-1, 1), TargetSpec("binary", spec.classes)
+    if array.ndim != 1 or not is_zeros_and_ones(array):
+        raise UsageError("task-does-not-fit", task="binary", found=found(array))
+    if classes is not None and len(classes) != 2:
+        raise DataError("too-few-class-names", names=len(classes), classes=2, label=1)
+    return torch.from_numpy(array.astype(np.float32)).reshape(-1, 1), TargetSpec("binary", classes or ("0", "1"))
+
+
+def read_multilabel(array: np.ndarray, classes: tuple[str, ...] | None) -> tuple[Tensor, TargetSpec]:
+    """Read zeros and ones as float32, (n, labels)."""
+    if array.ndim != 2 or not is_zeros_and_ones(array):
+        raise UsageError("task-does-not-fit", task="multilabel", found=found(array))
+    if classes is not None and len(classes) != array.shape[1]:
+        raise DataError("too-few-class-names", names=len(classes), classes=array.shape[1], label=array.shape[1] - 1)
+    names = classes or tuple(map(str, range(array.shape[1])))
+    return torch.from_numpy(array.astype(np.float32)), TargetSpec("multilabel", names)
+
+
+def read_quantities(array: np.ndarray) -> tuple[Tensor, TargetSpec]:
+    """Read numbers as float32, (n, width)."""
+    if array.dtype.kind == "U":
+        raise UsageError("task-does-not-fit", task="regression", found=found(array))
+    columns = array.reshape(len(array), -1 if array.size else 1)
+    return as_float32(columns, "the targets", "train and test"), TargetSpec("regression", width=columns.shape[1])
+
+
+def target_notes(array: np.ndarray, target: TargetSpec, task: Task | None) -> list[str]:
+    """Say what the targets were taken for, where it might have been meant otherwise."""
+    if task is not None or array.size == 0:
+        return []
+    if target.task in ("regression", "multilabel") and array.ndim == 2 and array.shape[1] > 1 and is_one_hot(array):
+        return [
+            f'The targets look one-hot but were taken for {target.task}: task="classification" takes them as classes.'
+        ]
+    if target.task == "regression" and target.width == 1 and is_whole(array) and len(np.unique(array)) <= FEW_CLASSES:
+        return [
+            'The targets are whole numbers stored as floats: a regression (task="classification" takes them as classes).'
+        ]
+    return []
+
+
+def is_whole(array: np.ndarray) -> bool:
+    """Tell whether all numbers are finite and whole."""
+    return bool(np.isfinite(array).all() and (array == np.floor(array)).all())
+
+
+def is_zeros_and_ones(array: np.ndarray) -> bool:
+    """Tell whether there is nothing but zeros and ones."""
+    return array.dtype.kind in "biuf" and bool(((array == 0) | (array == 1)).all())
+
+
+def is_one_hot(array: np.ndarray) -> bool:
+    """Tell whether every row has a single one among zeros."""
+    return is_zeros_and_ones(array) and bool((array.sum(1) == 1).all())
+
+
+def found(array: np.ndarray) -> str:
+    """Describe targets in an error: dtype, shape and the first few values."""
+    values = ", ".join(str(value) for value in array[:3].tolist())
+    dtype = "text" if array.dtype.kind == "U" else array.dtype
+    return (
+        f"{dtype} targets of shape {tuple(array.shape)} with {len(np.unique(array)):,} different values ({values}, …)"
+    )
+
+
+def check_same_shape(name: str, targets: list[np.ndarray]) -> None:
+    """Raise DataError when the train and the test targets cannot stand in one array."""
+    kinds = {"U" if array.dtype.kind in "UO" else "number" for array in targets}
+    if len({array.shape[1:] for array in targets}) > 1 or len(kinds) > 1:
+        train, test = (f"{array.dtype} {tuple(array.shape)}" for array in targets)
+        raise DataError("targets-differ", data=name, train=train, test=test)
+
+
+def as_float32(array: np.ndarray, name: str, split: str) -> Tensor:
+    """Return an array as float32; DataError for a finite number that float32 cannot hold."""
+    with np.errstate(over="ignore"):
+        converted = array.astype(np.float32)
+    if array.dtype.kind == "f" and array.dtype.itemsize > 4:
+        lost = np.isinf(converted) & np.isfinite(array)
+        if lost.any():
+            first = int(np.argwhere(lost)[0][0])
+            raise DataError(
+                "beyond-float32",
+                data=name,
+                split=split,
+                count=int(lost.sum()),
+                first=first,
+                value=array[lost][0],
+            )
+    return torch.from_numpy(np.ascontiguousarray(converted))
+
+
+def as_array(values: Any, name: str, what: str) -> np.ndarray:
+    """Return a tensor, an array or a nested list as an array in this machine's byte order."""
+    if isinstance(values, Tensor):
+        tensor = values.detach().cpu()
+        return np.asarray((tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy())
+    try:
+        array = np.asarray(values)
+    except ValueError as error:  # rows of different lengths
+        raise DataError("ragged", data=name, what=what, reason=error) from error
+    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+
+
+def owned(array: np.ndarray) -> Tensor:
+    """Return a contiguous tensor; a read-only array is copied, since torch would let it be written to."""
+    array = np.ascontiguousarray(array)
+    return torch.from_numpy(array if array.flags.writeable else array.copy())

@@ -1,0 +1,184 @@
+"""Which device to train on, and what this machine can do."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rushlight.errors import UsageError
+
+
+def choose_device(name: str = "auto") -> tuple[torch.device, tuple[str, ...]]:
+    """Return the device to use and the notes to say aloud.
+
+    `auto` is CUDA, else XPU, else MPS, else the CPU; a GPU that this build of torch cannot use is named with the
+    reason. A device asked for by name that cannot be used raises UsageError.
+    """
+    if name != "auto":
+        return named_device(name), ()
+    notes: list[str] = []
+    for kind in ("cuda", "xpu", "mps"):
+        if is_available(kind):
+            reason = trial(torch.device(kind))
+            if reason is None:
+                return torch.device(kind), tuple(notes)
+            notes.append(
+                f"{device_name(torch.device(kind))} is there but this torch cannot use it: {reason}. Using the CPU."
+            )
+    if not notes and (gpu := nvidia_gpu_without_cuda()):
+        notes.append(f"{gpu}; this torch ({torch.__version__}) was built without CUDA. Using the CPU.")
+    return torch.device("cpu"), tuple(notes)
+
+
+def named_device(name: str) -> torch.device:
+    """Return the device called `name` ('cpu', 'cuda', 'cuda:1', 'mps', 'xpu'), tried before it is trusted."""
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UsageError("unknown-device", name=name, available=", ".join(available_devices())) from error
+    if device.type not in available_devices():
+        raise UsageError("no-such-device", name=name, available=", ".join(available_devices()), torch=torch.__version__)
+    reason = trial(device)
+    if reason is not None:
+        raise UsageError("device-unusable", name=name, reason=reason)
+    return device
+
+
+def available_devices() -> list[str]:
+    """Return the kinds of device that torch says it has here."""
+    return [kind for kind in ("cuda", "xpu", "mps") if is_available(kind)] + ["cpu"]
+
+
+def is_available(kind: str) -> bool:
+    """Ask torch whether it has such a device; its warnings about old drivers come out as notes, not as noise."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if kind == "mps":
+            return torch.backends.mps.is_available()
+        module = getattr(torch, kind, None)
+        return bool(module is not None and module.is_available())
+
+
+def trial(device: torch.device) -> str | None:
+    """Run one small product on the device; return why that failed, or None when it worked."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            ones = torch.ones(8, 8, device=device)
+            return None if float((ones @ ones).sum()) == 512.0 else "it computed a wrong product"
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        return str(error).strip().splitlines()[0]
+
+
+def device_name(device: torch.device) -> str:
+    """Return what a person calls the device."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    if device.type == "cpu":
+        return cpu_name()
+    return device.type.upper()
+
+
+def nvidia_gpu_without_cuda() -> str | None:
+    """Return a sentence about an NVIDIA GPU whose driver is loaded while torch has no CUDA, or None."""
+    if torch.version.cuda is not None:
+        return None
+    cards = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
+    for card in cards:
+        for line in card.read_text(errors="replace").splitlines():
+            if line.startswith("Model:"):
+                return f"This machine has an {line.removeprefix('Model:').strip()}"
+    return None
+
+
+# ── the CPU ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def cpu_name() -> str:
+    """Return the processor's marketing name where the system tells it."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text(errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def usable_cores() -> int:
+    """Return how many cores this process may use (containers and `taskset` give fewer than the machine has)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def available_memory() -> int:
+    """Return the bytes of main memory that can be used without swapping; 4 GiB where the system does not tell."""
+    meminfo = Path("/proc/meminfo")
+    if meminfo.is_file():
+        for line in meminfo.read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    if hasattr(os, "sysconf") and "SC_AVPHYS_PAGES" in os.sysconf_names:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return 4 << 30
+
+
+def cpu_features() -> dict[str, bool]:
+    """Return which instruction sets that matter here the CPU has, as far as torch can tell."""
+    flags = set()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text(errors="replace").splitlines():
+            if line.startswith("flags"):
+                flags = set(line.partition(":")[2].split())
+                break
+    names = {
+        "AVX2": "avx2",
+        "AVX-512": "avx512f",
+        "AVX-512 bfloat16": "avx512_bf16",
+        "AMX bfloat16": "amx_bf16",
+    }
+    return {name: flag in flags for name, flag in names.items()}
+
+
+def bfloat16_refusal(device: torch.device) -> str | None:
+    """Return why bfloat16 would not be fast (or not work) on the device, or None when the hardware has it."""
+    if device.type == "cuda":
+        major, minor = torch.cuda.get_device_capability(device)
+        return (
+            None if major >= 8 else f"{device_name(device)} has compute capability {major}.{minor}; bfloat16 needs 8.0"
+        )
+    if device.type == "cpu":
+        features = cpu_features()
+        has_it = features["AVX-512 bfloat16"] or features["AMX bfloat16"]
+        return None if has_it else f"{cpu_name()} has neither AVX-512 bfloat16 nor AMX, so bfloat16 would be slower"
+    return None if device.type == "xpu" else f"bfloat16 training on {device.type} is not supported"
+
+
+def describe_environment() -> dict[str, Any]:
+    """Return what this machine has and can do, JSON-ready: for `rushlight env`, environment.json and bug reports."""
+    import numpy
+
+    device, notes = choose_device("auto")
+    return {
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "torch": torch.__version__,
+        "numpy": numpy.__version__,
+        "device": str(device),
+        "device_name": device_name(device),
+        "devices": {kind: device_name(torch.device(kind)) for kind in available_devices()},
+        "cpu": cpu_name(),
+        "cores": usable_cores(),
+        "threads": torch.get_num_threads(),
+        "cpu_features": [name for name, has_it in cpu_features().items() if has_it],
+        "bfloat16": bfloat16_refusal(device) or "yes",
+        "memory_available_bytes": available_memory(),
+        "blas": "MKL" if torch.backends.mkl.is_available() else "other",  # type: ignore[no-untyped-call]
+        "onednn": torch.backends.mkldnn.is_available(),  # type: ignore[no-untyped-call]
+        "notes": list(notes),
+    }

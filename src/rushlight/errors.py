@@ -1,0 +1,80 @@
+"""Everything Rushlight raises on purpose.
+
+RushlightError             the root; `except rushlight.RushlightError` catches all of it
+├── UsageError             what was asked for makes no sense: an unknown name, a bad option       (exit code 2)
+├── DataError              the data cannot be read or cannot be trained on                        (exit code 2)
+├── ModelError             the model cannot be built, or does not fit the data                    (exit code 2)
+├── WeightsError           a weights file, a bundle or a checkpoint cannot be loaded              (exit code 2)
+├── RunError               no such run, or the run's folder is in use or damaged                  (exit code 2)
+├── FetchError             a dataset could not be obtained from any of its sources                (exit code 1)
+├── StorageError           the disk refused: no space, no permission, an I/O error                (exit code 1)
+└── TrainingError          training itself failed: the loss is not finite, memory ran out         (exit code 1)
+
+Every error has a key into `texts.ENGLISH`, where its words are kept, and the values those words need.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+from rushlight import texts
+
+
+class RushlightError(Exception):
+    """An error that explains itself: `problem` says where, expected and found; `advice` what to do next."""
+
+    exit_code = 2
+
+    def __init__(self, key: str, /, **values: object) -> None:
+        self.key = key
+        self.values = values
+        text = texts.ENGLISH[key]
+        self.problem = text.problem.format(**values)
+        self.advice = text.advice.format(**values)
+        super().__init__(f"{self.problem}\n{self.advice}" if self.advice else self.problem)
+
+
+class UsageError(RushlightError):
+    """What was asked for makes no sense: an unknown name, a bad option."""
+
+
+class DataError(RushlightError):
+    """The data cannot be read or cannot be trained on."""
+
+
+class ModelError(RushlightError):
+    """The model cannot be built, or does not fit the data."""
+
+
+class WeightsError(RushlightError):
+    """A weights file, a bundle or a checkpoint cannot be loaded."""
+
+
+class RunError(RushlightError):
+    """There is no such run, or its folder is in use or damaged."""
+
+
+class FetchError(RushlightError):
+    """A dataset could not be obtained from any of its sources."""
+
+    exit_code = 1
+
+
+class StorageError(RushlightError):
+    """The disk refused: no space, no permission, an input/output error."""
+
+    exit_code = 1
+
+
+class TrainingError(RushlightError):
+    """Training itself failed: the loss is not finite, memory ran out."""
+
+    exit_code = 1
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """Return ' Did you mean "mlp"?' for the known name nearest to `name`, or '' when none is near."""
+    lowered = {candidate.lower(): candidate for candidate in known}
+    near = difflib.get_close_matches(name.lower(), lowered, n=1, cutoff=0.5)
+    return f' Did you mean "{lowered[near[0]]}"?' if near else ""

@@ -1,0 +1,297 @@
+"""A bundle: one folder with everything a model needs to be used elsewhere, and no code.
+
+    weights.safetensors     parameters and buffers
+    model.json              signature, preprocessing, classes, architecture, provenance, SHA-256 of the other files
+    examples.safetensors    a few raw inputs with the model's outputs on them, compared on every load
+
+The architecture is written down as a name or as the class that is needed; nothing named in a bundle is ever imported.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from rushlight import files
+from rushlight.data.spec import (
+    Column,
+    FeatureSpec,
+    Normalization,
+    TargetSpec,
+    features_from_json,
+    features_to_json,
+    target_from_json,
+    target_to_json,
+)
+from rushlight.errors import UsageError, WeightsError
+from rushlight.export.formats import decode_safetensors, encode_safetensors
+from rushlight.export.predict import answering, device_of
+from rushlight.export.weights import is_plain, listed, load_state, portable_state, restore
+
+FORMAT, VERSION = "rushlight-bundle", 1
+MODEL, WEIGHTS, EXAMPLES = "model.json", "weights.safetensors", "examples.safetensors"
+RTOL, ATOL = 1e-3, 1e-4  # float32 sums are taken in another order on another machine, and round differently
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """What a bundle's folder holds, checked against its SHA-256 sums.
+
+    `architecture` is {"name": "mlp", "arguments": {…}} for a model by name, else {"import": "net.py:Net", …} or
+    {"class": "package.Net"}. `examples` is empty or has "inputs", raw as stored, and the outputs on them: "outputs",
+    or "outputs.0", "outputs.name" where the model gives several.
+    """
+
+    weights: dict[str, Tensor]
+    features: FeatureSpec | None
+    target: TargetSpec | None
+    architecture: dict[str, Any]
+    provenance: dict[str, Any]
+    examples: dict[str, Tensor]
+
+
+def write_bundle(
+    folder: Path,
+    model: nn.Module,
+    *,
+    features: FeatureSpec | None,
+    target: TargetSpec | None,
+    architecture: Mapping[str, Any],
+    provenance: Mapping[str, Any],
+    examples: Tensor | None,
+) -> None:
+    """Write the bundle of `model` to `folder`, whole or not at all.
+
+    `examples` are a few raw inputs as stored, (n, *features.shape); the model's outputs on them are written beside them,
+    unless it answers differently each time it is asked. `provenance` is JSON-ready; a number in it that is not finite
+    is written as null. An earlier bundle in `folder` is replaced; raises UsageError when anything else is there,
+    WeightsError for a model that cannot be written.
+    """
+    folder = Path(folder).resolve()
+    check_free(folder)
+    contents = {WEIGHTS: encode_safetensors(portable_state(model, folder))}
+    recorded = {} if examples is None or not len(examples) else record_examples(model, features, examples)
+    if recorded:
+        contents[EXAMPLES] = safetensors.torch.save(recorded)
+    description = {
+        "format": FORMAT,
+        "version": VERSION,
+        "signature": describe_signature(features, target),
+        "preprocessing": features and features_to_json(features),
+        "target": target and target_to_json(target),
+        "architecture": finite(architecture),
+        "provenance": finite(provenance),
+        "examples": {"recorded": len(recorded["inputs"]) if recorded else 0, "rtol": RTOL, "atol": ATOL},
+        "files": {name: {"bytes": len(part), "sha256": sha256(part)} for name, part in contents.items()},
+    }
+    with files.replacing_folder(folder) as temporary:
+        for name, part in contents.items():
+            files.write_bytes(temporary / name, part)
+        files.write_json(temporary / MODEL, description)
+
+
+def read_bundle(folder: Path) -> Bundle:
+    """Read the bundle in `folder`, checking every file against its SHA-256.
+
+    Fields this version does not know are passed over. Raises WeightsError when there is no bundle, a newer one, or a
+    damaged one.
+    """
+    folder = Path(folder)
+    description = read_description(folder)
+    try:
+        sums = {name: str(entry["sha256"]) for name, entry in description["files"].items()}
+        features = description["preprocessing"] and features_from_json(known_features(description["preprocessing"]))
+        target = description["target"] and target_from_json(known(TargetSpec, description["target"]))
+        architecture, provenance = dict(description["architecture"]), dict(description["provenance"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        reason = f"{MODEL} lacks or garbles {error}"
+        raise WeightsError("bundle-damaged", path=folder, reason=reason) from error
+    if WEIGHTS not in sums:
+        raise WeightsError("bundle-damaged", path=folder, reason=f"{MODEL} lists no {WEIGHTS}")
+    weights = read_tensors(folder, WEIGHTS, sums[WEIGHTS])
+    examples = read_tensors(folder, EXAMPLES, sums[EXAMPLES]) if EXAMPLES in sums else {}
+    return Bundle(weights, features, target, architecture, provenance, examples)
+
+
+def load_bundle(folder: Path, model: nn.Module | None, build: Callable[[Bundle], nn.Module]) -> nn.Module:
+    """Load the bundle's weights into `model` and return it in eval mode, with its answers compared.
+
+    Without a model, `build` makes one when the bundle's architecture is known by name. The outputs on the bundle's
+    examples must be the recorded ones within `atol + rtol * |recorded|`, rtol 1e-3 and atol 1e-4, in float32: other
+    machines round differently. Raises WeightsError when weights or outputs differ; `model` is then as it was.
+    """
+    bundle = read_bundle(folder)
+    if model is None:
+        if "name" not in bundle.architecture:
+            raise needs_model(folder, bundle.architecture)
+        model = build(bundle)
+    before = {name: value.clone() for name, value in model.state_dict().items() if is_plain(value)}
+    load_state(model, bundle.weights, str(folder))
+    try:
+        check_examples(folder, model, bundle)
+    except WeightsError:
+        restore(model, before)
+        raise
+    return model.eval()
+
+
+# ── writing ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def check_free(folder: Path) -> None:
+    """Raise UsageError unless the folder is new, empty, or a bundle: replacing it would delete what is in it."""
+    if folder.is_dir():
+        others = sorted({entry.name for entry in folder.iterdir()} - {MODEL, WEIGHTS, EXAMPLES})
+        if others:
+            raise UsageError("bundle-occupied", path=folder, kind="folder", entries=listed(others))
+    elif folder.exists():
+        raise UsageError("bundle-occupied", path=folder, kind="file", entries=f"{folder.stat().st_size:,} bytes")
+
+
+def describe_signature(features: FeatureSpec | None, target: TargetSpec | None) -> dict[str, Any]:
+    """Return what goes in and what comes out, for readers that know nothing of Rushlight."""
+    inputs = features and {"kind": features.kind, "shape": list(features.shape), "dtype": features.dtype}
+    return {"inputs": inputs, "outputs": target and target.outputs, "task": target and target.task}
+
+
+def record_examples(model: nn.Module, features: FeatureSpec | None, examples: Tensor) -> dict[str, Tensor]:
+    """Return the raw examples with the model's outputs on them; empty when these are random or no tensors."""
+    outputs, again = (answer(model, features, examples) for _ in range(2))
+    if not outputs or any(difference(outputs[name], again[name]) > 0 for name in outputs):
+        return {}
+    return {"inputs": examples.detach().cpu().contiguous(), **outputs}
+
+
+def answer(model: nn.Module, features: FeatureSpec | None, raw: Tensor) -> dict[str, Tensor]:
+    """Return the model's outputs, by name, on the CPU, on raw inputs."""
+    raw = raw.to(device_of(model))
+    with answering(model):
+        outputs = model(features.prepare(raw) if features else raw)
+    if isinstance(outputs, Tensor):
+        named = {"outputs": outputs}
+    elif isinstance(outputs, (tuple, list)):
+        named = {f"outputs.{number}": part for number, part in enumerate(outputs)}
+    else:
+        named = {f"outputs.{name}": part for name, part in outputs.items()} if isinstance(outputs, dict) else {}
+    # cloned: outputs may be views of one another, which a file cannot hold
+    return {name: part.cpu().contiguous().clone() for name, part in named.items() if isinstance(part, Tensor)}
+
+
+def finite(value: Any) -> Any:
+    """Return JSON-ready values with null for the numbers that JSON does not have (NaN, infinity)."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: finite(part) for key, part in value.items()}
+    return [finite(part) for part in value] if isinstance(value, (list, tuple)) else value
+
+
+def sha256(content: bytes) -> str:
+    """Return the SHA-256 of `content` in hexadecimal."""
+    return hashlib.sha256(content).hexdigest()
+
+
+# ── reading ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def read_description(folder: Path) -> dict[str, Any]:
+    """Return the content of model.json; raises WeightsError when it is not there, not ours, newer or torn."""
+    try:
+        content = json.loads((folder / MODEL).read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise WeightsError("bundle-missing", path=folder, **what_is_there(folder)) from None
+    except (OSError, ValueError) as error:  # ValueError: no UTF-8, or no JSON
+        raise WeightsError("bundle-damaged", path=folder, reason=f"{MODEL} cannot be read: {error}") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        found = f'a {MODEL} that does not say "format": "{FORMAT}"'
+        raise WeightsError("bundle-missing", path=folder, found=found, suggestion="")
+    version = content.get("version")
+    if not isinstance(version, int):
+        raise WeightsError("bundle-damaged", path=folder, reason=f"{MODEL} has the version {version!r}, no number")
+    if version > VERSION:
+        raise WeightsError("bundle-newer", path=folder, found=version, known=VERSION)
+    return content
+
+
+def what_is_there(folder: Path) -> dict[str, str]:
+    """Return what a path without a bundle is instead, and where a bundle may be."""
+    if (folder / "model" / MODEL).is_file():
+        return {"found": "a run's folder", "suggestion": f" This run's bundle is {folder / 'model'}."}
+    if folder.is_dir():
+        entries = listed(sorted(entry.name for entry in folder.iterdir()))
+        return {"found": f"a folder with {entries or 'nothing in it'}", "suggestion": ""}
+    return {"found": "a file" if folder.exists() else "nothing there", "suggestion": ""}
+
+
+def read_tensors(folder: Path, name: str, expected: str) -> dict[str, Tensor]:
+    """Return the tensors of one file of the bundle, checked; `name` is one of ours, never one from a file."""
+    try:
+        content = (folder / name).read_bytes()
+    except OSError as error:
+        reason = f"{name} cannot be read: {error.strerror or error}"
+        raise WeightsError("bundle-damaged", path=folder, reason=reason) from error
+    if sha256(content) != expected:
+        reason = f"{name} ({len(content):,} bytes) is not the file that was saved: its SHA-256 differs"
+        raise WeightsError("bundle-damaged", path=folder, reason=reason)
+    return decode_safetensors(content, folder / name)
+
+
+def known(kind: type, content: dict[str, Any]) -> dict[str, Any]:
+    """Return the entries that the dataclass `kind` has fields for; a newer writer may add others."""
+    names = {field.name for field in fields(kind)}
+    return {name: value for name, value in content.items() if name in names}
+
+
+def known_features(content: dict[str, Any]) -> dict[str, Any]:
+    """Return a feature spec's JSON without fields this version does not know."""
+    normalization = known(Normalization, content["normalization"])
+    columns = [known(Column, column) for column in content["columns"]]
+    return {**known(FeatureSpec, content), "normalization": normalization, "columns": columns}
+
+
+def needs_model(folder: Path, architecture: dict[str, Any]) -> WeightsError:
+    """Return the error that says which class has to be passed along."""
+    needed = str(architecture.get("import") or architecture.get("class") or "a class it does not name")
+    arguments = architecture.get("arguments") or {}
+    class_name = needed.rpartition(":")[2].rpartition(".")[2] if " " not in needed else "Net"
+    written = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
+    return WeightsError("bundle-needs-model", path=str(folder), needed=needed, call=f"{class_name}({written})")
+
+
+def check_examples(folder: Path, model: nn.Module, bundle: Bundle) -> None:
+    """Raise WeightsError unless the model gives the recorded outputs on the recorded inputs."""
+    if not bundle.examples:
+        return
+    expected = dict(bundle.examples)
+    inputs = expected.pop("inputs")
+    try:
+        found = answer(model, bundle.features, inputs)
+    except Exception as error:  # a forward() may raise anything
+        shape, reason = tuple(inputs.shape), str(error).split("\n")[0]
+        raise WeightsError("bundle-example-failed", path=folder, shape=shape, reason=reason) from error
+    for name, recorded in expected.items():
+        off = difference(recorded, found[name]) if name in found else math.inf
+        if off > 0:
+            scale = max(recorded.float().abs().flatten().tolist(), default=0.0)
+            samples = len(inputs)
+            raise WeightsError("bundle-differs", path=folder, samples=samples, difference=off, scale=scale)
+
+
+def difference(expected: Tensor, found: Tensor) -> float:
+    """Return 0 when the two agree within the tolerance, else their largest difference (infinite: other shapes)."""
+    if expected.shape != found.shape:
+        return math.inf
+    left, right = expected.float(), found.float()
+    if torch.allclose(right, left, rtol=RTOL, atol=ATOL, equal_nan=True):
+        return 0.0
+    apart = (left - right).abs().max().item()
+    return math.inf if math.isnan(apart) else apart

@@ -1,0 +1,193 @@
+"""What a user hands to `predict`, as batches of raw values in the dtype and shape of the training data.
+
+Arrays are viewed, not copied, and converted a batch at a time, so a mapped file larger than memory can be predicted.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rushlight.data.spec import FeatureSpec
+from rushlight.errors import DataError
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+def open_inputs(inputs: Any, features: FeatureSpec) -> Array | Tensor:
+    """Return the inputs as an array or tensor; paths, PIL images and tables are read by the data's own readers."""
+    if isinstance(inputs, (str, os.PathLike)) and Path(inputs).suffix.lower() == ".npy":
+        return read_npy(Path(inputs), features)
+    if features.kind == "image" and (images := image_sources(inputs)) is not None:
+        from rushlight.data.images import read_image
+
+        return torch.stack([read_image(image, features) for image in images])
+    if features.kind == "table" and is_table(inputs):
+        from rushlight.data.tables import read_rows
+
+        return read_rows(inputs, features)
+    if isinstance(inputs, (str, os.PathLike)):
+        raise DataError("predict-file", path=inputs, expected=described(features))
+    return as_array(inputs, features)
+
+
+def image_sources(inputs: Any) -> list[Any] | None:
+    """Return the images' paths or PIL images as a list; None when the inputs are numbers."""
+    if is_image_source(inputs):
+        return [inputs]
+    if isinstance(inputs, (list, tuple)) and inputs and all(is_image_source(part) for part in inputs):
+        return list(inputs)
+    return None
+
+
+def is_image_source(value: Any) -> bool:
+    """Whether the value is a path or a PIL image; PIL is not imported to find out."""
+    return isinstance(value, (str, os.PathLike)) or any(
+        base.__module__.startswith("PIL.") for base in type(value).__mro__
+    )
+
+
+def is_table(inputs: Any) -> bool:
+    """Whether the inputs are a table by column names: a path, a DataFrame, a dict of columns, a list of dicts."""
+    if isinstance(inputs, (str, os.PathLike, dict)) or hasattr(inputs, "columns"):
+        return True
+    return isinstance(inputs, (list, tuple)) and bool(inputs) and all(isinstance(row, dict) for row in inputs)
+
+
+def read_npy(path: Path, features: FeatureSpec) -> Array:
+    """Read an `.npy` file of numbers, mapped rather than copied; pickled objects in it are refused."""
+    try:
+        array: Array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError("predict-file", path=path, expected=described(features)) from error
+    return array
+
+
+def as_array(inputs: Any, features: FeatureSpec) -> Array | Tensor:
+    """Return numbers as an array or tensor without copying; raises DataError for what is no array of numbers."""
+    if isinstance(inputs, Tensor):
+        return inputs.detach()
+    if isinstance(inputs, (list, tuple)) and any(isinstance(part, Tensor) for part in inputs):
+        inputs = [part.detach().cpu().numpy() if isinstance(part, Tensor) else part for part in inputs]
+    try:
+        array = np.asarray(inputs)
+    except ValueError as error:  # rows of different lengths
+        raise shape_error(features, "made of parts of different lengths") from error
+    if isinstance(inputs, np.ma.MaskedArray) and np.ma.is_masked(inputs):
+        raise dtype_error(features, "masked values", "Fill them first: array.filled(…).")
+    if array.dtype.kind not in "biuf":
+        found = {"U": "text", "S": "text", "O": "Python objects", "c": "complex numbers"}.get(array.dtype.kind)
+        raise dtype_error(
+            features, found or f"{array.dtype} values", "Convert to numbers first: array.astype('float32')."
+        )
+    return array
+
+
+def batched(raw: Array | Tensor, features: FeatureSpec) -> Array | Tensor:
+    """Return the inputs as (n, *features.shape), as a view; raises DataError for any other shape."""
+    found, wanted = tuple(raw.shape), features.shape
+    if found == (0,):
+        return raw.reshape((0, *wanted))
+    if found[1:] == wanted:
+        return raw
+    if found == wanted:
+        return raw[None]
+    if features.kind == "image" and (view := as_channels_first(raw, wanted)) is not None:
+        return view
+    raise shape_error(features, str(found))
+
+
+def as_channels_first(raw: Array | Tensor, wanted: tuple[int, ...]) -> Array | Tensor | None:
+    """Return images with channels last, or grey ones without a channel, as a view (n, C, H, W); None if neither."""
+    channels, height, width = wanted
+    found = tuple(raw.shape)
+    if found[-3:] == (height, width, channels) and len(found) in (3, 4):
+        moved = raw.movedim(-1, -3) if isinstance(raw, Tensor) else np.moveaxis(raw, -1, -3)
+        return moved if len(found) == 4 else moved[None]
+    if channels == 1 and found[-2:] == (height, width) and len(found) in (2, 3):
+        return raw[:, None] if len(found) == 3 else raw[None, None]
+    return None
+
+
+def stored(part: Array | Tensor, features: FeatureSpec, first: int) -> Tensor:
+    """Return one batch in the stored dtype; raises DataError for values that dtype cannot hold."""
+    batch = as_tensor(part)
+    if features.dtype == "float32":
+        return check_finite(batch if batch.dtype == torch.float32 else as_float32(batch, features), first)
+    wanted = getattr(torch, features.dtype)
+    if batch.dtype == wanted:
+        return batch
+    if batch.is_floating_point() or batch.is_complex() or batch.dtype == torch.bool:
+        raise dtype_error(features, f"{str(batch.dtype).removeprefix('torch.')} values", how_to_store(batch, features))
+    if features.dtype == "uint8" and batch.numel() and not 0 <= batch.min() <= batch.max() <= 255:
+        found = f"values from {batch.min().item()} to {batch.max().item()}"
+        raise dtype_error(features, found, "Pass the values as they were stored in training, 0 to 255.")
+    return batch.to(wanted)
+
+
+def as_tensor(part: Array | Tensor) -> Tensor:
+    """Return the batch as a tensor: of the same memory where torch can use it, else of a copy of this batch."""
+    if isinstance(part, Tensor):
+        return part
+    if part.dtype.kind == "u" and part.dtype.itemsize > 1:
+        part = part.astype(np.int64)  # torch computes little with wider unsigned numbers
+    elif part.dtype.kind == "f" and part.dtype.itemsize > 8:
+        part = part.astype(np.float64)  # long double
+    if not part.dtype.isnative:
+        part = part.astype(part.dtype.newbyteorder("="))
+    part = np.ascontiguousarray(part)
+    # torch warns about memory it may not write to, such as a mapped file
+    return torch.from_numpy(part if part.flags.writeable else part.copy())
+
+
+def as_float32(batch: Tensor, features: FeatureSpec) -> Tensor:
+    """Return real numbers as float32; raises DataError for complex ones."""
+    if batch.is_complex():
+        raise dtype_error(features, "complex numbers", "Pass real numbers: their abs(), or real and imag as features.")
+    return batch.float()
+
+
+def check_finite(batch: Tensor, first: int) -> Tensor:
+    """Return the batch; raises DataError that names the first value that is NaN or infinite."""
+    bad = ~torch.isfinite(batch)
+    if not bad.any():
+        return batch
+    sample, *position = torch.nonzero(bad)[0].tolist()
+    value = batch[(sample, *position)].item()
+    place = position[0] if len(position) == 1 else tuple(position)
+    raise DataError("predict-not-finite", sample=first + sample, position=place, value=value)
+
+
+def how_to_store(batch: Tensor, features: FeatureSpec) -> str:
+    """Return what to write so that floats or booleans become what the data was stored as."""
+    if features.dtype == "uint8" and batch.numel() and not batch.is_complex() and batch.max() <= 1:
+        return "Images were stored as 0 to 255. For values from 0 to 1: (array * 255).round().astype('uint8')."
+    return f"Pass them as they were stored in training: array.astype('{features.dtype}')."
+
+
+def described(features: FeatureSpec) -> str:
+    """Return in words what the model takes."""
+    shape = f"(n, {', '.join(str(length) for length in features.shape)})"
+    if features.kind == "image":
+        channels, height, width = features.shape
+        return f"{shape} images in {features.dtype} (channels {channels}, height {height}, width {width})"
+    return f"{shape} {'whole ' if features.dtype != 'float32' else ''}numbers"
+
+
+def shape_error(features: FeatureSpec, found: str) -> DataError:
+    """Return the error for inputs of another shape."""
+    size = " and ".join(str(length) for length in features.shape)
+    hint = f"Give the last dimension{'s' if len(features.shape) > 1 else ''} {size}, in the order used in training."
+    if features.kind == "image":
+        hint = "Resize the images first, or pass their files: those are resized as in training."
+    return DataError("predict-shape", expected=described(features), found=found, hint=hint)
+
+
+def dtype_error(features: FeatureSpec, found: str, hint: str) -> DataError:
+    """Return the error for inputs of another dtype."""
+    return DataError("predict-dtype", expected=described(features), found=found, hint=hint)

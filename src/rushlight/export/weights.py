@@ -1,0 +1,291 @@
+"""Weights files: a model's parameters and buffers by name, as `.pth`, `.pt` or `.safetensors`.
+
+Reading one never runs anything in it: `.safetensors` cannot hold code, and what torch's `weights_only=True`
+refuses in a `.pth` we refuse too, with the way out.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from rushlight import files
+from rushlight.errors import UsageError, WeightsError, suggest
+from rushlight.export.formats import decode_safetensors, decode_torch, encode_safetensors, encode_torch, identity
+
+TORCH_ENDINGS = (".pth", ".pt")
+ENDINGS = (*TORCH_ENDINGS, ".safetensors")
+CHECKPOINT_KEYS = ("model_state_dict", "state_dict", "model")  # where training scripts commonly put the weights
+KNOWN_STARTS = (
+    (b"version https://git-lfs", "weights-pointer"),
+    (b"<!doctype", "weights-page"),
+    (b"<html", "weights-page"),
+    (b"<?xml", "weights-page"),
+)
+
+
+class Weights(NamedTuple):
+    """What a weights file holds: the tensors by name, on the CPU, and what was decided while reading it."""
+
+    state: dict[str, Tensor]
+    notes: tuple[str, ...] = ()
+
+
+def write_weights(model: nn.Module, path: Path) -> None:
+    """Write the model's parameters and buffers to `path`, in the format its ending names.
+
+    `.pth` and `.pt` hold a plain `state_dict`, for `model.load_state_dict(torch.load("model.pth"))`. In
+    `.safetensors` tied tensors are written once and named in the header, as `safetensors.torch.save_model` does, so
+    `safetensors.torch.load_model` reads them too. Tensors are written as CPU tensors, whatever device they are on.
+    Raises UsageError for another ending, WeightsError for what no file can hold.
+    """
+    path = Path(path)
+    content = encode_safetensors if check_ending(path) == ".safetensors" else encode_torch
+    files.write_bytes(path, content(portable_state(model, path)))
+
+
+def read_weights(path: Path) -> Weights:
+    """Read a weights file to tensors on the CPU; nothing in the file is executed.
+
+    Weights nested in a training script's checkpoint (`{"model_state_dict": …, "epoch": …}`) are taken out, and a note
+    says so. Raises WeightsError that says what was found when the file holds anything but tensors by name.
+    """
+    path = Path(path)
+    ending, content = check_ending(path), read_content(path)
+    if ending == ".safetensors":
+        return Weights(decode_safetensors(content, path))
+    state, notes = unwrap(decode_torch(content, path), path)
+    return Weights(check_entries(state, path), notes)
+
+
+def load_weights(model: nn.Module, path: Path) -> tuple[str, ...]:
+    """Load the file at `path` into `model`, every entry or none; return what was decided, a sentence each.
+
+    Raises WeightsError when the file does not fit; the model is then as it was.
+    """
+    state, notes = read_weights(path)
+    return notes + load_state(model, state, str(path))
+
+
+def load_state(model: nn.Module, state: dict[str, Tensor], source: str) -> tuple[str, ...]:
+    """Load `state` into `model`, every entry or none; return what was decided, a sentence each.
+
+    Values are converted to the model's dtypes and device as `load_state_dict` does. Names that differ only by what a
+    wrapper adds (`module.` of DataParallel, `_orig_mod.` of torch.compile, `model.` of a surrounding module) are matched
+    when all of them match, and a note says so. Raises WeightsError, with the differences and without having changed
+    the model, when anything is missing, left over or of another shape. `source` names the file in that error.
+    """
+    state, notes = match_names(model, fill_tied(model, state))
+    before = {name: value.clone() for name, value in model.state_dict().items() if is_plain(value)}
+    try:
+        model.load_state_dict(state, strict=True)
+    except RuntimeError as error:  # load_state_dict has copied what did fit by then
+        restore(model, before)
+        raise mismatch(model, state, source) from error
+    return notes
+
+
+def restore(model: nn.Module, before: dict[str, Tensor]) -> None:
+    """Put the values of `before` back into the model's tensors."""
+    with torch.no_grad():
+        for name, value in model.state_dict().items():
+            if name in before:
+                value.copy_(before[name])
+
+
+# ── writing ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def check_ending(path: Path) -> str:
+    """Return the path's ending in lower case; raises UsageError for one that names no format of ours."""
+    ending = path.suffix.lower()
+    if ending not in ENDINGS:
+        example = path.with_suffix(".pth").name if path.name else "model.pth"
+        raise UsageError("weights-ending", path=path, endings=", ".join(ENDINGS), example=example)
+    return ending
+
+
+def portable_state(model: nn.Module, path: Path) -> OrderedDict[str, Tensor]:
+    """Return the model's state on the CPU, contiguous, each tensor in storage of its own; tied names share one."""
+    state = model.state_dict()
+    refused = [f"{name} ({reason})" for name, value in state.items() if (reason := why_unwritable(value))]
+    if refused:
+        raise WeightsError("weights-unwritable", path=path, entries=listed(refused))
+    once: dict[tuple[object, ...], Tensor] = {}
+    portable: OrderedDict[str, Tensor] = OrderedDict()
+    for name, value in state.items():
+        key = identity(value)
+        # a slice of a larger storage would otherwise take all of that storage into a .pth
+        portable[name] = once.setdefault(key, compact(value)) if key else compact(value)
+    portable._metadata = getattr(state, "_metadata", None)  # type: ignore[attr-defined]  # torch's module versions
+    return portable
+
+
+def why_unwritable(value: object) -> str:
+    """Return why an entry of a state_dict cannot be written as plain numbers, or '' when it can."""
+    if not isinstance(value, Tensor):
+        return f"a {type(value).__name__}, no tensor"
+    if is_lazy(value):
+        return "not initialised: run the model once on a batch"
+    if value.is_meta:
+        return "on the meta device, without values"
+    return "" if value.layout == torch.strided and not value.is_quantized else "sparse or quantised"
+
+
+def compact(value: Tensor) -> Tensor:
+    """Return the tensor on the CPU, contiguous, with no more storage than its own numbers."""
+    value = value.detach().cpu().contiguous()
+    return value if value.untyped_storage().nbytes() == value.nbytes else value.clone()
+
+
+# ── reading ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def read_content(path: Path) -> bytes:
+    """Return the file's bytes; raises WeightsError for what is plainly something else."""
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        beside = [other.name for other in path.parent.glob("*")] if path.parent.is_dir() else []
+        suggestion = suggest(path.name, [name for name in beside if name.lower().endswith(ENDINGS)])
+        raise WeightsError("weights-missing", path=path, suggestion=suggestion) from None
+    except OSError as error:
+        raise WeightsError("weights-unreadable", path=path, reason=error.strerror or error) from error
+    if not content:
+        raise WeightsError("weights-empty", path=path)
+    start = content[:200].lstrip().lower()
+    for known, key in KNOWN_STARTS:
+        if start.startswith(known):
+            raise WeightsError(key, path=path, size=len(content))
+    return content
+
+
+def unwrap(content: object, path: Path) -> tuple[object, tuple[str, ...]]:
+    """Return the weights inside a training script's checkpoint, and a note that says so."""
+    if not isinstance(content, dict) or all(isinstance(value, Tensor) for value in content.values()):
+        return content, ()
+    nested = [key for key in CHECKPOINT_KEYS if isinstance(content.get(key), dict)]
+    if not nested:
+        return content, ()
+    others = listed(str(key) for key in content if key != nested[0]) or "nothing else"
+    note = f'{path}: a checkpoint; its weights are in "{nested[0]}", beside {others}, which was left out.'
+    return content[nested[0]], (note,)
+
+
+def check_entries(state: object, path: Path) -> dict[str, Tensor]:
+    """Return the state with its values as plain tensors; raises WeightsError for anything else in it."""
+    if not isinstance(state, dict):
+        raise WeightsError("weights-no-dictionary", path=path, found=f"a {type(state).__name__}")
+    others = [
+        f"{name} ({type(value).__name__})"
+        for name, value in state.items()
+        if not (isinstance(name, str) and isinstance(value, Tensor))
+    ]
+    if others:
+        raise WeightsError("weights-not-tensors", path=path, count=len(others), entries=listed(others))
+    for name, value in state.items():
+        state[name] = value.detach()  # in place: an OrderedDict of torch carries its modules' versions along
+    return state
+
+
+# ── fitting ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def fill_tied(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the state with names added that are missing but tied, in the model, to one that is there."""
+    expected = {name: value for name, value in model.state_dict().items() if is_plain(value)}
+    if expected.keys() <= state.keys():
+        return state
+    there = {identity(value): name for name, value in expected.items() if name in state and value.numel()}
+    filled = state.copy()
+    for name, value in expected.items():
+        if name not in state and (tied := there.get(identity(value))):
+            filled[name] = state[tied]
+    return filled
+
+
+def match_names(model: nn.Module, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """Return the state under the model's names when both differ only by wrappers' prefixes, and a note."""
+    expected = model.state_dict()
+    if expected.keys() == state.keys():
+        return state, ()
+    ours, theirs = bare_names(expected), bare_names(state)
+    if ours.keys() != theirs.keys() or len(ours) != len(expected) or len(theirs) != len(state):
+        return state, ()
+    renamed = {ours[bare]: state[theirs[bare]] for bare in ours}
+    before, after = next((theirs[bare], ours[bare]) for bare in ours if ours[bare] != theirs[bare])
+    note = f'The file\'s names differ from the model\'s only by a wrapper\'s prefix and were matched: "{before}" is "{after}".'
+    return renamed, (note,)
+
+
+def bare_names(names: dict[str, Any]) -> dict[str, str]:
+    """Return the names without what wrappers put before them, each with its full name."""
+    bare = {name: ".".join(part for part in name.split(".") if part != "_orig_mod") for name in names}
+    while bare and (prefix := shared_prefix(list(bare.values()))):
+        bare = {name: short.removeprefix(prefix) for name, short in bare.items()}
+    return {short: name for name, short in bare.items()}
+
+
+def shared_prefix(names: list[str]) -> str:
+    """Return the wrapper's prefix that every name starts with, or ''."""
+    prefixes = ("module.", "model.")
+    return next((prefix for prefix in prefixes if all(name.startswith(prefix) for name in names)), "")
+
+
+def mismatch(model: nn.Module, state: dict[str, Tensor], source: str) -> WeightsError:
+    """Return the error that lists how `state` differs from what `model` expects."""
+    expected = model.state_dict()
+    missing = [f"{name} {size(value)}" for name, value in expected.items() if name not in state]
+    unexpected = [f"{name} {size(value)}" for name, value in state.items() if name not in expected]
+    reshaped = [name for name in expected if name in state and size(expected[name]) != size(state[name])]
+    shapes = [f"{name}: {size(state[name])} in the file, {size(expected[name])} in the model" for name in reshaped]
+    lines = [
+        *([f"  missing from the file ({len(missing)}): {listed(missing)}"] if missing else []),
+        *([f"  not in the model ({len(unexpected)}): {listed(unexpected)}"] if unexpected else []),
+        *([f"  of another shape ({len(shapes)}): {listed(shapes, '; ')}"] if shapes else []),
+    ]
+    hint = "" if missing or unexpected else explain_shapes(expected, state, reshaped)
+    hint = hint or "This file belongs to another architecture, or to the same one with other arguments."
+    return WeightsError("weights-mismatch", source=source, differences="\n".join(lines), hint=hint)
+
+
+def explain_shapes(expected: dict[str, Tensor], state: dict[str, Tensor], reshaped: list[str]) -> str:
+    """Return what differs when it is only the size of the first layer's input or the last layer's output."""
+    layers = [name.rpartition(".")[0] for name, value in expected.items() if value.dim()]
+    changed = {name.rpartition(".")[0] for name in reshaped}
+    pairs = [(tuple(state[name].shape), tuple(expected[name].shape)) for name in reshaped]
+    if not pairs or any(len(found) != len(wanted) or not found for found, wanted in pairs):
+        return ""
+    found, wanted = pairs[0]
+    if changed == {layers[-1]} and all(found[1:] == wanted[1:] for found, wanted in pairs):
+        return f"The file was trained for {found[0]} outputs (classes), the model has {wanted[0]}."
+    if (
+        changed == {layers[0]}
+        and len(pairs) == 1
+        and len(found) > 1
+        and found[:1] + found[2:] == wanted[:1] + wanted[2:]
+    ):
+        return f"The file was trained on {found[1]} inputs (features or channels), the model takes {wanted[1]}."
+    return ""
+
+
+def size(value: object) -> str:
+    """Return a tensor's shape as (64, 784)."""
+    return str(tuple(value.shape)) if isinstance(value, Tensor) and is_plain(value) else f"({type(value).__name__})"
+
+
+def is_plain(value: object) -> bool:
+    """Whether an entry of a state_dict is a tensor that holds numbers."""
+    return isinstance(value, Tensor) and not is_lazy(value)
+
+
+def listed(entries: Any, separator: str = ", ", most: int = 8) -> str:
+    """Return the first few entries as one string, with how many more there are."""
+    entries = list(entries)
+    shown = separator.join(entries[:most])
+    return f"{shown}{separator}and {len(entries) - most} more" if len(entries) > most else shown

@@ -1,0 +1,129 @@
+"""Small networks by name. Each fits its first and last layer to the data, and ends in raw outputs (logits).
+
+They are plain `nn.Module`s built of plain layers: what is trained here loads into the same few lines anywhere.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rushlight.errors import ModelError, UsageError, suggest
+
+Shape = tuple[int, ...]  # of one sample, without the batch dimension
+
+
+def linear(shape: Shape, outputs: int) -> nn.Module:
+    """One linear layer on the flattened input: logistic or linear regression."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(prod(shape), outputs))
+
+
+def mlp(shape: Shape, outputs: int, hidden: Sequence[int] = (512, 512), dropout: float = 0.0) -> nn.Module:
+    """Fully connected layers with ReLU between them, none after the last.
+
+    `hidden` holds the sizes of the hidden layers; `dropout` is the share of hidden values set to zero in training.
+    """
+    layers: list[nn.Module] = [nn.Flatten()]
+    size = prod(shape)
+    for width in hidden:
+        layers += [nn.Linear(size, width), nn.ReLU()]
+        layers += [nn.Dropout(dropout)] if dropout else []
+        size = width
+    return nn.Sequential(*layers, nn.Linear(size, outputs))
+
+
+def cnn(shape: Shape, outputs: int, channels: Sequence[int] = (32, 64, 128), dropout: float = 0.0) -> nn.Module:
+    """3×3 convolutions with BatchNorm and ReLU, halving the image after each; then average and one linear layer."""
+    image_channels, height, width = image_shape(shape, "cnn")
+    layers: list[nn.Module] = []
+    for width_out in channels:
+        layers += [
+            nn.Conv2d(image_channels, width_out, 3, padding=1, bias=False),
+            nn.BatchNorm2d(width_out),
+            nn.ReLU(),
+        ]
+        layers += [nn.MaxPool2d(2)] if min(height, width) >= 2 else []
+        image_channels, height, width = width_out, max(height // 2, 1), max(width // 2, 1)
+    head = [nn.Dropout(dropout)] if dropout else []
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), *head, nn.Linear(image_channels, outputs))
+
+
+def resnet(shape: Shape, outputs: int, width: int = 32, blocks: Sequence[int] = (1, 1, 1)) -> nn.Module:
+    """A small residual network for images of 28 to 64 pixels: `blocks` per stage, channels doubling by stage.
+
+    After He et al., "Deep Residual Learning for Image Recognition" (arXiv:1512.03385), the version for small images:
+    a 3×3 stem without pooling, then stages of two-convolution blocks.
+    """
+    image_channels, _, _ = image_shape(shape, "resnet")
+    layers: list[nn.Module] = [
+        nn.Conv2d(image_channels, width, 3, padding=1, bias=False),
+        nn.BatchNorm2d(width),
+        nn.ReLU(),
+    ]
+    channels = width
+    for stage, count in enumerate(blocks):
+        for block in range(count):
+            stage_width = width << stage
+            layers.append(ResidualBlock(channels, stage_width, stride=2 if stage and not block else 1))
+            channels = stage_width
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, outputs))
+
+
+class ResidualBlock(nn.Module):
+    """Two 3×3 convolutions with BatchNorm, added to their input (through a 1×1 convolution where shapes differ)."""
+
+    def __init__(self, channels_in: int, channels_out: int, stride: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(channels_in, channels_out, 3, stride, padding=1, bias=False)
+        self.first_norm = nn.BatchNorm2d(channels_out)
+        self.second = nn.Conv2d(channels_out, channels_out, 3, padding=1, bias=False)
+        self.second_norm = nn.BatchNorm2d(channels_out)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or channels_in != channels_out:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(channels_in, channels_out, 1, stride, bias=False), nn.BatchNorm2d(channels_out)
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the block's output, shape (batch, channels_out, height / stride, width / stride)."""
+        y = torch.relu(self.first_norm(self.first(x)))
+        y = self.second_norm(self.second(y))
+        return torch.relu(y + self.shortcut(x))
+
+
+MODELS: dict[str, Callable[..., nn.Module]] = {"mlp": mlp, "cnn": cnn, "resnet": resnet, "linear": linear}
+
+
+def build_model(name: str, shape: Shape, outputs: int, arguments: dict[str, Any], seed: int) -> nn.Module:
+    """Build a network by name for inputs of `shape` and `outputs` outputs; initial weights depend on `seed` alone.
+
+    Raises:
+        UsageError: no such name, or the network has no such argument.
+        ModelError: the network cannot take such inputs.
+    """
+    if name not in MODELS:
+        raise UsageError("unknown-model", name=name, known=", ".join(MODELS), suggestion=suggest(name, MODELS))
+    known = [
+        parameter for parameter in inspect.signature(MODELS[name]).parameters if parameter not in ("shape", "outputs")
+    ]
+    for argument in arguments:
+        if argument not in known:
+            raise UsageError(
+                "unknown-model-argument", model=name, argument=argument, known=", ".join(known) or "none",
+                suggestion=suggest(argument, known),
+            )  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        return MODELS[name](shape, outputs, **arguments)
+
+
+def image_shape(shape: Shape, name: str) -> tuple[int, int, int]:
+    """Return (channels, height, width), or raise ModelError when the data is no images."""
+    if len(shape) != 3:
+        raise ModelError("needs-images", model=name, shape=tuple(shape))
+    return shape[0], shape[1], shape[2]

@@ -1,0 +1,293 @@
+"""A run, afterwards: how it is finished, and the handle with which its model is tested, used and saved."""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+from typing import Any, Unpack
+
+import numpy as np
+import torch
+from torch import nn
+
+import rushlight
+from rushlight import files
+from rushlight.console import fetch_progress
+from rushlight.data.batches import Data, Split
+from rushlight.data.matching import open_like
+from rushlight.data.opening import open_source, options_from_json
+from rushlight.data.spec import FeatureSpec, TargetSpec
+from rushlight.device import choose_device
+from rushlight.errors import RunError, UsageError
+from rushlight.export.bundle import Bundle, load_bundle, read_bundle, write_bundle
+from rushlight.export.predict import Predictions, predict
+from rushlight.export.weights import load_state, write_weights
+from rushlight.models import build_model
+from rushlight.models.custom import build_custom
+from rushlight.runs.folder import read_json, read_recipe
+from rushlight.runs.history import read_history, read_losses
+from rushlight.training.checkpoint import best_checkpoint, latest_checkpoint, read_model_state, state_digest
+from rushlight.training.evaluate import Outcome, Report, evaluate
+from rushlight.training.loop import Epoch, test_batch_size
+from rushlight.training.objective import Objective, make_objective, named_loss
+from rushlight.training.options import Options
+from rushlight.training.prepare import rebuild_model, restored
+from rushlight.training.recipe import Recipe, recipe_from_json
+from rushlight.training.state import Training
+
+# ── the end of a run ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+def finish(training: Training, last: Epoch | None) -> None:
+    """Write the report, the plots and the bundle of a run, and close its history."""
+    training.progress.close()
+    report, outcome = (last.test, last.outcome) if last is not None else (None, None)
+    best = best_checkpoint(training.folder)
+    if training.recipe.early_stopping is not None and best is not None and last is not None and not last.is_best:
+        load_state(training.model, read_model_state(best), str(best))
+        step = int(best.name)
+        training.progress.message(f"The weights of the best epoch (step {step:,}) are kept.")
+        report, outcome = test_model(training.model, training.data.test, training)
+    save_report(training.folder, report, outcome)
+    write_plots(training.folder, report)
+    save_bundle(training.folder / "model", training, report)
+    event = {
+        "kind": "event", "event": "finished", "step": training.state["step"], "time": time.time(),
+        "state_sha256": state_digest(training.model),
+    }  # fmt: skip
+    training.history.write(event)
+
+
+def test_model(model: nn.Module, split: Split | None, training: Training) -> tuple[Report | None, Outcome | None]:
+    """Test a model of a run on one split."""
+    if split is None:
+        return None, None
+    size = test_batch_size(training.recipe)
+    return evaluate(model, split, training.objective, training.data.target, size)
+
+
+def save_report(folder: Path, report: Report | None, outcome: Outcome | None) -> None:
+    """Write report.json and predictions.npz of a test."""
+    if report is None:
+        return
+    files.write_json(folder / "report.json", report.to_json())
+    if outcome is not None:
+        with files.replacing(folder / "predictions.npz") as file:
+            arrays = {name: getattr(outcome, name).numpy() for name in ("truth", "predicted", "confidence")}
+            np.savez_compressed(file, **arrays)
+
+
+def write_plots(folder: Path, report: Report | None) -> None:
+    """Draw the loss curve and the confusion matrix as PNG."""
+    from rushlight.training.plots import write_confusion_plot, write_loss_plot
+
+    lines = [line for line in read_history(folder) if line["kind"] == "epoch"]
+    write_loss_plot(folder / "loss.png", read_losses(folder), lines)
+    if report is not None and report.confusion:
+        write_confusion_plot(folder / "confusion.png", report.confusion, [figures.name for figures in report.classes])
+
+
+def save_bundle(folder: Path, training: Training, report: Report | None) -> None:
+    """Write the deliverable: weights, signature, preprocessing, classes, examples; data only."""
+    data = training.data
+    name, value = report.headline if report else ("loss", math.nan)
+    provenance = {
+        "run": training.folder.name, "data": data.name, "data_fingerprint": data.fingerprint, "step": training.state["step"],
+        "rushlight": rushlight.__version__, "torch": torch.__version__, "time": time.time(),
+        "figure": {"name": name, "value": value if math.isfinite(value) else None},
+    }  # fmt: skip
+    write_bundle(
+        folder, training.model, features=data.features, target=data.target, architecture=training.recipe.model,
+        provenance=provenance, examples=data.examples,
+    )  # fmt: skip
+
+
+# ── a run, afterwards ────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Run:
+    """One run on disk: its model to test, use, save and look into. `folder` is the truth; everything is read from it."""
+
+    def __init__(self, folder: Path, training: Training | None = None, model: nn.Module | None = None) -> None:
+        self.folder = folder
+        self._training = training
+        self._model = training.model if training is not None else model
+
+    def __repr__(self) -> str:
+        return f'<rushlight.Run "{self.name}">'
+
+    @property
+    def name(self) -> str:
+        """The run's name, which is its folder's."""
+        return self.folder.name
+
+    @property
+    def recipe(self) -> Recipe:
+        """What was asked for."""
+        return recipe_from_json(read_recipe(self.folder))
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """What happened, line by line; the kinds of line are listed in `rushlight.runs.history`."""
+        return read_history(self.folder)
+
+    @property
+    def losses(self) -> np.ndarray:
+        """The loss of every step, float32, shape (steps,)."""
+        return np.asarray(read_losses(self.folder), dtype=np.float32)
+
+    @property
+    def report(self) -> dict[str, Any] | None:
+        """The last test's report as plain values, or None."""
+        path = self.folder / "report.json"
+        content: dict[str, Any] | None = read_json(path) if path.is_file() else None
+        return content
+
+    @property
+    def bundle(self) -> Bundle:
+        """The run's bundle as it is on disk."""
+        if not (self.folder / "model").is_dir():
+            raise RunError("no-bundle", run=self.name)
+        return read_bundle(self.folder / "model")
+
+    @property
+    def model(self) -> nn.Module:
+        """The trained model: the finished run's, or that of the newest checkpoint."""
+        if self._model is None:
+            self._model = self._load_model()
+        return self._model
+
+    def use_model(self, model: nn.Module) -> Run:
+        """Load the run's weights into a model of your own making, and use that."""
+        self._model = self._load_model(model)
+        return self
+
+    def _load_model(self, model: nn.Module | None = None) -> nn.Module:
+        described = self.recipe.model
+        if (self.folder / "model").is_dir():
+            return load_bundle(self.folder / "model", model, lambda bundle: self._rebuild(described, bundle))
+        if model is None:
+            model = rebuild_model(self.folder, described, self._open())
+        load_state(model, read_model_state(latest_checkpoint(self.folder)), self.name)
+        return model.eval()
+
+    def _rebuild(self, described: dict[str, Any], bundle: Bundle) -> nn.Module:
+        """Build the architecture again. A run is the user's own work, so its recipe may name the user's own file."""
+        if described.get("live"):
+            raise RunError("live-model", run=self.name, model=described["class"], short=described["name"])
+        if "import" in described:
+            arguments = {key: restored(value) for key, value in described["arguments"].items()}
+            return build_custom(described["import"], arguments, described["seed"])
+        return build_bundled(bundle)
+
+    def test(self, data: Any = None, **options: Unpack[Options]) -> Report:
+        """Test the model on the run's own test split, or on other data, prepared as its own was; keep the report.
+
+        Other data is tested on its test split where it has one, else on all of it.
+
+        Raises:
+            UsageError: there is nothing to test on.
+            DataError: the other data does not fit the model.
+        """
+        features, target = self._specs()
+        opening = options_from_json({**self.recipe.data["options"], **dict(options)})
+        if data is not None:
+            split: Split | None = open_like(data, features, target, opening, fetch_progress())
+        elif self._training is not None:
+            split = self._training.data.test
+        else:
+            split = self._open().test
+        if split is None:
+            raise UsageError("nothing-to-test", run=self.name)
+        device, _ = choose_device(self.recipe.device)
+        size = test_batch_size(self.recipe)
+        report, outcome = evaluate(self.model.to(device), split.to(device), self._objective(), target, size)
+        save_report(self.folder, report, outcome)
+        return report
+
+    def _open(self) -> Data:
+        """Open the run's data again, as its recipe says."""
+        return open_source(*self._source(), options_from_json(self.recipe.data["options"]), fetch_progress())
+
+    def _objective(self) -> Objective:
+        """Return the objective that the run was trained with."""
+        if self._training is not None:
+            return self._training.objective
+        loss = self.recipe.loss
+        if loss.get("live"):
+            raise RunError("live-parts", run=self.name, parts="loss")
+        return make_objective(named_loss(loss["name"]))
+
+    def _source(self) -> tuple[Any, Any]:
+        """Return where the run's data and test data are."""
+        described = self.recipe.data
+        if "source" not in described:
+            raise RunError("live-data", run=self.name, data=described.get("name"))
+        return described["source"], described.get("test")
+
+    def predict(self, inputs: Any, batch_size: int = 512) -> Predictions:
+        """Predict from arrays, tensors, image files or tables; NumPy out.
+
+        Raises:
+            DataError: the inputs are not what the model takes; the message has expected and found.
+        """
+        bundle_features, bundle_target = self._specs()
+        device, _ = choose_device(self.recipe.device)
+        return predict(
+            self.model.to(device),
+            inputs,
+            bundle_features,
+            bundle_target,
+            device=device,
+            batch_size=batch_size,
+        )
+
+    def _specs(self) -> tuple[FeatureSpec, TargetSpec]:
+        if self._training is not None:
+            features, target = self._training.data.features, self._training.data.target
+        else:
+            features, target = self.bundle.features, self.bundle.target
+        if features is None or target is None:
+            raise UsageError("no-signature", run=self.name)
+        return features, target
+
+    def save(self, path: str | Path) -> Path:
+        """Save the model by the path's ending: .pth (a plain state_dict), .safetensors, or none: a folder (the bundle)."""
+        path = Path(path)
+        if path.suffix:
+            write_weights(self.model, path)
+        elif self._training is not None:
+            save_bundle(path, self._training, None)
+        else:
+            bundle = self.bundle
+            write_bundle(
+                path, self.model, features=bundle.features, target=bundle.target, architecture=bundle.architecture,
+                provenance=bundle.provenance, examples=bundle.examples,
+            )  # fmt: skip
+        return path
+
+    def summary(self) -> dict[str, Any]:
+        """Return the run's figures, as `--json` prints them."""
+        lines = self.history
+        last = next((line for line in reversed(lines) if line["kind"] == "epoch"), None)
+        finished: dict[str, Any] = next((line for line in reversed(lines) if line.get("event") == "finished"), {})
+        seconds = sum(line["seconds"] for line in lines if line["kind"] == "epoch")
+        return {
+            "run": self.name,
+            "folder": str(self.folder),
+            "steps": last["step"] if last else 0,
+            "epochs": last["epoch"] if last else 0,
+            "seconds": seconds,
+            "train_loss": last["train_loss"] if last else None,
+            "test": last["test"] if last else None,
+            "state_sha256": finished.get("state_sha256"),
+        }
+
+
+def build_bundled(bundle: Bundle) -> nn.Module:
+    """Build a bundle's architecture, which is one of the models by name."""
+    arguments = {key: restored(value) for key, value in bundle.architecture["arguments"].items()}
+    assert bundle.features is not None
+    assert bundle.target is not None
+    return build_model(bundle.architecture["name"], bundle.features.shape, bundle.target.outputs, arguments, seed=0)

@@ -1,0 +1,151 @@
+"""Run folders: making one, finding one, reading its files.
+
+A run's folder is the truth about the run. `history` has what is appended to it, `index` how listing is fast.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+import unicodedata
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from rushlight import files
+from rushlight.errors import RunError, suggest
+from rushlight.runs.history import HISTORY, parse_line, read_file
+from rushlight.runs.index import INDEX
+
+RECIPE = "recipe.json"
+LATEST = "latest"
+SLUG_LENGTH = 40
+NAME_BYTES = 200  # most file systems take 255; the rest is for the endings of temporary files
+BASE36 = "0123456789abcdefghijklmnopqrstuvwxyz"
+FORBIDDEN = '<>:"/\\|?*'  # what one of Windows, macOS and Linux does not take in a file name
+RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
+
+
+# ── making and finding ────────────────────────────────────────────────────────────────────────────────────
+
+
+def create_run(runs: Path, model: str, data: str, name: str | None = None, now: datetime | None = None) -> Path:
+    """Make and return a new run folder, `runs/20261123-0331-mlp-digits-k7` (local time) or `runs/NAME`.
+
+    Raises RunError for a name that is taken or that some system refuses, StorageError when the disk refuses.
+    """
+    if name is not None:
+        check_name(name)
+        if not files.create_folder(runs / name):
+            raise RunError("run-exists", name=name, runs=runs)
+        return runs / name
+    time = (now or datetime.now()).strftime("%Y%m%d-%H%M")
+    stem = "-".join(part for part in (time, slug(model), slug(data)) if part)
+    while True:  # 1,296 endings a minute; the operating system decides which process gets which folder
+        folder = runs / f"{stem}-{secrets.choice(BASE36)}{secrets.choice(BASE36)}"
+        if files.create_folder(folder):
+            return folder
+
+
+def check_name(name: str) -> None:
+    """Raise RunError if `name` cannot be a folder's name on every system, or means something else."""
+    bad = sorted({character for character in name if character in FORBIDDEN or not character.isprintable()})
+    if not name.strip():
+        reason = "a name needs at least one letter or digit"
+    elif bad:
+        reason = f"file names cannot have {' '.join(map(ascii, bad))}"
+    elif name.startswith((" ", ".")) or name.endswith((" ", ".")):
+        reason = "file names do not begin or end with a dot or a space"
+    elif name.split(".")[0].lower() in RESERVED:
+        reason = "Windows keeps this name for a device"
+    elif name.lower() in (LATEST, INDEX) or name.endswith(files.TEMPORARY):
+        reason = "this name means something else to Rushlight"
+    elif len(name.encode()) > NAME_BYTES:
+        reason = f"it is {len(name.encode())} bytes long, and {NAME_BYTES} is the most"
+    else:
+        return
+    raise RunError("run-name-bad", name=name, reason=reason)
+
+
+def slug(text: str) -> str:
+    """Return a model's or data's name as part of a folder name: 'nets/my net.py:Net' becomes 'net'."""
+    last = re.split(r"[/\\]", text.rstrip("/\\"))[-1].split(":")[-1]
+    letters = unicodedata.normalize("NFC", last).lower()
+    words = re.sub(r"[\W_]+", "-", letters).strip("-")
+    return words[:SLUG_LENGTH].rstrip("-")
+
+
+def find_run(runs: Path, run: str) -> Path:
+    """Return the folder of a run given by its path, its name, a part of it that no other has, or "latest".
+
+    Raises RunError if there is none, or more than one; "latest" is the one started last.
+    """
+    folders = run_folders(runs)
+    if run == LATEST and folders:
+        return max(folders, key=lambda folder: (started_at(folder), folder.name))
+    if run in {folder.name for folder in folders}:
+        return runs / run
+    path = Path(run)
+    if run.strip() and path.is_dir():
+        if not is_run(path):
+            raise RunError("not-a-run", path=path)
+        return path
+    if not folders:
+        raise RunError("no-runs", runs=runs)
+    matches = [folder for folder in folders if run and run in folder.name]
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        names = ", ".join(folder.name for folder in matches[:5]) + (", …" if len(matches) > 5 else "")
+        raise RunError("run-ambiguous", run=run, runs=runs, count=len(matches), names=names)
+    raise RunError("run-unknown", run=run, runs=runs, suggestion=suggest(run, [f.name for f in folders]))
+
+
+def run_folders(runs: Path) -> list[Path]:
+    """Return the run folders in `runs`, in name order; none if it does not exist."""
+    try:
+        return sorted(folder for folder in runs.iterdir() if is_run(folder))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def is_run(folder: Path) -> bool:
+    """Tell whether the folder holds a run, whole or damaged."""
+    if folder.name.startswith(".") or folder.name.endswith(files.TEMPORARY):
+        return False
+    return (folder / RECIPE).is_file() or (folder / HISTORY).is_file()
+
+
+# ── reading ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def read_json(path: Path) -> Any:
+    """Return the content of a run's JSON file; raises RunError naming it if it is missing or damaged."""
+    try:
+        return json.loads(read_file(path))
+    except (ValueError, RecursionError) as error:
+        raise RunError("run-file-damaged", path=path, reason=error) from error
+
+
+def read_recipe(folder: Path) -> dict[str, Any]:
+    """Return the run's recipe as JSON values; raises RunError naming the file if it is missing or damaged."""
+    content = read_json(folder / RECIPE)
+    if not isinstance(content, dict):
+        raise RunError("run-file-damaged", path=folder / RECIPE, reason="expected one JSON object with the recipe")
+    return content
+
+
+def started_at(folder: Path) -> float:
+    """Return when the run started, in Unix seconds: its first line of history, else its files' age."""
+    try:
+        with (folder / HISTORY).open("rb") as file:
+            first = file.readline()
+        if first.endswith(b"\n"):
+            return float(parse_line(folder / HISTORY, 1, first)["time"])
+    except (OSError, RunError, KeyError, TypeError, ValueError):
+        pass  # damaged: the folder is still found, by the next best thing
+    try:
+        return (folder / RECIPE if (folder / RECIPE).exists() else folder).stat().st_mtime
+    except OSError:
+        return 0.0

@@ -1,0 +1,90 @@
+"""One writer for each run: a lock that dies with its holder.
+
+The operating system holds the lock for the process, so a killed process leaves none behind. `holder.json`
+only says who it is, for the person who finds the run in use.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from rushlight import files
+from rushlight.errors import RunError
+
+LOCK = "run.lock"
+HOLDER = "holder.json"
+PROBE_SECONDS = 0.2  # outlasts another process that only looks whether the run is in use
+
+
+@contextlib.contextmanager
+def lock_run(folder: Path) -> Iterator[None]:
+    """Hold the run in `folder` for the block; raises RunError("run-in-use") naming who else has it."""
+    lock = FileLock(folder / LOCK)
+    with files.explained(folder / LOCK):
+        try:
+            lock.acquire(timeout=PROBE_SECONDS, poll_interval=0.02)
+        except Timeout:
+            raise RunError("run-in-use", folder=folder, holder=describe(read_holder(folder))) from None
+    try:
+        files.write_json(folder / HOLDER, {"pid": os.getpid(), "host": platform.node(), "started": time.time()})
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # what is left behind names a holder that no longer holds
+            (folder / HOLDER).unlink(missing_ok=True)
+        lock.release()
+
+
+def is_locked(folder: Path) -> bool:
+    """Tell whether a living process holds the run. Costs nothing for a run that was left in good order."""
+    if not (folder / HOLDER).exists():
+        return False
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        return True
+    except OSError:  # a folder we may only read: whoever may write there is asked by its number instead
+        return is_alive(read_holder(folder))
+    lock.release()
+    return False
+
+
+def read_holder(folder: Path) -> dict[str, Any]:
+    """Return what the holder wrote about itself: pid, host, started (Unix time); {} if it is not there."""
+    try:
+        content = json.loads((folder / HOLDER).read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def describe(holder: dict[str, Any]) -> str:
+    """Return the holder in words: 'process 4242 on "ada", since 14:05:31 on 23 November'."""
+    try:
+        since = time.strftime("%H:%M:%S on %d %B", time.localtime(holder["started"]))
+        return f'process {holder["pid"]} on "{holder["host"]}", since {since}'
+    except (KeyError, TypeError, ValueError, OverflowError, OSError):
+        return "another process that has not said which one it is"
+
+
+def is_alive(holder: dict[str, Any]) -> bool:
+    """Tell whether the process that `holder` names runs on this machine, as far as its number can tell."""
+    pid = holder.get("pid")
+    if os.name == "nt" or holder.get("host") != platform.node() or not isinstance(pid, int) or pid <= 0:
+        return False  # on Windows os.kill would end the process instead of asking
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return True

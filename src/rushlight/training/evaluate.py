@@ -1,0 +1,301 @@
+"""Testing a model: what comes out is a `Report`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from rushlight.data.batches import Split
+from rushlight.data.spec import TargetSpec, Task
+from rushlight.training.objective import Objective
+
+Z95 = 1.959963984540054  # the 97.5 % point of the normal distribution
+MOST_WRONG = 10
+
+Interval = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class ClassFigures:
+    """One class: how many samples it has, and how it was recognised, each figure with its 95 % interval.
+
+    Precision and recall have Wilson's score interval (Wilson 1927). F1 = 2J / (1 + J) where J = TP / (TP + FP + FN)
+    is a proportion too: its interval is that of J, carried over.
+    """
+
+    name: str
+    n: int
+    precision: float
+    precision_interval: Interval
+    recall: float
+    recall_interval: Interval
+    f1: float
+    f1_interval: Interval
+
+
+@dataclass(frozen=True)
+class Report:
+    """What testing found. Figures that the task does not have are None (or empty).
+
+    `loss` is the mean over samples; `accuracy` the share of samples predicted right (for multilabel: of single labels);
+    `confusion[i][j]` counts samples of class i predicted as j. For regression `mae`, `rmse` and `r2` are in the
+    data's own units, averaged over the target's columns. `most_wrong` lists the samples (by index in the split) that
+    were most confidently wrong.
+    """
+
+    task: Task | None
+    loss: float
+    n: int
+    accuracy: float | None = None
+    accuracy_interval: Interval | None = None
+    classes: tuple[ClassFigures, ...] = ()
+    confusion: tuple[tuple[int, ...], ...] = ()
+    mae: float | None = None
+    rmse: float | None = None
+    r2: float | None = None
+    target: str = ""
+    most_wrong: tuple[dict[str, Any], ...] = ()
+
+    @property
+    def headline(self) -> tuple[str, float]:
+        """The one figure to look at first: ('accuracy', 0.89), ('MAE', 3.2) or ('loss', 0.41)."""
+        if self.accuracy is not None:
+            return "accuracy", self.accuracy
+        return ("MAE", self.mae) if self.mae is not None else ("loss", self.loss)
+
+    def is_better_than(self, other: Report) -> bool:
+        """Tell whether this report's headline beats the other's; a lower loss decides between equals."""
+        (name, mine), (_, theirs) = self.headline, other.headline
+        if mine != theirs:
+            return mine > theirs if name == "accuracy" else mine < theirs
+        return self.loss < other.loss
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the report as JSON-ready values; a figure that is not finite becomes null."""
+        content: dict[str, Any] = finite_or_none(asdict(self))
+        return content
+
+    def short(self) -> dict[str, Any]:
+        """Return the figures a line of history holds."""
+        figures = {
+            "loss": self.loss,
+            "accuracy": self.accuracy,
+            "mae": self.mae,
+            "rmse": self.rmse,
+            "r2": self.r2,
+            "n": self.n,
+        }
+        content: dict[str, Any] = finite_or_none({key: value for key, value in figures.items() if value is not None})
+        return content
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the model said about each sample, in order; everything on the CPU.
+
+    For classes: `truth`, `predicted` int64 (n,) and `confidence` float32 (n,), the probability of what was predicted.
+    For labels: truth and predicted are bool (n, labels). For regression: float32 (n, width), in the data's units.
+    """
+
+    truth: Tensor
+    predicted: Tensor
+    confidence: Tensor
+
+
+def evaluate(
+    model: nn.Module,
+    split: Split,
+    objective: Objective,
+    target: TargetSpec | None,
+    batch_size: int,
+    *,
+    watch: Callable[[int], None] = lambda done: None,
+) -> tuple[Report, Outcome | None]:
+    """Test `model` on all samples of `split`, in order, in eval mode and without gradients.
+
+    `watch(samples done)` is called after every batch. Nothing is read back from the device before the end, and the
+    model returns to the mode it was in.
+    """
+    losses: list[Tensor] = []
+    weights: list[float] = []
+    seen: list[tuple[Tensor, Tensor, Tensor]] = []
+    done = 0
+    with eval_mode(model), torch.inference_mode():
+        for batch in split.in_order(batch_size):
+            loss, outputs = objective.compute(model, batch)
+            losses.append(loss)
+            weights.append(objective.weight(batch))
+            if outputs is not None and target is not None:
+                seen.append(judge(outputs, batch[1], target))
+            done += len(batch[1]) if outputs is not None else round(weights[-1])
+            watch(done)
+    values = torch.stack(losses).double().cpu() if losses else torch.zeros(0, dtype=torch.float64)
+    total = sum(weights)
+    loss_mean = float((values * torch.tensor(weights, dtype=torch.float64)).sum() / total) if total else math.nan
+    if not seen or target is None:
+        return Report(None, loss_mean, done), None
+    truth, predicted, confidence = (torch.cat(column).cpu() for column in zip(*seen, strict=True))
+    outcome = Outcome(truth, predicted, confidence)
+    return make_report(outcome, target, loss_mean), outcome
+
+
+class eval_mode:  # reads as a word in `with eval_mode(model):`
+    """Put a model into eval mode for a block, then every module back into the mode it was in."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.modes = [(module, module.training) for module in model.modules()]
+        self.model = model
+
+    def __enter__(self) -> None:
+        self.model.eval()
+
+    def __exit__(self, *exception: object) -> None:
+        for module, was_training in self.modes:
+            module.training = was_training
+
+
+def judge(outputs: Tensor, targets: Tensor, target: TargetSpec) -> tuple[Tensor, Tensor, Tensor]:
+    """Turn a batch's outputs into (truth, predicted, confidence), still on the device."""
+    if target.task == "classification":
+        confidence, predicted = outputs.float().softmax(1).max(1)
+        return targets, predicted, confidence
+    if target.task == "binary":
+        probability = outputs.float().sigmoid().flatten()
+        predicted = (probability > 0.5).long()
+        return (
+            targets.flatten().long(),
+            predicted,
+            torch.where(predicted.bool(), probability, 1 - probability),
+        )
+    if target.task == "multilabel":
+        probability = outputs.float().sigmoid()
+        return targets > 0.5, probability > 0.5, probability
+    outputs = outputs.float().reshape(targets.shape)
+    return (
+        target.in_units(targets),
+        target.in_units(outputs),
+        torch.zeros(len(targets), device=targets.device),
+    )
+
+
+# ── from what was seen to a report ───────────────────────────────────────────────────────────────────────────
+
+
+def make_report(outcome: Outcome, target: TargetSpec, loss: float) -> Report:
+    """Return the report of one test."""
+    if target.task == "regression":
+        return regression_report(outcome, target, loss)
+    if target.task == "multilabel":
+        return multilabel_report(outcome, target, loss)
+    truth, predicted = outcome.truth.numpy(), outcome.predicted.numpy()
+    count = len(target.classes)
+    confusion = np.bincount(truth * count + predicted, minlength=count * count).reshape(count, count)
+    right, n = int(np.trace(confusion)), len(truth)
+    figures = (
+        class_figures(name, int(confusion[i, i]), int(confusion[:, i].sum()), int(confusion[i].sum()))
+        for i, name in enumerate(target.classes)
+    )
+    return Report(
+        task=target.task, loss=loss, n=n, accuracy=right / n, accuracy_interval=wilson(right, n), classes=tuple(figures),
+        confusion=tuple(tuple(row) for row in confusion.tolist()), target=target.name,
+        most_wrong=tuple(most_wrong_classes(outcome, target)),
+    )  # fmt: skip
+
+
+def multilabel_report(outcome: Outcome, target: TargetSpec, loss: float) -> Report:
+    """Return the report of a multilabel test: each label is judged by itself."""
+    truth, predicted = outcome.truth.numpy(), outcome.predicted.numpy()
+    right = int((truth == predicted).sum())
+    figures = (
+        class_figures(
+            name,
+            int((truth[:, i] & predicted[:, i]).sum()),
+            int(predicted[:, i].sum()),
+            int(truth[:, i].sum()),
+        )
+        for i, name in enumerate(target.classes)
+    )
+    return Report(
+        task=target.task, loss=loss, n=len(truth), accuracy=right / truth.size,
+        accuracy_interval=wilson(right, truth.size), classes=tuple(figures), target=target.name,
+    )  # fmt: skip
+
+
+def regression_report(outcome: Outcome, target: TargetSpec, loss: float) -> Report:
+    """Return the report of a regression: MAE, RMSE and R² = 1 - SSE / SST, averaged over the target's columns."""
+    truth, predicted = outcome.truth.double().numpy(), outcome.predicted.double().numpy()
+    error = predicted - truth
+    spread = ((truth - truth.mean(0)) ** 2).sum(0)
+    r2 = np.where(spread > 0, 1 - (error**2).sum(0) / np.where(spread > 0, spread, 1), math.nan).mean()
+    size = np.abs(error).max(1)
+    worst = [
+        {
+            "index": int(i),
+            "true": truth[i].tolist(),
+            "predicted": predicted[i].tolist(),
+            "error": float(size[i]),
+        }
+        for i in np.argsort(-size, kind="stable")[:MOST_WRONG]
+    ]
+    return Report(
+        task=target.task, loss=loss, n=len(truth), mae=float(np.abs(error).mean()), rmse=float(np.sqrt((error**2).mean())),
+        r2=float(r2), target=target.name, most_wrong=tuple(worst),
+    )  # fmt: skip
+
+
+def class_figures(name: str, right: int, predicted: int, n: int) -> ClassFigures:
+    """Return one class's figures from its true positives, how often it was predicted, and how many samples it has."""
+    union = predicted + n - right  # TP + FP + FN
+    jaccard = wilson(right, union)
+    return ClassFigures(
+        name=name, n=n,
+        precision=right / predicted if predicted else math.nan, precision_interval=wilson(right, predicted),
+        recall=right / n if n else math.nan, recall_interval=wilson(right, n),
+        f1=2 * right / (predicted + n) if predicted + n else math.nan,
+        f1_interval=(f1_of(jaccard[0]), f1_of(jaccard[1])),
+    )  # fmt: skip
+
+
+def f1_of(jaccard: float) -> float:
+    """Return F1 for a Jaccard index."""
+    return 2 * jaccard / (1 + jaccard)
+
+
+def wilson(right: int, n: int) -> Interval:
+    """Return Wilson's 95 % score interval of `right` successes in `n` trials; (0, 1) when there were none."""
+    if n == 0:
+        return 0.0, 1.0
+    share = right / n
+    spread = Z95 * math.sqrt(share * (1 - share) / n + Z95**2 / (4 * n**2))
+    middle, scale = share + Z95**2 / (2 * n), 1 + Z95**2 / n
+    return max(0.0, (middle - spread) / scale), min(1.0, (middle + spread) / scale)
+
+
+def most_wrong_classes(outcome: Outcome, target: TargetSpec) -> Iterator[dict[str, Any]]:
+    """Give the wrong predictions that the model was surest of."""
+    wrong = (outcome.truth != outcome.predicted).nonzero().flatten()
+    order = torch.argsort(outcome.confidence[wrong], descending=True, stable=True)[:MOST_WRONG]
+    for index in wrong[order].tolist():
+        yield {
+            "index": index,
+            "true": target.classes[int(outcome.truth[index])],
+            "predicted": target.classes[int(outcome.predicted[index])],
+            "probability": round(float(outcome.confidence[index]), 6),
+        }
+
+
+def finite_or_none(value: Any) -> Any:
+    """Return `value` with every NaN and infinity in it as None, which strict JSON can hold."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: finite_or_none(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite_or_none(item) for item in value]
+    return value

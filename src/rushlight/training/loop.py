@@ -1,0 +1,212 @@
+"""The loop: all of training, readable on one page. What it calls says what it does."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, NoReturn
+
+import torch
+
+from rushlight.data.batches import Batch
+from rushlight.data.order import step_seed
+from rushlight.errors import TrainingError
+from rushlight.training.checkpoint import describe_kept, write_checkpoint
+from rushlight.training.evaluate import Outcome, Report, evaluate
+from rushlight.training.explain import explain_step_error
+from rushlight.training.interrupt import Interrupt, InterruptedTest, interruptible
+from rushlight.training.ledger import Ledger
+from rushlight.training.recipe import Recipe
+from rushlight.training.state import State, Training
+from rushlight.training.step import Parts, Step, exact_step
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One epoch, done and tested. `seconds` counts its training and its test."""
+
+    number: int  # from 1
+    train_loss: float
+    test: Report | None
+    learning_rate: float
+    seconds: float
+    step: int  # optimizer steps since the start of the run
+    is_best: bool
+    outcome: Outcome | None = None  # what the test saw, sample by sample
+
+
+def epochs(training: Training) -> Iterator[Epoch]:
+    """Train epoch by epoch from `training.state` on; whoever iterates may stop whenever they like."""
+    recipe, state = training.recipe, training.state
+    step = exact_step(
+        Parts(
+            training.model,
+            training.objective,
+            training.optimizer,
+            recipe.clip_norm,
+            recipe.precision,
+            training.device,
+        )
+    )
+    while state["epoch"] <= recipe.epochs and not is_patience_spent(recipe, state):
+        with interruptible() as interrupt:
+            began = time.perf_counter()
+            train_epoch(training, step, interrupt)
+            report, outcome = test_epoch(training, interrupt)
+            epoch = finish_epoch(training, report, outcome, time.perf_counter() - began)
+            save(training)
+            if interrupt.requested:
+                stop_here(training, interrupt)
+        yield epoch
+
+
+def train_epoch(training: Training, step: Step, interrupt: Interrupt) -> None:
+    """Take the steps of this epoch that are not done yet."""
+    recipe, state, schedule, weight = (
+        training.recipe,
+        training.state,
+        training.schedule,
+        training.objective.weight,
+    )
+    number, generator = state["epoch"], step_generator(training.device)
+    ledger = Ledger(training)
+    batches = training.data.train.batches(
+        recipe.batch_size, seed=recipe.seed, epoch=number, start=state["window"] * recipe.accumulate
+    )
+    training.model.train()
+    for window in windows(batches, recipe.accumulate):
+        generator.manual_seed(step_seed(recipe.seed, number, state["window"]))
+        schedule.before_step(state["step"])
+        try:
+            loss, outputs = step(window)
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            raise explain_step_error(error, training.model, window[-1], training) from error
+        schedule.after_step()
+        state["window"] += 1
+        state["step"] += 1
+        ledger.add(loss, sum(map(weight, window)), outputs, window)
+        if interrupt.requested:
+            ledger.flush()
+            save(training)
+            stop_here(training, interrupt)
+    ledger.flush()
+
+
+def test_epoch(training: Training, interrupt: Interrupt) -> tuple[Report | None, Outcome | None]:
+    """Test after an epoch, if there is anything to test on.
+
+    A signal leaves the test unfinished: what is saved is the state after the epoch's last step, and a resumed run
+    tests again.
+    """
+    data = training.data
+    if data.test is None:
+        return None, None
+    watch = interrupt.watching(training.progress, data.test.samples)
+    size = test_batch_size(training.recipe)
+    try:
+        return evaluate(training.model, data.test, training.objective, data.target, size, watch=watch)
+    except InterruptedTest:
+        save(training)
+        stop_here(training, interrupt)
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        raise explain_step_error(error, training.model, None, training) from error
+
+
+def finish_epoch(training: Training, report: Report | None, outcome: Outcome | None, seconds: float) -> Epoch:
+    """Record an epoch that is trained and tested, and move the state to the next."""
+    state, optimizer = training.state, training.optimizer
+    train_loss = state["loss_sum"] / state["weight_sum"]
+    learning_rate = float(optimizer.param_groups[0]["lr"])
+    is_best = note_best(state, report, train_loss)
+    epoch = Epoch(state["epoch"], train_loss, report, learning_rate, seconds, state["step"], is_best, outcome)
+    training.schedule.after_epoch(report.loss if report else train_loss)
+    state.update(epoch=epoch.number + 1, window=0, loss_sum=0.0, weight_sum=0.0, line_sum=0.0, line_weight=0.0)
+    state["seconds"] += seconds
+    test = report.short() if report else None
+    training.history.write(
+        {
+            "kind": "epoch", "epoch": epoch.number, "step": epoch.step, "train_loss": train_loss, "test": test,
+            "learning_rate": learning_rate, "seconds": seconds, "time": time.time(),
+        }
+    )  # fmt: skip
+    training.history.flush()
+    training.progress.epoch_done(
+        epoch=epoch.number, epochs=training.recipe.epochs, train_loss=train_loss, test=test, seconds=seconds,
+        learning_rate=learning_rate, is_best=is_best,
+    )  # fmt: skip
+    return epoch
+
+
+def save(training: Training) -> None:
+    """Write a checkpoint of the state at this step boundary."""
+    check_weights_finite(training)
+    write_checkpoint(training)
+
+
+def check_weights_finite(training: Training) -> None:
+    """Raise TrainingError rather than save weights that the last step made NaN or infinite."""
+    for name, parameter in training.model.named_parameters():
+        if not bool(torch.isfinite(parameter).all()):
+            raise TrainingError(
+                "weights-not-finite", name=name, step=training.state["step"], epoch=training.state["epoch"],
+                kept=describe_kept(training.folder),
+            )  # fmt: skip
+
+
+def stop_here(training: Training, interrupt: Interrupt) -> NoReturn:
+    """Leave, as the signal asked; the state is saved."""
+    event = {"kind": "event", "event": "interrupted", "step": training.state["step"], "time": time.time()}
+    training.history.write(event)
+    training.history.flush()
+    raise interrupt.error()
+
+
+def note_best(state: State, report: Report | None, train_loss: float) -> bool:
+    """Remember the best test so far (the best training loss, where nothing is tested); return whether it is this one."""
+    current = report or Report(None, train_loss, 0)
+    best = state["best"]
+    is_best = best is None or current.is_better_than(report_like(current, best))
+    if is_best:
+        name, value = current.headline
+        state["best"] = {"epoch": state["epoch"], "name": name, "value": value, "loss": current.loss}
+    state["epochs_since_best"] = 0 if is_best else state["epochs_since_best"] + 1
+    return is_best
+
+
+def report_like(current: Report, best: dict[str, Any]) -> Report:
+    """Return the remembered best as a report that `current` can be compared with."""
+    return replace(
+        current, loss=best["loss"],
+        accuracy=best["value"] if best["name"] == "accuracy" else None, mae=best["value"] if best["name"] == "MAE" else None,
+    )  # fmt: skip
+
+
+def is_patience_spent(recipe: Recipe, state: State) -> bool:
+    """Tell whether early stopping ends training here."""
+    return recipe.early_stopping is not None and state["epochs_since_best"] >= recipe.early_stopping
+
+
+def windows(batches: Iterable[Batch], accumulate: int) -> Iterator[list[Batch]]:
+    """Group micro-batches into windows of `accumulate`; the last window may be smaller."""
+    window: list[Batch] = []
+    for batch in batches:
+        window.append(batch)
+        if len(window) == accumulate:
+            yield window
+            window = []
+    if window:
+        yield window
+
+
+def test_batch_size(recipe: Recipe) -> int:
+    """Return how many samples are tested at a time: no gradients are kept, so more fit than in training."""
+    return max(recipe.batch_size, min(4 * recipe.batch_size, 512))
+
+
+def step_generator(device: torch.device) -> torch.Generator:
+    """Return the generator that dropout draws from on the device."""
+    if device.type == "cuda":
+        index = torch.cuda.current_device() if device.index is None else device.index
+        return torch.cuda.default_generators[index]
+    return torch.default_generator

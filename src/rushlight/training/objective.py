@@ -1,0 +1,221 @@
+"""Loss, optimizer and schedule: from names or from live objects."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from rushlight.data.batches import Batch
+from rushlight.data.spec import TargetSpec, Task
+from rushlight.errors import UsageError, suggest
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+LOSS_BY_TASK: dict[Task, str] = {
+    "classification": "CrossEntropyLoss",
+    "binary": "BCEWithLogitsLoss",
+    "multilabel": "BCEWithLogitsLoss",
+    "regression": "MSELoss",
+}
+LOSS_ALIASES = {
+    "cross-entropy": "CrossEntropyLoss",
+    "crossentropy": "CrossEntropyLoss",
+    "bce-with-logits": "BCEWithLogitsLoss",
+    "bce": "BCEWithLogitsLoss",
+    "mse": "MSELoss",
+    "l1": "L1Loss",
+    "mae": "L1Loss",
+    "huber": "HuberLoss",
+}
+
+
+# ── the loss ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What a step minimises.
+
+    `compute(model, batch)` returns the mean loss of a batch, and the outputs where the loss has some to show.
+    `weight(batch)` is what that mean is over: the number of samples, or the sum of their class weights. Means of
+    unequal batches, and of the micro-batches of one step, are combined by it.
+    """
+
+    compute: Callable[[nn.Module, Batch], tuple[Tensor, Tensor | None]]
+    weight: Callable[[Batch], float]
+    loss: Loss | None  # None for a user's own objective
+
+
+def make_objective(loss: Loss) -> Objective:
+    """Return the objective `loss(model(inputs), targets)`."""
+
+    def compute(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor | None]:
+        inputs, targets = batch
+        outputs = model(inputs)
+        return loss(outputs, targets), outputs
+
+    return Objective(compute, weight_of(loss), loss)
+
+
+def own_objective(function: Callable[[nn.Module, Batch], Tensor]) -> Objective:
+    """Return the objective of a user's `f(model, batch) -> loss`, which is taken to be a mean over the batch."""
+
+    def compute(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor | None]:
+        return function(model, batch), None
+
+    return Objective(compute, count_samples, None)
+
+
+def weight_of(loss: Loss) -> Callable[[Batch], float]:
+    """Return what the loss's mean is over, as a function of the batch.
+
+    `CrossEntropyLoss(weight=w)` and `NLLLoss(weight=w)` divide by the sum of the targets' weights, and leave out
+    `ignore_index` (torch's documentation of these classes); `reduction="sum"` divides by nothing.
+    """
+    if getattr(loss, "reduction", "mean") == "sum":
+        return lambda batch: 1.0
+    if isinstance(loss, (nn.CrossEntropyLoss, nn.NLLLoss)):
+        weights, ignored = loss.weight, loss.ignore_index
+
+        def weigh(batch: Batch) -> float:
+            targets = batch[1]
+            if targets.is_floating_point():  # class probabilities: the mean is over samples
+                return float(len(targets))
+            if weights is None and ignored < 0 and not ignored_possible(targets, ignored):
+                return float(targets.numel())
+            kept = targets[targets != ignored]
+            return float(len(kept)) if weights is None else float(weights[kept].sum())
+
+        return weigh
+    return count_samples
+
+
+def ignored_possible(targets: Tensor, ignored: int) -> bool:
+    """Tell whether a mask is in use: targets of more than one dimension may hold `ignored`; class numbers never do."""
+    return targets.dim() > 1 and bool((targets == ignored).any())
+
+
+def count_samples(batch: Batch) -> float:
+    """Return how many samples a batch has: the length of the first tensor in it."""
+    first = batch
+    while not isinstance(first, Tensor):
+        first = next(iter(first.values())) if isinstance(first, dict) else first[0]
+    return float(len(first)) if first.dim() else 1.0
+
+
+def named_loss(name: str) -> Loss:
+    """Return a new loss by the name of its torch class ('CrossEntropyLoss') or a short one ('cross-entropy')."""
+    known = {key: getattr(nn, key) for key in dir(nn) if key.endswith("Loss")}
+    class_name = LOSS_ALIASES.get(name.lower(), name)
+    if class_name not in known:
+        raise UsageError("unknown-loss", name=name, suggestion=suggest(name, [*known, *LOSS_ALIASES]))
+    made: Loss = known[class_name]()
+    return made
+
+
+def task_of_loss(loss: Loss, task: Task) -> Task:
+    """Return the task as the loss sees it: two classes under BCE-with-logits are a binary task."""
+    return "binary" if isinstance(loss, nn.BCEWithLogitsLoss) and task == "classification" else task
+
+
+def check_loss_fits(loss: Loss, target: TargetSpec, targets_dtype: torch.dtype | None) -> None:
+    """Raise UsageError when the loss cannot work on such targets, in the words of a beginner's mistake."""
+    name = type(loss).__name__
+    if isinstance(loss, (nn.CrossEntropyLoss, nn.NLLLoss)) and target.task == "regression":
+        raise UsageError("float-labels", loss=name, found=str(targets_dtype or torch.float32).removeprefix("torch."))
+    if isinstance(loss, (nn.MSELoss, nn.L1Loss, nn.HuberLoss, nn.SmoothL1Loss)) and target.task == "classification":
+        raise UsageError("regression-loss-on-classes", loss=name, classes=len(target.classes))
+    if isinstance(loss, nn.BCEWithLogitsLoss) and target.task == "classification" and len(target.classes) != 2:
+        raise UsageError("binary-loss-on-many-classes", loss=name, classes=len(target.classes))
+
+
+# ── the optimizer ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def named_optimizer(name: str, model: nn.Module, arguments: dict[str, Any]) -> Optimizer:
+    """Return a new `torch.optim` optimizer by class name over the model's parameters that train.
+
+    Raises:
+        UsageError: no such optimizer, no such argument, or nothing in the model trains.
+    """
+    known = {
+        key: value for key, value in vars(torch.optim).items()
+        if inspect.isclass(value) and issubclass(value, Optimizer) and value is not Optimizer
+    }  # fmt: skip
+    by_lower = {key.lower(): key for key in known}
+    if name.lower() not in by_lower:
+        raise UsageError(
+            "unknown-optimizer", name=name, known=", ".join(sorted(known)), suggestion=suggest(name, known)
+        )
+    optimizer_class = known[by_lower[name.lower()]]
+    accepted = [key for key in inspect.signature(optimizer_class).parameters if key != "params"]
+    for argument in arguments:
+        if argument not in accepted:
+            raise UsageError(
+                "unknown-optimizer-argument", optimizer=optimizer_class.__name__, argument=argument,
+                known=", ".join(accepted), suggestion=suggest(argument, accepted),
+            )  # fmt: skip
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not parameters:
+        raise UsageError("nothing-trains", model=type(model).__name__)
+    try:
+        made: Optimizer = optimizer_class(parameters, **arguments)
+    except (TypeError, ValueError) as error:
+        raise UsageError("optimizer-arguments", optimizer=optimizer_class.__name__, reason=error) from error
+    return made
+
+
+def check_live_optimizer(optimizer: Optimizer, model: nn.Module) -> None:
+    """Raise UsageError when a live optimizer does not hold the model's own parameters."""
+    own = {id(parameter): name for name, parameter in model.named_parameters()}
+    held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    foreign = sum(id(parameter) not in own for parameter in held)
+    if foreign:
+        raise UsageError(
+            "foreign-optimizer", optimizer=type(optimizer).__name__, model=type(model).__name__,
+            foreign=foreign, held=len(held),
+        )  # fmt: skip
+
+
+def describe_optimizer(optimizer: Optimizer) -> dict[str, Any]:
+    """Return the optimizer's class and those of its settings that JSON can hold."""
+    plain = {
+        key: value for key, value in optimizer.defaults.items() if isinstance(value, (int, float, str, bool, tuple))
+    }
+    return {"name": type(optimizer).__name__, "arguments": plain}
+
+
+# ── the schedule ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def schedule_factor(name: str, step: int, total: int, warmup: int) -> float:
+    """Return what the learning rate of step `step` (from 0) of `total` is multiplied by.
+
+    warm-up:   `(step + 1) / warmup` for the first `warmup` steps, then the schedule over the steps that remain
+    constant:  1
+    cosine:    (1 + cos(π t)) / 2, for t from 0 to 1 (Loshchilov & Hutter, arXiv:1608.03983, without restarts)
+    onecycle:  up from 1/25 to 1 over the first 30 %, down to 1e-4 / 25 over the rest, both along a cosine (Smith &
+               Topin, arXiv:1708.07120, with torch's OneCycleLR defaults; momentum is left alone)
+    """
+    if step < warmup:
+        return (step + 1) / warmup
+    t = (step - warmup) / max(total - warmup, 1)
+    if name == "cosine":
+        return (1 + math.cos(math.pi * t)) / 2
+    if name == "onecycle":
+        return one_cycle(t)
+    return 1.0
+
+
+def one_cycle(t: float) -> float:
+    """Return the one-cycle factor at `t` from 0 to 1."""
+    low, high, end, rise = 1 / 25, 1.0, 1e-4 / 25, 0.3
+    start, stop, share = (low, high, t / rise) if t < rise else (high, end, (t - rise) / (1 - rise))
+    return stop + (start - stop) * (1 + math.cos(math.pi * share)) / 2

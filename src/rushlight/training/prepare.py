@@ -1,0 +1,364 @@
+"""From what was given to a `Training`: open, build, fit together and check, before anything is written."""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+import subprocess
+import sys
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+import rushlight
+from rushlight import files
+from rushlight.console import Progress, fetch_progress, format_count
+from rushlight.data.batches import Data
+from rushlight.data.opening import DataOptions, open_source, options_from_json, options_to_json, retarget
+from rushlight.device import bfloat16_refusal, choose_device, describe_environment, device_name
+from rushlight.errors import ModelError, RunError, UsageError
+from rushlight.models import MODELS, build_model
+from rushlight.models.custom import build_custom, source_digest
+from rushlight.runs.folder import create_run, read_json
+from rushlight.runs.history import History
+from rushlight.runs.lock import lock_run
+from rushlight.training.explain import check_model
+from rushlight.training.ledger import steps_per_epoch
+from rushlight.training.objective import (
+    LOSS_BY_TASK,
+    Objective,
+    check_live_optimizer,
+    check_loss_fits,
+    describe_optimizer,
+    make_objective,
+    named_loss,
+    named_optimizer,
+    own_objective,
+    task_of_loss,
+)
+from rushlight.training.options import Options, default_schedule
+from rushlight.training.recipe import Recipe, recipe_to_json
+from rushlight.training.schedule import Schedule
+from rushlight.training.state import Training, new_state
+
+
+def prepare(model: str | nn.Module, data: Any, options: Options, stack: contextlib.ExitStack) -> tuple[Training, str]:
+    """Open, build and check everything that one run needs; its folder is made last, when nothing can be wrong any more."""
+    progress = Progress(options.get("quiet", False), options.get("to_stderr", False))
+    stack.callback(progress.close)
+    device, device_notes = choose_device(options.get("device", "auto"))
+    opened = open_source(
+        data,
+        options.get("test_data"),
+        data_options(options),
+        None if options.get("quiet") else fetch_progress(),
+    )
+    if options.get("schedule", "auto") == "auto":
+        options = {**options, "schedule": default_schedule(options, opened.train.samples is not None)}
+    objective, opened, loss_name = choose_objective(options, opened)
+    module, described = choose_model(model, opened, options)
+    training_data, notes = fit(module, opened, objective, device)
+    optimizer = choose_optimizer(options, module)
+    recipe = make_recipe(options, described, describe_data(data, options), loss_name, optimizer, opened)
+    if recipe.precision == "bfloat16" and (refusal := bfloat16_refusal(device)):
+        raise UsageError("no-bfloat16", reason=refusal)
+    schedule = make_schedule(options["schedule"], options.get("warmup", 0), optimizer, training_data, recipe)
+    folder = create_run(Path(options.get("runs", "runs")), label_of(described), opened.name, options.get("name"))
+    stack.enter_context(lock_run(folder))
+    training_data = replace(training_data, notes=(*device_notes, *opened.notes, *notes))
+    write_records(folder, recipe, training_data, device)
+    history = History(folder)
+    stack.callback(history.close)
+    training = Training(
+        recipe,
+        module,
+        training_data,
+        objective,
+        optimizer,
+        schedule,
+        device,
+        folder,
+        history,
+        progress,
+        new_state(),
+    )
+    return training, loss_name
+
+
+def prepare_again(
+    folder: Path, recipe: Recipe, model: nn.Module | None, data: Any, options: Options
+) -> tuple[Training, str]:
+    """Open, build and check everything that an existing run needs to go on."""
+    described = recipe.data
+    if data is None and "source" not in described:
+        raise RunError("live-data", run=folder.name, data=described.get("name"))
+    if recipe.optimizer.get("live") or recipe.schedule.get("live") or recipe.loss.get("live"):
+        needed = [
+            part
+            for part in ("optimizer", "schedule", "loss")
+            if getattr(recipe, part).get("live") and part not in options
+        ]
+        if needed:
+            raise RunError("live-parts", run=folder.name, parts=", ".join(needed))
+    merged: Options = {
+        "loss": recipe.loss["name"] if recipe.loss["name"] != "objective" else None,
+        "optimizer": recipe.optimizer["name"],
+        "optimizer_arguments": {key: restored(value) for key, value in recipe.optimizer["arguments"].items()},
+        "epochs": recipe.epochs,
+        **options,
+    }
+    progress = Progress(merged.get("quiet", False), merged.get("to_stderr", False))
+    device, _ = choose_device(options.get("device", recipe.device))
+    opened = open_source(
+        described["source"] if data is None else data, described.get("test") if data is None else merged.get("test_data"),
+        options_from_json(described["options"]), None,
+    )  # fmt: skip
+    check_fingerprint(folder, opened)
+    objective, opened, loss_name = choose_objective(merged, opened)
+    module = rebuild_model(folder, recipe.model, opened) if model is None else model
+    training_data, _ = fit(module, opened, objective, device)
+    optimizer = choose_optimizer(merged, module)
+    recipe = replace(recipe, epochs=merged["epochs"])
+    schedule = make_schedule(
+        options.get("schedule", recipe.schedule["name"]),
+        recipe.schedule["warmup"],
+        optimizer,
+        training_data,
+        recipe,
+    )
+    return Training(
+        recipe,
+        module,
+        training_data,
+        objective,
+        optimizer,
+        schedule,
+        device,
+        folder,
+        History(folder),
+        progress,
+        new_state(),
+    ), loss_name
+
+
+def check_fingerprint(folder: Path, data: Data) -> None:
+    """Raise RunError when the data is not what the run was trained on."""
+    recorded = read_json(folder / "environment.json")["data_fingerprint"]
+    if recorded != data.fingerprint:
+        raise RunError("other-data", run=folder.name, data=data.name)
+
+
+def data_options(options: Options) -> DataOptions:
+    """Return those of the options that say how to open the data."""
+    names = {entry.name for entry in fields(DataOptions)}
+    given: dict[str, Any] = {key: value for key, value in options.items() if key in names}
+    if given.get("classes") is not None:
+        given["classes"] = tuple(given["classes"])
+    return DataOptions(**given)
+
+
+def choose_objective(options: Options, data: Data) -> tuple[Objective, Data, str]:
+    """Return the objective, the data with targets as its loss wants them, and the loss's name."""
+    own = options.get("objective")
+    if own is not None:
+        return own_objective(own), data, "objective"
+    if data.target is None:
+        raise UsageError("needs-objective", data=data.name)
+    given = options.get("loss")
+    loss = named_loss(given or LOSS_BY_TASK[data.target.task]) if given is None or isinstance(given, str) else given
+    check_loss_fits(loss, data.target, getattr(getattr(data.train, "targets", None), "dtype", None))
+    data = retarget(data, task_of_loss(loss, data.target.task))
+    return make_objective(loss), data, getattr(loss, "__name__", type(loss).__name__)
+
+
+def choose_model(model: object, data: Data, options: Options) -> tuple[nn.Module, dict[str, Any]]:
+    """Return the model, and how the recipe describes it."""
+    if isinstance(model, nn.Module):
+        return model, {
+            "class": f"{type(model).__module__}.{type(model).__qualname__}",
+            "name": type(model).__name__,
+            "live": True,
+        }
+    if isinstance(model, type):
+        raise ModelError("class-not-instance", name=model.__name__)
+    if not isinstance(model, str):
+        raise ModelError("no-model", found=type(model).__name__)
+    arguments = options.get("model_arguments", {})
+    described: dict[str, Any] = {
+        "name": model,
+        "arguments": {key: as_json(value) for key, value in arguments.items()},
+    }
+    if ":" in model:
+        described = {
+            "import": model,
+            **described,
+            "name": model.rpartition(":")[2],
+            "source_sha256": source_digest(model),
+        }
+    described["seed"] = options.get("seed", 0)
+    return build_described(described, data), described
+
+
+def build_described(described: dict[str, Any], data: Data) -> nn.Module:
+    """Build the model a recipe describes, by name or by import."""
+    arguments = {key: restored(value) for key, value in described["arguments"].items()}
+    if "import" in described:
+        return build_custom(described["import"], arguments, described["seed"])
+    if described["name"] not in MODELS:  # the message is about the name, whatever the data is
+        return build_model(described["name"], (), 0, arguments, described["seed"])
+    if data.features is None or data.target is None:
+        raise UsageError("model-needs-spec", model=described["name"], data=data.name)
+    return build_model(described["name"], data.features.shape, data.target.outputs, arguments, described["seed"])
+
+
+def rebuild_model(folder: Path, described: dict[str, Any], data: Data) -> nn.Module:
+    """Build a run's model anew for its saved weights."""
+    if described.get("live"):
+        raise RunError("live-model", run=folder.name, model=described["class"], short=described["name"])
+    return build_described(described, data)
+
+
+def fit(module: nn.Module, data: Data, objective: Objective, device: torch.device) -> tuple[Data, tuple[str, ...]]:
+    """Bring the model and the data to the device and try one on the other; return the data with what was learnt."""
+    module.to(device)
+    if isinstance(objective.loss, nn.Module):
+        objective.loss.to(device)
+    test = None if data.test is None else data.test.to(device)
+    on_device = replace(data, train=data.train.to(device), test=test)
+    target, notes = check_model(module, on_device, device, objective.loss)
+    return replace(on_device, target=target), notes
+
+
+def choose_optimizer(options: Options, module: nn.Module) -> Optimizer:
+    """Return the live optimizer, checked, or a new one by name."""
+    given = options.get("optimizer", "AdamW")
+    if isinstance(given, Optimizer):
+        check_live_optimizer(given, module)
+        return given
+    if not isinstance(given, str):
+        raise UsageError("no-optimizer", found=type(given).__name__)
+    arguments = dict(options.get("optimizer_arguments", {}))
+    if options.get("lr") is not None:
+        arguments["lr"] = options["lr"]
+    return named_optimizer(given, module, arguments)
+
+
+def make_schedule(given: str | LRScheduler, warmup: int, optimizer: Optimizer, data: Data, recipe: Recipe) -> Schedule:
+    """Return the schedule over all steps of the recipe."""
+    steps = steps_per_epoch(data.train.samples, recipe)
+    return Schedule(optimizer, given, None if steps is None else steps * recipe.epochs, warmup)
+
+
+def make_recipe(
+    options: Options,
+    model: dict[str, Any],
+    data: dict[str, Any],
+    loss_name: str,
+    optimizer: Optimizer,
+    opened: Data,
+) -> Recipe:
+    """Return the recipe of everything that was chosen."""
+    schedule = options["schedule"]
+    names = {entry.name for entry in fields(Recipe)} - {"model", "data", "loss", "optimizer", "schedule"}
+    chosen: dict[str, Any] = {key: value for key, value in options.items() if key in names}
+    chosen.setdefault("batch_size", opened.batch_size or 64)
+    given_loss = options.get("loss")
+    is_live_loss = options.get("objective") is not None or not (given_loss is None or isinstance(given_loss, str))
+    is_live_optimizer = isinstance(options.get("optimizer"), Optimizer)
+    return Recipe(
+        model=model,
+        data=data,
+        loss={"name": loss_name, **({"live": True} if is_live_loss else {})},
+        optimizer={**describe_optimizer(optimizer), **({"live": True} if is_live_optimizer else {})},
+        schedule={
+            "name": schedule if isinstance(schedule, str) else type(schedule).__name__,
+            "warmup": options.get("warmup", 0), **({} if isinstance(schedule, str) else {"live": True}),
+        },
+        **chosen,
+    )  # fmt: skip
+
+
+def describe_data(data: Any, options: Options) -> dict[str, Any]:
+    """Return how the recipe describes the data: where it is and how to open it, or that it was a live object."""
+    opening = options_to_json(data_options(options))
+    test = options.get("test_data")
+    if isinstance(data, (str, Path)) and (test is None or isinstance(test, (str, Path))):
+        source = str(Path(data).resolve()) if Path(data).exists() and not is_name(str(data)) else str(data)
+        described = {
+            "name": Path(source).stem if source != str(data) else str(data),
+            "source": source,
+            "options": opening,
+        }
+        return {**described, "test": str(Path(test).resolve())} if test is not None else described
+    name = data.name if isinstance(data, Data) else type(data).__name__
+    return {"name": name, "live": True, "options": opening}
+
+
+def is_name(source: str) -> bool:
+    """Tell whether data was given by name."""
+    from rushlight.data.named import DATASETS
+
+    return source in DATASETS
+
+
+def label_of(described: dict[str, Any]) -> str:
+    """Return the short name of a described model."""
+    return str(described["name"])
+
+
+def as_json(value: Any) -> Any:
+    """Return a constructor argument JSON-ready."""
+    return list(value) if isinstance(value, (tuple, set)) else value
+
+
+def restored(value: Any) -> Any:
+    """Return an argument as it was before JSON made its tuples lists."""
+    return tuple(value) if isinstance(value, list) else value
+
+
+def write_records(folder: Path, recipe: Recipe, data: Data, device: torch.device) -> None:
+    """Write recipe.json and environment.json."""
+    files.write_json(folder / "recipe.json", recipe_to_json(recipe))
+    environment = {
+        "rushlight": rushlight.__version__, **describe_environment(), "device": str(device), "command": sys.argv,
+        "host": platform.node(), "git_commit": git_commit(), "data_fingerprint": data.fingerprint,
+        "data_notes": list(data.notes),
+    }  # fmt: skip
+    files.write_json(folder / "environment.json", environment)
+
+
+def git_commit() -> str | None:
+    """Return the commit of the git checkout we are in, or None."""
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        command = ["git", "rev-parse", "HEAD"]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=2).stdout.strip()
+    return None
+
+
+def announce(training: Training, loss_name: str) -> None:
+    """Say what is trained on what, and every decision that was made on the way."""
+    recipe, data = training.recipe, training.data
+    parameters = sum(parameter.numel() for parameter in training.model.parameters() if parameter.requires_grad)
+    test = "" if data.test is None or data.test.samples is None else f" + {data.test.samples:,} to test"
+    samples = "streamed" if data.train.samples is None else f"{data.train.samples:,} samples{test}"
+    steps = steps_per_epoch(data.train.samples, recipe)
+    each = "" if steps is None else f" of {steps:,} steps"
+    rate = training.optimizer.param_groups[0]["lr"]
+    threads = f", {torch.get_num_threads()} threads" if training.device.type == "cpu" else ""
+    schedule = "" if training.schedule.name == "constant" else f", {training.schedule.name}"
+    training.progress.start(
+        f"{label_of(recipe.model)} on {data.name}",
+        [
+            f"{format_count(parameters)} parameters, {samples}, {recipe.epochs} epochs{each}, batch {recipe.batch_size}"
+            + (f" × {recipe.accumulate}" if recipe.accumulate > 1 else ""),
+            f"{type(training.optimizer).__name__}, lr {rate:g}{schedule}, {loss_name}, {recipe.precision}, seed {recipe.seed}",
+            f"{training.device}: {device_name(training.device)}{threads}",
+            f"{training.folder}",
+            *data.notes,
+        ],
+    )

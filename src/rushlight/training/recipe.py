@@ -1,0 +1,70 @@
+"""The recipe: everything the user chose, frozen, as JSON."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
+
+from rushlight.errors import UsageError, suggest
+
+Precision = Literal["float32", "bfloat16"]
+Numerics = Literal["exact", "fast"]
+SCHEDULES = ("constant", "cosine", "onecycle")
+CHOICES: dict[str, tuple[str, ...]] = {
+    "precision": ("float32", "bfloat16"),
+    "numerics": ("exact", "fast"),
+}
+POSITIVE = ("epochs", "batch_size", "accumulate")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What is trained on what, and how. What was given as a live object is described, and marked `"live": true`."""
+
+    model: dict[str, Any]
+    data: dict[str, Any]
+    loss: dict[str, Any]
+    optimizer: dict[str, Any]
+    schedule: dict[str, Any]
+    epochs: int = 5
+    batch_size: int = 64
+    accumulate: int = 1
+    clip_norm: float | None = None
+    precision: Precision = "float32"
+    numerics: Numerics = "fast"
+    seed: int = 0
+    device: str = "auto"
+    early_stopping: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, choices in CHOICES.items():
+            value = getattr(self, name)
+            if value not in choices:
+                raise UsageError(
+                    "bad-choice",
+                    option=name,
+                    value=value,
+                    choices=", ".join(choices),
+                    suggestion=suggest(str(value), choices),
+                )
+        for name in POSITIVE:
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise UsageError("not-positive", option=name, value=value)
+        if self.clip_norm is not None and not self.clip_norm > 0:
+            raise UsageError("not-positive", option="clip_norm", value=self.clip_norm)
+        if self.early_stopping is not None and self.early_stopping < 1:
+            raise UsageError("not-positive", option="early_stopping", value=self.early_stopping)
+        if not -(2**63) <= self.seed < 2**63:
+            raise UsageError("bad-seed", value=self.seed)
+
+
+def recipe_to_json(recipe: Recipe) -> dict[str, Any]:
+    """Return the recipe as JSON-ready values."""
+    return asdict(recipe)
+
+
+def recipe_from_json(content: dict[str, Any]) -> Recipe:
+    """Rebuild what `recipe_to_json` wrote; entries this version does not know are left out."""
+    known = {entry.name for entry in fields(Recipe)}
+    return Recipe(**{key: value for key, value in content.items() if key in known})

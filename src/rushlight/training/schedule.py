@@ -1,0 +1,83 @@
+"""The learning rate over the steps: computed from the step's number, or left to a live scheduler."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+from rushlight.errors import UsageError, suggest
+from rushlight.training.objective import schedule_factor
+from rushlight.training.recipe import SCHEDULES
+
+BY_STEP = (
+    torch.optim.lr_scheduler.OneCycleLR,
+    torch.optim.lr_scheduler.CyclicLR,
+)  # what torch documents as per batch
+
+
+class Schedule:
+    """Sets the learning rate before each step. Owns the optimizer's base rates, or the user's live scheduler.
+
+    A named schedule is a pure function of the step's number, so resuming needs nothing but that number. A live
+    scheduler advances after every step if it is one that torch documents so (OneCycleLR, CyclicLR), else after
+    every epoch; ReduceLROnPlateau gets the test loss.
+    """
+
+    def __init__(
+        self, optimizer: Optimizer, schedule: str | LRScheduler, total_steps: int | None, warmup: int = 0
+    ) -> None:
+        self.optimizer = optimizer
+        self.live = None if isinstance(schedule, str) else schedule
+        self.name = schedule if isinstance(schedule, str) else type(schedule).__name__
+        self.warmup = warmup
+        self.total_steps = total_steps
+        self.base_rates = [float(group["lr"]) for group in optimizer.param_groups]
+        self.by_step = isinstance(schedule, BY_STEP)
+        self.moves = self.live is None and (self.name != "constant" or warmup > 0)
+        if self.live is None and self.name not in SCHEDULES:
+            raise UsageError(
+                "bad-choice", option="schedule", value=self.name, choices=", ".join(SCHEDULES),
+                suggestion=suggest(self.name, SCHEDULES),
+            )  # fmt: skip
+        if self.live is None and self.name != "constant" and total_steps is None:
+            raise UsageError("schedule-needs-length", schedule=self.name)
+        if self.live is not None and self.live.optimizer is not optimizer:
+            raise UsageError("foreign-scheduler", schedule=self.name)
+
+    def before_step(self, step: int) -> None:
+        """Set the learning rate of step `step` (from 0)."""
+        if self.moves:
+            factor = schedule_factor(self.name, step, self.total_steps or 1, self.warmup)
+            for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
+                group["lr"] = rate * factor
+
+    def after_step(self) -> None:
+        """Advance a live scheduler that goes by steps."""
+        if self.by_step and self.live is not None:
+            self.live.step()
+
+    def after_epoch(self, loss: float) -> None:
+        """Advance a live scheduler that goes by epochs; `loss` is the test loss."""
+        if self.live is None or self.by_step:
+            return
+        if isinstance(self.live, ReduceLROnPlateau):
+            self.live.step(loss)
+        else:
+            self.live.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint must hold."""
+        live = (
+            {} if self.live is None else {k: v for k, v in self.live.state_dict().items() if not inspect.isfunction(v)}
+        )
+        return {"base_rates": self.base_rates, "live": live}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what `state_dict` gave."""
+        self.base_rates = list(state["base_rates"])
+        if self.live is not None:
+            self.live.load_state_dict(state["live"])

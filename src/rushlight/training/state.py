@@ -1,0 +1,53 @@
+"""The training state: one visible dict, and what it belongs to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from rushlight.console import Progress
+from rushlight.data.batches import Data
+from rushlight.runs.history import History
+from rushlight.training.objective import Objective
+from rushlight.training.recipe import Recipe
+from rushlight.training.schedule import Schedule
+
+State = dict[str, Any]  # what a checkpoint holds beside the model's, optimizer's and scheduler's own state
+
+
+@dataclass(frozen=True)
+class Training:
+    """Everything one execution of a recipe works with. Training changes `state`, and what the objects themselves hold."""
+
+    recipe: Recipe
+    model: nn.Module
+    data: Data
+    objective: Objective
+    optimizer: Optimizer
+    schedule: Schedule
+    device: torch.device
+    folder: Path
+    history: History
+    progress: Progress
+    state: State
+
+
+def new_state() -> State:
+    """Return the state before the first step."""
+    return {
+        "epoch": 1,  # the epoch in training
+        "window": 0,  # its steps that are done
+        "step": 0,  # all steps that are done
+        "loss_sum": 0.0,  # of this epoch, weighted
+        "weight_sum": 0.0,
+        "line_sum": 0.0,  # since the last line of history, weighted
+        "line_weight": 0.0,
+        "seconds": 0.0,  # spent in training and testing, whole epochs
+        "best": None,  # {"epoch", "name", "value", "loss"} of the best test so far
+        "epochs_since_best": 0,
+    }

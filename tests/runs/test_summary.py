@@ -1,0 +1,226 @@
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rushlight.errors import RunError
+from rushlight.runs import list_runs, lock_run, summarize
+
+RECIPE = {"model": {"name": "mlp"}, "data": {"name": "digits"}, "epochs": 3}
+
+
+def epoch(number: int, **test: float) -> dict[str, Any]:
+    return {
+        "kind": "epoch", "epoch": number, "step": 10 * number, "train_loss": 1.0 / number,
+        "test": {"n": 100, **test} if test else None, "learning_rate": 0.1, "seconds": 2.5, "time": 100.0 + number,
+    }  # fmt: skip
+
+
+def event(name: str) -> dict[str, Any]:
+    return {"kind": "event", "event": name, "step": 20, "message": "", "time": 110.0}
+
+
+def make_run(runs: Path, name: str, *lines: dict[str, Any], started: float = 100.0) -> Path:
+    folder = runs / name
+    folder.mkdir(parents=True)
+    (folder / "recipe.json").write_text(json.dumps(RECIPE))
+    write_lines(folder, {"kind": "start", "time": started, "run": name, "epochs": 3, "steps_per_epoch": 10}, *lines)
+    return folder
+
+
+def write_lines(folder: Path, *lines: dict[str, Any]) -> None:
+    (folder / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def test_a_summary_has_the_last_and_the_best_figures(tmp_path: Path) -> None:
+    folder = make_run(
+        tmp_path, "a", epoch(1, loss=0.5, accuracy=0.8), epoch(2, loss=0.3, accuracy=0.9), epoch(3, loss=0.4, accuracy=0.85),
+        event("finished"),
+    )  # fmt: skip
+    found = summarize(folder)
+    assert (found.status, found.model, found.data) == ("finished", "mlp", "digits")
+    assert (found.epochs_done, found.epochs, found.steps, found.started) == (3, 3, 30, 100.0)
+    assert (found.accuracy, found.best_accuracy, found.best_epoch) == (0.85, 0.9, 2)
+    assert (found.metric, found.metric_value, found.test_loss) == ("accuracy", 0.85, 0.4)
+    assert (found.train_loss, found.seconds) == (1.0 / 3, 7.5)
+
+
+def test_a_regression_is_judged_by_its_lowest_mean_absolute_error(tmp_path: Path) -> None:
+    found = summarize(make_run(tmp_path, "a", epoch(1, loss=0.5, mae=3.0), epoch(2, loss=0.4, mae=4.0)))
+    assert (found.metric, found.metric_value, found.best_epoch) == ("mae", 4.0, 1)
+    assert (found.accuracy, found.best_accuracy) == (None, None)
+
+
+def test_a_run_tested_only_at_its_end_has_the_figures_of_its_report(tmp_path: Path) -> None:
+    folder = make_run(tmp_path, "a", epoch(1), event("finished"))
+    (folder / "report.json").write_text(json.dumps({"loss": 0.2, "accuracy": 0.7}))
+    assert summarize(folder).accuracy == 0.7
+
+
+@pytest.mark.parametrize(
+    ("events", "status"),
+    [
+        ([], "unfinished"),
+        (["interrupted"], "interrupted"),
+        (["failed"], "failed"),
+        (["interrupted", "resumed"], "unfinished"),
+        (["interrupted", "resumed", "notice", "finished"], "finished"),
+        (["finished", "notice"], "finished"),
+    ],
+)
+def test_the_status_is_what_the_last_event_says(tmp_path: Path, events: list[str], status: str) -> None:
+    folder = make_run(tmp_path, "a", epoch(1), *map(event, events))
+    assert summarize(folder).status == status
+    assert list_runs(tmp_path)[0].status == status
+
+
+def test_a_run_that_a_living_process_holds_is_running_even_from_the_index(tmp_path: Path) -> None:
+    folder = make_run(tmp_path, "a")
+    assert list_runs(tmp_path)[0].status == "unfinished"
+    with lock_run(folder):
+        assert summarize(folder).status == "running"
+        assert list_runs(tmp_path)[0].status == "running"
+    assert list_runs(tmp_path)[0].status == "unfinished"
+
+
+def test_runs_are_listed_newest_first_and_what_is_no_run_is_not_listed(tmp_path: Path) -> None:
+    make_run(tmp_path, "old", started=1.0)
+    make_run(tmp_path, "new", started=3.0)
+    make_run(tmp_path, "middle", started=2.0)
+    make_run(tmp_path, "torn.part", started=9.0)
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "note.txt").write_text("")
+    assert [run.name for run in list_runs(tmp_path)] == ["new", "middle", "old"]
+    assert list_runs(tmp_path / "nowhere") == []
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("recipe.json", b"{"),
+        ("recipe.json", b"[]"),
+        ("history.jsonl", b"nonsense\n{}\n"),
+        ("history.jsonl", b'{"kind":"epoch"}\n'),
+        ("history.jsonl", b'{"kind":"epoch","epoch":"x","train_loss":1,"seconds":1}\n'),
+    ],
+)
+def test_a_damaged_run_is_listed_as_damaged_beside_the_whole_ones(tmp_path: Path, file: str, content: bytes) -> None:
+    make_run(tmp_path, "whole", event("finished"))
+    damaged = make_run(tmp_path, "hurt")
+    (damaged / file).write_bytes(content)
+    found = {run.name: run for run in list_runs(tmp_path)}
+    assert found["whole"].status == "finished"
+    assert found["hurt"].status == "damaged"
+    assert file in found["hurt"].problem
+    with pytest.raises(RunError, match=file.replace(".", r"\.")):
+        summarize(damaged)
+
+
+def test_a_thousand_runs_are_listed_in_under_a_second_the_second_time(tmp_path: Path) -> None:
+    for number in range(1000):
+        make_run(tmp_path, f"run-{number}", epoch(1, loss=0.5, accuracy=0.8), event("finished"), started=float(number))
+    first = list_runs(tmp_path)
+    begun = time.perf_counter()
+    second = list_runs(tmp_path)
+    assert time.perf_counter() - begun < 1.0
+    assert second == first
+    assert [run.name for run in first[:2]] == ["run-999", "run-998"]
+
+
+def test_changed_and_removed_runs_are_never_served_from_the_index(tmp_path: Path) -> None:
+    changed, removed = make_run(tmp_path, "changed"), make_run(tmp_path, "removed")
+    assert {run.steps for run in list_runs(tmp_path)} == {0}
+    write_lines(changed, {"kind": "start", "time": 5.0}, epoch(1, loss=0.5, accuracy=0.8))
+    for file in removed.iterdir():
+        file.unlink()
+    removed.rmdir()
+    (found,) = list_runs(tmp_path)
+    assert (found.name, found.steps, found.started) == ("changed", 10, 5.0)
+
+
+def test_the_second_listing_comes_from_the_index_and_reads_no_history(tmp_path: Path) -> None:
+    folder = make_run(tmp_path, "a", epoch(1, loss=0.5, accuracy=0.8))
+    first = list_runs(tmp_path)
+    path = folder / "history.jsonl"
+    status = path.stat()
+    path.write_bytes(b"x" * status.st_size)  # same size and time: as far as the stamp can tell, unchanged
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert list_runs(tmp_path) == first
+
+
+@pytest.mark.parametrize("damage", ["empty", "garbage", "cut", "flipped", "old version", "bad summary", "folder"])
+def test_a_damaged_index_changes_nothing_and_is_built_again(tmp_path: Path, damage: str) -> None:
+    make_run(tmp_path, "a", epoch(1, loss=0.5, accuracy=0.8))
+    make_run(tmp_path, "b", event("finished"))
+    expected = list_runs(tmp_path)
+    index = tmp_path / "index.sqlite"
+    whole = index.read_bytes()
+    if damage == "empty":
+        index.write_bytes(b"")
+    elif damage == "garbage":
+        index.write_bytes(b"no database at all" * 1000)
+    elif damage == "cut":
+        index.write_bytes(whole[: len(whole) // 2])
+    elif damage == "flipped":
+        index.write_bytes(whole[:100] + bytes(byte ^ 255 for byte in whole[100:]))
+    elif damage == "folder":
+        index.unlink()
+        index.mkdir()
+    else:
+        change = "PRAGMA user_version = 0" if damage == "old version" else "UPDATE runs SET summary = '{\"x\": 1}'"
+        database = sqlite3.connect(index)
+        database.execute(change)
+        database.commit()
+        database.close()
+    assert list_runs(tmp_path) == expected
+    if damage != "folder":
+        assert index.read_bytes() == whole
+
+
+def test_every_single_byte_of_the_index_may_be_wrong(tmp_path: Path) -> None:
+    make_run(tmp_path, "a", epoch(1, loss=0.5, accuracy=0.8))
+    expected = list_runs(tmp_path)
+    index = tmp_path / "index.sqlite"
+    whole = index.read_bytes()
+    for position in [*range(0, 100), *range(100, len(whole), 37), *range(len(whole) - 300, len(whole))]:
+        index.write_bytes(whole[:position] + bytes([whole[position] ^ 255]) + whole[position + 1 :])
+        assert list_runs(tmp_path) == expected
+
+
+def test_a_database_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
+    make_run(tmp_path, "a")
+    database = sqlite3.connect(tmp_path / "index.sqlite")
+    database.execute("CREATE TABLE precious (value TEXT)")
+    database.commit()
+    database.close()
+    content = (tmp_path / "index.sqlite").read_bytes()
+    assert [run.name for run in list_runs(tmp_path)] == ["a"]
+    assert (tmp_path / "index.sqlite").read_bytes() == content
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="POSIX permissions")
+def test_runs_in_a_folder_that_cannot_be_written_are_listed_all_the_same(tmp_path: Path) -> None:
+    make_run(tmp_path, "a")
+    tmp_path.chmod(0o555)
+    try:
+        assert [run.name for run in list_runs(tmp_path)] == ["a"]
+    finally:
+        tmp_path.chmod(0o755)
+
+
+def test_listing_runs_imports_neither_torch_nor_numpy_nor_rich(tmp_path: Path) -> None:
+    make_run(tmp_path, "a")
+    code = (
+        "import sys; from pathlib import Path; from rushlight.runs import list_runs; list_runs(Path(sys.argv[1]))\n"
+        "print([name for name in ('torch', 'numpy', 'rich') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
