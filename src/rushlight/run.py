@@ -263,7 +263,7 @@ class Run:
             bundle = self.bundle
             write_bundle(
                 path, self.model, features=bundle.features, target=bundle.target, architecture=bundle.architecture,
-                provenance=bundle.provenance, examples=bundle.examples,
+                provenance=bundle.provenance, examples=bundle.examples.get("inputs"),
             )  # fmt: skip
         return path
 

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import struct
 from pathlib import Path
 
@@ -157,4 +156,4 @@ def test_very_long_torn_lines_are_repaired(tmp_path: Path) -> None:
     assert read_history(tmp_path) == [LINES[0]]
     path.write_bytes(b"x" * 200_000)
     History(tmp_path).close()
-    assert os.path.getsize(path) == 0
+    assert path.read_bytes() == b""

@@ -9,7 +9,7 @@ from typing import Any
 
 from rushlight.console import fetch_progress, format_bytes, print_json
 from rushlight.console.output import open_console
-from rushlight.console.report import open_table
+from rushlight.console.report import open_table, print_titled
 
 SHOWN_CLASSES = 30
 
@@ -22,7 +22,7 @@ def show_datasets(as_json: bool) -> None:
     if as_json:
         print_json([asdict(row) for row in rows])
         return
-    table = open_table("datasets by name")
+    table = open_table()
     table.add_column("name", no_wrap=True)
     for heading in ("train", "test", "classes", "pixels", "download"):
         table.add_column(heading, justify="right", no_wrap=True)
@@ -41,7 +41,7 @@ def show_datasets(as_json: bool) -> None:
         table.add_row(
             row.name, f"{row.train_count:,}", f"{row.test_count:,}", str(row.classes), pixels, size, here, row.licence
         )
-    open_console().print(table)
+    print_titled(open_console(), "datasets by name", table)
 
 
 def show_data(
@@ -102,7 +102,7 @@ def print_counts(console: Any, splits: Mapping[str, Any]) -> None:
     if not counts:
         return
     classes = list(next(iter(counts.values())))
-    table = open_table("samples per class")
+    table = open_table()
     table.add_column("class")
     for name in counts:
         table.add_column(name, justify="right")
@@ -110,14 +110,14 @@ def print_counts(console: Any, splits: Mapping[str, Any]) -> None:
         table.add_row(label, *(f"{found.get(label, 0):,}" for found in counts.values()))
     if len(classes) > SHOWN_CLASSES:
         table.add_row(f"… {len(classes) - SHOWN_CLASSES} more classes", *("" for _ in counts))
-    console.print(table)
+    print_titled(console, "samples per class", table)
 
 
 def print_columns(console: Any, columns: list[Mapping[str, Any]] | None) -> None:
     """Print a table's columns: kind, gaps, and what is in them."""
     if not columns:
         return
-    table = open_table("columns")
+    table = open_table()
     for heading in ("column", "kind"):
         table.add_column(heading)
     table.add_column("missing", justify="right")
@@ -130,4 +130,4 @@ def print_columns(console: Any, columns: list[Mapping[str, Any]] | None) -> None
         table.add_row(
             str(column["name"]), str(column["kind"]), f"{column['missing']:,}", f"{column['different']:,}", values
         )
-    console.print(table)
+    print_titled(console, "columns", table)

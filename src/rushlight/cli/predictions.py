@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from rushlight.console import print_json
-from rushlight.data.opening import TABLES
+from rushlight.data.opening import is_table
 from rushlight.errors import UsageError
+from rushlight.export.predict import Predictions
 from rushlight.run import Run
 
 SHOWN_ROWS = 20
@@ -18,23 +18,33 @@ SHOWN_ROWS = 20
 def print_predictions(run: Run, inputs: list[str], top: int, as_json: bool) -> None:
     """Predict from the files and print what comes out, a line or a JSON entry for each sample."""
     paths = [path for given in inputs for path in expanded(given)]
-    rows: list[dict[str, Any]] = []
-    for name, predictions in predicted(run, paths):
-        best = predictions.top(top) if predictions.probabilities is not None else None
-        for index in range(len(predictions)):
-            row: dict[str, Any] = {"input": name if len(predictions) == 1 else f"{name}[{index}]"}
-            if best is not None:
-                row |= {"label": str(predictions.labels[index]), "probabilities": dict(best[index])}
-            else:
-                values = predictions.values[index].tolist()
-                row["value"] = values[0] if len(values) == 1 else values
-            rows.append(row)
+    rows = [row for group in grouped(paths) for row in rows_of(group, run.predict(group), top)]
     if as_json:
         print_json({"run": run.name, "predictions": rows})
         return
     width = max((len(row["input"]) for row in rows), default=0)
     for row in rows:
         print(f"{row['input']:<{width}}  {said(row)}")  # noqa: T201
+
+
+def grouped(paths: list[Path]) -> Iterator[list[Path] | Path]:
+    """Give the images together, since they go through the model together, then tables and arrays one by one."""
+    alone = [path for path in paths if is_table(path) or path.suffix.lower() == ".npy"]
+    images = [path for path in paths if path not in alone]
+    yield from [images] if images else []
+    yield from alone
+
+
+def rows_of(group: list[Path] | Path, predictions: Predictions, top: int) -> Iterator[dict[str, Any]]:
+    """Give each prediction with the name of what it is about: a file, or a row of one."""
+    names = list(map(str, group)) if isinstance(group, list) else [f"{group}[{i}]" for i in range(len(predictions))]
+    likeliest = None if predictions.probabilities is None else predictions.top(top)
+    for index, name in enumerate(names):
+        if likeliest is not None and predictions.labels is not None:
+            yield {"input": name, "label": str(predictions.labels[index]), "probabilities": dict(likeliest[index])}
+        elif predictions.values is not None:
+            values = predictions.values[index].tolist()
+            yield {"input": name, "value": values[0] if len(values) == 1 else values}
 
 
 def said(row: dict[str, Any]) -> str:
@@ -56,18 +66,3 @@ def expanded(given: str) -> list[Path]:
     if not found:
         raise UsageError("no-input-file", path=given, folder=Path.cwd())
     return found
-
-
-def predicted(run: Run, paths: list[Path]) -> list[tuple[str, Any]]:
-    """Return (file, its predictions) for every file; images go through the model together."""
-    images = [path for path in paths if path.suffix.lower() not in (*TABLES, ".npy")]
-    results = []
-    if images:
-        together = run.predict(images)
-        results = [(str(path), together[index : index + 1]) for index, path in enumerate(images)]
-    for path in paths:
-        if path.suffix.lower() in TABLES:
-            results.append((str(path), run.predict(path)))
-        elif path.suffix.lower() == ".npy":
-            results.append((str(path), run.predict(np.load(path, allow_pickle=False))))
-    return results

@@ -70,7 +70,7 @@ def print_classes(console: Console, classes: Sequence[Mapping[str, Any]]) -> Non
         title = f"the {WORST_CLASSES} worst of {len(classes)} classes"
     with_interval = console.width >= INTERVAL_WIDTH
     table = open_table()
-    table.add_column("class", max_width=NAME_WIDTH, overflow="ellipsis", no_wrap=True)
+    table.add_column("class", max_width=NAME_WIDTH, overflow="ellipsis")
     for heading in ("samples", "precision", "recall", "F1"):
         table.add_column(heading, justify="right", no_wrap=True)
     for entry in shown:
@@ -92,12 +92,14 @@ def one_digit(share: float | None) -> str:
     return "-" if share is None else f"{share * 100:.1f}%"
 
 
-def open_table() -> Table:
-    """Return an empty table with the look that all tables here have."""
+def open_table(title: str | None = None) -> Table:
+    """Return an empty table with the look that all tables here have; a title wraps to the table's width."""
     from rich import box
     from rich.table import Table
 
-    return Table(box=box.SIMPLE_HEAD, header_style="dim", show_edge=False)
+    return Table(
+        title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, header_style="dim", show_edge=False
+    )
 
 
 def print_titled(console: Console, title: str, table: Table) -> None:

@@ -141,7 +141,12 @@ def print_recipe(console: Console, recipe: Mapping[str, Any]) -> None:
 def described(value: Any) -> str:
     """Return a recipe's entry in words: 'SGD (lr 0.001, momentum 0.9)'."""
     if isinstance(value, Mapping):
-        rest = {key: entry for key, entry in value.items() if key != "name" and entry not in (None, "", [], {})}
+        entries = {**value, **value["arguments"]} if isinstance(value.get("arguments"), Mapping) else value
+        rest = {
+            key: entry
+            for key, entry in entries.items()
+            if key not in ("name", "arguments") and entry is not False and entry not in (None, "", [], {})
+        }
         settings = ", ".join(f"{key} {described(entry)}" for key, entry in rest.items())
         return " ".join(part for part in (str(value.get("name", "")), f"({settings})" if settings else "") if part)
     if isinstance(value, (list, tuple)):

@@ -110,13 +110,20 @@ def cut_test_split(
     """Cut a test split off samples that have none; return (train, test, the sentence that says so)."""
     if fraction <= 0 or len(samples.inputs) < 2:
         return samples, None, "There is no test split."
-    stratified = target.task == "classification"
-    train, test = split_indices(samples.targets.numpy(), fraction, seed, stratified=stratified)
+    stratified = target.task in ("classification", "binary")
+    train, test = split_indices(labels_of(samples, stratified), fraction, seed, stratified=stratified)
+    if len(test) == 0:
+        return samples, None, "There is no test split: no class has a sample to spare."
     note = (
         f"No test split was given: {len(test):,} of {len(train) + len(test):,} samples were set aside for testing"
         f"{', the same share of every class' if stratified else ''} (seed {seed})."
     )
     return take(samples, train), take(samples, test), note
+
+
+def labels_of(samples: Samples, stratified: bool) -> np.ndarray:
+    """Return what a split goes by: one label for each sample, or just as many zeros."""
+    return samples.targets.numpy().reshape(-1) if stratified else np.zeros(len(samples.targets), dtype=np.int64)
 
 
 def take(samples: Samples, indices: np.ndarray) -> Samples:

@@ -12,7 +12,7 @@ from torch import Tensor
 from rushlight.data.batches import Data, LoaderSplit, ResidentSplit, Split, StreamedSplit
 from rushlight.data.build import Samples, check_samples, resident
 from rushlight.data.datasets import Finish
-from rushlight.data.opening import TABLES, DataOptions, FetchProgress, open_source
+from rushlight.data.opening import DataOptions, FetchProgress, is_table, open_source
 from rushlight.data.spec import FeatureSpec, TargetSpec
 from rushlight.errors import DataError, suggest
 
@@ -29,7 +29,7 @@ def open_like(
     Raises:
         DataError: the samples have another shape than the model takes, or classes it does not know.
     """
-    if features.kind == "table" and isinstance(source, (str, Path)) and Path(source).suffix.lower() in TABLES:
+    if features.kind == "table" and isinstance(source, (str, Path)) and is_table(Path(source)):
         from rushlight.data.tables import read_test_table
 
         samples, _ = read_test_table(Path(source), features.columns, target)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -17,12 +17,12 @@ from rushlight.data.spec import NormalizeName, TargetSpec, Task
 from rushlight.device import available_memory
 from rushlight.errors import DataError, UsageError, suggest
 
-TABLES = (".csv", ".tsv", ".txt", ".parquet", ".pq")
 ARRAYS = (".npy", ".npz", ".gz")
 NORMALIZE = ("auto", "standard", "unit", "none")
 TASKS = ("classification", "binary", "multilabel", "regression")
-IMAGE_DIMENSIONS = (3, 4)
+KINDS = ("image", "array", "tokens")
 
+ArrayKind = Literal["image", "array", "tokens"]
 FetchProgress = Callable[[str, int, int | None], None]
 
 
@@ -32,6 +32,9 @@ class DataOptions:
 
     target: str | None = None  # tables: the column to predict
     task: Task | None = None  # None: by the target's kind
+    kind: ArrayKind | None = (
+        None  # arrays: "image", "array" or "tokens" (whole numbers that are ids); None: by their shape
+    )
     classes: tuple[str, ...] | None = None  # names, where the data has none
     normalize: NormalizeName = "auto"
     image_size: tuple[int, int] | None = None  # (height, width); None: by the images
@@ -41,7 +44,11 @@ class DataOptions:
     workers: int = 0  # processes that read streamed data
 
     def __post_init__(self) -> None:
-        for option, value, choices in (("normalize", self.normalize, NORMALIZE), ("task", self.task, TASKS)):
+        for option, value, choices in (
+            ("normalize", self.normalize, NORMALIZE),
+            ("task", self.task, TASKS),
+            ("kind", self.kind, KINDS),
+        ):
             if value is not None and value not in choices:
                 raise UsageError(
                     "bad-choice",
@@ -106,30 +113,58 @@ def open_named_or_path(source: str | Path, test: Any, options: DataOptions, prog
 
     path = Path(source).expanduser()
     if str(source) in DATASETS:
-        return open_by_name(str(source), options, progress)
+        return with_test(open_by_name(str(source), options, progress), test, options, progress)
     if not path.exists():
         raise UsageError(
             "unknown-data", name=source, known=", ".join(DATASETS), suggestion=suggest(str(source), DATASETS),
             folder=Path.cwd(),
         )  # fmt: skip
-    if path.is_dir() and not holds_idx_files(path):
-        from rushlight.data.images import open_image_folder
-
-        return open_image_folder(
-            path, normalize=options.normalize, image_size=options.image_size, seed=options.seed,
-            test_fraction=options.test_fraction, skip_bad=options.skip_bad, workers=options.workers,
-            memory_limit=memory_limit(),
-        )  # fmt: skip
-    if path.is_dir() or path.suffix.lower() in ARRAYS or "ubyte" in path.name:
-        return open_array_path(path, test, options)
-    if path.suffix.lower() in TABLES:
+    if is_table(path):
         from rushlight.data.tables import open_table
 
         return open_table(
             path, target=options.target, test=None if test is None else Path(test), normalize=options.normalize,
             seed=options.seed, test_fraction=options.test_fraction, task=options.task,
         )  # fmt: skip
-    raise UsageError("unknown-file-kind", path=path, found=path.suffix or "no ending")
+    if holds_arrays(path):
+        return open_array_path(path, test, options)
+    if not path.is_dir():
+        raise UsageError("unknown-file-kind", path=path, found=path.suffix or "no ending")
+    from rushlight.data.images import open_image_folder
+
+    images = open_image_folder(
+        path, normalize=options.normalize, image_size=options.image_size, seed=options.seed,
+        test_fraction=0.0 if test is not None else options.test_fraction, skip_bad=options.skip_bad,
+        workers=options.workers, memory_limit=memory_limit(),
+    )  # fmt: skip
+    return with_test(images, test, options, progress)
+
+
+def with_test(data: Data, test: Any, options: DataOptions, progress: FetchProgress | None) -> Data:
+    """Return the data with another test split, prepared as its own samples are."""
+    if test is None:
+        return data
+    from rushlight.data.matching import open_like
+
+    assert data.features is not None
+    assert data.target is not None
+    return replace(data, test=open_like(test, data.features, data.target, options, progress))
+
+
+def is_table(path: Path) -> bool:
+    """Tell a table by its ending."""
+    from rushlight.data.frames import TABLE_ENDINGS
+
+    return path.name.lower().endswith(TABLE_ENDINGS)
+
+
+def holds_arrays(path: Path) -> bool:
+    """Tell whether a file, or what is in a folder, is arrays: .npz, .npy or idx."""
+    if path.is_dir():
+        from rushlight.data.arrays import holds_array_files
+
+        return holds_array_files(path)
+    return path.suffix.lower() in ARRAYS or "ubyte" in path.name
 
 
 def open_by_name(name: str, options: DataOptions, progress: FetchProgress | None) -> Data:
@@ -159,14 +194,9 @@ def open_array_pairs(train: tuple[Any, Any], test: Any, options: DataOptions, na
     from rushlight.data.arrays import open_arrays
 
     return open_arrays(
-        train, test, name=name, task=options.task, classes=options.classes, normalize=options.normalize,
+        train, test, name=name, kind=options.kind, task=options.task, classes=options.classes, normalize=options.normalize,
         seed=options.seed, test_fraction=options.test_fraction,
     )  # fmt: skip
-
-
-def holds_idx_files(folder: Path) -> bool:
-    """Tell whether a folder holds idx files, as MNIST's does."""
-    return any("ubyte" in path.name for path in folder.iterdir() if path.is_file())
 
 
 def memory_limit() -> int:

@@ -21,17 +21,19 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 def open_inputs(inputs: Any, features: FeatureSpec) -> Array | Tensor:
     """Return the inputs as an array or tensor; paths, PIL images and tables are read by the data's own readers."""
-    if isinstance(inputs, (str, os.PathLike)) and Path(inputs).suffix.lower() == ".npy":
-        return read_npy(Path(inputs), features)
+    inputs = Path(inputs) if isinstance(inputs, (str, os.PathLike)) else inputs
+    if isinstance(inputs, Path) and inputs.suffix.lower() == ".npy":
+        inputs = read_npy(inputs, features)
     if features.kind == "image" and (images := image_sources(inputs)) is not None:
         from rushlight.data.images import read_image
 
+        check_takes_image_files(features)
         return torch.stack([read_image(image, features) for image in images])
-    if features.kind == "table" and is_table(inputs):
+    if features.kind == "table" and (is_table(inputs) or is_raw_rows(inputs, features)):
         from rushlight.data.tables import read_rows
 
         return read_rows(inputs, features)
-    if isinstance(inputs, (str, os.PathLike)):
+    if isinstance(inputs, Path):
         raise DataError("predict-file", path=inputs, expected=described(features))
     return as_array(inputs, features)
 
@@ -52,11 +54,26 @@ def is_image_source(value: Any) -> bool:
     )
 
 
+def check_takes_image_files(features: FeatureSpec) -> None:
+    """Raise DataError when the training images were no 8-bit ones: a file does not tell what scale they had."""
+    if features.dtype != "uint8":
+        hint = "Read the files, scale the values as they were in training, and pass the array."
+        raise dtype_error(features, "image files of 8-bit values", hint)
+
+
 def is_table(inputs: Any) -> bool:
     """Whether the inputs are a table by column names: a path, a DataFrame, a dict of columns, a list of dicts."""
-    if isinstance(inputs, (str, os.PathLike, dict)) or hasattr(inputs, "columns"):
+    if isinstance(inputs, (Path, dict)) or hasattr(inputs, "columns"):
         return True
     return isinstance(inputs, (list, tuple)) and bool(inputs) and all(isinstance(row, dict) for row in inputs)
+
+
+def is_raw_rows(inputs: Any, features: FeatureSpec) -> bool:
+    """Whether an array holds a table's columns as they were in the file, not yet the numbers they become."""
+    if not isinstance(inputs, (np.ndarray, Tensor)) or tuple(inputs.shape[1:]) != (len(features.columns),):
+        return False
+    is_text = isinstance(inputs, np.ndarray) and inputs.dtype.kind not in "biuf"
+    return is_text or features.shape != (len(features.columns),)
 
 
 def read_npy(path: Path, features: FeatureSpec) -> Array:
@@ -82,9 +99,7 @@ def as_array(inputs: Any, features: FeatureSpec) -> Array | Tensor:
         raise dtype_error(features, "masked values", "Fill them first: array.filled(…).")
     if array.dtype.kind not in "biuf":
         found = {"U": "text", "S": "text", "O": "Python objects", "c": "complex numbers"}.get(array.dtype.kind)
-        raise dtype_error(
-            features, found or f"{array.dtype} values", "Convert to numbers first: array.astype('float32')."
-        )
+        raise dtype_error(features, found or f"{array.dtype} values", how_to_convert(features))
     return array
 
 
@@ -141,8 +156,10 @@ def as_tensor(part: Array | Tensor) -> Tensor:
     if not part.dtype.isnative:
         part = part.astype(part.dtype.newbyteorder("="))
     part = np.ascontiguousarray(part)
-    # torch warns about memory it may not write to, such as a mapped file
-    return torch.from_numpy(part if part.flags.writeable else part.copy())
+    # torch warns about memory it may not write to, such as a mapped file; and an array of one row is contiguous to
+    # NumPy with any stride along its rows, also with one that torch refuses
+    fits = part.flags.writeable and all(stride >= 0 and stride % part.itemsize == 0 for stride in part.strides)
+    return torch.from_numpy(part if fits else part.copy())
 
 
 def as_float32(batch: Tensor, features: FeatureSpec) -> Tensor:
@@ -161,6 +178,13 @@ def check_finite(batch: Tensor, first: int) -> Tensor:
     value = batch[(sample, *position)].item()
     place = position[0] if len(position) == 1 else tuple(position)
     raise DataError("predict-not-finite", sample=first + sample, position=place, value=value)
+
+
+def how_to_convert(features: FeatureSpec) -> str:
+    """Return what to do with text and other things that are no numbers."""
+    if features.kind == "table":
+        return "Pass the columns by name, a dict of columns or a list of dicts: text is then encoded as in training."
+    return "Convert to numbers first: array.astype('float32')."
 
 
 def how_to_store(batch: Tensor, features: FeatureSpec) -> str:

@@ -41,6 +41,7 @@ class Options(TypedDict, total=False):
     test_data: Any  # what to test on, where `data` does not bring it
     target: str | None  # tables: the column to predict
     task: Task | None  # "classification", "regression", …, where the data could be read in two ways
+    kind: str | None  # arrays: "image", "array" or "tokens" (whole numbers that are ids), where the shape does not tell
     classes: Sequence[str] | None  # the classes' names, where the data has none
     normalize: str  # "auto", "standard", "unit", "none" ("auto")
     image_size: tuple[int, int] | None  # resize images to (height, width)

@@ -1,0 +1,102 @@
+"""Promise 1: with numerics="exact", the results are bit for bit those of the plain loop written by hand."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tests.training.plain_loop import Result, plain_loop
+from torch import Tensor, nn
+
+import rushlight
+from rushlight.data.named import open_named
+from rushlight.models import build_model
+from rushlight.training.checkpoint import state_digest
+
+OPTIMIZERS = {
+    "SGD": {"lr": 1e-3},
+    "SGD with momentum": {"lr": 1e-2, "momentum": 0.9},
+    "Adam": {"lr": 1e-3},
+    "AdamW": {"lr": 1e-3, "weight_decay": 0.05},
+}
+
+
+def network(kind: str) -> nn.Module:
+    """A network for 8×8 pictures, with initial weights that are always the same."""
+    arguments = {
+        "mlp": {"hidden": (32, 16)},
+        "dropout": {"hidden": (32,), "dropout": 0.3},
+        "batchnorm": {"channels": (8, 8)},
+    }
+    name = "cnn" if kind == "batchnorm" else "mlp"
+    return build_model(name, (1, 8, 8), 10, arguments[kind], seed=3)
+
+
+def digits() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The digits as a by-hand script would prepare them: ToTensor's scaling."""
+    arrays = open_named("digits")
+    train, test = torch.from_numpy(arrays.train_inputs), torch.from_numpy(arrays.test_inputs)
+    labels, test_labels = torch.from_numpy(arrays.train_targets), torch.from_numpy(arrays.test_targets)
+    return train.float() / 255, labels, test.float() / 255, test_labels
+
+
+def by_hand(model: nn.Module, optimizer: torch.optim.Optimizer, epochs: int = 2, batch_size: int = 64) -> Result:
+    x, y, test_x, test_y = digits()
+    loss_fn = nn.CrossEntropyLoss()
+    return plain_loop(model, optimizer, loss_fn, x, y, test_x, test_y, epochs=epochs, batch_size=batch_size, seed=7)
+
+
+def made(name: str, model: nn.Module) -> torch.optim.Optimizer:
+    return getattr(torch.optim, name.split()[0])(model.parameters(), **OPTIMIZERS[name])
+
+
+@pytest.mark.parametrize("kind", ["mlp", "dropout", "batchnorm"])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_exact_training_equals_the_plain_loop_bit_for_bit(kind: str, optimizer: str, tmp_path: Path) -> None:
+    mine = network(kind)
+    reference = copy.deepcopy(mine)
+    result = by_hand(reference, made(optimizer, reference))
+    arguments = dict(OPTIMIZERS[optimizer])
+    run = rushlight.train(
+        mine, "digits", optimizer=optimizer.split()[0], lr=arguments.pop("lr"), optimizer_arguments=arguments,
+        epochs=2, normalize="unit", numerics="exact", seed=7, runs=tmp_path, quiet=True,
+    )  # fmt: skip
+    np.testing.assert_array_equal(run.losses, np.array(result.losses, dtype=np.float32))
+    for (name, tensor), expected in zip(mine.state_dict().items(), reference.state_dict().values(), strict=True):
+        assert torch.equal(tensor, expected), name
+    assert run.summary()["state_sha256"] == state_digest(reference)
+    accuracies = [line["test"]["accuracy"] for line in run.history if line["kind"] == "epoch"]
+    assert accuracies == pytest.approx(result.accuracies, abs=1e-12)
+
+
+def test_a_live_optimizer_gives_the_same_bits_as_its_name(tmp_path: Path) -> None:
+    mine, reference = network("mlp"), network("mlp")
+    by_hand(reference, made("Adam", reference))
+    rushlight.train(
+        mine, "digits", optimizer=torch.optim.Adam(mine.parameters(), lr=1e-3), epochs=2, normalize="unit",
+        numerics="exact", seed=7, runs=tmp_path, quiet=True,
+    )  # fmt: skip
+    assert state_digest(mine) == state_digest(reference)
+
+
+def test_the_parity_test_would_notice_another_order(tmp_path: Path) -> None:
+    mine, reference = network("mlp"), network("mlp")
+    by_hand(reference, made("SGD", reference))
+    rushlight.train(
+        mine, "digits", optimizer="SGD", lr=1e-3, epochs=2, normalize="unit", numerics="exact", seed=8,
+        runs=tmp_path, quiet=True,
+    )  # fmt: skip
+    assert state_digest(mine) != state_digest(reference)
+
+
+def test_the_digest_depends_on_names_shapes_and_every_bit() -> None:
+    model = network("mlp")
+    before = state_digest(model)
+    assert state_digest(copy.deepcopy(model)) == before
+    with torch.no_grad():
+        first = next(model.parameters())
+        first[0, 0] = torch.nextafter(first[0, 0], torch.tensor(torch.inf))
+    assert state_digest(model) != before
