@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Unpack
@@ -187,5 +188,6 @@ def load(path: str | Path, model: nn.Module | None = None) -> nn.Module:
         return load_bundle(folder, model, build_bundled)
     if model is None:
         raise UsageError("weights-need-model", path=path)
-    load_weights(model, path)
+    for note in load_weights(model, path):
+        warnings.warn(note, stacklevel=2)
     return model.eval()

@@ -49,7 +49,7 @@ def capture(training: Training) -> tuple[dict[str, Any], dict[str, Tensor]]:
     tensors: dict[str, Tensor] = {}
     history_bytes, losses_bytes = training.history.sync()
     content = {
-        "state": dict(training.state),
+        "state": pack(training.state, "state", tensors),
         "model": pack(training.model.state_dict(), "model", tensors),
         "optimizer": pack(training.optimizer.state_dict(), "optimizer", tensors),
         "schedule": pack(training.schedule.state_dict(), "schedule", tensors),
@@ -60,12 +60,18 @@ def capture(training: Training) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def restore(training: Training, folder: Path) -> None:
-    """Bring a checkpoint's state back into the model, optimizer, schedule and state of `training`."""
+    """Bring a checkpoint's state back into the model, optimizer, schedule and state of `training`.
+
+    Newer checkpoints are there only if they are damaged; each is named.
+    """
     content, tensors = read_checkpoint(folder)
+    for newer in list_checkpoints(training.folder):
+        if int(newer.name) > int(folder.name):
+            training.progress.message(f"{newer} is damaged and was not used; {folder.name}, before it, is whole.")
     training.model.load_state_dict(unpack(content["model"], tensors))
     training.optimizer.load_state_dict(unpack(content["optimizer"], tensors))
     training.schedule.load_state_dict(unpack(content["schedule"], tensors))
-    training.state.update(content["state"])
+    training.state.update(unpack(content["state"], tensors))
     training.history.truncate(content["history_bytes"], content["losses_bytes"])
 
 

@@ -72,6 +72,8 @@ class Report:
     def is_better_than(self, other: Report) -> bool:
         """Tell whether this report's headline beats the other's; a lower loss decides between equals."""
         (name, mine), (_, theirs) = self.headline, other.headline
+        if math.isnan(mine) or math.isnan(theirs):  # not a number is worse than any
+            return math.isnan(theirs) and not math.isnan(mine)
         if mine != theirs:
             return mine > theirs if name == "accuracy" else mine < theirs
         return self.loss < other.loss
@@ -126,7 +128,7 @@ def evaluate(
     weights: list[float] = []
     seen: list[tuple[Tensor, Tensor, Tensor]] = []
     done = 0
-    with eval_mode(model), torch.inference_mode():
+    with eval_mode(model), torch.no_grad():  # not inference_mode: what a model caches there could not be trained with
         for batch in split.in_order(batch_size):
             loss, outputs = objective.compute(model, batch)
             losses.append(loss)
@@ -135,9 +137,9 @@ def evaluate(
                 seen.append(judge(outputs, batch[1], target))
             done += len(batch[1]) if outputs is not None else round(weights[-1])
             watch(done)
-    values = torch.stack(losses).double().cpu() if losses else torch.zeros(0, dtype=torch.float64)
-    total = sum(weights)
-    loss_mean = float((values * torch.tensor(weights, dtype=torch.float64)).sum() / total) if total else math.nan
+    values = torch.stack(losses).double().tolist() if losses else []
+    total = sum(objective.total(*pair) for pair in zip(values, weights, strict=True) if pair[1])
+    loss_mean = total / sum(weights) if sum(weights) else math.nan
     if not seen or target is None:
         return Report(None, loss_mean, done), None
     truth, predicted, confidence = (torch.cat(column).cpu() for column in zip(*seen, strict=True))

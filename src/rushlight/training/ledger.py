@@ -15,6 +15,7 @@ from rushlight.data.batches import Batch
 from rushlight.data.order import epoch_order
 from rushlight.errors import TrainingError
 from rushlight.training.checkpoint import describe_kept
+from rushlight.training.objective import count_samples
 from rushlight.training.recipe import Recipe
 from rushlight.training.state import Training
 
@@ -49,6 +50,9 @@ class Ledger:
         """Take over a step's loss; `weight` is what its mean is over."""
         self.pending.append(loss)
         self.weights.append(weight)
+        samples = int(sum(map(count_samples, window)))
+        self.samples += samples
+        self.state["samples"] += samples
         is_line = self.state["window"] % self.line_every == 0
         if is_line or len(self.pending) >= MOST_PENDING or time.perf_counter() >= self.due:
             self.read_accuracy(outputs, window[-1])
@@ -61,13 +65,12 @@ class Ledger:
         if not self.pending:
             return
         losses = torch.stack(self.pending).float().tolist()
+        self.training.history.write_losses(little_endian(losses))  # also those that end the run
         self.check_finite(losses)
-        self.training.history.write_losses(little_endian(losses))
         for loss, weight in zip(losses, self.weights, strict=True):
             for total, count in (("loss_sum", "weight_sum"), ("line_sum", "line_weight")):
-                self.state[total] += loss * weight
+                self.state[total] += self.training.objective.total(loss, weight) if weight else 0.0
                 self.state[count] += weight
-        self.samples += round(sum(self.weights))
         self.pending.clear()
         self.weights.clear()
         self.show(losses)
@@ -110,7 +113,7 @@ class Ledger:
                 "kind": "steps", "epoch": state["epoch"], "step": state["step"],
                 "loss": state["line_sum"] / state["line_weight"] if state["line_weight"] else None,
                 "learning_rate": self.learning_rate,
-                "samples": state["weight_sum"], "time": time.time(),
+                "samples": state["samples"], "time": time.time(),
             }
         )  # fmt: skip
         state.update(line_sum=0.0, line_weight=0.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -11,7 +12,7 @@ import torch
 
 from rushlight.data.batches import Batch
 from rushlight.data.order import step_seed
-from rushlight.errors import TrainingError
+from rushlight.errors import DataError, TrainingError
 from rushlight.training.checkpoint import describe_kept, write_checkpoint
 from rushlight.training.evaluate import Outcome, Report, evaluate
 from rushlight.training.explain import explain_step_error
@@ -116,12 +117,14 @@ def test_epoch(training: Training, interrupt: Interrupt) -> tuple[Report | None,
 def finish_epoch(training: Training, report: Report | None, outcome: Outcome | None, seconds: float) -> Epoch:
     """Record an epoch that is trained and tested, and move the state to the next."""
     state, optimizer = training.state, training.optimizer
-    train_loss = state["loss_sum"] / state["weight_sum"]
+    if not state["samples"]:
+        raise DataError("no-batches", data=training.data.name, epoch=state["epoch"])
+    train_loss = state["loss_sum"] / state["weight_sum"] if state["weight_sum"] else math.nan
     learning_rate = float(optimizer.param_groups[0]["lr"])
     is_best = note_best(state, report, train_loss)
     epoch = Epoch(state["epoch"], train_loss, report, learning_rate, seconds, state["step"], is_best, outcome)
     training.schedule.after_epoch(report.loss if report else train_loss)
-    state.update(epoch=epoch.number + 1, window=0, loss_sum=0.0, weight_sum=0.0, line_sum=0.0, line_weight=0.0)
+    state.update(epoch=epoch.number + 1, window=0, loss_sum=0.0, weight_sum=0.0, samples=0, line_sum=0.0, line_weight=0.0)
     state["seconds"] += seconds
     test = report.short() if report else None
     training.history.write(

@@ -45,12 +45,18 @@ class Objective:
 
     `compute(model, batch)` returns the mean loss of a batch, and the outputs where the loss has some to show.
     `weight(batch)` is what that mean is over: the number of samples, or the sum of their class weights. Means of
-    unequal batches, and of the micro-batches of one step, are combined by it.
+    unequal batches, and of the micro-batches of one step, are combined by it. A loss that `is_sum` is combined by
+    adding, and its averages are over samples.
     """
 
     compute: Callable[[nn.Module, Batch], tuple[Tensor, Tensor | None]]
     weight: Callable[[Batch], float]
     loss: Loss | None  # None for a user's own objective
+    is_sum: bool = False
+
+    def total(self, loss: float, weight: float) -> float:
+        """Return a batch's loss added up over all that its `weight` counts."""
+        return loss if self.is_sum else loss * weight
 
 
 def make_objective(loss: Loss) -> Objective:
@@ -61,7 +67,7 @@ def make_objective(loss: Loss) -> Objective:
         outputs = model(inputs)
         return loss(outputs, targets), outputs
 
-    return Objective(compute, weight_of(loss), loss)
+    return Objective(compute, weight_of(loss), loss, getattr(loss, "reduction", "mean") == "sum")
 
 
 def own_objective(function: Callable[[nn.Module, Batch], Tensor]) -> Objective:
@@ -77,11 +83,9 @@ def weight_of(loss: Loss) -> Callable[[Batch], float]:
     """Return what the loss's mean is over, as a function of the batch.
 
     `CrossEntropyLoss(weight=w)` and `NLLLoss(weight=w)` divide by the sum of the targets' weights, and leave out
-    `ignore_index` (torch's documentation of these classes); `reduction="sum"` divides by nothing.
+    `ignore_index` (torch's documentation of these classes).
     """
-    if getattr(loss, "reduction", "mean") == "sum":
-        return lambda batch: 1.0
-    if isinstance(loss, (nn.CrossEntropyLoss, nn.NLLLoss)):
+    if getattr(loss, "reduction", "mean") != "sum" and isinstance(loss, (nn.CrossEntropyLoss, nn.NLLLoss)):
         weights, ignored = loss.weight, loss.ignore_index
 
         def weigh(batch: Batch) -> float:
@@ -162,6 +166,9 @@ def named_optimizer(name: str, model: nn.Module, arguments: dict[str, Any]) -> O
                 "unknown-optimizer-argument", optimizer=optimizer_class.__name__, argument=argument,
                 known=", ".join(accepted), suggestion=suggest(argument, accepted),
             )  # fmt: skip
+    for argument, value in arguments.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UsageError("not-a-finite-number", option=argument, value=value)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not parameters:
         raise UsageError("nothing-trains", model=type(model).__name__)
@@ -173,7 +180,7 @@ def named_optimizer(name: str, model: nn.Module, arguments: dict[str, Any]) -> O
 
 
 def check_live_optimizer(optimizer: Optimizer, model: nn.Module) -> None:
-    """Raise UsageError when a live optimizer does not hold the model's own parameters."""
+    """Raise UsageError when a live optimizer holds other parameters than the model's own, or none that trains."""
     own = {id(parameter): name for name, parameter in model.named_parameters()}
     held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     foreign = sum(id(parameter) not in own for parameter in held)
@@ -182,13 +189,25 @@ def check_live_optimizer(optimizer: Optimizer, model: nn.Module) -> None:
             "foreign-optimizer", optimizer=type(optimizer).__name__, model=type(model).__name__,
             foreign=foreign, held=len(held),
         )  # fmt: skip
+    if not any(parameter.requires_grad for parameter in held):
+        raise UsageError("nothing-trains", model=type(model).__name__)
+
+
+def check_steps_alone(optimizer: Optimizer) -> None:
+    """Raise UsageError for an optimizer whose step computes the loss several times, through a closure (LBFGS)."""
+    closure = inspect.signature(type(optimizer).step).parameters.get("closure")
+    if closure is not None and closure.default is inspect.Parameter.empty:
+        raise UsageError("needs-closure", optimizer=type(optimizer).__name__)
 
 
 def describe_optimizer(optimizer: Optimizer) -> dict[str, Any]:
-    """Return the optimizer's class and those of its settings that JSON can hold."""
+    """Return the optimizer's class and those of its settings that its constructor takes and JSON can hold."""
+    accepted = inspect.signature(type(optimizer)).parameters
     plain = {
-        key: value for key, value in optimizer.defaults.items() if isinstance(value, (int, float, str, bool, tuple))
-    }
+        key: value for key, value in optimizer.defaults.items()
+        if key in accepted and isinstance(value, (int, float, str, bool, tuple))
+        and not (isinstance(value, float) and not math.isfinite(value))
+    }  # fmt: skip
     return {"name": type(optimizer).__name__, "arguments": plain}
 
 
@@ -202,7 +221,7 @@ def schedule_factor(name: str, step: int, total: int, warmup: int) -> float:
     constant:  1
     cosine:    (1 + cos(π t)) / 2, for t from 0 to 1 (Loshchilov & Hutter, arXiv:1608.03983, without restarts)
     onecycle:  up from 1/25 to 1 over the first 30 %, down to 1e-4 / 25 over the rest, both along a cosine (Smith &
-               Topin, arXiv:1708.07120, with torch's OneCycleLR defaults; momentum is left alone)
+               Topin, arXiv:1708.07120): the learning rates of torch's OneCycleLR; momentum is left alone
     """
     if step < warmup:
         return (step + 1) / warmup
@@ -210,12 +229,14 @@ def schedule_factor(name: str, step: int, total: int, warmup: int) -> float:
     if name == "cosine":
         return (1 + math.cos(math.pi * t)) / 2
     if name == "onecycle":
-        return one_cycle(t)
+        return one_cycle(step - warmup, total - warmup)
     return 1.0
 
 
-def one_cycle(t: float) -> float:
-    """Return the one-cycle factor at `t` from 0 to 1."""
-    low, high, end, rise = 1 / 25, 1.0, 1e-4 / 25, 0.3
-    start, stop, share = (low, high, t / rise) if t < rise else (high, end, (t - rise) / (1 - rise))
+def one_cycle(step: int, total: int) -> float:
+    """Return the one-cycle factor of step `step` (from 0) of `total`, as torch's OneCycleLR counts: the last is the end."""
+    low, high, end = 1 / 25, 1.0, 1e-4 / 25
+    peak, last = 0.3 * total - 1, total - 1
+    rises = step <= peak
+    start, stop, share = (low, high, step / peak) if rises else (high, end, (step - peak) / (last - peak))
     return stop + (start - stop) * (1 + math.cos(math.pi * share)) / 2

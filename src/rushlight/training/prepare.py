@@ -70,7 +70,8 @@ def prepare(model: str | nn.Module, data: Any, options: Options, stack: contextl
     schedule = make_schedule(options["schedule"], options.get("warmup", 0), optimizer, training_data, recipe)
     folder = create_run(Path(options.get("runs", "runs")), label_of(described), opened.name, options.get("name"))
     stack.enter_context(lock_run(folder))
-    training_data = replace(training_data, notes=(*device_notes, *opened.notes, *notes))
+    notes = (*device_notes, *opened.notes, *batch_notes(opened, recipe), *notes)
+    training_data = replace(training_data, notes=notes)
     write_records(folder, recipe, training_data, device)
     history = History(folder)
     stack.callback(history.close)
@@ -252,6 +253,17 @@ def make_schedule(given: str | LRScheduler, warmup: int, optimizer: Optimizer, d
     """Return the schedule over all steps of the recipe."""
     steps = steps_per_epoch(data.train.samples, recipe)
     return Schedule(optimizer, given, None if steps is None else steps * recipe.epochs, warmup)
+
+
+def batch_notes(data: Data, recipe: Recipe) -> tuple[str, ...]:
+    """Say when the batch is larger than the data."""
+    samples, size = data.train.samples, recipe.batch_size * recipe.accumulate
+    if samples is None or size <= samples:
+        return ()
+    return (
+        f"The batch size ({size}) is larger than the training split ({samples} samples): every epoch is one step. "
+        "A smaller batch takes more steps, and learns faster.",
+    )
 
 
 def make_recipe(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
@@ -51,11 +52,11 @@ class Recipe:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise UsageError("not-positive", option=name, value=value)
-        if self.clip_norm is not None and not self.clip_norm > 0:
+        if self.clip_norm is not None and not 0 < self.clip_norm < math.inf:
             raise UsageError("not-positive", option="clip_norm", value=self.clip_norm)
         if self.early_stopping is not None and self.early_stopping < 1:
             raise UsageError("not-positive", option="early_stopping", value=self.early_stopping)
-        if not -(2**63) <= self.seed < 2**63:
+        if not isinstance(self.seed, int) or not -(2**63) <= self.seed < 2**63:
             raise UsageError("bad-seed", value=self.seed)
 
 

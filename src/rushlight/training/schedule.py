@@ -45,6 +45,11 @@ class Schedule:
             )  # fmt: skip
         if self.live is None and self.name != "constant" and total_steps is None:
             raise UsageError("schedule-needs-length", schedule=self.name)
+        if self.live is not None and not isinstance(self.live, LRScheduler):
+            raise UsageError(
+                "bad-choice", option="schedule", value=schedule, choices=f"{', '.join(SCHEDULES)} or a live scheduler",
+                suggestion="",
+            )  # fmt: skip
         if self.live is not None and self.live.optimizer is not optimizer:
             raise UsageError("foreign-scheduler", schedule=self.name)
 

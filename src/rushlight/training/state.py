@@ -45,6 +45,7 @@ def new_state() -> State:
         "step": 0,  # all steps that are done
         "loss_sum": 0.0,  # of this epoch, weighted
         "weight_sum": 0.0,
+        "samples": 0,  # of this epoch
         "line_sum": 0.0,  # since the last line of history, weighted
         "line_weight": 0.0,
         "seconds": 0.0,  # spent in training and testing, whole epochs

@@ -35,7 +35,8 @@ class Parts:
 def exact_step(parts: Parts) -> Step:
     """Return the step that runs torch's eager kernels in the plain loop's order."""
     model, objective, optimizer = parts.model, parts.objective, parts.optimizer
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    trained = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    parameters = [parameter for parameter in model.parameters() if id(parameter) in trained]  # those that are clipped
     compute = objective.compute if parts.precision == "float32" else in_bfloat16(parts)
 
     def step(window: Sequence[Batch]) -> tuple[Tensor, Tensor | None]:
@@ -57,7 +58,9 @@ def exact_step(parts: Parts) -> Step:
         mean, outputs = torch.zeros((), device=parts.device), None
         for batch, weight in zip(window, weights, strict=True):
             loss, outputs = compute(model, batch)
-            share = loss * (weight / sum(weights))
+            if weight == 0 and sum(weights) > 0:
+                continue  # every target is ignored: its mean is 0 / 0, its share of the big batch's nothing
+            share = loss if objective.is_sum else loss * (weight / sum(weights))
             share.backward()  # type: ignore[no-untyped-call]
             mean += share.detach()
         return mean, outputs

@@ -1,0 +1,274 @@
+"""What a beginner gets wrong, and what Rushlight says: where, expected, found, what to do; never a traceback."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from rushlight.cli import main
+
+Say = Callable[..., str]
+
+
+@pytest.fixture
+def say(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Say:
+    """Run the command line in an empty folder; return what it said, with its exit code checked."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str, code: int = 2) -> str:
+        with pytest.raises(SystemExit) as left:
+            main(list(arguments))
+        said = capsys.readouterr()
+        assert left.value.code == code, said.err + said.out
+        assert "Traceback" not in said.err
+        return " ".join(said.err.split())  # a terminal's line breaks are not part of the words
+
+    return run
+
+
+def write_csv(path: Path, labels: list[str], header: str = "a,b,c,d,e,f,kind") -> None:
+    generator = np.random.default_rng(0)
+    rows = [",".join([*(f"{value:.3f}" for value in generator.normal(size=6)), label]) for label in labels]
+    path.write_text("\n".join([header, *rows]) + "\n", encoding="utf-8")
+
+
+def write_npz(path: Path, x: np.ndarray, y: np.ndarray) -> None:
+    np.savez(path, x=x, y=y)
+
+
+def write_model(path: Path, body: str) -> None:
+    path.write_text(f"import torch\nfrom torch import nn\n\n\n{body}", encoding="utf-8")
+
+
+GUIDE_NETWORK = """class NeuralNetwork(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.flatten = nn.Flatten()
+        self.linear_relu_stack = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 10), nn.ReLU())
+
+    def forward(self, x):
+        return self.linear_relu_stack(self.flatten(x))
+"""
+
+
+def test_the_guides_network_on_images_names_the_layer_the_sizes_and_the_line_to_write(say: Say, tmp_path: Path) -> None:
+    write_model(tmp_path / "net.py", GUIDE_NETWORK)
+    said = say("train", "net.py:NeuralNetwork", "digits")
+    assert 'layer "linear_relu_stack.0" (Linear) expects 6 features, the batch has 64 (1×8×8 flattened)' in said
+    assert "Write Linear(64, 8) there" in said
+    assert not (tmp_path / "runs").exists()  # nothing is left behind by a mistake
+
+
+def test_a_relu_on_the_logits_is_said_aloud(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_model(tmp_path / "net.py", GUIDE_NETWORK.replace("6, 8", "64, 8"))
+    with pytest.raises(SystemExit):
+        main(["train", "net.py:NeuralNetwork", "digits", "--epochs", "1"])
+    said = capsys.readouterr()
+    assert 'ends in ReLU (layer "linear_relu_stack.3"), on the logits' in " ".join((said.out + said.err).split())
+
+
+def test_a_linear_layer_on_unflattened_images_is_told_to_flatten(say: Say, tmp_path: Path) -> None:
+    write_model(
+        tmp_path / "net.py", "class Net(nn.Linear):\n    def __init__(self):\n        super().__init__(100, 10)\n"
+    )
+    said = say("train", "net.py:Net", "digits")
+    assert "expects 100 features, but it gets whole images: (2, 1, 8, 8) float32" in said
+    assert "nn.Flatten()" in said
+
+
+def test_a_convolution_for_colour_on_grey_images_names_both_channel_counts(say: Say, tmp_path: Path) -> None:
+    write_model(tmp_path / "net.py", "def Net():\n    pass\n\n\nclass Colour(nn.Sequential):\n    def __init__(self):\n"
+                "        super().__init__(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10))\n")  # fmt: skip
+    said = say("train", "net.py:Colour", "digits")
+    assert 'layer "0" (Conv2d) expects 3 channels, the batch has 1' in said
+    assert "Conv2d(1, 8, …)" in said
+
+
+def test_a_failing_line_in_forward_is_shown(say: Say, tmp_path: Path) -> None:
+    write_model(tmp_path / "net.py", "class Net(nn.Module):\n    def __init__(self):\n        super().__init__()\n"
+                "        self.last = nn.Linear(784, 10)\n\n    def forward(self, x):\n        x = x.view(-1, 784)\n        return self.last(x)\n")  # fmt: skip
+    said = say("train", "net.py:Net", "digits")
+    assert "Net.forward failed on (2, 1, 8, 8) float32" in said
+    assert "net.py, line 11: x = x.view(-1, 784)" in said
+
+
+def test_too_few_outputs_are_named_beside_the_number_of_classes(say: Say, tmp_path: Path) -> None:
+    write_model(
+        tmp_path / "net.py",
+        "class Net(nn.Sequential):\n    def __init__(self):\n        super().__init__(nn.Flatten(), nn.Linear(64, 5))\n",
+    )
+    said = say("train", "net.py:Net", "digits")
+    assert "gives 5 outputs, for labels 0 to 4, but the data has 10 classes (labels 0 to 9)" in said
+
+
+def test_labels_outside_the_classes_name_the_first_offender(say: Say, tmp_path: Path) -> None:
+    write_npz(tmp_path / "d.npz", np.zeros((40, 6), np.float32), np.array([-1, 1] * 20))
+    said = say("train", "mlp", "d.npz")
+    assert "labels must be 0 to 1 (2 classes), but they run from -1 to 1" in said
+    assert "label -1" in said
+
+
+def test_float_labels_for_cross_entropy_say_how_to_convert_them(say: Say, tmp_path: Path) -> None:
+    write_npz(tmp_path / "d.npz", np.zeros((40, 6), np.float32), np.array([0.0, 1.0] * 20, np.float32))
+    said = say("train", "mlp", "d.npz", "--loss", "cross-entropy")
+    assert "CrossEntropyLoss needs class numbers (whole numbers, int64), but the targets are float32" in said
+    assert 'y.astype("int64")' in said
+
+
+def test_one_class_only_is_named(say: Say, tmp_path: Path) -> None:
+    write_csv(tmp_path / "t.csv", ["cat"] * 40)
+    assert '"cat"' in say("train", "mlp", "t.csv", "--target", "kind")
+
+
+def test_nan_in_the_data_names_sample_and_column(say: Say, tmp_path: Path) -> None:
+    x = np.random.default_rng(0).normal(size=(40, 6)).astype(np.float32)
+    x[17, 3] = np.nan
+    write_npz(tmp_path / "d.npz", x, np.arange(40) % 2)
+    said = say("train", "mlp", "d.npz", "--test-fraction", "0")
+    assert "1 of 40 samples have features that are not numbers; the first is sample 17, value 3: nan" in said
+
+
+def test_an_empty_split_is_named(say: Say, tmp_path: Path) -> None:
+    write_npz(tmp_path / "d.npz", np.zeros((0, 6), np.float32), np.zeros(0, np.int64))
+    assert "train split has no samples" in say("train", "mlp", "d.npz")
+
+
+def test_a_batch_larger_than_the_data_is_said_aloud(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_csv(tmp_path / "t.csv", ["cat", "dog"] * 15)
+    with pytest.raises(SystemExit) as left:
+        main(["train", "mlp", "t.csv", "--target", "kind", "--hidden", "8", "--epochs", "1"])
+    assert left.value.code in (0, None)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "The batch size (64) is larger than the training split (24 samples): every epoch is one step." in said
+
+
+def test_an_unreadable_image_is_named_and_skip_bad_goes_on(say: Say, tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    for name in ("cat", "dog"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for number in range(10):
+            pixels = generator.integers(0, 255, (12, 12, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{number}.png")
+    (tmp_path / "photos" / "dog" / "7.png").write_bytes(b"no picture at all")
+    said = say("train", "mlp", "photos")
+    assert str(Path("dog") / "7.png") in said
+    assert "--skip-bad" in said
+    say("train", "mlp", "photos", "--skip-bad", "--epochs", "1", "--hidden", "8", code=0)
+
+
+def test_a_missing_target_column_gets_the_nearest_name(say: Say, tmp_path: Path) -> None:
+    write_csv(tmp_path / "t.csv", ["cat", "dog"] * 20)
+    said = say("train", "mlp", "t.csv", "--target", "kinds")
+    assert '"kinds"' in said
+    assert 'Did you mean "kind"?' in said
+    assert "kind" in say("train", "mlp", "t.csv")  # none given: the columns are listed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "suggestion"),
+    [
+        (("train", "mpl", "digits"), "mlp"),
+        (("train", "mlp", "fashion-minst"), "fashion-mnist"),
+        (("train", "mlp", "digits", "--optimizer", "AdmaW"), "AdamW"),
+        (("train", "mlp", "digits", "--loss", "cross-entrpy"), "cross-entropy"),
+        (("train", "mlp", "digits", "--schedule", "cosin"), "cosine"),
+        (("train", "mlp", "digits", "--optimizer-arg", "momentun=0.9", "--optimizer", "SGD"), "momentum"),
+        (("train", "mlp", "digits", "--model-arg", "hiden=8"), "hidden"),
+        (("train", "mlp", "digits", "--normalize", "unti"), "unit"),
+        (("train", "mlp", "digits", "--precision", "float23"), "float32"),
+    ],
+)
+def test_an_unknown_name_gets_the_nearest_one(say: Say, arguments: tuple[str, ...], suggestion: str) -> None:
+    assert f'Did you mean "{suggestion}"?' in say(*arguments)
+
+
+def test_a_model_file_with_a_syntax_error_has_its_line_shown(say: Say, tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text("from torch import nn\n\nclass Net(nn.Module)\n    pass\n")
+    said = say("train", "net.py:Net", "digits")
+    assert "net.py, line 3: expected ':' class Net(nn.Module) ^" in said
+
+
+def test_a_loss_that_becomes_nan_names_step_samples_kept_state_and_causes(say: Say, tmp_path: Path) -> None:
+    said = say("train", "mlp", "digits", "--optimizer", "SGD", "--lr", "1e30", "--hidden", "16", code=1)
+    assert "The loss became" in said
+    assert "at step" in said
+    assert "samples" in said
+    assert "No step was saved before it." in said
+    assert "learning rate is too high" in said
+
+
+def test_a_runs_folder_that_is_a_file_is_named(say: Say, tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("I am a file")
+    said = say("train", "mlp", "digits", "--runs", "taken/runs", code=1)
+    assert "taken" in said
+    assert "--runs FOLDER" in said
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no user ids")
+def test_no_permission_for_runs_says_where_and_what_to_do(tmp_path: Path) -> None:
+    locked = tmp_path / "locked"
+    locked.mkdir(mode=0o555)
+    is_root = os.geteuid() == 0
+    code = (
+        "import os\nfrom rushlight.errors import StorageError\nfrom rushlight.runs import create_run\nfrom pathlib import Path\n"
+        + ("os.setgid(65534); os.setuid(65534)\n" if is_root else "") +
+        f"try:\n    create_run(Path({str(locked / 'runs')!r}), 'mlp', 'digits')\n"
+        "except StorageError as error:\n    print(error)\n"
+    )  # fmt: skip
+    for folder in (tmp_path, *tmp_path.parents):
+        if is_root and folder.stat().st_uid == 0 and "pytest" in str(folder):
+            folder.chmod(0o755)  # so that the other user reaches the locked folder at all
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "may not write" in done.stdout, done.stderr
+    assert "--runs" in done.stdout
+
+
+def test_a_full_disk_says_where_and_that_nothing_is_lost(tmp_path: Path) -> None:
+    mount = tmp_path / "small"
+    mount.mkdir()
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(mount)], capture_output=True, check=False
+    )
+    if made.returncode != 0:
+        pytest.skip("a small file system can be mounted here by root only")
+    try:
+        command = [
+            sys.executable,
+            "-m",
+            "rushlight",
+            "train",
+            "mlp",
+            "digits",
+            "--epochs",
+            "1",
+            "--runs",
+            str(mount / "runs"),
+        ]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    finally:
+        subprocess.run(["umount", str(mount)], check=True)
+    assert done.returncode == 1, done.stderr
+    assert "there is no space left on this disk" in " ".join(done.stderr.split())
+    assert "Traceback" not in done.stderr
+
+
+def test_an_unexpected_error_is_short_and_traceback_shows_all(say: Say, tmp_path: Path) -> None:
+    write_model(
+        tmp_path / "net.py", "class Net(nn.Sequential):\n    def __init__(self):\n        raise KeyError('gone')\n"
+    )
+    said = say("train", "net.py:Net", "digits")
+    assert "KeyError: 'gone'" in said
+    assert "net.py, line 7" in said
