@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -21,7 +23,7 @@ from rushlight.export.weights import load_weights
 from rushlight.run import Run, build_bundled, finish
 from rushlight.runs.folder import find_run, read_recipe
 from rushlight.runs.lock import lock_run
-from rushlight.training.checkpoint import latest_checkpoint, restore
+from rushlight.training.checkpoint import describe_kept, latest_checkpoint, list_checkpoints, restore
 from rushlight.training.ledger import steps_per_epoch
 from rushlight.training.loop import Epoch
 from rushlight.training.loop import epochs as iterate_epochs
@@ -58,17 +60,7 @@ def epochs(model: str | nn.Module, data: Any = "fashion-mnist", **options: Unpac
     iterator's `run` is the run.
     """
     options = check_options(options)
-    with contextlib.ExitStack() as stack:
-        training, loss_name = prepare(model, data, options, stack)
-        training.history.write(
-            {
-                "kind": "start", "time": time.time(), "run": training.folder.name, "epochs": training.recipe.epochs,
-                "steps_per_epoch": steps_per_epoch(training.data.train.samples, training.recipe),
-            }
-        )  # fmt: skip
-        announce(training, loss_name)
-        return Epochs(training, stack.pop_all())
-    raise AssertionError("unreachable")  # for type checkers: ExitStack may swallow exceptions, this one does not
+    return started(lambda stack: prepare(model, data, options, stack), from_start)
 
 
 def resume(
@@ -88,22 +80,64 @@ def resume(
     options = check_options(options)
     folder = find_run(Path(options.get("runs", "runs")), str(run))
     recipe = recipe_from_json(read_recipe(folder))
-    with contextlib.ExitStack() as stack:
+
+    def again(stack: contextlib.ExitStack) -> tuple[Training, str]:
         stack.enter_context(lock_run(folder))
-        training, loss_name = prepare_again(folder, recipe, model, data, options)
-        restore(training, latest_checkpoint(folder))
-        training.history.write(
-            {"kind": "event", "event": "resumed", "step": training.state["step"], "time": time.time()}
-        )
-        announce(training, loss_name)
-        iterator = Epochs(training, stack.pop_all())
+        return prepare_again(folder, recipe, model, data, options, stack)
+
+    iterator = started(again, from_checkpoint)
     for _ in iterator:
         pass
     return iterator.run
 
 
+def started(make: Callable[[contextlib.ExitStack], tuple[Training, str]], begin: Callable[[Training], None]) -> Epochs:
+    """Make a training, begin its history and announce it; whatever it holds is let go if any of that fails."""
+    stack = contextlib.ExitStack()
+    try:
+        training, loss_name = make(stack)
+        begin(training)
+        announce(training, loss_name)
+    except BaseException:
+        stack.close()
+        raise
+    return Epochs(training, stack)
+
+
+def from_start(training: Training) -> None:
+    """Write the first line of a run's history."""
+    steps = steps_per_epoch(training.data.train.samples, training.recipe)
+    line = {"kind": "start", "run": training.folder.name, "epochs": training.recipe.epochs, "steps_per_epoch": steps}
+    training.history.write({**line, "time": time.time()})
+
+
+def from_checkpoint(training: Training) -> None:
+    """Bring back the newest checkpoint that is whole; a run that never wrote one begins anew."""
+    if not list_checkpoints(training.folder):
+        training.history.truncate(0, 0)
+        from_start(training)
+        return
+    restore(training, latest_checkpoint(training.folder))
+    event = {"kind": "event", "event": "resumed", "step": training.state["step"], "time": time.time()}
+    training.history.write(event)
+
+
+_open: weakref.WeakSet[Epochs] = weakref.WeakSet()  # iterators that nobody has closed yet
+
+
+@atexit.register
+def close_all() -> None:
+    """Finish the runs whose loop was left by `break` while somebody still held the iterator."""
+    for iterator in list(_open):
+        iterator.close()
+
+
 class Epochs:
-    """The iterator over a run's epochs. `run` is the run; `close()` ends it early (so does leaving the `for` loop)."""
+    """The iterator over a run's epochs; `run` is the run.
+
+    Leaving the loop early keeps what is trained: the run is finished by `close()`, when the iterator is dropped, or when
+    Python ends.
+    """
 
     def __init__(self, training: Training, stack: contextlib.ExitStack) -> None:
         self._training = training
@@ -111,6 +145,7 @@ class Epochs:
         self._iterator: Iterator[Epoch] | None = iterate_epochs(training)
         self._last: Epoch | None = None
         self.run = Run(training.folder, training)
+        _open.add(self)
 
     def __iter__(self) -> Iterator[Epoch]:
         return self
@@ -142,20 +177,13 @@ class Epochs:
         with self._stack:
             training = self._training
             if isinstance(error, (KeyboardInterrupt, SystemExit)):
-                training.progress.message(
-                    f"Stopped after step {training.state['step']:,}, saved. Go on with: rushlight resume {training.folder.name}"
-                )
+                kept = describe_kept(training.folder)
+                training.progress.message(f"Stopped. {kept} Go on with: rushlight resume {training.folder.name}")
                 return
             message = error.problem if isinstance(error, RushlightError) else f"{type(error).__name__}: {error}"
-            line = {
-                "kind": "event",
-                "event": "failed",
-                "step": training.state["step"],
-                "message": message,
-                "time": time.time(),
-            }
+            event = {"kind": "event", "event": "failed", "step": training.state["step"], "message": message}
             with contextlib.suppress(RushlightError):  # the first error is the one to show
-                training.history.write(line)
+                training.history.write({**event, "time": time.time()})
             training.progress.close()
 
     def __del__(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -32,7 +33,7 @@ from rushlight.training.evaluate import Outcome, Report, evaluate
 from rushlight.training.loop import Epoch, test_batch_size
 from rushlight.training.objective import Objective, make_objective, named_loss
 from rushlight.training.options import Options
-from rushlight.training.prepare import rebuild_model, restored
+from rushlight.training.prepare import data_choices, rebuild_model, restored
 from rushlight.training.recipe import Recipe, recipe_from_json
 from rushlight.training.state import Training
 
@@ -44,10 +45,13 @@ def finish(training: Training, last: Epoch | None) -> None:
     training.progress.close()
     report, outcome = (last.test, last.outcome) if last is not None else (None, None)
     best = best_checkpoint(training.folder)
-    if training.recipe.early_stopping is not None and best is not None and last is not None and not last.is_best:
+    training.model.eval()  # training is over: from here on it is used
+    if training.recipe.early_stopping is not None and best is not None and training.state["epochs_since_best"]:
         load_state(training.model, read_model_state(best), str(best))
         step = int(best.name)
         training.progress.message(f"The weights of the best epoch (step {step:,}) are kept.")
+        report, outcome = test_model(training.model, training.data.test, training)
+    elif last is None and training.state["step"]:  # resumed after its last epoch, when only this was left to do
         report, outcome = test_model(training.model, training.data.test, training)
     save_report(training.folder, report, outcome)
     write_plots(training.folder, report)
@@ -191,7 +195,7 @@ class Run:
             DataError: the other data does not fit the model.
         """
         features, target = self._specs()
-        opening = options_from_json({**self.recipe.data["options"], **dict(options)})
+        opening = replace(options_from_json(self.recipe.data["options"]), **data_choices(options))
         if data is not None:
             split: Split | None = open_like(data, features, target, opening, fetch_progress())
         elif self._training is not None:

@@ -396,6 +396,14 @@ ENGLISH: dict[str, Text] = {
         "{option} must be at least 0 and less than 1; it is {value!r}.",
         "0.2 sets one sample in five aside for testing; 0 trains on everything and tests nothing.",
     ),
+    "not-a-finite-number": Text(
+        "{option} must be a finite number; it is {value!r}.",
+        "Choose a number, such as 0.001; or leave {option} out.",
+    ),
+    "not-beside-live": Text(
+        '"{option}" was given together with a live {part}, which brings its own.',
+        "Leave {option} out, or give the {part} by its name.",
+    ),
     "bad-seed": Text("The seed must be a whole number of at most 63 bits; it is {value}."),
     "not-a-setting": Text(
         "--{option} takes NAME=VALUE; it was given {value!r}.",
@@ -456,8 +464,20 @@ ENGLISH: dict[str, Text] = {
         "Try `dataset[{index}]` by itself; the error is in the dataset's own __getitem__ or its transform.",
     ),
     "unequal-samples": Text(
-        "{data}: its samples have different shapes, so they cannot be stacked into a batch: {reason}.",
+        "{data}: its samples have different shapes or kinds, so they cannot be stacked into a batch: {reason}.",
         "Make them equal in the dataset's transform (resize, pad or crop), or give a DataLoader with a collate_fn.",
+    ),
+    "samples-not-batchable": Text(
+        "{data}: its samples cannot be stacked into a batch: {reason}.",
+        "Return tensors, arrays or numbers (or tuples, lists and dicts of them), or give a DataLoader with a collate_fn.",
+    ),
+    "streamed-texts": Text(
+        '{data}: its targets are texts ("{found}"), which only data kept in memory may have.',
+        "Return class numbers instead: names.index(text).",
+    ),
+    "no-batches": Text(
+        "{data} gave no batches in epoch {epoch}.",
+        "An IterableDataset must begin anew each time it is iterated: make what it reads inside __iter__.",
     ),
     "other-shape": Text(
         "{data}: the model was trained on inputs of shape {expected}; these have {found}.",
@@ -475,6 +495,14 @@ ENGLISH: dict[str, Text] = {
     "unknown-model-argument": Text(
         'The model {model} has no argument "{argument}".{suggestion}',
         "It takes: {known}.",
+    ),
+    "model-argument-values": Text(
+        "The model {model} cannot be made with {given}: {reason}.",
+        "Sizes are whole numbers; several stand in a tuple, hidden=(512, 512), or on the command line --model-arg hidden=512,512.",
+    ),
+    "lazy-layer": Text(
+        'The lazy layer of "{name}" has no shape yet, and without (input, target) pairs nobody can tell it.',
+        "Run the model on one batch yourself before training: model(inputs).",
     ),
     "needs-images": Text(
         "The model {model} needs images of shape (channels, height, width); these samples have shape {shape}.",
@@ -586,6 +614,14 @@ ENGLISH: dict[str, Text] = {
         "{data} does not give (input, target) pairs, so loss(model(input), target) cannot be computed.",
         "Say how a batch becomes a loss: objective=f, where f(model, batch) returns the mean loss.",
     ),
+    "no-loss": Text(
+        "The loss was given as {found}; expected a name, or a loss made ready.",
+        'For example: loss=nn.CrossEntropyLoss() with its parentheses, or loss="CrossEntropyLoss".',
+    ),
+    "loss-not-scalar": Text(
+        "The loss gave one number for each sample; training needs a single one.",
+        'Leave reduction="none" out, or take the mean: loss.mean().',
+    ),
     "unknown-loss": Text(
         'There is no loss called "{name}" in torch.nn.{suggestion}',
         "For classes: cross-entropy. For numbers: mse, l1, huber. For yes or no: bce.",
@@ -618,6 +654,14 @@ ENGLISH: dict[str, Text] = {
         "The optimizer was given as {found}; expected a name or a torch.optim optimizer.",
         'For example: optimizer="SGD", lr=0.1 or optimizer=torch.optim.SGD(model.parameters(), lr=0.1).',
     ),
+    "needs-closure": Text(
+        "{optimizer} computes the loss several times in each step, through a closure, which the training loop does not do.",
+        'Use another optimizer, such as optimizer="Adam".',
+    ),
+    "optimizer-gradients": Text(
+        "The optimizer cannot use this model's gradients: {reason}.",
+        'SparseAdam is for nn.Embedding(…, sparse=True) alone. For all else: optimizer="AdamW".',
+    ),
     "nothing-trains": Text(
         "{model} has no parameters that train.",
         "Every parameter has requires_grad=False, or the layers are kept in a plain list: use nn.ModuleList or nn.Sequential.",
@@ -634,11 +678,19 @@ ENGLISH: dict[str, Text] = {
         "The schedule {schedule} needs to know how many steps there will be, and this data does not tell its length.",
         "Use --schedule constant, or a live scheduler.",
     ),
+    "scheduler-ended": Text(
+        "The live scheduler {schedule} was made for fewer steps than are trained: {reason}.",
+        "Make it for steps per epoch × epochs.",
+    ),
     # ── training ─────────────────────────────────────────────────────────────────────────────────────────
     "loss-not-finite": Text(
         "The loss became {value} at step {step:,} (epoch {epoch}, {samples}), with learning rate {learning_rate}. {kept}",
         "Most likely the learning rate is too high: try a tenth of it, --clip-norm 1 or --warmup 100. Otherwise look at these samples, "
         "and in the model for log(0), division by 0 or a square root of 0.",
+    ),
+    "tensorboard-missing": Text(
+        "TensorBoard's event files were asked for, but the package tensorboard is not installed.",
+        'Install it: pip install "rushlight[tensorboard]". The run folder has its own curves without it.',
     ),
     "weights-not-finite": Text(
         'The weights of "{name}" are not finite after step {step:,} (epoch {epoch}). {kept}',

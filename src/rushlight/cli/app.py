@@ -189,6 +189,9 @@ def train(
     name: Annotated[
         str | None, typer.Option(help="The run's name.", show_default="date, model and data", rich_help_panel=RUN)
     ] = None,
+    tensorboard: Annotated[
+        bool, typer.Option(help="Write TensorBoard event files into the run folder too.", rich_help_panel=RUN)
+    ] = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -212,7 +215,7 @@ def train(
         "model_arguments": model_arguments, "test_data": test_data, "target": target, "task": task, "normalize": normalize,
         "image_size": as_size("image-size", image_size), "test_fraction": test_fraction, "classes": names(classes),
         "skip_bad": skip_bad, "workers": workers, "device": device, "runs": runs, "name": name, "quiet": quiet,
-        "to_stderr": as_json, "batch_size": batch_size,
+        "to_stderr": as_json, "batch_size": batch_size, "tensorboard": tensorboard or None,
     }  # fmt: skip
     show_end(rushlight.train(model, data, **chosen), as_json, quiet)
 

@@ -7,6 +7,8 @@ depend on workers, devices or earlier epochs.
 from __future__ import annotations
 
 import random
+import signal
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -18,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from rushlight.data.order import epoch_order, sample_seed
 from rushlight.data.spec import FeatureSpec, TargetSpec
+from rushlight.errors import DataError, RushlightError
 
 CPU = torch.device("cpu")
 
@@ -124,12 +127,15 @@ class StreamedSplit:
         loader = DataLoader(
             SeededReads(self.dataset, seed, epoch),
             batch_sampler=groups,
-            collate_fn=self.collate,
+            collate_fn=CollatedReads(self.collate, type(self.dataset).__name__),
             num_workers=self.workers,
             generator=torch.Generator(),  # else the loader draws from the global stream, which belongs to the step
             pin_memory=self.device.type == "cuda",
+            worker_init_fn=ignore_interrupt,
         )
         for batch in loader:
+            if isinstance(batch, Failed):
+                raise batch.error() from RuntimeError(batch.traceback)
             yield to_device(self.finish(batch), self.device)
 
     def to(self, device: torch.device) -> StreamedSplit:
@@ -158,8 +164,10 @@ class LoaderSplit:
     def batches(self, size: int, *, seed: int, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Give the loader's batches; `size` is the loader's own business."""
         with seeded(sample_seed(seed, epoch, -1)):
-            if self.loader.generator is not None:
-                self.loader.generator.manual_seed(sample_seed(seed, epoch, -1))
+            for owner in (self.loader, self.loader.sampler, self.loader.batch_sampler):
+                generator = getattr(owner, "generator", None)
+                if isinstance(generator, torch.Generator):
+                    generator.manual_seed(sample_seed(seed, epoch, -1))
             batches = iter(self.loader)
         for number in range(10**18):
             with seeded(
@@ -188,7 +196,77 @@ class SeededReads(Dataset[Any]):
 
     def __getitem__(self, index: int) -> Any:
         with seeded(sample_seed(self.seed, self.epoch, index)):
-            return self.dataset[index]
+            try:
+                return self.dataset[index]
+            except Exception as error:
+                return failed(error, type(self.dataset).__name__, index)
+
+
+class CollatedReads:
+    """Collates what `SeededReads` read. What went wrong takes the batch's place."""
+
+    def __init__(self, collate: Callable[[list[Any]], Any], name: str) -> None:
+        self.collate, self.name = collate, name
+
+    def __call__(self, samples: list[Any]) -> Any:
+        """Return the batch, or the first failure among its samples, or that of collating them."""
+        failure = next((sample for sample in samples if isinstance(sample, Failed)), None)
+        if failure is not None:
+            return failure
+        try:
+            return self.collate(samples)
+        except Exception as error:
+            return not_collated(error, self.name, samples)
+
+
+@dataclass(frozen=True)
+class Failed:
+    """Why samples could not be read: plain values, since an exception itself may not survive the way from a worker."""
+
+    kind: type[RushlightError]
+    key: str
+    values: dict[str, Any]
+    traceback: str
+
+    def error(self) -> RushlightError:
+        """Return the error to raise."""
+        return self.kind(self.key, **self.values)
+
+
+def failed(error: Exception, name: str, index: int) -> Failed:
+    """Return the failure to read sample `index` of the dataset called `name`."""
+    text = traceback.format_exc()
+    if isinstance(error, RushlightError):
+        values = {key: value if isinstance(value, (int, float)) else str(value) for key, value in error.values.items()}
+        return Failed(type(error), error.key, values, text)
+    reason = f"{type(error).__name__}: {error}"
+    return Failed(DataError, "sample-failed", {"data": name, "index": index, "reason": reason}, text)
+
+
+def not_collated(error: Exception, name: str, samples: list[Any]) -> Failed:
+    """Return the failure to stack samples of the dataset called `name`: most often their shapes differ."""
+    found = list(dict.fromkeys(str(shapes_in(sample)) for sample in samples))
+    if len(found) > 1:
+        reason = f"found {found[0]} and {found[1]}"
+        return Failed(DataError, "unequal-samples", {"data": name, "reason": reason}, traceback.format_exc())
+    reason = f"{type(error).__name__}: {error}".splitlines()[0]
+    return Failed(DataError, "samples-not-batchable", {"data": name, "reason": reason}, traceback.format_exc())
+
+
+def shapes_in(sample: Any) -> Any:
+    """Return a sample with the shape of every tensor or array in its place, and the type of all else."""
+    if isinstance(sample, (Tensor, np.ndarray)):
+        return tuple(sample.shape)
+    if isinstance(sample, (tuple, list)):
+        return tuple(map(shapes_in, sample))
+    if isinstance(sample, dict):
+        return {key: shapes_in(value) for key, value in sample.items()}
+    return type(sample).__name__
+
+
+def ignore_interrupt(worker: int) -> None:
+    """Leave Ctrl-C, which reaches every process of the terminal, to the main process: it still needs its batch."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class seeded:  # reads as a word in `with seeded(…):`

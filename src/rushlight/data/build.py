@@ -213,21 +213,35 @@ def learn_normalization(inputs: Tensor, kind: FeatureKind, name: NormalizeName) 
 
 
 def mean_and_std(values: Tensor, channel_dim: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return float64 mean and population std along every dimension but `channel_dim`.
+    """Return float64 mean and population std along every dimension but `channel_dim`."""
+    return (
+        byte_statistics(values, channel_dim) if values.dtype == torch.uint8 else float_statistics(values, channel_dim)
+    )
 
-    uint8 is summed in whole numbers and so exactly; floats in float64, with the first row taken off first, since
-    `E[x²] - E[x]²` loses everything when the mean is large.
+
+def byte_statistics(values: Tensor, channel_dim: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean and std of uint8 values, exactly: from how often each of the 256 values occurs."""
+    levels = np.arange(256, dtype=np.float64)
+    channels = values.unbind(channel_dim)
+    shares = [torch.bincount(channel.flatten(), minlength=256).numpy() / channel.numel() for channel in channels]
+    means = [float(share @ levels) for share in shares]
+    variances = [float(share @ (levels - mean) ** 2) for share, mean in zip(shares, means, strict=True)]
+    return np.array(means), np.sqrt(variances)
+
+
+def float_statistics(values: Tensor, channel_dim: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean and std of floats, summed in float64, a chunk at a time.
+
+    The first row is taken off first, since `E[x²] - E[x]²` loses everything when the mean is large.
     """
     dims = [dim for dim in range(values.dim()) if dim != channel_dim]
     count = values.numel() // values.shape[channel_dim]
-    is_whole = not values.is_floating_point()
-    shift = torch.zeros(()) if is_whole else values[:1].double().mean(dims, keepdim=True)
+    shift = values[:1].double().mean(dims, keepdim=True)
     total, squares = np.zeros(values.shape[channel_dim]), np.zeros(values.shape[channel_dim])
     for first in range(0, len(values), CHUNK_ROWS):
-        chunk = values[first : first + CHUNK_ROWS]
-        chunk = chunk.int() if is_whole else chunk.double() - shift
-        total = total + chunk.sum(dims).double().numpy()
-        squares = squares + (chunk * chunk).sum(dims).double().numpy()
+        chunk = values[first : first + CHUNK_ROWS].double() - shift
+        total = total + chunk.sum(dims).numpy()
+        squares = squares + (chunk * chunk).sum(dims).numpy()
     mean = total / count
     variance = np.maximum(squares / count - mean * mean, 0.0)
     return np.asarray(mean + shift.flatten().numpy()), np.sqrt(variance)

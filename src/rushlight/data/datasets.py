@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from torch.utils.data import (
 )
 
 from rushlight.data.arrays import read_targets
-from rushlight.data.batches import Batch, Data, LoaderSplit, Split, StreamedSplit, seeded
+from rushlight.data.batches import Batch, Data, LoaderSplit, Split, StreamedSplit, failed, not_collated, seeded
 from rushlight.data.build import Samples, build_data, cut_test_split, identity_of
 from rushlight.data.spec import FeatureKind, FeatureSpec, Normalization, NormalizeName, TargetSpec, Task
 from rushlight.errors import DataError
@@ -60,7 +61,7 @@ def open_dataset(
     dataset, batch_size, is_shuffled, loader_notes = unwrap(train)
     if isinstance(dataset, IterableDataset):
         raise DataError("iterable-without-loader", dataset=type(dataset).__name__)
-    test_dataset = unwrap(test)[0] if test is not None else None
+    test_dataset = unwrap(test)[0] if test is not None and is_ordinary(test) else test
     name = type(dataset).__name__
     count = sample_count(dataset, name)
     first = read_one(dataset, 0, name)
@@ -73,15 +74,19 @@ def open_dataset(
         )
         notes.append(f"{name} is streamed: {why}.")
         return open_streamed(dataset, test_dataset, first, task, classes, workers, is_shuffled, notes, batch_size)
-    notes.append(f"{name} is kept in memory: {min(PROBES, count)} samples read twice gave the same both times.")
     if not is_pair(first):
+        notes.append(f"{name} is streamed: its samples are not (input, target).")
         return open_streamed(dataset, test_dataset, first, task, classes, workers, is_shuffled, notes, batch_size)
+    notes.append(f"{name} is kept in memory: {min(PROBES, count)} samples read twice gave the same both times.")
     classes = classes or class_names(dataset)
     train_samples, target = read_all(dataset, count, task, classes, workers, progress)
     test_samples = None
-    if test_dataset is not None:
-        test_count = sample_count(test_dataset, name)
-        test_samples, test_target = read_all(test_dataset, test_count, target.task, classes, workers, progress)
+    if isinstance(test_dataset, DataLoader):
+        notes.append("The test DataLoader is used as it is.")
+    elif test_dataset is not None:
+        test_count = sample_count(test_dataset, name, "test")
+        names = target.classes if classes is None and not all(map(str.isdecimal, target.classes)) else classes
+        test_samples, test_target = read_all(test_dataset, test_count, target.task, names, workers, progress)
         if len(test_target.classes) > len(target.classes):
             target = test_target
     else:
@@ -94,27 +99,33 @@ def open_dataset(
     )  # fmt: skip
     if not is_shuffled:
         object.__setattr__(data.train, "is_shuffled", False)
-    return Data(**{**vars(data), "batch_size": batch_size})
+    if isinstance(test_dataset, DataLoader):
+        data = replace(data, test=LoaderSplit(test_dataset, Finish(data.target, data.features)))
+    return replace(data, batch_size=batch_size)
 
 
 def open_streamed(
-    dataset: Dataset[Any], test: Dataset[Any] | None, first: Any, task: Task | None, classes: Sequence[str] | None,
+    dataset: Dataset[Any], test: Dataset[Any] | DataLoader[Any] | None, first: Any, task: Task | None, classes: Sequence[str] | None,
     workers: int, is_shuffled: bool, notes: list[str], batch_size: int | None,
 ) -> Data:  # fmt: skip
     """Make `Data` that reads its samples as they are needed."""
     name = type(dataset).__name__
     features = target = None
     if is_pair(first):
-        inputs, _ = collate_samples([first])
+        inputs, _ = collate_checked([first], name)
         features = feature_spec(inputs)
         target = probe_target(dataset, task, classes or class_names(dataset), notes)
     finish = Finish(target)
     if test is None:
         notes.append("There is no test split: pass test_data=, or a dataset that is the same each time it is read.")
+    test_split: Split | None = None
+    if isinstance(test, DataLoader):
+        test_split = LoaderSplit(test, finish)
+    elif test is not None:
+        sample_count(test, name, "test")
+        test_split = StreamedSplit(test, finish, workers, collate_samples, False)
     return Data(
-        name=name,
-        train=StreamedSplit(dataset, finish, workers, collate_samples, is_shuffled),
-        test=None if test is None else StreamedSplit(test, finish, workers, collate_samples, False),
+        name=name, train=StreamedSplit(dataset, finish, workers, collate_samples, is_shuffled), test=test_split,
         features=features, target=target, fingerprint=describe_fingerprint(dataset), notes=tuple(notes),
         batch_size=batch_size,
     )  # fmt: skip
@@ -137,7 +148,9 @@ def open_loader(
     if isinstance(first, (tuple, list)) and len(first) == 2 and isinstance(first[0], Tensor):
         features = feature_spec(first[0])
         names = classes or class_names(loader.dataset)
-        if isinstance(first[1], Tensor):
+        if isinstance(first[1], Tensor) and has_plain_samples(loader):
+            target = probe_target(loader.dataset, task, names, notes)
+        elif isinstance(first[1], Tensor):
             target = read_targets(first[1], task, names)[1]
             if target.task == "classification" and names is None:
                 notes.append(
@@ -160,13 +173,22 @@ def open_loader(
 # ── what a dataset is like ───────────────────────────────────────────────────────────────────────────────────
 
 
-def is_ordinary(loader: DataLoader[Any]) -> bool:
+def is_ordinary(loader: Dataset[Any] | DataLoader[Any]) -> bool:
     """Tell whether a DataLoader does nothing that its dataset, batch size and shuffling do not say."""
+    if not isinstance(loader, DataLoader):
+        return True
     sampler = loader.sampler
     is_plain = type(sampler) is SequentialSampler or (
         type(sampler) is RandomSampler and not sampler.replacement and sampler.num_samples == len(sampler.data_source)
     )
     return is_plain and loader.collate_fn is default_collate and loader.batch_size is not None and not loader.drop_last
+
+
+def has_plain_samples(loader: DataLoader[Any]) -> bool:
+    """Tell whether the loader's batches are stacked samples of a map-style dataset, in whatever order."""
+    dataset = loader.dataset
+    is_map_style = not isinstance(dataset, IterableDataset) and hasattr(dataset, "__len__")
+    return is_map_style and loader.collate_fn is default_collate and loader.batch_size is not None
 
 
 def unwrap(source: Dataset[Any] | DataLoader[Any]) -> tuple[Dataset[Any], int | None, bool, tuple[str, ...]]:
@@ -184,33 +206,39 @@ def unwrap(source: Dataset[Any] | DataLoader[Any]) -> tuple[Dataset[Any], int | 
     return source.dataset, source.batch_size, is_shuffled, note
 
 
-def sample_count(dataset: Dataset[Any], name: str) -> int:
+def sample_count(dataset: Dataset[Any], name: str, split: str = "train") -> int:
     """Return the number of samples of a map-style dataset; DataError when it has none, or no length."""
     if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
         raise DataError("no-dataset", found=type(dataset).__name__)
     count = len(dataset)
     if count == 0:
-        raise DataError("empty-split", data=name, split="train")
+        raise DataError("empty-split", data=name, split=split)
     return count
 
 
-def read_one(dataset: Dataset[Any], index: int, name: str) -> Any:
+def read_one(dataset: Dataset[Any], index: int, name: str, seed: int = 0) -> Any:
     """Read one sample; a failure names the dataset and the sample."""
     try:
-        with seeded(0):
+        with seeded(seed):
             return dataset[index]
     except Exception as error:
-        raise DataError("sample-failed", data=name, index=index, reason=f"{type(error).__name__}: {error}") from error
+        raise failed(error, name, index).error() from error
+
+
+def collate_checked(samples: list[Any], name: str) -> Any:
+    """Stack samples into a batch; DataError when they are of a kind or of sizes that cannot be stacked."""
+    try:
+        return collate_samples(samples)
+    except Exception as error:
+        raise not_collated(error, name, samples).error() from error
 
 
 def is_random(dataset: Dataset[Any], count: int) -> bool:
     """Tell whether reading a sample again, under other seeds, gives something else."""
     for index in sorted({round(i * (count - 1) / (PROBES - 1)) for i in range(PROBES)}):
-        readings = []
-        for seed in (1, 2):
-            with seeded(seed):
-                readings.append(collate_samples([dataset[index]]))
-        if not same(*readings):
+        name = type(dataset).__name__
+        one, other = (collate_checked([read_one(dataset, index, name, seed)], name) for seed in (1, 2))
+        if not same(one, other):
             return True
     return False
 
@@ -296,20 +324,24 @@ def read_all(
         generator=torch.Generator(),
     )
     inputs: list[Tensor] = []
-    targets: list[Tensor] = []
+    targets: list[np.ndarray] = []
     try:
         with seeded(0):
             for x, y in loader:
                 inputs.append(x)
-                targets.append(y if isinstance(y, Tensor) else torch.as_tensor(y))
+                targets.append(np.asarray(y))
                 progress(min(len(inputs) * READ_BATCH, count), count)
-    except RuntimeError as error:
-        if "stack expects each tensor to be equal size" in str(error):
-            raise DataError("unequal-samples", data=name, reason=str(error).splitlines()[0]) from error
-        raise DataError("sample-failed", data=name, index=len(inputs) * READ_BATCH, reason=error) from error
+    except Exception as error:
+        first = len(inputs) * READ_BATCH
+        samples = [read_one(dataset, index, name) for index in range(first, min(first + READ_BATCH, count))]
+        collate_checked(samples, name)
+        raise not_collated(error, name, samples).error() from error  # one by one all is well: it was the workers
+    if len({tuple(part.shape[1:]) for part in inputs}) > 1:
+        shapes = " and ".join(sorted({str(tuple(part.shape[1:])) for part in inputs})[:2])
+        raise DataError("unequal-samples", data=name, reason=f"found {shapes}")
     x = torch.cat(inputs)
     x = x if x.dtype in (torch.uint8, torch.float32) else x.float()
-    kept_targets, target = read_targets(torch.cat(targets), task, classes)
+    kept_targets, target = read_targets(np.concatenate(targets), task, classes)
     return Samples(x if x.dim() > 1 else x.unsqueeze(1), kept_targets), target
 
 
@@ -329,10 +361,12 @@ def probe_target(dataset: Any, task: Task | None, classes: Sequence[str] | None,
         chosen = (
             sorted({round(i * (count - 1) / (LABEL_PROBES - 1)) for i in range(LABEL_PROBES)}) if count > 1 else [0]
         )
-        with seeded(0):
-            labels = collate_samples([dataset[index] for index in chosen])[1]
+        name = type(dataset).__name__
+        labels = collate_checked([read_one(dataset, index, name)[1] for index in chosen], name)
         notes.append(f"What the targets are was found out from {len(chosen):,} samples.")
-    return read_targets(labels if isinstance(labels, Tensor) else torch.as_tensor(labels), task, classes)[1]
+    if not isinstance(labels, Tensor) and isinstance(first := next(iter(labels)), str):
+        raise DataError("streamed-texts", data=type(dataset).__name__, found=first)
+    return read_targets(labels, task, classes)[1]
 
 
 class Finish:
@@ -357,3 +391,15 @@ class Finish:
             return inputs, targets.long().flatten() if targets.dim() == 2 and targets.shape[1] == 1 else targets.long()
         targets = targets.float()
         return inputs, targets.unsqueeze(1) if targets.dim() == 1 else targets
+
+
+class FinishBinary:
+    """What `finish` makes of a batch, with class numbers as the binary task has them: float32 0 or 1, shape (n, 1)."""
+
+    def __init__(self, finish: Callable[[Batch], Batch]) -> None:
+        self.finish = finish
+
+    def __call__(self, batch: Batch) -> Batch:
+        """Return the batch as the model and the loss receive it."""
+        inputs, targets = self.finish(batch)
+        return inputs, targets.float().reshape(-1, 1)

@@ -219,10 +219,10 @@ def retarget_split(split: Split, target: TargetSpec) -> Split:
     """Return one split with its targets as the binary task has them."""
     if isinstance(split, ResidentSplit):
         return replace(split, targets=split.targets.float().reshape(-1, 1))
-    from rushlight.data.datasets import Finish
+    from rushlight.data.datasets import FinishBinary
 
     assert isinstance(split, (StreamedSplit, LoaderSplit))
-    return replace(split, finish=Finish(target))
+    return replace(split, finish=FinishBinary(split.finish))
 
 
 def options_to_json(options: DataOptions) -> dict[str, Any]:

@@ -73,21 +73,19 @@ def import_file(path: Path) -> ModuleType:
     folder = str(path.resolve().parent)
     if folder not in sys.path:
         sys.path.insert(0, folder)
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    name = path.stem
+    while getattr(sys.modules.get(name), "__file__", str(path)) != str(path) or name in sys.builtin_module_names:
+        name += "_"  # a file called random.py must not take the place of Python's own module
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None  # a .py file always has a loader
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
+    sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except SyntaxError as error:
-        line = (error.text or "").rstrip()
-        raise ModelError(
-            "syntax-error", path=error.filename, line=error.lineno, text=line, reason=error.msg,
-            marker=" " * (max((error.offset or 1) - 1, 0)) + "^",
-        ) from error  # fmt: skip
-    except Exception as error:
-        raise ModelError("model-file-failed", path=path, where=last_line(error), reason=describe(error)) from error
+    except (Exception, SystemExit) as error:
+        del sys.modules[name]
+        raise import_error(str(path), error) from error
     return module
 
 
@@ -100,15 +98,27 @@ def import_module(name: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
             raise ModelError("no-model-module", name=name) from error
-        raise ModelError("model-file-failed", path=name, where=last_line(error), reason=describe(error)) from error
-    except Exception as error:
-        raise ModelError("model-file-failed", path=name, where=last_line(error), reason=describe(error)) from error
+        raise import_error(name, error) from error
+    except (Exception, SystemExit) as error:
+        raise import_error(name, error) from error
+
+
+def import_error(path: str, error: BaseException) -> ModelError:
+    """Return the error for a file or module that does not run: a syntax error shows its line."""
+    if not isinstance(error, SyntaxError) or error.lineno is None:
+        return ModelError("model-file-failed", path=path, where=last_line(error), reason=describe(error))
+    return ModelError(
+        "syntax-error", path=error.filename, line=error.lineno, text=(error.text or "").rstrip(), reason=error.msg,
+        marker=" " * (max((error.offset or 1) - 1, 0)) + "^",
+    )  # fmt: skip
 
 
 def last_line(error: BaseException) -> str:
-    """Return 'file.py, line 7' for the deepest frame of an error."""
+    """Return 'file.py, line 7' for the deepest frame of an error that is not torch's or Python's import system's."""
+    torch_folder = str(Path(torch.__file__).parent)
     frames = traceback.extract_tb(error.__traceback__)
-    return f"{frames[-1].filename}, line {frames[-1].lineno}" if frames else "unknown place"
+    own = [frame for frame in frames if not frame.filename.startswith((torch_folder, "<frozen"))]
+    return f"{own[-1].filename}, line {own[-1].lineno}" if own else "unknown place"
 
 
 def describe(error: BaseException) -> str:

@@ -103,7 +103,7 @@ def build_model(name: str, shape: Shape, outputs: int, arguments: dict[str, Any]
     """Build a network by name for inputs of `shape` and `outputs` outputs; initial weights depend on `seed` alone.
 
     Raises:
-        UsageError: no such name, or the network has no such argument.
+        UsageError: no such name, or the network has no such argument, or cannot use its value.
         ModelError: the network cannot take such inputs.
     """
     if name not in MODELS:
@@ -119,7 +119,11 @@ def build_model(name: str, shape: Shape, outputs: int, arguments: dict[str, Any]
             )  # fmt: skip
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        return MODELS[name](shape, outputs, **arguments)
+        try:
+            return MODELS[name](shape, outputs, **arguments)
+        except (TypeError, ValueError, RuntimeError) as error:
+            given = ", ".join(f"{argument}={value!r}" for argument, value in arguments.items())
+            raise UsageError("model-argument-values", model=name, given=given, reason=error) from error
 
 
 def image_shape(shape: Shape, name: str) -> tuple[int, int, int]:

@@ -19,7 +19,7 @@ import math
 import sys
 import time
 from array import array
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -84,11 +84,14 @@ class History:
             if file.path.exists():
                 file.truncate(file.written)
         self.flushed_at = time.monotonic()
+        self.watchers: list[Callable[[Mapping[str, Any]], None]] = []  # told of every line
 
     def write(self, line: Mapping[str, Any]) -> None:
         """Add a line. JSON has no NaN or infinity: they become null (`losses.f32` has the exact value)."""
         text = json.dumps(without_nan(line), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
         self.lines.pending += text.encode("utf-8") + b"\n"
+        for watch in self.watchers:
+            watch(line)
         if line["kind"] in ("start", "event") or time.monotonic() - self.flushed_at >= FLUSH_SECONDS:
             self.flush()
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from rushlight.data.batches import Batch, Data
 from rushlight.data.spec import TargetSpec
-from rushlight.errors import ModelError, RushlightError
+from rushlight.errors import ModelError, RushlightError, UsageError
 from rushlight.training.state import Training
 
 ENDS_IN_ACTIVATION = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.GELU, nn.Sigmoid, nn.Tanh)
@@ -150,6 +150,10 @@ def explain_step_error(error: Exception, model: nn.Module, batch: Batch | None, 
             "batch-of-one", batch_size=training.recipe.batch_size, step=training.state["step"] + 1,
             samples=training.data.train.samples,
         )  # fmt: skip
+    if "can be implicitly created only for scalar outputs" in text:
+        return UsageError("loss-not-scalar")
+    if "does not support dense gradients" in text or "does not support sparse gradients" in text:
+        return UsageError("optimizer-gradients", reason=text.splitlines()[0])
     inputs = batch[0] if isinstance(batch, (tuple, list)) and batch and isinstance(batch[0], Tensor) else None
     if inputs is None:
         return error

@@ -124,7 +124,9 @@ def finish_epoch(training: Training, report: Report | None, outcome: Outcome | N
     is_best = note_best(state, report, train_loss)
     epoch = Epoch(state["epoch"], train_loss, report, learning_rate, seconds, state["step"], is_best, outcome)
     training.schedule.after_epoch(report.loss if report else train_loss)
-    state.update(epoch=epoch.number + 1, window=0, loss_sum=0.0, weight_sum=0.0, samples=0, line_sum=0.0, line_weight=0.0)
+    state.update(
+        epoch=epoch.number + 1, window=0, loss_sum=0.0, weight_sum=0.0, samples=0, line_sum=0.0, line_weight=0.0
+    )
     state["seconds"] += seconds
     test = report.short() if report else None
     training.history.write(

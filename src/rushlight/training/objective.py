@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -107,11 +107,18 @@ def ignored_possible(targets: Tensor, ignored: int) -> bool:
 
 
 def count_samples(batch: Batch) -> float:
-    """Return how many samples a batch has: the length of the first tensor in it."""
-    first = batch
-    while not isinstance(first, Tensor):
-        first = next(iter(first.values())) if isinstance(first, dict) else first[0]
-    return float(len(first)) if first.dim() else 1.0
+    """Return how many samples a batch has: the length of the first tensor in it that has one."""
+    lengths = (len(tensor) for tensor in tensors_in(batch) if tensor.dim())
+    return float(next(lengths, 1))
+
+
+def tensors_in(batch: Batch) -> Iterator[Tensor]:
+    """Give the tensors in a batch of tuples, lists and dicts."""
+    if isinstance(batch, Tensor):
+        yield batch
+    elif isinstance(batch, (Mapping, list, tuple)):
+        for part in batch.values() if isinstance(batch, Mapping) else batch:
+            yield from tensors_in(part)
 
 
 def named_loss(name: str) -> Loss:

@@ -48,6 +48,7 @@ class Options(TypedDict, total=False):
     test_fraction: float  # what is set aside where there is no test split (0.2)
     skip_bad: bool  # leave unreadable images out (False)
     workers: int  # processes that read streamed data (0)
+    tensorboard: bool  # write TensorBoard event files into the run folder too (False)
     runs: str | Path  # the folder of all runs ("runs")
     name: str | None  # the run's name (made of date, model and data)
     quiet: bool  # print nothing (False)

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import UninitializedParameter
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -34,6 +35,7 @@ from rushlight.training.objective import (
     Objective,
     check_live_optimizer,
     check_loss_fits,
+    check_steps_alone,
     describe_optimizer,
     make_objective,
     named_loss,
@@ -45,10 +47,12 @@ from rushlight.training.options import Options, default_schedule
 from rushlight.training.recipe import Recipe, recipe_to_json
 from rushlight.training.schedule import Schedule
 from rushlight.training.state import Training, new_state
+from rushlight.training.tensorboard import tensorboard_lines
 
 
 def prepare(model: str | nn.Module, data: Any, options: Options, stack: contextlib.ExitStack) -> tuple[Training, str]:
     """Open, build and check everything that one run needs; its folder is made last, when nothing can be wrong any more."""
+    check_together(model, options)
     progress = Progress(options.get("quiet", False), options.get("to_stderr", False))
     stack.callback(progress.close)
     device, device_notes = choose_device(options.get("device", "auto"))
@@ -62,7 +66,7 @@ def prepare(model: str | nn.Module, data: Any, options: Options, stack: contextl
         options = {**options, "schedule": default_schedule(options, opened.train.samples is not None)}
     objective, opened, loss_name = choose_objective(options, opened)
     module, described = choose_model(model, opened, options)
-    training_data, notes = fit(module, opened, objective, device)
+    training_data, notes = fit(module, opened, objective, device, described.get("seed"))
     optimizer = choose_optimizer(options, module)
     recipe = make_recipe(options, described, describe_data(data, options), loss_name, optimizer, opened)
     if recipe.precision == "bfloat16" and (refusal := bfloat16_refusal(device)):
@@ -73,8 +77,7 @@ def prepare(model: str | nn.Module, data: Any, options: Options, stack: contextl
     notes = (*device_notes, *opened.notes, *batch_notes(opened, recipe), *notes)
     training_data = replace(training_data, notes=notes)
     write_records(folder, recipe, training_data, device)
-    history = History(folder)
-    stack.callback(history.close)
+    history = open_history(folder, recipe, stack)
     training = Training(
         recipe,
         module,
@@ -92,7 +95,7 @@ def prepare(model: str | nn.Module, data: Any, options: Options, stack: contextl
 
 
 def prepare_again(
-    folder: Path, recipe: Recipe, model: nn.Module | None, data: Any, options: Options
+    folder: Path, recipe: Recipe, model: nn.Module | None, data: Any, options: Options, stack: contextlib.ExitStack
 ) -> tuple[Training, str]:
     """Open, build and check everything that an existing run needs to go on."""
     described = recipe.data
@@ -102,7 +105,9 @@ def prepare_again(
         needed = [
             part
             for part in ("optimizer", "schedule", "loss")
-            if getattr(recipe, part).get("live") and part not in options
+            if getattr(recipe, part).get("live")
+            and part not in options
+            and not (part == "loss" and "objective" in options)
         ]
         if needed:
             raise RunError("live-parts", run=folder.name, parts=", ".join(needed))
@@ -141,10 +146,19 @@ def prepare_again(
         schedule,
         device,
         folder,
-        History(folder),
+        open_history(folder, recipe, stack),
         progress,
         new_state(),
     ), loss_name
+
+
+def open_history(folder: Path, recipe: Recipe, stack: contextlib.ExitStack) -> History:
+    """Open the run's history, and TensorBoard's beside it where that was asked for; the stack closes both."""
+    history = History(folder)
+    stack.callback(history.close)
+    if recipe.tensorboard:
+        history.watchers.append(stack.enter_context(tensorboard_lines(folder / "tensorboard")))
+    return history
 
 
 def check_fingerprint(folder: Path, data: Data) -> None:
@@ -163,6 +177,25 @@ def data_options(options: Options) -> DataOptions:
     return DataOptions(**given)
 
 
+def data_choices(options: Options) -> dict[str, Any]:
+    """Return those of the options that say how to open data, by name."""
+    chosen = vars(data_options(options))
+    return {name: chosen[name] for name in options if name in chosen}
+
+
+def check_together(model: object, options: Options) -> None:
+    """Raise UsageError for an option that would be ignored, because a live object brings its own."""
+    for part, live, ignored in (
+        ("optimizer", isinstance(options.get("optimizer"), Optimizer), ("lr", "optimizer_arguments")),
+        ("schedule", isinstance(options.get("schedule"), LRScheduler), ("warmup",)),
+        ("model", isinstance(model, nn.Module), ("model_arguments",)),
+        ("objective", "objective" in options, ("loss",)),
+    ):
+        for option in ignored:
+            if live and options.get(option):
+                raise UsageError("not-beside-live", option=option, part=part)
+
+
 def choose_objective(options: Options, data: Data) -> tuple[Objective, Data, str]:
     """Return the objective, the data with targets as its loss wants them, and the loss's name."""
     own = options.get("objective")
@@ -172,6 +205,9 @@ def choose_objective(options: Options, data: Data) -> tuple[Objective, Data, str
         raise UsageError("needs-objective", data=data.name)
     given = options.get("loss")
     loss = named_loss(given or LOSS_BY_TASK[data.target.task]) if given is None or isinstance(given, str) else given
+    if isinstance(loss, type) or not callable(loss):
+        name = loss.__name__ if isinstance(loss, type) else type(loss).__name__
+        raise UsageError("no-loss", found=f"the class {name}" if isinstance(loss, type) else name)
     check_loss_fits(loss, data.target, getattr(getattr(data.train, "targets", None), "dtype", None))
     data = retarget(data, task_of_loss(loss, data.target.task))
     return make_objective(loss), data, getattr(loss, "__name__", type(loss).__name__)
@@ -224,14 +260,25 @@ def rebuild_model(folder: Path, described: dict[str, Any], data: Data) -> nn.Mod
     return build_described(described, data)
 
 
-def fit(module: nn.Module, data: Data, objective: Objective, device: torch.device) -> tuple[Data, tuple[str, ...]]:
-    """Bring the model and the data to the device and try one on the other; return the data with what was learnt."""
+def fit(
+    module: nn.Module, data: Data, objective: Objective, device: torch.device, seed: int | None = None
+) -> tuple[Data, tuple[str, ...]]:
+    """Bring the model and the data to the device and try one on the other; return the data with what was learnt.
+
+    Lazy layers get their shape and their weights here: from `seed`, or, for a live model, from torch's own stream.
+    """
     module.to(device)
     if isinstance(objective.loss, nn.Module):
         objective.loss.to(device)
     test = None if data.test is None else data.test.to(device)
     on_device = replace(data, train=data.train.to(device), test=test)
-    target, notes = check_model(module, on_device, device, objective.loss)
+    with torch.random.fork_rng(devices=[]):
+        if seed is not None:
+            torch.default_generator.manual_seed(seed)
+        target, notes = check_model(module, on_device, device, objective.loss)
+    for name, parameter in module.named_parameters():
+        if isinstance(parameter, UninitializedParameter):
+            raise ModelError("lazy-layer", name=name)
     return replace(on_device, target=target), notes
 
 
@@ -240,13 +287,16 @@ def choose_optimizer(options: Options, module: nn.Module) -> Optimizer:
     given = options.get("optimizer", "AdamW")
     if isinstance(given, Optimizer):
         check_live_optimizer(given, module)
+        check_steps_alone(given)
         return given
     if not isinstance(given, str):
         raise UsageError("no-optimizer", found=type(given).__name__)
     arguments = dict(options.get("optimizer_arguments", {}))
     if options.get("lr") is not None:
         arguments["lr"] = options["lr"]
-    return named_optimizer(given, module, arguments)
+    made = named_optimizer(given, module, arguments)
+    check_steps_alone(made)
+    return made
 
 
 def make_schedule(given: str | LRScheduler, warmup: int, optimizer: Optimizer, data: Data, recipe: Recipe) -> Schedule:

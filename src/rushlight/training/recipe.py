@@ -36,6 +36,7 @@ class Recipe:
     seed: int = 0
     device: str = "auto"
     early_stopping: int | None = None
+    tensorboard: bool = False
 
     def __post_init__(self) -> None:
         for name, choices in CHOICES.items():

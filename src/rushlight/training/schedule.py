@@ -63,7 +63,10 @@ class Schedule:
     def after_step(self) -> None:
         """Advance a live scheduler that goes by steps."""
         if self.by_step and self.live is not None:
-            self.live.step()
+            try:
+                self.live.step()
+            except ValueError as error:  # OneCycleLR beyond its total_steps
+                raise UsageError("scheduler-ended", schedule=self.name, reason=error) from error
 
     def after_epoch(self, loss: float) -> None:
         """Advance a live scheduler that goes by epochs; `loss` is the test loss."""

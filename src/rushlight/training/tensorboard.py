@@ -1,0 +1,44 @@
+"""TensorBoard event files beside a run's own history, for those who look at their runs there."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from rushlight.errors import UsageError
+
+
+@contextlib.contextmanager
+def tensorboard_lines(folder: Path) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+    """Open event files in `folder`; the block receives the function that takes a line of history.
+
+    Raises:
+        UsageError: the package tensorboard is not installed.
+    """
+    try:
+        from torch.utils.tensorboard.writer import SummaryWriter
+    except ImportError as error:
+        raise UsageError("tensorboard-missing") from error
+    writer = SummaryWriter(str(folder))
+
+    def write(line: Mapping[str, Any]) -> None:
+        for name, value in scalars(line).items():
+            writer.add_scalar(name, value, line["step"], line["time"])
+
+    try:
+        yield write
+    finally:
+        writer.close()
+
+
+def scalars(line: Mapping[str, Any]) -> dict[str, float]:
+    """Return what a line of history has to draw, by TensorBoard's tags."""
+    found: dict[str, float | None] = {}
+    if line["kind"] == "steps":
+        found = {"train/loss": line["loss"], "train/learning_rate": line["learning_rate"]}
+    elif line["kind"] == "epoch":
+        tests = {f"test/{name}": value for name, value in (line["test"] or {}).items() if name != "n"}
+        found = {"train/epoch_loss": line["train_loss"], **tests}
+    return {name: value for name, value in found.items() if value is not None}

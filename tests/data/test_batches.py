@@ -1,0 +1,143 @@
+"""How samples become batches: what workers send back, devices, and a DataLoader that is used as it is."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, WeightedRandomSampler
+
+from rushlight.data.batches import LoaderSplit, ResidentSplit, StreamedSplit, seeded, to_device
+from rushlight.errors import DataError
+
+CPU = torch.device("cpu")
+
+
+class Failing(Dataset[Any]):
+    """Samples of which number 7 fails in the way that `how` says."""
+
+    def __init__(self, how: str) -> None:
+        self.how = how
+
+    def __len__(self) -> int:
+        return 12
+
+    def __getitem__(self, index: int) -> Any:
+        if index != 7:
+            return torch.zeros(3), 0
+        if self.how == "raises":
+            raise KeyError("no such thing")
+        if self.how == "explained":
+            raise DataError("image-not-readable", path="cat.png", reason="it is a dog")
+        if self.how == "interrupted":
+            os.kill(os.getpid(), signal.SIGINT)
+            return torch.zeros(3), 0
+        return (torch.zeros(4), 0) if self.how == "unequal" else (object(), 0)
+
+
+def as_given(batch: Any) -> Any:
+    return batch
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize(
+    ("how", "key", "said"),
+    [
+        ("raises", "sample-failed", "Failing: reading sample 7 failed: KeyError: 'no such thing'"),
+        ("explained", "image-not-readable", "cat.png: this image cannot be read: it is a dog"),
+        ("unequal", "unequal-samples", "found ((3,), 'int') and ((4,), 'int')"),
+        ("object", "unequal-samples", "found ((3,), 'int') and ('object', 'int')"),
+    ],
+)
+def test_a_sample_that_fails_is_named_with_and_without_workers(how: str, key: str, said: str, workers: int) -> None:
+    split = StreamedSplit(Failing(how), as_given, workers)
+    with pytest.raises(DataError) as caught:
+        list(split.in_order(4))
+    assert caught.value.key == key
+    assert said in caught.value.problem
+    assert "Traceback" in str(caught.value.__cause__)
+
+
+def test_a_worker_outlives_the_ctrl_c_that_reaches_every_process_of_a_terminal() -> None:
+    batches = list(StreamedSplit(Failing("interrupted"), as_given, 1).in_order(4))
+    assert [len(x) for x, _ in batches] == [4, 4, 4]
+
+
+def test_every_tensor_of_a_nested_batch_moves_and_all_else_stays() -> None:
+    batch = {"x": torch.zeros(2), "more": [torch.ones(1), ("name", torch.ones(2))]}
+    moved = to_device(batch, torch.device("meta"))
+    assert moved["x"].device.type == moved["more"][0].device.type == moved["more"][1][1].device.type == "meta"
+    assert moved["more"][1][0] == "name"
+
+
+def test_every_kind_of_split_can_move_to_a_device() -> None:
+    splits = (
+        ResidentSplit(torch.arange(5.0).unsqueeze(1), torch.arange(5), lambda x: x * 2, is_shuffled=False),
+        StreamedSplit(TensorDataset(torch.arange(5.0).unsqueeze(1) * 2, torch.arange(5)), as_given, is_shuffled=False),
+        LoaderSplit(DataLoader(TensorDataset(torch.arange(5.0).unsqueeze(1) * 2, torch.arange(5)), 2), as_given),
+    )
+    for split in splits:
+        assert [x.flatten().tolist() for x, _ in split.to(CPU).batches(2, seed=0, epoch=1)] == [[0, 2], [4, 6], [8]]
+
+
+def test_seeding_a_block_puts_all_generators_back() -> None:
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    with pytest.raises(IndexError), seeded(1):
+        torch.rand(100)[100]
+    assert torch.equal(torch.rand(2), expected)
+
+
+# ── a DataLoader as it is ────────────────────────────────────────────────────────────────────────────────────
+
+
+class Stream(IterableDataset[Any]):
+    def __iter__(self) -> Iterator[tuple[Tensor, int]]:
+        for index in range(7):
+            yield torch.tensor([float(index), torch.rand(()).item()]), index % 2
+
+
+def loaders() -> dict[str, DataLoader[Any]]:
+    data = TensorDataset(torch.arange(10.0).unsqueeze(1), torch.arange(10) % 2)
+    weights = torch.ones(10).tolist()
+    own = torch.Generator().manual_seed(9)
+    return {
+        "weighted": DataLoader(data, 3, sampler=WeightedRandomSampler(weights, 10)),
+        "weighted by a generator of its own": DataLoader(
+            data, 3, sampler=WeightedRandomSampler(weights, 10, generator=own)
+        ),
+        "shuffled by a generator of its own": DataLoader(
+            data, 3, shuffle=True, generator=torch.Generator(), drop_last=True
+        ),
+        "iterable": DataLoader(Stream(), 3),
+    }
+
+
+@pytest.mark.parametrize("kind", loaders())
+def test_an_epoch_of_a_loader_repeats_and_can_begin_in_its_middle(kind: str) -> None:
+    split = LoaderSplit(loaders()[kind], as_given)
+
+    def read(epoch: int, start: int = 0) -> list[list[Any]]:
+        return [x.tolist() for x, _ in split.batches(3, seed=4, epoch=epoch, start=start)]
+
+    first = read(1)
+    assert read(2) != first
+    assert read(1) == first
+    assert read(1, start=2) == first[2:]
+    assert split.samples is None
+
+
+def test_a_loader_that_draws_in_this_process_leaves_dropouts_stream_alone() -> None:
+    torch.manual_seed(1)
+    expected = torch.rand(6)
+    torch.manual_seed(1)
+    seen = []
+    for _ in LoaderSplit(loaders()["iterable"], as_given).batches(3, seed=0, epoch=1):
+        seen.append(torch.rand(2))
+    assert torch.equal(torch.cat(seen), expected)

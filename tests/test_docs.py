@@ -1,0 +1,212 @@
+"""The documents run: every Python block is executed, every command is parsed, and run where that is cheap.
+
+Blocks of one document share one namespace and one temporary folder, from top to bottom. A ```text block right after a
+Python block is what the block prints; after a command, one that begins with "error:" is how the command fails. Words
+are compared and figures are not, since these differ between machines.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import io
+import re
+import shlex
+import sys
+import types
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import click
+import pytest
+import typer
+
+import rushlight
+from rushlight.cli import main
+from rushlight.cli.app import app
+from rushlight.data.declared import DATASETS
+from rushlight.training.evaluate import Report
+from rushlight.training.options import Options
+
+ROOT = Path(__file__).parents[1]
+PAGES = ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
+GUIDES = ["docs/guide.md", "docs/guide.zh-CN.md"]
+COMMANDS: dict[str, click.Command] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+DOWNLOADED = [name for name, dataset in DATASETS.items() if dataset.layout != "shipped"]
+ELSEWHERE = {"--version", "--traceback", "--help"}  # of `rushlight` itself
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block: its language, its text, and the line its text starts on."""
+
+    language: str
+    text: str
+    line: int
+
+
+def blocks(page: str) -> list[Block]:
+    """Return a page's fenced blocks."""
+    text = read(page)
+    found = re.finditer(r"^```(\w+)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return [Block(match[1], match[2], text.count("\n", 0, match.start()) + 2) for match in found]
+
+
+def prose(page: str) -> str:
+    """Return a page without its fenced blocks."""
+    return re.sub(r"^```.*?^```$", "", read(page), flags=re.MULTILINE | re.DOTALL)
+
+
+def read(page: str) -> str:
+    return (ROOT / page).read_text(encoding="utf-8")
+
+
+def follower(page: str, block: Block) -> Block | None:
+    """Return the block that comes next with nothing but empty lines between."""
+    after = "\n".join(read(page).splitlines()[block.line - 1 + block.text.count("\n") + 1 :])
+    following = next((later for earlier, later in pairwise(blocks(page)) if earlier == block), None)
+    return following if after.lstrip("\n").startswith("```text") else None
+
+
+def words(text: str) -> list[str]:
+    """Return a text without its figures and its layout, for comparison."""
+    return re.sub(r"[-+]?\d[\d,]*(\.\d+)?(e[-+]?\d+)?|·", "#", text).split()
+
+
+def commands(block: Block) -> list[list[str]]:
+    """Return the arguments of every `rushlight` command in a block."""
+    parts = [part.strip() for line in block.text.splitlines() for part in line.split("&&")]
+    return [shlex.split(part, comments=True)[1:] for part in parts if part.split(" ")[0] == "rushlight"]
+
+
+def parsed(arguments: list[str]) -> click.Context | None:
+    """Parse a command as the CLI does; None when it asks for help or the version."""
+    if set(arguments) & ELSEWHERE:
+        return None
+    command = COMMANDS[arguments[0]]
+    return command.make_context(arguments[0], list(arguments[1:]))
+
+
+def is_cheap(context: click.Context) -> bool:
+    """Tell whether a command can be run here: on data that is here, with files that are here."""
+    given = context.params
+    if context.info_name == "train":
+        return given["data"] not in DOWNLOADED
+    if context.info_name == "data":
+        return given["source"] is None or given["source"] not in DOWNLOADED
+    needs_a_run = given.get("run") is not None
+    return not needs_a_run or given["run"] == "latest" or (Path("runs") / given["run"]).exists()
+
+
+def run_command(arguments: list[str]) -> tuple[int, str]:
+    """Run a command in this process; return its exit code and what it printed."""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed), pytest.raises(SystemExit) as left:
+        main(arguments)
+    return int(left.value.code or 0), printed.getvalue()
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_block_of_a_page_does_what_the_page_says(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "100")
+    module = types.ModuleType("__main__")  # as in a script, so that its classes are called __main__.Net
+    monkeypatch.setitem(sys.modules, "__main__", module)
+    for block in blocks(page):
+        shown = follower(page, block)
+        if block.language == "python":
+            code = compile("\n" * (block.line - 1) + block.text, page, "exec")
+            printed = io.StringIO()
+            with contextlib.redirect_stdout(printed):
+                exec(code, module.__dict__)
+            assert words(printed.getvalue()) == words(shown.text if shown else ""), f"{page}, line {block.line}"
+        if block.language == "bash" and "pip install" not in block.text:
+            must_fail = shown is not None and shown.text.startswith("error:")
+            for arguments in commands(block):
+                context = parsed(arguments)
+                if context is None or not is_cheap(context):
+                    continue
+                code_found, output = run_command(arguments)
+                assert (code_found != 0) == must_fail, f"{page}, line {block.line}: {output}"
+                assert not must_fail or words(output) == words(shown.text if shown else "")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_command_in_a_block_parses(page: str) -> None:
+    for block in blocks(page):
+        if block.language == "bash":
+            for arguments in commands(block):
+                parsed(arguments)  # click raises where an option or an argument is not there
+            for script in re.findall(r"python (\S+\.py)", block.text):
+                assert (ROOT / script).is_file(), f"{page}, line {block.line}: {script}"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_command_and_option_in_the_prose_exists(page: str) -> None:
+    options = {name: {option for parameter in command.params for option in parameter.opts + parameter.secondary_opts}
+               for name, command in COMMANDS.items()}  # fmt: skip
+    every = set().union(*options.values(), ELSEWHERE)
+    guide = read("examples/guide.py")
+    for span in re.findall(r"`([^`\n]+)`", prose(page)):
+        named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", span))
+        if span.startswith("rushlight ") and not span.startswith("rushlight -"):
+            command = span.split()[1].rstrip(",;:")
+            assert command in COMMANDS, f"{page}: `{span}`"
+            assert named <= options[command] | ELSEWHERE, f"{page}: `{span}`"
+        elif "guide.py" in span:
+            assert all(f'"{option}"' in guide for option in named), f"{page}: `{span}`"
+        elif not span.startswith(("pip ", "ruff ", "python ")):
+            assert named <= every, f"{page}: `{span}`"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_python_name_in_the_prose_exists(page: str) -> None:
+    for span in re.findall(r"`([^`\n]+)`", prose(page)):
+        for name in re.findall(r"(?<![\w./])rushlight\.([A-Za-z_]+)(?!\.py)\b", span):
+            assert name in dir(rushlight) or (ROOT / "src/rushlight" / name).exists(), f"{page}: `{span}`"
+        for name in re.findall(r"(?<![\w.])run\.([a-z_]+)(?!\.)\b", span):
+            assert hasattr(rushlight.Run, name) or name in {"lock", "py"}, f"{page}: `{span}`"
+        for name in re.findall(r"(?<![\w.])report\.([a-z_]+)", span):
+            assert name in Report.__dataclass_fields__ or hasattr(Report, name) or name == "json", f"{page}: `{span}`"
+        for call in re.findall(r"(?:rushlight\.)?(?:train|epochs|open_data)\(([^`]*)\)", span):
+            for name in re.findall(r"(?:^|, )([a-z_]+)=", call):
+                assert name in Options.__annotations__, f"{page}: `{span}`"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_link_inside_the_repository_leads_somewhere(page: str) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
+        if not target.startswith(("https://", "http://", "mailto:")):
+            path, _, anchor = target.partition("#")
+            linked = (ROOT / page).parent / path if path else ROOT / page
+            assert linked.exists(), f"{page}: {target}"
+            assert not anchor or anchor in anchors(linked), f"{page}: {target}"
+
+
+def anchors(page: Path) -> set[str]:
+    """Return the anchors of a page's headings, as code hosts make them."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_both_guides_have_the_same_code_and_the_same_output() -> None:
+    english, chinese = ([block for block in blocks(page) if block.language != "text"] for page in GUIDES)
+    assert [block.language for block in english] == [block.language for block in chinese]
+    for one, other in zip(english, chinese, strict=True):
+        if one.language == "python":  # comments may be translated
+            assert ast.dump(ast.parse(one.text)) == ast.dump(ast.parse(other.text)), f"line {one.line} and {other.line}"
+        else:
+            assert commands(one) == commands(other), f"line {one.line} and {other.line}"
+    outputs = [[block.text for block in blocks(page) if block.language == "text"] for page in GUIDES]
+    assert outputs[0] == outputs[1]
+
+
+def test_the_pages_hold_what_is_checked_here() -> None:
+    for page in GUIDES:
+        found = [block.language for block in blocks(page)]
+        assert found.count("python") > 10, page
+        assert sum(len(commands(block)) for block in blocks(page) if block.language == "bash") > 10, page
+    assert "python" in [block.language for block in blocks("docs/from-keras.md")]

@@ -1,0 +1,29 @@
+"""TensorBoard's event files, on request."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import rushlight
+
+
+def test_event_files_hold_the_losses_and_the_test_figures_of_the_history(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = rushlight.train(
+        "mlp", "digits", epochs=3, model_arguments={"hidden": (8,)}, tensorboard=True, runs=tmp_path, quiet=True
+    )
+    events = EventAccumulator(str(run.folder / "tensorboard"))
+    events.Reload()
+    tests = [line for line in run.history if line["kind"] == "epoch"]
+    found = [(event.step, event.value) for event in events.Scalars("test/accuracy")]
+    assert [step for step, _ in found] == [line["step"] for line in tests]
+    assert [value for _, value in found] == pytest.approx([line["test"]["accuracy"] for line in tests])
+
+
+def test_no_event_files_are_written_unasked(tmp_path: Path) -> None:
+    run = rushlight.train("mlp", "digits", epochs=1, model_arguments={"hidden": (8,)}, runs=tmp_path, quiet=True)
+    assert not (run.folder / "tensorboard").exists()
