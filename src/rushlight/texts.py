@@ -622,6 +622,14 @@ ENGLISH: dict[str, Text] = {
         "The loss gave one number for each sample; training needs a single one.",
         'Leave reduction="none" out, or take the mean: loss.mean().',
     ),
+    "loss-without-gradient": Text(
+        "The loss does not depend on any parameter that trains, so there is nothing to follow downhill.",
+        "Compute it from the model's outputs as tensors: without .item(), .detach(), torch.no_grad() or NumPy on the way.",
+    ),
+    "objective-no-tensor": Text(
+        "The objective returned {found}; expected a tensor with one number, the mean loss of the batch.",
+        "Let it end in: return loss.",
+    ),
     "unknown-loss": Text(
         'There is no loss called "{name}" in torch.nn.{suggestion}',
         "For classes: cross-entropy. For numbers: mse, l1, huber. For yes or no: bce.",

@@ -16,18 +16,16 @@ def main(arguments: list[str] | None = None) -> None:
     wants_traceback = "--traceback" in arguments
     arguments = [argument for argument in arguments if argument != "--traceback"]
     from rushlight.cli.app import app
-    from rushlight.console import print_error
 
     try:
         app(arguments, prog_name="rushlight")
     except KeyboardInterrupt:
         sys.exit(130)
-    except RushlightError as error:
-        print_error(error, wants_traceback)
-        sys.exit(error.exit_code)
     except BrokenPipeError:  # `rushlight runs | head`: nobody reads on
         sys.stderr.close()
         sys.exit(0)
     except Exception as error:
+        from rushlight.console import print_error
+
         print_error(error, wants_traceback)
-        sys.exit(1)
+        sys.exit(error.exit_code if isinstance(error, RushlightError) else 1)

@@ -139,7 +139,7 @@ def drop_old(training: Training, newest: Path) -> None:
     marker = checkpoints(training.folder) / "best.json"
     best = training.state["best"]
     if best is not None and best["epoch"] == training.state["epoch"] - 1 and training.state["window"] == 0:
-        files.write_json(marker, {"checkpoint": newest.name, **best})
+        files.write_json(marker, {"checkpoint": newest.name, "epoch": best["epoch"]})
     kept = {path.name for path in list_checkpoints(training.folder)[-KEPT:]} | {newest.name}
     if marker.is_file():
         kept.add(json.loads(marker.read_text(encoding="utf-8"))["checkpoint"])

@@ -276,7 +276,8 @@ def wilson(right: int, n: int) -> Interval:
     share = right / n
     spread = Z95 * math.sqrt(share * (1 - share) / n + Z95**2 / (4 * n**2))
     middle, scale = share + Z95**2 / (2 * n), 1 + Z95**2 / n
-    return max(0.0, (middle - spread) / scale), min(1.0, (middle + spread) / scale)
+    low = (middle - spread) / scale if right > 0 else 0.0  # exactly, where rounding would leave 1e-17
+    return low, (middle + spread) / scale if right < n else 1.0
 
 
 def most_wrong_classes(outcome: Outcome, target: TargetSpec) -> Iterator[dict[str, Any]]:

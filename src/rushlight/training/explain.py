@@ -152,6 +152,8 @@ def explain_step_error(error: Exception, model: nn.Module, batch: Batch | None, 
         )  # fmt: skip
     if "can be implicitly created only for scalar outputs" in text:
         return UsageError("loss-not-scalar")
+    if "does not require grad and does not have a grad_fn" in text:
+        return UsageError("loss-without-gradient")
     if "does not support dense gradients" in text or "does not support sparse gradients" in text:
         return UsageError("optimizer-gradients", reason=text.splitlines()[0])
     inputs = batch[0] if isinstance(batch, (tuple, list)) and batch and isinstance(batch[0], Tensor) else None

@@ -56,7 +56,7 @@ def epochs(training: Training) -> Iterator[Epoch]:
             train_epoch(training, step, interrupt)
             report, outcome = test_epoch(training, interrupt)
             epoch = finish_epoch(training, report, outcome, time.perf_counter() - began)
-            save(training)
+            write_checkpoint(training)
             if interrupt.requested:
                 stop_here(training, interrupt)
         yield epoch
@@ -88,10 +88,12 @@ def train_epoch(training: Training, step: Step, interrupt: Interrupt) -> None:
         state["step"] += 1
         ledger.add(loss, sum(map(weight, window)), outputs, window)
         if interrupt.requested:
-            ledger.flush()
-            save(training)
-            stop_here(training, interrupt)
+            break
     ledger.flush()
+    check_weights_finite(training)
+    if interrupt.requested:
+        write_checkpoint(training)
+        stop_here(training, interrupt)
 
 
 def test_epoch(training: Training, interrupt: Interrupt) -> tuple[Report | None, Outcome | None]:
@@ -108,7 +110,7 @@ def test_epoch(training: Training, interrupt: Interrupt) -> tuple[Report | None,
     try:
         return evaluate(training.model, data.test, training.objective, data.target, size, watch=watch)
     except InterruptedTest:
-        save(training)
+        write_checkpoint(training)
         stop_here(training, interrupt)
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         raise explain_step_error(error, training.model, None, training) from error
@@ -143,14 +145,8 @@ def finish_epoch(training: Training, report: Report | None, outcome: Outcome | N
     return epoch
 
 
-def save(training: Training) -> None:
-    """Write a checkpoint of the state at this step boundary."""
-    check_weights_finite(training)
-    write_checkpoint(training)
-
-
 def check_weights_finite(training: Training) -> None:
-    """Raise TrainingError rather than save weights that the last step made NaN or infinite."""
+    """Raise TrainingError for weights that the last steps made NaN or infinite, before these are tested or saved."""
     for name, parameter in training.model.named_parameters():
         if not bool(torch.isfinite(parameter).all()):
             raise TrainingError(

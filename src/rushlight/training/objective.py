@@ -74,7 +74,10 @@ def own_objective(function: Callable[[nn.Module, Batch], Tensor]) -> Objective:
     """Return the objective of a user's `f(model, batch) -> loss`, which is taken to be a mean over the batch."""
 
     def compute(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor | None]:
-        return function(model, batch), None
+        loss = function(model, batch)
+        if not isinstance(loss, Tensor):
+            raise UsageError("objective-no-tensor", found=type(loss).__name__)
+        return loss, None
 
     return Objective(compute, count_samples, None)
 

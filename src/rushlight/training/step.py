@@ -55,15 +55,16 @@ def exact_step(parts: Parts) -> Step:
     def accumulate(window: Sequence[Batch]) -> tuple[Tensor, Tensor | None]:
         """Add up the micro-batches' gradients, each by its share, so that the sum is the big batch's gradient."""
         weights = [objective.weight(batch) for batch in window]
-        mean, outputs = torch.zeros((), device=parts.device), None
+        total = sum(weights)
+        shares, outputs = [], None
         for batch, weight in zip(window, weights, strict=True):
             loss, outputs = compute(model, batch)
-            if weight == 0 and sum(weights) > 0:
+            if weight == 0 and total > 0:
                 continue  # every target is ignored: its mean is 0 / 0, its share of the big batch's nothing
-            share = loss if objective.is_sum else loss * (weight / sum(weights))
+            share = loss if objective.is_sum or not total else loss * (weight / total)
             share.backward()  # type: ignore[no-untyped-call]
-            mean += share.detach()
-        return mean, outputs
+            shares.append(share.detach())
+        return torch.stack(shares).sum(), outputs
 
     return step
 

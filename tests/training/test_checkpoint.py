@@ -1,0 +1,427 @@
+"""Promise 3: a checkpoint is there whole or not at all, and what resumes from it ends with the same bits."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import re
+import shutil
+import signal
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.optim import lr_scheduler
+
+import rushlight
+from rushlight.errors import RunError, WeightsError
+from rushlight.models import build_model
+from rushlight.runs.history import read_history, read_losses
+from rushlight.training.checkpoint import (
+    best_checkpoint,
+    latest_checkpoint,
+    list_checkpoints,
+    pack,
+    read_checkpoint,
+    read_model_state,
+    state_digest,
+    unpack,
+)
+from rushlight.training.loop import epochs
+from rushlight.training.options import check_options
+from rushlight.training.prepare import prepare
+from rushlight.training.schedule import Schedule
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Networks this small only lose time to more threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+# ── nested state ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def through_the_disk(value: Any) -> Any:
+    """What comes back of a value that was written as JSON and safetensors and read again."""
+    tensors: dict[str, Tensor] = {}
+    text = json.dumps(pack(value, "value", tensors), allow_nan=False)
+    return unpack(json.loads(text), safetensors.torch.load(safetensors.torch.save(tensors)))
+
+
+PLAIN = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)
+NESTED = st.recursive(
+    PLAIN,
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.lists(inner, max_size=3).map(tuple)
+        | st.dictionaries(st.text(max_size=3) | st.integers(), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+
+
+def is_same(one: Any, other: Any) -> bool:
+    if isinstance(one, dict):
+        return list(one) == list(other) and all(is_same(one[key], other[key]) for key in one)
+    if isinstance(one, (list, tuple)):
+        return type(one) is type(other) and len(one) == len(other) and all(map(is_same, one, other))
+    if isinstance(one, float) and math.isnan(one):
+        return isinstance(other, float) and math.isnan(other)
+    return type(one) is type(other) and bool(one == other)
+
+
+@given(value=NESTED)
+@settings(max_examples=100, deadline=None)
+def test_every_nested_value_comes_back_as_it_was(value: Any) -> None:
+    assert is_same(through_the_disk(value), value)
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.tensor(3.5), torch.zeros(0, 4), torch.rand(3, 4).t(), torch.tensor([True, False]),
+        torch.arange(5, dtype=torch.int8), torch.rand(3).bfloat16(), torch.rand(3).double(), torch.tensor([math.nan, -0.0]),
+    ],
+)  # fmt: skip
+def test_every_tensor_comes_back_with_dtype_shape_and_bits(tensor: Tensor) -> None:
+    again = through_the_disk({"a": [tensor, {0: tensor}]})["a"][1][0]
+    assert again.dtype == tensor.dtype
+    assert again.shape == tensor.shape
+    assert torch.equal(again.reshape(-1).view(torch.uint8), tensor.contiguous().reshape(-1).view(torch.uint8))
+
+
+def test_a_packed_tensor_is_a_copy() -> None:
+    tensors: dict[str, Tensor] = {}
+    original = torch.zeros(2)
+    pack({"x": original}, "a", tensors)
+    original += 1
+    assert tensors["a/x"].tolist() == [0.0, 0.0]
+
+
+def test_what_is_no_data_is_refused_by_its_place() -> None:
+    with pytest.raises(TypeError, match="state/hook holds a function"):
+        pack({"hook": is_same}, "state", {})
+
+
+# ── optimizers and schedulers ────────────────────────────────────────────────────────────────────────────────
+
+OPTIMIZERS: dict[str, dict[str, Any]] = {
+    "SGD": {"lr": 0.1, "momentum": 0.9, "nesterov": True}, "Adam": {"amsgrad": True}, "AdamW": {}, "RMSprop": {"momentum": 0.9},
+    "Adagrad": {}, "Adadelta": {}, "Adamax": {}, "NAdam": {}, "RAdam": {}, "ASGD": {}, "Rprop": {}, "Adafactor": {},
+}  # fmt: skip
+
+
+def steps(model: nn.Module, optimizer: torch.optim.Optimizer, first: int, count: int) -> None:
+    for number in range(first, first + count):
+        x = torch.rand(8, 4, generator=torch.Generator().manual_seed(number))
+        optimizer.zero_grad()
+        (model(x) ** 2).mean().backward()
+        optimizer.step()
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_optimizer_goes_on_from_its_packed_state_as_if_nothing_had_been(name: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(4, 3)
+    optimizer = getattr(torch.optim, name)(model.parameters(), **OPTIMIZERS[name])
+    steps(model, optimizer, 0, 7)
+    other = copy.deepcopy(model)
+    again = getattr(torch.optim, name)(other.parameters(), **OPTIMIZERS[name])
+    again.load_state_dict(through_the_disk(optimizer.state_dict()))
+    steps(model, optimizer, 7, 5)
+    steps(other, again, 7, 5)
+    assert state_digest(model) == state_digest(other)
+
+
+SCHEDULERS: dict[str, Any] = {
+    "StepLR": lambda o: lr_scheduler.StepLR(o, 3),
+    "MultiStepLR": lambda o: lr_scheduler.MultiStepLR(o, [2, 8, 8]),
+    "OneCycleLR": lambda o: lr_scheduler.OneCycleLR(o, 1.0, total_steps=30),
+    "CyclicLR": lambda o: lr_scheduler.CyclicLR(o, 0.1, 1.0, step_size_up=3),
+    "CosineAnnealingWarmRestarts": lambda o: lr_scheduler.CosineAnnealingWarmRestarts(o, 4),
+    "LambdaLR": lambda o: lr_scheduler.LambdaLR(o, lambda epoch: 0.9**epoch),
+    "PolynomialLR": lambda o: lr_scheduler.PolynomialLR(o, 20),
+    "SequentialLR": lambda o: lr_scheduler.SequentialLR(
+        o, [lr_scheduler.ConstantLR(o, 0.1, 4), lr_scheduler.ExponentialLR(o, 0.5)], [4]
+    ),
+    "ReduceLROnPlateau": lambda o: lr_scheduler.ReduceLROnPlateau(o, patience=1),
+}
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_every_scheduler_goes_on_from_its_packed_state(name: str) -> None:
+    def made() -> tuple[torch.optim.Optimizer, Schedule]:
+        optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0, momentum=0.9)
+        return optimizer, Schedule(optimizer, SCHEDULERS[name](optimizer), None)
+
+    def move(optimizer: torch.optim.Optimizer, schedule: Schedule) -> float:
+        optimizer.step()
+        schedule.after_step()
+        schedule.after_epoch(1.0)
+        return float(optimizer.param_groups[0]["lr"])
+
+    optimizer, schedule = made()
+    for _ in range(5):
+        move(optimizer, schedule)
+    other_optimizer, other = made()
+    other_optimizer.load_state_dict(through_the_disk(optimizer.state_dict()))
+    other.load_state_dict(through_the_disk(schedule.state_dict()))
+    rates = [move(optimizer, schedule) for _ in range(6)]
+    assert [move(other_optimizer, other) for _ in range(6)] == rates
+    assert len(set(rates)) > 1
+
+
+# ── interrupted and resumed ──────────────────────────────────────────────────────────────────────────────────
+
+WAYS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    "mlp with dropout, AdamW, cosine": (
+        "mlp", {"hidden": (12,), "dropout": 0.3}, {"optimizer": "AdamW", "schedule": "cosine", "warmup": 5},
+    ),
+    "cnn with BatchNorm, SGD with momentum, onecycle": (
+        "cnn", {"channels": (4, 4)},
+        {"optimizer": "SGD", "lr": 0.05, "optimizer_arguments": {"momentum": 0.9}, "schedule": "onecycle"},
+    ),
+    "accumulated and clipped, Adafactor": (
+        "mlp", {"hidden": (12,)}, {"optimizer": "Adafactor", "accumulate": 3, "clip_norm": 0.5, "batch_size": 30},
+    ),
+}  # fmt: skip
+
+
+def network(way: str, interrupt_at: int | None = None) -> nn.Module:
+    """A network whose forward pass number `interrupt_at` in training brings a Ctrl-C."""
+    name, arguments, _ = WAYS[way]
+    model = build_model(name, (1, 8, 8), 10, arguments, seed=1)
+    passes = iter(range(1, 10**9))
+
+    def hook(module: nn.Module, inputs: Any) -> None:
+        if module.training and next(passes) == interrupt_at:
+            signal.raise_signal(signal.SIGINT)
+
+    model.register_forward_pre_hook(hook)
+    return model
+
+
+def options(way: str, folder: Path) -> dict[str, Any]:
+    return {
+        "batch_size": 100,
+        **WAYS[way][2],
+        "epochs": 3,
+        "runs": folder,
+        "quiet": True,
+        "numerics": "exact",
+        "name": "it",
+    }
+
+
+def told(run: Path) -> list[dict[str, Any]]:
+    """The history less times, and less what was said of interruptions."""
+    return [
+        {key: value for key, value in line.items() if key not in ("time", "seconds")}
+        for line in read_history(run)
+        if line.get("event") not in ("interrupted", "resumed")
+    ]
+
+
+def assert_same_runs(one: Path, other: Path) -> None:
+    assert read_losses(one).tobytes() == read_losses(other).tobytes()
+    assert told(one) == told(other)
+    assert json.loads((one / "report.json").read_text()) == json.loads((other / "report.json").read_text())
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_run_interrupted_twice_in_mid_epoch_ends_as_one_never_interrupted(way: str, tmp_path: Path) -> None:
+    whole = network(way)
+    rushlight.train(whole, "digits", **options(way, tmp_path / "whole"))
+    steps_an_epoch = next(
+        line["steps_per_epoch"] for line in told(tmp_path / "whole" / "it") if line["kind"] == "start"
+    )
+    passes = WAYS[way][2].get("accumulate", 1)
+    with pytest.raises(KeyboardInterrupt):
+        rushlight.train(network(way, 3 * passes), "digits", **options(way, tmp_path / "cut"))
+    run = tmp_path / "cut" / "it"
+    assert [folder.name for folder in list_checkpoints(run)] == ["00000003"]
+    with pytest.raises(KeyboardInterrupt):
+        rushlight.resume("it", network(way, (steps_an_epoch - 3) * passes), runs=tmp_path / "cut", quiet=True)
+    assert list_checkpoints(run)[-1].name == f"{steps_an_epoch:08d}"  # at the very last step, before the test
+    assert not any(line["kind"] == "epoch" for line in told(run))
+    model = network(way)
+    rushlight.resume("it", model, runs=tmp_path / "cut", quiet=True)
+    assert_same_runs(run, tmp_path / "whole" / "it")
+    assert state_digest(model) == state_digest(whole)
+
+
+def test_a_finished_run_goes_on_to_more_epochs_as_if_they_had_been_planned(tmp_path: Path) -> None:
+    given_options = {
+        "lr": 0.01,
+        "runs": tmp_path,
+        "quiet": True,
+        "numerics": "exact",
+        "model_arguments": {"hidden": (8,)},
+    }
+    rushlight.train("mlp", "digits", epochs=1, name="short", **given_options)
+    longer = rushlight.train("mlp", "digits", epochs=3, name="long", **given_options)
+    resumed = rushlight.resume("short", epochs=3, runs=tmp_path, quiet=True)
+    assert resumed.summary()["state_sha256"] == longer.summary()["state_sha256"]
+    assert resumed.losses.tobytes() == longer.losses.tobytes()
+    again = rushlight.resume("long", runs=tmp_path, quiet=True)  # nothing is left to do
+    assert again.summary()["state_sha256"] == longer.summary()["state_sha256"]
+    assert again.report == longer.report
+
+
+def test_a_run_with_an_objective_of_ones_own_is_resumed_with_it(tmp_path: Path) -> None:
+    def objective(model: nn.Module, batch: Any) -> Tensor:
+        return nn.functional.cross_entropy(model(batch[0]), batch[1])
+
+    way = "mlp with dropout, AdamW, cosine"
+    chosen = {**options(way, tmp_path), "objective": objective}
+    with pytest.raises(KeyboardInterrupt):
+        rushlight.train(network(way, 3), "digits", **chosen)
+    with pytest.raises(RunError) as caught:
+        rushlight.resume("it", network(way), runs=tmp_path, quiet=True)
+    assert caught.value.key == "live-parts"
+    resumed = rushlight.resume("it", network(way), objective=objective, runs=tmp_path, quiet=True)
+    whole = rushlight.train(network(way), "digits", **{**chosen, "name": "whole"})
+    assert resumed.summary()["state_sha256"] == whole.summary()["state_sha256"]
+
+
+def test_live_parts_are_asked_for_and_other_data_is_refused(tmp_path: Path) -> None:
+    def made() -> tuple[nn.Module, dict[str, Any]]:
+        model = build_model("linear", (1, 8, 8), 10, {}, seed=1)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        return model, {"optimizer": optimizer, "schedule": lr_scheduler.StepLR(optimizer, 1)}
+
+    model, parts = made()
+    generator = np.random.default_rng(0)
+    data = generator.integers(0, 255, (40, 8, 8)).astype(np.uint8), np.arange(40) % 10
+    training = rushlight.epochs(model, data, epochs=2, runs=tmp_path, quiet=True, name="it", **parts)
+    next(training)
+    training.close()
+    for arguments, needed, key in (
+        ((), {}, "live-data"),
+        ((None, data), parts, "live-model"),
+        ((model, data), {}, "live-parts"),
+        ((model, (data[0] // 2, data[1])), parts, "other-data"),
+    ):
+        with pytest.raises(RunError) as caught:
+            rushlight.resume("it", *arguments, runs=tmp_path, quiet=True, **needed)
+        assert caught.value.key == key
+    model, parts = made()
+    resumed = rushlight.resume("it", model, data, runs=tmp_path, quiet=True, **parts)
+    model, parts = made()
+    whole = rushlight.train(model, data, epochs=2, runs=tmp_path, quiet=True, **parts)
+    assert resumed.summary()["state_sha256"] == whole.summary()["state_sha256"]
+    assert resumed.losses.tobytes() == whole.losses.tobytes()
+
+
+# ── damage ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of three epochs, whose last two checkpoints are kept."""
+    chosen = {"epochs": 3, "batch_size": 300, "quiet": True, "numerics": "exact", "name": "it"}
+    runs = tmp_path_factory.mktemp("damage")
+    return rushlight.train("mlp", "digits", model_arguments={"hidden": (4,)}, runs=runs, **chosen).folder
+
+
+@given(data=st.data(), bit=st.integers(0, 7), name=st.sampled_from(["state.safetensors", "state.json"]))
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_one_flipped_bit_is_found_and_the_checkpoint_before_is_used(
+    finished: Path, data: st.DataObject, bit: int, name: str
+) -> None:
+    newest = list_checkpoints(finished)[-1]
+    file = newest / name
+    original = file.read_bytes()
+    flipped = bytearray(original)
+    flipped[data.draw(st.integers(0, len(original) - 1))] ^= 1 << bit
+    try:
+        file.write_bytes(bytes(flipped))
+        with pytest.raises(WeightsError) as caught:
+            read_checkpoint(newest)
+        assert caught.value.key == "damaged-checkpoint"
+        assert str(newest) in caught.value.problem
+        assert latest_checkpoint(finished) == list_checkpoints(finished)[-2]
+    finally:
+        file.write_bytes(original)
+    assert latest_checkpoint(finished) == newest
+
+
+def damaged_copy(finished: Path, folder: Path) -> Path:
+    shutil.copytree(finished, folder / "it")
+    newest = list_checkpoints(folder / "it")[-1]
+    content = bytearray((newest / "state.safetensors").read_bytes())
+    content[-1] ^= 1
+    (newest / "state.safetensors").write_bytes(bytes(content))
+    return folder / "it"
+
+
+def test_resuming_names_a_damaged_checkpoint_and_ends_with_the_same_bits(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = damaged_copy(finished, tmp_path)
+    damaged = list_checkpoints(run)[-1]
+    resumed = rushlight.resume("it", runs=tmp_path)
+    assert f"{damaged.name} is damaged and was not used" in " ".join(capsys.readouterr().out.split())
+    assert resumed.summary()["state_sha256"] == rushlight.open_run(finished).summary()["state_sha256"]
+    assert_same_runs(run, finished)
+    assert latest_checkpoint(run).name == damaged.name  # written anew
+
+
+def test_a_run_without_any_whole_checkpoint_cannot_be_resumed(finished: Path, tmp_path: Path) -> None:
+    run = damaged_copy(finished, tmp_path)
+    for folder in list_checkpoints(run):
+        (folder / "state.json").unlink()
+    with pytest.raises(RunError) as caught:
+        rushlight.resume("it", runs=tmp_path, quiet=True)
+    assert caught.value.key == "no-checkpoint"
+
+
+# ── what is kept ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_two_newest_checkpoints_and_the_best_are_kept_and_no_temporary_files(tmp_path: Path) -> None:
+    model = build_model("linear", (1, 8, 8), 10, {}, seed=1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    schedule = lr_scheduler.LambdaLR(optimizer, lambda epoch: 1.0 if epoch < 2 else 0.0)
+    chosen = {
+        "epochs": 6,
+        "batch_size": 500,
+        "runs": tmp_path,
+        "quiet": True,
+        "optimizer": optimizer,
+        "schedule": schedule,
+    }
+    digests = []
+    with ExitStack() as stack:
+        training, _ = prepare(model, "digits", check_options(chosen), stack)
+        for _ in epochs(training):
+            digests.append(state_digest(model))
+    best = training.state["best"]["epoch"]
+    assert best < 5
+    assert [int(folder.name) for folder in list_checkpoints(training.folder)] == [3 * best, 15, 18]
+    assert best_checkpoint(training.folder) == list_checkpoints(training.folder)[0]
+    model.load_state_dict(read_model_state(list_checkpoints(training.folder)[0]))
+    assert state_digest(model) == digests[best - 1]
+    assert not list(training.folder.rglob("*.part"))
+
+
+def test_a_checkpoint_holds_no_code() -> None:
+    """Nothing but safetensors and JSON: no pickle could be read even if there were one."""
+    source = Path(rushlight.__file__).parent
+    for path in [*(source / "training").glob("*.py"), *(source / "runs").glob("*.py")]:
+        text = path.read_text(encoding="utf-8")
+        assert not re.search(r"(?<!safetensors\.)torch\.load\(", text)
+        assert "pickle" not in text

@@ -1,0 +1,236 @@
+"""Ctrl-C and SIGTERM, sent to real processes: what is done is saved, and what resumes ends with the same bits."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import rushlight
+from rushlight.runs.history import read_losses
+from rushlight.runs.summary import list_runs
+from rushlight.training.checkpoint import latest_checkpoint, list_checkpoints, read_checkpoint, unpack
+from rushlight.training.interrupt import interruptible
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals are sent to processes in another way on Windows")
+
+SLOW_NET = """
+import os, time
+from pathlib import Path
+from torch import nn
+
+class Net(nn.Module):
+    '''Touches a file when it is used in the mode that WAIT_IN names, and takes its time there.'''
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.Dropout(0.2), nn.ReLU(), nn.Linear(8, 10))
+        self.passes = 0
+
+    def forward(self, x):
+        self.passes += 1
+        wait = os.environ.get("WAIT_IN") == ("training" if self.training else "testing")
+        if wait and self.passes > 1:  # the first pass only tries the model on the data
+            Path(os.environ["MARK"]).touch()
+            time.sleep(float(os.environ["WAIT"]))
+        return self.net(x)
+"""
+
+
+def command(*arguments: Any) -> list[str]:
+    return [sys.executable, "-m", "rushlight", *map(str, arguments)]
+
+
+STARTED: list[subprocess.Popen[str]] = []
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_running() -> Iterator[None]:
+    """End what a failed test has left behind, workers included."""
+    yield
+    for process in STARTED:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+    STARTED.clear()
+
+
+def start(arguments: list[str], **environment: Any) -> subprocess.Popen[str]:
+    """Start a command with one thread, in a process group of its own as a terminal does."""
+    given = {**os.environ, "OMP_NUM_THREADS": "1", **{key: str(value) for key, value in environment.items()}}
+    process = subprocess.Popen(
+        arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=given, start_new_session=True
+    )
+    STARTED.append(process)
+    return process
+
+
+def wait_until(is_true: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    end = time.monotonic() + 60
+    while not is_true():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def finish(process: subprocess.Popen[str], code: int, seconds: float = 60) -> tuple[str, str]:
+    """Wait for the process, and return what it printed on standard output and standard error."""
+    out, err = process.communicate(timeout=seconds)
+    assert process.returncode == code, err
+    assert "Traceback" not in err
+    return out, err
+
+
+def summary_of(*arguments: Any, **environment: Any) -> dict[str, Any]:
+    """Run a command to its end, and return its JSON."""
+    out, _ = finish(start(command(*arguments, "--json"), **environment), 0)
+    content: dict[str, Any] = json.loads(out)
+    return content
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_leaves_a_run_that_resumes_to_the_bits_of_one_never_stopped(
+    number: signal.Signals, code: int, tmp_path: Path
+) -> None:
+    arguments = (
+        "train",
+        "mlp",
+        "digits",
+        "--hidden",
+        "16",
+        "--model-arg",
+        "dropout=0.2",
+        "--batch-size",
+        "8",
+        "--epochs",
+        "16",
+    )
+    arguments += ("--numerics", "exact", "--runs", tmp_path)
+    whole = start(command(*arguments, "--name", "whole", "--json"))
+    process = start(command(*arguments, "--name", "cut"))
+    run = tmp_path / "cut"
+    wait_until(lambda: len(list_checkpoints(run)) > 0, process)
+    process.send_signal(number)
+    out, _ = finish(process, code)
+    assert "Go on with: rushlight resume cut" in " ".join(out.split())
+    (cut,) = [summary for summary in list_runs(tmp_path) if summary.name == "cut"]
+    assert (cut.status, cut.name) == ("interrupted", "cut")
+    saved = latest_checkpoint(run)
+    assert f"after step {int(saved.name):,}" in out
+    expected = json.loads(finish(whole, 0)[0])
+    assert int(saved.name) < expected["steps"]
+    resumed = summary_of("resume", "cut", "--runs", tmp_path)
+    assert resumed["state_sha256"] == expected["state_sha256"]
+    assert resumed["test"] == expected["test"]
+    assert read_losses(run).tobytes() == read_losses(tmp_path / "whole").tobytes()
+
+
+@pytest.fixture
+def net(tmp_path: Path) -> str:
+    (tmp_path / "slow.py").write_text(SLOW_NET)
+    return f"{tmp_path / 'slow.py'}:Net"
+
+
+def test_a_second_ctrl_c_leaves_at_once(net: str, tmp_path: Path) -> None:
+    arguments = command("train", net, "digits", "--runs", tmp_path / "runs")
+    process = start(arguments, WAIT_IN="training", MARK=tmp_path / "mark", WAIT=50)
+    wait_until((tmp_path / "mark").exists, process)
+    process.send_signal(signal.SIGINT)
+    with pytest.raises(subprocess.TimeoutExpired):  # the first one waits for the step to end
+        process.wait(0.3)
+    process.send_signal(signal.SIGINT)
+    finish(process, 130, seconds=15)
+
+
+def test_an_interrupted_test_is_done_again_and_nothing_is_trained_twice(net: str, tmp_path: Path) -> None:
+    arguments = (
+        "train",
+        net,
+        "digits",
+        "--epochs",
+        "2",
+        "--batch-size",
+        "20",
+        "--numerics",
+        "exact",
+        "--runs",
+        tmp_path / "runs",
+    )
+    process = start(command(*arguments, "--name", "cut"), WAIT_IN="testing", MARK=tmp_path / "mark", WAIT=0.3)
+    wait_until((tmp_path / "mark").exists, process)
+    process.send_signal(signal.SIGINT)
+    finish(process, 130)
+    run = tmp_path / "runs" / "cut"
+    content, tensors = read_checkpoint(latest_checkpoint(run))
+    state = unpack(content["state"], tensors)
+    assert (state["epoch"], state["window"], state["step"]) == (1, 72, 72)
+    resumed = summary_of("resume", "cut", "--runs", tmp_path / "runs")
+    whole = summary_of(*arguments, "--name", "whole")
+    assert resumed["state_sha256"] == whole["state_sha256"]
+    assert resumed["test"] == whole["test"]
+    assert len(read_losses(run)) == 144
+
+
+def test_ctrl_c_on_a_terminal_reaches_the_workers_too_and_the_run_is_still_saved(tmp_path: Path) -> None:
+    """A terminal sends the signal to every process of the group."""
+    script = tmp_path / "stream.py"
+    script.write_text(
+        "import sys, torch, rushlight\n"
+        "from torch import nn\n"
+        "class Noise(torch.utils.data.Dataset):\n"
+        "    def __len__(self): return 100_000\n"
+        "    def __getitem__(self, i): return torch.rand(4), i % 2\n"
+        "if __name__ == '__main__':\n"
+        "    model = nn.Linear(4, 2)\n"
+        "    for _ in rushlight.epochs(model, Noise(), workers=2, epochs=9, runs=sys.argv[1], name='it', batch_size=10): pass\n"
+    )
+    process = start([sys.executable, str(script), str(tmp_path / "runs")])
+    losses = tmp_path / "runs" / "it" / "losses.f32"
+    wait_until(lambda: losses.exists() and losses.stat().st_size > 0, process)
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode in (130, -signal.SIGINT), err
+    assert "Go on with: rushlight resume it" in " ".join(out.split())
+    assert "exited unexpectedly" not in err
+    assert len(read_losses(tmp_path / "runs" / "it")) == int(latest_checkpoint(tmp_path / "runs" / "it").name)
+
+
+# ── inside one process ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_signals_are_a_programs_own_again_between_two_epochs(tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    for _ in rushlight.epochs("linear", "digits", epochs=2, runs=tmp_path, quiet=True):
+        assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+def test_inside_a_block_a_signal_is_noted_and_the_second_raises() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with interruptible() as interrupt:
+        assert not interrupt.requested
+        signal.raise_signal(signal.SIGTERM)
+        assert interrupt.requested
+        assert isinstance(interrupt.error(), SystemExit)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) == before
+
+
+def test_training_in_a_thread_leaves_signals_alone(tmp_path: Path) -> None:
+    done: list[rushlight.Run] = []
+    thread = threading.Thread(
+        target=lambda: done.append(rushlight.train("linear", "digits", epochs=1, runs=tmp_path, quiet=True))
+    )
+    thread.start()
+    thread.join(60)
+    assert done[0].summary()["epochs"] == 1
