@@ -284,10 +284,8 @@ def table() -> None:
     columns = (middles[kinds] + random.normal(0, 1, (600, 6))).astype(np.float32)
     run = rushlight.train(NeuralNetwork(6, 8, 5), (columns, kinds), lr=0.03, epochs=10, quiet=True)
     assert run.report is not None
-    assert run.report["accuracy"] > 0.8
-    ours(
-        f"NeuralNetwork(6, 8, 5) on (600, 6) made-up numbers: accuracy {run.report['accuracy']:.1%} on a fifth set aside"
-    )
+    assert run.report.accuracy > 0.8
+    ours(f"NeuralNetwork(6, 8, 5) on (600, 6) made-up numbers: accuracy {run.report.accuracy:.1%} on a fifth set aside")
 
 
 # ── the walk ─────────────────────────────────────────────────────────────────────────────────────────────────

@@ -14,11 +14,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rushlight.api import Epochs, epochs, load, open_data, open_run, resume, train
+    from rushlight.api import Epochs, epochs, load, open_bundle, open_data, open_run, resume, train
     from rushlight.data.batches import Data
     from rushlight.errors import RushlightError
     from rushlight.export.predict import Predictions
-    from rushlight.run import Run
+    from rushlight.run import Run, SavedModel
     from rushlight.training.evaluate import Report
     from rushlight.training.loop import Epoch
 
@@ -32,8 +32,10 @@ _HOMES = {  # the front door: each public name and the module it lives in
     "Report": "rushlight.training.evaluate",
     "Run": "rushlight.run",
     "RushlightError": "rushlight.errors",
+    "SavedModel": "rushlight.run",
     "epochs": "rushlight.api",
     "load": "rushlight.api",
+    "open_bundle": "rushlight.api",
     "open_data": "rushlight.api",
     "open_run": "rushlight.api",
     "resume": "rushlight.api",
@@ -41,7 +43,7 @@ _HOMES = {  # the front door: each public name and the module it lives in
 }
 
 __all__ = [
-    "Data", "Epoch", "Epochs", "Predictions", "Report", "Run", "RushlightError", "epochs", "load", "open_data", "open_run",
+    "Data", "Epoch", "Epochs", "Predictions", "Report", "Run", "RushlightError", "SavedModel", "epochs", "load", "open_bundle", "open_data", "open_run",
     "resume", "train",
 ]  # fmt: skip
 

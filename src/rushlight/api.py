@@ -18,9 +18,9 @@ from rushlight.console import fetch_progress
 from rushlight.data.batches import Data
 from rushlight.data.opening import open_source
 from rushlight.errors import RushlightError, UsageError
-from rushlight.export.bundle import load_bundle
+from rushlight.export.bundle import load_bundle, read_bundle
 from rushlight.export.weights import load_weights
-from rushlight.run import Run, build_bundled, finish
+from rushlight.run import Run, SavedModel, build_bundled, finish
 from rushlight.runs.folder import find_run, read_recipe
 from rushlight.runs.lock import lock_run
 from rushlight.training.checkpoint import describe_kept, latest_checkpoint, list_checkpoints, restore
@@ -191,9 +191,18 @@ class Epochs:
             self.close()
 
 
-def open_run(run: str | Path = "latest", *, runs: str | Path = "runs") -> Run:
-    """Open a run by its folder, its name (or a part of it that no other has), or "latest"."""
-    return Run(find_run(Path(runs), str(run)))
+def open_run(run: str | Path = "latest", model: nn.Module | None = None, *, runs: str | Path = "runs") -> Run:
+    """Open a run by its folder, its name (or a part of it that no other has), or "latest".
+
+    A run whose model was a live object needs it again, made as it was: the run's weights are loaded into `model`.
+    """
+    return Run(find_run(Path(runs), str(run)), model=model)
+
+
+def open_bundle(folder: str | Path, model: nn.Module | None = None) -> SavedModel:
+    """Open a bundle to predict with it: the model, its preprocessing and its class names. Takes what `load` takes."""
+    folder = Path(folder)
+    return SavedModel(load_bundle(folder, model, build_bundled), read_bundle(folder))
 
 
 def open_data(source: Any, test: Any = None, **options: Unpack[Options]) -> Data:
@@ -215,7 +224,7 @@ def load(path: str | Path, model: nn.Module | None = None) -> nn.Module:
         folder = path / "model" if (path / "recipe.json").is_file() else path
         return load_bundle(folder, model, build_bundled)
     if model is None:
-        raise UsageError("weights-need-model", path=path)
+        raise UsageError("weights-need-model", path=str(path))
     for note in load_weights(model, path):
         warnings.warn(note, stacklevel=2)
     return model.eval()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -102,7 +102,7 @@ def save_bundle(folder: Path, training: Training, report: Report | None) -> None
         "figure": {"name": name, "value": value if math.isfinite(value) else None},
     }  # fmt: skip
     write_bundle(
-        folder, training.model, features=data.features, target=data.target, architecture=training.recipe.model,
+        folder, training.model, features=data.features, target=data.target, architecture=bundle_architecture(training.recipe.model),
         provenance=provenance, examples=data.examples,
     )  # fmt: skip
 
@@ -116,7 +116,9 @@ class Run:
     def __init__(self, folder: Path, training: Training | None = None, model: nn.Module | None = None) -> None:
         self.folder = folder
         self._training = training
-        self._model = training.model if training is not None else model
+        self._model = training.model if training is not None else None
+        if model is not None:
+            self._model = self._load_model(model)
 
     def __repr__(self) -> str:
         return f'<rushlight.Run "{self.name}">'
@@ -142,11 +144,15 @@ class Run:
         return np.asarray(read_losses(self.folder), dtype=np.float32)
 
     @property
-    def report(self) -> dict[str, Any] | None:
-        """The last test's report as plain values, or None."""
+    def report(self) -> Report | None:
+        """The last test's report, or None."""
         path = self.folder / "report.json"
-        content: dict[str, Any] | None = read_json(path) if path.is_file() else None
-        return content
+        return Report.from_json(read_json(path)) if path.is_file() else None
+
+    @property
+    def notes(self) -> list[str]:
+        """What was decided on the way and said aloud when the run started, a sentence each."""
+        return list(read_json(self.folder / "environment.json")["data_notes"])
 
     @property
     def bundle(self) -> Bundle:
@@ -162,28 +168,19 @@ class Run:
             self._model = self._load_model()
         return self._model
 
-    def use_model(self, model: nn.Module) -> Run:
-        """Load the run's weights into a model of your own making, and use that."""
-        self._model = self._load_model(model)
-        return self
-
     def _load_model(self, model: nn.Module | None = None) -> nn.Module:
+        """Build the architecture again and load the weights. A run is the user's own work: it may name their own file."""
         described = self.recipe.model
-        if (self.folder / "model").is_dir():
-            return load_bundle(self.folder / "model", model, lambda bundle: self._rebuild(described, bundle))
-        if model is None:
-            model = rebuild_model(self.folder, described, self._open())
-        load_state(model, read_model_state(latest_checkpoint(self.folder)), self.name)
-        return model.eval()
-
-    def _rebuild(self, described: dict[str, Any], bundle: Bundle) -> nn.Module:
-        """Build the architecture again. A run is the user's own work, so its recipe may name the user's own file."""
-        if described.get("live"):
+        if not (self.folder / "model").is_dir():
+            model = model if model is not None else rebuild_model(self.folder, described, self._open())
+            load_state(model, read_model_state(latest_checkpoint(self.folder)), self.name)
+            return model.eval()
+        if model is None and described.get("live"):
             raise RunError("live-model", run=self.name, model=described["class"], short=described["name"])
-        if "import" in described:
+        if model is None and "import" in described:
             arguments = {key: restored(value) for key, value in described["arguments"].items()}
-            return build_custom(described["import"], arguments, described["seed"])
-        return build_bundled(bundle)
+            model = build_custom(described["import"], arguments, described["seed"])
+        return load_bundle(self.folder / "model", model, build_bundled)
 
     def test(self, data: Any = None, **options: Unpack[Options]) -> Report:
         """Test the model on the run's own test split, or on other data, prepared as its own was; keep the report.
@@ -287,6 +284,33 @@ class Run:
             "test": last["test"] if last else None,
             "state_sha256": finished.get("state_sha256"),
         }
+
+
+@dataclass(frozen=True)
+class SavedModel:
+    """A bundle, opened: the model with all it takes to use it, on any machine."""
+
+    model: nn.Module
+    bundle: Bundle
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes; none for a regression."""
+        return self.bundle.target.classes if self.bundle.target is not None else ()
+
+    def predict(self, inputs: Any, batch_size: int = 512) -> Predictions:
+        """Predict as `Run.predict` does."""
+        if self.bundle.features is None or self.bundle.target is None:
+            raise UsageError("no-signature", run=self.bundle.provenance.get("run"))
+        return predict(self.model, inputs, self.bundle.features, self.bundle.target, batch_size=batch_size)
+
+
+def bundle_architecture(described: dict[str, Any]) -> dict[str, Any]:
+    """Return a recipe's model as a bundle describes it: by name where it can be built from that, else by its class."""
+    if described.get("live"):
+        return {"class": described["class"]}
+    kept = ("import", "arguments") if "import" in described else ("name", "arguments")
+    return {key: described[key] for key in kept}
 
 
 def build_bundled(bundle: Bundle) -> nn.Module:

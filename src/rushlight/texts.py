@@ -391,6 +391,7 @@ ENGLISH: dict[str, Text] = {
         "{option} must be greater than 0; it is {value!r}.",
         "Counts (epochs, batch_size, accumulate, early_stopping) are whole numbers from 1.",
     ),
+    "option-not-a-number": Text("{option} must be a number, 0 or greater; it is {value!r}."),
     "negative": Text("{option} must be 0 or more; it is {value!r}."),
     "bad-fraction": Text(
         "{option} must be at least 0 and less than 1; it is {value!r}.",
@@ -438,6 +439,10 @@ ENGLISH: dict[str, Text] = {
     "unknown-data": Text(
         '"{name}" is neither a dataset known by name nor a file or folder in {folder}.{suggestion}',
         "Known by name: {known}. Or give the path of a folder of images, a CSV or Parquet file, .npz or idx files.",
+    ),
+    "option-of-other-data": Text(
+        "{option} ({value}) is for {kind}, and this data is of another kind.",
+        "Leave it out, or check the path of the data.",
     ),
     "unknown-file-kind": Text(
         "{path}: this kind of file ({found}) cannot be opened as data.",
@@ -719,7 +724,7 @@ ENGLISH: dict[str, Text] = {
     ),
     "live-model": Text(
         '"{run}" was trained with a model made in Python ({model}), which a file cannot bring back.',
-        "Make the model again and pass it: rushlight.open_run({run!r}).use_model({short}()), or rushlight.resume({run!r}, {short}(), …).",
+        "Make the model again and pass it: rushlight.open_run({run!r}, {short}()), or rushlight.resume({run!r}, {short}(), …).",
     ),
     "live-data": Text(
         '"{run}" was trained on data made in Python ({data}), which a file cannot bring back.',

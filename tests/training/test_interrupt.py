@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import rushlight
 from rushlight.runs.history import read_losses
@@ -97,14 +98,30 @@ def summary_of(*arguments: Any, **environment: Any) -> dict[str, Any]:
     return content
 
 
+OPTIONS: dict[str, Any] = {"batch_size": 8, "epochs": 16, "numerics": "exact", "quiet": True}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """As in the processes: networks this small only lose time to more threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def whole(one_thread: None, tmp_path_factory: pytest.TempPathFactory) -> rushlight.Run:
+    """The run that nobody stopped."""
+    arguments = {"hidden": (16,), "dropout": 0.2}
+    return rushlight.train("mlp", "digits", model_arguments=arguments, runs=tmp_path_factory.mktemp("whole"), **OPTIONS)
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_leaves_a_run_that_resumes_to_the_bits_of_one_never_stopped(
-    number: signal.Signals, code: int, tmp_path: Path
+    number: signal.Signals, code: int, whole: rushlight.Run, tmp_path: Path
 ) -> None:
-    arguments = (
-        "train",
-        "mlp",
-        "digits",
+    options = [
         "--hidden",
         "16",
         "--model-arg",
@@ -113,25 +130,30 @@ def test_a_signal_leaves_a_run_that_resumes_to_the_bits_of_one_never_stopped(
         "8",
         "--epochs",
         "16",
-    )
-    arguments += ("--numerics", "exact", "--runs", tmp_path)
-    whole = start(command(*arguments, "--name", "whole", "--json"))
-    process = start(command(*arguments, "--name", "cut"))
+        "--numerics",
+        "exact",
+        "--name",
+        "cut",
+    ]
+    process = start(command("train", "mlp", "digits", *options, "--runs", tmp_path))
     run = tmp_path / "cut"
     wait_until(lambda: len(list_checkpoints(run)) > 0, process)
     process.send_signal(number)
     out, _ = finish(process, code)
     assert "Go on with: rushlight resume cut" in " ".join(out.split())
-    (cut,) = [summary for summary in list_runs(tmp_path) if summary.name == "cut"]
-    assert (cut.status, cut.name) == ("interrupted", "cut")
+    (cut,) = list_runs(tmp_path)
+    assert cut.status == "interrupted"
     saved = latest_checkpoint(run)
     assert f"after step {int(saved.name):,}" in out
-    expected = json.loads(finish(whole, 0)[0])
-    assert int(saved.name) < expected["steps"]
-    resumed = summary_of("resume", "cut", "--runs", tmp_path)
+    expected = whole.summary()
+    assert 0 < int(saved.name) < expected["steps"]
+    if number == signal.SIGINT:
+        resumed = summary_of("resume", "cut", "--runs", tmp_path)
+    else:
+        resumed = rushlight.resume("cut", runs=tmp_path, quiet=True).summary()
     assert resumed["state_sha256"] == expected["state_sha256"]
     assert resumed["test"] == expected["test"]
-    assert read_losses(run).tobytes() == read_losses(tmp_path / "whole").tobytes()
+    assert read_losses(run).tobytes() == read_losses(whole.folder).tobytes()
 
 
 @pytest.fixture
@@ -152,32 +174,22 @@ def test_a_second_ctrl_c_leaves_at_once(net: str, tmp_path: Path) -> None:
 
 
 def test_an_interrupted_test_is_done_again_and_nothing_is_trained_twice(net: str, tmp_path: Path) -> None:
-    arguments = (
-        "train",
-        net,
-        "digits",
-        "--epochs",
-        "2",
-        "--batch-size",
-        "20",
-        "--numerics",
-        "exact",
-        "--runs",
-        tmp_path / "runs",
+    options = ["--epochs", "2", "--batch-size", "20", "--numerics", "exact", "--name", "cut", "--runs"]
+    process = start(
+        command("train", net, "digits", *options, tmp_path), WAIT_IN="testing", MARK=tmp_path / "mark", WAIT=0.3
     )
-    process = start(command(*arguments, "--name", "cut"), WAIT_IN="testing", MARK=tmp_path / "mark", WAIT=0.3)
     wait_until((tmp_path / "mark").exists, process)
     process.send_signal(signal.SIGINT)
     finish(process, 130)
-    run = tmp_path / "runs" / "cut"
-    content, tensors = read_checkpoint(latest_checkpoint(run))
+    content, tensors = read_checkpoint(latest_checkpoint(tmp_path / "cut"))
     state = unpack(content["state"], tensors)
     assert (state["epoch"], state["window"], state["step"]) == (1, 72, 72)
-    resumed = summary_of("resume", "cut", "--runs", tmp_path / "runs")
-    whole = summary_of(*arguments, "--name", "whole")
-    assert resumed["state_sha256"] == whole["state_sha256"]
-    assert resumed["test"] == whole["test"]
-    assert len(read_losses(run)) == 144
+    resumed = rushlight.resume("cut", runs=tmp_path, quiet=True)
+    whole = rushlight.train(net, "digits", epochs=2, batch_size=20, numerics="exact", runs=tmp_path, quiet=True)
+    assert resumed.summary()["state_sha256"] == whole.summary()["state_sha256"]
+    assert resumed.summary()["test"] == whole.summary()["test"]
+    assert resumed.losses.tobytes() == whole.losses.tobytes()
+    assert len(resumed.losses) == 144
 
 
 def test_ctrl_c_on_a_terminal_reaches_the_workers_too_and_the_run_is_still_saved(tmp_path: Path) -> None:

@@ -284,7 +284,7 @@ def test_early_stopping_waits_its_epochs_and_keeps_the_best_weights(tmp_path: Pa
     run = training.run
     assert state_digest(run.model) == run.summary()["state_sha256"] == seen[1][1]
     assert run.report == seen[1][2]
-    saved = rushlight.open_run("spoiled", runs=tmp_path).use_model(network())
+    saved = rushlight.open_run("spoiled", network(), runs=tmp_path)
     assert state_digest(saved.model) == seen[1][1]
 
 
@@ -299,7 +299,7 @@ def test_a_run_that_was_killed_before_it_finished_still_ends_with_the_best_weigh
     run = rushlight.resume("spoiled", again, runs=tmp_path, quiet=True, **spoiled(again))
     (*_, best) = [line for line in lines(training, "epoch") if line["epoch"] == 2]
     assert run.report is not None
-    assert run.report["accuracy"] == best["test"]["accuracy"]
+    assert run.report.accuracy == best["test"]["accuracy"]
     assert run.summary()["state_sha256"] == state_digest(again)
     assert state_digest(again) != state_digest(model)  # which has the last epoch's
 

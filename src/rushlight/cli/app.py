@@ -24,7 +24,9 @@ app = typer.Typer(
 )
 
 Runs = Annotated[Path, typer.Option("--runs", help="The folder that holds all runs.")]
-RunName = Annotated[str, typer.Argument(help='A run: its folder, its name or a part of it, or "latest".')]
+RunName = Annotated[
+    str, typer.Argument(metavar="RUN", help='A run: its folder, its name or a part of it, or "latest".')
+]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on standard output; all else on standard error.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
 Device = Annotated[str, typer.Option(help="auto (the best there is), cpu, cuda, cuda:1, xpu or mps.")]
@@ -57,12 +59,16 @@ def options(
 )
 def train(
     model: Annotated[
-        str, typer.Argument(help="mlp, cnn, resnet, linear, or your own: file.py:Class or package.module:Class.")
+        str,
+        typer.Argument(
+            metavar="[MODEL]", help="mlp, cnn, resnet, linear, or your own: file.py:Class or package.module:Class."
+        ),
     ] = "mlp",
     data: Annotated[
         str,
         typer.Argument(
-            help="A name (see: rushlight data), a folder of images, a CSV or Parquet file, .npz, idx files."
+            metavar="[DATA]",
+            help="A name (see: rushlight data), a folder of images, a CSV or Parquet file, .npz, idx files.",
         ),
     ] = "fashion-mnist",
     epochs: Annotated[int, typer.Option(help="How often every sample is seen.", rich_help_panel=LEARNING)] = 5,
@@ -249,7 +255,7 @@ def show_end(run: Any, as_json: bool, quiet: bool) -> None:
     if quiet:
         return
     if run.report is not None:
-        print_report(run.report)
+        print_report(run.report.to_json())
     print_summary(folder=run.folder, seconds=wall, test=summary["test"])
 
 
@@ -281,18 +287,18 @@ def predict(
     runs: Runs = Path("runs"),
     as_json: AsJson = False,
 ) -> None:
-    """Predict from files with a run's model: class names and probabilities, or values."""
-    import rushlight
+    """Predict from files with the model of a run or of a bundle's folder: class names and probabilities, or values."""
     from rushlight.cli.predictions import print_predictions
 
-    print_predictions(rushlight.open_run(run, runs=runs), inputs, top, as_json)
+    print_predictions(run, runs, inputs, top, as_json)
 
 
 @app.command()
 def save(
     run: RunName,
     path: Annotated[
-        Path, typer.Argument(help="model.pth (plain PyTorch), model.safetensors, or a folder (the bundle).")
+        Path,
+        typer.Argument(metavar="PATH", help="model.pth (plain PyTorch), model.safetensors, or a folder (the bundle)."),
     ],
     runs: Runs = Path("runs"),
 ) -> None:
@@ -308,7 +314,7 @@ def save(
 
 @app.command()
 def runs(
-    run: Annotated[str | None, typer.Argument(help="Show this one.")] = None,
+    run: Annotated[str | None, typer.Argument(metavar="[RUN]", help="Show this one.")] = None,
     runs: Runs = Path("runs"),
     as_json: AsJson = False,
 ) -> None:

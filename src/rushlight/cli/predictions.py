@@ -6,21 +6,24 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from rushlight.api import open_bundle, open_run
 from rushlight.console import print_json
 from rushlight.data.opening import is_table
 from rushlight.errors import UsageError
 from rushlight.export.predict import Predictions
-from rushlight.run import Run
+from rushlight.run import Run, SavedModel
 
 SHOWN_ROWS = 20
 
 
-def print_predictions(run: Run, inputs: list[str], top: int, as_json: bool) -> None:
+def print_predictions(name: str, runs: Path, inputs: list[str], top: int, as_json: bool) -> None:
     """Predict from the files and print what comes out, a line or a JSON entry for each sample."""
     paths = [path for given in inputs for path in expanded(given)]
+    is_bundle = (Path(name) / "model.json").is_file()
+    run: Run | SavedModel = open_bundle(name) if is_bundle else open_run(name, runs=runs)
     rows = [row for group in grouped(paths) for row in rows_of(group, run.predict(group), top)]
     if as_json:
-        print_json({"run": run.name, "predictions": rows})
+        print_json({"run": name if isinstance(run, SavedModel) else run.name, "predictions": rows})
         return
     width = max((len(row["input"]) for row in rows), default=0)
     for row in rows:

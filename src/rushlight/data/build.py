@@ -64,7 +64,7 @@ def build_data(
         features=features,
         target=target,
         fingerprint=fingerprint(train, test),
-        notes=(*notes, *normalization_notes(features, target)),
+        notes=(*notes, *unseen_class_notes(train.targets, target), *normalization_notes(features, target)),
         examples=train.inputs[:EXAMPLES].clone(),
     )
 
@@ -252,6 +252,21 @@ def learn_target_scale(targets: Tensor, target: TargetSpec) -> TargetSpec:
     mean, std = mean_and_std(targets, channel_dim=1)
     std = np.where(std > 0, std, 1.0)
     return replace(target, mean=tuple(mean.tolist()), std=tuple(std.tolist()))
+
+
+def unseen_class_notes(targets: Tensor, target: TargetSpec) -> tuple[str, ...]:
+    """Say which classes no training sample has: labels that start at 1 leave class 0 empty, for one."""
+    if target.task != "classification":
+        return ()
+    counts = torch.bincount(targets, minlength=len(target.classes)).tolist()
+    unseen = [name for name, count in zip(target.classes, counts, strict=True) if count == 0]
+    if not unseen:
+        return ()
+    listed = ", ".join(f'"{name}"' for name in unseen[:5]) + (", …" if len(unseen) > 5 else "")
+    from_one = (
+        " Labels that start at 1 should be made to start at 0: y - 1." if target.classes[0] == "0" == unseen[0] else ""
+    )
+    return (f"No training sample has the class {listed}.{from_one}",)
 
 
 def normalization_notes(features: FeatureSpec, target: TargetSpec) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from rushlight.data.batches import Data, LoaderSplit, ResidentSplit, Split, StreamedSplit
 from rushlight.data.build import Samples, check_samples, resident
 from rushlight.data.datasets import Finish
-from rushlight.data.opening import DataOptions, FetchProgress, is_table, open_source
+from rushlight.data.opening import DataOptions, FetchProgress, holds_arrays, is_table, open_source
 from rushlight.data.spec import FeatureSpec, TargetSpec
 from rushlight.errors import DataError, suggest
 
@@ -34,9 +34,13 @@ def open_like(
 
         samples, _ = read_test_table(Path(source), features.columns, target)
         return kept(str(source), samples, features, target)
-    if features.kind == "image":
+    is_folder = (
+        isinstance(source, (str, Path)) and Path(source).expanduser().is_dir() and not holds_arrays(Path(source))
+    )
+    if features.kind == "image" and is_folder:
         options = replace(options, image_size=(features.shape[1], features.shape[2]))
-    opened = open_source(source, None, replace(options, normalize="none", test_fraction=0.0), progress)
+    plain = replace(options, normalize="none", test_fraction=0.0, target=None)
+    opened = open_source(source, None, plain, progress)
     split = opened.test if opened.test is not None else opened.train
     if opened.features is None or opened.target is None or opened.features.shape != features.shape:
         found = None if opened.features is None else opened.features.shape

@@ -77,6 +77,7 @@ def open_source(
     """
     if isinstance(source, Data):
         return source
+    check_options_apply(source, options)
     if isinstance(source, (str, Path)):
         return open_named_or_path(source, test, options, progress)
     if isinstance(source, (tuple, list)) and len(source) == 4:
@@ -93,6 +94,17 @@ def open_source(
     if isinstance(source, (tuple, list)) and len(source) == 2:
         return open_array_pairs((source[0], source[1]), test, options)
     raise UsageError("unknown-data-kind", found=type(source).__name__)
+
+
+def check_options_apply(source: Any, options: DataOptions) -> None:
+    """Raise UsageError for an option that this kind of data would ignore."""
+    is_path = isinstance(source, (str, Path)) and Path(source).expanduser().exists()
+    if options.target is not None and not (is_path and is_table(Path(source))):
+        raise UsageError("option-of-other-data", option="target", value=options.target, kind="tables (.csv, .parquet)")
+    if options.image_size is not None and not (is_path and Path(source).expanduser().is_dir()):
+        raise UsageError(
+            "option-of-other-data", option="image_size", value=options.image_size, kind="folders of images"
+        )
 
 
 def holds_two_splits(pair: Sequence[Any]) -> bool:

@@ -83,6 +83,22 @@ class Report:
         content: dict[str, Any] = finite_or_none(asdict(self))
         return content
 
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> Report:
+        """Rebuild what `to_json` wrote; what was not finite is NaN again."""
+        figures = {"loss": math.nan, **{key: value for key, value in content.items() if value is not None}}
+        classes = tuple(
+            ClassFigures(**{key: as_figure(key, value) for key, value in entry.items()}) for entry in content["classes"]
+        )
+        interval = content["accuracy_interval"]
+        return cls(
+            **{
+                **figures, "classes": classes, "confusion": tuple(map(tuple, content["confusion"])),
+                "accuracy_interval": None if interval is None else (interval[0], interval[1]),
+                "most_wrong": tuple(content["most_wrong"]),
+            }
+        )  # fmt: skip
+
     def short(self) -> dict[str, Any]:
         """Return the figures a line of history holds."""
         figures = {
@@ -291,6 +307,13 @@ def most_wrong_classes(outcome: Outcome, target: TargetSpec) -> Iterator[dict[st
             "predicted": target.classes[int(outcome.predicted[index])],
             "probability": round(float(outcome.confidence[index]), 6),
         }
+
+
+def as_figure(key: str, value: Any) -> Any:
+    """Return a class's figure as it was before JSON: intervals are tuples, and null was NaN."""
+    if key.endswith("_interval"):
+        return (value[0], value[1])
+    return math.nan if value is None else value
 
 
 def finite_or_none(value: Any) -> Any:

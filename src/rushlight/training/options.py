@@ -55,12 +55,36 @@ class Options(TypedDict, total=False):
     to_stderr: bool  # print to standard error, so that standard output is free (False)
 
 
+OTHER_NAMES = {  # what other libraries call an option of ours
+    "learning_rate": "lr",
+    "max_epochs": "epochs",
+    "num_epochs": "epochs",
+    "hidden": 'model_arguments={"hidden": …}',
+    "dropout": 'model_arguments={"dropout": …}',
+    "momentum": 'optimizer_arguments={"momentum": …}',
+    "weight_decay": 'optimizer_arguments={"weight_decay": …}',
+    "criterion": "loss",
+    "loss_fn": "loss",
+    "scheduler": "schedule",
+    "validation_split": "test_fraction",
+    "validation_data": "test_data",
+    "val_data": "test_data",
+    "patience": "early_stopping",
+    "num_workers": "workers",
+    "verbose": "quiet",
+    "accumulate_grad_batches": "accumulate",
+    "gradient_clip_val": "clip_norm",
+}
+
+
 def check_options(options: Options) -> Options:
     """Return the options that were chosen: one that is None was not. UsageError names an option there is not."""
     for option in options:
         if option not in Options.__annotations__:
             known = list(Options.__annotations__)
-            raise UsageError("unknown-option", option=option, known=", ".join(known), suggestion=suggest(option, known))
+            ours = OTHER_NAMES.get(option)
+            suggestion = f" Here it is called {ours}." if ours else suggest(option, known)
+            raise UsageError("unknown-option", option=option, known=", ".join(known), suggestion=suggestion)
     chosen: Any = {option: value for option, value in options.items() if value is not None}
     return cast(Options, chosen)
 

@@ -292,7 +292,9 @@ def choose_optimizer(options: Options, module: nn.Module) -> Optimizer:
     if not isinstance(given, str):
         raise UsageError("no-optimizer", found=type(given).__name__)
     arguments = dict(options.get("optimizer_arguments", {}))
-    if options.get("lr") is not None:
+    if "lr" in options:
+        if not isinstance(options["lr"], (int, float)) or not options["lr"] >= 0:
+            raise UsageError("option-not-a-number", option="lr", value=options["lr"])
         arguments["lr"] = options["lr"]
     made = named_optimizer(given, module, arguments)
     check_steps_alone(made)
