@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 import sys
@@ -125,6 +126,23 @@ def available_memory() -> int:
     if hasattr(os, "sysconf") and "SC_AVPHYS_PAGES" in os.sysconf_names:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return 4 << 30
+
+
+def keep_freed_memory() -> bool:
+    """Let glibc's allocator keep what is freed for the next step; return whether it does.
+
+    By default it gives blocks of some megabytes back to the system at once, so each step's gradients are new pages that
+    the kernel must first clear. Nothing is computed differently. Where the user has set up the allocator (MALLOC_…,
+    GLIBC_TUNABLES), or there is no glibc, nothing is changed.
+    """
+    is_set_up = any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ)
+    if sys.platform != "linux" or is_set_up:
+        return False
+    library = ctypes.CDLL(None)
+    if not hasattr(library, "gnu_get_libc_version"):
+        return False
+    trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
+    return all(library.mallopt(parameter, 1 << 30) == 1 for parameter in (trim_threshold, mmap_threshold))
 
 
 def cpu_features() -> dict[str, bool]:

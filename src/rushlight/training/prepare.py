@@ -21,7 +21,7 @@ from rushlight import files
 from rushlight.console import Progress, fetch_progress, format_count
 from rushlight.data.batches import Data
 from rushlight.data.opening import DataOptions, open_source, options_from_json, options_to_json, retarget
-from rushlight.device import bfloat16_refusal, choose_device, describe_environment, device_name
+from rushlight.device import bfloat16_refusal, choose_device, describe_environment, device_name, keep_freed_memory
 from rushlight.errors import ModelError, RunError, UsageError
 from rushlight.models import MODELS, build_model
 from rushlight.models.custom import build_custom, source_digest
@@ -55,6 +55,7 @@ def prepare(model: str | nn.Module, data: Any, options: Options, stack: contextl
     check_together(model, options)
     progress = Progress(options.get("quiet", False), options.get("to_stderr", False))
     stack.callback(progress.close)
+    keep_freed_memory()
     device, device_notes = choose_device(options.get("device", "auto"))
     opened = open_source(
         data,
@@ -119,6 +120,7 @@ def prepare_again(
         **options,
     }
     progress = Progress(merged.get("quiet", False), merged.get("to_stderr", False))
+    keep_freed_memory()
     device, _ = choose_device(options.get("device", recipe.device))
     opened = open_source(
         described["source"] if data is None else data, described.get("test") if data is None else merged.get("test_data"),
