@@ -34,8 +34,24 @@ from rushlight.models import build_model
 BATCH, RATE = 64, 1e-3
 
 
+def guide_dataset(images: Tensor, labels: Tensor) -> Dataset[tuple[Tensor, int]]:
+    """The guide's `datasets.FashionMNIST(…, transform=ToTensor())` on these samples: torchvision's own, where it is installed."""
+    try:
+        from torchvision.datasets import FashionMNIST
+        from torchvision.transforms import ToTensor
+    except ImportError:
+        return LikeTorchvision(images, labels)
+    dataset = FashionMNIST.__new__(FashionMNIST)  # its files are not read: the samples are at hand
+    dataset.data, dataset.targets = images[:, 0], labels
+    dataset.transform, dataset.target_transform = ToTensor(), None
+    return dataset
+
+
 class LikeTorchvision(Dataset[tuple[Tensor, int]]):
-    """What torchvision's FashionMNIST with ToTensor does for each sample: a PIL image, to an array, to float32 in 0…1."""
+    """The conversions that torchvision's FashionMNIST with ToTensor does for each sample, without its checks.
+
+    A PIL image, to an array, to float32 in 0…1. It takes 21 µs a sample where torchvision 0.29 takes 24.5 (2026-11-23, AMD EPYC).
+    """
 
     def __init__(self, images: Tensor, labels: Tensor) -> None:
         self.images, self.labels = images, labels
@@ -68,8 +84,8 @@ def plain(work: Work) -> tuple[float, float]:
     """One epoch of the guide's loop and its test; seconds and test accuracy."""
     model = network()
     optimizer, loss_fn = torch.optim.SGD(model.parameters(), lr=RATE), nn.CrossEntropyLoss()
-    loader = DataLoader(LikeTorchvision(work.images, work.labels), batch_size=BATCH, shuffle=True)
-    test_loader = DataLoader(LikeTorchvision(work.test_images, work.test_labels), batch_size=BATCH)
+    loader = DataLoader(guide_dataset(work.images, work.labels), batch_size=BATCH, shuffle=True)
+    test_loader = DataLoader(guide_dataset(work.test_images, work.test_labels), batch_size=BATCH)
     began = time.perf_counter()
     model.train()
     for batch, (x, y) in enumerate(loader):
@@ -192,7 +208,12 @@ def main() -> None:
     if options.json:
         print(json.dumps({"rounds": options.rounds, "steps": steps, "threads": torch.get_num_threads(), "loops": rows}))
         return
-    print(f"{options.rounds} rounds of {steps} steps, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    data = type(guide_dataset(torch.zeros(1, 1, 28, 28, dtype=torch.uint8), torch.zeros(1))).__module__
+    is_real = data.startswith("torchvision")
+    print(
+        f"{options.rounds} rounds of {steps} steps, {torch.get_num_threads()} threads, torch {torch.__version__}, "
+        f"the plain loop's data {'by torchvision' if is_real else 'as torchvision reads it'}"
+    )
     for name, row in rows.items():
         spread = f"{row['least']:,.0f}-{row['most']:,.0f}"
         print(

@@ -468,6 +468,10 @@ ENGLISH: dict[str, Text] = {
         "{data}: reading sample {index} failed: {reason}.",
         "Try `dataset[{index}]` by itself; the error is in the dataset's own __getitem__ or its transform.",
     ),
+    "streamed-standard": Text(
+        "{data} is streamed, so the mean and std of its features cannot be learnt before training.",
+        "Scale the features in the dataset's own transform, or use normalize unit (bytes divided by 255) or none.",
+    ),
     "unequal-samples": Text(
         "{data}: its samples have different shapes or kinds, so they cannot be stacked into a batch: {reason}.",
         "Make them equal in the dataset's transform (resize, pad or crop), or give a DataLoader with a collate_fn.",
@@ -733,6 +737,14 @@ ENGLISH: dict[str, Text] = {
     "live-parts": Text(
         '"{run}" was trained with live objects ({parts}), which a file cannot bring back.',
         "Make them again as they were and pass them to rushlight.resume, by these names.",
+    ),
+    "resume-option": Text(
+        '"{run}": {option} cannot be changed while a run goes on; its recipe is fixed.',
+        "Start a new run for that. What resume takes: epochs, schedule (constant), device, and the live objects of the run.",
+    ),
+    "schedule-is-planned": Text(
+        '"{run}": its {schedule} schedule was planned for {planned} epochs, so {epochs} would not be the same schedule.',
+        "Go on at a constant rate with schedule constant, or train anew with {epochs} epochs.",
     ),
     "other-data": Text(
         '"{run}": the data ({data}) is not what this run was trained on; its fingerprint differs.',

@@ -26,7 +26,7 @@ from torch.utils.data import (
 from rushlight.data.batches import Data, LoaderSplit, ResidentSplit, StreamedSplit
 from rushlight.data.datasets import open_dataset
 from rushlight.data.named import open_named
-from rushlight.data.opening import open_source
+from rushlight.data.opening import DataOptions, open_source
 from rushlight.errors import DataError, UsageError
 from rushlight.runs.history import read_history
 from rushlight.training.checkpoint import state_digest
@@ -37,15 +37,6 @@ from rushlight.training.prepare import prepare
 from rushlight.training.state import Training
 
 ROOM = 2**30
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Networks this small only lose time to more threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 class Digits(Dataset[Any]):
@@ -417,3 +408,35 @@ def test_a_binary_loss_takes_two_classes_kept_or_streamed(tmp_path: Path) -> Non
         reports.append(last_report(run))
     assert reports[0] == reports[1]
     assert reports[0]["accuracy"] > 0.7
+
+
+class Bytes(Dataset[tuple[Tensor, int]]):
+    """Images of bytes, as a dataset without a transform gives them; random ones cannot be kept."""
+
+    def __init__(self, is_random: bool) -> None:
+        self.is_random = is_random
+
+    def __len__(self) -> int:
+        return 40
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        image = torch.full((1, 4, 4), 200 + index % 2, dtype=torch.uint8)
+        return (image - torch.randint(0, 5, (1, 4, 4), dtype=torch.uint8)) if self.is_random else image, index % 2
+
+
+@pytest.mark.parametrize("is_random", [False, True])
+def test_images_of_bytes_do_not_reach_the_model_as_0_to_255(is_random: bool) -> None:
+    data = open_source(Bytes(is_random), Bytes(is_random))
+    assert data.train.kind == ("streamed" if is_random else "resident")
+    for split in (data.train, data.test):
+        assert split is not None
+        inputs, _ = next(split.in_order(8))
+        assert inputs.dtype == torch.float32
+        assert inputs.abs().max() <= 1.01
+    plain = open_source(Bytes(is_random), Bytes(is_random), DataOptions(normalize="none"))
+    assert next(plain.train.in_order(8))[0].max() > 190
+
+
+def test_standardising_streamed_data_is_refused_with_the_way_out() -> None:
+    with pytest.raises(DataError, match="mean and std of its features cannot be learnt"):
+        open_source(Bytes(True), Bytes(True), DataOptions(normalize="standard"))

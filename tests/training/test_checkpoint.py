@@ -8,7 +8,6 @@ import math
 import re
 import shutil
 import signal
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -40,16 +39,6 @@ from rushlight.training.loop import epochs
 from rushlight.training.options import check_options
 from rushlight.training.prepare import prepare
 from rushlight.training.schedule import Schedule
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Networks this small only lose time to more threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
 
 # ── nested state ─────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -232,6 +232,10 @@ def resume(
     epochs: Annotated[
         int | None, typer.Option(help="Train to this many epochs in all.", show_default="as planned")
     ] = None,
+    schedule: Annotated[
+        str | None,
+        typer.Option(help="constant, to go beyond a cosine or one-cycle schedule.", show_default="as planned"),
+    ] = None,
     runs: Runs = Path("runs"),
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -239,7 +243,7 @@ def resume(
     """Go on with a run that was interrupted, from its newest checkpoint."""
     import rushlight
 
-    more: dict[str, Any] = {"epochs": epochs, "runs": runs, "quiet": quiet, "to_stderr": as_json}
+    more: dict[str, Any] = {"epochs": epochs, "schedule": schedule, "runs": runs, "quiet": quiet, "to_stderr": as_json}
     show_end(rushlight.resume(run, **more), as_json, quiet)
 
 

@@ -49,7 +49,8 @@ def open_dataset(
 ) -> Data:
     """Open a map-style or iterable dataset, or a DataLoader, as `Data`.
 
-    Normalisation is left to the dataset (its transforms are the user's) unless `normalize` asks for it. A DataLoader
+    Normalisation is left to the dataset (its transforms are the user's) unless `normalize` asks for it, or the samples
+    are bytes, which no transform has touched. A DataLoader
     of an ordinary kind gives its dataset, batch size and shuffling; one with a sampler, batch sampler or collate
     function of its own, or with an iterable dataset, is used as it is.
 
@@ -57,7 +58,7 @@ def open_dataset(
         DataError: the dataset is empty, or its samples are of a kind that cannot be batched.
     """
     if isinstance(train, DataLoader) and not is_ordinary(train):
-        return open_loader(train, test, task, classes)
+        return open_loader(train, test, task, classes, normalize)
     dataset, batch_size, is_shuffled, loader_notes = unwrap(train)
     if isinstance(dataset, IterableDataset):
         raise DataError("iterable-without-loader", dataset=type(dataset).__name__)
@@ -73,10 +74,14 @@ def open_dataset(
             "reading a sample twice gave two results" if random else f"{needed / 2**30:.1f} GiB would not fit in memory"
         )
         notes.append(f"{name} is streamed: {why}.")
-        return open_streamed(dataset, test_dataset, first, task, classes, workers, is_shuffled, notes, batch_size)
+        return open_streamed(
+            dataset, test_dataset, first, task, classes, normalize, workers, is_shuffled, notes, batch_size
+        )
     if not is_pair(first):
         notes.append(f"{name} is streamed: its samples are not (input, target).")
-        return open_streamed(dataset, test_dataset, first, task, classes, workers, is_shuffled, notes, batch_size)
+        return open_streamed(
+            dataset, test_dataset, first, task, classes, normalize, workers, is_shuffled, notes, batch_size
+        )
     notes.append(f"{name} is kept in memory: {min(PROBES, count)} samples read twice gave the same both times.")
     classes = classes or class_names(dataset)
     train_samples, target = read_all(dataset, count, task, classes, workers, progress)
@@ -95,7 +100,8 @@ def open_dataset(
     kind: FeatureKind = "image" if train_samples.inputs.dim() == 4 else "array"
     data = build_data(
         name, kind, train_samples, test_samples, target,
-        normalize="none" if normalize == "auto" else normalize, notes=tuple(notes),
+        normalize="none" if normalize == "auto" and train_samples.inputs.dtype != torch.uint8 else normalize,
+        notes=tuple(notes),
     )  # fmt: skip
     if not is_shuffled:
         object.__setattr__(data.train, "is_shuffled", False)
@@ -106,16 +112,16 @@ def open_dataset(
 
 def open_streamed(
     dataset: Dataset[Any], test: Dataset[Any] | DataLoader[Any] | None, first: Any, task: Task | None, classes: Sequence[str] | None,
-    workers: int, is_shuffled: bool, notes: list[str], batch_size: int | None,
+    normalize: NormalizeName, workers: int, is_shuffled: bool, notes: list[str], batch_size: int | None,
 ) -> Data:  # fmt: skip
     """Make `Data` that reads its samples as they are needed."""
     name = type(dataset).__name__
     features = target = None
     if is_pair(first):
         inputs, _ = collate_checked([first], name)
-        features = feature_spec(inputs)
+        features = feature_spec(inputs, normalize, name, notes)
         target = probe_target(dataset, task, classes or class_names(dataset), notes)
-    finish = Finish(target)
+    finish = Finish(target, features)
     if test is None:
         notes.append("There is no test split: pass test_data=, or a dataset that is the same each time it is read.")
     test_split: Split | None = None
@@ -136,6 +142,7 @@ def open_loader(
     test: Dataset[Any] | DataLoader[Any] | None,
     task: Task | None,
     classes: Sequence[str] | None,
+    normalize: NormalizeName,
 ) -> Data:
     """Use a DataLoader as it is, its order included."""
     name = type(loader.dataset).__name__
@@ -146,7 +153,7 @@ def open_loader(
         raise DataError("empty-split", data=name, split="train")
     features = target = None
     if isinstance(first, (tuple, list)) and len(first) == 2 and isinstance(first[0], Tensor):
-        features = feature_spec(first[0])
+        features = feature_spec(first[0], normalize, name, notes)
         names = classes or class_names(loader.dataset)
         if isinstance(first[1], Tensor) and has_plain_samples(loader):
             target = probe_target(loader.dataset, task, names, notes)
@@ -156,7 +163,7 @@ def open_loader(
                 notes.append(
                     f"Labels 0 to {len(target.classes) - 1} are in the first batch; more outputs of the model mean more classes."
                 )
-    finish = Finish(target)
+    finish = Finish(target, features)
     test_split: Split | None = None
     if isinstance(test, DataLoader):
         test_split = LoaderSplit(test, finish)
@@ -345,11 +352,18 @@ def read_all(
     return Samples(x if x.dim() > 1 else x.unsqueeze(1), kept_targets), target
 
 
-def feature_spec(inputs: Tensor) -> FeatureSpec:
-    """Return the spec of inputs that arrive ready: nothing is done to them but the conversion to float32."""
+def feature_spec(inputs: Tensor, normalize: NormalizeName, name: str, notes: list[str]) -> FeatureSpec:
+    """Return the spec of inputs that are streamed: images of bytes are divided by 255, all else is used as it comes."""
+    if normalize == "standard":
+        raise DataError("streamed-standard", data=name)
     kind: FeatureKind = "image" if inputs.dim() == 4 else "array"
-    whole = not inputs.is_floating_point() and inputs.dtype != torch.uint8
-    dtype = "int64" if whole else str(inputs.dtype).removeprefix("torch.") if inputs.dtype == torch.uint8 else "float32"
+    if inputs.dtype == torch.uint8:
+        is_divided = normalize == "unit" or (normalize == "auto" and kind == "image")
+        if is_divided:
+            notes.append("Features are divided by 255.")
+        normalization = Normalization("unit", 255.0) if is_divided else Normalization("none")
+        return FeatureSpec(kind, tuple(inputs.shape[1:]), "uint8", normalization)
+    dtype = "float32" if inputs.is_floating_point() else "int64"
     return FeatureSpec(kind, tuple(inputs.shape[1:]), dtype, Normalization("none"))
 
 

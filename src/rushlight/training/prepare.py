@@ -25,7 +25,7 @@ from rushlight.device import bfloat16_refusal, choose_device, describe_environme
 from rushlight.errors import ModelError, RunError, UsageError
 from rushlight.models import MODELS, build_model
 from rushlight.models.custom import build_custom, source_digest
-from rushlight.runs.folder import create_run, read_json
+from rushlight.runs.folder import create_run, read_json, read_recipe
 from rushlight.runs.history import History
 from rushlight.runs.lock import lock_run
 from rushlight.training.explain import check_model
@@ -44,7 +44,7 @@ from rushlight.training.objective import (
     task_of_loss,
 )
 from rushlight.training.options import Options, default_schedule
-from rushlight.training.recipe import Recipe, recipe_to_json
+from rushlight.training.recipe import Recipe, recipe_from_json, recipe_to_json
 from rushlight.training.schedule import Schedule
 from rushlight.training.state import Training, new_state
 from rushlight.training.tensorboard import tensorboard_lines
@@ -95,28 +95,23 @@ def prepare(model: str | nn.Module, data: Any, options: Options, stack: contextl
     return training, loss_name
 
 
+RESUME_TAKES = frozenset(
+    ["epochs", "schedule", "device", "loss", "objective", "optimizer", "test_data", "runs", "quiet", "to_stderr"]
+)  # of the options; all others are the recipe's
+
+
 def prepare_again(
     folder: Path, recipe: Recipe, model: nn.Module | None, data: Any, options: Options, stack: contextlib.ExitStack
 ) -> tuple[Training, str]:
     """Open, build and check everything that an existing run needs to go on."""
     described = recipe.data
-    if data is None and "source" not in described:
-        raise RunError("live-data", run=folder.name, data=described.get("name"))
-    if recipe.optimizer.get("live") or recipe.schedule.get("live") or recipe.loss.get("live"):
-        needed = [
-            part
-            for part in ("optimizer", "schedule", "loss")
-            if getattr(recipe, part).get("live")
-            and part not in options
-            and not (part == "loss" and "objective" in options)
-        ]
-        if needed:
-            raise RunError("live-parts", run=folder.name, parts=", ".join(needed))
+    check_resumable(folder, recipe, data, options)
     merged: Options = {
         "loss": recipe.loss["name"] if recipe.loss["name"] != "objective" else None,
         "optimizer": recipe.optimizer["name"],
         "optimizer_arguments": {key: restored(value) for key, value in recipe.optimizer["arguments"].items()},
         "epochs": recipe.epochs,
+        "schedule": recipe.schedule["name"],
         **options,
     }
     progress = Progress(merged.get("quiet", False), merged.get("to_stderr", False))
@@ -131,27 +126,45 @@ def prepare_again(
     module = rebuild_model(folder, recipe.model, opened) if model is None else model
     training_data, _ = fit(module, opened, objective, device)
     optimizer = choose_optimizer(merged, module)
-    recipe = replace(recipe, epochs=merged["epochs"])
-    schedule = make_schedule(
-        options.get("schedule", recipe.schedule["name"]),
-        recipe.schedule["warmup"],
-        optimizer,
-        training_data,
-        recipe,
+    recipe = extended(folder, recipe, merged)
+    schedule = make_schedule(merged["schedule"], recipe.schedule["warmup"], optimizer, training_data, recipe)
+    history = open_history(folder, recipe, stack)
+    training = Training(
+        recipe, module, training_data, objective, optimizer, schedule, device, folder, history, progress, new_state()
     )
-    return Training(
-        recipe,
-        module,
-        training_data,
-        objective,
-        optimizer,
-        schedule,
-        device,
-        folder,
-        open_history(folder, recipe, stack),
-        progress,
-        new_state(),
-    ), loss_name
+    return training, loss_name
+
+
+def check_resumable(folder: Path, recipe: Recipe, data: Any, options: Options) -> None:
+    """Raise RunError for live parts that are missing, UsageError for options that a run cannot change any more."""
+    if data is None and "source" not in recipe.data:
+        raise RunError("live-data", run=folder.name, data=recipe.data.get("name"))
+    missing = [
+        part for part in ("optimizer", "schedule", "loss") if getattr(recipe, part).get("live") and part not in options
+    ]
+    if "objective" in options and "loss" in missing:
+        missing.remove("loss")
+    if missing:
+        raise RunError("live-parts", run=folder.name, parts=", ".join(missing))
+    for option in options:
+        if option not in RESUME_TAKES:
+            raise UsageError("resume-option", run=folder.name, option=option)
+    epochs, schedule = options.get("epochs", recipe.epochs), options.get("schedule", recipe.schedule["name"])
+    if epochs != recipe.epochs and schedule in ("cosine", "onecycle"):
+        raise UsageError(
+            "schedule-is-planned", run=folder.name, schedule=schedule, planned=recipe.epochs, epochs=epochs
+        )
+
+
+def extended(folder: Path, recipe: Recipe, merged: Options) -> Recipe:
+    """Return the recipe with the epochs and the schedule that were asked for, on disk too."""
+    schedule = merged["schedule"]
+    if isinstance(schedule, str):
+        recipe = replace(recipe, schedule={**recipe.schedule, "name": schedule})
+    recipe = replace(recipe, epochs=merged["epochs"])
+    if recipe_to_json(recipe) != recipe_to_json(recipe_from_json(read_recipe(folder))):
+        files.write_json(folder / "recipe.json", recipe_to_json(recipe))
+    return recipe
 
 
 def open_history(folder: Path, recipe: Recipe, stack: contextlib.ExitStack) -> History:

@@ -87,5 +87,8 @@ class Schedule:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what `state_dict` gave."""
         self.base_rates = list(state["base_rates"])
+        if self.live is None and not self.moves:  # a run that went on from another schedule's last rate
+            for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
+                group["lr"] = rate
         if self.live is not None:
             self.live.load_state_dict(state["live"])
