@@ -22,6 +22,8 @@ from rushlight.training.recipe import Recipe
 from rushlight.training.state import State, Training
 from rushlight.training.step import Parts, Step, exact_step
 
+CHECKPOINT_SECONDS = 30.0  # inside an epoch; at its end there is one anyway
+
 
 @dataclass(frozen=True)
 class Epoch:
@@ -64,12 +66,8 @@ def epochs(training: Training) -> Iterator[Epoch]:
 
 def train_epoch(training: Training, step: Step, interrupt: Interrupt) -> None:
     """Take the steps of this epoch that are not done yet."""
-    recipe, state, schedule, weight = (
-        training.recipe,
-        training.state,
-        training.schedule,
-        training.objective.weight,
-    )
+    recipe, state, schedule = training.recipe, training.state, training.schedule
+    weight, saved_at = training.objective.weight, time.monotonic()
     number, generator = state["epoch"], step_generator(training.device)
     ledger = Ledger(training)
     batches = training.data.train.batches(
@@ -89,6 +87,11 @@ def train_epoch(training: Training, step: Step, interrupt: Interrupt) -> None:
         ledger.add(loss, sum(map(weight, window)), outputs, window)
         if interrupt.requested:
             break
+        if time.monotonic() - saved_at >= CHECKPOINT_SECONDS:
+            ledger.flush()
+            check_weights_finite(training)
+            write_checkpoint(training)
+            saved_at = time.monotonic()
     ledger.flush()
     check_weights_finite(training)
     if interrupt.requested:
