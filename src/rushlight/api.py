@@ -169,7 +169,8 @@ class Epochs:
             return
         self._iterator = None
         with self._stack:
-            finish(self._training, self._last)
+            if self._training.state["step"]:  # else nothing was trained, and there is nothing to finish
+                finish(self._training, self._last)
 
     def _abandon(self, error: BaseException) -> None:
         """Record how a run ended that did not finish, and let go of it."""
@@ -178,7 +179,8 @@ class Epochs:
             training = self._training
             if isinstance(error, (KeyboardInterrupt, SystemExit)):
                 kept = describe_kept(training.folder)
-                training.progress.message(f"Stopped. {kept} Go on with: rushlight resume {training.folder.name}")
+                run = training.folder.name if training.folder.parent == Path("runs") else training.folder
+                training.progress.message(f"Stopped. {kept} Go on with: rushlight resume {run}")
                 return
             message = error.problem if isinstance(error, RushlightError) else f"{type(error).__name__}: {error}"
             event = {"kind": "event", "event": "failed", "step": training.state["step"], "message": message}

@@ -41,7 +41,7 @@ def write_json(path: Path, content: object) -> None:
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
     """Open a temporary file that takes the place of `path` when the block ends without an error."""
-    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}{TEMPORARY}")
+    temporary = temporary_beside(path)
     with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -59,24 +59,64 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
 
 @contextlib.contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
-    """Yield an empty temporary folder that takes the place of `path` when the block ends without an error."""
-    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}{TEMPORARY}")
+    """Yield an empty temporary folder that takes the place of `path` when the block ends without an error.
+
+    A folder that is there already is replaced in two renames: after an error it is back, after a power cut between
+    the two it lies beside as a temporary one. What must survive that too gets a name of its own.
+    """
+    temporary = temporary_beside(path)
     with explained(path):
         temporary.mkdir(parents=True)
         try:
             yield temporary
             sync_folder(temporary)
             if path.exists():  # a folder cannot be renamed over another: move the old one aside first
-                aside = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}{TEMPORARY}")
+                aside = temporary_beside(path)
                 os.replace(path, aside)
-                os.replace(temporary, path)
-                shutil.rmtree(aside)
+                try:
+                    os.replace(temporary, path)
+                except BaseException:
+                    os.replace(aside, path)
+                    raise
+                shutil.rmtree(aside, ignore_errors=True)
             else:
                 os.replace(temporary, path)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
         sync_folder(path.parent)
+
+
+def temporary_beside(path: Path) -> Path:
+    """Return a name beside `path` that nobody else uses and that says what it is: unpublished."""
+    return path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}{TEMPORARY}")
+
+
+def delete_folder(path: Path) -> bool:
+    """Delete the folder with all in it; return False where the operating system refuses, and it stays whole.
+
+    It is renamed first, so that no reader ever sees a part of it; what then cannot be deleted is left to `sweep`.
+    """
+    aside = temporary_beside(path)
+    try:
+        os.replace(path, aside)
+    except OSError:
+        return False
+    shutil.rmtree(aside, ignore_errors=True)
+    return True
+
+
+def sweep(folder: Path) -> None:
+    """Delete what a killed process left unpublished in the folder; what cannot be deleted stays.
+
+    Only for who alone writes there: another process's file in the making looks the same.
+    """
+    for path in folder.glob(f"*{TEMPORARY}"):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
 def make_folder(path: Path) -> None:

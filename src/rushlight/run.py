@@ -17,10 +17,10 @@ from rushlight import files
 from rushlight.console import fetch_progress
 from rushlight.data.batches import Data, Split
 from rushlight.data.matching import open_like
-from rushlight.data.opening import open_source, options_from_json
+from rushlight.data.opening import open_source, options_from_json, retarget
 from rushlight.data.spec import FeatureSpec, TargetSpec
 from rushlight.device import choose_device
-from rushlight.errors import RunError, UsageError
+from rushlight.errors import RunError, UsageError, WeightsError
 from rushlight.export.bundle import Bundle, load_bundle, read_bundle, write_bundle
 from rushlight.export.predict import Predictions, predict
 from rushlight.export.weights import load_state, write_weights
@@ -31,8 +31,8 @@ from rushlight.runs.history import read_history, read_losses
 from rushlight.training.checkpoint import best_checkpoint, latest_checkpoint, read_model_state, state_digest
 from rushlight.training.evaluate import Outcome, Report, evaluate
 from rushlight.training.loop import Epoch, test_batch_size
-from rushlight.training.objective import Objective, make_objective, named_loss
-from rushlight.training.options import Options
+from rushlight.training.objective import Objective, make_objective, named_loss, task_of_loss
+from rushlight.training.options import Options, check_options
 from rushlight.training.prepare import data_choices, rebuild_model, restored
 from rushlight.training.recipe import Recipe, recipe_from_json
 from rushlight.training.state import Training
@@ -41,26 +41,39 @@ from rushlight.training.state import Training
 
 
 def finish(training: Training, last: Epoch | None) -> None:
-    """Write the report, the plots and the bundle of a run, and close its history."""
+    """Write the bundle, the report and the plots of a run, and close its history."""
     training.progress.close()
-    report, outcome = (last.test, last.outcome) if last is not None else (None, None)
-    best = best_checkpoint(training.folder)
     training.model.eval()  # training is over: from here on it is used
-    if training.recipe.early_stopping is not None and best is not None and training.state["epochs_since_best"]:
-        load_state(training.model, read_model_state(best), str(best))
-        step = int(best.name)
+    report, outcome = (last.test, last.outcome) if last is not None else (None, None)
+    step = best_step(training)
+    if step is not None:
         training.progress.message(f"The weights of the best epoch (step {step:,}) are kept.")
+    if step is not None or (last is None and training.state["step"]):  # the last test was of other weights, or is gone
         report, outcome = test_model(training.model, training.data.test, training)
-    elif last is None and training.state["step"]:  # resumed after its last epoch, when only this was left to do
-        report, outcome = test_model(training.model, training.data.test, training)
+    step = training.state["step"] if step is None else step
+    save_bundle(training.folder / "model", training, report, step)
     save_report(training.folder, report, outcome)
-    write_plots(training.folder, report)
-    save_bundle(training.folder / "model", training, report)
-    event = {
-        "kind": "event", "event": "finished", "step": training.state["step"], "time": time.time(),
-        "state_sha256": state_digest(training.model),
-    }  # fmt: skip
-    training.history.write(event)
+    try:
+        write_plots(training.folder, report)
+    except Exception as error:  # whatever a font or a canvas may raise, a picture must not cost the run its end
+        training.progress.warning(f"The plots could not be drawn: {type(error).__name__}: {error}")
+    event = {"kind": "event", "event": "finished", "step": step, "state_sha256": state_digest(training.model)}
+    training.history.write({**event, "time": time.time()})
+
+
+def best_step(training: Training) -> int | None:
+    """Load the weights of the best epoch where early stopping asks for them; return their step, or None for the last ones."""
+    if training.recipe.early_stopping is None or not training.state["epochs_since_best"]:
+        return None
+    best = best_checkpoint(training.folder)
+    if best is None:
+        return None
+    try:
+        load_state(training.model, read_model_state(best), str(best))
+    except WeightsError as error:
+        training.progress.warning(f"{error.problem} The last weights are kept instead of the best.")
+        return None
+    return int(best.name[:8])
 
 
 def test_model(model: nn.Module, split: Split | None, training: Training) -> tuple[Report | None, Outcome | None]:
@@ -92,18 +105,19 @@ def write_plots(folder: Path, report: Report | None) -> None:
         write_confusion_plot(folder / "confusion.png", report.confusion, [figures.name for figures in report.classes])
 
 
-def save_bundle(folder: Path, training: Training, report: Report | None) -> None:
+def save_bundle(folder: Path, training: Training, report: Report | None, step: int) -> None:
     """Write the deliverable: weights, signature, preprocessing, classes, examples; data only."""
     data = training.data
+    examples = data.examples if training.objective.loss is not None else None  # else only its objective can call it
     name, value = report.headline if report else ("loss", math.nan)
     provenance = {
-        "run": training.folder.name, "data": data.name, "data_fingerprint": data.fingerprint, "step": training.state["step"],
+        "run": training.folder.name, "data": data.name, "data_fingerprint": data.fingerprint, "step": step,
         "rushlight": rushlight.__version__, "torch": torch.__version__, "time": time.time(),
         "figure": {"name": name, "value": value if math.isfinite(value) else None},
     }  # fmt: skip
     write_bundle(
         folder, training.model, features=data.features, target=data.target, architecture=bundle_architecture(training.recipe.model),
-        provenance=provenance, examples=data.examples,
+        provenance=provenance, examples=examples,
     )  # fmt: skip
 
 
@@ -178,9 +192,16 @@ class Run:
         if model is None and described.get("live"):
             raise RunError("live-model", run=self.name, model=described["class"], short=described["name"])
         if model is None and "import" in described:
+            self._check_own_code(described["import"])
             arguments = {key: restored(value) for key, value in described["arguments"].items()}
             model = build_custom(described["import"], arguments, described["seed"])
         return load_bundle(self.folder / "model", model, build_bundled)
+
+    def _check_own_code(self, source: str) -> None:
+        """Raise RunError when the recipe names a file inside the run: a folder from elsewhere must not bring code along."""
+        path = Path(source.rpartition(":")[0]).resolve()
+        if self.folder.resolve() in path.parents:
+            raise RunError("code-in-run", run=self.name, source=source)
 
     def test(self, data: Any = None, **options: Unpack[Options]) -> Report:
         """Test the model on the run's own test split, or on other data, prepared as its own was; keep the report.
@@ -191,6 +212,8 @@ class Run:
             UsageError: there is nothing to test on.
             DataError: the other data does not fit the model.
         """
+        options = check_options(options)
+        loss = options.pop("loss", None)
         features, target = self._specs()
         opening = replace(options_from_json(self.recipe.data["options"]), **data_choices(options))
         if data is not None:
@@ -203,22 +226,26 @@ class Run:
             raise UsageError("nothing-to-test", run=self.name)
         device, _ = choose_device(self.recipe.device)
         size = test_batch_size(self.recipe)
-        report, outcome = evaluate(self.model.to(device), split.to(device), self._objective(), target, size)
+        report, outcome = evaluate(self.model.to(device), split.to(device), self._objective(loss), target, size)
         save_report(self.folder, report, outcome)
         return report
 
     def _open(self) -> Data:
-        """Open the run's data again, as its recipe says."""
-        return open_source(*self._source(), options_from_json(self.recipe.data["options"]), fetch_progress())
+        """Open the run's data again, as its recipe says, with targets as its loss wants them."""
+        data = open_source(*self._source(), options_from_json(self.recipe.data["options"]), fetch_progress())
+        loss = self.recipe.loss
+        if loss.get("live") or data.target is None:
+            return data
+        return retarget(data, task_of_loss(named_loss(loss["name"]), data.target.task))
 
-    def _objective(self) -> Objective:
-        """Return the objective that the run was trained with."""
+    def _objective(self, given: Any) -> Objective:
+        """Return the objective that the run was trained with; a live loss has to be given again."""
         if self._training is not None:
             return self._training.objective
         loss = self.recipe.loss
-        if loss.get("live"):
-            raise RunError("live-parts", run=self.name, parts="loss")
-        return make_objective(named_loss(loss["name"]))
+        if loss.get("live") and not callable(given):
+            raise RunError("live-loss", run=self.name)
+        return make_objective(given if loss.get("live") else named_loss(loss["name"]))
 
     def _source(self) -> tuple[Any, Any]:
         """Return where the run's data and test data are."""
@@ -247,8 +274,11 @@ class Run:
     def _specs(self) -> tuple[FeatureSpec, TargetSpec]:
         if self._training is not None:
             features, target = self._training.data.features, self._training.data.target
-        else:
+        elif (self.folder / "model").is_dir():
             features, target = self.bundle.features, self.bundle.target
+        else:  # it did not finish
+            data = self._open()
+            features, target = data.features, data.target
         if features is None or target is None:
             raise UsageError("no-signature", run=self.name)
         return features, target
@@ -259,7 +289,7 @@ class Run:
         if path.suffix:
             write_weights(self.model, path)
         elif self._training is not None:
-            save_bundle(path, self._training, None)
+            save_bundle(path, self._training, self.report, self._training.state["step"])
         else:
             bundle = self.bundle
             write_bundle(
@@ -315,7 +345,8 @@ def bundle_architecture(described: dict[str, Any]) -> dict[str, Any]:
 
 def build_bundled(bundle: Bundle) -> nn.Module:
     """Build a bundle's architecture, which is one of the models by name."""
-    arguments = {key: restored(value) for key, value in bundle.architecture["arguments"].items()}
-    assert bundle.features is not None
-    assert bundle.target is not None
-    return build_model(bundle.architecture["name"], bundle.features.shape, bundle.target.outputs, arguments, seed=0)
+    arguments, name = bundle.architecture.get("arguments"), bundle.architecture.get("name")
+    if not isinstance(arguments, dict) or bundle.features is None or bundle.target is None:
+        raise WeightsError("bundle-incomplete", model=name)
+    restored_arguments = {key: restored(value) for key, value in arguments.items()}
+    return build_model(str(name), bundle.features.shape, bundle.target.outputs, restored_arguments, seed=0)

@@ -460,10 +460,6 @@ ENGLISH: dict[str, Text] = {
         "{found} is no map-style dataset: it lacks __len__ or __getitem__.",
         "Give the class both: __len__ returns how many samples there are, __getitem__(i) returns (input, target).",
     ),
-    "iterable-without-loader": Text(
-        "{dataset} is an IterableDataset, which does not say how to batch it.",
-        "Wrap it: DataLoader({dataset}(…), batch_size=64).",
-    ),
     "sample-failed": Text(
         "{data}: reading sample {index} failed: {reason}.",
         "Try `dataset[{index}]` by itself; the error is in the dataset's own __getitem__ or its transform.",
@@ -491,6 +487,15 @@ ENGLISH: dict[str, Text] = {
     "other-shape": Text(
         "{data}: the model was trained on inputs of shape {expected}; these have {found}.",
         "Test on data of the same kind and size.",
+    ),
+    "other-dtype": Text(
+        "{data}: the training inputs are {expected}, the test inputs {found}; the scaling of the one is wrong for the other.",
+        "Store both alike. Bytes become values from 0 to 1 with x.astype('float32') / 255, and these become bytes "
+        "with (x * 255).round().astype('uint8').",
+    ),
+    "scaled-otherwise": Text(
+        "{data} is already open and scaled by its own mean and std, which are not those the model was trained with.",
+        "Give what you gave to open_data instead (the path, the arrays, the dataset): it is then prepared as in training.",
     ),
     "unknown-class": Text(
         '{data} has the class "{name}", which the model does not know.{suggestion}',
@@ -663,6 +668,10 @@ ENGLISH: dict[str, Text] = {
         '{optimizer} has no argument "{argument}".{suggestion}',
         "It takes: {known}.",
     ),
+    "batch-size-of-loader": Text(
+        "batch_size is {given}, but the DataLoader that is used as it is makes batches of {own}.",
+        "Leave batch_size out, or give the DataLoader another one.",
+    ),
     "optimizer-arguments": Text(
         "{optimizer} refused its arguments: {reason}.",
         "See torch.optim.{optimizer} in torch's documentation for what is allowed.",
@@ -700,6 +709,11 @@ ENGLISH: dict[str, Text] = {
         "Make it for steps per epoch × epochs.",
     ),
     # ── training ─────────────────────────────────────────────────────────────────────────────────────────
+    "not-checkpointable": Text(
+        "{name} is a {found}, which a checkpoint cannot hold; the run could not be resumed.",
+        "What the model, the optimizer and the schedule give as their state_dict() may hold numbers, text, tensors, NumPy "
+        "arrays, and lists, tuples and dicts of these. Make a set a sorted list, and leave functions out.",
+    ),
     "loss-not-finite": Text(
         "The loss became {value} at step {step:,} (epoch {epoch}, {samples}), with learning rate {learning_rate}. {kept}",
         "Most likely the learning rate is too high: try a tenth of it, --clip-norm 1 or --warmup 100. Otherwise look at these samples, "
@@ -734,6 +748,10 @@ ENGLISH: dict[str, Text] = {
         '"{run}" was trained on data made in Python ({data}), which a file cannot bring back.',
         "Open the same data again and pass it: run.test(data), or rushlight.resume({run!r}, model, data).",
     ),
+    "live-loss": Text(
+        '"{run}" was trained with a loss made in Python, which a file cannot bring back.',
+        "Pass it again: run.test(loss=my_loss).",
+    ),
     "live-parts": Text(
         '"{run}" was trained with live objects ({parts}), which a file cannot bring back.',
         "Make them again as they were and pass them to rushlight.resume, by these names.",
@@ -745,6 +763,14 @@ ENGLISH: dict[str, Text] = {
     "schedule-is-planned": Text(
         '"{run}": its {schedule} schedule was planned for {planned} epochs, so {epochs} would not be the same schedule.',
         "Go on at a constant rate with schedule constant, or train anew with {epochs} epochs.",
+    ),
+    "source-changed": Text(
+        '"{run}": the source of its model ({source}) is not what it was when the run began, so going on would mix two models.',
+        "Put the source back as it was, or start a new run. Testing and predicting still work where the weights fit.",
+    ),
+    "code-in-run": Text(
+        '"{run}": its recipe names a Python file inside the run folder itself ({source}), which is not executed.',
+        "A run's model lies beside the runs, not in one. If you trust the file, pass the model: rushlight.open_run({run!r}, Net()).",
     ),
     "other-data": Text(
         '"{run}": the data ({data}) is not what this run was trained on; its fingerprint differs.',
@@ -841,6 +867,10 @@ ENGLISH: dict[str, Text] = {
     "bundle-damaged": Text(
         "{path}: the bundle is damaged: {reason}.",
         "Copy the whole folder again from where it was made, or save it again from its run.",
+    ),
+    "bundle-incomplete": Text(
+        "The bundle says that its model is {model}, but not for which inputs and outputs, or with which arguments.",
+        "Save it again from its run, or pass the model along: rushlight.load(folder, Net()).",
     ),
     "bundle-newer": Text(
         "{path}: this bundle has format version {found}; this Rushlight reads up to version {known}.",

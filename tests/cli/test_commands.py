@@ -88,8 +88,10 @@ def test_training_prints_rows_a_report_and_what_comes_next(do: Do, tmp_path: Pat
     assert "1/2" in said
     assert "2/2" in said
     assert "test accuracy" in said
-    for command in ("rushlight test latest", "rushlight predict latest", "rushlight save latest"):
-        assert command in said
+    (folder,) = [path for path in tmp_path.iterdir() if path.is_dir()]  # not in runs/: the commands name it whole
+    for command in ("test", "predict", "save"):
+        assert f"rushlight {command} {folder}" in said
+    assert "test accuracy" in do("test", str(folder))
 
 
 def test_testing_again_gives_the_figures_of_the_training(do: Do, home: Path) -> None:

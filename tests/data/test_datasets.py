@@ -20,6 +20,7 @@ from torch.utils.data import (
     Dataset,
     IterableDataset,
     Subset,
+    TensorDataset,
     WeightedRandomSampler,
 )
 
@@ -95,7 +96,7 @@ def last_report(training: Training) -> dict[str, Any]:
 def test_a_dataset_that_is_the_same_each_time_is_kept_in_memory_and_said_so() -> None:
     data = opened(Digits())
     assert isinstance(data.train, ResidentSplit)
-    assert "Digits is kept in memory: 8 samples read twice gave the same both times." in data.notes
+    assert "Digits is kept in memory: 8 samples read again gave the same, and drew nothing at random." in data.notes
     assert data.target is not None
     assert data.target.outputs == 10
     assert data.train.inputs.dtype == torch.uint8
@@ -109,11 +110,81 @@ def test_a_dataset_that_is_the_same_each_time_is_kept_in_memory_and_said_so() ->
     ids=["torch", "random", "numpy"],
 )
 def test_a_dataset_with_randomness_from_any_generator_is_streamed_and_said_so(draw: Any) -> None:
-    data = opened(Digits(draw), Digits())
+    data = opened(Digits(draw), Digits(draw))
     assert isinstance(data.train, StreamedSplit)
-    assert "Digits is streamed: reading a sample twice gave two results." in data.notes
+    assert "Digits is streamed: reading a sample draws random numbers." in data.notes
     assert data.target is not None
     assert data.target.outputs == 10
+
+
+@pytest.mark.parametrize("chance", [0.5, 0.05, 0.0])
+def test_a_flip_that_is_seldom_done_is_still_random(chance: float) -> None:
+    data = opened(Digits(lambda image: np.flip(image, 2).copy() if torch.rand(1) < chance else image), Digits())
+    assert isinstance(data.train, StreamedSplit)
+
+
+def test_randomness_that_no_seed_governs_is_streamed_and_said_so() -> None:
+    own = np.random.default_rng(7)
+    data = opened(Digits(lambda image: np.flip(image, 2).copy() if own.random() < 0.5 else image), Digits())
+    assert isinstance(data.train, StreamedSplit)
+    assert any("a random generator of its own, which no seed governs" in note for note in data.notes)
+
+
+def test_probing_leaves_the_generators_as_they_were() -> None:
+    torch.manual_seed(3)
+    before = torch.get_rng_state(), random.getstate()
+    opened(Digits(jittered), Digits(scaled))
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert random.getstate() == before[1]
+
+
+@pytest.mark.parametrize("limit", [ROOM, 1000])
+def test_whole_numbers_that_are_no_bytes_stay_whole_kept_or_streamed(limit: int) -> None:
+    tokens = TensorDataset(torch.arange(240).reshape(40, 6) % 9, torch.arange(40) % 2)
+    data = opened(tokens, tokens, memory_limit=limit)
+    assert data.features is not None
+    assert (data.features.dtype, data.features.kind) == ("int64", "array")
+    assert data.features.normalization.name == "none"
+    inputs, _ = next(data.train.in_order(40))
+    assert torch.equal(inputs, tokens.tensors[0])
+    narrow = TensorDataset(tokens.tensors[0].int(), tokens.tensors[1])
+    assert next(opened(narrow, narrow, memory_limit=limit).train.in_order(4))[0].dtype == torch.int64
+
+
+@pytest.mark.parametrize("limit", [ROOM, 1000])
+def test_bytes_to_train_on_and_floats_to_test_on_are_refused(limit: int) -> None:
+    unit = Digits(lambda image: torch.from_numpy(image).float() / 255)
+    for train_data, test in ((Digits(), unit), (unit, Digits())):
+        with pytest.raises(DataError, match=r"uint8.*float32|float32.*uint8") as caught:
+            opened(train_data, test, memory_limit=limit)
+        assert caught.value.key == "other-dtype"
+        data = opened(train_data, DataLoader(test, 50, drop_last=True), memory_limit=limit)
+        assert data.test is not None
+        with pytest.raises(DataError) as caught:
+            next(data.test.in_order(50))
+        assert caught.value.key == "other-dtype"
+
+
+def test_quantities_are_on_one_scale_in_kept_data_and_a_test_loader() -> None:
+    data = Digits(scaled, target=lambda label: float(label) * 1000)
+    kept = opened(data, DataLoader(data, 300, drop_last=True))
+    assert isinstance(kept.train, ResidentSplit)
+    assert kept.test is not None
+    ((_, targets),) = kept.test.in_order(300)
+    torch.testing.assert_close(targets, kept.train.targets)
+
+
+@pytest.mark.parametrize("transform", [jittered, lambda image: torch.from_numpy(image)])
+def test_streamed_data_keeps_a_few_raw_inputs_as_examples(transform: Any) -> None:
+    whole = Digits(transform)
+    sampler = WeightedRandomSampler([1.0] * 300, 100)
+    for data in (opened(whole, whole, memory_limit=1000), opened(DataLoader(whole, 8, sampler=sampler), whole)):
+        assert data.train.kind == "streamed"
+        assert data.features is not None
+        assert data.examples is not None
+        assert data.examples.shape == (4, 1, 8, 8)
+        assert str(data.examples.dtype) == f"torch.{data.features.dtype}"
+        assert data.examples.max() > 1  # not divided by 255
 
 
 def test_one_random_sample_among_many_still_counts_where_it_is_probed() -> None:
@@ -263,7 +334,7 @@ def test_a_sample_that_fails_during_training_ends_it_with_its_number(tmp_path: P
         data.torn = False
 
 
-def test_data_without_a_length_or_without_batches_is_refused() -> None:
+def test_data_without_a_length_is_refused() -> None:
     class NoLength(Dataset[Any]):
         def __getitem__(self, index: int) -> Any:
             return torch.zeros(2), 0
@@ -271,9 +342,6 @@ def test_data_without_a_length_or_without_batches_is_refused() -> None:
     with pytest.raises(DataError) as caught:
         opened(NoLength())
     assert caught.value.key == "no-dataset"
-    with pytest.raises(DataError) as caught:
-        opened(Lines())
-    assert caught.value.key == "iterable-without-loader"
 
 
 # ── DataLoaders ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -343,6 +411,16 @@ def test_an_iterable_dataset_in_a_loader_trains_for_as_long_as_it_gives_batches(
     run = train(DataLoader(Lines(), 64), tmp_path, test_data=DataLoader(Lines(), 64), epochs=2)
     assert run.state["step"] == 10
     assert run.recipe.schedule["name"] == "constant"  # how many steps there will be is not known
+
+
+def test_an_iterable_dataset_without_a_loader_is_batched_and_said_so(tmp_path: Path) -> None:
+    data = open_source(Lines(), Lines())
+    assert any("Lines is read in batches of 64" in note for note in data.notes)
+    assert [len(labels) for _, labels in data.train.in_order(1)] == [64, 64, 64, 64, 44]
+    run = train(Lines(), tmp_path, test_data=Lines())
+    assert run.state["step"] == 5
+    assert last_report(run)["n"] == 300
+    assert isinstance(opened(Digits(scaled), Lines()).test, LoaderSplit)
 
 
 def test_an_iterable_that_does_not_begin_anew_is_explained(tmp_path: Path) -> None:

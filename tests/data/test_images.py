@@ -13,6 +13,7 @@ from PIL import Image
 
 from rushlight.data.batches import Data, ResidentSplit, StreamedSplit
 from rushlight.data.images import ImageFolderDataset, open_image_folder, read_image
+from rushlight.data.pixels import FORMATS, read_headers
 from rushlight.data.spec import FeatureSpec
 from rushlight.errors import DataError, UsageError
 
@@ -401,3 +402,22 @@ def test_a_truncated_streamed_image_stops_the_epoch_by_name(tmp_path: Path) -> N
     (tmp_path / "dog" / "2.png").write_bytes((tmp_path / "dog" / "2.png").read_bytes()[:50])
     with pytest.raises(DataError, match=r"2\.png"):
         list(data.train.in_order(4))
+
+
+def test_a_file_of_another_format_named_as_an_image_is_not_opened(tmp_path: Path) -> None:
+    path = tmp_path / "图 1.png"
+    spec = FeatureSpec("image", (3, 4, 4), "uint8")
+    for formats in ("PPM", "EPS"):
+        Image.new("RGB", (4, 4)).save(path, format=formats)
+        headers, bad = read_headers([path])
+        assert not headers
+        assert [image.reason for image in bad] == ["it is no image that Pillow can read"]
+        with pytest.raises(DataError, match="no image that Pillow can read"):
+            read_image(path, spec)
+
+
+@pytest.mark.parametrize("name", [*FORMATS, "MPO"])
+def test_every_format_that_is_opened_is_read(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.img"
+    Image.new("RGB", (4, 4), "white").save(path, format=name)
+    assert read_image(path, FeatureSpec("image", (3, 4, 4), "uint8")).min() > 250

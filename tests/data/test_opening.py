@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import TensorDataset
+from torch.utils.data import DataLoader, TensorDataset
 
 import rushlight
 from rushlight.data.batches import ResidentSplit, StreamedSplit
@@ -146,6 +146,135 @@ def test_classes_of_other_data_are_numbered_as_the_model_numbers_them(tmp_path: 
     split = open_like(other, images.features, images.target, DataOptions())
     ((_, targets),) = split.in_order(100)
     assert sorted(set(targets.tolist())) == [1, 2]
+
+
+def test_class_names_that_are_numbers_are_names_too(tmp_path: Path) -> None:
+    images = open_source(folder_of_images(tmp_path / "a", ("1", "3", "7")))
+    other = folder_of_images(tmp_path / "b", ("3", "7"))
+    assert images.features is not None
+    assert images.target is not None
+    ((_, targets),) = open_like(other, images.features, images.target, DataOptions()).in_order(100)
+    assert sorted(set(targets.tolist())) == [1, 2]
+    with pytest.raises(DataError) as caught:
+        open_like(folder_of_images(tmp_path / "c", ("3", "12")), images.features, images.target, DataOptions())
+    assert caught.value.key == "unknown-class"
+
+
+def test_classes_of_streamed_data_are_numbered_as_the_model_numbers_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = open_source(folder_of_images(tmp_path / "a", ("ant", "cat", "dog")))
+    assert images.features is not None
+    assert images.target is not None
+    monkeypatch.setattr("rushlight.data.opening.memory_limit", lambda: 100)
+    split = open_like(folder_of_images(tmp_path / "b", ("cat", "dog")), images.features, images.target, DataOptions())
+    assert isinstance(split, StreamedSplit)
+    assert [y for _, targets in split.in_order(3) for y in targets.tolist()] == [1, 1, 2, 2]
+
+
+def test_streamed_folders_keep_a_few_raw_images_as_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = open_source(folder_of_images(tmp_path / "a"))
+    monkeypatch.setattr("rushlight.data.opening.memory_limit", lambda: 100)
+    streamed = open_source(tmp_path / "a")
+    assert isinstance(streamed.train, StreamedSplit)
+    assert kept.examples is not None
+    assert streamed.examples is not None
+    assert torch.equal(kept.examples, streamed.examples)
+
+
+BYTES = np.random.default_rng(0).integers(0, 256, (40, 1, 6, 6)).astype(np.uint8)
+
+
+@pytest.mark.parametrize("shape", [(40, 1, 6, 6), (40, 6, 6)])
+def test_bytes_and_floats_of_the_same_images_are_not_mistaken_for_each_other(shape: tuple[int, ...]) -> None:
+    stored = BYTES.reshape(shape)
+    unit = stored.astype("float32") / 255
+    for train, test in ((stored, unit), (unit, stored)):
+        with pytest.raises(DataError, match=r"uint8.*float32|float32.*uint8") as caught:
+            open_source((train, Y), (test, Y))
+        assert caught.value.key == "other-dtype"
+        data = open_source((train, Y))
+        assert data.features is not None
+        assert data.target is not None
+        with pytest.raises(DataError) as caught:
+            open_like((test, Y), data.features, data.target, DataOptions())
+        assert caught.value.key == "other-dtype"
+    with pytest.raises(DataError) as caught:  # features of bytes are kept as floats: their scale differs all the same
+        open_source((stored.reshape(40, 36), Y), (unit.reshape(40, 36), Y))
+    assert caught.value.key == "other-dtype"
+
+
+def test_open_data_is_not_scaled_a_second_time() -> None:
+    data = open_source((X * 100 + 7, Y), (X * 100 + 7, Y))
+    assert data.features is not None
+    assert data.target is not None
+    assert data.test is not None
+    split = open_like(data, data.features, data.target, DataOptions())
+    for (found, _), (expected, _) in zip(split.in_order(40), data.test.in_order(40), strict=True):
+        assert torch.equal(found, expected)
+    with pytest.raises(DataError) as caught:
+        open_like(open_source((X, Y)), data.features, data.target, DataOptions())
+    assert caught.value.key == "scaled-otherwise"
+
+
+def test_a_runs_own_options_do_not_stand_in_the_way_of_other_data(tmp_path: Path) -> None:
+    options = DataOptions(image_size=(5, 5), skip_bad=True, workers=0)
+    images = open_source(folder_of_images(tmp_path / "a"), options=options)
+    assert images.features is not None
+    assert images.target is not None
+    arrays = (np.zeros((4, 3, 5, 5), np.uint8), np.array([0, 1, 0, 1]))
+    assert open_like(arrays, images.features, images.target, options).samples == 4
+
+
+# ── options that the data would ignore ───────────────────────────────────────────────────────────────────────
+
+
+def table(path: Path) -> Path:
+    path.write_text("a,y\n" + "".join(f"{i * 0.37 % 1},{'red' if i % 2 else 'blue'}\n" for i in range(40)))
+    return path
+
+
+GIVEN: dict[str, Any] = {
+    "target": "y", "task": "classification", "kind": "array", "classes": ("x", "y"), "normalize": "unit",
+    "image_size": (4, 4), "test_fraction": 0.5, "skip_bad": True, "workers": 1,
+}  # fmt: skip
+IGNORED = {
+    "open": set(GIVEN),
+    "named": set(GIVEN) - {"normalize"},
+    "folder": {"target", "task", "kind", "classes"},
+    "table": {"kind", "classes", "image_size", "skip_bad", "workers"},
+    "arrays": {"target", "image_size", "skip_bad", "workers"},
+    "dataset": {"target", "kind", "image_size", "skip_bad"},
+    "loader": {"target", "kind", "image_size", "skip_bad", "test_fraction", "workers"},
+}
+
+
+@pytest.mark.parametrize("kind", IGNORED)
+def test_options_that_the_data_would_ignore_are_refused_and_no_others(kind: str, tmp_path: Path) -> None:
+    dataset = TensorDataset(torch.from_numpy(X), torch.from_numpy(Y))
+    source: Any = {
+        "open": lambda: open_source((X, Y)),
+        "named": lambda: "digits",
+        "folder": lambda: folder_of_images(tmp_path / "图片 a"),
+        "table": lambda: table(tmp_path / "表 1.csv"),
+        "arrays": lambda: (X, Y),
+        "dataset": lambda: dataset,
+        "loader": lambda: DataLoader(dataset, 8, drop_last=True),
+    }[kind]()
+    for option, value in GIVEN.items():
+        given = DataOptions(**{"target": "y" if kind == "table" else None, "seed": 5, option: value})
+        if option not in IGNORED[kind]:
+            open_source(source, options=given)
+            continue
+        with pytest.raises(UsageError, match=option) as caught:
+            open_source(source, options=given)
+        assert caught.value.key == "option-of-other-data"
+
+
+def test_test_data_beside_open_data_is_refused() -> None:
+    with pytest.raises(UsageError, match="test_data") as caught:
+        open_source(open_source((X, Y)), (X, Y))
+    assert caught.value.key == "option-of-other-data"
 
 
 # ── two classes as a binary task ─────────────────────────────────────────────────────────────────────────────

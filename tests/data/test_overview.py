@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from rushlight.cli.overview import show_data
 from rushlight.data.arrays import open_arrays
 from rushlight.data.images import open_image_folder
 from rushlight.data.overview import contact_sheet, describe_data, write_contact_sheet
@@ -53,6 +54,15 @@ def test_tables_tell_missing_values_by_column(tmp_path: Path) -> None:
     assert (b["missing"], b["different"], b["most_common"][0]) == (3, 2, ("red", 6))
     assert (day["kind"], day["missing"], day["different"]) == ("date", 3, 3)
     json.dumps(described, allow_nan=False)
+
+
+def test_a_tables_values_are_printed_for_people(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("a,b,y\n" + "".join(f"{i / 7},{'red' if i % 4 else 'blue'},{i % 2}\n" for i in range(1, 41)))
+    show_data(str(path), "y", None, None, False, False)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "red (30), blue (10)" in said
+    assert "0.1429 to 5.714" in said
 
 
 def write_folder(root: Path, count: int = 5) -> Path:

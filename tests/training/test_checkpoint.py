@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import random
 import re
 import shutil
 import signal
@@ -22,7 +23,8 @@ from torch import Tensor, nn
 from torch.optim import lr_scheduler
 
 import rushlight
-from rushlight.errors import RunError, WeightsError
+from rushlight import files
+from rushlight.errors import RunError, RushlightError, UsageError, WeightsError
 from rushlight.models import build_model
 from rushlight.runs.history import read_history, read_losses
 from rushlight.training.checkpoint import (
@@ -34,6 +36,7 @@ from rushlight.training.checkpoint import (
     read_model_state,
     state_digest,
     unpack,
+    write_checkpoint,
 )
 from rushlight.training.loop import epochs
 from rushlight.training.options import check_options
@@ -101,8 +104,47 @@ def test_a_packed_tensor_is_a_copy() -> None:
 
 
 def test_what_is_no_data_is_refused_by_its_place() -> None:
-    with pytest.raises(TypeError, match="state/hook holds a function"):
+    with pytest.raises(UsageError, match="state/hook is a function, which a checkpoint cannot hold"):
         pack({"hook": is_same}, "state", {})
+
+
+@pytest.mark.parametrize(
+    "value", [np.array(["a", None], object), np.array("2020-01-01", "M8[D]"), np.str_("a"), {1, 2}]
+)
+def test_what_neither_json_nor_safetensors_has_is_refused(value: Any) -> None:
+    with pytest.raises(UsageError) as caught:
+        pack({"x": value}, "state", {})
+    assert caught.value.key == "not-checkpointable"
+    assert caught.value.values["name"] == "state/x"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        np.arange(6, dtype=np.uint32).reshape(2, 3).T, np.array(2.5), np.zeros((0, 3), np.int16), np.float32(0.1),
+        np.float64(0.1), np.int64(-7), np.bool_(True), np.array([math.nan]),
+    ],
+)  # fmt: skip
+def test_numpys_arrays_and_numbers_come_back_with_type_and_bits(value: Any) -> None:
+    again = through_the_disk([value])[0]
+    assert type(again) is type(value)
+    assert again.dtype == value.dtype
+    assert again.shape == value.shape
+    assert again.tobytes() == value.tobytes()
+
+
+def test_keys_that_read_alike_do_not_share_a_tensor() -> None:
+    value = {
+        1: torch.tensor(1),
+        "1": torch.tensor(2),
+        (1, "a"): torch.tensor(3),
+        "b/c": torch.tensor(4),
+        "b": {"c": torch.tensor(5)},
+    }
+    again = through_the_disk(value)
+    assert list(again) == list(value)
+    assert [int(again[key]) for key in (1, "1", (1, "a"), "b/c")] == [1, 2, 3, 4]
+    assert int(again["b"]["c"]) == 5
 
 
 # ── optimizers and schedulers ────────────────────────────────────────────────────────────────────────────────
@@ -241,10 +283,10 @@ def test_a_run_interrupted_twice_in_mid_epoch_ends_as_one_never_interrupted(way:
     with pytest.raises(KeyboardInterrupt):
         rushlight.train(network(way, 3 * passes), "digits", **options(way, tmp_path / "cut"))
     run = tmp_path / "cut" / "it"
-    assert [folder.name for folder in list_checkpoints(run)] == ["00000003"]
+    assert [folder.name for folder in list_checkpoints(run)] == ["00000003-mid-epoch"]
     with pytest.raises(KeyboardInterrupt):
         rushlight.resume("it", network(way, (steps_an_epoch - 3) * passes), runs=tmp_path / "cut", quiet=True)
-    assert list_checkpoints(run)[-1].name == f"{steps_an_epoch:08d}"  # at the very last step, before the test
+    assert list_checkpoints(run)[-1].name == f"{steps_an_epoch:08d}-mid-epoch"  # at the very last step, before the test
     assert not any(line["kind"] == "epoch" for line in told(run))
     model = network(way)
     rushlight.resume("it", model, runs=tmp_path / "cut", quiet=True)
@@ -314,6 +356,202 @@ def test_live_parts_are_asked_for_and_other_data_is_refused(tmp_path: Path) -> N
     whole = rushlight.train(model, data, epochs=2, runs=tmp_path, quiet=True, **parts)
     assert resumed.summary()["state_sha256"] == whole.summary()["state_sha256"]
     assert resumed.losses.tobytes() == whole.losses.tobytes()
+
+
+class Whim(nn.Module):
+    """A layer that Python's, NumPy's or torch's own generators switch off at times; in tests too."""
+
+    def __init__(self, draw: Any) -> None:
+        super().__init__()
+        self.draw = draw
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * 0 if self.draw() < 0.3 else x * (1 + self.draw())
+
+
+class Remembering(nn.Module):
+    """A layer whose buffers change in training and stand in no state_dict; one has no shape at first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(12), persistent=False)
+        self.register_buffer("last", None, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.mean = 0.9 * self.mean + 0.1 * x.detach().mean(0)
+            self.last = x.detach().amax(0)
+        return x - self.mean if self.last is None else x - self.mean + 0.1 * self.last
+
+
+WHIMS: dict[str, Any] = {
+    "random": lambda: Whim(random.random),
+    "numpy": lambda: Whim(np.random.rand),
+    "torch": lambda: Whim(lambda: float(torch.rand(()))),
+    "buffers": Remembering,
+}
+
+
+@pytest.mark.parametrize("interrupt_at", [7, 10], ids=["in training", "in the test"])
+@pytest.mark.parametrize("whim", WHIMS)
+def test_every_random_stream_and_buffer_goes_on_where_it_was(
+    whim: str, interrupt_at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def network(interrupt_at: int = 0) -> nn.Module:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Flatten(), nn.Linear(64, 12), WHIMS[whim](), nn.Linear(12, 10))
+        passes = iter(range(1, 10**9))
+
+        def hook(*_: Any) -> None:
+            if next(passes) == interrupt_at:
+                signal.raise_signal(signal.SIGINT)
+
+        model.register_forward_pre_hook(hook)
+        return model
+
+    def seed(number: int) -> None:
+        random.seed(number)
+        np.random.seed(number)
+
+    chosen: dict[str, Any] = {"epochs": 2, "batch_size": 200, "lr": 0.01, "quiet": True, "runs": tmp_path}
+    whole = rushlight.train(network(), "digits", name="whole", **chosen)
+    seed(1)
+    # passes in an epoch: the shapes' check, 8 steps, one test
+    with pytest.raises(KeyboardInterrupt):
+        rushlight.train(network(interrupt_at), "digits", name="cut", **chosen)
+    monkeypatch.setattr("rushlight.api.announce", lambda *_: seed(2))  # as importing rich does, which draws
+    resumed = rushlight.resume("cut", network(), runs=tmp_path, quiet=True)
+    assert resumed.summary()["state_sha256"] == whole.summary()["state_sha256"]
+    assert resumed.losses.tobytes() == whole.losses.tobytes()
+    assert told(resumed.folder)[1:] == told(whole.folder)[1:]  # the first names the run
+
+
+def test_a_state_on_disk_is_left_alone_when_it_is_saved_again(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        training, _ = prepare("linear", "digits", check_options({"epochs": 1, "quiet": True, "runs": tmp_path}), stack)
+        list(epochs(training))
+        (folder,) = list_checkpoints(training.folder)
+        before = {path.name: path.stat().st_ino for path in folder.iterdir()}
+        assert write_checkpoint(training) == folder
+        assert {path.name: path.stat().st_ino for path in folder.iterdir()} == before
+        (folder / "state.json").write_text("{", encoding="utf-8")
+        assert write_checkpoint(training) == folder  # damaged: written anew
+        read_checkpoint(folder)
+
+
+def test_checkpoints_are_ordered_by_steps_and_an_open_epoch_before_the_closed_one(tmp_path: Path) -> None:
+    names = ["00000009", "00000010-mid-epoch", "00000010", "00000011-mid-epoch", "123456789"]
+    for name in [*names, "best.json", "00000012.0123abcd.part", "-mid-epoch"]:
+        (tmp_path / "checkpoints" / name).mkdir(parents=True)
+    assert [folder.name for folder in list_checkpoints(tmp_path)] == names
+
+
+def test_what_a_killed_process_left_half_written_is_swept(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        training, _ = prepare("linear", "digits", check_options({"epochs": 1, "quiet": True, "runs": tmp_path}), stack)
+        left = training.folder / "checkpoints" / "00000003.0123abcd.part"
+        left.mkdir(parents=True)
+        (left / "state.safetensors").write_bytes(b"half")
+        list(epochs(training))
+        assert not left.exists()
+
+
+def test_a_checkpoint_that_cannot_be_deleted_does_not_end_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "delete_folder", lambda path: False)  # as Windows does with an open file
+    chosen = {"epochs": 4, "batch_size": 800, "quiet": True, "runs": tmp_path}
+    with ExitStack() as stack:
+        training, _ = prepare("linear", "digits", check_options(chosen), stack)
+        assert len(list(epochs(training))) == 4
+        assert len(list_checkpoints(training.folder)) == 4
+
+
+class WithExtra(nn.Module):
+    """A network whose state_dict holds something of its own."""
+
+    def __init__(self, extra: Any) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+        self.extra = extra
+
+    def forward(self, x: Tensor) -> Any:
+        return self.net(x)
+
+    def get_extra_state(self) -> Any:
+        return self.extra
+
+    def set_extra_state(self, state: Any) -> None:
+        self.extra = state
+
+
+@pytest.mark.parametrize("extra", [{1, 2}, torch.eye(2).to_sparse(), torch.zeros(2, dtype=torch.complex128)])
+def test_what_a_checkpoint_cannot_hold_is_said_before_the_first_step(extra: Any, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"model/_extra_state is a .*, which a checkpoint cannot hold") as caught:
+        rushlight.train(WithExtra(extra), "digits", epochs=1, quiet=True, runs=tmp_path, name="it")
+    assert caught.value.key == "not-checkpointable"
+    assert len(read_losses(tmp_path / "it")) == 0
+
+
+class ByArray(lr_scheduler.LRScheduler):
+    """A scheduler that keeps its rates in a NumPy array, and changes them."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self.rates = np.array([0.5, 0.25, 0.125], np.float32)
+        super().__init__(optimizer)
+
+    def get_lr(self) -> list[float | Tensor]:
+        self.rates = np.roll(self.rates, 1) * np.float32(0.9)
+        return [float(self.rates[0])]
+
+
+def test_a_scheduler_with_a_numpy_array_in_its_state_goes_on_from_it(tmp_path: Path) -> None:
+    def parts(interrupt_at: int) -> tuple[nn.Module, dict[str, Any]]:
+        model = network("mlp with dropout, AdamW, cosine", interrupt_at)
+        optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+        return model, {"optimizer": optimizer, "schedule": ByArray(optimizer)}
+
+    chosen: dict[str, Any] = {"epochs": 4, "batch_size": 500, "quiet": True, "runs": tmp_path}
+    model, live = parts(0)
+    whole = rushlight.train(model, "digits", name="whole", **chosen, **live)
+    model, live = parts(8)
+    with pytest.raises(KeyboardInterrupt):
+        rushlight.train(model, "digits", name="cut", **chosen, **live)
+    model, live = parts(0)
+    resumed = rushlight.resume("cut", model, runs=tmp_path, quiet=True, **live)
+    assert resumed.summary()["state_sha256"] == whole.summary()["state_sha256"]
+
+
+def failing_on(model: nn.Module, error: BaseException) -> None:
+    """Let the model's first pass of a test after training fail."""
+    has_trained = False
+
+    def hook(module: nn.Module, inputs: Any) -> None:
+        nonlocal has_trained
+        has_trained = has_trained or torch.is_grad_enabled()
+        if has_trained and not module.training and not torch.is_grad_enabled():
+            raise error
+
+    model.register_forward_pre_hook(hook)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("out of memory"), MemoryError(), OSError("torn file"), SystemExit(3)])
+def test_an_epoch_whose_test_fails_is_kept_and_tested_when_resumed(error: BaseException, tmp_path: Path) -> None:
+    def network() -> nn.Module:
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Flatten(), nn.Dropout(0.2), nn.Linear(64, 10))
+
+    chosen: dict[str, Any] = {"epochs": 1, "quiet": True, "runs": tmp_path, "batch_size": 500}
+    whole = rushlight.train(network(), "digits", name="whole", **chosen)
+    model = network()
+    failing_on(model, error)
+    with pytest.raises((RushlightError, type(error))):
+        rushlight.train(model, "digits", name="it", **chosen)
+    assert [folder.name for folder in list_checkpoints(tmp_path / "it")] == ["00000003-mid-epoch"]
+    resumed = rushlight.resume("it", network(), runs=tmp_path, quiet=True)
+    assert resumed.summary()["state_sha256"] == whole.summary()["state_sha256"]
+    assert resumed.report == whole.report
+    assert len(resumed.losses) == 3
 
 
 # ── damage ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -403,6 +641,10 @@ def test_the_two_newest_checkpoints_and_the_best_are_kept_and_no_temporary_files
     assert best < 5
     assert [int(folder.name) for folder in list_checkpoints(training.folder)] == [3 * best, 15, 18]
     assert best_checkpoint(training.folder) == list_checkpoints(training.folder)[0]
+    assert best_checkpoint(training.folder, training.state) == list_checkpoints(training.folder)[0]
+    assert {path.name for path in (training.folder / "checkpoints").iterdir()} == {
+        folder.name for folder in list_checkpoints(training.folder)
+    }  # which is the best stands in the states, not in a file beside them
     model.load_state_dict(read_model_state(list_checkpoints(training.folder)[0]))
     assert state_digest(model) == digests[best - 1]
     assert not list(training.folder.rglob("*.part"))

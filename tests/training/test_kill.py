@@ -12,7 +12,7 @@ import pytest
 
 import rushlight
 from rushlight.runs import lock_run
-from rushlight.training.checkpoint import list_checkpoints
+from rushlight.training.checkpoint import age, list_checkpoints
 
 TRAIN = """
 import sys
@@ -21,7 +21,7 @@ import rushlight
 import rushlight.training.loop as loop
 
 torch.set_num_threads(1)
-loop.CHECKPOINT_SECONDS = 0.02
+loop.CHECKPOINT_SECONDS, loop.CHECKPOINT_SHARE = 0.02, 1.0
 slow = float(sys.argv[3])
 step_seed = loop.step_seed
 
@@ -46,7 +46,7 @@ def test_a_run_killed_in_mid_epoch_and_resumed_ends_with_the_bits_of_one_never_k
     folder = tmp_path / "killed"
     try:
         deadline = time.monotonic() + 60
-        while not any(int(path.name) % 45 > 5 for path in list_checkpoints(folder)):  # 45 steps make an epoch
+        while not any(age(path)[0] % 45 > 5 for path in list_checkpoints(folder)):  # 45 steps make an epoch
             assert process.poll() is None, "it ended before it could be killed"
             assert time.monotonic() < deadline
             time.sleep(0.01)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import copy
 import json
+import signal
 import subprocess
 import sys
+import time
 from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,7 +24,8 @@ from rushlight.data.named import open_named
 from rushlight.errors import ModelError, TrainingError, UsageError
 from rushlight.runs.history import read_history, read_losses
 from rushlight.runs.summary import list_runs
-from rushlight.training.checkpoint import list_checkpoints, state_digest
+from rushlight.training import loop
+from rushlight.training.checkpoint import list_checkpoints, read_checkpoint, state_digest, unpack
 from rushlight.training.loop import Epoch, epochs
 from rushlight.training.options import check_options
 from rushlight.training.prepare import prepare
@@ -305,6 +309,65 @@ def test_without_a_test_split_the_training_loss_decides(tmp_path: Path) -> None:
     done, _ = train(tmp_path, model, data, test_fraction=0.0, epochs=20, early_stopping=2, **spoiled(model))
     assert all(epoch.test is None for epoch in done)
     assert len(done) < 20
+
+
+# ── checkpoints on the way ──
+
+
+def clocked(monkeypatch: pytest.MonkeyPatch, cost: float) -> tuple[list[float], list[str]]:
+    """Let every step take one second of a clock of ours, and every checkpoint `cost`; return the clock and what is saved."""
+    now, saved = [0.0], []
+    write, seed = loop.write_checkpoint, loop.step_seed
+
+    def writing(training: Training) -> Path:
+        now[0] += cost
+        saved.append(write(training).name)
+        return Path(saved[-1])
+
+    def ticking(*arguments: int) -> int:
+        now[0] += 1.0
+        return seed(*arguments)
+
+    monkeypatch.setattr(loop, "write_checkpoint", writing)
+    monkeypatch.setattr(loop, "step_seed", ticking)
+    monkeypatch.setattr(
+        loop, "time", SimpleNamespace(monotonic=lambda: now[0], perf_counter=lambda: now[0], time=time.time)
+    )
+    return now, saved
+
+
+@pytest.mark.parametrize(
+    ("cost", "steps"), [(0.1, [30, 60, 72]), (1.0, [30, 72]), (0.0, [30, 60, 72])], ids=["cheap", "dear", "free"]
+)
+def test_dear_checkpoints_are_written_less_often(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cost: float, steps: list[int]
+) -> None:
+    _, saved = clocked(monkeypatch, cost)
+    (epoch,), training = train(tmp_path, batch_size=20)
+    assert epoch.step == 72
+    assert [int(name.removesuffix("-mid-epoch")) for name in saved] == steps
+    assert [name.endswith("-mid-epoch") for name in saved] == [True] * (len(steps) - 1) + [False]
+    content, tensors = read_checkpoint(list_checkpoints(training.folder)[-2])
+    seconds = unpack(content["state"], tensors)["seconds"]  # a killed run's epoch goes on counting from here
+    assert seconds == pytest.approx(steps[-2] + cost * (len(steps) - 2))
+
+
+def test_an_epochs_seconds_count_both_sides_of_an_interruption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now, _ = clocked(monkeypatch, 0.0)
+
+    def interrupting(model: nn.Module) -> nn.Module:
+        steps = iter(range(1, 100))
+        model.register_forward_pre_hook(
+            lambda *_: signal.raise_signal(signal.SIGINT) if torch.is_grad_enabled() and next(steps) == 12 else None
+        )
+        return model
+
+    options: dict[str, Any] = {"batch_size": 20, "epochs": 2, "quiet": True, "runs": tmp_path, "name": "it"}
+    with pytest.raises(KeyboardInterrupt):
+        rushlight.train(interrupting(network()), "digits", **options)
+    now[0] += 1000
+    run = rushlight.resume("it", network(), runs=tmp_path, quiet=True)
+    assert [line["seconds"] for line in run.history if line["kind"] == "epoch"] == [72.0, 72.0]
 
 
 # ── what goes wrong ──────────────────────────────────────────────────────────────────────────────────────────

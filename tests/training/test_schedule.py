@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import signal
 import warnings
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, OneCycleLR, ReduceLROnPlateau, StepLR
 
+import rushlight
 from rushlight.errors import UsageError
 from rushlight.training.loop import Epoch, epochs
 from rushlight.training.objective import schedule_factor
@@ -105,6 +107,34 @@ def test_a_schedule_over_an_unknown_number_of_steps_is_refused() -> None:
         Schedule(optimizer_of(), "cosine", None)
     assert caught.value.key == "schedule-needs-length"
     Schedule(optimizer_of(), "constant", None, warmup=5).before_step(2)
+
+
+def test_a_rate_that_was_set_between_epochs_is_still_there_when_the_run_goes_on(tmp_path: Path) -> None:
+    def trained(name: str, interrupt_at: int) -> rushlight.Run:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+        steps = iter(range(1, 100))
+
+        def hook(*_: Any) -> None:
+            if torch.is_grad_enabled() and next(steps) == interrupt_at:
+                signal.raise_signal(signal.SIGINT)
+
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+        options: dict[str, Any] = {"optimizer": optimizer, "epochs": 3, "batch_size": 500, "schedule": "constant"}
+        training = rushlight.epochs(model, "digits", runs=tmp_path, name=name, quiet=True, **options)
+        model.register_forward_pre_hook(hook)
+        for _ in training:
+            optimizer.param_groups[0]["lr"] = 0.01
+        return training.run
+
+    whole = trained("whole", 0)
+    with pytest.raises(KeyboardInterrupt):
+        trained("cut", 5)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    resumed = rushlight.resume("cut", model, optimizer=optimizer, runs=tmp_path, quiet=True)
+    assert resumed.summary()["state_sha256"] == whole.summary()["state_sha256"]
+    assert [line["learning_rate"] for line in resumed.history if line["kind"] == "epoch"] == [0.5, 0.01, 0.01]
 
 
 # ── live ─────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -247,6 +247,11 @@ def resume(
     show_end(rushlight.resume(run, **more), as_json, quiet)
 
 
+def quoted(path: Path) -> str:
+    """Return a path as it is typed into a shell."""
+    return f'"{path}"' if " " in str(path) else str(path)
+
+
 def show_end(run: Any, as_json: bool, quiet: bool) -> None:
     """Print how a training ended: as JSON, or as a report with what to do next."""
     from rushlight.console import print_json, print_report, print_summary
@@ -260,7 +265,8 @@ def show_end(run: Any, as_json: bool, quiet: bool) -> None:
         return
     if run.report is not None:
         print_report(run.report.to_json())
-    print_summary(folder=run.folder, seconds=wall, test=summary["test"])
+    name = "latest" if run.folder.parent == Path("runs") else quoted(run.folder)
+    print_summary(folder=run.folder, seconds=wall, test=summary["test"], run=name)
 
 
 @app.command()

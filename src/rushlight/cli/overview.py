@@ -125,8 +125,8 @@ def print_columns(console: Any, columns: list[Mapping[str, Any]] | None) -> None
     table.add_column("values")
     for column in columns:
         low, high = column.get("min"), column.get("max")
-        common = column.get("most_common") or {}
-        values = f"{low} to {high}" if low is not None else ", ".join(map(str, common))
+        common = ", ".join(f"{value} ({count:,})" for value, count in column.get("most_common") or ())
+        values = common if low is None else f"{low:.4g} to {high:.4g}"
         table.add_row(
             str(column["name"]), str(column["kind"]), f"{column['missing']:,}", f"{column['different']:,}", values
         )

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rushlight.data.array_files import Pair, holds_array_files, read_array_files
 from rushlight.data.batches import Data
-from rushlight.data.build import Samples, build_data, cut_test_split
+from rushlight.data.build import Samples, build_data, check_same_dtype, cut_test_split, dtype_name
 from rushlight.data.spec import FeatureKind, NormalizeName, Task
 from rushlight.data.targets import as_array, as_float32, check_same_shape, owned, read_targets, target_notes
 from rushlight.errors import DataError, UsageError
@@ -43,6 +43,9 @@ def open_arrays(
     """
     inputs, feature_kind, notes = read_inputs(train[0], kind, name, "train")
     held_out = None if test is None else read_inputs(test[0], kind, name, "test")[0]
+    if test is not None and held_out is not None:
+        check_same_scale(name, as_array(train[0], name, "inputs"), as_array(test[0], name, "inputs"))
+        check_same_dtype(name, dtype_name(inputs), dtype_name(held_out))
     if held_out is not None and held_out.shape[1:] != inputs.shape[1:]:
         raise DataError("shapes-differ", data=name, train=tuple(inputs.shape[1:]), test=tuple(held_out.shape[1:]))
     raw = [as_array(pair[1], name, "targets") for pair in (train, test) if pair is not None]
@@ -83,6 +86,12 @@ def read_inputs(
     if kind != "array" and (kind == "image" or looks_like_images(array)):
         return read_images(array, name, split)
     return as_float32(array, name, split), "array", []
+
+
+def check_same_scale(name: str, train: np.ndarray, test: np.ndarray) -> None:
+    """Raise DataError for bytes in one split and floats in the other, even where both are kept as floats."""
+    if {train.dtype.kind, test.dtype.kind} == {"u", "f"} and np.uint8 in (train.dtype, test.dtype):
+        check_same_dtype(name, str(train.dtype), str(test.dtype))
 
 
 def looks_like_images(array: np.ndarray) -> bool:

@@ -132,6 +132,14 @@ def take(samples: Samples, indices: np.ndarray) -> Samples:
     return Samples(samples.inputs.index_select(0, chosen), samples.targets.index_select(0, chosen))
 
 
+def as_stored(inputs: Tensor) -> Tensor:
+    """Return inputs in the dtype they are kept in: bytes as uint8, other whole numbers as int64, all else as float32."""
+    if inputs.dtype == torch.uint8:
+        return inputs
+    is_whole = not (inputs.is_floating_point() or inputs.is_complex() or inputs.dtype == torch.bool)
+    return inputs.long() if is_whole else inputs.float()
+
+
 def dtype_name(tensor: Tensor) -> str:
     """Return a dtype's plain name: 'uint8', 'float32'."""
     return str(tensor.dtype).removeprefix("torch.")
@@ -153,6 +161,12 @@ def check_samples(name: str, split: str, samples: Samples, target: TargetSpec) -
         check_finite(name, split, "targets", targets)
     if target.task == "classification":
         check_labels(name, split, targets, len(target.classes))
+
+
+def check_same_dtype(name: str, expected: str, found: str) -> None:
+    """Raise DataError when test inputs are stored otherwise than the training inputs: bytes and floats differ in scale."""
+    if expected != found:
+        raise DataError("other-dtype", data=name, expected=expected, found=found)
 
 
 def check_finite(name: str, split: str, what: str, values: Tensor) -> None:

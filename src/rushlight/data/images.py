@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 
 from rushlight.data.batches import Data, StreamedSplit
 from rushlight.data.build import (
+    EXAMPLES,
     Samples,
     build_data,
     check_more_than_one_class,
@@ -191,6 +192,7 @@ def open_streamed(
             raise DataError("empty-split", data=Path(root).name, split=split_name)
     check_more_than_one_class(Path(root).name, torch.tensor(splits[0].labels), target)
     features, note = learn_from_sample(splits[0], shape, normalize, root)
+    examples, _ = decode(splits[0].take(list(range(min(EXAMPLES, len(splits[0].paths))))), shape)
     return Data(
         name=Path(root).name,
         train=stream(splits[0], features, workers),
@@ -199,6 +201,7 @@ def open_streamed(
         target=target,
         fingerprint=names_fingerprint(root, splits),
         notes=(*notes, note, *normalization_notes(features, target)),
+        examples=examples.inputs,
     )
 
 

@@ -22,6 +22,23 @@ NORMALIZE = ("auto", "standard", "unit", "none")
 TASKS = ("classification", "binary", "multilabel", "regression")
 KINDS = ("image", "array", "tokens")
 
+KIND_WORDS = {
+    "named": "data known by name", "folder": "folders of images", "table": "tables (.csv, .parquet)",
+    "arrays": "arrays", "dataset": "datasets", "loader": "DataLoaders", "open": "open data",
+}  # fmt: skip
+NOT_OPEN_YET = "data that is not open yet (open_data takes it)"
+TAKEN_BY = {  # which kinds of data an option is for; the seed is every run's
+    "target": ("table",),
+    "task": ("table", "arrays", "dataset", "loader"),
+    "kind": ("arrays",),
+    "classes": ("arrays", "dataset", "loader"),
+    "normalize": ("named", "folder", "table", "arrays", "dataset", "loader"),
+    "image_size": ("folder",),
+    "test_fraction": ("folder", "table", "arrays", "dataset"),
+    "skip_bad": ("folder",),
+    "workers": ("folder", "dataset"),
+}
+
 ArrayKind = Literal["image", "array", "tokens"]
 FetchProgress = Callable[[str, int, int | None], None]
 
@@ -75,15 +92,26 @@ def open_source(
         UsageError: there is no such name or path, or it is of a kind nobody here can open.
         DataError: what is there cannot be trained on.
     """
+    source, test = as_parts(source, test)
+    check_options_apply(source, test, options)
+    return open_parts(source, test, options, progress)
+
+
+def as_parts(source: Any, test: Any) -> tuple[Any, Any]:
+    """Return (train, test) as two, also where they were given as one."""
+    if isinstance(source, (tuple, list)) and len(source) == 4:
+        return (source[0], source[1]), (source[2], source[3])
+    if isinstance(source, (tuple, list)) and len(source) == 2 and test is None and holds_two_splits(source):
+        return source[0], source[1]
+    return source, test
+
+
+def open_parts(source: Any, test: Any, options: DataOptions, progress: FetchProgress | None) -> Data:
+    """Open train and test data; options that are for other kinds of data are passed over."""
     if isinstance(source, Data):
         return source
-    check_options_apply(source, options)
     if isinstance(source, (str, Path)):
         return open_named_or_path(source, test, options, progress)
-    if isinstance(source, (tuple, list)) and len(source) == 4:
-        source, test = (source[0], source[1]), (source[2], source[3])
-    elif isinstance(source, (tuple, list)) and len(source) == 2 and test is None and holds_two_splits(source):
-        source, test = source
     if isinstance(source, (Dataset, DataLoader)):
         from rushlight.data.datasets import open_dataset
 
@@ -96,15 +124,47 @@ def open_source(
     raise UsageError("unknown-data-kind", found=type(source).__name__)
 
 
-def check_options_apply(source: Any, options: DataOptions) -> None:
+def check_options_apply(source: Any, test: Any, options: DataOptions) -> None:
     """Raise UsageError for an option that this kind of data would ignore."""
-    is_path = isinstance(source, (str, Path)) and Path(source).expanduser().exists()
-    if options.target is not None and not (is_path and is_table(Path(source))):
-        raise UsageError("option-of-other-data", option="target", value=options.target, kind="tables (.csv, .parquet)")
-    if options.image_size is not None and not (is_path and Path(source).expanduser().is_dir()):
-        raise UsageError(
-            "option-of-other-data", option="image_size", value=options.image_size, kind="folders of images"
-        )
+    kind = kind_of(source)
+    if kind is None:
+        return  # what it is will be asked by the one who opens it
+    if kind == "open" and test is not None:
+        raise UsageError("option-of-other-data", option="test_data", value=type(test).__name__, kind=NOT_OPEN_YET)
+    for option, value in vars(options).items():
+        if value == getattr(DataOptions(), option) or kind in TAKEN_BY.get(option, KIND_WORDS):
+            continue
+        words = NOT_OPEN_YET if kind == "open" else ", ".join(KIND_WORDS[taker] for taker in TAKEN_BY[option])
+        raise UsageError("option-of-other-data", option=option, value=value, kind=words)
+
+
+def kind_of(source: Any) -> str | None:
+    """Return the kind of data, one of KIND_WORDS; None for what nobody here can open."""
+    if isinstance(source, Data):
+        return "open"
+    if isinstance(source, (str, Path)):
+        return kind_of_path(source)
+    if isinstance(source, (Dataset, DataLoader)):
+        from rushlight.data.datasets import is_ordinary
+
+        return "dataset" if is_ordinary(source) else "loader"
+    return "arrays" if isinstance(source, (tuple, list)) and len(source) == 2 else None
+
+
+def kind_of_path(source: str | Path) -> str | None:
+    """Return the kind of data that a name or path stands for."""
+    from rushlight.data.named import DATASETS
+
+    path = Path(source).expanduser()
+    if str(source) in DATASETS:
+        return "named"
+    if not path.exists():
+        return None
+    if is_table(path):
+        return "table"
+    if holds_arrays(path):
+        return "arrays"
+    return "folder" if path.is_dir() else None
 
 
 def holds_two_splits(pair: Sequence[Any]) -> bool:
@@ -231,7 +291,7 @@ def retarget_split(split: Split, target: TargetSpec) -> Split:
     """Return one split with its targets as the binary task has them."""
     if isinstance(split, ResidentSplit):
         return replace(split, targets=split.targets.float().reshape(-1, 1))
-    from rushlight.data.datasets import FinishBinary
+    from rushlight.data.finish import FinishBinary
 
     assert isinstance(split, (StreamedSplit, LoaderSplit))
     return replace(split, finish=FinishBinary(split.finish))

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
 ORIENTATION, LYING = 0x0112, (5, 6, 7, 8)  # EXIF 2.32: these lay the image on its side
+# Pillow goes by content: without these an EPS named .png would start Ghostscript. MPO is opened as JPEG.
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "DIB", "GIF", "TIFF")
 MOST_PIXELS = 89_478_485  # Pillow's own limit: a quarter of a gigabyte of RGB
 
 Result = TypeVar("Result")
@@ -71,7 +73,7 @@ def read_header(path: Path) -> Header:
     """Return the upright size of an image and whether it is grey."""
     from PIL import Image
 
-    with Image.open(path) as image:
+    with Image.open(path, formats=FORMATS) as image:
         check_size(image)
         width, height = image.size
         knows_exif = image.format != "PNG" or "exif" in image.info  # else Pillow decodes a whole PNG to look for it
@@ -87,7 +89,7 @@ def read_pixels(source: Path | Image.Image, shape: tuple[int, ...]) -> np.ndarra
 
     channels, height, width = shape
     with contextlib.ExitStack() as opened:
-        image = source if isinstance(source, Image.Image) else opened.enter_context(Image.open(source))
+        image = source if isinstance(source, Image.Image) else opened.enter_context(Image.open(source, formats=FORMATS))
         check_size(image)
         image = in_mode(image, "L" if channels == 1 else "RGBA" if channels == 4 else "RGB")
         if image.size != (width, height):

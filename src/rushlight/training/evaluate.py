@@ -86,7 +86,11 @@ class Report:
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> Report:
         """Rebuild what `to_json` wrote; what was not finite is NaN again."""
-        figures = {"loss": math.nan, **{key: value for key, value in content.items() if value is not None}}
+        figures = {
+            "task": None,
+            "loss": math.nan,
+            **{key: value for key, value in content.items() if value is not None},
+        }
         classes = tuple(
             ClassFigures(**{key: as_figure(key, value) for key, value in entry.items()}) for entry in content["classes"]
         )

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from rushlight.data.batches import Batch, Data
 from rushlight.data.spec import TargetSpec
 from rushlight.errors import ModelError, RushlightError, UsageError
+from rushlight.training.evaluate import eval_mode
 from rushlight.training.state import Training
 
 ENDS_IN_ACTIVATION = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.GELU, nn.Sigmoid, nn.Tanh)
@@ -69,15 +70,11 @@ def check_model(
     batch = first_samples(data, device)
     if batch is None or data.features is None:
         return data.target, ()
-    was_training = model.training
-    with torch.random.fork_rng(devices=[]), torch.no_grad(), traced(model) as trace:
-        model.eval()
+    with torch.random.fork_rng(devices=[]), eval_mode(model), torch.no_grad(), traced(model) as trace:
         try:
             outputs = model(batch[0])
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
             raise explain_forward(error, model, trace, batch[0]) from error
-        finally:
-            model.train(was_training)
     if data.target is None:
         return None, ()
     target = check_outputs(outputs, data.target, model)

@@ -13,7 +13,15 @@ import torch
 from rushlight.data.batches import Batch
 from rushlight.data.order import step_seed
 from rushlight.errors import DataError, TrainingError
-from rushlight.training.checkpoint import describe_kept, write_checkpoint
+from rushlight.training.checkpoint import (
+    begin_random_streams,
+    check_can_be_saved,
+    describe_kept,
+    random_streams,
+    restore_random_streams,
+    sweep_checkpoints,
+    write_checkpoint,
+)
 from rushlight.training.evaluate import Outcome, Report, evaluate
 from rushlight.training.explain import explain_step_error
 from rushlight.training.interrupt import Interrupt, InterruptedTest, interruptible
@@ -23,11 +31,12 @@ from rushlight.training.state import State, Training
 from rushlight.training.step import Parts, Step, exact_step
 
 CHECKPOINT_SECONDS = 30.0  # inside an epoch; at its end there is one anyway
+CHECKPOINT_SHARE = 0.02  # of the time inside an epoch that checkpoints may take
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """One epoch, done and tested. `seconds` counts its training and its test."""
+    """One epoch, done and tested. `seconds` counts its training and its test, before and after an interruption."""
 
     number: int  # from 1
     train_loss: float
@@ -52,22 +61,46 @@ def epochs(training: Training) -> Iterator[Epoch]:
             training.device,
         )
     )
+    check_can_be_saved(training)
+    sweep_checkpoints(training.folder)
+    begin_random_streams(training)
+    saver = Saver(training)
     while state["epoch"] <= recipe.epochs and not is_patience_spent(recipe, state):
         with interruptible() as interrupt:
-            began = time.perf_counter()
-            train_epoch(training, step, interrupt)
-            report, outcome = test_epoch(training, interrupt)
-            epoch = finish_epoch(training, report, outcome, time.perf_counter() - began)
-            write_checkpoint(training)
+            train_epoch(training, step, interrupt, saver)
+            report, outcome = test_epoch(training, interrupt, saver)
+            epoch = finish_epoch(training, report, outcome)
+            saver.save()
             if interrupt.requested:
                 stop_here(training, interrupt)
         yield epoch
 
 
-def train_epoch(training: Training, step: Step, interrupt: Interrupt) -> None:
+class Saver:
+    """Writes the checkpoints, and tells when the next one inside an epoch is due: the dearer they are, the later."""
+
+    def __init__(self, training: Training) -> None:
+        self.training = training
+        self.pause = CHECKPOINT_SECONDS
+        self.saved_at = time.monotonic()
+
+    @property
+    def is_due(self) -> bool:
+        """Whether more is at stake by now than a checkpoint costs."""
+        return time.monotonic() - self.saved_at >= self.pause
+
+    def save(self) -> None:
+        """Write a checkpoint."""
+        began = time.monotonic()
+        write_checkpoint(self.training)
+        self.saved_at = time.monotonic()
+        self.pause = max(CHECKPOINT_SECONDS, (self.saved_at - began) / CHECKPOINT_SHARE)
+
+
+def train_epoch(training: Training, step: Step, interrupt: Interrupt, saver: Saver) -> None:
     """Take the steps of this epoch that are not done yet."""
     recipe, state, schedule = training.recipe, training.state, training.schedule
-    weight, saved_at = training.objective.weight, time.monotonic()
+    weight, since = training.objective.weight, time.perf_counter()
     number, generator = state["epoch"], step_generator(training.device)
     ledger = Ledger(training)
     batches = training.data.train.batches(
@@ -87,52 +120,74 @@ def train_epoch(training: Training, step: Step, interrupt: Interrupt) -> None:
         ledger.add(loss, sum(map(weight, window)), outputs, window)
         if interrupt.requested:
             break
-        if time.monotonic() - saved_at >= CHECKPOINT_SECONDS:
+        if saver.is_due:
             ledger.flush()
             check_weights_finite(training)
-            write_checkpoint(training)
-            saved_at = time.monotonic()
+            since = count_seconds(state, since)
+            saver.save()
     ledger.flush()
     check_weights_finite(training)
+    count_seconds(state, since)
     if interrupt.requested:
-        write_checkpoint(training)
+        saver.save()
         stop_here(training, interrupt)
 
 
-def test_epoch(training: Training, interrupt: Interrupt) -> tuple[Report | None, Outcome | None]:
+def count_seconds(state: State, since: float) -> float:
+    """Add the time since `since` (of `time.perf_counter`) to the epoch's seconds; return the time now."""
+    now = time.perf_counter()
+    state["seconds"] += now - since
+    return now
+
+
+def test_epoch(training: Training, interrupt: Interrupt, saver: Saver) -> tuple[Report | None, Outcome | None]:
     """Test after an epoch, if there is anything to test on.
 
-    A signal leaves the test unfinished: what is saved is the state after the epoch's last step, and a resumed run
-    tests again.
+    A signal or an error leaves the test unfinished: what is saved is the state after the epoch's last step, and a
+    resumed run tests again.
     """
     data = training.data
     if data.test is None:
         return None, None
     watch = interrupt.watching(training.progress, data.test.samples)
     size = test_batch_size(training.recipe)
+    streams, since = random_streams(training.device), time.perf_counter()
     try:
-        return evaluate(training.model, data.test, training.objective, data.target, size, watch=watch)
-    except InterruptedTest:
-        write_checkpoint(training)
-        stop_here(training, interrupt)
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        raise explain_step_error(error, training.model, None, training) from error
+        tested = evaluate(training.model, data.test, training.objective, data.target, size, watch=watch)
+        count_seconds(training.state, since)
+        return tested
+    except KeyboardInterrupt:  # the second Ctrl-C leaves at once
+        raise
+    except BaseException as error:
+        save_untested(training, streams, saver)
+        if isinstance(error, InterruptedTest):
+            stop_here(training, interrupt)
+        if isinstance(error, (RuntimeError, ValueError, TypeError, IndexError)):
+            raise explain_step_error(error, training.model, None, training) from error
+        raise
 
 
-def finish_epoch(training: Training, report: Report | None, outcome: Outcome | None, seconds: float) -> Epoch:
+def save_untested(training: Training, streams: dict[str, Any], saver: Saver) -> None:
+    """Save the state after the epoch's last step, whatever the test has drawn from the random streams since."""
+    if training.state["window"]:
+        restore_random_streams(streams)
+        saver.save()
+
+
+def finish_epoch(training: Training, report: Report | None, outcome: Outcome | None) -> Epoch:
     """Record an epoch that is trained and tested, and move the state to the next."""
     state, optimizer = training.state, training.optimizer
     if not state["samples"]:
         raise DataError("no-batches", data=training.data.name, epoch=state["epoch"])
     train_loss = state["loss_sum"] / state["weight_sum"] if state["weight_sum"] else math.nan
-    learning_rate = float(optimizer.param_groups[0]["lr"])
+    learning_rate, seconds = float(optimizer.param_groups[0]["lr"]), state["seconds"]
     is_best = note_best(state, report, train_loss)
     epoch = Epoch(state["epoch"], train_loss, report, learning_rate, seconds, state["step"], is_best, outcome)
     training.schedule.after_epoch(report.loss if report else train_loss)
     state.update(
-        epoch=epoch.number + 1, window=0, loss_sum=0.0, weight_sum=0.0, samples=0, line_sum=0.0, line_weight=0.0
-    )
-    state["seconds"] += seconds
+        epoch=epoch.number + 1, window=0, loss_sum=0.0, weight_sum=0.0, samples=0, line_sum=0.0, line_weight=0.0,
+        seconds=0.0,
+    )  # fmt: skip
     test = report.short() if report else None
     training.history.write(
         {
@@ -173,7 +228,9 @@ def note_best(state: State, report: Report | None, train_loss: float) -> bool:
     is_best = best is None or current.is_better_than(report_like(current, best))
     if is_best:
         name, value = current.headline
-        state["best"] = {"epoch": state["epoch"], "name": name, "value": value, "loss": current.loss}
+        state["best"] = {
+            "epoch": state["epoch"], "step": state["step"], "name": name, "value": value, "loss": current.loss,
+        }  # fmt: skip
     state["epochs_since_best"] = 0 if is_best else state["epochs_since_best"] + 1
     return is_best
 

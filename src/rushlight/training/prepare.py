@@ -70,6 +70,11 @@ def prepare(model: str | nn.Module, data: Any, options: Options, stack: contextl
     training_data, notes = fit(module, opened, objective, device, described.get("seed"))
     optimizer = choose_optimizer(options, module)
     recipe = make_recipe(options, described, describe_data(data, options), loss_name, optimizer, opened)
+    if not options.get("warmup", 0) >= 0:
+        raise UsageError("negative", option="warmup", value=options["warmup"])
+    own_size = getattr(getattr(opened.train, "loader", None), "batch_size", None)
+    if own_size is not None and options.get("batch_size", own_size) != own_size:
+        raise UsageError("batch-size-of-loader", given=options["batch_size"], own=own_size)
     if recipe.precision == "bfloat16" and (refusal := bfloat16_refusal(device)):
         raise UsageError("no-bfloat16", reason=refusal)
     schedule = make_schedule(options["schedule"], options.get("warmup", 0), optimizer, training_data, recipe)
@@ -115,6 +120,8 @@ def prepare_again(
         **options,
     }
     progress = Progress(merged.get("quiet", False), merged.get("to_stderr", False))
+    stack.callback(progress.close)
+    check_source(folder, recipe.model)
     keep_freed_memory()
     device, _ = choose_device(options.get("device", recipe.device))
     opened = open_source(
@@ -146,14 +153,23 @@ def check_resumable(folder: Path, recipe: Recipe, data: Any, options: Options) -
         missing.remove("loss")
     if missing:
         raise RunError("live-parts", run=folder.name, parts=", ".join(missing))
+    fixed = {part for part in ("loss", "optimizer") if not getattr(recipe, part).get("live")}
+    fixed |= {"test_data"} if data is None else set()
     for option in options:
-        if option not in RESUME_TAKES:
+        if option not in RESUME_TAKES or option in fixed:
             raise UsageError("resume-option", run=folder.name, option=option)
     epochs, schedule = options.get("epochs", recipe.epochs), options.get("schedule", recipe.schedule["name"])
     if epochs != recipe.epochs and schedule in ("cosine", "onecycle"):
         raise UsageError(
             "schedule-is-planned", run=folder.name, schedule=schedule, planned=recipe.epochs, epochs=epochs
         )
+
+
+def check_source(folder: Path, described: dict[str, Any]) -> None:
+    """Raise RunError when a run would go on with other code than it was begun with."""
+    recorded = described.get("source_sha256")
+    if recorded is not None and source_digest(described["import"]) != recorded:
+        raise RunError("source-changed", run=folder.name, source=described["import"])
 
 
 def extended(folder: Path, recipe: Recipe, merged: Options) -> Recipe:
@@ -287,6 +303,11 @@ def fit(
         objective.loss.to(device)
     test = None if data.test is None else data.test.to(device)
     on_device = replace(data, train=data.train.to(device), test=test)
+    is_lazy = any(isinstance(parameter, UninitializedParameter) for parameter in module.parameters())
+    if (
+        objective.loss is None and not is_lazy
+    ):  # how the model is called, and what it gives, is its objective's business
+        return on_device, ()
     with torch.random.fork_rng(devices=[]):
         if seed is not None:
             torch.default_generator.manual_seed(seed)
@@ -346,8 +367,7 @@ def make_recipe(
     names = {entry.name for entry in fields(Recipe)} - {"model", "data", "loss", "optimizer", "schedule"}
     chosen: dict[str, Any] = {key: value for key, value in options.items() if key in names}
     chosen.setdefault("batch_size", opened.batch_size or 64)
-    given_loss = options.get("loss")
-    is_live_loss = options.get("objective") is not None or not (given_loss is None or isinstance(given_loss, str))
+    is_live_loss = "objective" in options or not is_named_loss(options.get("loss"))
     is_live_optimizer = isinstance(options.get("optimizer"), Optimizer)
     return Recipe(
         model=model,
@@ -362,6 +382,16 @@ def make_recipe(
     )  # fmt: skip
 
 
+def is_named_loss(given: Any) -> bool:
+    """Tell whether a loss can be made again from its name: none was given, a name, or a plain one of torch.nn."""
+    if given is None or isinstance(given, str):
+        return True
+    if type(given) is not getattr(nn, type(given).__name__, None):
+        return False
+    settings = [{key: value for key, value in vars(loss).items() if key[0] != "_"} for loss in (given, type(given)())]
+    return settings[0] == settings[1] and not any(buffer is not None for buffer in given._buffers.values())
+
+
 def describe_data(data: Any, options: Options) -> dict[str, Any]:
     """Return how the recipe describes the data: where it is and how to open it, or that it was a live object."""
     opening = options_to_json(data_options(options))
@@ -373,7 +403,9 @@ def describe_data(data: Any, options: Options) -> dict[str, Any]:
             "source": source,
             "options": opening,
         }
-        return {**described, "test": str(Path(test).resolve())} if test is not None else described
+        return (
+            {**described, "test": str(test) if is_name(str(test)) else str(Path(test).resolve())} if test else described
+        )
     name = data.name if isinstance(data, Data) else type(data).__name__
     return {"name": name, "live": True, "options": opening}
 

@@ -82,12 +82,12 @@ class Schedule:
         live = (
             {} if self.live is None else {k: v for k, v in self.live.state_dict().items() if not inspect.isfunction(v)}
         )
-        return {"base_rates": self.base_rates, "live": live}
+        return {"name": self.name, "base_rates": self.base_rates, "live": live}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what `state_dict` gave."""
         self.base_rates = list(state["base_rates"])
-        if self.live is None and not self.moves:  # a run that went on from another schedule's last rate
+        if self.live is None and not self.moves and state["name"] != self.name:  # not at the other's last rate
             for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
                 group["lr"] = rate
         if self.live is not None:

@@ -48,7 +48,7 @@ def new_state() -> State:
         "samples": 0,  # of this epoch
         "line_sum": 0.0,  # since the last line of history, weighted
         "line_weight": 0.0,
-        "seconds": 0.0,  # spent in training and testing, whole epochs
-        "best": None,  # {"epoch", "name", "value", "loss"} of the best test so far
+        "seconds": 0.0,  # spent in training and testing this epoch
+        "best": None,  # {"epoch", "step", "name", "value", "loss"} of the best test so far
         "epochs_since_best": 0,
     }
