@@ -73,7 +73,7 @@ def capture(training: Training) -> tuple[dict[str, Any], dict[str, Tensor]]:
         "buffers": unsaved_buffers(training.model),
         "optimizer": training.optimizer.state_dict(),
         "schedule": training.schedule.state_dict(),
-        "random": random_streams(training.device),
+        "random": random_streams(),
     }
     return {name: pack(part, name, tensors) for name, part in parts.items()}, tensors
 
@@ -114,17 +114,14 @@ def restore_buffers(model: torch.nn.Module, buffers: dict[str, Tensor], device: 
             module.register_buffer(leaf, saved.to(device), persistent=False)
 
 
-def random_streams(device: torch.device) -> dict[str, Any]:
-    """Return where the global random generators stand: Python's, NumPy's, torch's and the device's."""
+def random_streams() -> dict[str, Any]:
+    """Return where the global random generators stand: Python's, NumPy's and torch's (a GPU's is seeded at every step)."""
     version, words, gauss = random.getstate()
-    streams = {
+    return {
         "python": (version, np.array(words, np.uint32), gauss),
         "numpy": np.random.get_state(legacy=False),
         "torch": torch.get_rng_state(),
     }
-    if device.type == "cuda":
-        streams["cuda"] = torch.cuda.get_rng_state(device), str(device)
-    return streams
 
 
 def begin_random_streams(training: Training) -> None:
@@ -147,8 +144,6 @@ def restore_random_streams(streams: dict[str, Any]) -> None:
     random.setstate((version, tuple(words.tolist()), gauss))
     np.random.set_state(streams["numpy"])
     torch.set_rng_state(streams["torch"])
-    if "cuda" in streams and torch.cuda.is_available():
-        torch.cuda.set_rng_state(*streams["cuda"])
 
 
 def read_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -168,6 +163,9 @@ def read_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             raise WeightsError(
                 "damaged-checkpoint", folder=folder, reason=f"the checksum of {name} is not the recorded one"
             )
+    if content.get("format") != FORMAT:
+        reason = f"it is of format {content.get('format')}, and this version of Rushlight reads format {FORMAT}"
+        raise WeightsError("damaged-checkpoint", folder=folder, reason=reason)
     return content, safetensors.torch.load(data)
 
 

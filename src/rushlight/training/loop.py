@@ -151,7 +151,7 @@ def test_epoch(training: Training, interrupt: Interrupt, saver: Saver) -> tuple[
         return None, None
     watch = interrupt.watching(training.progress, data.test.samples)
     size = test_batch_size(training.recipe)
-    streams, since = random_streams(training.device), time.perf_counter()
+    streams, since = random_streams(), time.perf_counter()
     try:
         tested = evaluate(training.model, data.test, training.objective, data.target, size, watch=watch)
         count_seconds(training.state, since)
