@@ -17,7 +17,7 @@ from torch import nn
 from rushlight.console import fetch_progress
 from rushlight.data.batches import Data
 from rushlight.data.opening import open_source
-from rushlight.errors import RushlightError, UsageError
+from rushlight.errors import RunError, RushlightError, UsageError
 from rushlight.export.bundle import load_bundle, read_bundle
 from rushlight.export.weights import load_weights
 from rushlight.run import Run, SavedModel, build_bundled, finish
@@ -114,10 +114,18 @@ def from_start(training: Training) -> None:
 def from_checkpoint(training: Training) -> None:
     """Bring back the newest checkpoint that is whole; a run that never wrote one begins anew."""
     if not list_checkpoints(training.folder):
+        if (training.folder / "model").is_dir():
+            raise RunError("no-checkpoint", run=training.folder.name)
+        training.progress.message("No checkpoint was written before it stopped: it begins anew.")
         training.history.truncate(0, 0)
         from_start(training)
         return
     restore(training, latest_checkpoint(training.folder))
+    epochs = training.recipe.epochs
+    if training.state["epoch"] > epochs:
+        training.progress.message(
+            f"It has had its {epochs} epochs; for more: rushlight resume RUN --epochs {2 * epochs}"
+        )
     event = {"kind": "event", "event": "resumed", "step": training.state["step"], "time": time.time()}
     training.history.write(event)
 

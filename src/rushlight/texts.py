@@ -440,6 +440,10 @@ ENGLISH: dict[str, Text] = {
         '"{name}" is neither a dataset known by name nor a file or folder in {folder}.{suggestion}',
         "Known by name: {known}. Or give the path of a folder of images, a CSV or Parquet file, .npz or idx files.",
     ),
+    "sheet-path": Text(
+        "{path}: a contact sheet is written to a .png file in a folder that exists.",
+        "For example: --sheet pictures.png",
+    ),
     "option-of-other-data": Text(
         "{option} ({value}) is for {kind}, and this data is of another kind.",
         "Leave it out, or check the path of the data.",
@@ -533,6 +537,14 @@ ENGLISH: dict[str, Text] = {
     "class-not-instance": Text(
         "{name} is a class; training needs one made from it.",
         "Write {name}() with its parentheses: rushlight.train({name}(), …).",
+    ),
+    "file-without-class": Text(
+        "{path} is a file; which of its classes is the model?",
+        "Name the class after a colon: {path}:Net",
+    ),
+    "data-as-model": Text(
+        '"{name}" is a dataset; the model comes first.',
+        "For example: rushlight train mlp {name}",
     ),
     "no-model-file": Text(
         "{path}: there is no such file.{suggestion}",

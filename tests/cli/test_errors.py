@@ -272,3 +272,37 @@ def test_an_unexpected_error_is_short_and_traceback_shows_all(say: Say, tmp_path
     said = say("train", "net.py:Net", "digits")
     assert "KeyError: 'gone'" in said
     assert "net.py, line 7" in said
+
+
+def test_a_name_missing_in_forward_is_shown_with_its_line(say: Say, tmp_path: Path) -> None:
+    write_model(tmp_path / "net.py", "class Net(nn.Linear):\n    def __init__(self):\n        super().__init__(64, 10)\n\n"
+                "    def forward(self, x):\n        return super().forward(tourch.flatten(x, 1))\n")  # fmt: skip
+    said = say("train", "net.py:Net", "digits")
+    assert "NameError: name 'tourch' is not defined" in said
+    assert "net.py, line 10: return super().forward(tourch.flatten(x, 1))" in said
+
+
+def test_a_file_without_its_class_and_a_dataset_as_model_are_understood(say: Say, tmp_path: Path) -> None:
+    write_model(tmp_path / "net.py", GUIDE_NETWORK)
+    assert "Name the class after a colon: net.py:Net" in say("train", "net.py", "digits")
+    assert "rushlight train mlp digits" in say("train", "digits")
+
+
+def test_a_contact_sheet_replaces_no_source_file(say: Say, tmp_path: Path) -> None:
+    write_model(tmp_path / "net.py", GUIDE_NETWORK)
+    before = (tmp_path / "net.py").read_bytes()
+    assert "written to a .png file" in say("data", "digits", "--sheet", "net.py")
+    assert (tmp_path / "net.py").read_bytes() == before
+
+
+def test_runs_beside_the_pictures_are_no_class_of_theirs(say: Say, tmp_path: Path) -> None:
+    for name in ("red", "blue"):
+        (tmp_path / name).mkdir()
+        for number in range(6):
+            Image.new("RGB", (8, 8), name).save(tmp_path / name / f"{number}.png")
+    say("train", "linear", ".", "--epochs", "1", code=0)
+    say("train", "linear", ".", "--epochs", "1", code=0)
+    from rushlight.runs import list_runs, read_json
+
+    newest = list_runs(Path("runs"))[0]
+    assert [entry["name"] for entry in read_json(newest.folder / "report.json")["classes"]] == ["blue", "red"]

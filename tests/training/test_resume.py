@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import rushlight
-from rushlight.errors import UsageError
+from rushlight.errors import RunError, UsageError
 from rushlight.runs import read_recipe
 
 SMALL: dict[str, Any] = {"model_arguments": {"hidden": (8,)}, "quiet": True}
@@ -35,3 +36,20 @@ def test_more_epochs_are_written_into_the_recipe(tmp_path: Path) -> None:
     run = rushlight.resume("a", epochs=2, runs=tmp_path, quiet=True)
     assert read_recipe(run.folder)["epochs"] == 2
     assert rushlight.resume("a", runs=tmp_path, quiet=True).summary()["epochs"] == 2
+
+
+def test_a_finished_run_without_checkpoints_is_not_trained_anew(tmp_path: Path) -> None:
+    run = rushlight.train("mlp", "digits", epochs=1, schedule="constant", name="a", runs=tmp_path, **SMALL)
+    shutil.rmtree(run.folder / "checkpoints")
+    with pytest.raises(RunError, match="nothing to go on from"):
+        rushlight.resume("a", epochs=2, runs=tmp_path, quiet=True)
+    assert rushlight.open_run(run.folder).test() == run.report
+
+
+def test_a_refused_resume_leaves_the_history_as_it_was(tmp_path: Path) -> None:
+    run = rushlight.train("mlp", "digits", epochs=1, schedule="constant", name="a", runs=tmp_path, **SMALL)
+    (run.folder / "losses.f32").unlink()
+    before = (run.folder / "history.jsonl").read_bytes()
+    with pytest.raises(RunError, match="losses"):
+        rushlight.resume("a", epochs=2, runs=tmp_path, quiet=True)
+    assert (run.folder / "history.jsonl").read_bytes() == before

@@ -105,8 +105,9 @@ def list_classes(root: Path) -> tuple[dict[str, list[Path]], list[str]]:
 
 
 def folders_in(path: Path) -> list[Path]:
-    """Return the visible folders in a folder, sorted by name."""
-    return sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    """Return the visible folders in a folder, sorted by name; a folder of runs is no class, though it holds pictures."""
+    entries = (entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    return sorted(entry for entry in entries if not any(entry.glob("*/recipe.json")))
 
 
 def image_files(folder: Path, ignored: Counter[str] | None = None) -> list[Path]:

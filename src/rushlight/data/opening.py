@@ -220,7 +220,8 @@ def with_test(data: Data, test: Any, options: DataOptions, progress: FetchProgre
 
     assert data.features is not None
     assert data.target is not None
-    return replace(data, test=open_like(test, data.features, data.target, options, progress))
+    notes = tuple(note for note in data.notes if not note.startswith("There is no test split"))
+    return replace(data, notes=notes, test=open_like(test, data.features, data.target, options, progress))
 
 
 def is_table(path: Path) -> bool:

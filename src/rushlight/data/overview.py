@@ -21,7 +21,7 @@ from rushlight.data.batches import Data, ResidentSplit, Split, StreamedSplit
 from rushlight.data.columns import describe_columns
 from rushlight.data.images import ImageFolderDataset
 from rushlight.data.spec import FeatureSpec, TargetSpec
-from rushlight.errors import DataError
+from rushlight.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from PIL import Image, ImageDraw, ImageFont
@@ -216,6 +216,8 @@ def write_contact_sheet(data: Data, path: Path, *, columns: int = 10) -> None:
     features, target = data.features, data.target
     if features is None or target is None or features.kind != "image":
         raise DataError("no-images-to-show", data=data.name)
+    if path.suffix.lower() != ".png" or not path.resolve().parent.is_dir():
+        raise UsageError("sheet-path", path=path)
     inputs, targets = raw_samples(data.train, features, target)
     is_single = target.task in ("classification", "binary")
     labels = targets.flatten().long() if is_single else torch.zeros(len(inputs), dtype=torch.int64)

@@ -62,7 +62,12 @@ def build_custom(reference: str, arguments: dict[str, Any], seed: int) -> nn.Mod
 def source_digest(reference: str) -> str | None:
     """Return the SHA-256 of the file a `file.py:Class` names, or None for a module."""
     where = Path(reference.rpartition(":")[0])
-    return hashlib.sha256(where.read_bytes()).hexdigest() if where.suffix == ".py" and where.is_file() else None
+    if where.suffix != ".py":
+        return None
+    try:
+        return hashlib.sha256(where.read_bytes()).hexdigest()
+    except OSError:  # missing or unreadable: importing it says so in better words
+        return None
 
 
 def import_file(path: Path) -> ModuleType:

@@ -114,7 +114,10 @@ def is_run(folder: Path) -> bool:
     """Tell whether the folder holds a run, whole or damaged."""
     if folder.name.startswith(".") or folder.name.endswith(files.TEMPORARY):
         return False
-    return (folder / RECIPE).is_file() or (folder / HISTORY).is_file()
+    try:
+        return (folder / RECIPE).is_file() or (folder / HISTORY).is_file()
+    except PermissionError:  # a folder that this account may not look into is nothing it could show
+        return False
 
 
 # ── reading ───────────────────────────────────────────────────────────────────────────────────────────────

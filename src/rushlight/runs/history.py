@@ -59,13 +59,17 @@ class Appended:
         self.written += len(self.pending)
         self.pending.clear()
 
-    def truncate(self, length: int) -> None:
-        """Cut the file back to `length` bytes, and forget what is pending."""
-        self.pending.clear()
+    def check_length(self, length: int) -> int:
+        """Return how many bytes the file has; RunError when these are fewer than `length`."""
         found = self.path.stat().st_size if self.path.exists() else 0
         if found < length:
             raise RunError("history-too-short", path=self.path, expected=length, found=found)
-        if found > length:
+        return found
+
+    def truncate(self, length: int) -> None:
+        """Cut the file back to `length` bytes, and forget what is pending."""
+        self.pending.clear()
+        if self.check_length(length) > length:
             files.truncate_file(self.path, length)
         self.written, self.is_torn = length, False
 
@@ -119,6 +123,8 @@ class History:
 
     def truncate(self, history_length: int, losses_length: int) -> None:
         """Cut both files back to where a checkpoint was made. Raises RunError if one is shorter than that."""
+        for file, length in ((self.lines, history_length), (self.losses, losses_length)):
+            file.check_length(length)  # both, before either is cut
         self.lines.truncate(history_length)
         self.losses.truncate(losses_length)
 

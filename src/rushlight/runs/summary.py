@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -150,9 +151,13 @@ def figures_of_tests(tests: list[tuple[int | None, dict[str, Any]]]) -> dict[str
     """Return the last and the best of some tests, given as (epoch, figures)."""
     last = tests[-1][1]
     metric = next((name for name in ("accuracy", "mae", "loss") if last.get(name) is not None), None)
-    values = [(test[metric], epoch) for epoch, test in tests if metric and test.get(metric) is not None]
-    better = max if metric == "accuracy" else min
-    best = better(values, key=lambda pair: pair[0], default=(None, None))
+    values = [
+        (test[metric], epoch, test.get("loss")) for epoch, test in tests if metric and test.get(metric) is not None
+    ]
+    sign = -1 if metric == "accuracy" else 1  # and a lower loss decides between equals, as it does in training
+    best = min(
+        values, key=lambda found: (sign * found[0], math.inf if found[2] is None else found[2]), default=(None, None)
+    )
     return {
         "test_loss": last.get("loss"),
         "accuracy": last.get("accuracy"),

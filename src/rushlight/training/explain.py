@@ -73,7 +73,7 @@ def check_model(
     with torch.random.fork_rng(devices=[]), eval_mode(model), torch.no_grad(), traced(model) as trace:
         try:
             outputs = model(batch[0])
-        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        except Exception as error:  # whatever is wrong in a forward of the user's own, its line is what they need
             raise explain_forward(error, model, trace, batch[0]) from error
     if data.target is None:
         return None, ()
@@ -177,7 +177,9 @@ def explain_forward(error: Exception, model: nn.Module, trace: Trace, inputs: Te
     place = f'layer "{name}" ({type(layer).__name__})' if name else f"{type(model).__name__}.forward"
     shape = shape_of(given)
     text = str(error).strip().splitlines()[0]
-    if isinstance(given, Tensor):
+    if isinstance(given, Tensor) and isinstance(
+        error, (RuntimeError, ValueError, TypeError, IndexError)
+    ):  # torch's own
         if isinstance(layer, nn.Linear) and given.shape[-1] != layer.in_features:
             return linear_mismatch(layer, place, given, inputs)
         if isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):

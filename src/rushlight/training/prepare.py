@@ -277,6 +277,10 @@ def build_described(described: dict[str, Any], data: Data) -> nn.Module:
     arguments = {key: restored(value) for key, value in described["arguments"].items()}
     if "import" in described:
         return build_custom(described["import"], arguments, described["seed"])
+    if described["name"].endswith(".py"):
+        raise ModelError("file-without-class", path=described["name"])
+    if is_name(described["name"]):
+        raise UsageError("data-as-model", name=described["name"])
     if described["name"] not in MODELS:  # the message is about the name, whatever the data is
         return build_model(described["name"], (), 0, arguments, described["seed"])
     if data.features is None or data.target is None:
