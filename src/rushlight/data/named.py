@@ -94,7 +94,7 @@ def open_dataset(dataset: NamedDataset, *, cache: Path | None = None, progress: 
         read = read_idx_split if dataset.layout == "idx" else read_cifar_split
         arrays = (*read(dataset, fetched, "train"), *read(dataset, fetched, "test"))
         came_from = f", where it came from {fetched.origin}" if fetched.origin else ""
-        notes = (f"Read from {fetched.folder}{came_from}.", *fetched.notes)
+        notes = (f"Read from {from_home(fetched.folder)}{came_from}.", *fetched.notes)
     if dataset.remark:
         notes = (*notes, dataset.remark)
     return NamedArrays(dataset.name, *arrays, classes=dataset.classes, notes=notes)
@@ -151,3 +151,8 @@ def describe(dataset: NamedDataset) -> DatasetRow:
         licence=dataset.licence,
         is_cached=is_complete(dataset, cache_folder() / dataset.name),
     )
+
+
+def from_home(path: Path) -> str:
+    """Return a path as a person writes it, with ~ for their home."""
+    return f"~/{path.relative_to(Path.home()).as_posix()}" if path.is_relative_to(Path.home()) else str(path)
