@@ -16,7 +16,7 @@ Every error has a key into `texts.ENGLISH`, where its words are kept, and the va
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from rushlight import texts
 
@@ -78,3 +78,15 @@ def suggest(name: str, known: Iterable[str]) -> str:
     lowered = {candidate.lower(): candidate for candidate in known}
     near = difflib.get_close_matches(name.lower(), lowered, n=1, cutoff=0.5)
     return f' Did you mean "{lowered[near[0]]}"?' if near else ""
+
+
+def check_choice(option: str, value: object, choices: Sequence[str]) -> None:
+    """Raise UsageError when an option's value is none of its choices, with the nearest that is."""
+    if value not in choices:
+        raise UsageError(
+            "bad-choice",
+            option=option,
+            value=value,
+            choices=", ".join(choices),
+            suggestion=suggest(str(value), choices),
+        )

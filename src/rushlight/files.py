@@ -10,12 +10,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import math
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from rushlight.errors import StorageError
 
@@ -179,3 +180,14 @@ def explained(path: Path) -> Iterator[None]:
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise StorageError("no-permission", path=path) from error
         raise StorageError("disk-error", path=path, reason=error.strerror or error) from error
+
+
+def without_nan(value: Any) -> Any:
+    """Return JSON-ready values with None for every NaN and infinity, which strict JSON does not have."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: without_nan(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_nan(part) for part in value]
+    return value

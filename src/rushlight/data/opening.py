@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from rushlight.data.batches import Data, LoaderSplit, ResidentSplit, Split, StreamedSplit
 from rushlight.data.spec import NormalizeName, TargetSpec, Task
 from rushlight.device import available_memory
-from rushlight.errors import DataError, UsageError, suggest
+from rushlight.errors import DataError, UsageError, check_choice, suggest
 
 ARRAYS = (".npy", ".npz", ".gz")
 NORMALIZE = ("auto", "standard", "unit", "none")
@@ -66,14 +66,8 @@ class DataOptions:
             ("task", self.task, TASKS),
             ("kind", self.kind, KINDS),
         ):
-            if value is not None and value not in choices:
-                raise UsageError(
-                    "bad-choice",
-                    option=option,
-                    value=value,
-                    choices=", ".join(choices),
-                    suggestion=suggest(str(value), choices),
-                )
+            if value is not None:
+                check_choice(option, value, choices)
         if not 0 <= self.test_fraction < 1:
             raise UsageError("bad-fraction", option="test_fraction", value=self.test_fraction)
         if self.workers < 0:

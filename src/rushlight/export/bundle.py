@@ -88,8 +88,8 @@ def write_bundle(
         "signature": describe_signature(features, target),
         "preprocessing": features and features_to_json(features),
         "target": target and target_to_json(target),
-        "architecture": finite(architecture),
-        "provenance": finite(provenance),
+        "architecture": files.without_nan(architecture),
+        "provenance": files.without_nan(provenance),
         "examples": {"recorded": len(recorded["inputs"]) if recorded else 0, "rtol": RTOL, "atol": ATOL},
         "files": {name: {"bytes": len(part), "sha256": sha256(part)} for name, part in contents.items()},
     }
@@ -184,15 +184,6 @@ def answer(model: nn.Module, features: FeatureSpec | None, raw: Tensor) -> dict[
         named = {f"outputs.{name}": part for name, part in outputs.items()} if isinstance(outputs, dict) else {}
     # cloned: outputs may be views of one another, which a file cannot hold
     return {name: part.cpu().contiguous().clone() for name, part in named.items() if isinstance(part, Tensor)}
-
-
-def finite(value: Any) -> Any:
-    """Return JSON-ready values with null for the numbers that JSON does not have (NaN, infinity)."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {key: finite(part) for key, part in value.items()}
-    return [finite(part) for part in value] if isinstance(value, (list, tuple)) else value
 
 
 def sha256(content: bytes) -> str:

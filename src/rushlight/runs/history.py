@@ -15,7 +15,6 @@ The lines, each one JSON object (times in Unix seconds, `step` counts optimizer 
 from __future__ import annotations
 
 import json
-import math
 import sys
 import time
 from array import array
@@ -92,7 +91,7 @@ class History:
 
     def write(self, line: Mapping[str, Any]) -> None:
         """Add a line. JSON has no NaN or infinity: they become null (`losses.f32` has the exact value)."""
-        text = json.dumps(without_nan(line), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        text = json.dumps(files.without_nan(line), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
         self.lines.pending += text.encode("utf-8") + b"\n"
         for watch in self.watchers:
             watch(line)
@@ -200,14 +199,3 @@ def whole_lines_length(path: Path) -> int:
 def whole_losses_length(path: Path) -> int:
     """Return the length in bytes of the whole float32 numbers in the file; 0 if it does not exist."""
     return path.stat().st_size // LOSS_BYTES * LOSS_BYTES if path.exists() else 0
-
-
-def without_nan(value: Any) -> Any:
-    """Return the value with None for every NaN and infinity in it."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {key: without_nan(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [without_nan(entry) for entry in value]
-    return value

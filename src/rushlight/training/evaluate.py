@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from rushlight import files
 from rushlight.data.batches import Split
 from rushlight.data.spec import TargetSpec, Task
 from rushlight.training.objective import Objective
@@ -80,7 +81,7 @@ class Report:
 
     def to_json(self) -> dict[str, Any]:
         """Return the report as JSON-ready values; a figure that is not finite becomes null."""
-        content: dict[str, Any] = finite_or_none(asdict(self))
+        content: dict[str, Any] = files.without_nan(asdict(self))
         return content
 
     @classmethod
@@ -113,7 +114,7 @@ class Report:
             "r2": self.r2,
             "n": self.n,
         }
-        content: dict[str, Any] = finite_or_none({key: value for key, value in figures.items() if value is not None})
+        content: dict[str, Any] = files.without_nan({key: value for key, value in figures.items() if value is not None})
         return content
 
 
@@ -318,14 +319,3 @@ def as_figure(key: str, value: Any) -> Any:
     if key.endswith("_interval"):
         return (value[0], value[1])
     return math.nan if value is None else value
-
-
-def finite_or_none(value: Any) -> Any:
-    """Return `value` with every NaN and infinity in it as None, which strict JSON can hold."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {key: finite_or_none(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [finite_or_none(item) for item in value]
-    return value

@@ -6,7 +6,7 @@ import math
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
-from rushlight.errors import UsageError, suggest
+from rushlight.errors import UsageError, check_choice
 
 Precision = Literal["float32", "bfloat16"]
 Numerics = Literal["exact", "fast"]
@@ -40,15 +40,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         for name, choices in CHOICES.items():
-            value = getattr(self, name)
-            if value not in choices:
-                raise UsageError(
-                    "bad-choice",
-                    option=name,
-                    value=value,
-                    choices=", ".join(choices),
-                    suggestion=suggest(str(value), choices),
-                )
+            check_choice(name, getattr(self, name), choices)
         for name in POSITIVE:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:

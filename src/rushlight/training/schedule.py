@@ -9,7 +9,7 @@ import torch
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from rushlight.errors import UsageError, suggest
+from rushlight.errors import UsageError, check_choice
 from rushlight.training.objective import schedule_factor
 from rushlight.training.recipe import SCHEDULES
 
@@ -38,11 +38,8 @@ class Schedule:
         self.base_rates = [float(group["lr"]) for group in optimizer.param_groups]
         self.by_step = isinstance(schedule, BY_STEP)
         self.moves = self.live is None and (self.name != "constant" or warmup > 0)
-        if self.live is None and self.name not in SCHEDULES:
-            raise UsageError(
-                "bad-choice", option="schedule", value=self.name, choices=", ".join(SCHEDULES),
-                suggestion=suggest(self.name, SCHEDULES),
-            )  # fmt: skip
+        if self.live is None:
+            check_choice("schedule", self.name, SCHEDULES)
         if self.live is None and self.name != "constant" and total_steps is None:
             raise UsageError("schedule-needs-length", schedule=self.name)
         if self.live is not None and not isinstance(self.live, LRScheduler):
