@@ -462,14 +462,14 @@ def announce(training: Training, loss_name: str) -> None:
     test = "" if data.test is None or data.test.samples is None else f" + {data.test.samples:,} to test"
     samples = "streamed" if data.train.samples is None else f"{data.train.samples:,} samples{test}"
     steps = steps_per_epoch(data.train.samples, recipe)
-    each = "" if steps is None else f" of {steps:,} steps"
+    each = "" if steps is None else f" of {plural(steps, 'step')}"
     rate = training.optimizer.param_groups[0]["lr"]
     threads = f", {torch.get_num_threads()} threads" if training.device.type == "cpu" else ""
     schedule = "" if training.schedule.name == "constant" else f", {training.schedule.name}"
     training.progress.start(
         f"{label_of(recipe.model)} on {data.name}",
         [
-            f"{format_count(parameters)} parameters, {samples}, {recipe.epochs} epochs{each}, batch {recipe.batch_size}"
+            f"{format_count(parameters)} parameters, {samples}, {plural(recipe.epochs, 'epoch')}{each}, batch {recipe.batch_size}"
             + (f" × {recipe.accumulate}" if recipe.accumulate > 1 else ""),
             f"{type(training.optimizer).__name__}, lr {rate:g}{schedule}, {loss_name}, {recipe.precision}, seed {recipe.seed}",
             f"{training.device}: {device_name(training.device)}{threads}",
@@ -477,3 +477,8 @@ def announce(training: Training, loss_name: str) -> None:
             *data.notes,
         ],
     )
+
+
+def plural(count: int, word: str) -> str:
+    """Return '1 epoch', '5 epochs'."""
+    return f"{count:,} {word}{'' if count == 1 else 's'}"
