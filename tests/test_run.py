@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -123,15 +124,21 @@ def test_a_damaged_best_checkpoint_is_named_and_the_last_weights_are_kept(
     assert (training.run.folder / "model" / "model.json").is_file()
 
 
-def test_a_run_that_names_code_inside_itself_is_not_executed(tmp_path: Path) -> None:
-    run = rushlight.train("mlp", "digits", epochs=1, runs=tmp_path, **SMALL)
-    (run.folder / "net.py").write_text("import pathlib\npathlib.Path('ran').touch()\n")
+@pytest.mark.parametrize("way", ["finished", "unfinished", "resumed"])
+def test_a_run_that_names_code_inside_itself_is_not_executed(way: str, tmp_path: Path) -> None:
+    run = rushlight.train("mlp", "digits", epochs=1, schedule="constant", runs=tmp_path, **SMALL)
+    ran = tmp_path / "ran"
+    (run.folder / "net.py").write_text(f"import pathlib\npathlib.Path({str(ran)!r}).touch()\n")
     recipe = json.loads((run.folder / "recipe.json").read_text())
     recipe["model"] = {"import": f"{run.folder / 'net.py'}:Net", "name": "Net", "arguments": {}, "seed": 0}
     (run.folder / "recipe.json").write_text(json.dumps(recipe))
+    if way == "unfinished":
+        shutil.rmtree(run.folder / "model")
+    opened = rushlight.open_run(run.folder)
+    use = (lambda: rushlight.resume(run.folder, epochs=2, quiet=True)) if way == "resumed" else (lambda: opened.model)
     with pytest.raises(RunError, match="inside the run folder itself"):
-        _ = rushlight.open_run(run.folder).model
-    assert not Path("ran").exists()
+        use()
+    assert not ran.exists()
 
 
 def test_going_on_with_changed_source_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

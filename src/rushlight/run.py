@@ -25,15 +25,14 @@ from rushlight.export.bundle import Bundle, load_bundle, read_bundle, write_bund
 from rushlight.export.predict import Predictions, predict
 from rushlight.export.weights import load_state, write_weights
 from rushlight.models import build_model
-from rushlight.models.custom import build_custom
 from rushlight.runs.folder import read_json, read_recipe
 from rushlight.runs.history import read_history, read_losses
-from rushlight.training.checkpoint import best_checkpoint, latest_checkpoint, read_model_state, state_digest
+from rushlight.training.checkpoint import age, best_checkpoint, latest_checkpoint, read_model_state, state_digest
 from rushlight.training.evaluate import Outcome, Report, evaluate
 from rushlight.training.loop import Epoch, test_batch_size
 from rushlight.training.objective import Objective, make_objective, named_loss, task_of_loss
 from rushlight.training.options import Options, check_options
-from rushlight.training.prepare import data_choices, rebuild_model, restored
+from rushlight.training.prepare import build_imported, check_rebuildable, data_choices, rebuild_model, restored
 from rushlight.training.recipe import Recipe, recipe_from_json
 from rushlight.training.state import Training
 
@@ -45,7 +44,7 @@ def finish(training: Training, last: Epoch | None) -> None:
     training.progress.close()
     training.model.eval()  # training is over: from here on it is used
     report, outcome = (last.test, last.outcome) if last is not None else (None, None)
-    step = best_step(training)
+    step = load_best(training)
     if step is not None:
         training.progress.message(f"The weights of the best epoch (step {step:,}) are kept.")
     if step is not None or (last is None and training.state["step"]):  # the last test was of other weights, or is gone
@@ -61,7 +60,7 @@ def finish(training: Training, last: Epoch | None) -> None:
     training.history.write({**event, "time": time.time()})
 
 
-def best_step(training: Training) -> int | None:
+def load_best(training: Training) -> int | None:
     """Load the weights of the best epoch where early stopping asks for them; return their step, or None for the last ones."""
     if training.recipe.early_stopping is None or not training.state["epochs_since_best"]:
         return None
@@ -73,7 +72,7 @@ def best_step(training: Training) -> int | None:
     except WeightsError as error:
         training.progress.warning(f"{error.problem} The last weights are kept instead of the best.")
         return None
-    return int(best.name[:8])
+    return age(best)[0]
 
 
 def test_model(model: nn.Module, split: Split | None, training: Training) -> tuple[Report | None, Outcome | None]:
@@ -131,6 +130,7 @@ class Run:
         self.folder = folder
         self._training = training
         self._model = training.model if training is not None else None
+        self._known_specs: tuple[FeatureSpec, TargetSpec] | None = None
         if model is not None:
             self._model = self._load_model(model)
 
@@ -183,25 +183,16 @@ class Run:
         return self._model
 
     def _load_model(self, model: nn.Module | None = None) -> nn.Module:
-        """Build the architecture again and load the weights. A run is the user's own work: it may name their own file."""
+        """Build the architecture again and load the weights."""
         described = self.recipe.model
         if not (self.folder / "model").is_dir():
             model = model if model is not None else rebuild_model(self.folder, described, self._open())
             load_state(model, read_model_state(latest_checkpoint(self.folder)), self.name)
             return model.eval()
-        if model is None and described.get("live"):
-            raise RunError("live-model", run=self.name, model=described["class"], short=described["name"])
-        if model is None and "import" in described:
-            self._check_own_code(described["import"])
-            arguments = {key: restored(value) for key, value in described["arguments"].items()}
-            model = build_custom(described["import"], arguments, described["seed"])
+        if model is None:
+            check_rebuildable(self.folder, described)
+            model = build_imported(described) if "import" in described else None
         return load_bundle(self.folder / "model", model, build_bundled)
-
-    def _check_own_code(self, source: str) -> None:
-        """Raise RunError when the recipe names a file inside the run: a folder from elsewhere must not bring code along."""
-        path = Path(source.rpartition(":")[0]).resolve()
-        if self.folder.resolve() in path.parents:
-            raise RunError("code-in-run", run=self.name, source=source)
 
     def test(self, data: Any = None, **options: Unpack[Options]) -> Report:
         """Test the model on the run's own test split, or on other data, prepared as its own was; keep the report.
@@ -272,6 +263,12 @@ class Run:
         )
 
     def _specs(self) -> tuple[FeatureSpec, TargetSpec]:
+        """Return the specs of inputs and targets; reading them checks the whole bundle, so that is done once."""
+        if self._known_specs is None:
+            self._known_specs = self._read_specs()
+        return self._known_specs
+
+    def _read_specs(self) -> tuple[FeatureSpec, TargetSpec]:
         if self._training is not None:
             features, target = self._training.data.features, self._training.data.target
         elif (self.folder / "model").is_dir():
@@ -288,7 +285,7 @@ class Run:
         path = Path(path)
         if path.suffix:
             write_weights(self.model, path)
-        elif self._training is not None:
+        elif self._training is not None and not (self.folder / "model").is_dir():  # in the middle of a loop
             save_bundle(path, self._training, self.report, self._training.state["step"])
         else:
             bundle = self.bundle

@@ -274,9 +274,9 @@ def choose_model(model: object, data: Data, options: Options) -> tuple[nn.Module
 
 def build_described(described: dict[str, Any], data: Data) -> nn.Module:
     """Build the model a recipe describes, by name or by import."""
-    arguments = {key: restored(value) for key, value in described["arguments"].items()}
     if "import" in described:
-        return build_custom(described["import"], arguments, described["seed"])
+        return build_imported(described)
+    arguments = {key: restored(value) for key, value in described["arguments"].items()}
     if described["name"].endswith(".py"):
         raise ModelError("file-without-class", path=described["name"])
     if is_name(described["name"]):
@@ -290,9 +290,26 @@ def build_described(described: dict[str, Any], data: Data) -> nn.Module:
 
 def rebuild_model(folder: Path, described: dict[str, Any], data: Data) -> nn.Module:
     """Build a run's model anew for its saved weights."""
+    check_rebuildable(folder, described)
+    return build_described(described, data)
+
+
+def check_rebuildable(folder: Path, described: dict[str, Any]) -> None:
+    """Raise RunError for a model that was a live object, and for one whose code lies inside the run.
+
+    A recipe is the user's own work and may name their own file; a run folder from elsewhere must not bring code along.
+    """
     if described.get("live"):
         raise RunError("live-model", run=folder.name, model=described["class"], short=described["name"])
-    return build_described(described, data)
+    source = described.get("import", "")
+    if source and folder.resolve() in Path(source.rpartition(":")[0]).resolve().parents:
+        raise RunError("code-in-run", run=folder.name, source=source)
+
+
+def build_imported(described: dict[str, Any]) -> nn.Module:
+    """Build the user's own class that a recipe describes."""
+    arguments = {key: restored(value) for key, value in described["arguments"].items()}
+    return build_custom(described["import"], arguments, described["seed"])
 
 
 def fit(
