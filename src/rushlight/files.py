@@ -14,13 +14,69 @@ import math
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
 from rushlight.errors import StorageError
 
 TEMPORARY = ".part"  # what an unpublished file or folder ends in; safe to delete when nothing runs
+
+
+class Disk:
+    """All that changes a disk, one operation of the operating system each.
+
+    `python -m faults` puts others in its place: one that keeps a log, and one that refuses the n-th operation.
+    """
+
+    def open(self, path: Path, mode: str) -> IO[bytes]:
+        """Open a file to write it ("xb", "wb"), to append to it ("ab") or to change it ("rb+")."""
+        return path.open(mode)
+
+    def save(self, path: Path, write: Callable[[Path], object]) -> None:
+        """Let a library write a new file of its own at `path`."""
+        write(path)
+
+    def sync(self, file: IO[bytes]) -> None:
+        """Wait until what was written to the file is on the disk."""
+        file.flush()
+        os.fsync(file.fileno())
+
+    def truncate(self, file: IO[bytes], length: int) -> None:
+        """Cut the file back to `length` bytes."""
+        file.truncate(length)
+
+    def rename(self, source: Path, target: Path) -> None:
+        """Give a file or folder another name, in one step; a file of that name is replaced."""
+        os.replace(source, target)
+
+    def make_folder(self, path: Path) -> None:
+        """Make one folder."""
+        path.mkdir()
+
+    def sync_folder(self, path: Path) -> None:
+        """Wait until the folder's entries are on the disk. Windows syncs them by itself and offers no call."""
+        if os.name == "nt":
+            return
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def delete_file(self, path: Path) -> None:
+        """Delete a file."""
+        path.unlink()
+
+    def delete_tree(self, path: Path) -> None:
+        """Delete a folder with all in it, or as much of it as can be deleted."""
+        shutil.rmtree(path, ignore_errors=True)
+
+
+disk = Disk()
+
+
+# ── files ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -39,23 +95,74 @@ def write_json(path: Path, content: object) -> None:
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def write_new(path: Path, chunks: Iterable[bytes | memoryview]) -> None:
+    """Write a file into a folder that is not published yet, piece by piece, and wait until it is on the disk."""
+    with explained(path), disk.open(path, "xb") as file:
+        for chunk in chunks:
+            file.write(chunk)
+        disk.sync(file)
+
+
+def save(path: Path, write: Callable[[Path], object]) -> None:
+    """Let a library write a file into a folder that is not published yet, and wait until it is on the disk."""
+    with explained(path):
+        with disk.open(path, "xb"):
+            mode = path.stat().st_mode  # as this account's files have it; a library may make its own for itself alone
+        disk.save(path, write)
+        path.chmod(mode)
+        with disk.open(path, "rb+") as file:
+            disk.sync(file)
+
+
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
     """Open a temporary file that takes the place of `path` when the block ends without an error."""
+    make_folder(path.parent)
     temporary = temporary_beside(path)
     with explained(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with temporary.open("wb") as file:
+            with disk.open(temporary, "wb") as file:
                 yield file
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
+                disk.sync(file)
+            disk.rename(temporary, path)
         except BaseException:
             with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
+                disk.delete_file(temporary)
             raise
-        sync_folder(path.parent)
+        disk.sync_folder(path.parent)
+
+
+def append_bytes(path: Path, content: bytes) -> None:
+    """Append to the file at `path`, creating it if needed. Not synced: use `sync_file` at a boundary."""
+    with explained(path), disk.open(path, "ab") as file:
+        file.write(content)
+
+
+def truncate_file(path: Path, length: int) -> None:
+    """Cut the file at `path` back to `length` bytes, and wait until that is on the disk."""
+    with explained(path), disk.open(path, "rb+") as file:
+        disk.truncate(file, length)
+        disk.sync(file)
+
+
+def sync_file(path: Path) -> None:
+    """Wait until the file's content, and its entry in the folder, are on the disk."""
+    with explained(path):
+        with disk.open(path, "rb+") as file:
+            disk.sync(file)
+        disk.sync_folder(path.parent)
+
+
+def delete_file(path: Path) -> bool:
+    """Delete the file; return False where it is not there or the operating system refuses."""
+    try:
+        disk.delete_file(path)
+    except OSError:
+        return False
+    return True
+
+
+# ── folders ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @contextlib.contextmanager
@@ -65,32 +172,29 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     A folder that is there already is replaced in two renames: after an error it is back, after a power cut between
     the two it lies beside as a temporary one. What must survive that too gets a name of its own.
     """
+    make_folder(path.parent)
     temporary = temporary_beside(path)
     with explained(path):
-        temporary.mkdir(parents=True)
+        disk.make_folder(temporary)
         try:
             yield temporary
-            sync_folder(temporary)
+            disk.sync_folder(temporary)
             if path.exists():  # a folder cannot be renamed over another: move the old one aside first
                 aside = temporary_beside(path)
-                os.replace(path, aside)
+                disk.rename(path, aside)
                 try:
-                    os.replace(temporary, path)
+                    disk.rename(temporary, path)
                 except BaseException:
-                    os.replace(aside, path)
+                    disk.rename(aside, path)
                     raise
-                shutil.rmtree(aside, ignore_errors=True)
+                disk.sync_folder(path.parent)
+                disk.delete_tree(aside)
             else:
-                os.replace(temporary, path)
+                disk.rename(temporary, path)
         except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
+            disk.delete_tree(temporary)
             raise
-        sync_folder(path.parent)
-
-
-def temporary_beside(path: Path) -> Path:
-    """Return a name beside `path` that nobody else uses and that says what it is: unpublished."""
-    return path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}{TEMPORARY}")
+        disk.sync_folder(path.parent)
 
 
 def delete_folder(path: Path) -> bool:
@@ -100,10 +204,10 @@ def delete_folder(path: Path) -> bool:
     """
     aside = temporary_beside(path)
     try:
-        os.replace(path, aside)
+        disk.rename(path, aside)
     except OSError:
         return False
-    shutil.rmtree(aside, ignore_errors=True)
+    disk.delete_tree(aside)
     return True
 
 
@@ -114,17 +218,19 @@ def sweep(folder: Path) -> None:
     """
     for path in folder.glob(f"*{TEMPORARY}"):
         if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
+            disk.delete_tree(path)
         else:
-            with contextlib.suppress(OSError):
-                path.unlink()
+            delete_file(path)
 
 
 def make_folder(path: Path) -> None:
     """Create the folder and its parents; an existing one is fine."""
-    with explained(path):
-        path.mkdir(parents=True, exist_ok=True)
-        sync_folder(path.parent)
+    if path.is_dir():
+        return
+    if path.parent != path:  # a drive that is not there is its own parent
+        make_folder(path.parent)
+    if not create_folder(path) and not path.is_dir():
+        raise StorageError("disk-error", path=path, reason="a file of this name is in the way")
 
 
 def create_folder(path: Path) -> bool:
@@ -132,41 +238,25 @@ def create_folder(path: Path) -> bool:
     make_folder(path.parent)
     with explained(path):
         try:
-            path.mkdir()  # the one call that makes a folder or fails: two processes never get the same one
+            disk.make_folder(path)  # the one call that makes a folder or fails: two processes never get the same one
         except FileExistsError:
             return False
-        sync_folder(path.parent)
+        disk.sync_folder(path.parent)
     return True
 
 
-def append_bytes(path: Path, content: bytes) -> None:
-    """Append to the file at `path`, creating it if needed. Not synced: use `sync_file` at a boundary."""
-    with explained(path), path.open("ab") as file:
-        file.write(content)
-
-
-def truncate_file(path: Path, length: int) -> None:
-    """Cut the file at `path` back to `length` bytes, and wait until that is on the disk."""
-    with explained(path), path.open("rb+") as file:
-        file.truncate(length)
-        os.fsync(file.fileno())
-
-
-def sync_file(path: Path) -> None:
-    """Wait until the file's content is on the disk."""
-    with explained(path), path.open("rb+") as file:
-        os.fsync(file.fileno())
+def temporary_beside(path: Path) -> Path:
+    """Return a name beside `path` that nobody else uses and that says what it is: unpublished."""
+    return path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}{TEMPORARY}")
 
 
 def sync_folder(path: Path) -> None:
-    """Wait until the folder's entries are on the disk. Windows syncs them by itself and offers no call."""
-    if os.name == "nt":
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    """Wait until the folder's entries, and those that are gone, are on the disk."""
+    with explained(path):
+        disk.sync_folder(path)
+
+
+# ── errors and values ────────────────────────────────────────────────────────────────────────────────────────
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rushlight.errors import RunError, StorageError
-from rushlight.runs import create_run, find_run, read_json, read_recipe
+from rushlight.runs import create_run, find_run, lock_run, new_run, read_json, read_recipe
 from rushlight.runs.folder import slug
 
 NOON = datetime(2026, 11, 23, 3, 31)
@@ -54,6 +54,64 @@ def test_a_taken_name_is_refused_and_nothing_is_touched(tmp_path: Path) -> None:
     with pytest.raises(RunError, match='already a run called "first"'):
         create_run(tmp_path, "mlp", "digits", "first")
     assert (tmp_path / "first" / "recipe.json").exists()
+
+
+@pytest.mark.parametrize(
+    "left",
+    [[], ["run.lock"], ["run.lock", "holder.json", "environment.json"], ["run.lock", "recipe.json.0a1b2c3d.part"]],
+)
+def test_a_folder_in_which_a_run_was_never_begun_is_taken_over(tmp_path: Path, left: list[str]) -> None:
+    (tmp_path / "first").mkdir()
+    for name in left:
+        (tmp_path / "first" / name).write_text("")
+    with new_run(tmp_path, "mlp", "digits", "first") as folder:
+        assert folder == tmp_path / "first"
+
+
+@pytest.mark.parametrize("kept", ["recipe.json", "history.jsonl", "notes.txt", "thesis.part", "checkpoints"])
+def test_a_folder_with_anything_else_in_it_is_not_taken_over(tmp_path: Path, kept: str) -> None:
+    (tmp_path / "first").mkdir()
+    for name in ("run.lock", "environment.json", kept):
+        (tmp_path / "first" / name).write_text("mine")
+    with pytest.raises(RunError, match='already a run called "first"'), new_run(tmp_path, "mlp", "digits", "first"):
+        pass
+    assert sorted(path.name for path in (tmp_path / "first").iterdir()) == sorted(
+        ["run.lock", "environment.json", kept]
+    )
+
+
+def test_neither_a_file_nor_a_link_is_taken_over(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "file").write_text("")
+    names = ["file"]
+    if os.name != "nt":
+        (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
+        names.append("link")
+    for name in names:
+        with pytest.raises(RunError, match="already a run"):
+            create_run(tmp_path, "mlp", "digits", name)
+
+
+def test_a_folder_that_another_process_is_about_to_begin_in_is_not_taken_over(tmp_path: Path) -> None:
+    (tmp_path / "first").mkdir()
+    with lock_run(tmp_path / "first"):
+        with pytest.raises(RunError, match="in use by process"), new_run(tmp_path, "mlp", "digits", "first"):
+            pass
+        assert (tmp_path / "first" / "holder.json").exists()
+
+
+def test_of_two_that_take_the_same_name_the_later_one_does_not_begin_over_the_others_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow(runs: Path, model: str, data: str, name: str | None) -> Path:
+        folder = create_run(runs, model, data, name)
+        (folder / "recipe.json").write_text("{}")  # meanwhile another one took the folder, began, and has ended
+        return folder
+
+    monkeypatch.setattr("rushlight.runs.folder.create_run", slow)
+    with pytest.raises(RunError, match="already a run"), new_run(tmp_path, "mlp", "digits", "first"):
+        pass
+    assert (tmp_path / "first" / "recipe.json").read_text() == "{}"
 
 
 @pytest.mark.parametrize(

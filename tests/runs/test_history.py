@@ -108,14 +108,14 @@ def test_truncating_to_a_checkpoint_gives_the_files_of_a_run_that_was_never_kill
     with History(killed) as history:
         history.write(LINES[0])
         history.write_losses(struct.pack("<2f", 1.0, 0.5))
-        at_checkpoint = history.sync()
+        history.flush()
+        at_checkpoint = history.lines.written, history.losses.written
         history.write(LINES[1])
         history.write_losses(struct.pack("<2f", 9.0, 9.0))
-        assert history.lengths() > at_checkpoint
     with History(killed) as history:
         history.write(LINES[2])  # still in memory: must vanish too
-        history.truncate(*at_checkpoint)
-        assert history.lengths() == at_checkpoint
+        history.restore(*at_checkpoint, b"", b"")
+        assert (history.lines.written, history.losses.written) == at_checkpoint
         history.write(LINES[1])
         history.write_losses(struct.pack("<f", 0.25))
     with History(whole) as history:
@@ -129,7 +129,18 @@ def test_truncating_to_a_checkpoint_gives_the_files_of_a_run_that_was_never_kill
 def test_a_history_shorter_than_the_checkpoint_remembers_is_refused(tmp_path: Path) -> None:
     write_all(tmp_path)
     with History(tmp_path) as history, pytest.raises(RunError, match="has 12 bytes, but the checkpoint"):
-        history.truncate(10, 16)
+        history.restore(10, 16, b"", b"")
+
+
+@pytest.mark.parametrize("name", ["history.jsonl", "losses.f32"])
+def test_a_file_that_is_refused_is_left_as_it_was_found(tmp_path: Path, name: str) -> None:
+    write_all(tmp_path)
+    lengths = [(tmp_path / file).stat().st_size for file in ("history.jsonl", "losses.f32")]
+    content = (tmp_path / name).read_bytes()[:-2]  # its end is torn
+    (tmp_path / name).write_bytes(content)
+    with History(tmp_path) as history, pytest.raises(RunError, match="was made when it had"):
+        history.restore(*lengths, b"", b"")
+    assert (tmp_path / name).read_bytes() == content
 
 
 def test_a_refused_write_is_kept_and_tried_again_without_a_torn_middle(tmp_path: Path) -> None:
@@ -151,9 +162,37 @@ def test_a_refused_write_is_kept_and_tried_again_without_a_torn_middle(tmp_path:
 
 def test_very_long_torn_lines_are_repaired(tmp_path: Path) -> None:
     path = tmp_path / "history.jsonl"
-    path.write_bytes(json.dumps(LINES[0]).encode() + b"\n" + b"x" * 200_000)
-    History(tmp_path).close()
-    assert read_history(tmp_path) == [LINES[0]]
-    path.write_bytes(b"x" * 200_000)
-    History(tmp_path).close()
-    assert path.read_bytes() == b""
+    for whole in ([LINES[0]], []):
+        path.write_bytes(b"".join(json.dumps(line).encode() + b"\n" for line in whole) + b"x" * 200_000)
+        with History(tmp_path) as history:
+            history.write(LINES[1])
+        assert read_history(tmp_path) == [*whole, LINES[1]]
+
+
+def test_what_a_refusing_disk_did_not_take_comes_back_from_the_checkpoint(tmp_path: Path) -> None:
+    folder, told = tmp_path / "run", []
+    folder.mkdir()
+    history = History(folder, told.append)
+    history.write(LINES[0])
+    at_checkpoint = history.lines.written, history.losses.written
+    moved = folder.rename(tmp_path / "elsewhere")
+    history.write_losses(struct.pack("<2f", 1.0, 0.5))
+    history.write({**LINES[0], "run": "again"})  # a start is flushed at once
+    assert "Training goes on" in told[0]
+    tails = bytes(history.lines.pending), bytes(history.losses.pending)
+    moved.rename(folder)
+    with History(folder) as later:
+        later.restore(*at_checkpoint, *tails)
+    assert [line.get("run") for line in read_history(folder)] == [LINES[0].get("run"), "again"]
+    assert list(read_losses(folder)) == [1.0, 0.5]
+
+
+def test_a_disk_that_refuses_for_too_long_ends_the_time_of_grace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    history = History(tmp_path / "nowhere")
+    history.write_losses(b"0000")
+    history.try_flush()
+    monkeypatch.setattr("rushlight.runs.history.GRACE_SECONDS", -1.0)
+    with pytest.raises(StorageError):
+        history.try_flush()

@@ -13,6 +13,7 @@ import pytest
 
 from rushlight.errors import RunError
 from rushlight.runs import list_runs, lock_run, summarize
+from rushlight.runs.sessions import list_sessions, read_sessions, write_session
 
 RECIPE = {"model": {"name": "mlp"}, "data": {"name": "digits"}, "epochs": 3}
 
@@ -66,20 +67,59 @@ def test_a_run_tested_only_at_its_end_has_the_figures_of_its_report(tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    ("events", "status"),
+    ("sessions", "events", "status"),
     [
-        ([], "unfinished"),
-        (["interrupted"], "interrupted"),
-        (["failed"], "failed"),
-        (["interrupted", "resumed"], "unfinished"),
-        (["interrupted", "resumed", "notice", "finished"], "finished"),
-        (["finished", "notice"], "finished"),
+        ([], [], "unfinished"),
+        (["started"], [], "unfinished"),
+        (["started", "interrupted"], [], "interrupted"),
+        (["started", "failed"], [], "failed"),
+        (["started", "interrupted", "resumed"], [], "unfinished"),
+        (["started", "interrupted", "resumed", "finished"], ["skipped", "finished"], "finished"),
+        (["started", "finished", "resumed"], [], "unfinished"),  # going on to more epochs
     ],
 )
-def test_the_status_is_what_the_last_event_says(tmp_path: Path, events: list[str], status: str) -> None:
+def test_the_status_is_what_the_last_session_and_the_history_say(
+    tmp_path: Path, sessions: list[str], events: list[str], status: str
+) -> None:
     folder = make_run(tmp_path, "a", epoch(1), *map(event, events))
+    for name in sessions:
+        write_session(folder, name, 20)
     assert summarize(folder).status == status
     assert list_runs(tmp_path)[0].status == status
+
+
+def test_a_session_is_one_process_from_its_beginning_to_its_end(tmp_path: Path) -> None:
+    change = "the number of threads: 2 then, 1 now"
+    for name, step, more in (
+        ("started", 0, {}),  # killed
+        ("resumed", 3, {"differences": [change]}),
+        ("failed", 7, {"message": "the disk is full"}),
+        ("resumed", 7, {}),
+        ("interrupted", 9, {}),
+        ("resumed", 9, {}),
+    ):
+        write_session(tmp_path, name, step, **more)
+    found = list_sessions(tmp_path)
+    assert [(session["from_step"], session["step"], session["end"]) for session in found] == [
+        (0, None, "killed"), (3, 7, "failed"), (7, 9, "interrupted"), (9, None, "killed"),
+    ]  # fmt: skip
+    assert [session["differences"] for session in found] == [[], [change], [], []]
+    assert [session["message"] for session in found] == [None, "the disk is full", None, None]
+    assert {session["pid"] for session in found} == {os.getpid()}
+    assert [session["end"] for session in list_sessions(tmp_path, is_running=True)][-1] == "running"
+    assert list_sessions(tmp_path / "none") == []
+
+
+def test_a_torn_line_of_sessions_is_left_out_and_the_next_begins_a_line_of_its_own(tmp_path: Path) -> None:
+    folder = make_run(tmp_path, "a", epoch(1))
+    write_session(folder, "started", 0)
+    with (folder / "sessions.jsonl").open("ab") as file:
+        file.write(b'{"event": "interr')
+    assert [line["event"] for line in read_sessions(folder)] == ["started"]
+    write_session(folder, "resumed", 3, differences=["the number of threads: 2 then, 1 now"])
+    assert [line["event"] for line in read_sessions(folder)] == ["started", "resumed"]
+    assert summarize(folder).inexact == ("resumed at step 3: the number of threads: 2 then, 1 now",)
+    assert list_runs(tmp_path)[0].inexact == list_runs(tmp_path)[0].inexact == summarize(folder).inexact
 
 
 def test_a_run_that_a_living_process_holds_is_running_even_from_the_index(tmp_path: Path) -> None:

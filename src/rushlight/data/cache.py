@@ -30,12 +30,12 @@ RECORD = "files.json"
 CHUNK = 1 << 20
 
 
-def cache_folder() -> Path:
-    """Return where datasets are kept: RUSHLIGHT_DATA, or this account's cache folder."""
-    chosen = os.environ.get("RUSHLIGHT_DATA", "").strip()
+def cache_folder(variable: str = "RUSHLIGHT_DATA", name: str = "data") -> Path:
+    """Return where datasets, or other things by `name`, are kept: where the variable says, or in this account's cache folder."""
+    chosen = os.environ.get(variable, "").strip()
     if chosen:
         return Path(chosen).expanduser()
-    return Path(platformdirs.user_cache_dir("rushlight", appauthor=False)) / "data"
+    return Path(platformdirs.user_cache_dir("rushlight", appauthor=False)) / name
 
 
 def read_record(folder: Path) -> dict[str, dict[str, Any]]:

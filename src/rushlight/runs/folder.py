@@ -5,10 +5,12 @@ A run's folder is the truth about the run. `history` has what is appended to it,
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import secrets
 import unicodedata
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -17,12 +19,14 @@ from rushlight import files
 from rushlight.errors import RunError, suggest
 from rushlight.runs.history import HISTORY, parse_line, read_file
 from rushlight.runs.index import INDEX
+from rushlight.runs.lock import HOLDER, LOCK, lock_run
 
-RECIPE = "recipe.json"
+RECIPE, ENVIRONMENT = "recipe.json", "environment.json"
 LATEST = "latest"
 SLUG_LENGTH = 40
 NAME_BYTES = 200  # most file systems take 255; the rest is for the endings of temporary files
 BASE36 = "0123456789abcdefghijklmnopqrstuvwxyz"
+TEMPORARY_NAME = re.compile(r".+\.[0-9a-f]{8}" + re.escape(files.TEMPORARY))
 FORBIDDEN = '<>:"/\\|?*'  # what one of Windows, macOS and Linux does not take in a file name
 RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
 
@@ -30,14 +34,25 @@ RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt"
 # ── making and finding ────────────────────────────────────────────────────────────────────────────────────
 
 
+@contextlib.contextmanager
+def new_run(runs: Path, model: str, data: str, name: str | None = None) -> Iterator[Path]:
+    """Make a run's folder as `create_run` does, and hold its lock for the block; yield the folder."""
+    folder = create_run(runs, model, data, name)
+    with lock_run(folder):
+        if not is_unbegun(folder):  # another process took this name in the meantime
+            raise RunError("run-exists", name=folder.name, runs=runs)
+        yield folder
+
+
 def create_run(runs: Path, model: str, data: str, name: str | None = None, now: datetime | None = None) -> Path:
     """Make and return a new run folder, `runs/20261123-0331-mlp-digits-k7` (local time) or `runs/NAME`.
 
-    Raises RunError for a name that is taken or that some system refuses, StorageError when the disk refuses.
+    A folder of that name in which a run was never begun is taken over. Raises RunError for a name that is taken or that
+    some system refuses, StorageError when the disk refuses.
     """
     if name is not None:
         check_name(name)
-        if not files.create_folder(runs / name):
+        if not files.create_folder(runs / name) and not is_unbegun(runs / name):
             raise RunError("run-exists", name=name, runs=runs)
         return runs / name
     time = (now or datetime.now()).strftime("%Y%m%d-%H%M")
@@ -46,6 +61,15 @@ def create_run(runs: Path, model: str, data: str, name: str | None = None, now: 
         folder = runs / f"{stem}-{secrets.choice(BASE36)}{secrets.choice(BASE36)}"
         if files.create_folder(folder):
             return folder
+
+
+def is_unbegun(folder: Path) -> bool:
+    """Tell whether a folder holds nothing but what a process leaves that ends before it has written the recipe."""
+    if folder.is_symlink() or not folder.is_dir():
+        return False
+    with files.explained(folder):
+        names = [path.name for path in folder.iterdir()]
+    return all(name in (LOCK, HOLDER, ENVIRONMENT) or TEMPORARY_NAME.fullmatch(name) for name in names)
 
 
 def check_name(name: str) -> None:

@@ -6,10 +6,10 @@ The lines, each one JSON object (times in Unix seconds, `step` counts optimizer 
     {"kind": "steps", "epoch", "step", "loss": mean since the last one, "learning_rate", "samples", "time"}
     {"kind": "epoch", "epoch", "step", "train_loss", "test": {"loss", "accuracy", "n", …} or null,
      "learning_rate", "seconds", "time"}
-    {"kind": "event", "event": "interrupted" | "resumed" | "finished" | "failed" | "notice" …, "step",
-     "message", "time"}
+    {"kind": "event", "event": "finished" | "skipped" | "rolled-back" | "micro-batch" | "way", "step", "message", "time"}
 
-`losses.f32` has the loss of every step, little-endian float32, and nothing else.
+`losses.f32` has the loss of every step, little-endian float32, and nothing else. Both are a pure function of the recipe,
+less "time" and "seconds": a run that was killed and resumed has the same. Who ran it when is in `sessions.jsonl`.
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ from pathlib import Path
 from typing import Any
 
 from rushlight import files
-from rushlight.errors import RunError
+from rushlight.errors import RunError, StorageError
 
 HISTORY = "history.jsonl"
 LOSSES = "losses.f32"
 FLUSH_SECONDS = 1.0
+GRACE_SECONDS = 300.0  # how long training goes on while the history cannot be written
 LOSS_BYTES = 4  # float32
 TAIL = 65536  # how far back the end of the last whole line is looked for at a time
 
@@ -39,12 +40,12 @@ class Appended:
         self.path = path
         self.written = length  # bytes known to be in the file
         self.pending = bytearray()
-        self.is_torn = False  # a write failed, and may have left a part of itself behind
+        self.is_torn = self.size > length  # a write failed or was killed, and left a part of itself behind
 
     @property
-    def length(self) -> int:
-        """The length in bytes that the file has once everything is flushed."""
-        return self.written + len(self.pending)
+    def size(self) -> int:
+        """How many bytes the file has, torn ones too."""
+        return self.path.stat().st_size if self.path.exists() else 0
 
     def flush(self) -> None:
         """Append what is pending. Raises StorageError; the next flush then tries the same bytes again."""
@@ -58,35 +59,35 @@ class Appended:
         self.written += len(self.pending)
         self.pending.clear()
 
-    def check_length(self, length: int) -> int:
-        """Return how many bytes the file has; RunError when these are fewer than `length`."""
-        found = self.path.stat().st_size if self.path.exists() else 0
+    def check_length(self, length: int) -> None:
+        """Raise RunError when the file has fewer than `length` bytes, torn ones not counted."""
+        found = min(self.size, self.written)
         if found < length:
             raise RunError("history-too-short", path=self.path, expected=length, found=found)
-        return found
 
     def truncate(self, length: int) -> None:
         """Cut the file back to `length` bytes, and forget what is pending."""
+        self.check_length(length)
         self.pending.clear()
-        if self.check_length(length) > length:
+        if self.size > length:
             files.truncate_file(self.path, length)
         self.written, self.is_torn = length, False
 
 
 class History:
-    """The two growing files of the run in `folder`. Opening it cuts off what a crash has torn at their ends.
+    """The two growing files of the run in `folder`. What a crash has torn at their ends is cut off by the first write.
 
     Lines and losses are buffered; they reach the disk about once a second, at once for a start or an event,
-    and on `flush` and `close`. Use as a context manager, or call `close`.
+    and on `flush` and `close`. While the disk refuses, they are kept in memory and in the checkpoints, for
+    `GRACE_SECONDS`. Use as a context manager, or call `close`.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, tell: Callable[[str], None] = lambda text: None) -> None:
         self.lines = Appended(folder / HISTORY, whole_lines_length(folder / HISTORY))
         self.losses = Appended(folder / LOSSES, whole_losses_length(folder / LOSSES))
-        for file in (self.lines, self.losses):
-            if file.path.exists():
-                file.truncate(file.written)
+        self.tell = tell  # takes a sentence for the user
         self.flushed_at = time.monotonic()
+        self.refused_at: float | None = None  # since when the disk refuses
         self.watchers: list[Callable[[Mapping[str, Any]], None]] = []  # told of every line
 
     def write(self, line: Mapping[str, Any]) -> None:
@@ -96,7 +97,7 @@ class History:
         for watch in self.watchers:
             watch(line)
         if line["kind"] in ("start", "event") or time.monotonic() - self.flushed_at >= FLUSH_SECONDS:
-            self.flush()
+            self.try_flush()
 
     def write_losses(self, values: bytes) -> None:
         """Add the losses of some steps: little-endian float32, as `array('f')` or NumPy's `<f4` have them."""
@@ -108,28 +109,43 @@ class History:
         self.losses.flush()
         self.lines.flush()
 
-    def sync(self) -> tuple[int, int]:
-        """Flush, wait for the disk, and return both files' lengths in bytes: what a checkpoint remembers."""
-        self.flush()
-        for file in (self.lines, self.losses):
-            if file.path.exists():
-                files.sync_file(file.path)
-        return self.lengths()
+    def try_flush(self) -> None:
+        """Flush; while the disk refuses, say so once and go on. Raises StorageError when the time of grace is over."""
+        try:
+            self.flush()
+        except StorageError as error:
+            now = time.monotonic()
+            if self.refused_at is None:
+                self.refused_at = now
+                self.tell(
+                    f"{error.problem} Training goes on: the history is kept in memory and in the checkpoints, "
+                    f"for {GRACE_SECONDS / 60:g} minutes at the most."
+                )
+            elif now - self.refused_at > GRACE_SECONDS:
+                raise
+        else:
+            if self.refused_at is not None:
+                self.tell(f"{self.lines.path.name} can be written again; nothing of it is lost.")
+            self.refused_at = None
 
-    def lengths(self) -> tuple[int, int]:
-        """Return how many bytes history.jsonl and losses.f32 have, with what is still in memory."""
-        return self.lines.length, self.losses.length
+    def restore(self, history_length: int, losses_length: int, history_tail: bytes, losses_tail: bytes) -> None:
+        """Cut both files back to where a checkpoint was made, and add what they did not have on the disk then.
 
-    def truncate(self, history_length: int, losses_length: int) -> None:
-        """Cut both files back to where a checkpoint was made. Raises RunError if one is shorter than that."""
+        Raises RunError if one is shorter than that.
+        """
         for file, length in ((self.lines, history_length), (self.losses, losses_length)):
             file.check_length(length)  # both, before either is cut
-        self.lines.truncate(history_length)
-        self.losses.truncate(losses_length)
+        for file, length, tail in (
+            (self.lines, history_length, history_tail),
+            (self.losses, losses_length, losses_tail),
+        ):
+            file.truncate(length)
+            file.pending += tail
+        self.flush()
 
     def close(self) -> None:
         """Flush; nothing is kept open between writes."""
-        self.flush()
+        self.try_flush()
 
     def __enter__(self) -> History:
         return self

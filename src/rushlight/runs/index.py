@@ -20,9 +20,9 @@ from rushlight.errors import StorageError
 
 INDEX = "index.sqlite"
 APPLICATION_ID = 0x52555348  # "RUSH": SQLite's own field for telling whose database a file is
-VERSION = 1  # raise it when the summary's fields change: older indexes are then built again
+VERSION = 2  # raise it when the summary's fields change: older indexes are then built again
 DAMAGE = (OSError, sqlite3.Error, ValueError, TypeError, MemoryError)  # SQLite runs out of memory on some nonsense
-WATCHED = ("history.jsonl", "report.json", "recipe.json")
+WATCHED = ("history.jsonl", "sessions.jsonl", "report.json", "recipe.json")
 
 
 class Entry(NamedTuple):

@@ -19,6 +19,7 @@ from filelock import FileLock, Timeout
 
 from rushlight import files
 from rushlight.errors import RunError
+from rushlight.runs.sweep import sweep_deleted
 
 LOCK = "run.lock"
 HOLDER = "holder.json"
@@ -27,7 +28,11 @@ PROBE_SECONDS = 0.2  # outlasts another process that only looks whether the run 
 
 @contextlib.contextmanager
 def lock_run(folder: Path) -> Iterator[None]:
-    """Hold the run in `folder` for the block; raises RunError("run-in-use") naming who else has it."""
+    """Hold the run in `folder` for the block; raises RunError("run-in-use") naming who else has it.
+
+    Whoever begins to work here first finishes the deletions that were killed beside it.
+    """
+    sweep_deleted(folder.parent)
     lock = FileLock(folder / LOCK)
     with files.explained(folder / LOCK):
         try:
@@ -38,8 +43,7 @@ def lock_run(folder: Path) -> Iterator[None]:
         files.write_json(folder / HOLDER, {"pid": os.getpid(), "host": platform.node(), "started": time.time()})
         yield
     finally:
-        with contextlib.suppress(OSError):  # what is left behind names a holder that no longer holds
-            (folder / HOLDER).unlink(missing_ok=True)
+        files.delete_file(folder / HOLDER)  # what is left behind names a holder that no longer holds
         lock.release()
 
 

@@ -13,15 +13,11 @@ from rushlight.runs import index
 from rushlight.runs.folder import read_json, read_recipe, run_folders, started_at
 from rushlight.runs.history import HISTORY, read_history
 from rushlight.runs.lock import is_locked
+from rushlight.runs.sessions import inexact_resumes, read_sessions
+from rushlight.runs.sweep import sweep_deleted
 
 REPORT = "report.json"
-STATES = {
-    "finished": "finished",
-    "interrupted": "interrupted",
-    "terminated": "interrupted",
-    "failed": "failed",
-    "resumed": "unfinished",
-}
+ENDS = ("interrupted", "failed")
 
 
 @dataclass(frozen=True)
@@ -50,11 +46,13 @@ class RunSummary:
     metric: str | None = None
     metric_value: float | None = None
     seconds: float = 0.0
+    inexact: tuple[str, ...] = ()  # what had changed at resumes after which the bits are not those of one run
     problem: str = ""
 
 
 def list_runs(runs: Path) -> list[RunSummary]:
     """Return all runs in the folder, the newest first. A damaged one is listed as such, with its problem."""
+    sweep_deleted(runs)
     known = index.read_index(runs)
     entries: dict[str, index.Entry] = {}
     summaries = []
@@ -76,8 +74,8 @@ def from_index(folder: Path, entry: index.Entry | None, stamp: str) -> RunSummar
     if entry is None or entry.stamp != stamp:
         return None
     try:
-        return RunSummary(**{**entry.summary, "folder": folder})
-    except TypeError:
+        return RunSummary(**{**entry.summary, "folder": folder, "inexact": tuple(entry.summary["inexact"])})
+    except (TypeError, KeyError):
         return None
 
 
@@ -110,11 +108,12 @@ def summarize_files(folder: Path) -> RunSummary:
             name=folder.name,
             folder=folder,
             started=started_at(folder),
-            status=status_of(lines),
+            status=status_of(lines, read_sessions(folder)),
             model=label(recipe.get("model")),
             data=label(recipe.get("data")),
             epochs=recipe.get("epochs"),
             steps=max((int(line.get("step") or 0) for line in lines), default=0),
+            inexact=tuple(inexact_resumes(folder)),
             **figures_of(lines, folder),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -126,10 +125,12 @@ def label(named: Any) -> str:
     return str(named.get("name") or named.get("path") or "?") if isinstance(named, Mapping) else str(named or "?")
 
 
-def status_of(lines: list[dict[str, Any]]) -> str:
-    """Return the state that the last event left the run in; "unfinished" if it never said how it ended."""
-    states = [STATES[line["event"]] for line in lines if line["kind"] == "event" and line["event"] in STATES]
-    return states[-1] if states else "unfinished"
+def status_of(lines: list[dict[str, Any]], sessions: list[dict[str, Any]]) -> str:
+    """Return the state that a run was left in; "unfinished" if it never said how it ended."""
+    if any(line["kind"] == "event" and line["event"] == "finished" for line in lines):
+        return "finished"
+    last = sessions[-1]["event"] if sessions else None
+    return last if last in ENDS else "unfinished"
 
 
 def figures_of(lines: list[dict[str, Any]], folder: Path) -> dict[str, Any]:

@@ -1,0 +1,413 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import struct
+import subprocess
+import sys
+import threading
+import time
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rushlight.runs import lock_run, parts
+from rushlight.runs.verify import Verification, meaning, verify_run
+
+RECIPE = {
+    "model": {"name": "mlp"}, "data": {"name": "digits"}, "loss": {"name": "CrossEntropyLoss"},
+    "optimizer": {"name": "SGD"}, "schedule": {"name": "constant"}, "epochs": 3, "early_stopping": None,
+}  # fmt: skip
+ENVIRONMENT = {"rushlight": "0.1.0", "torch": "2.13.0", "device": "cpu", "data_notes": []}
+LATEST = "checkpoints/00000030"
+
+
+def line(**content: Any) -> bytes:
+    return json.dumps({"time": 100.0, **content}).encode() + b"\n"
+
+
+def epoch(number: int) -> bytes:
+    return line(kind="epoch", epoch=number, step=10 * number, train_loss=0.5, test={"n": 9, "loss": 0.4}, seconds=1.0)
+
+
+def write_checkpoint(run: Path, name: str, history: bytes, losses: int, version: int = 3) -> None:
+    """A checkpoint of format 3; the tensors are any bytes here, as they are to who checks them."""
+    folder = run / "checkpoints" / name
+    folder.mkdir(parents=True)
+    state = {"format": version, "history_bytes": len(history), "losses_bytes": 4 * losses}
+    contents = {"state.json": json.dumps(state).encode(), "state.safetensors": bytes(range(256)) * 4}
+    for file, content in contents.items():
+        (folder / file).write_bytes(content)
+    sums = "".join(f"{hashlib.sha256(content).hexdigest()}  {file}\n" for file, content in contents.items())
+    (folder / "SHA256SUMS").write_text(sums, newline="\n")
+
+
+def write_bundle(folder: Path) -> None:
+    folder.mkdir()
+    contents = {"weights.safetensors": b"weights" * 50, "examples.safetensors": b"examples" * 20}
+    for name, content in contents.items():
+        (folder / name).write_bytes(content)
+    listed = {name: {"sha256": hashlib.sha256(content).hexdigest()} for name, content in contents.items()}
+    (folder / "model.json").write_text(json.dumps({"format": "rushlight-bundle", "version": 1, "files": listed}))
+
+
+def make_run(folder: Path, epochs: int = 3, is_finished: bool = True) -> Path:
+    """A run of three epochs of ten steps, with a checkpoint after each of the last two that are done."""
+    folder.mkdir(parents=True)
+    (folder / "recipe.json").write_text(json.dumps(RECIPE))
+    (folder / "environment.json").write_text(json.dumps(ENVIRONMENT))
+    history = line(kind="start", run=folder.name)
+    for number in range(1, epochs + 1):
+        history += epoch(number)
+        if number > epochs - 2:
+            write_checkpoint(folder, f"{10 * number:08d}", history, 10 * number)
+    (folder / "losses.f32").write_bytes(struct.pack("<f", 0.5) * 10 * epochs)
+    (folder / "history.jsonl").write_bytes(history)
+    (folder / "sessions.jsonl").write_bytes(line(event="started", step=0))
+    if is_finished:
+        (folder / "history.jsonl").write_bytes(history + line(kind="event", event="finished", step=10 * epochs))
+        (folder / "sessions.jsonl").write_bytes(line(event="started", step=0) + line(event="finished", step=30))
+        write_bundle(folder / "model")
+        (folder / "report.json").write_text('{"n": 9, "loss": 0.4}')
+        with zipfile.ZipFile(folder / "predictions.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("truth.npy", bytes(1000))
+    return folder
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    return make_run(tmp_path / "run")
+
+
+@pytest.fixture
+def unfinished(tmp_path: Path) -> Path:
+    return make_run(tmp_path / "unfinished", epochs=2, is_finished=False)
+
+
+def states(found: Verification) -> dict[str, str]:
+    return {part.name: part.state for part in found.parts}
+
+
+def flip(path: Path, position: int = -1) -> None:
+    content = bytearray(path.read_bytes())
+    content[position] ^= 1
+    path.write_bytes(content)
+
+
+def files_of(run: Path) -> Mapping[Path, bytes]:
+    return {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+
+def test_a_finished_run_is_whole_and_verifying_changes_nothing(run: Path) -> None:
+    before = files_of(run)
+    found = verify_run(run)
+    assert set(states(found).values()) == {"whole"}
+    assert found.is_whole
+    assert meaning(found) == "Everything is whole."
+    assert [part.step for part in found.checkpoints] == [20, 30]
+    assert found.bytes == sum(map(len, before.values()))
+    assert files_of(run) == before
+
+
+def test_an_unfinished_run_says_where_resume_goes_on(unfinished: Path) -> None:
+    found = verify_run(unfinished)
+    assert found.is_whole
+    assert states(found)["model"] == "not yet"
+    assert meaning(found) == f"2 checkpoints are whole: rushlight resume {unfinished} goes on after step 20."
+
+
+def test_a_flipped_bit_anywhere_in_a_checkpoint_and_in_the_bundles_tensors_is_found(run: Path) -> None:
+    folders = [run / "checkpoints" / "00000030", run / "model"]
+    paths = [path for folder in folders for path in folder.iterdir() if path.name != "model.json"]
+    assert len(paths) == 5
+    for path in paths:
+        whole = path.read_bytes()
+        for position in range(0, len(whole), 1 + len(whole) // 30):
+            flip(path, position)
+            part = verify_run(run).part(path.parent.relative_to(run).as_posix())
+            assert part is not None
+            assert part.state == "damaged", (path, position)
+            path.write_bytes(whole)
+    assert verify_run(run).is_whole
+
+
+@pytest.mark.parametrize("file", ["state.json", "state.safetensors", "SHA256SUMS"])
+@pytest.mark.parametrize("damage", [Path.unlink, flip, lambda path: os.truncate(path, 20)])
+def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_is_used(
+    unfinished: Path, file: str, damage: Callable[[Path], None]
+) -> None:
+    damage(unfinished / "checkpoints" / "00000020" / file)
+    found = verify_run(unfinished)
+    assert not found.is_whole
+    assert states(found)["checkpoints/00000020"] == "damaged"
+    assert file == "SHA256SUMS" or file in found.checkpoints[-1].detail  # a wrong sum looks like a wrong file
+    assert "The newest checkpoint is damaged: " in meaning(found)
+    assert "uses the one after step 10, which is whole." in meaning(found)
+
+
+def test_an_older_damaged_checkpoint_does_not_keep_the_newest_from_being_used(run: Path) -> None:
+    flip(run / "checkpoints" / "00000020" / "state.json")
+    assert meaning(verify_run(run)) == f"1 checkpoint is whole: rushlight resume {run} goes on after step 30."
+
+
+def test_when_no_checkpoint_is_whole_the_model_still_is(run: Path) -> None:
+    for folder in (run / "checkpoints").iterdir():
+        (folder / "SHA256SUMS").unlink()
+    said = meaning(verify_run(run))
+    assert said.startswith(
+        "No checkpoint is whole, so the run cannot be resumed. Its model is whole: rushlight predict "
+    )
+    shutil.rmtree(run / "checkpoints")
+    found = verify_run(run)
+    assert states(found)["checkpoints"] == "missing"
+    assert "cannot be trained further" in meaning(found)
+
+
+def test_checkpoints_of_another_version_are_not_called_damaged(run: Path) -> None:
+    for folder in (run / "checkpoints").iterdir():
+        shutil.rmtree(folder)
+        folder.mkdir()
+        (folder / "state.json").write_text(json.dumps({"sha256": "0", "content": {"format": 2}}))
+        (folder / "state.safetensors").write_bytes(b"")
+    found = verify_run(run)
+    assert found.is_whole
+    assert states(found)[LATEST] == "other version"
+    assert "of another version of Rushlight" in meaning(found)
+    shutil.rmtree(run / "checkpoints")
+    write_checkpoint(run, "00000030", b"", 0, version=4)
+    assert states(verify_run(run))[LATEST] == "other version"
+
+
+def test_a_newer_versions_checkpoint_is_not_passed_over_and_the_way_out_is_to_update(unfinished: Path) -> None:
+    write_checkpoint(unfinished, "00000025", b"", 0, version=4)
+    found = verify_run(unfinished)
+    assert found.is_whole
+    assert not found.can_go_on
+    assert found.checkpoints[-1].detail == "written by a newer Rushlight: of format 4, this one reads 3"
+    update = "update with pip install --upgrade rushlight"
+    said = f"A newer Rushlight wrote its newest checkpoint: {update}, then rushlight resume {unfinished} goes on after step 25."
+    assert meaning(found) == said
+    write_checkpoint(unfinished, "00000027", b"", 0)
+    flip(unfinished / "checkpoints" / "00000027" / "state.safetensors")
+    assert not verify_run(unfinished).can_go_on  # the damaged one is passed over, the newer version's is not
+
+
+def test_a_history_of_zeros_is_not_enough_for_any_checkpoint(unfinished: Path) -> None:
+    path = unfinished / "history.jsonl"
+    path.write_bytes(bytes(path.stat().st_size))
+    assert (
+        meaning(verify_run(unfinished))
+        == "Put history.jsonl back from a copy of the run: until then it cannot be resumed."
+    )
+
+
+@pytest.mark.parametrize("digit", [b"2", b"7", b"1"])
+def test_a_flipped_bit_in_the_number_of_the_format_is_damage(unfinished: Path, digit: bytes) -> None:
+    path = unfinished / "checkpoints" / "00000020" / "state.json"
+    path.write_bytes(path.read_bytes().replace(b'"format": 3', b'"format": ' + digit))
+    assert states(verify_run(unfinished))["checkpoints/00000020"] == "damaged"
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "detail"),
+    [
+        ("recipe.json", b"{", "cannot be read"),
+        ("recipe.json", b"[]", "no JSON object"),
+        ("recipe.json", b"{}", 'lacks "model"'),
+        ("recipe.json", json.dumps({**RECIPE, "epochs": "3"}).encode(), "'3' as \"epochs\""),
+        ("environment.json", b"\xff", "cannot be read"),
+        ("report.json", b"nothing", "cannot be read"),
+        ("predictions.npz", b"PK\x03\x04", "cannot be read"),
+        ("model/model.json", b"{", "model.json cannot be read"),
+        ("model/model.json", b'{"format": "x", "version": 1, "files": {}}', 'does not say "format"'),
+        ("model/model.json", b'{"format": "rushlight-bundle", "version": 1, "files": {}}', "does not list weights"),
+        ("sessions.jsonl", b"nonsense\n", "line 1"),
+        ("history.jsonl", b"nonsense\n", "line 1: 'nonsense\\n' is no JSON object"),
+        ("history.jsonl", line(kind="start") + line(kind="epoch", epoch=1), 'line 2: lacks "step"'),
+        ("history.jsonl", line(kind="start"), "when the newest checkpoint was made"),
+        ("losses.f32", bytes(119), "has 119 bytes, and had 120 when the newest checkpoint was made"),
+        ("losses.f32", bytes(124), "has 31 losses, and the history tells of 30 steps"),
+    ],
+)
+def test_damage_is_named_with_its_place(run: Path, file: str, content: bytes, detail: str) -> None:
+    (run / file).write_bytes(content)
+    found = verify_run(run)
+    wrong = [part for part in found.parts if part.state == "damaged"]
+    assert [part.name for part in wrong] == [file.split("/")[0]]
+    assert detail in wrong[0].detail
+    assert meaning(found) != "Everything is whole."
+
+
+def test_a_flipped_bit_in_the_predictions_is_found(run: Path) -> None:
+    with zipfile.ZipFile(run / "predictions.npz") as archive:
+        start = archive.infolist()[0].header_offset + 30 + len("truth.npy")
+    flip(run / "predictions.npz", start + 4)
+    found = verify_run(run)
+    assert states(found)["predictions.npz"] == "damaged"
+    assert meaning(found) == f"rushlight test {run} writes predictions.npz anew."
+
+
+@pytest.mark.parametrize("name", ["recipe.json", "environment.json", "history.jsonl", "losses.f32", "model"])
+def test_what_a_finished_run_must_have_is_missed(run: Path, name: str) -> None:
+    shutil.rmtree(run / name) if name == "model" else (run / name).unlink()
+    found = verify_run(run)
+    assert states(found)[name] == "missing"
+    assert not found.is_whole
+
+
+def test_torn_ends_are_for_the_next_start_to_repair_and_no_damage(unfinished: Path) -> None:
+    for name in ("history.jsonl", "sessions.jsonl", "losses.f32"):
+        with (unfinished / name).open("ab") as file:
+            file.write(b'{"k')
+    found = verify_run(unfinished)
+    assert [states(found)[name] for name in ("history.jsonl", "sessions.jsonl", "losses.f32")] == ["torn"] * 3
+    assert found.is_whole
+
+
+def test_losses_that_a_power_cut_took_after_the_checkpoint_are_no_damage(unfinished: Path) -> None:
+    with (unfinished / "history.jsonl").open("ab") as file:
+        file.write(line(kind="steps", epoch=3, step=25))
+    found = verify_run(unfinished)
+    assert (states(found)["losses.f32"], found.is_whole) == ("torn", True)
+
+
+def test_what_resume_cuts_off_is_said_to_be_repaired_by_it_and_what_it_needs_is_not(run: Path) -> None:
+    whole = (run / "history.jsonl").read_bytes()
+    (run / "history.jsonl").write_bytes(whole + b"nonsense\n")
+    assert "cuts history.jsonl back to that step, and so repairs" in meaning(verify_run(run))
+    (run / "history.jsonl").write_bytes(whole.replace(b'"epoch"', b"nonsense", 1))
+    said = meaning(verify_run(run))
+    assert said.startswith("Put history.jsonl back from a copy of the run: until then it cannot be resumed.")
+    assert "Its model is whole" in said
+
+
+def test_what_is_left_of_the_losses_may_be_enough_for_an_older_checkpoint(run: Path) -> None:
+    os.truncate(run / "losses.f32", 100)
+    said = meaning(verify_run(run))
+    assert f"Or rushlight resume {run} --checkpoint 20 goes back to step 20" in said
+    os.truncate(run / "losses.f32", 76)
+    assert "--checkpoint" not in meaning(verify_run(run))
+
+
+def test_a_moved_line_end_where_the_checkpoint_was_made_is_found(run: Path) -> None:
+    whole = (run / "history.jsonl").read_bytes()
+    (run / "history.jsonl").write_bytes(whole.replace(b"100.0", b"100", 1))
+    assert states(verify_run(run))["history.jsonl"] == "damaged"
+
+
+def test_a_damaged_bundle_is_written_anew_by_resume_unless_nothing_is_left_to_write_it_from(run: Path) -> None:
+    flip(run / "model" / "weights.safetensors")
+    assert meaning(verify_run(run)) == f"rushlight resume {run} writes the bundle (model/) anew."
+    shutil.rmtree(run / "checkpoints")
+    assert "Its model cannot be brought back from here." in meaning(verify_run(run))
+
+
+def test_a_run_of_live_objects_is_gone_on_with_in_python(unfinished: Path) -> None:
+    recipe = {**RECIPE, "model": {"class": "Net", "live": True}}
+    (unfinished / "recipe.json").write_text(json.dumps(recipe))
+    assert f'rushlight.resume("{unfinished}", …), with what it was trained with' in meaning(verify_run(unfinished))
+
+
+def test_leftovers_are_named(unfinished: Path) -> None:
+    (unfinished / "checkpoints" / "00000030.0a1b2c3d.part").mkdir()
+    (unfinished / "report.json.0a1b2c3d.part").write_bytes(b"{")
+    found = verify_run(unfinished)
+    assert [part.name for part in found.parts if part.state == "leftover"] == [
+        "checkpoints/00000030.0a1b2c3d.part", "report.json.0a1b2c3d.part",
+    ]  # fmt: skip
+    assert found.is_whole
+
+
+def test_a_run_that_was_stopped_before_it_trained_has_nothing_yet_and_no_damage(tmp_path: Path) -> None:
+    (tmp_path / "recipe.json").write_text(json.dumps(RECIPE))
+    found = verify_run(tmp_path)
+    assert states(found) == {
+        "recipe.json": "whole", "environment.json": "not yet", "history.jsonl": "not yet", "losses.f32": "not yet",
+        "checkpoints": "not yet", "model": "not yet",
+    }  # fmt: skip
+    assert meaning(found) == "It was stopped before it trained: start again with rushlight train."
+    (tmp_path / "environment.json").write_text(json.dumps(ENVIRONMENT))
+    assert meaning(verify_run(tmp_path)) == f"No checkpoint was written yet: rushlight resume {tmp_path} begins anew."
+
+
+def test_a_run_in_use_is_said_to_be_and_half_written_things_are_no_damage(unfinished: Path) -> None:
+    (unfinished / "checkpoints" / "00000030.0a1b2c3d.part").mkdir()
+    with (unfinished / "history.jsonl").open("ab") as file:
+        file.write(b'{"k')
+    with lock_run(unfinished):
+        found = verify_run(unfinished)
+    assert f"It is in use by process {os.getpid()} on " in meaning(found)
+    assert set(states(found).values()) <= {"whole", "not yet"}
+
+
+def test_checkpoints_that_come_and_go_while_they_are_read_are_no_damage(unfinished: Path) -> None:
+    done = threading.Event()
+    history = (unfinished / "history.jsonl").read_bytes()
+
+    def work() -> None:
+        """Do what training does: publish by rename, delete by rename."""
+        for step in range(30, 100_000, 10):
+            scratch = unfinished / "scratch"
+            write_checkpoint(scratch, f"{step:08d}", history, 20)
+            (scratch / "checkpoints" / f"{step:08d}").rename(unfinished / "checkpoints" / f"{step:08d}")
+            old = unfinished / "checkpoints" / f"{step - 20:08d}"
+            old.rename(old.with_suffix(".part"))
+            shutil.rmtree(old.with_suffix(".part"))
+            if done.is_set():
+                return
+
+    with lock_run(unfinished):
+        thread = threading.Thread(target=work)
+        thread.start()
+        try:
+            until = time.monotonic() + 1
+            seen = set()
+            while time.monotonic() < until:
+                found = verify_run(unfinished)
+                assert found.is_whole, [part for part in found.parts if not part.is_whole]
+                seen |= {part.name for part in found.checkpoints}
+        finally:
+            done.set()
+            thread.join()
+    assert len(seen) > 5
+
+
+@pytest.mark.skipif(os.name == "nt", reason="SIGKILL is POSIX's")
+def test_a_real_run_is_whole_while_it_trains_and_after_it_is_killed(tmp_path: Path) -> None:
+    from rushlight.training import checkpoint
+
+    command = [sys.executable, "-m", "rushlight", "train", "linear", "digits", "--epochs", "1000000", "--name", "long"]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL) as process:
+        run = tmp_path / "runs" / "long"
+        try:
+            until = time.monotonic() + 60
+            while not checkpoint.list_checkpoints(run) and time.monotonic() < until:
+                time.sleep(0.05)
+            for _ in range(20):
+                found = verify_run(run)
+                assert found.is_whole, [part for part in found.parts if not part.is_whole]
+                assert f"It is in use by process {process.pid} on " in meaning(found)
+        finally:
+            process.kill()
+    found = verify_run(run)
+    assert found.is_whole, [part for part in found.parts if not part.is_whole]
+    assert [part.name for part in found.checkpoints] == [
+        f"checkpoints/{folder.name}" for folder in checkpoint.list_checkpoints(run)
+    ]
+    assert checkpoint.FORMAT == parts.FORMAT
+    step, _ = checkpoint.age(checkpoint.latest_checkpoint(run))
+    assert f"goes on after step {step:,}." in meaning(found)
+
+
+def test_verifying_imports_neither_torch_nor_numpy_nor_rich(run: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from rushlight.runs.verify import verify_run; verify_run(Path(sys.argv[1]))\n"
+        "print([name for name in ('torch', 'numpy', 'rich') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(run)], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
