@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: for this process, and for those that tests start
 
 
 @pytest.fixture(autouse=True)

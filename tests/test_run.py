@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -108,14 +109,18 @@ def test_a_damaged_best_checkpoint_is_named_and_the_last_weights_are_kept(
 ) -> None:
     options = {**SMALL, "quiet": False}
     training = rushlight.epochs(
-        "mlp", "digits", epochs=4, early_stopping=9, optimizer="SGD", lr=0.3, runs=tmp_path, **options
+        "mlp", "digits", epochs=4, early_stopping=9, keep_epochs=True, optimizer="SGD", lr=0.3, runs=tmp_path, **options
     )
     for epoch in training:
         if epoch.number == 2:
             training.run._training.optimizer.param_groups[0]["lr"] = 50.0  # type: ignore[union-attr]  # worse from here
         if epoch.number == 3:
             assert not epoch.is_best
-            best = best_checkpoint(training.run.folder)
+            deadline = time.monotonic() + 30
+            while best_checkpoint(training.run.folder, training.run._training.state) is None:  # type: ignore[union-attr]
+                assert time.monotonic() < deadline  # it is written beside the training
+                time.sleep(0.01)
+            best = best_checkpoint(training.run.folder, training.run._training.state)  # type: ignore[union-attr]
             assert best is not None
             (best / "state.safetensors").write_bytes(b"damaged")
     said = " ".join(capsys.readouterr().out.split())

@@ -8,14 +8,14 @@ import sys
 import time
 import warnings
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any, Unpack
 
 from torch import nn
 
 from rushlight.console import fetch_progress
-from rushlight.data.batches import Data
+from rushlight.data.batches import Data, keeping_workers
 from rushlight.data.opening import open_source
 from rushlight.errors import RunError, RushlightError, UsageError
 from rushlight.export.bundle import load_bundle, read_bundle
@@ -23,14 +23,18 @@ from rushlight.export.weights import load_weights
 from rushlight.run import Run, SavedModel, build_bundled, finish
 from rushlight.runs.folder import find_run, read_recipe
 from rushlight.runs.lock import lock_run
-from rushlight.training.checkpoint import describe_kept, latest_checkpoint, list_checkpoints, restore
+from rushlight.runs.sessions import write_session
+from rushlight.signals import Terminated
+from rushlight.training.checkpoint import age, describe_kept, drop_newer, list_checkpoints, restore
 from rushlight.training.ledger import steps_per_epoch
 from rushlight.training.loop import Epoch
 from rushlight.training.loop import epochs as iterate_epochs
 from rushlight.training.options import Options, check_options
 from rushlight.training.prepare import announce, data_options, prepare, prepare_again
 from rushlight.training.recipe import recipe_from_json
-from rushlight.training.state import Training
+from rushlight.training.state import Origin, Training
+from rushlight.training.waiting import telling_of_waiting
+from rushlight.training.watch import profiled
 
 
 def train(model: str | nn.Module, data: Any = "fashion-mnist", **options: Unpack[Options]) -> Run:
@@ -44,9 +48,17 @@ def train(model: str | nn.Module, data: Any = "fashion-mnist", **options: Unpack
         RushlightError: something is wrong with what was given (its text says what, and what to do), or training failed.
         KeyboardInterrupt: Ctrl-C; the state is saved, and `resume` goes on.
     """
-    training = epochs(model, data, **options)
-    for _ in training:
-        pass
+    return drained(epochs(model, data, **options))
+
+
+def drained(training: Epochs) -> Run:
+    """Train to the end, and return the run; one that was interrupted between two epochs is no finished one."""
+    try:
+        for _ in training:
+            pass
+    except BaseException as error:
+        training._abandon(error)
+        raise
     return training.run
 
 
@@ -60,7 +72,10 @@ def epochs(model: str | nn.Module, data: Any = "fashion-mnist", **options: Unpac
     iterator's `run` is the run.
     """
     options = check_options(options)
-    return started(lambda stack: prepare(model, data, options, stack), from_start)
+    for option in ("checkpoint", "inexact"):
+        if options.get(option) and not (option == "inexact" and options.get("resume")):
+            raise UsageError("only-for-resume", option=option)
+    return started(lambda stack: prepare(model, data, options, stack), options)
 
 
 def resume(
@@ -85,23 +100,24 @@ def resume(
         stack.enter_context(lock_run(folder))
         return prepare_again(folder, recipe, model, data, options, stack)
 
-    iterator = started(again, from_checkpoint)
-    for _ in iterator:
-        pass
-    return iterator.run
+    return drained(started(again, options))
 
 
-def started(make: Callable[[contextlib.ExitStack], tuple[Training, str]], begin: Callable[[Training], None]) -> Epochs:
+def started(make: Callable[[contextlib.ExitStack], tuple[Training, str]], options: Options) -> Epochs:
     """Make a training, begin its history and announce it; whatever it holds is let go if any of that fails."""
     stack = contextlib.ExitStack()
     try:
         training, loss_name = make(stack)
-        begin(training)
+        stack.enter_context(keeping_workers(training.data))
+        if training.origin is None:
+            from_start(training)
+        else:
+            from_checkpoint(training, training.origin)
         announce(training, loss_name)
     except BaseException:
         stack.close()
         raise
-    return Epochs(training, stack)
+    return Epochs(training, stack, options.get("profile", False))
 
 
 def from_start(training: Training) -> None:
@@ -109,25 +125,35 @@ def from_start(training: Training) -> None:
     steps = steps_per_epoch(training.data.train.samples, training.recipe)
     line = {"kind": "start", "run": training.folder.name, "epochs": training.recipe.epochs, "steps_per_epoch": steps}
     training.history.write({**line, "time": time.time()})
+    write_session(training.folder, "started", 0)
 
 
-def from_checkpoint(training: Training) -> None:
-    """Bring back the newest checkpoint that is whole; a run that never wrote one begins anew."""
-    if not list_checkpoints(training.folder):
-        if (training.folder / "model").is_dir():
-            raise RunError("no-checkpoint", run=training.folder.name)
-        training.progress.message("No checkpoint was written before it stopped: it begins anew.")
-        training.history.truncate(0, 0)
+def from_checkpoint(training: Training, origin: Origin) -> None:
+    """Bring back a checkpoint; a run that never wrote one begins anew."""
+    folder, tell = training.folder, training.progress.message
+    if origin.checkpoint is None:
+        if (folder / "model").is_dir():
+            raise RunError("no-checkpoint", run=folder.name)
+        tell("No checkpoint was written before it stopped: it begins anew.")
+        training.history.restore(0, 0, b"", b"")
         from_start(training)
         return
-    restore(training, latest_checkpoint(training.folder))
+    if origin.goes_back:
+        drop_newer(folder, origin.checkpoint)
+    for newer in list_checkpoints(folder):
+        if age(newer) > age(origin.checkpoint):
+            training.progress.warning(
+                f"{newer} is damaged and was not used; {origin.checkpoint.name}, before it, is whole."
+            )
+    restore(training, origin.checkpoint)
+    for difference in origin.differences:
+        training.progress.warning(f"Not the same bits from here on: {difference}.")
     epochs = training.recipe.epochs
     if training.state["epoch"] > epochs:
-        training.progress.message(
-            f"It has had its {epochs} epochs; for more: rushlight resume RUN --epochs {2 * epochs}"
-        )
-    event = {"kind": "event", "event": "resumed", "step": training.state["step"], "time": time.time()}
-    training.history.write(event)
+        constant = " --schedule constant" if training.schedule.name in ("cosine", "onecycle") else ""
+        tell(f"It has had its {epochs} epochs; for more: rushlight resume RUN --epochs {2 * epochs}{constant}")
+    more = {"differences": list(origin.differences)} if origin.differences else {}
+    write_session(folder, "resumed", training.state["step"], checkpoint=origin.checkpoint.name, **more)
 
 
 _open: weakref.WeakSet[Epochs] = weakref.WeakSet()  # iterators that nobody has closed yet
@@ -147,10 +173,12 @@ class Epochs:
     Python ends.
     """
 
-    def __init__(self, training: Training, stack: contextlib.ExitStack) -> None:
+    def __init__(self, training: Training, stack: contextlib.ExitStack, is_profiled: bool = False) -> None:
         self._training = training
         self._stack = stack  # holds the run's lock and history
-        self._iterator: Iterator[Epoch] | None = iterate_epochs(training)
+        self._iterator: Generator[Epoch] | None = (
+            profiled(training, iterate_epochs) if is_profiled else iterate_epochs(telling_of_waiting(training))
+        )
         self._last: Epoch | None = None
         self.run = Run(training.folder, training)
         _open.add(self)
@@ -173,27 +201,35 @@ class Epochs:
 
     def close(self) -> None:
         """Write the report and the bundle, and let go of the run. Does nothing the second time."""
-        if self._iterator is None:
+        iterator, self._iterator = self._iterator, None
+        if iterator is None:
             return
-        self._iterator = None
         with self._stack:
+            iterator.close()
             if self._training.state["step"]:  # else nothing was trained, and there is nothing to finish
                 finish(self._training, self._last)
 
     def _abandon(self, error: BaseException) -> None:
-        """Record how a run ended that did not finish, and let go of it."""
-        self._iterator = None
+        """Record how a run ended that did not finish, and let go of it. Does nothing the second time."""
+        iterator, self._iterator = self._iterator, None
+        if iterator is None:
+            return
+        with contextlib.suppress(RushlightError):
+            iterator.close()
         with self._stack:
             training = self._training
-            if isinstance(error, (KeyboardInterrupt, SystemExit)):
+            if isinstance(error, (KeyboardInterrupt, SystemExit, Terminated)):
+                with contextlib.suppress(
+                    RushlightError
+                ):  # the state is saved; that it was interrupted is the lesser news
+                    write_session(training.folder, "interrupted", training.state["step"])
                 kept = describe_kept(training.folder)
                 run = training.folder.name if training.folder.parent == Path("runs") else training.folder
                 training.progress.message(f"Stopped. {kept} Go on with: rushlight resume {run}")
                 return
             message = error.problem if isinstance(error, RushlightError) else f"{type(error).__name__}: {error}"
-            event = {"kind": "event", "event": "failed", "step": training.state["step"], "message": message}
             with contextlib.suppress(RushlightError):  # the first error is the one to show
-                training.history.write({**event, "time": time.time()})
+                write_session(training.folder, "failed", training.state["step"], message=message)
             training.progress.close()
 
     def __del__(self) -> None:

@@ -27,6 +27,7 @@ from rushlight.export.weights import load_state, write_weights
 from rushlight.models import build_model
 from rushlight.runs.folder import read_json, read_recipe
 from rushlight.runs.history import read_history, read_losses
+from rushlight.runs.sessions import inexact_resumes, write_session
 from rushlight.training.checkpoint import age, best_checkpoint, latest_checkpoint, read_model_state, state_digest
 from rushlight.training.evaluate import Outcome, Report, evaluate
 from rushlight.training.loop import Epoch, test_batch_size
@@ -58,6 +59,10 @@ def finish(training: Training, last: Epoch | None) -> None:
         training.progress.warning(f"The plots could not be drawn: {type(error).__name__}: {error}")
     event = {"kind": "event", "event": "finished", "step": step, "state_sha256": state_digest(training.model)}
     training.history.write({**event, "time": time.time()})
+    training.history.flush()
+    for file in (training.history.lines, training.history.losses):  # what is told to be finished survives a power cut
+        files.sync_file(file.path)
+    write_session(training.folder, "finished", training.state["step"])
 
 
 def load_best(training: Training) -> int | None:
@@ -112,7 +117,7 @@ def save_bundle(folder: Path, training: Training, report: Report | None, step: i
     provenance = {
         "run": training.folder.name, "data": data.name, "data_fingerprint": data.fingerprint, "step": step,
         "rushlight": rushlight.__version__, "torch": torch.__version__, "time": time.time(),
-        "figure": {"name": name, "value": value if math.isfinite(value) else None},
+        "inexact": inexact_resumes(training.folder), "figure": {"name": name, "value": value if math.isfinite(value) else None},
     }  # fmt: skip
     write_bundle(
         folder, training.model, features=data.features, target=data.target, architecture=bundle_architecture(training.recipe.model),
@@ -161,12 +166,22 @@ class Run:
     def report(self) -> Report | None:
         """The last test's report, or None."""
         path = self.folder / "report.json"
-        return Report.from_json(read_json(path)) if path.is_file() else None
+        if not path.is_file():
+            return None
+        try:
+            return Report.from_json(read_json(path))
+        except (TypeError, KeyError, AttributeError, IndexError) as error:
+            raise RunError("run-file-damaged", path=path, reason=f"it is no report: {error}") from error
 
     @property
     def notes(self) -> list[str]:
         """What was decided on the way and said aloud when the run started, a sentence each."""
-        return list(read_json(self.folder / "environment.json")["data_notes"])
+        path = self.folder / "environment.json"
+        content = read_json(path)
+        notes = content.get("data_notes") if isinstance(content, dict) else None
+        if not isinstance(notes, list):
+            raise RunError("run-file-damaged", path=path, reason='it has no "data_notes"')
+        return notes
 
     @property
     def bundle(self) -> Bundle:
@@ -310,6 +325,12 @@ class Run:
             "train_loss": last["train_loss"] if last else None,
             "test": last["test"] if last else None,
             "state_sha256": finished.get("state_sha256"),
+            "inexact": inexact_resumes(self.folder),
+            "ways": [
+                {name: line[name] for name in ("step", "way", "message")}
+                for line in lines
+                if line.get("event") == "way"
+            ],
         }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import math
 import random
@@ -345,7 +346,7 @@ def test_live_parts_are_asked_for_and_other_data_is_refused(tmp_path: Path) -> N
         ((), {}, "live-data"),
         ((None, data), parts, "live-model"),
         ((model, data), {}, "live-parts"),
-        ((model, (data[0] // 2, data[1])), parts, "other-data"),
+        ((model, (data[0] // 2, data[1])), parts, "not-exact"),
     ):
         with pytest.raises(RunError) as caught:
             rushlight.resume("it", *arguments, runs=tmp_path, quiet=True, **needed)
@@ -460,7 +461,8 @@ def test_a_checkpoint_that_cannot_be_deleted_does_not_end_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(files, "delete_folder", lambda path: False)  # as Windows does with an open file
-    chosen = {"epochs": 4, "batch_size": 800, "quiet": True, "runs": tmp_path}
+    monkeypatch.setattr("rushlight.training.saver.CHECKPOINT_SHARE", math.inf)
+    chosen = {"epochs": 4, "batch_size": 800, "quiet": True, "runs": tmp_path, "keep_epochs": True}
     with ExitStack() as stack:
         training, _ = prepare("linear", "digits", check_options(chosen), stack)
         assert len(list(epochs(training))) == 4
@@ -615,6 +617,40 @@ def test_a_run_without_any_whole_checkpoint_cannot_be_resumed(finished: Path, tm
     with pytest.raises(RunError) as caught:
         rushlight.resume("it", runs=tmp_path, quiet=True)
     assert caught.value.key == "no-checkpoint"
+
+
+def rewrite_format(folder: Path, number: int) -> None:
+    """Make a checkpoint one of another format, whole: its checksums are right."""
+    content = json.loads((folder / "state.json").read_bytes())
+    (folder / "state.json").write_text(json.dumps({**content, "format": number}))
+    names = ("state.json", "state.safetensors")
+    sums = [f"{hashlib.sha256((folder / name).read_bytes()).hexdigest()}  {name}\n" for name in names]
+    (folder / "SHA256SUMS").write_text("".join(sums), newline="\n")
+
+
+@pytest.mark.parametrize("chosen", [None, "newest"])
+def test_a_newer_rushlights_checkpoint_is_neither_passed_over_nor_called_damaged(
+    finished: Path, tmp_path: Path, chosen: str | None
+) -> None:
+    shutil.copytree(finished, tmp_path / "it")
+    newest = list_checkpoints(tmp_path / "it")[-1]
+    rewrite_format(newest, 4)
+    before = {path: path.read_bytes() for path in (tmp_path / "it").rglob("*") if path.is_file()}
+    options = {} if chosen is None else {"checkpoint": newest.name}
+    with pytest.raises(WeightsError) as caught:
+        rushlight.resume("it", runs=tmp_path, quiet=True, **options)
+    assert caught.value.key == "newer-checkpoint"
+    assert "written by a newer Rushlight" in caught.value.problem
+    assert "pip install --upgrade rushlight" in caught.value.advice
+    assert {path: path.read_bytes() for path in (tmp_path / "it").rglob("*") if path.is_file()} == before
+
+
+def test_a_newer_rushlights_checkpoint_that_was_asked_to_be_left_is_left(finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished, tmp_path / "it")
+    older, newest = list_checkpoints(tmp_path / "it")
+    rewrite_format(newest, 4)
+    resumed = rushlight.resume("it", runs=tmp_path, quiet=True, checkpoint=older.name)
+    assert resumed.summary()["state_sha256"] == rushlight.open_run(finished).summary()["state_sha256"]
 
 
 # ── what is kept ─────────────────────────────────────────────────────────────────────────────────────────────

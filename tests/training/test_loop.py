@@ -23,8 +23,9 @@ import rushlight
 from rushlight.data.named import open_named
 from rushlight.errors import ModelError, TrainingError, UsageError
 from rushlight.runs.history import read_history, read_losses
+from rushlight.runs.sessions import read_sessions
 from rushlight.runs.summary import list_runs
-from rushlight.training import loop
+from rushlight.training import loop, saver, ways
 from rushlight.training.checkpoint import list_checkpoints, read_checkpoint, state_digest, unpack
 from rushlight.training.loop import Epoch, epochs
 from rushlight.training.options import check_options
@@ -317,22 +318,29 @@ def test_without_a_test_split_the_training_loss_decides(tmp_path: Path) -> None:
 def clocked(monkeypatch: pytest.MonkeyPatch, cost: float) -> tuple[list[float], list[str]]:
     """Let every step take one second of a clock of ours, and every checkpoint `cost`; return the clock and what is saved."""
     now, saved = [0.0], []
-    write, seed = loop.write_checkpoint, loop.step_seed
+    take, write, seed = saver.take_snapshot, saver.Saver.write, ways.step_seed
 
-    def writing(training: Training) -> Path:
+    def taking(training: Training) -> Any:
         now[0] += cost
-        saved.append(write(training).name)
-        return Path(saved[-1])
+        snapshot = take(training)
+        saved.append(snapshot.name)
+        return snapshot
+
+    def writing(self: saver.Saver, after: float = 0.0) -> None:
+        write(self)
+        if self.thread is not None:
+            self.thread.join()
 
     def ticking(*arguments: int) -> int:
         now[0] += 1.0
         return seed(*arguments)
 
-    monkeypatch.setattr(loop, "write_checkpoint", writing)
-    monkeypatch.setattr(loop, "step_seed", ticking)
-    monkeypatch.setattr(
-        loop, "time", SimpleNamespace(monotonic=lambda: now[0], perf_counter=lambda: now[0], time=time.time)
-    )
+    monkeypatch.setattr(saver, "take_snapshot", taking)
+    monkeypatch.setattr(saver.Saver, "write", writing)
+    monkeypatch.setattr(ways, "step_seed", ticking)
+    clock = SimpleNamespace(monotonic=lambda: now[0], perf_counter=lambda: now[0], time=time.time)
+    monkeypatch.setattr(loop, "time", clock)
+    monkeypatch.setattr(saver, "time", SimpleNamespace(monotonic=lambda: now[0], thread_time=lambda: 0.0))
     return now, saved
 
 
@@ -398,7 +406,7 @@ def test_a_loss_that_is_not_finite_names_step_epoch_samples_and_what_is_kept(tmp
     assert list_checkpoints(run)[-1].name == f"{steps:08d}"
     (summary,) = list_runs(tmp_path)
     assert summary.status == "failed"
-    assert read_history(run)[-1]["message"] == error.problem
+    assert read_sessions(run)[-1]["message"] == error.problem
 
 
 def test_weights_that_the_last_step_made_infinite_are_never_saved(tmp_path: Path) -> None:

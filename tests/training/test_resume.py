@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import nn
 
 import rushlight
-from rushlight.errors import RunError, UsageError
-from rushlight.runs import read_recipe
+from rushlight.errors import RunError, UsageError, WeightsError
+from rushlight.runs import list_runs, read_recipe
+from rushlight.training.checkpoint import list_checkpoints
 
 SMALL: dict[str, Any] = {"model_arguments": {"hidden": (8,)}, "quiet": True}
 
@@ -53,3 +58,113 @@ def test_a_refused_resume_leaves_the_history_as_it_was(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="losses"):
         rushlight.resume("a", epochs=2, runs=tmp_path, quiet=True)
     assert (run.folder / "history.jsonl").read_bytes() == before
+
+
+# ── what the bits depend on ──────────────────────────────────────────────────────────────────────────────────
+
+
+def cut(runs: Path, name: str = "a", **options: Any) -> Path:
+    """Train one of two epochs, and leave the run as an interruption would."""
+    chosen: dict[str, Any] = {"epochs": 2, "name": name, "runs": runs, **SMALL, **options}
+    training = rushlight.epochs("mlp", "digits", **chosen)
+    next(training)
+    training._abandon(KeyboardInterrupt())
+    return runs / name
+
+
+def test_another_number_of_threads_is_refused_and_with_inexact_said_for_ever_after(tmp_path: Path) -> None:
+    folder = cut(tmp_path)
+    torch.set_num_threads(2)
+    with pytest.raises(RunError) as caught:
+        rushlight.resume(folder, quiet=True)
+    assert caught.value.key == "not-exact"
+    assert "the number of threads: 1 then, 2 now" in caught.value.problem
+    assert "OMP_NUM_THREADS=1" in caught.value.advice
+    run = rushlight.resume(folder, inexact=True, quiet=True)
+    (said,) = run.summary()["inexact"]
+    assert "number of threads: 1 then, 2 now" in said
+    assert run.bundle.provenance["inexact"] == [said]
+    (listed,) = list_runs(tmp_path)
+    assert listed.inexact == (said,)
+    longer = rushlight.resume(folder, epochs=3, schedule="constant", quiet=True)  # as it was when it went on
+    assert longer.summary()["inexact"] == [said]
+
+
+def test_a_checkpoint_of_another_torch_names_both_versions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, here = cut(tmp_path), torch.__version__
+    monkeypatch.setattr(torch, "__version__", "9.9.9")
+    with pytest.raises(RunError, match=rf"the version of torch: {re.escape(here)} then, 9\.9\.9 now"):
+        rushlight.resume(folder, quiet=True)
+
+
+def test_a_live_model_with_another_setting_is_not_the_model_of_the_run(tmp_path: Path) -> None:
+    def network(share: float) -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.Dropout(share))
+
+    with pytest.raises(KeyboardInterrupt):
+        rushlight.train(interrupted(network(0.1)), "digits", epochs=2, name="a", runs=tmp_path, quiet=True)
+    with pytest.raises(RunError, match="the model is not the one this run was trained with"):
+        rushlight.resume("a", network(0.2), runs=tmp_path, quiet=True)
+    wider = nn.Sequential(nn.Flatten(), nn.Linear(64, 11), nn.Dropout(0.1))
+    with pytest.raises(RunError) as caught:
+        rushlight.resume("a", wider, runs=tmp_path, quiet=True, inexact=True)
+    assert caught.value.key == "state-does-not-fit"
+    assert rushlight.resume("a", network(0.1), runs=tmp_path, quiet=True).summary()["inexact"] == []
+
+
+def interrupted(model: nn.Module) -> nn.Module:
+    passes = iter(range(100))
+    model.register_forward_pre_hook(lambda *_: signal.raise_signal(signal.SIGINT) if next(passes) == 12 else None)
+    return model
+
+
+# ── which checkpoint ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_going_back_to_a_checkpoint_by_its_step_ends_with_the_same_bits(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"epochs": 3, "schedule": "constant", "keep_epochs": True, "name": "a", "runs": tmp_path}
+    run = rushlight.train("mlp", "digits", **options, **SMALL)
+    before, losses = run.summary()["state_sha256"], run.losses.tobytes()
+    names = [folder.name for folder in list_checkpoints(run.folder)]
+    assert names == ["00000023", "00000046", "00000069"]
+    again = rushlight.resume("a", checkpoint="23", runs=tmp_path, quiet=True)
+    assert again.summary()["state_sha256"] == before
+    assert again.losses.tobytes() == losses
+    assert [folder.name for folder in list_checkpoints(run.folder)] == names
+
+
+def test_a_damaged_checkpoint_that_was_asked_for_is_refused_and_nothing_is_lost(tmp_path: Path) -> None:
+    run = rushlight.train("mlp", "digits", epochs=2, keep_epochs=True, name="a", runs=tmp_path, **SMALL)
+    first = list_checkpoints(run.folder)[0]
+    (first / "state.json").write_bytes((first / "state.json").read_bytes()[:-1])
+    for name in (first.name, str(first), "23"):
+        with pytest.raises(WeightsError, match="damaged"):
+            rushlight.resume("a", checkpoint=name, runs=tmp_path, quiet=True)
+    with pytest.raises(RunError, match='has no checkpoint "24"'):
+        rushlight.resume("a", checkpoint="24", runs=tmp_path, quiet=True)
+    assert len(list_checkpoints(run.folder)) == 2
+
+
+# ── train --resume ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_train_with_resume_goes_on_with_the_unfinished_run_of_that_recipe_and_of_no_other(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"epochs": 2, "runs": tmp_path, **SMALL}
+    whole = rushlight.train("mlp", "digits", **options)
+    cut(tmp_path, "cut")
+    cut(tmp_path, "other", seed=1)
+    run = rushlight.train("mlp", "digits", resume=True, **options)
+    assert run.name == "cut"
+    assert run.summary()["state_sha256"] == whole.summary()["state_sha256"]
+    fresh = rushlight.train("mlp", "digits", resume=True, **options)  # all of them are finished now
+    assert fresh.name not in ("cut", "other", whole.name)
+    named = rushlight.train("mlp", "digits", resume=True, name="cut", **options)  # as a job that is queued again
+    assert named.summary()["state_sha256"] == whole.summary()["state_sha256"]
+
+
+def test_what_only_resuming_takes_is_refused_at_the_start(tmp_path: Path) -> None:
+    for option in ({"checkpoint": "23"}, {"inexact": True}):
+        with pytest.raises(UsageError) as caught:
+            rushlight.train("mlp", "digits", runs=tmp_path, **option, **SMALL)
+        assert caught.value.key == "only-for-resume"
+    assert not list(tmp_path.iterdir())

@@ -13,9 +13,8 @@ from torch import Tensor, nn
 
 from rushlight.data.batches import Batch
 from rushlight.data.named import open_named
-from rushlight.training.loop import windows
 from rushlight.training.objective import make_objective
-from rushlight.training.step import Parts, exact_step
+from rushlight.training.step import Parts, exact_step, windows
 
 WEIGHTS = torch.tensor([1.0, 4.0, 0.5, 2.0, 1.0, 3.0, 0.1, 1.0, 1.0, 2.0], dtype=torch.float64)
 

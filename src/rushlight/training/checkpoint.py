@@ -1,7 +1,8 @@
-"""The full training state on disk: tensors as safetensors, all else as JSON, each with its SHA-256.
+"""The full training state on disk: tensors as safetensors, all else as JSON, and the SHA-256 of both.
 
     checkpoints/00000938/state.safetensors    parameters, buffers, the optimizer's and the scheduler's tensors
-    checkpoints/00000938/state.json           the state dict, everything that is no tensor, and the tensors' SHA-256
+    checkpoints/00000938/state.json           the state dict, and everything else that is no tensor
+    checkpoints/00000938/SHA256SUMS           of these two, as `sha256sum -c` reads it
 
 A folder is published by rename, so it is there whole or not at all. The names are the optimizer steps done; inside
 an epoch, or after its last step but before its test, `-mid-epoch` follows: two states never share a name, so a whole
@@ -10,58 +11,70 @@ checkpoint is never replaced.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
-import math
-import random
+import os
+import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
 
 from rushlight import files
-from rushlight.data.order import step_seed
 from rushlight.errors import RunError, UsageError, WeightsError
+from rushlight.runs.checksums import (
+    CHECKPOINTS,
+    FORMAT,
+    MID_EPOCH,
+    STATE,
+    SUMS,
+    TENSORS,
+    checksums,
+    damage_of,
+    newer_format,
+)
+from rushlight.runs.checksums import age as age  # these two belong to what this module offers
+from rushlight.runs.checksums import list_checkpoints as list_checkpoints
+from rushlight.runs.history import HISTORY, LOSSES
+from rushlight.training.pack import pack, unpack
+from rushlight.training.randomness import random_streams
 from rushlight.training.state import State, Training
 
-FORMAT = 2
 KEPT = 2  # the newest ones; the best test's stays too
-TENSORS, JSON = "state.safetensors", "state.json"
-MID_EPOCH = "-mid-epoch"
-TENSOR_MARK, ARRAY_MARK, SCALAR_MARK = "$tensor", "$array", "$scalar"
 
 
-def write_checkpoint(training: Training) -> Path:
-    """Save the state at this step boundary, and drop checkpoints that are no longer needed."""
-    folder = checkpoints(training.folder) / checkpoint_name(training.state)
-    if not is_whole(folder):  # a whole one of this name holds this very state, and may be the only one there is
-        history_bytes, losses_bytes = training.history.sync()
-        content, tensors = capture(training)
-        data = safetensors.torch.save(tensors)
-        record = {
-            "format": FORMAT, "sha256": hashlib.sha256(data).hexdigest(), "history_bytes": history_bytes,
-            "losses_bytes": losses_bytes, **content,
-        }  # fmt: skip
-        body = json.dumps(record, allow_nan=False, sort_keys=True)
-        with files.replacing_folder(folder) as temporary:
-            files.write_bytes(temporary / TENSORS, data)
-            files.write_json(temporary / JSON, {"sha256": hashlib.sha256(body.encode()).hexdigest(), "content": record})
-    drop_old(training, folder)
-    return folder
+# ── taking one ───────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def check_can_be_saved(training: Training) -> None:
-    """Raise UsageError if something in the state as it is now cannot be saved, before any work depends on it."""
-    _, tensors = capture(training)
-    for name, tensor in tensors.items():
-        try:
-            safetensors.torch.save({name: tensor.reshape(-1)[:0].clone()})  # the kind of tensor, not its content
-        except Exception as error:
-            raise UsageError("not-checkpointable", name=name, found=f"tensor of {tensor.dtype}") from error
+@dataclass(frozen=True, eq=False)
+class Snapshot:
+    """A copy of the full state at one step boundary: training goes on, and nothing in here changes any more."""
+
+    name: str
+    content: dict[str, Any]  # JSON-ready
+    tensors: dict[str, Tensor]  # on the CPU
+    kept: frozenset[str]  # the names of older ones that must stay: the best test's; what a rollback goes back to
+
+
+def take_snapshot(training: Training) -> Snapshot:
+    """Copy the full state, and how far the history is written; what of it is not, the copy has too."""
+    state = training.state
+    content, tensors = capture(training)
+    training.history.try_flush()
+    for file, name in ((training.history.lines, "history"), (training.history.losses, "losses")):
+        content[f"{name}_bytes"] = file.written
+        tensors[f"{name}_tail"] = torch.from_numpy(np.frombuffer(bytes(file.pending), np.uint8).copy())
+    kept = {f"{state['best']['step']:08d}"} if state["best"] is not None else set()
+    if training.recipe.on_nan == "rollback":
+        kept.add(epoch_began(state))
+    return Snapshot(checkpoint_name(state), {"format": FORMAT, **content}, tensors, frozenset(kept))
 
 
 def capture(training: Training) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -74,32 +87,106 @@ def capture(training: Training) -> tuple[dict[str, Any], dict[str, Tensor]]:
         "optimizer": training.optimizer.state_dict(),
         "schedule": training.schedule.state_dict(),
         "random": random_streams(),
+        "conditions": training.conditions,
     }
     return {name: pack(part, name, tensors) for name, part in parts.items()}, tensors
 
 
-def restore(training: Training, folder: Path) -> None:
-    """Bring a checkpoint's state back into the model, optimizer, schedule and state of `training`.
-
-    Newer checkpoints are there only if they are damaged; each is named.
-    """
-    content, tensors = read_checkpoint(folder)
-    for newer in list_checkpoints(training.folder):
-        if age(newer) > age(folder):
-            training.progress.message(f"{newer} is damaged and was not used; {folder.name}, before it, is whole.")
-    training.model.load_state_dict(unpack(content["model"], tensors))
-    restore_buffers(training.model, unpack(content["buffers"], tensors), training.device)
-    training.optimizer.load_state_dict(unpack(content["optimizer"], tensors))
-    training.schedule.load_state_dict(unpack(content["schedule"], tensors))
-    training.state.update(unpack(content["state"], tensors))
-    training.history.truncate(content["history_bytes"], content["losses_bytes"])
-    training.state["random"] = unpack(content["random"], tensors)  # for the loop to set when it begins
+def check_can_be_saved(training: Training) -> None:
+    """Raise UsageError if something in the state as it is now cannot be saved, before any work depends on it."""
+    _, tensors = capture(training)
+    for name, tensor in tensors.items():
+        try:
+            safetensors.torch.save({name: tensor.reshape(-1)[:0].clone()})  # the kind of tensor, not its content
+        except Exception as error:
+            raise UsageError("not-checkpointable", name=name, found=f"tensor of {tensor.dtype}") from error
 
 
 def unsaved_buffers(model: torch.nn.Module) -> dict[str, Tensor]:
     """Return the buffers that the model's state_dict leaves out (persistent=False): training may change these too."""
     saved = model.state_dict().keys()
     return {name: buffer for name, buffer in model.named_buffers() if name not in saved}
+
+
+def write_snapshot(run: Path, snapshot: Snapshot, keep_epochs: bool = False) -> Path:
+    """Publish a snapshot as a checkpoint of the run, and drop the checkpoints that are no longer needed.
+
+    What the history had when the snapshot was taken is on the disk first. Raises StorageError.
+    """
+    folder = run / CHECKPOINTS / snapshot.name
+    if not is_whole(folder):  # a whole one of this name holds this very state, and may be the only one there is
+        for name in (HISTORY, LOSSES):
+            if (run / name).exists():
+                files.sync_file(run / name)
+        with files.replacing_folder(folder) as temporary:
+            files.save(temporary / TENSORS, lambda path: write_tensors(path, snapshot.tensors))
+            body = json.dumps(snapshot.content, allow_nan=False, separators=(",", ":"))
+            files.write_new(temporary / STATE, [body.encode()])
+            files.write_new(temporary / SUMS, [checksums(temporary)])
+    drop_old(run, folder, snapshot, keep_epochs)
+    return folder
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Write tensors as safetensors. Raises OSError: the library hides the operating system's number in a text."""
+    try:
+        safetensors.torch.save_file(tensors, path)
+    except safetensors.SafetensorError as error:
+        code = re.search(r"os error (\d+)", str(error))
+        number = int(code[1]) if code else errno.EIO
+        raise OSError(number, os.strerror(number), str(path)) from error
+
+
+def write_checkpoint(training: Training) -> Path:
+    """Save the state at this step boundary, here and now."""
+    return write_snapshot(training.folder, take_snapshot(training), training.recipe.keep_epochs)
+
+
+def drop_old(run: Path, newest: Path, snapshot: Snapshot, keep_epochs: bool) -> None:
+    """Keep the newest checkpoints, those that the snapshot names, and, where wanted, each epoch's.
+
+    What is newer than the state just saved was damaged, or belongs to a way that was left. What cannot be deleted now
+    is tried again later.
+    """
+    found = list_checkpoints(run)
+    older = [path for path in found if age(path) <= age(newest)]
+    kept = {*snapshot.kept, *(path.name for path in older[-KEPT:])}
+    if keep_epochs:
+        kept |= {path.name for path in older if not path.name.endswith(MID_EPOCH)}
+    for path in found:
+        if path.name not in kept:
+            files.delete_folder(path)
+
+
+def drop_newer(run: Path, folder: Path) -> None:
+    """Delete the checkpoints newer than this one, for a run that goes back to it: its history will be too short for them."""
+    for path in list_checkpoints(run):
+        if age(path) > age(folder):
+            files.delete_folder(path)
+    files.sync_folder(checkpoints(run))
+
+
+# ── bringing one back ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def restore(training: Training, folder: Path) -> None:
+    """Bring a checkpoint's state back into the model, optimizer, schedule, state and history of `training`.
+
+    Raises RunError when the state does not fit these.
+    """
+    content, tensors = read_checkpoint(folder)
+    try:
+        training.model.load_state_dict(unpack(content["model"], tensors))
+        restore_buffers(training.model, unpack(content["buffers"], tensors), training.device)
+        training.optimizer.load_state_dict(unpack(content["optimizer"], tensors))
+        training.schedule.load_state_dict(unpack(content["schedule"], tensors))
+    except (RuntimeError, ValueError, KeyError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise RunError("state-does-not-fit", run=training.folder.name, folder=folder, reason=reason) from error
+    training.state.update(unpack(content["state"], tensors))
+    tails = [tensors[f"{name}_tail"].numpy().tobytes() for name in ("history", "losses")]
+    training.history.restore(content["history_bytes"], content["losses_bytes"], tails[0], tails[1])
+    training.state["random"] = unpack(content["random"], tensors)  # for the loop to set when it begins
 
 
 def restore_buffers(model: torch.nn.Module, buffers: dict[str, Tensor], device: torch.device) -> None:
@@ -114,93 +201,90 @@ def restore_buffers(model: torch.nn.Module, buffers: dict[str, Tensor], device: 
             module.register_buffer(leaf, saved.to(device), persistent=False)
 
 
-def random_streams() -> dict[str, Any]:
-    """Return where the global random generators stand: Python's, NumPy's and torch's (a GPU's is seeded at every step)."""
-    version, words, gauss = random.getstate()
-    return {
-        "python": (version, np.array(words, np.uint32), gauss),
-        "numpy": np.random.get_state(legacy=False),
-        "torch": torch.get_rng_state(),
-    }
-
-
-def begin_random_streams(training: Training) -> None:
-    """Set the global random generators to where the restored state had them; in a new run, to the recipe's seed.
-
-    Right before the first step, since what is done on the way there draws from them too: importing rich does.
-    """
-    streams = training.state.pop("random", None)
-    if streams is not None:
-        restore_random_streams(streams)
-    elif not training.state["step"]:
-        seed = step_seed(training.recipe.seed, 0, 0)
-        random.seed(seed)
-        np.random.seed(seed)
-
-
-def restore_random_streams(streams: dict[str, Any]) -> None:
-    """Set the global random generators to where `random_streams` found them."""
-    version, words, gauss = streams["python"]
-    random.setstate((version, tuple(words.tolist()), gauss))
-    np.random.set_state(streams["numpy"])
-    torch.set_rng_state(streams["torch"])
-
-
 def read_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Read a checkpoint whose every byte is as it was written; WeightsError names what is damaged."""
+    content = read_content(folder)
     try:
-        record = json.loads((folder / JSON).read_text(encoding="utf-8"))
-        content: dict[str, Any] = record["content"]
-        body = json.dumps(content, allow_nan=False, sort_keys=True)
-        data = (folder / TENSORS).read_bytes()
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return content, safetensors.torch.load_file(folder / TENSORS)
+    except Exception as error:  # it changed since its checksum was taken
         raise WeightsError("damaged-checkpoint", folder=folder, reason=error) from error
-    for name, expected, found in (
-        (JSON, record.get("sha256"), hashlib.sha256(body.encode()).hexdigest()),
-        (TENSORS, content.get("sha256"), hashlib.sha256(data).hexdigest()),
-    ):
-        if expected != found:
-            raise WeightsError(
-                "damaged-checkpoint", folder=folder, reason=f"the checksum of {name} is not the recorded one"
-            )
+
+
+def read_content(folder: Path) -> dict[str, Any]:
+    """Return what a checkpoint holds beside its tensors, once every byte of it is checked; else raise WeightsError."""
+    check_format(folder)
+    reason = damage_of(folder)
+    if reason is not None:
+        raise WeightsError("damaged-checkpoint", folder=folder, reason=reason)
+    content: dict[str, Any] = json.loads((folder / STATE).read_bytes())
     if content.get("format") != FORMAT:
         reason = f"it is of format {content.get('format')}, and this version of Rushlight reads format {FORMAT}"
         raise WeightsError("damaged-checkpoint", folder=folder, reason=reason)
-    return content, safetensors.torch.load(data)
+    return content
 
 
-def list_checkpoints(run: Path) -> list[Path]:
-    """Return the run's published checkpoints, oldest first."""
-    folder = checkpoints(run)
-    found = folder.iterdir() if folder.is_dir() else []
-    return sorted((path for path in found if path.name.removesuffix(MID_EPOCH).isdecimal()), key=age)
+# ── finding them ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def checkpoints(run: Path) -> Path:
+    """Return the folder that holds a run's checkpoints."""
+    return run / CHECKPOINTS
 
 
 def checkpoint_name(state: State) -> str:
-    """Return the name of a state's checkpoint."""
+    """Return the name of the checkpoint of a state."""
     return f"{state['step']:08d}{MID_EPOCH if state['window'] else ''}"
 
 
-def age(folder: Path) -> tuple[int, bool]:
-    """Return what orders checkpoints: the steps done, then whether the epoch is tested and closed."""
-    return int(folder.name.removesuffix(MID_EPOCH)), not folder.name.endswith(MID_EPOCH)
+def epoch_began(state: State) -> str:
+    """Return the name of the checkpoint that the state's epoch began with."""
+    return f"{state['step'] - state['window']:08d}"
 
 
 def is_whole(folder: Path) -> bool:
     """Tell whether there is a checkpoint whose every byte is as it was written."""
-    try:
-        read_checkpoint(folder)
-    except WeightsError:
-        return False
-    return True
+    return folder.is_dir() and damage_of(folder) is None
 
 
 def latest_checkpoint(run: Path) -> Path:
-    """Return the newest checkpoint that is whole; RunError when there is none."""
+    """Return the newest checkpoint that is whole; RunError when there is none, WeightsError when it is a newer Rushlight's."""
     for folder in reversed(list_checkpoints(run)):
+        check_format(folder)
         if is_whole(folder):
             return folder
     raise RunError("no-checkpoint", run=run.name)
+
+
+def check_format(folder: Path) -> None:
+    """Raise WeightsError for a checkpoint that a newer Rushlight wrote: to pass it over would lose what it trained."""
+    found = newer_format(folder)
+    if found is not None:
+        raise WeightsError("newer-checkpoint", folder=folder, found=found, known=FORMAT)
+
+
+def named_checkpoint(run: Path, name: str) -> Path:
+    """Return the checkpoint of this name, of this step, or at this path; RunError if there is none, WeightsError if damaged."""
+    known = {path.name: path for path in list_checkpoints(run)}
+    by_step = {age(path)[0]: path for path in known.values()}
+    step = int(name) if name.isdecimal() else -1
+    folder = known.get(name) or known.get(Path(name).name) or by_step.get(step)
+    if folder is None:
+        raise RunError("unknown-checkpoint", run=run.name, name=name, known=", ".join(known) or "none")
+    read_content(folder)
+    return folder
+
+
+def best_checkpoint(run: Path, state: State | None = None) -> Path | None:
+    """Return the checkpoint of the best test, or None; which it is stands in the newest whole one's state."""
+    if state is None:
+        if not list_checkpoints(run):
+            return None
+        content, tensors = read_checkpoint(latest_checkpoint(run))
+        state = unpack(content["state"], tensors)
+    if state["best"] is None:
+        return None
+    folder = checkpoints(run) / f"{state['best']['step']:08d}"
+    return folder if folder.is_dir() else None
 
 
 def read_model_state(folder: Path) -> dict[str, Tensor]:
@@ -218,92 +302,7 @@ def describe_kept(run: Path) -> str:
     )
 
 
-def checkpoints(run: Path) -> Path:
-    """Return the folder that holds a run's checkpoints."""
-    return run / "checkpoints"
-
-
-def sweep_checkpoints(run: Path) -> None:
-    """Delete what a killed process left half written; for the process that holds the run's lock."""
-    files.sweep(checkpoints(run))
-
-
-def drop_old(training: Training, newest: Path) -> None:
-    """Keep the newest checkpoints and the one of the best test; one that cannot be deleted now is tried again later."""
-    kept = {newest, best_checkpoint(training.folder, training.state), *list_checkpoints(training.folder)[-KEPT:]}
-    for path in list_checkpoints(training.folder):
-        if path not in kept:
-            files.delete_folder(path)
-
-
-def best_checkpoint(run: Path, state: State | None = None) -> Path | None:
-    """Return the checkpoint of the best test, or None; which it is stands in the newest whole one's state."""
-    if state is None:
-        if not list_checkpoints(run):
-            return None
-        content, tensors = read_checkpoint(latest_checkpoint(run))
-        state = unpack(content["state"], tensors)
-    if state["best"] is None:
-        return None
-    folder = checkpoints(run) / f"{state['best']['step']:08d}"
-    return folder if folder.is_dir() else None
-
-
-# ── nested state as JSON and tensors ─────────────────────────────────────────────────────────────────────────
-
-
-def pack(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
-    """Return `value` JSON-ready: every tensor in it goes, copied to the CPU, into `tensors` under a name of its path.
-
-    A dict becomes a list of pairs, since optimizers use whole numbers as keys. Floats that JSON does not have are
-    written as text. NumPy's arrays and numbers go the tensors' way. A value that is no data raises UsageError.
-    """
-    if isinstance(value, Tensor) and value.layout is torch.strided:
-        return {TENSOR_MARK: put(value.detach().to("cpu", copy=True).contiguous(), name, tensors)}
-    if isinstance(value, (np.ndarray, np.generic)):
-        mark = ARRAY_MARK if isinstance(value, np.ndarray) else SCALAR_MARK
-        try:
-            return {mark: put(torch.from_numpy(np.array(value, order="C")), name, tensors)}
-        except (TypeError, ValueError) as error:  # objects, text, dates, another machine's byte order
-            raise UsageError("not-checkpointable", name=name, found=f"NumPy value of {value.dtype}") from error
-    if isinstance(value, dict):
-        pairs = ((key, item, f"{name}/{key}") for key, item in value.items())
-        return {"$dict": [[pack(key, inner, tensors), pack(item, inner, tensors)] for key, item, inner in pairs]}
-    if isinstance(value, (list, tuple)):
-        mark = "$tuple" if isinstance(value, tuple) else "$list"
-        return {mark: [pack(item, f"{name}/{i}", tensors) for i, item in enumerate(value)]}
-    if isinstance(value, float) and not math.isfinite(value):
-        return {"$float": str(value)}
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    kind = f"{value.layout} tensor" if isinstance(value, Tensor) else type(value).__name__
-    raise UsageError("not-checkpointable", name=name, found=kind)
-
-
-def put(tensor: Tensor, name: str, tensors: dict[str, Tensor]) -> str:
-    """Add a tensor under its name, or, where the keys 1 and "1" lead to the same, one like it; return the name."""
-    while name in tensors:
-        name += "'"
-    tensors[name] = tensor
-    return name
-
-
-def unpack(value: Any, tensors: dict[str, Tensor]) -> Any:
-    """Rebuild what `pack` took apart."""
-    if not isinstance(value, dict):
-        return value
-    ((mark, content),) = value.items()
-    if mark == TENSOR_MARK:
-        return tensors[content]
-    if mark in (ARRAY_MARK, SCALAR_MARK):
-        array = tensors[content].numpy()
-        return array if mark == ARRAY_MARK else array[()]
-    if mark == "$dict":
-        return {unpack(key, tensors): unpack(item, tensors) for key, item in content}
-    if mark == "$float":
-        return float(content)
-    items = [unpack(item, tensors) for item in content]
-    return tuple(items) if mark == "$tuple" else items
+# ── digests ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def walk(state: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:

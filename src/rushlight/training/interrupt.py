@@ -1,16 +1,27 @@
-"""Ctrl-C and SIGTERM: noticed between two steps, so that what is saved is a whole state."""
+"""Ctrl-C, SIGTERM and their kin: noticed between two steps, so that what is saved is a whole state.
+
+Reading data and testing change no state: these are left at once.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
 
 from rushlight.console import Progress
+from rushlight.data.batches import Batch
+from rushlight.signals import ENDING, exit_code
 
 Handler = Callable[[int, FrameType | None], object] | int | None
+
+CAUGHT = (signal.SIGINT, *ENDING)
+
+
+class Interrupted(BaseException):  # no Exception: nothing on the way may swallow it
+    """A signal came at a moment that can be left at once."""
 
 
 class Interrupt:
@@ -18,6 +29,7 @@ class Interrupt:
 
     def __init__(self) -> None:
         self.signal: int | None = None
+        self.may_leave = False  # whether what is being done can be left at any point
 
     @property
     def requested(self) -> bool:
@@ -25,43 +37,75 @@ class Interrupt:
         return self.signal is not None
 
     def handle(self, number: int, frame: FrameType | None) -> None:
-        """Note the signal; raise on the second."""
+        """Note the signal; leave what can be left; raise on the second Ctrl-C."""
         if self.signal is not None:
-            raise KeyboardInterrupt
+            if number == signal.SIGINT:
+                raise KeyboardInterrupt
+            return
         self.signal = number
+        if self.may_leave:
+            self.may_leave = False
+            raise Interrupted
+
+    def reading(self, windows: Iterable[list[Batch]]) -> Iterator[list[Batch]]:
+        """Give the windows until somebody asks to stop; reading one may be left at any point."""
+        iterator = iter(windows)
+        while True:
+            self.may_leave = True
+            try:
+                window = None if self.requested else next(iterator, None)
+            except Interrupted:
+                return
+            except RuntimeError:  # a worker that got the signal too
+                if self.requested:
+                    return
+                raise
+            finally:
+                self.may_leave = False
+            if window is None:
+                return
+            yield window
+
+    @contextlib.contextmanager
+    def leaving_at_once(self) -> Iterator[None]:
+        """Raise Interrupted as soon as a signal comes, or came before the block; for what changes no state."""
+        self.may_leave = True
+        try:
+            if self.requested:
+                raise Interrupted
+            yield
+        finally:
+            self.may_leave = False
 
     def error(self) -> BaseException:
         """Return what to raise once everything is saved: KeyboardInterrupt, or SystemExit(143) for SIGTERM."""
-        return SystemExit(143) if self.signal == signal.SIGTERM else KeyboardInterrupt()
+        if self.signal is None or self.signal == signal.SIGINT:
+            return KeyboardInterrupt()
+        return SystemExit(exit_code(self.signal))
 
     def watching(self, progress: Progress, total: int | None) -> Callable[[int], None]:
-        """Return the function that testing calls after every batch: shows how far it is, and leaves when asked to.
-
-        Testing changes no state, and the last training step's is saved on the way out; a resumed run tests again.
-        """
+        """Return the function that testing calls after every batch: shows how far it is, and leaves when asked to."""
 
         def watch(done: int) -> None:
             progress.testing(done, total)
             if self.requested:
-                raise InterruptedTest
+                raise Interrupted
 
         return watch
 
 
-class InterruptedTest(BaseException):  # no Exception: nothing on the way may swallow it
-    """Testing was interrupted by a signal."""
-
-
 @contextlib.contextmanager
 def interruptible() -> Iterator[Interrupt]:
-    """Catch SIGINT and SIGTERM for a block, in the main thread; elsewhere signals are not ours to catch."""
+    """Catch the signals that end a process for a block, in the main thread; elsewhere they are not ours to catch.
+
+    One that is ignored stays ignored: `nohup` does that to SIGHUP.
+    """
     interrupt = Interrupt()
     if threading.current_thread() is not threading.main_thread():
         yield interrupt
         return
-    before: dict[int, Handler] = {
-        number: signal.signal(number, interrupt.handle) for number in (signal.SIGINT, signal.SIGTERM)
-    }
+    wanted = [number for number in CAUGHT if signal.getsignal(number) != signal.SIG_IGN]
+    before: dict[int, Handler] = {number: signal.signal(number, interrupt.handle) for number in wanted}
     try:
         yield interrupt
     finally:

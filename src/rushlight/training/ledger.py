@@ -6,7 +6,7 @@ import math
 import sys
 import time
 from array import array
-from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,14 +15,29 @@ from rushlight.data.batches import Batch
 from rushlight.data.order import epoch_order
 from rushlight.errors import TrainingError
 from rushlight.training.checkpoint import describe_kept
-from rushlight.training.objective import count_samples
 from rushlight.training.recipe import Recipe
+from rushlight.training.saver import Saver
 from rushlight.training.state import Training
 
 READ_EVERY = 0.1  # seconds between two looks at the losses
 MOST_PENDING = 4096  # losses kept unread at the most
 LINES_PER_EPOCH = 10
 SHORTEST_LINE = 100  # steps
+
+
+class Taken(NamedTuple):
+    """Steps that were taken together, one or several."""
+
+    losses: Tensor  # (), or (steps,)
+    outputs: Tensor | None  # of the last samples
+    weights: list[float]  # of each step: what its loss is a mean over
+    rates: list[float]  # of each step: the learning rate of the first group
+    samples: list[int]  # of each step
+
+    @property
+    def steps(self) -> int:
+        """How many steps these are."""
+        return len(self.weights)
 
 
 class Ledger:
@@ -32,11 +47,11 @@ class Ledger:
     read: every loss goes to losses.f32, and a line of history stands at fixed steps.
     """
 
-    def __init__(self, training: Training) -> None:
-        self.training, self.state = training, training.state
+    def __init__(self, training: Training, saver: Saver) -> None:
+        self.training, self.state, self.saver = training, training.state, saver
         self.recipe, self.data = training.recipe, training.data
-        self.pending: list[Tensor] = []
-        self.weights: list[float] = []
+        self.pending: list[Taken] = []
+        self.unread = 0  # steps that are pending
         self.steps = steps_per_epoch(self.data.train.samples, self.recipe)
         self.line_every = max(SHORTEST_LINE, math.ceil((self.steps or 0) / LINES_PER_EPOCH))
         self.due = time.perf_counter() + READ_EVERY
@@ -46,33 +61,44 @@ class Ledger:
         self.shown_loss: float | None = None
         self.shown_accuracy: float | None = None
 
-    def add(self, loss: Tensor, weight: float, outputs: Tensor | None, window: Sequence[Batch]) -> None:
-        """Take over a step's loss; `weight` is what its mean is over."""
-        self.pending.append(loss)
-        self.weights.append(weight)
-        samples = int(sum(map(count_samples, window)))
-        self.samples += samples
-        self.state["samples"] += samples
-        is_line = self.state["window"] % self.line_every == 0
-        if is_line or len(self.pending) >= MOST_PENDING or time.perf_counter() >= self.due:
-            self.read_accuracy(outputs, window[-1])
+    def add(self, taken: Taken, last: Batch) -> None:
+        """Take over the losses of steps that the state counts already; `last` is a batch that ends with their last samples."""
+        self.pending.append(taken)
+        self.unread += taken.steps
+        self.samples += sum(taken.samples)
+        done = self.state["window"]
+        is_line = done // self.line_every > (done - taken.steps) // self.line_every
+        if is_line or self.unread >= MOST_PENDING or time.perf_counter() >= self.due:
+            self.read_accuracy(taken.outputs, last)
             self.flush()
-            if is_line:
-                self.write_line()
 
     def flush(self) -> None:
-        """Read the pending losses: check them, write them down, add them up, show the last."""
+        """Read the pending losses: check them, write them down, add them up, write the lines that are due, show the last."""
         if not self.pending:
             return
-        losses = torch.stack(self.pending).float().tolist()
+        losses = torch.cat([taken.losses.reshape(-1) for taken in self.pending]).float().tolist()
         self.training.history.write_losses(little_endian(losses))  # also those that end the run
-        self.check_finite(losses)
-        for loss, weight in zip(losses, self.weights, strict=True):
-            for total, count in (("loss_sum", "weight_sum"), ("line_sum", "line_weight")):
-                self.state[total] += self.training.objective.total(loss, weight) if weight else 0.0
-                self.state[count] += weight
+        if self.recipe.on_nan != "skip":
+            self.check_finite(losses)
+        weights, rates, samples = (
+            [value for taken in self.pending for value in getattr(taken, name)]
+            for name in ("weights", "rates", "samples")
+        )
+        state, total = self.state, self.training.objective.total
+        for left, loss, weight, rate, count in zip(
+            range(len(losses))[::-1], losses, weights, rates, samples, strict=True
+        ):
+            state["samples"] += count
+            if math.isfinite(loss):  # else that step was left out
+                amount = total(loss, weight) if weight else 0.0
+                state["loss_sum"] += amount
+                state["weight_sum"] += weight
+                state["line_sum"] += amount
+                state["line_weight"] += weight
+            if (state["window"] - left) % self.line_every == 0:
+                self.write_line(state["step"] - left, rate)
         self.pending.clear()
-        self.weights.clear()
+        self.unread = 0
         self.show(losses)
         self.due = time.perf_counter() + READ_EVERY
 
@@ -92,53 +118,75 @@ class Ledger:
         )  # fmt: skip
 
     def read_accuracy(self, outputs: Tensor | None, batch: Batch) -> None:
-        """Follow the training accuracy on the batch at hand: ten batches a second tell enough, and cost nothing."""
+        """Follow the training accuracy on the last samples: ten batches a second tell enough, and cost nothing."""
         target = self.data.target
         if outputs is None or target is None or target.task not in ("classification", "binary"):
             return
-        predicted = outputs.argmax(1) if target.task == "classification" else (outputs > 0).to(batch[1].dtype)
-        accuracy = float((predicted == batch[1]).float().mean())
+        targets = batch[1][-len(outputs) :]
+        predicted = outputs.argmax(1) if target.task == "classification" else (outputs > 0).to(targets.dtype)
+        accuracy = float((predicted == targets).float().mean())
         self.shown_accuracy = accuracy if self.shown_accuracy is None else 0.8 * self.shown_accuracy + 0.2 * accuracy
 
-    @property
-    def learning_rate(self) -> float:
-        """The learning rate of the last step."""
-        return float(self.training.optimizer.param_groups[0]["lr"])
-
-    def write_line(self) -> None:
+    def write_line(self, step: int, rate: float) -> None:
         """Write the line of history that is due at this step."""
         state = self.state
         self.training.history.write(
             {
-                "kind": "steps", "epoch": state["epoch"], "step": state["step"],
+                "kind": "steps", "epoch": state["epoch"], "step": step,
                 "loss": state["line_sum"] / state["line_weight"] if state["line_weight"] else None,
-                "learning_rate": self.learning_rate,
+                "learning_rate": float(rate),
                 "samples": state["samples"], "time": time.time(),
             }
         )  # fmt: skip
         state.update(line_sum=0.0, line_weight=0.0)
 
     def check_finite(self, losses: list[float]) -> None:
-        """Raise TrainingError at the first loss that is NaN or infinite, naming its step and samples."""
-        for offset, loss in enumerate(losses):
+        """Raise BlownUp at the first loss that is NaN or infinite, naming its step and samples.
+
+        A gradient that is not finite shows in the loss of the step after, so that one's samples are named too.
+        """
+        rates = [rate for taken in self.pending for rate in taken.rates]
+        for offset, (loss, rate) in enumerate(zip(losses, rates, strict=True)):
             if not math.isfinite(loss):
-                window = self.state["window"] - len(losses) + offset
-                raise TrainingError(
-                    "loss-not-finite", value=loss, step=self.state["step"] - len(losses) + offset + 1,
-                    epoch=self.state["epoch"], samples=self.name_samples(window), learning_rate=f"{self.learning_rate:g}",
+                self.saver.finish_quietly()  # so that the message names the newest state there is
+                window, step = (self.state[name] - len(losses) + offset for name in ("window", "step"))
+                before = (
+                    f"; or by the gradient of step {step:,} ({name_samples(self.training, window - 1)})"
+                    if window
+                    else ""
+                )
+                raise BlownUp(
+                    "loss-not-finite", value=loss, step=step + 1, epoch=self.state["epoch"], before=before,
+                    samples=name_samples(self.training, window), learning_rate=f"{float(rate):g}",
+                    kept=describe_kept(self.training.folder), run=self.training.folder.name,
+                )  # fmt: skip
+
+    def check_weights(self) -> None:
+        """Raise BlownUp for weights that the last steps made NaN or infinite, before these are tested or saved."""
+        for name, parameter in self.training.model.named_parameters():
+            if not bool(torch.isfinite(parameter).all()):
+                self.saver.finish_quietly()
+                raise BlownUp(
+                    "weights-not-finite", name=name, step=self.state["step"], epoch=self.state["epoch"],
                     kept=describe_kept(self.training.folder),
                 )  # fmt: skip
 
-    def name_samples(self, window: int) -> str:
-        """Return which training samples a window of this epoch held, where that can be told."""
-        n, size = self.data.train.samples, self.recipe.batch_size * self.recipe.accumulate
-        if n is None:
-            return "samples unknown: the order is the loader's own"
-        is_shuffled = getattr(self.data.train, "is_shuffled", True)
-        order = epoch_order(self.recipe.seed, self.state["epoch"], n) if is_shuffled else torch.arange(n)
-        chosen = order[window * size : (window + 1) * size].tolist()
-        listed = ", ".join(map(str, chosen[:8]))
-        return f"samples {listed}{f' … ({len(chosen)} in all)' if len(chosen) > 8 else ''}"
+
+class BlownUp(TrainingError):
+    """The loss or the weights are not finite any more."""
+
+
+def name_samples(training: Training, window: int) -> str:
+    """Return which training samples a window of this epoch held, where that can be told."""
+    split, recipe = training.data.train, training.recipe
+    n, size = split.samples, recipe.batch_size * recipe.accumulate
+    if n is None:
+        return "samples unknown: the order is the loader's own"
+    is_shuffled = getattr(split, "is_shuffled", True)
+    order = epoch_order(recipe.seed, training.state["epoch"], n) if is_shuffled else torch.arange(n)
+    chosen = order[window * size : (window + 1) * size].tolist()
+    listed = ", ".join(map(str, chosen[:8]))
+    return f"samples {listed}{f' … ({len(chosen)} in all)' if len(chosen) > 8 else ''}"
 
 
 def steps_per_epoch(samples: int | None, recipe: Recipe) -> int | None:

@@ -6,14 +6,18 @@ import math
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
-from rushlight.errors import UsageError, check_choice
+from rushlight.errors import RunError, UsageError, check_choice
 
 Precision = Literal["float32", "bfloat16"]
 Numerics = Literal["exact", "fast"]
+OnNan = Literal["stop", "skip", "rollback"]
+Compile = Literal["auto", "first", "never"]
 SCHEDULES = ("constant", "cosine", "onecycle")
 CHOICES: dict[str, tuple[str, ...]] = {
     "precision": ("float32", "bfloat16"),
     "numerics": ("exact", "fast"),
+    "on_nan": ("stop", "skip", "rollback"),
+    "compile": ("auto", "first", "never"),
 }
 POSITIVE = ("epochs", "batch_size", "accumulate")
 
@@ -37,6 +41,9 @@ class Recipe:
     device: str = "auto"
     early_stopping: int | None = None
     tensorboard: bool = False
+    on_nan: OnNan = "stop"
+    keep_epochs: bool = False
+    compile: Compile = "auto"
 
     def __post_init__(self) -> None:
         for name, choices in CHOICES.items():
@@ -59,6 +66,13 @@ def recipe_to_json(recipe: Recipe) -> dict[str, Any]:
 
 
 def recipe_from_json(content: dict[str, Any]) -> Recipe:
-    """Rebuild what `recipe_to_json` wrote; entries this version does not know are left out."""
+    """Rebuild what `recipe_to_json` wrote; entries this version does not know are left out.
+
+    Raises RunError for what is no recipe.
+    """
     known = {entry.name for entry in fields(Recipe)}
-    return Recipe(**{key: value for key, value in content.items() if key in known})
+    try:
+        return Recipe(**{key: value for key, value in content.items() if key in known})
+    except TypeError as error:
+        reason = str(error).removeprefix("Recipe.__init__() ")
+        raise RunError("run-file-damaged", path="recipe.json", reason=reason) from error

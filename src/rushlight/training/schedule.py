@@ -74,6 +74,14 @@ class Schedule:
         else:
             self.live.step()
 
+    def scale(self, factor: float) -> None:
+        """Multiply the learning rate by `factor`, from here on."""
+        self.base_rates = [rate * factor for rate in self.base_rates]
+        if self.live is not None and hasattr(self.live, "base_lrs"):
+            self.live.base_lrs = [rate * factor for rate in self.live.base_lrs]
+        for group in self.optimizer.param_groups:
+            group["lr"] *= factor
+
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint must hold."""
         live = (

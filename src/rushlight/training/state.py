@@ -21,6 +21,15 @@ State = dict[str, Any]  # what a checkpoint holds beside the model's, optimizer'
 
 
 @dataclass(frozen=True)
+class Origin:
+    """Where a training that was begun earlier goes on from."""
+
+    checkpoint: Path | None  # None: it was stopped before it wrote one
+    goes_back: bool = False  # whether the checkpoint was asked for by name, newer ones or not
+    differences: tuple[str, ...] = ()  # what changed that the bits depend on
+
+
+@dataclass(frozen=True)
 class Training:
     """Everything one execution of a recipe works with. Training changes `state`, and what the objects themselves hold."""
 
@@ -35,6 +44,8 @@ class Training:
     history: History
     progress: Progress
     state: State
+    conditions: dict[str, Any]  # what the bits depend on besides the recipe
+    origin: Origin | None = None  # None: it is new
 
 
 def new_state() -> State:
@@ -51,4 +62,8 @@ def new_state() -> State:
         "seconds": 0.0,  # spent in training and testing this epoch
         "best": None,  # {"epoch", "step", "name", "value", "loss"} of the best test so far
         "epochs_since_best": 0,
+        "micro_batch": None,  # samples at a time, where memory ran out for more
+        "skipped": 0,  # steps left out one after the other, up to here
+        "rollbacks": 0,  # of this epoch
+        "ways": [],  # how its steps are executed, from which step on
     }
