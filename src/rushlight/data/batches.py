@@ -6,25 +6,21 @@ depend on workers, devices or earlier epochs.
 
 from __future__ import annotations
 
-import random
-import signal
-import traceback
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from rushlight.data.order import epoch_order, sample_seed
+from rushlight.data.reading import Batch as Batch  # who reads batches calls them so too
+from rushlight.data.reading import Failed, Reader, Request, Source, seeded
 from rushlight.data.spec import FeatureSpec, TargetSpec
-from rushlight.errors import DataError, RushlightError
 
 CPU = torch.device("cpu")
-
-Batch = Any  # usually (inputs, targets), both tensors; whatever a user's own loader or collate gives otherwise
 
 
 class Split(Protocol):
@@ -71,13 +67,20 @@ class ResidentSplit:
         """How many samples there are."""
         return len(self.inputs)
 
-    def batches(self, size: int, *, seed: int, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """Give the batches of a training epoch: gathered by index, then prepared."""
+    def batches(
+        self, size: int, *, seed: int, epoch: int, start: int = 0, together: Callable[[], int] = lambda: 1
+    ) -> Iterator[Batch]:
+        """Give the batches of a training epoch: gathered by index, then prepared.
+
+        `together` is asked before each how many of them are wanted at once, one after the other in one.
+        """
         order = epoch_order(seed, epoch, len(self.inputs)) if self.is_shuffled else torch.arange(len(self.inputs))
         order = order.to(self.inputs.device)
         inputs, targets, prepare = self.inputs, self.targets, self.prepare
-        for first in range(start * size, len(order), size):
-            indices = order[first : first + size]
+        first = start * size
+        while first < len(order):
+            indices = order[first : first + together() * size]
+            first += len(indices)
             # index_select is about four times faster than inputs[indices] at these sizes
             yield prepare(inputs.index_select(0, indices)), targets.index_select(0, indices)
 
@@ -96,8 +99,8 @@ class ResidentSplit:
 class StreamedSplit:
     """Samples of a map-style dataset, read as they are needed, by worker processes or in this one.
 
-    Whatever is random in reading sample `index` in epoch `epoch` is drawn from generators (Python's, NumPy's and
-    torch's) seeded by (seed, epoch, index), so augmentation does not depend on the workers.
+    Whatever is random in reading a sample depends on (seed, epoch, index) alone: see `reading.py`, which `draws` and
+    `together` are for.
     """
 
     dataset: Dataset[Any]
@@ -106,7 +109,15 @@ class StreamedSplit:
     collate: Callable[[list[Any]], Any] = default_collate
     is_shuffled: bool = True
     device: torch.device = CPU
+    draws: bool | None = True  # None: reading draws nothing, as far as was seen; False: it never does, in any thread
+    together: bool = False  # whether the dataset's own __getitems__ gives a batch's samples
+    around: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext  # holds while it is read
     kind: str = field(default="streamed", init=False)
+    source: Source = field(init=False, repr=False, compare=False)  # who reads
+
+    def __post_init__(self) -> None:
+        reader = Reader(self.dataset, self.collate, self.draws, self.together)
+        object.__setattr__(self, "source", Source(reader, self.workers))
 
     @property
     def samples(self) -> int:
@@ -123,24 +134,16 @@ class StreamedSplit:
         return self._read(range(self.samples), size, seed=0, epoch=0)
 
     def _read(self, indices: Sequence[int], size: int, seed: int, epoch: int) -> Iterator[Batch]:
-        groups = [list(indices[first : first + size]) for first in range(0, len(indices), size)]
-        loader = DataLoader(
-            SeededReads(self.dataset, seed, epoch),
-            batch_sampler=groups,
-            collate_fn=CollatedReads(self.collate, type(self.dataset).__name__),
-            num_workers=self.workers,
-            generator=torch.Generator(),  # else the loader draws from the global stream, which belongs to the step
-            pin_memory=self.device.type == "cuda",
-            worker_init_fn=ignore_interrupt,
-        )
-        for batch in loader:
-            if isinstance(batch, Failed):
-                raise batch.error() from RuntimeError(batch.traceback)
-            yield to_device(self.finish(batch), self.device)
+        requests = (Request(seed, epoch, indices[first : first + size]) for first in range(0, len(indices), size))
+        with self.around(), contextlib.closing(self.source.batches(requests, self.device.type == "cuda")) as batches:
+            for batch in batches:
+                if isinstance(batch, Failed):
+                    raise batch.error() from RuntimeError(batch.traceback)
+                yield to_device(self.finish(batch), self.device)
 
     def to(self, device: torch.device) -> StreamedSplit:
         """Return the split with its batches moved to `device`."""
-        return StreamedSplit(self.dataset, self.finish, self.workers, self.collate, self.is_shuffled, device)
+        return replace(self, device=device)
 
 
 @dataclass(frozen=True)
@@ -188,106 +191,6 @@ class LoaderSplit:
         return LoaderSplit(self.loader, self.finish, device)
 
 
-class SeededReads(Dataset[Any]):
-    """A map-style dataset whose every read is seeded by (seed, epoch, index)."""
-
-    def __init__(self, dataset: Dataset[Any], seed: int, epoch: int) -> None:
-        self.dataset, self.seed, self.epoch = dataset, seed, epoch
-
-    def __getitem__(self, index: int) -> Any:
-        with seeded(sample_seed(self.seed, self.epoch, index)):
-            try:
-                return self.dataset[index]
-            except Exception as error:
-                return failed(error, type(self.dataset).__name__, index)
-
-
-class CollatedReads:
-    """Collates what `SeededReads` read. What went wrong takes the batch's place."""
-
-    def __init__(self, collate: Callable[[list[Any]], Any], name: str) -> None:
-        self.collate, self.name = collate, name
-
-    def __call__(self, samples: list[Any]) -> Any:
-        """Return the batch, or the first failure among its samples, or that of collating them."""
-        failure = next((sample for sample in samples if isinstance(sample, Failed)), None)
-        if failure is not None:
-            return failure
-        try:
-            return self.collate(samples)
-        except Exception as error:
-            return not_collated(error, self.name, samples)
-
-
-@dataclass(frozen=True)
-class Failed:
-    """Why samples could not be read: plain values, since an exception itself may not survive the way from a worker."""
-
-    kind: type[RushlightError]
-    key: str
-    values: dict[str, Any]
-    traceback: str
-
-    def error(self) -> RushlightError:
-        """Return the error to raise."""
-        return self.kind(self.key, **self.values)
-
-
-def failed(error: Exception, name: str, index: int) -> Failed:
-    """Return the failure to read sample `index` of the dataset called `name`."""
-    text = traceback.format_exc()
-    if isinstance(error, RushlightError):
-        values = {key: value if isinstance(value, (int, float)) else str(value) for key, value in error.values.items()}
-        return Failed(type(error), error.key, values, text)
-    reason = f"{type(error).__name__}: {error}"
-    return Failed(DataError, "sample-failed", {"data": name, "index": index, "reason": reason}, text)
-
-
-def not_collated(error: Exception, name: str, samples: list[Any]) -> Failed:
-    """Return the failure to stack samples of the dataset called `name`: most often their shapes differ."""
-    found = list(dict.fromkeys(str(shapes_in(sample)) for sample in samples))
-    if len(found) > 1:
-        reason = f"found {found[0]} and {found[1]}"
-        return Failed(DataError, "unequal-samples", {"data": name, "reason": reason}, traceback.format_exc())
-    reason = f"{type(error).__name__}: {error}".splitlines()[0]
-    return Failed(DataError, "samples-not-batchable", {"data": name, "reason": reason}, traceback.format_exc())
-
-
-def shapes_in(sample: Any) -> Any:
-    """Return a sample with the shape of every tensor or array in its place, and the type of all else."""
-    if isinstance(sample, (Tensor, np.ndarray)):
-        return tuple(sample.shape)
-    if isinstance(sample, (tuple, list)):
-        return tuple(map(shapes_in, sample))
-    if isinstance(sample, dict):
-        return {key: shapes_in(value) for key, value in sample.items()}
-    return type(sample).__name__
-
-
-def ignore_interrupt(worker: int) -> None:
-    """Leave Ctrl-C, which reaches every process of the terminal, to the main process: it still needs its batch."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-class seeded:  # reads as a word in `with seeded(…):`
-    """Seed Python's, NumPy's and torch's CPU generators for a block, then put them back as they were."""
-
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
-
-    def __enter__(self) -> None:
-        self.before = random.getstate(), np.random.get_state(), torch.get_rng_state()
-        random.seed(self.seed)
-        np.random.seed(self.seed)
-        torch.default_generator.manual_seed(self.seed)
-
-    def __exit__(self, *exception: object) -> None:
-        python, numpy, torch_state = self.before
-        random.setstate(python)
-        np.random.set_state(numpy)
-        torch.set_rng_state(torch_state)
-
-
 def to_device(batch: Batch, device: torch.device) -> Batch:
     """Move every tensor in a batch (tuples, lists and dicts of them) to `device`."""
     if isinstance(batch, Tensor):
@@ -317,3 +220,13 @@ class Data:
     notes: tuple[str, ...] = ()
     batch_size: int | None = None  # a DataLoader of the user's brings its own
     examples: Tensor | None = None  # a few training inputs as stored, for the bundle
+
+
+@contextlib.contextmanager
+def keeping_workers(data: Data) -> Iterator[None]:
+    """Let the worker processes that read the data outlive an epoch, for the block: starting them takes its time."""
+    with contextlib.ExitStack() as stack:
+        for split in (data.train, data.test):
+            if isinstance(split, StreamedSplit):
+                stack.enter_context(split.source.keep_workers())
+        yield

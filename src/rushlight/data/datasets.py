@@ -24,7 +24,7 @@ from torch.utils.data import (
 )
 
 from rushlight.data.arrays import read_targets
-from rushlight.data.batches import Data, LoaderSplit, ResidentSplit, StreamedSplit, not_collated, seeded
+from rushlight.data.batches import Data, LoaderSplit, ResidentSplit, StreamedSplit
 from rushlight.data.build import (
     EXAMPLES,
     Samples,
@@ -36,8 +36,10 @@ from rushlight.data.build import (
     identity_of,
 )
 from rushlight.data.finish import Finish
+from rushlight.data.reading import not_collated, seeded
 from rushlight.data.samples import (
     PROBES,
+    can_read_together,
     collate_checked,
     collate_samples,
     is_pair,
@@ -91,18 +93,19 @@ def open_dataset(
     count = sample_count(dataset, name)
     first = read_one(dataset, 0, name)
     how_random = randomness(dataset, count)
+    draws = True if how_random else None
     needed = count * size_of(first)
     notes = list(loader_notes)
     if how_random or needed > memory_limit:
         why = how_random or f"{needed / 2**30:.1f} GiB would not fit in memory"
         notes.append(f"{name} is streamed: {why}.")
         return open_streamed(
-            dataset, test_dataset, first, task, classes, normalize, workers, is_shuffled, notes, batch_size
+            dataset, test_dataset, first, task, classes, normalize, workers, is_shuffled, notes, batch_size, draws
         )
     if not is_pair(first):
         notes.append(f"{name} is streamed: its samples are not (input, target).")
         return open_streamed(
-            dataset, test_dataset, first, task, classes, normalize, workers, is_shuffled, notes, batch_size
+            dataset, test_dataset, first, task, classes, normalize, workers, is_shuffled, notes, batch_size, draws
         )
     notes.append(
         f"{name} is kept in memory: {min(PROBES, count)} samples read again gave the same, and drew nothing at random."
@@ -138,10 +141,11 @@ def open_dataset(
 
 def open_streamed(
     dataset: Dataset[Any], test: Dataset[Any] | DataLoader[Any] | None, first: Any, task: Task | None, classes: Sequence[str] | None,
-    normalize: NormalizeName, workers: int, is_shuffled: bool, notes: list[str], batch_size: int | None,
+    normalize: NormalizeName, workers: int, is_shuffled: bool, notes: list[str], batch_size: int | None, draws: bool | None,
 ) -> Data:  # fmt: skip
-    """Make `Data` that reads its samples as they are needed."""
+    """Make `Data` that reads its samples as they are needed. `draws`: as in `StreamedSplit`."""
     name = type(dataset).__name__
+    together = draws is None and can_read_together(dataset, sample_count(dataset, name), name, notes)
     features = target = examples = None
     if is_pair(first):
         few = [
@@ -156,25 +160,29 @@ def open_streamed(
     if test is None:
         notes.append("There is no test split: pass test_data=, or a dataset that is the same each time it is read.")
     return Data(
-        name=name, train=StreamedSplit(dataset, finish, workers, collate_samples, is_shuffled),
-        test=open_test(test, finish, workers, name),
+        name=name,
+        train=StreamedSplit(dataset, finish, workers, collate_samples, is_shuffled, draws=draws, together=together),
+        test=open_test(test, finish, workers, name, notes),
         features=features, target=target, fingerprint=describe_fingerprint(dataset), notes=tuple(notes),
         batch_size=batch_size, examples=examples,
     )  # fmt: skip
 
 
 def open_test(
-    test: Dataset[Any] | DataLoader[Any] | None, finish: Finish, workers: int, name: str
+    test: Dataset[Any] | DataLoader[Any] | None, finish: Finish, workers: int, name: str, notes: list[str]
 ) -> StreamedSplit | LoaderSplit | None:
     """Make a test split that is read as it is needed; its first sample is looked at now, a DataLoader's when it comes."""
     if test is None or isinstance(test, DataLoader):
         return None if test is None else LoaderSplit(test, finish)
-    sample_count(test, name, "test")
+    count = sample_count(test, name, "test")
     first = read_one(test, 0, name)
     if finish.features is not None and is_pair(first):
         inputs, _ = collate_checked([first], name)
         check_same_dtype(name, finish.features.dtype, dtype_name(as_stored(inputs)))
-    return StreamedSplit(test, finish, workers, collate_samples, False)
+    if not hasattr(test, "__getitems__") or randomness(test, count):  # finding out is worth it for whole batches only
+        return StreamedSplit(test, finish, workers, collate_samples, False)
+    together = can_read_together(test, count, name, notes)
+    return StreamedSplit(test, finish, workers, collate_samples, False, draws=None, together=together)
 
 
 def open_loader(
@@ -209,7 +217,7 @@ def open_loader(
     if test is None:
         notes.append("There is no test split: pass test_data=.")
     return Data(
-        name=name, train=LoaderSplit(loader, finish), test=open_test(test, finish, 0, name), features=features, target=target,
+        name=name, train=LoaderSplit(loader, finish), test=open_test(test, finish, 0, name, notes), features=features, target=target,
         fingerprint=describe_fingerprint(loader.dataset), notes=tuple(notes), batch_size=loader.batch_size,
         examples=examples,
     )  # fmt: skip

@@ -168,7 +168,15 @@ class ImageFolderDataset(Dataset[tuple[Tensor, int]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         with no_image_warnings():
-            pixels = attempt(partial(read_pixels, shape=self.shape), self.paths[index])
+            return self.read(index)
+
+    def __getitems__(self, indices: Sequence[int]) -> list[tuple[Tensor, int]]:
+        with no_image_warnings():
+            return [self.read(index) for index in indices]
+
+    def read(self, index: int) -> tuple[Tensor, int]:
+        """Decode one image; DataError where it cannot be read."""
+        pixels = attempt(partial(read_pixels, shape=self.shape), self.paths[index])
         if isinstance(pixels, BadImage):
             raise DataError("image-not-readable", path=pixels.path, reason=pixels.reason)
         return torch.from_numpy(pixels), self.labels[index]
@@ -230,7 +238,8 @@ def stream(files: ImageFiles, features: FeatureSpec, workers: int) -> StreamedSp
     """Return a split that reads these files."""
     channels, height, width = features.shape
     dataset = ImageFolderDataset(files, (channels, height, width))
-    return StreamedSplit(dataset, partial(prepare_batch, features), workers)
+    finish = partial(prepare_batch, features)
+    return StreamedSplit(dataset, finish, workers, draws=False, together=True, around=no_image_warnings)
 
 
 def prepare_batch(features: FeatureSpec, batch: Any) -> Any:

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -31,6 +33,10 @@ ORIENTATION, LYING = 0x0112, (5, 6, 7, 8)  # EXIF 2.32: these lay the image on i
 # Pillow goes by content: without these an EPS named .png would start Ghostscript. MPO is opened as JPEG.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "DIB", "GIF", "TIFF")
 MOST_PIXELS = 89_478_485  # Pillow's own limit: a quarter of a gigabyte of RGB
+PILLOW = re.compile(r"PIL\..*")
+SILENT = ("ignore", None, Warning, PILLOW, 0)  # as `warnings.filterwarnings` notes it
+SILENCING = threading.Lock()
+WANTED: list[None] = []  # an entry for each block that wants it silent
 
 Result = TypeVar("Result")
 
@@ -102,7 +108,9 @@ def in_mode(image: Image.Image, mode: str) -> Image.Image:
     """Return an image upright, with 8 bits, and laid over white where it is transparent."""
     from PIL import Image, ImageOps
 
-    image = ImageOps.exif_transpose(image)
+    image.load()  # some formats tell their mode and their EXIF only then
+    if image.getexif().get(ORIENTATION, 1) != 1:  # else it would be copied, here and where its mode is right already
+        image = ImageOps.exif_transpose(image)
     if image.mode == "F":
         raise ValueError("its pixels are 32-bit floats, which have no fixed black and white")
     if image.mode == "I" or image.mode.startswith("I;16"):
@@ -114,7 +122,7 @@ def in_mode(image: Image.Image, mode: str) -> Image.Image:
     if has_alpha and mode != "RGBA":
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert(mode)
+    return image if image.mode == mode else image.convert(mode)
 
 
 def check_size(image: Image.Image) -> None:
@@ -150,7 +158,19 @@ def in_threads(read: Callable[[Path], Result], paths: Sequence[Path]) -> list[Re
 
 @contextlib.contextmanager
 def no_image_warnings() -> Iterator[None]:
-    """Silence Pillow's warnings on odd metadata and on sizes, which `check_size` refuses by itself."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"PIL\..*")
+    """Silence Pillow's warnings on odd metadata and on sizes, which `check_size` refuses by itself; in all threads.
+
+    `warnings.catch_warnings` puts back the filters that it found, whatever another thread has done to them since; this
+    takes away its own filter, with the last one who wanted it.
+    """
+    with SILENCING:
+        if SILENT not in warnings.filters:
+            warnings.filterwarnings("ignore", module=PILLOW.pattern)
+        WANTED.append(None)
+    try:
         yield
+    finally:
+        with SILENCING:
+            WANTED.pop()
+            if not WANTED and SILENT in warnings.filters:  # else a `catch_warnings` that began before has taken it away
+                cast(list[Any], warnings.filters).remove(SILENT)

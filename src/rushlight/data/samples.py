@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
-from rushlight.data.batches import failed, not_collated, seeded
+from rushlight.data.reading import are_same, failed, failed_together, not_collated, read_together, seeded, streams
 from rushlight.errors import DataError
 
 PROBES = 8  # samples read three times to find out whether reading is random
@@ -50,7 +49,7 @@ def randomness(dataset: Dataset[Any], count: int) -> str:
     generators counts as random, whatever came of it.
     """
     name, is_random = type(dataset).__name__, False
-    for number, index in enumerate(sorted({round(i * (count - 1) / (PROBES - 1)) for i in range(PROBES)})):
+    for number, index in enumerate(probed(count)):
         reads = [read_watched(dataset, index, name, seed) for seed in (2 * number, 2 * number, 2 * number + 1)]
         one, again, other = (collate_checked([sample], name) for sample, _ in reads)
         draws = any(drew for _, drew in reads)
@@ -60,21 +59,38 @@ def randomness(dataset: Dataset[Any], count: int) -> str:
     return "reading a sample draws random numbers" if is_random else ""
 
 
+def can_read_together(dataset: Dataset[Any], count: int, name: str, notes: list[str]) -> bool:
+    """Tell whether the dataset gives several samples at once, by torch's `__getitems__`, as it gives them one by one."""
+    if not callable(getattr(dataset, "__getitems__", None)):
+        return False
+    indices = probed(count)[::-1]  # a reader of files that wants them sorted would give them in another order
+    one_by_one = [read_one(dataset, index, name) for index in indices]
+    try:
+        with seeded(0):
+            at_once = read_together(dataset, indices)
+    except Exception as error:
+        raise failed_together(error, name, indices).error() from error
+    pairs = zip(at_once, one_by_one, strict=True)
+    if all(same(collate_checked([one], name), collate_checked([other], name)) for one, other in pairs):
+        return True
+    notes.append(f"{name} is read one sample at a time: its __getitems__ gives other samples than its __getitem__.")
+    return False
+
+
+def probed(count: int) -> list[int]:
+    """Return the indices of up to PROBES of `count` samples, evenly spaced, the first and the last among them."""
+    return sorted({round(i * (count - 1) / (PROBES - 1)) for i in range(PROBES)})
+
+
 def read_watched(dataset: Dataset[Any], index: int, name: str, seed: int) -> tuple[Any, bool]:
     """Return a sample, and whether reading it drew from Python's, NumPy's or torch's generator."""
     with seeded(seed):
-        before = generator_states()
+        before = streams()
         try:
             sample = dataset[index]
         except Exception as error:
             raise failed(error, name, index).error() from error
-        return sample, generator_states() != before
-
-
-def generator_states() -> tuple[Any, ...]:
-    """Return the states of Python's, NumPy's and torch's generators as values that can be compared."""
-    kind, keys, *rest = np.random.get_state()
-    return random.getstate(), (kind, np.asarray(keys).tobytes(), *rest), torch.get_rng_state().numpy().tobytes()
+        return sample, not are_same(streams(), before)
 
 
 def same(one: Any, other: Any) -> bool:
