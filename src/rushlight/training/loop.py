@@ -4,34 +4,25 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, NoReturn
 
-import torch
-
-from rushlight.data.batches import Batch
-from rushlight.data.order import step_seed
-from rushlight.errors import DataError, TrainingError
-from rushlight.training.checkpoint import (
-    begin_random_streams,
-    check_can_be_saved,
-    describe_kept,
-    random_streams,
-    restore_random_streams,
-    sweep_checkpoints,
-    write_checkpoint,
-)
+from rushlight import files
+from rushlight.errors import DataError
+from rushlight.training.checkpoint import check_can_be_saved, checkpoints
 from rushlight.training.evaluate import Outcome, Report, evaluate
 from rushlight.training.explain import explain_step_error
-from rushlight.training.interrupt import Interrupt, InterruptedTest, interruptible
-from rushlight.training.ledger import Ledger
+from rushlight.training.interrupt import Interrupt, Interrupted, interruptible
+from rushlight.training.ledger import BlownUp, Ledger
+from rushlight.training.randomness import begin_random_streams, random_streams, restore_random_streams
 from rushlight.training.recipe import Recipe
+from rushlight.training.rescue import roll_back
+from rushlight.training.saver import Saver
 from rushlight.training.state import State, Training
-from rushlight.training.step import Parts, Step, exact_step
-
-CHECKPOINT_SECONDS = 30.0  # inside an epoch; at its end there is one anyway
-CHECKPOINT_SHARE = 0.02  # of the time inside an epoch that checkpoints may take
+from rushlight.training.step import Parts
+from rushlight.training.ways import Steps
 
 
 @dataclass(frozen=True)
@@ -48,89 +39,82 @@ class Epoch:
     outcome: Outcome | None = None  # what the test saw, sample by sample
 
 
-def epochs(training: Training) -> Iterator[Epoch]:
+def epochs(training: Training) -> Generator[Epoch]:
     """Train epoch by epoch from `training.state` on; whoever iterates may stop whenever they like."""
     recipe, state = training.recipe, training.state
-    step = exact_step(
-        Parts(
-            training.model,
-            training.objective,
-            training.optimizer,
-            recipe.clip_norm,
-            recipe.precision,
-            training.device,
-        )
-    )
     check_can_be_saved(training)
-    sweep_checkpoints(training.folder)
+    sweep_run(training.folder)
     begin_random_streams(training)
     saver = Saver(training)
-    while state["epoch"] <= recipe.epochs and not is_patience_spent(recipe, state):
-        with interruptible() as interrupt:
-            train_epoch(training, step, interrupt, saver)
-            report, outcome = test_epoch(training, interrupt, saver)
-            epoch = finish_epoch(training, report, outcome)
-            saver.save()
-            if interrupt.requested:
-                stop_here(training, interrupt)
-        yield epoch
+    steps = Steps(training, parts_of(training), saver)
+    try:
+        while state["epoch"] <= recipe.epochs and not is_patience_spent(recipe, state):
+            if recipe.on_nan == "rollback" and not state["window"]:
+                saver.save_now()  # what a rollback goes back to
+            with interruptible() as interrupt:
+                try:
+                    train_epoch(training, steps, interrupt, saver)
+                except BlownUp as error:
+                    if recipe.on_nan != "rollback":
+                        raise
+                    saver.finish()
+                    roll_back(training, error)
+                    continue
+                report, outcome = test_epoch(training, interrupt, saver)
+                epoch = finish_epoch(training, report, outcome)
+                saver.save_epoch()
+                if interrupt.requested:
+                    stop_here(training, interrupt, saver)
+            yield epoch
+    except KeyboardInterrupt:  # the second Ctrl-C leaves at once; at the first, everything is saved by now
+        raise
+    except GeneratorExit:  # whoever iterates stopped here, between two epochs
+        saver.save_now()
+        raise
+    except BaseException:
+        saver.finish_quietly()  # the error that is on its way is the one to show
+        raise
+    finally:
+        steps.close()
+    saver.save_now()
 
 
-class Saver:
-    """Writes the checkpoints, and tells when the next one inside an epoch is due: the dearer they are, the later."""
-
-    def __init__(self, training: Training) -> None:
-        self.training = training
-        self.pause = CHECKPOINT_SECONDS
-        self.saved_at = time.monotonic()
-
-    @property
-    def is_due(self) -> bool:
-        """Whether more is at stake by now than a checkpoint costs."""
-        return time.monotonic() - self.saved_at >= self.pause
-
-    def save(self) -> None:
-        """Write a checkpoint."""
-        began = time.monotonic()
-        write_checkpoint(self.training)
-        self.saved_at = time.monotonic()
-        self.pause = max(CHECKPOINT_SECONDS, (self.saved_at - began) / CHECKPOINT_SHARE)
+def parts_of(training: Training) -> Parts:
+    """Return what a step of this training works on."""
+    recipe = training.recipe
+    return Parts(
+        training.model, training.objective, training.optimizer, recipe.clip_norm, recipe.precision, training.device,
+        skips_bad=recipe.on_nan == "skip",
+    )  # fmt: skip
 
 
-def train_epoch(training: Training, step: Step, interrupt: Interrupt, saver: Saver) -> None:
-    """Take the steps of this epoch that are not done yet."""
-    recipe, state, schedule = training.recipe, training.state, training.schedule
-    weight, since = training.objective.weight, time.perf_counter()
-    number, generator = state["epoch"], step_generator(training.device)
-    ledger = Ledger(training)
-    batches = training.data.train.batches(
-        recipe.batch_size, seed=recipe.seed, epoch=number, start=state["window"] * recipe.accumulate
-    )
+def train_epoch(training: Training, steps: Steps, interrupt: Interrupt, saver: Saver) -> None:
+    """Take the steps of this epoch that are not done yet. Raises BlownUp where the recipe says to roll back."""
+    state, schedule, since = training.state, training.schedule, time.perf_counter()
+    ledger = Ledger(training, saver)
     training.model.train()
-    for window in windows(batches, recipe.accumulate):
-        generator.manual_seed(step_seed(recipe.seed, number, state["window"]))
-        schedule.before_step(state["step"])
+    steps.check_settings()
+    for window in interrupt.reading(steps.windows()):
         try:
-            loss, outputs = step(window)
+            taken = steps.take(window)
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
             raise explain_step_error(error, training.model, window[-1], training) from error
         schedule.after_step()
-        state["window"] += 1
-        state["step"] += 1
-        ledger.add(loss, sum(map(weight, window)), outputs, window)
+        state["window"] += taken.steps
+        state["step"] += taken.steps
+        ledger.add(taken, window[-1])
         if interrupt.requested:
             break
         if saver.is_due:
             ledger.flush()
-            check_weights_finite(training)
+            ledger.check_weights()
             since = count_seconds(state, since)
-            saver.save()
+            saver.save_soon()
     ledger.flush()
-    check_weights_finite(training)
+    ledger.check_weights()
     count_seconds(state, since)
     if interrupt.requested:
-        saver.save()
-        stop_here(training, interrupt)
+        stop_here(training, interrupt, saver)
 
 
 def count_seconds(state: State, since: float) -> float:
@@ -150,28 +134,24 @@ def test_epoch(training: Training, interrupt: Interrupt, saver: Saver) -> tuple[
     if data.test is None:
         return None, None
     watch = interrupt.watching(training.progress, data.test.samples)
-    size = test_batch_size(training.recipe)
+    size = min(test_batch_size(training.recipe), training.state["micro_batch"] or math.inf)
     streams, since = random_streams(), time.perf_counter()
     try:
-        tested = evaluate(training.model, data.test, training.objective, data.target, size, watch=watch)
+        with interrupt.leaving_at_once():
+            tested = evaluate(training.model, data.test, training.objective, data.target, int(size), watch=watch)
         count_seconds(training.state, since)
         return tested
     except KeyboardInterrupt:  # the second Ctrl-C leaves at once
         raise
     except BaseException as error:
-        save_untested(training, streams, saver)
-        if isinstance(error, InterruptedTest):
-            stop_here(training, interrupt)
+        restore_random_streams(streams)  # whatever the test has drawn from them since
+        if isinstance(error, Interrupted) or interrupt.requested:
+            stop_here(training, interrupt, saver)
+        if training.state["window"]:
+            saver.save_now()
         if isinstance(error, (RuntimeError, ValueError, TypeError, IndexError)):
             raise explain_step_error(error, training.model, None, training) from error
         raise
-
-
-def save_untested(training: Training, streams: dict[str, Any], saver: Saver) -> None:
-    """Save the state after the epoch's last step, whatever the test has drawn from the random streams since."""
-    if training.state["window"]:
-        restore_random_streams(streams)
-        saver.save()
 
 
 def finish_epoch(training: Training, report: Report | None, outcome: Outcome | None) -> Epoch:
@@ -186,7 +166,7 @@ def finish_epoch(training: Training, report: Report | None, outcome: Outcome | N
     training.schedule.after_epoch(report.loss if report else train_loss)
     state.update(
         epoch=epoch.number + 1, window=0, loss_sum=0.0, weight_sum=0.0, samples=0, line_sum=0.0, line_weight=0.0,
-        seconds=0.0,
+        seconds=0.0, rollbacks=0,
     )  # fmt: skip
     test = report.short() if report else None
     training.history.write(
@@ -195,7 +175,7 @@ def finish_epoch(training: Training, report: Report | None, outcome: Outcome | N
             "learning_rate": learning_rate, "seconds": seconds, "time": time.time(),
         }
     )  # fmt: skip
-    training.history.flush()
+    training.history.try_flush()
     training.progress.epoch_done(
         epoch=epoch.number, epochs=training.recipe.epochs, train_loss=train_loss, test=test, seconds=seconds,
         learning_rate=learning_rate, is_best=is_best,
@@ -203,22 +183,16 @@ def finish_epoch(training: Training, report: Report | None, outcome: Outcome | N
     return epoch
 
 
-def check_weights_finite(training: Training) -> None:
-    """Raise TrainingError for weights that the last steps made NaN or infinite, before these are tested or saved."""
-    for name, parameter in training.model.named_parameters():
-        if not bool(torch.isfinite(parameter).all()):
-            raise TrainingError(
-                "weights-not-finite", name=name, step=training.state["step"], epoch=training.state["epoch"],
-                kept=describe_kept(training.folder),
-            )  # fmt: skip
-
-
-def stop_here(training: Training, interrupt: Interrupt) -> NoReturn:
-    """Leave, as the signal asked; the state is saved."""
-    event = {"kind": "event", "event": "interrupted", "step": training.state["step"], "time": time.time()}
-    training.history.write(event)
-    training.history.flush()
+def stop_here(training: Training, interrupt: Interrupt, saver: Saver) -> NoReturn:
+    """Save the state, and leave as the signal asked."""
+    saver.save_now()
     raise interrupt.error()
+
+
+def sweep_run(folder: Path) -> None:
+    """Delete what a killed process left half written; for the process that holds the run's lock."""
+    for place in (folder, checkpoints(folder)):
+        files.sweep(place)
 
 
 def note_best(state: State, report: Report | None, train_loss: float) -> bool:
@@ -248,26 +222,6 @@ def is_patience_spent(recipe: Recipe, state: State) -> bool:
     return recipe.early_stopping is not None and state["epochs_since_best"] >= recipe.early_stopping
 
 
-def windows(batches: Iterable[Batch], accumulate: int) -> Iterator[list[Batch]]:
-    """Group micro-batches into windows of `accumulate`; the last window may be smaller."""
-    window: list[Batch] = []
-    for batch in batches:
-        window.append(batch)
-        if len(window) == accumulate:
-            yield window
-            window = []
-    if window:
-        yield window
-
-
 def test_batch_size(recipe: Recipe) -> int:
     """Return how many samples are tested at a time: no gradients are kept, so more fit than in training."""
     return max(recipe.batch_size, min(4 * recipe.batch_size, 512))
-
-
-def step_generator(device: torch.device) -> torch.Generator:
-    """Return the generator that dropout draws from on the device."""
-    if device.type == "cuda":
-        index = torch.cuda.current_device() if device.index is None else device.index
-        return torch.cuda.default_generators[index]
-    return torch.default_generator

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import platform
 import subprocess
 import sys
@@ -25,9 +26,12 @@ from rushlight.device import bfloat16_refusal, choose_device, describe_environme
 from rushlight.errors import ModelError, RunError, UsageError
 from rushlight.models import MODELS, build_model
 from rushlight.models.custom import build_custom, source_digest
-from rushlight.runs.folder import create_run, read_json, read_recipe
+from rushlight.runs.folder import new_run, read_json, read_recipe, run_folders, started_at
 from rushlight.runs.history import History
 from rushlight.runs.lock import lock_run
+from rushlight.runs.summary import summarize
+from rushlight.training.checkpoint import latest_checkpoint, list_checkpoints, named_checkpoint, read_content
+from rushlight.training.conditions import conditions_of, differences, remedies
 from rushlight.training.explain import check_model
 from rushlight.training.ledger import steps_per_epoch
 from rushlight.training.objective import (
@@ -44,9 +48,10 @@ from rushlight.training.objective import (
     task_of_loss,
 )
 from rushlight.training.options import Options, default_schedule
+from rushlight.training.pack import unpack
 from rushlight.training.recipe import Recipe, recipe_from_json, recipe_to_json
 from rushlight.training.schedule import Schedule
-from rushlight.training.state import Training, new_state
+from rushlight.training.state import Origin, Training, new_state
 from rushlight.training.tensorboard import tensorboard_lines
 
 
@@ -78,30 +83,91 @@ def prepare(model: str | nn.Module, data: Any, options: Options, stack: contextl
     if recipe.precision == "bfloat16" and (refusal := bfloat16_refusal(device)):
         raise UsageError("no-bfloat16", reason=refusal)
     schedule = make_schedule(options["schedule"], options.get("warmup", 0), optimizer, training_data, recipe)
-    folder = create_run(Path(options.get("runs", "runs")), label_of(described), opened.name, options.get("name"))
-    stack.enter_context(lock_run(folder))
     notes = (*device_notes, *opened.notes, *batch_notes(opened, recipe), *notes)
     training_data = replace(training_data, notes=notes)
-    write_records(folder, recipe, training_data, device)
-    history = open_history(folder, recipe, stack)
+    conditions = conditions_of(module, training_data, device)
+    folder, origin = begun_or_new(recipe, conditions, opened.name, options, stack)
+    if origin is None:
+        write_records(folder, recipe, training_data, device, conditions)
+    history = open_history(folder, recipe, progress, stack)
     training = Training(
-        recipe,
-        module,
-        training_data,
-        objective,
-        optimizer,
-        schedule,
-        device,
-        folder,
-        history,
-        progress,
-        new_state(),
-    )
+        recipe, module, training_data, objective, optimizer, schedule, device, folder, history, progress, new_state(),
+        conditions, origin,
+    )  # fmt: skip
     return training, loss_name
 
 
+def begun_or_new(
+    recipe: Recipe, conditions: dict[str, Any], data: str, options: Options, stack: contextlib.ExitStack
+) -> tuple[Path, Origin | None]:
+    """Return the folder to train in, locked: a new one, or, where asked for, that of the recipe's unfinished run."""
+    runs, name = Path(options.get("runs", "runs")), options.get("name")
+    folder = begun_run(runs, recipe, conditions, name) if options.get("resume") else None
+    if folder is None:
+        return stack.enter_context(new_run(runs, label_of(recipe.model), data, name)), None
+    stack.enter_context(lock_run(folder))
+    return folder, origin_of(folder, conditions, options)
+
+
+def begun_run(runs: Path, recipe: Recipe, conditions: dict[str, Any], name: str | None) -> Path | None:
+    """Return the newest run of this very recipe that is not finished, or the one of this name; None if there is none."""
+    wanted = recipe_to_json(recipe)
+    for folder in sorted(run_folders(runs), key=started_at, reverse=True):
+        with contextlib.suppress(RunError):
+            recorded = read_json(folder / "environment.json").get("conditions", {})
+            is_same = as_written(recipe_to_json(recipe_from_json(read_recipe(folder)))) == as_written(wanted)
+            is_same = is_same and all(recorded.get(key) == conditions[key] for key in ("data", "model"))
+            is_open = folder.name == name if name is not None else summarize(folder).status != "finished"
+            if is_same and is_open:
+                return folder
+    return None
+
+
+def as_written(content: dict[str, Any]) -> Any:
+    """Return JSON-ready values as they are once written and read: tuples become lists."""
+    return json.loads(json.dumps(content))
+
+
+def origin_of(folder: Path, conditions: dict[str, Any], options: Options, changed: tuple[str, ...] = ()) -> Origin:
+    """Return the checkpoint that a run goes on from, once it is checked that it ends with the same bits.
+
+    Raises:
+        RunError: something that the bits depend on is not what it was, and `inexact` does not allow that.
+        WeightsError: the checkpoint that was asked for is damaged.
+    """
+    chosen = options.get("checkpoint")
+    if chosen is not None:
+        checkpoint: Path | None = named_checkpoint(folder, str(chosen))
+    else:
+        checkpoint = latest_checkpoint(folder) if list_checkpoints(folder) else None
+    if checkpoint is not None:
+        then = unpack(read_content(checkpoint)["conditions"], {})
+    else:
+        then = read_json(folder / "environment.json").get("conditions", conditions)
+    found = (*changed, *differences(then, conditions))
+    if found and not options.get("inexact"):
+        listed = "".join(f"\n  - {difference}" for difference in found)
+        raise RunError("not-exact", run=folder.name, differences=listed, remedies=remedies(then, conditions))
+    return Origin(checkpoint, chosen is not None, found)
+
+
 RESUME_TAKES = frozenset(
-    ["epochs", "schedule", "device", "loss", "objective", "optimizer", "test_data", "runs", "quiet", "to_stderr"]
+    [
+        "epochs",
+        "schedule",
+        "device",
+        "loss",
+        "objective",
+        "optimizer",
+        "test_data",
+        "runs",
+        "quiet",
+        "to_stderr",
+        "on_nan",
+        "inexact",
+        "checkpoint",
+        "profile",
+    ]
 )  # of the options; all others are the recipe's
 
 
@@ -121,24 +187,28 @@ def prepare_again(
     }
     progress = Progress(merged.get("quiet", False), merged.get("to_stderr", False))
     stack.callback(progress.close)
-    check_source(folder, recipe.model)
+    changed = source_differences(recipe.model)
+    if changed and not options.get("inexact"):  # before any of it is executed
+        raise RunError("not-exact", run=folder.name, differences=f"\n  - {changed[0]}", remedies="")
     keep_freed_memory()
     device, _ = choose_device(options.get("device", recipe.device))
     opened = open_source(
         described["source"] if data is None else data, described.get("test") if data is None else merged.get("test_data"),
         options_from_json(described["options"]), None,
     )  # fmt: skip
-    check_fingerprint(folder, opened)
     objective, opened, loss_name = choose_objective(merged, opened)
     module = rebuild_model(folder, recipe.model, opened) if model is None else model
     training_data, _ = fit(module, opened, objective, device)
     optimizer = choose_optimizer(merged, module)
+    conditions = conditions_of(module, training_data, device)
+    origin = origin_of(folder, conditions, options, changed)
     recipe = extended(folder, recipe, merged)
     schedule = make_schedule(merged["schedule"], recipe.schedule["warmup"], optimizer, training_data, recipe)
-    history = open_history(folder, recipe, stack)
+    history = open_history(folder, recipe, progress, stack)
     training = Training(
-        recipe, module, training_data, objective, optimizer, schedule, device, folder, history, progress, new_state()
-    )
+        recipe, module, training_data, objective, optimizer, schedule, device, folder, history, progress, new_state(),
+        conditions, origin,
+    )  # fmt: skip
     return training, loss_name
 
 
@@ -165,11 +235,12 @@ def check_resumable(folder: Path, recipe: Recipe, data: Any, options: Options) -
         )
 
 
-def check_source(folder: Path, described: dict[str, Any]) -> None:
-    """Raise RunError when a run would go on with other code than it was begun with."""
+def source_differences(described: dict[str, Any]) -> tuple[str, ...]:
+    """Return a sentence when the model's source is not what the run was begun with."""
     recorded = described.get("source_sha256")
-    if recorded is not None and source_digest(described["import"]) != recorded:
-        raise RunError("source-changed", run=folder.name, source=described["import"])
+    if recorded is None or source_digest(described["import"]) == recorded:
+        return ()
+    return (f"the source of its model ({described['import']}) is not what it was when the run began",)
 
 
 def extended(folder: Path, recipe: Recipe, merged: Options) -> Recipe:
@@ -177,26 +248,20 @@ def extended(folder: Path, recipe: Recipe, merged: Options) -> Recipe:
     schedule = merged["schedule"]
     if isinstance(schedule, str):
         recipe = replace(recipe, schedule={**recipe.schedule, "name": schedule})
-    recipe = replace(recipe, epochs=merged["epochs"])
+    more: dict[str, Any] = {key: merged[key] for key in ("epochs", "on_nan") if key in merged}
+    recipe = replace(recipe, **more)
     if recipe_to_json(recipe) != recipe_to_json(recipe_from_json(read_recipe(folder))):
         files.write_json(folder / "recipe.json", recipe_to_json(recipe))
     return recipe
 
 
-def open_history(folder: Path, recipe: Recipe, stack: contextlib.ExitStack) -> History:
+def open_history(folder: Path, recipe: Recipe, progress: Progress, stack: contextlib.ExitStack) -> History:
     """Open the run's history, and TensorBoard's beside it where that was asked for; the stack closes both."""
-    history = History(folder)
+    history = History(folder, progress.warning)
     stack.callback(history.close)
     if recipe.tensorboard:
         history.watchers.append(stack.enter_context(tensorboard_lines(folder / "tensorboard")))
     return history
-
-
-def check_fingerprint(folder: Path, data: Data) -> None:
-    """Raise RunError when the data is not what the run was trained on."""
-    recorded = read_json(folder / "environment.json")["data_fingerprint"]
-    if recorded != data.fingerprint:
-        raise RunError("other-data", run=folder.name, data=data.name)
 
 
 def data_options(options: Options) -> DataOptions:
@@ -453,15 +518,15 @@ def restored(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def write_records(folder: Path, recipe: Recipe, data: Data, device: torch.device) -> None:
-    """Write recipe.json and environment.json."""
-    files.write_json(folder / "recipe.json", recipe_to_json(recipe))
+def write_records(folder: Path, recipe: Recipe, data: Data, device: torch.device, conditions: dict[str, Any]) -> None:
+    """Write environment.json and recipe.json. The recipe comes last: a folder that has it is a run, and has both."""
     environment = {
         "rushlight": rushlight.__version__, **describe_environment(), "device": str(device), "command": sys.argv,
         "host": platform.node(), "git_commit": git_commit(), "data_fingerprint": data.fingerprint,
-        "data_notes": list(data.notes),
+        "data_notes": list(data.notes), "conditions": conditions,
     }  # fmt: skip
     files.write_json(folder / "environment.json", environment)
+    files.write_json(folder / "recipe.json", recipe_to_json(recipe))
 
 
 def git_commit() -> str | None:

@@ -7,7 +7,8 @@ own sequence of kernels; every faster way must agree with it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -30,26 +31,57 @@ class Parts:
     clip_norm: float | None = None
     precision: str = "float32"
     device: torch.device = CPU
+    skips_bad: bool = False  # look at the loss and every gradient before they are used
+
+
+class NotFinite(Exception):
+    """A loss or a gradient is NaN or infinite. Nothing was updated."""
+
+    def __init__(self, what: str, loss: Tensor) -> None:
+        super().__init__(what)
+        self.what = what  # 'loss', or the parameter's name
+        self.loss = loss
+
+
+class UpdateFailed(Exception):
+    """The optimizer failed; a part of the parameters may be updated already. The cause is the reason."""
 
 
 def exact_step(parts: Parts) -> Step:
-    """Return the step that runs torch's eager kernels in the plain loop's order."""
+    """Return the step that runs torch's eager kernels in the plain loop's order.
+
+    It raises what the model and the loss raise, before anything is updated; UpdateFailed for what the optimizer raises;
+    NotFinite where `skips_bad` asks for it.
+    """
     model, objective, optimizer = parts.model, parts.objective, parts.optimizer
     trained = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-    parameters = [parameter for parameter in model.parameters() if id(parameter) in trained]  # those that are clipped
-    compute = objective.compute if parts.precision == "float32" else in_bfloat16(parts)
+    named = {name: parameter for name, parameter in model.named_parameters() if id(parameter) in trained}
+    parameters = list(named.values())  # those that are clipped
+    compute = computing(parts)
+
+    is_plain = type(optimizer).zero_grad is Optimizer.zero_grad  # then it does what follows, and looks for a profiler
 
     def step(window: Sequence[Batch]) -> tuple[Tensor, Tensor | None]:
-        optimizer.zero_grad()
+        if is_plain:
+            for group in optimizer.param_groups:
+                for parameter in group["params"]:
+                    parameter.grad = None
+        else:
+            optimizer.zero_grad()
         if len(window) == 1:
             loss, outputs = compute(model, window[0])
             loss.backward()  # type: ignore[no-untyped-call]
             mean = loss.detach()
         else:
             mean, outputs = accumulate(window)
+        if parts.skips_bad:
+            check_finite(mean, named)
         if parts.clip_norm is not None:
             nn.utils.clip_grad_norm_(parameters, parts.clip_norm)
-        optimizer.step()
+        try:
+            optimizer.step()
+        except (RuntimeError, MemoryError) as error:
+            raise UpdateFailed from error
         return mean, outputs
 
     def accumulate(window: Sequence[Batch]) -> tuple[Tensor, Tensor | None]:
@@ -67,6 +99,80 @@ def exact_step(parts: Parts) -> Step:
         return torch.stack(shares).sum(), outputs
 
     return step
+
+
+def windows(batches: Iterable[Batch], accumulate: int) -> Iterator[list[Batch]]:
+    """Group micro-batches into windows of `accumulate`; the last window may be smaller."""
+    window: list[Batch] = []
+    for batch in batches:
+        window.append(batch)
+        if len(window) == accumulate:
+            yield window
+            window = []
+    if window:
+        yield window
+
+
+def eager_step(parts: Parts, fused: bool, channels_last: bool) -> Step:
+    """Return the exact step with the optimizer's fused kernel, or with images laid out channels last: only rounding differs."""
+    execute, groups = exact_step(parts), parts.optimizer.param_groups
+
+    def step(window: Sequence[Batch]) -> tuple[Tensor, Tensor | None]:
+        before = [group.get("fused") for group in groups]
+        try:
+            for group in groups if fused else ():
+                group["fused"] = True
+            return execute([with_channels_last(batch) for batch in window] if channels_last else window)
+        finally:
+            for group, setting in zip(groups if fused else (), before, strict=False):
+                group["fused"] = setting
+
+    return step
+
+
+def has_fused_update(optimizer: Optimizer) -> bool:
+    """Tell whether torch has a kernel that updates all parameters of this optimizer at once."""
+    return all(
+        "fused" in group and not (group["fused"] or group.get("foreach") or group.get("differentiable"))
+        for group in optimizer.param_groups
+    ) and all(
+        parameter.is_floating_point() and not (parameter.grad is not None and parameter.grad.is_sparse)
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    )
+
+
+def has_images(model: nn.Module) -> bool:
+    """Tell whether a model has convolutions over two dimensions."""
+    return any(isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)) for module in model.modules())
+
+
+def with_channels_last(batch: Batch) -> Batch:
+    """Return a batch whose images have the channels of each pixel beside each other in memory."""
+    inputs, *rest = batch
+    if not isinstance(inputs, Tensor) or inputs.dim() != 4:
+        return batch
+    _, channels, height, width = inputs.shape
+    if channels == 1:  # only the strides differ: that is what convolutions go by
+        return inputs.contiguous().as_strided(inputs.shape, (height * width, 1, width, 1)), *rest
+    return inputs.contiguous(memory_format=torch.channels_last), *rest
+
+
+def check_finite(loss: Tensor, parameters: dict[str, nn.Parameter]) -> None:
+    """Raise NotFinite for a loss or a gradient that is NaN or infinite."""
+    if not math.isfinite(float(loss)):
+        raise NotFinite("loss", loss)
+    for name, parameter in parameters.items():
+        gradient = parameter.grad
+        if gradient is not None and not bool(
+            torch.isfinite(gradient.coalesce().values() if gradient.is_sparse else gradient).all()
+        ):
+            raise NotFinite(name, loss)
+
+
+def computing(parts: Parts) -> Callable[[nn.Module, Batch], tuple[Tensor, Tensor | None]]:
+    """Return what computes loss and outputs of a batch, in the precision that is asked for."""
+    return parts.objective.compute if parts.precision == "float32" else in_bfloat16(parts)
 
 
 def in_bfloat16(parts: Parts) -> Callable[[nn.Module, Batch], tuple[Tensor, Tensor | None]]:

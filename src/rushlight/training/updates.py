@@ -1,0 +1,123 @@
+"""What an optimizer does to its parameters, as formulas over tensors: for steps that are executed as one piece.
+
+Each rule restates the documented formula of the torch.optim class of the same name. What changes from step to step and
+is no tensor (the learning rate, Adam's corrections for its first steps) is computed in Python, in the way torch does.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+Group = dict[str, Any]  # an entry of optimizer.param_groups
+NUMBERS = 3  # how many numbers a step has for each group, at the most
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How one class of optimizers updates a parameter.
+
+    `slots(group)` names the tensors it keeps for each parameter. `numbers(group, step)` gives what step `step` (from 1)
+    is computed with, `NUMBERS` of them. `update(group, numbers, parameter, gradient, slots)` returns the new parameter
+    and the new slots.
+    """
+
+    slots: Callable[[Group], tuple[str, ...]]
+    numbers: Callable[[Group, int], tuple[float, ...]]
+    update: Callable[[Group, Tensor, Tensor, Tensor, list[Tensor]], tuple[Tensor, list[Tensor]]]
+    counts: bool  # whether the state counts each parameter's steps, in "step"
+
+
+def rule_of(optimizer: Optimizer) -> Rule | None:
+    """Return the rule of an optimizer; None where its class or one of its settings has none here."""
+    rule = RULES.get(type(optimizer))
+    plain = all(
+        isinstance(group["lr"], (int, float)) and not any(group.get(setting) for setting in WITHOUT_RULE)
+        for group in optimizer.param_groups
+    )
+    return rule if plain else None
+
+
+WITHOUT_RULE = ("amsgrad", "capturable", "differentiable")
+
+
+def sgd_slots(group: Group) -> tuple[str, ...]:
+    """Return the one tensor that momentum keeps, or none."""
+    return ("momentum_buffer",) if group["momentum"] else ()
+
+
+def sgd_numbers(group: Group, step: int) -> tuple[float, ...]:
+    """Return the learning rate."""
+    return (group["lr"], 0.0, 0.0)
+
+
+def sgd_update(
+    group: Group, numbers: Tensor, parameter: Tensor, gradient: Tensor, slots: list[Tensor]
+) -> tuple[Tensor, list[Tensor]]:
+    """Stochastic gradient descent with momentum (Sutskever et al. 2013), as torch.optim.SGD documents it."""
+    if group["maximize"]:
+        gradient = -gradient
+    if group["weight_decay"]:
+        gradient = gradient + group["weight_decay"] * parameter
+    if slots:
+        moved = group["momentum"] * slots[0] + (1 - group["dampening"]) * gradient
+        gradient = gradient + group["momentum"] * moved if group["nesterov"] else moved
+        slots = [moved]
+    return parameter - numbers[0] * gradient, slots
+
+
+def adam_slots(group: Group) -> tuple[str, ...]:
+    """Return the two moving averages."""
+    return ("exp_avg", "exp_avg_sq")
+
+
+def adam_numbers(group: Group, step: int) -> tuple[float, ...]:
+    """Return the learning rate, the first average's correction, and the square root of the second's."""
+    first, second = group["betas"]
+    return (group["lr"], 1 - first**step, math.sqrt(1 - second**step))
+
+
+def adam_update(
+    group: Group, numbers: Tensor, parameter: Tensor, gradient: Tensor, slots: list[Tensor]
+) -> tuple[Tensor, list[Tensor]]:
+    """Adam (Kingma & Ba, arXiv:1412.6980) and AdamW (Loshchilov & Hutter, arXiv:1711.05101), as torch.optim documents them."""
+    rate, first_correction, second_correction = numbers[0], numbers[1], numbers[2]
+    first, second = group["betas"]
+    if group["maximize"]:
+        gradient = -gradient
+    if group["weight_decay"]:
+        if group.get("decoupled_weight_decay"):
+            parameter = parameter * (1 - rate * group["weight_decay"])
+        else:
+            gradient = gradient + group["weight_decay"] * parameter
+    mean = slots[0] + (1 - first) * (gradient - slots[0])
+    square = second * slots[1] + (1 - second) * gradient * gradient
+    divisor = square.sqrt() / second_correction + group["eps"]
+    return parameter - (rate / first_correction) * (mean / divisor), [mean, square]
+
+
+def adamw_update(
+    group: Group, numbers: Tensor, parameter: Tensor, gradient: Tensor, slots: list[Tensor]
+) -> tuple[Tensor, list[Tensor]]:
+    """AdamW: torch before 2.7 has no setting that says so."""
+    return adam_update({**group, "decoupled_weight_decay": True}, numbers, parameter, gradient, slots)
+
+
+RULES: dict[type[Optimizer], Rule] = {
+    torch.optim.SGD: Rule(sgd_slots, sgd_numbers, sgd_update, counts=False),
+    torch.optim.Adam: Rule(adam_slots, adam_numbers, adam_update, counts=True),
+    torch.optim.AdamW: Rule(adam_slots, adam_numbers, adamw_update, counts=True),
+}
+
+
+def clipped(gradients: list[Tensor | None], greatest: float) -> list[Tensor | None]:
+    """Return the gradients scaled to a norm of at most `greatest`, as torch.nn.utils.clip_grad_norm_ documents it."""
+    norms = [torch.linalg.vector_norm(gradient) for gradient in gradients if gradient is not None]
+    factor = (greatest / (torch.linalg.vector_norm(torch.stack(norms)) + 1e-6)).clamp(max=1.0)
+    return [None if gradient is None else gradient * factor for gradient in gradients]

@@ -1,0 +1,710 @@
+"""The ways to execute a step, and which one is in force at which step.
+
+    exact       torch's eager kernels in the plain loop's order
+    eager       the same, with the optimizer's fused kernel, and images laid out channels last
+    compiled    forward, backward and update in one piece, several small steps at a time
+
+A faster way is adopted only after it agreed with the exact one on the run's own batches (`agreement.py`), and only where it was
+faster; it is looked at again 1,000, 2,000, 4,000, … steps later. While it is looked at, the exact way's result is kept. What
+disagrees three times in a row is dropped. When to begin is a matter of time, so every change is written to `ways.json`
+before it takes effect, and a run that is resumed follows what is written there.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rushlight import files
+from rushlight.data.batches import Batch, ResidentSplit
+from rushlight.data.order import step_seed
+from rushlight.device import available_memory
+from rushlight.errors import RunError
+from rushlight.runs.sessions import write_notice
+from rushlight.training import agreement
+from rushlight.training.agreement import Outcome, Rates, Stretch, copies, put, tensors_of
+from rushlight.training.capture import Pieces, pieces_of
+from rushlight.training.compiled import (
+    Compilation,
+    CompiledSteps,
+    Package,
+    find_package,
+    forget_package,
+    key_of,
+    products_from,
+    start_compiling,
+    why_not_here,
+)
+from rushlight.training.ledger import Taken, steps_per_epoch
+from rushlight.training.objective import count_samples
+from rushlight.training.randomness import random_streams, restore_random_streams
+from rushlight.training.rescue import Rescue
+from rushlight.training.saver import Saver
+from rushlight.training.settings import hooks_in, settings_of
+from rushlight.training.state import Training
+from rushlight.training.step import Parts, Step, eager_step, exact_step, has_fused_update, has_images, windows
+from rushlight.training.updates import rule_of
+
+WAYS = "ways.json"
+FEWEST_STEPS = 200  # left to do, for a faster way to be worth a look
+LOOK_AGAIN = 1000  # steps after which an adopted way is looked at again; then twice as many, …
+TRIES = 3  # disagreements in a row that drop a way; a single one may be an activation that is nearly 0
+LEAST_GAIN = 1.05
+ROUNDS = 3  # of measuring the gain
+COMPILE_SECONDS = 20.0  # what compiling is taken to cost
+EXPECTED_GAIN = 0.5  # of the time left, that a compiled step is taken to save
+DECIDE_AFTER = 1.0  # seconds of training, for the time left to be known
+POLL_SECONDS = 0.2  # between two looks at the process that compiles
+SMALL_STEP = 5e6  # floating-point operations, about: below that, several steps are taken in one call
+STEPS_TOGETHER = 8
+LOOK_BYTES = 100  # for each parameter: the states compared, and the reference in float64
+
+
+@dataclass(frozen=True)
+class Way:
+    """From `step` on (from 0, as many are done then), steps are executed like this."""
+
+    step: int
+    name: str  # "exact", "eager" or "compiled"
+    message: str = ""  # for people; empty where a way is only looked at
+    fused: bool = False  # the optimizer's fused kernel; compiled: for the steps that are too short for one call
+    channels_last: bool = False  # the layout of images, likewise
+    since: int = 0  # the step it was adopted at; from `step` on it is in force again, after a look at it
+    key: str = ""  # compiled: the package
+    count: int = 1  # compiled: the steps in one call
+    products: list[dict[str, Any]] = field(default_factory=list)  # compiled: those that oneDNN computes
+    gain: float = 1.0  # how many times as fast as the way before it, when it was adopted
+    microseconds: float = 0.0  # a step, when it was adopted
+
+
+EXACT = Way(0, "exact")
+
+
+class Record:
+    """The ways of a run, in the order of their steps: on the disk before they take effect, and in the state."""
+
+    def __init__(self, training: Training) -> None:
+        self.path, self.state = training.folder / WAYS, training.state
+        written = read_ways(self.path)
+        kept = [Way(**way) for way in self.state["ways"]]
+        self.ways = written if written[: len(kept)] == kept else kept
+        self.save_state()
+
+    def add(self, way: Way) -> None:
+        """Add a way that takes effect at its step, after which nothing is recorded yet. Raises StorageError, and has not.
+
+        One that was recorded for the same step stays, and is in force no more: what is said of it is in the history.
+        """
+        ways = [*(earlier for earlier in self.ways if earlier.step <= way.step), way]
+        files.write_json(self.path, {"ways": [asdict(each) for each in ways]})
+        self.ways = ways
+        self.save_state()
+
+    def save_state(self) -> None:
+        """Let the next checkpoint have what is recorded."""
+        self.state["ways"] = [asdict(each) for each in self.ways]
+
+    def at(self, step: int) -> Way:
+        """Return the way in force at a step."""
+        return next((way for way in reversed(self.ways) if way.step <= step), EXACT)
+
+    def messages(self, step: int) -> Iterator[dict[str, Any]]:
+        """Give the lines of history that say what changes at a step."""
+        for way in self.ways:
+            if way.step == step and way.message:
+                yield {"kind": "event", "event": "way", "step": step, "way": way.name, "message": way.message}
+
+    def after(self, step: int) -> int | None:
+        """Return the step of the next way after a step, if it is recorded already."""
+        return next((way.step for way in self.ways if way.step > step), None)
+
+
+def read_ways(path: Path) -> list[Way]:
+    """Return the ways that are recorded for a run; none where there is no record."""
+    try:
+        return [Way(**way) for way in json.loads(path.read_bytes())["ways"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """A way that is to be looked at."""
+
+    way: Way
+    is_new: bool
+    failures: int = 0  # in a row
+
+
+class Steps:
+    """Takes the steps of a training, each in the way that is in force."""
+
+    def __init__(self, training: Training, parts: Parts, saver: Saver) -> None:
+        self.training, self.parts, self.state = training, parts, training.state
+        self.exact = exact_step(parts)
+        self.rescue = Rescue(training, self.exact, saver)
+        self.generator = step_generator(training.device)
+        self.record = Record(training)
+        self.together = 1  # how many steps are taken next
+        self.way = EXACT  # in force
+        self.is_entered = False  # since the last step
+        self.base = EXACT  # for steps that the compiled way cannot take
+        self.eager: Step = self.exact
+        self.compiled: CompiledSteps | None = None
+        self.candidate: Candidate | None = None  # what the next steps look at
+        self.eager_ways: list[Way] | None = None  # that nobody has looked at; None: not known yet
+        self.tried: set[str] = set()
+        self.compilation: Compilation | None = None
+        self.looked_at = 0.0  # when the compilation was
+        self.began, self.first_step = time.perf_counter(), self.state["step"]
+        self.settings = ""  # the model's, after the last look at them
+        self.is_probed = False
+        self.last_window: Sequence[Batch] = ()
+        self.obstacle = self.find_obstacle()
+        if self.obstacle is not None and training.recipe.numerics == "fast":
+            self.note(f"Every step was executed exactly: {self.obstacle}.")
+
+    # ── which way ────────────────────────────────────────────────────────────────────────────────────────
+
+    def find_obstacle(self) -> str | None:
+        """Say why every step of this training is executed exactly; None where it need not be."""
+        training = self.training
+        if training.recipe.numerics == "exact":
+            return "exact numerics were asked for"
+        if training.device.type != "cpu":
+            return "faster ways are for the processor, up to now"
+        if not isinstance(training.objective.loss, nn.Module):
+            return "its loss is a function"
+        hooked = next(hooks_in(training.model), None)
+        if hooked is not None:
+            return f"{hooked} has hooks"
+        parameters = sum(parameter.numel() for parameter in training.model.parameters())
+        is_large = parameters * LOOK_BYTES > available_memory() / 2
+        return "looking at a faster way would take more memory than there is" if is_large else None
+
+    def windows(self) -> Iterator[list[Batch]]:
+        """Give what the next steps of this epoch work on: the window of one, or one batch that holds those of several."""
+        recipe, split, epoch = self.training.recipe, self.training.data.train, self.state["epoch"]
+        start = self.state["window"] * recipe.accumulate
+        if isinstance(split, ResidentSplit) and recipe.accumulate == 1:
+            batches = split.batches(recipe.batch_size, seed=recipe.seed, epoch=epoch, start=start, together=self.choose)
+            yield from ([batch] for batch in batches)
+            return
+        for window in windows(
+            split.batches(recipe.batch_size, seed=recipe.seed, epoch=epoch, start=start), recipe.accumulate
+        ):
+            self.choose()
+            yield window
+
+    def choose(self) -> int:
+        """Choose the way of the next steps; return how many of them are taken together."""
+        if self.obstacle is None or self.record.ways:
+            self.together = self.next_together()
+        return self.together
+
+    def next_together(self) -> int:
+        """Enter the way that is in force, look for a faster one, and return how many steps are next."""
+        step = self.state["step"]
+        way = self.record.at(step)
+        if way is not self.way:
+            self.enter(way)
+        following = self.record.after(step)
+        if following is None and self.obstacle is None and self.is_probed:
+            self.candidate = self.candidate or self.next_candidate(step)
+            if self.candidate is not None:
+                fits = self.candidate.way.count <= self.full_windows()
+                return self.candidate.way.count if fits else 1
+        together = self.fits(following)
+        return way.count if together else 1
+
+    def fits(self, following: int | None) -> bool:
+        """Tell whether the next steps can be taken in one call of the compiled way."""
+        if self.way.name != "compiled" or self.state["micro_batch"] is not None:
+            return False
+        count, ends = self.way.count, self.state["step"] + self.way.count
+        return (
+            self.state["window"] % count == 0
+            and count <= self.full_windows()
+            and (following is None or ends <= following)
+        )
+
+    def full_windows(self) -> float:
+        """Return how many steps with a whole batch are left in this epoch; infinite where its length is unknown."""
+        samples, recipe = self.training.data.train.samples, self.training.recipe
+        return math.inf if samples is None else samples // recipe.batch_size - self.state["window"]
+
+    def steps_left(self) -> float:
+        """Return how many steps are left to the end of the run; infinite where that is unknown."""
+        recipe = self.training.recipe
+        steps = steps_per_epoch(self.training.data.train.samples, recipe)
+        return math.inf if steps is None else steps * recipe.epochs - self.state["step"]
+
+    def enter(self, way: Way) -> None:
+        """Begin to execute steps in another way."""
+        if way.name == "compiled":
+            ready = self.ready(way)
+            if ready is None:
+                return
+            self.compiled = ready
+        self.base = replace(way, name="eager" if way.fused or way.channels_last else "exact")
+        self.eager = self.eager_way(self.base) if self.base.name == "eager" else self.exact
+        self.way = way
+        self.is_entered = True
+
+    def next_candidate(self, step: int) -> Candidate | None:
+        """Return what is worth a look now: a way that is new, or the one in force again."""
+        if self.way.name != "exact" and self.is_time_to_look(step):
+            return Candidate(self.way, is_new=False)
+        if self.steps_left() < FEWEST_STEPS and self.training.recipe.compile != "first":
+            return None
+        if self.way.name == "exact":
+            if self.eager_ways is None:
+                self.eager_ways = self.find_eager_ways()
+            if self.eager_ways:
+                return Candidate(self.eager_ways.pop(0), is_new=True)
+        package = self.compiled_package()
+        if package is None:
+            return None
+        products = [asdict(each) for each in package.products]
+        way = Way(
+            0, "compiled", fused=self.base.fused, channels_last=self.base.channels_last, key=package.key,
+            count=package.count, products=products,
+        )  # fmt: skip
+        return Candidate(way, is_new=True)
+
+    def is_time_to_look(self, step: int) -> bool:
+        """Tell whether the way in force is to be looked at again within the steps of its next call."""
+        done = step - self.way.since
+        doublings = (max(done - 1, 0) // LOOK_AGAIN).bit_length()
+        return LOOK_AGAIN << doublings < done + self.way.count
+
+    def find_eager_ways(self) -> list[Way]:
+        """Return the faster ways that torch's own kernels have for this training, the fastest first."""
+        fused, images = has_fused_update(self.parts.optimizer), has_images(self.parts.model)
+        pairs = {(fused, images): None, (fused, False): None}
+        return [Way(0, "eager", fused=fused, channels_last=images) for fused, images in pairs if fused or images]
+
+    # ── the compiled way ─────────────────────────────────────────────────────────────────────────────────
+
+    def compiled_package(self) -> Package | None:
+        """Return compiled steps that nobody has looked at yet; begin to compile them when that will pay."""
+        if "compiled" in self.tried or self.way.name == "compiled":
+            return None
+        if self.compilation is not None:
+            return self.compilation_result()
+        is_first = self.training.recipe.compile == "first"
+        if "package" not in self.tried:
+            self.tried.add("package")
+            if (reason := self.why_not_compiled()) is not None:
+                self.give_up_compiling(reason)
+                return None
+            package = find_package(self.key(self.count_together()))
+            if package is not None:
+                self.tried.add("compiled")
+                return package
+        elapsed = time.perf_counter() - self.began
+        if elapsed < DECIDE_AFTER and not is_first:
+            return None
+        left = elapsed / max(self.state["step"] - self.first_step, 1) * self.steps_left()
+        if left * EXPECTED_GAIN < COMPILE_SECONDS and not is_first:
+            self.give_up_compiling(
+                f"about {left:.0f} seconds were left, and compiling takes about {COMPILE_SECONDS:.0f}"
+            )
+            return None
+        if (reason := self.why_not_compiled()) is not None:  # memory may have run out since
+            self.give_up_compiling(reason)
+            return None
+        if (reason := why_not_here()) is not None:
+            self.training.progress.message(f"The steps are not compiled: {reason}. Training goes on as it is.")
+            self.give_up_compiling(reason)
+            return None
+        self.compilation = self.start()
+        return self.compilation_result() if is_first else None
+
+    def why_not_compiled(self) -> str | None:
+        """Say why the steps of this training cannot be compiled; None where they can."""
+        recipe, parts = self.training.recipe, self.parts
+        if recipe.compile == "never":
+            return "it was not asked for"
+        if recipe.accumulate > 1 or self.state["micro_batch"] is not None:
+            return "several batches make one update"
+        if parts.skips_bad:
+            return "every gradient is looked at"
+        if rule_of(parts.optimizer) is None:
+            return f"{type(parts.optimizer).__name__} has no rule for it, as it is set"
+        if has_images(parts.model):
+            return "convolutions are fast as they are"
+        if not all(isinstance(part, Tensor) for part in self.last_window[0]) or len(self.last_window[0]) != 2:
+            return "its batches are not pairs of tensors"
+        counts = {float(kept["step"]) for kept in parts.optimizer.state.values() if "step" in kept}
+        trained = [each for group in parts.optimizer.param_groups for each in group["params"] if each.requires_grad]
+        is_partial = len(counts) > 1 or any(each.grad is None for each in trained)
+        return "its parameters are not all updated in every step" if is_partial else None
+
+    def give_up_compiling(self, reason: str) -> None:
+        """Do not think of compiling again, and note why for whoever asks (`rushlight runs RUN`)."""
+        self.tried.add("compiled")
+        self.note(f"The steps were not compiled: {reason}.")
+
+    def note(self, message: str) -> None:
+        """Note for this session what depends on the machine and the moment."""
+        write_notice(self.training.folder, self.state["step"], message)
+
+    def pieces(self) -> Pieces:
+        """Return what whole steps read and write."""
+        return pieces_of(self.parts)
+
+    def example(self, count: int) -> tuple[Tensor, Tensor]:
+        """Return samples and targets of `count` steps, for their shapes."""
+        if not self.last_window:
+            recipe = self.training.recipe
+            self.last_window = [next(self.training.data.train.batches(recipe.batch_size, seed=recipe.seed, epoch=1))]
+        inputs, targets = self.last_window[0]
+        return torch.cat([inputs] * count), torch.cat([targets] * count)
+
+    def count_together(self) -> int:
+        """Return how many steps to compile into one call: several, where a step is little work."""
+        operations = 6.0 * sum(each.numel() for each in self.parts.model.parameters()) * self.training.recipe.batch_size
+        data, schedule = self.training.data.train, self.training.schedule
+        is_alone = not isinstance(data, ResidentSplit) or schedule.by_step or operations > SMALL_STEP
+        inputs = self.last_window[0][0]
+        if (
+            inputs.dim() > 2 and operations * inputs.shape[1] > SMALL_STEP
+        ):  # the same weights at every place of a sequence
+            is_alone = True
+        return 1 if is_alone else STEPS_TOGETHER
+
+    def key(self, count: int) -> str:
+        """Return the key of the package for this training with `count` steps in a call."""
+        return key_of(self.pieces(), *self.example(1), count)
+
+    def start(self, way: Way | None = None) -> Compilation:
+        """Begin to compile: what was recorded, or what is best here."""
+        count = way.count if way is not None else self.count_together()
+        key = self.key(count)
+        products = products_from(way.products) if way is not None else None
+        return start_compiling(self.pieces(), *self.example(count), count, key, products)
+
+    def compilation_result(self) -> Package | None:
+        """Return the package that the process beside has made; None while it is at work, or where it failed."""
+        assert self.compilation is not None
+        waits, now = self.training.recipe.compile == "first", time.perf_counter()
+        if now - self.looked_at < POLL_SECONDS and not waits:
+            return None
+        self.looked_at = now
+        if waits:
+            self.training.progress.message("The steps are being compiled …")
+        result = self.compilation.result(waits)
+        if result is None:
+            return None
+        self.compilation = None
+        if isinstance(result, str):
+            self.training.progress.message(f"The steps are not compiled: {result}. Training goes on as it is.")
+            self.give_up_compiling(result)
+            return None
+        self.tried.add("compiled")
+        return result
+
+    def ready(self, way: Way) -> CompiledSteps | None:
+        """Return the compiled steps that are recorded, made anew where the cache has lost them.
+
+        None where that fails in a run that may end with other bits, which then goes on exactly; in all others RunError is raised.
+        """
+        package, reason = find_package(way.key), None
+        if self.key(way.count) != way.key:
+            package, reason = None, "torch, the processor or the model is another"
+        elif package is None:
+            self.training.progress.message("The steps are being compiled again …")
+            result = why_not_here() or self.start(way).result(waits=True)
+            package, reason = (result, None) if isinstance(result, Package) else (None, result)
+        if package is not None:
+            return CompiledSteps(self.pieces(), package)
+        message = f"its steps were compiled, and cannot be here: {reason}"
+        origin = self.training.origin
+        if origin is None or not origin.differences:
+            raise RunError("not-exact", run=self.training.folder.name, remedies="", differences=f"\n  - {message}")
+        self.record.add(Way(self.state["step"], "exact", f"From here on exactly: {message}."))
+        self.enter(self.record.at(self.state["step"]))
+        return None
+
+    # ── taking steps ─────────────────────────────────────────────────────────────────────────────────────
+
+    def take(self, window: list[Batch]) -> Taken:
+        """Take the steps that `windows` gave a window for."""
+        taken = self.take_one(window) if self.is_plain else self.take_some(window)
+        if self.is_entered:  # said now that the step is done: what is saved before it must not have the line yet
+            self.is_entered = False
+            for line in self.record.messages(self.state["step"]):
+                self.training.history.write({**line, "time": time.time()})
+        return taken
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the next step is one with nothing around it."""
+        return self.together == 1 and self.candidate is None and self.way.name != "compiled" and self.is_settled
+
+    def take_some(self, window: list[Batch]) -> Taken:
+        """Take one step or several, whatever there is to be done about them."""
+        count = self.together
+        windows = [window] if count == 1 else [[batch] for batch in cut(window[0], count)]
+        stretch = Stretch(windows, self.rates(count), self.seeds(count))
+        self.last_window = windows[-1]
+        is_whole = len(windows[-1]) == 1 and count_samples(windows[-1][0]) == self.training.recipe.batch_size
+        if self.candidate is not None and self.candidate.way.count == count and is_whole:
+            losses, outputs = self.look(self.candidate, stretch, window[0])
+        elif self.way.count == count and self.fits(None) and self.compiled_takes(window[0]):
+            losses, outputs = self.take_compiled(window[0], stretch)
+        else:
+            losses, outputs = self.take_eagerly(self.exact if self.base.name == "exact" else self.eager, stretch)
+        samples = [int(sum(map(count_samples, window))) for window in windows]
+        return Taken(losses, outputs, self.weights(windows), [rates[0] for rates in stretch.rates], samples)
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing is left to find out about the model."""
+        return self.is_probed or self.obstacle is not None
+
+    def take_one(self, window: list[Batch]) -> Taken:
+        """Take one step, with nothing around it: the way of nearly all steps that are not compiled."""
+        state, recipe, objective = self.state, self.training.recipe, self.training.objective
+        self.training.schedule.before_step(state["step"])
+        self.last_window = window
+        self.rescue.execute = self.exact if self.base.name == "exact" else self.eager
+        seed = step_seed(recipe.seed, state["epoch"], state["window"])
+        loss, outputs = self.rescue.step(window, self.generator, seed)
+        weight, samples = sum(map(objective.weight, window)), int(sum(map(count_samples, window)))
+        return Taken(loss, outputs, [weight], [self.parts.optimizer.param_groups[0]["lr"]], [samples])
+
+    def take_eagerly(self, execute: Step, stretch: Stretch) -> tuple[Tensor, Tensor | None]:
+        """Take steps one by one."""
+        self.rescue.execute = execute
+        losses, outputs = [], None
+        watch = None if self.is_settled else self.watched()
+        for window, rates, seed in zip(stretch.windows, stretch.rates, stretch.seeds, strict=True):
+            agreement.set_rates(self.parts, rates)
+            loss, outputs = self.rescue.step(window, self.generator, seed)
+            losses.append(loss)
+        if watch is not None:
+            self.probe(watch)
+        return losses[0] if len(losses) == 1 else torch.stack(losses), outputs
+
+    def take_compiled(self, batch: Batch, stretch: Stretch) -> tuple[Tensor, Tensor]:
+        """Take steps in one call."""
+        assert self.compiled is not None
+        agreement.set_rates(self.parts, stretch.rates[-1])
+        samples, targets = batch
+        return self.compiled.take(samples, targets, stretch.rates, stretch.seeds, self.generator)
+
+    def compiled_takes(self, batch: Batch) -> bool:
+        """Tell whether a batch is as the compiled steps want it."""
+        return self.compiled is not None and self.compiled.takes(batch)
+
+    def rates(self, count: int) -> list[Rates]:
+        """Return the learning rates of the next steps; the optimizer has the last ones' afterwards."""
+        schedule, groups = self.training.schedule, self.parts.optimizer.param_groups
+        found = []
+        for step in range(self.state["step"], self.state["step"] + count):
+            schedule.before_step(step)
+            found.append([group["lr"] for group in groups])
+        return found
+
+    def seeds(self, count: int) -> list[int]:
+        """Return the seeds of the next steps' random numbers."""
+        first, seed, epoch = self.state["window"], self.training.recipe.seed, self.state["epoch"]
+        return [step_seed(seed, epoch, window) for window in range(first, first + count)]
+
+    def weights(self, windows: Sequence[Sequence[Batch]]) -> list[float]:
+        """Return what each step's loss is a mean over."""
+        weight = self.training.objective.weight
+        return [sum(map(weight, window)) for window in windows]
+
+    # ── looking at a way ─────────────────────────────────────────────────────────────────────────────────
+
+    def watched(self) -> tuple[str, Any]:
+        """Return what a step must not change, for a faster way to be possible at all."""
+        streams = random_streams()
+        return settings_of(self.parts.model, with_identity=True), (streams["python"], streams["numpy"])
+
+    def probe(self, before: tuple[str, Any]) -> None:
+        """Find out whether a step has changed what no other way would change."""
+        self.is_probed = True
+        settings, streams = self.watched()
+        if settings != before[0]:
+            self.obstacle = "the model's forward pass changes the model's own attributes"
+        elif repr(streams) != repr(before[1]):
+            self.obstacle = "the model's forward pass draws from Python's or NumPy's random numbers"
+        if self.obstacle is not None:
+            self.note(f"Every step was executed exactly: {self.obstacle}.")
+        self.settings = settings
+
+    def check_settings(self) -> None:
+        """Leave a faster way when somebody has changed the model or its hooks since; at an epoch's start."""
+        if self.obstacle is not None or not self.is_probed:
+            return
+        reason = self.find_obstacle()
+        if settings_of(self.parts.model, with_identity=True) != self.settings:
+            reason = "somebody has changed the model's settings"
+        elif self.compiled is not None:
+            self.compiled.find()
+        if reason is not None:
+            self.obstacle = reason
+            if self.record.at(self.state["step"]).name != "exact":
+                self.record.add(Way(self.state["step"], "exact", f"From here on exactly: {reason}."))
+
+    def look(self, candidate: Candidate, stretch: Stretch, batch: Batch) -> tuple[Tensor, Tensor | None]:
+        """Take steps exactly, and compare what the candidate makes of them; adopt it, keep it or drop it."""
+        self.candidate = None
+        step, way, now = self.state["step"], candidate.way, self.base
+        if (self.base.name, self.way.name) != ("exact", "exact"):
+            self.record.add(Way(step, "exact"))
+        live = tensors_of(self.parts)
+        before = copies(live)
+        losses, outputs = self.take_eagerly(self.exact, stretch)
+        exact = Outcome(losses.reshape(-1), copies({**tensors_of(self.parts), **agreement.gradients_of(self.parts)}))
+        streams = random_streams()
+        gain, microseconds = 1.0, way.microseconds
+        try:
+            execute = self.executing(way, batch)
+            reason = self.compare(execute, way, stretch, before, exact)
+            if reason is None and candidate.is_new:
+                gain, microseconds = self.measure(execute, now, stretch, before)
+        except Exception as error:  # whatever it is, the exact way goes on
+            reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else '?'}"
+        finally:
+            put(live, exact.tensors)
+            restore_random_streams(streams)
+            agreement.set_rates(self.parts, stretch.rates[-1])
+        self.conclude(candidate, reason, replace(way, step=step + stretch.count, gain=gain, microseconds=microseconds))
+        self.began, self.first_step = time.perf_counter(), step + stretch.count  # looking tells nothing of the pace
+        return losses, outputs
+
+    def conclude(self, candidate: Candidate, reason: str | None, way: Way) -> None:
+        """Record what follows from a look at a way, from its step on: `reason` says what disagreed."""
+        if reason is None and not candidate.is_new:
+            self.record.add(replace(candidate.way, step=way.step, message=""))
+            return
+        if reason is None and way.gain >= LEAST_GAIN:
+            way = replace(way, since=way.step, message=adopted(way))
+            self.record.add(way)
+            if way.name == "compiled":
+                self.training.progress.message(way.message)
+            return
+        back = replace(self.base if candidate.is_new or way.name == "compiled" else EXACT, step=way.step, message="")
+        if reason is not None and candidate.failures + 1 < TRIES:
+            self.candidate = replace(candidate, failures=candidate.failures + 1)
+        elif reason is not None:
+            message = f"The {way.name} way is not used: {reason} disagrees with the exact one."
+            if way.name == "compiled":
+                forget_package(way.key)
+            if candidate.is_new:
+                self.note(message)
+            else:
+                back = replace(back, message=message)
+                self.training.progress.message(message)
+        if self.record.at(self.state["step"]).name != back.name or back.message:
+            self.record.add(back)
+
+    def executing(self, way: Way, batch: Batch) -> Callable[[Stretch], Tensor]:
+        """Return a function that takes the steps of a stretch in a way, and returns their losses."""
+        if way.name == "compiled":
+            package = find_package(way.key)
+            assert package is not None
+            compiled = CompiledSteps(self.pieces(), package)
+            samples, targets = batch
+            return lambda stretch: compiled.take(samples, targets, stretch.rates, stretch.seeds, self.generator)[0]
+        execute = self.eager_way(way) if way.name == "eager" else self.exact
+
+        def one_by_one(stretch: Stretch) -> Tensor:
+            losses = []
+            for window, rates, seed in zip(stretch.windows, stretch.rates, stretch.seeds, strict=True):
+                agreement.set_rates(self.parts, rates)
+                self.generator.manual_seed(seed)
+                losses.append(execute(window)[0])
+            return torch.stack(losses)
+
+        return one_by_one
+
+    def eager_way(self, way: Way) -> Step:
+        """Return the step of the eager way."""
+        return eager_step(self.parts, way.fused, way.channels_last)
+
+    def compare(
+        self,
+        execute: Callable[[Stretch], Tensor],
+        way: Way,
+        stretch: Stretch,
+        before: agreement.Tensors,
+        exact: Outcome,
+    ) -> str | None:
+        """Say what of a way's result is further from the reference than it may be; None when nothing is."""
+        parts, live = self.parts, tensors_of(self.parts)
+        put(live, before)
+        fast = self.outcome(execute(stretch), way)
+        reason = agreement.disagreement(fast, exact, agreement.reference(parts, before, stretch, self.generator))
+        rates = agreement.revealing_rates(parts, before, stretch.count, stretch.rates[-1])
+        if reason is not None or rates is None or way.name != "compiled":
+            return reason
+        revealing = replace(stretch, rates=rates)
+        outcomes = []
+        for take in (execute, self.executing(EXACT, None)):
+            put(live, before)
+            outcomes.append(self.outcome(take(revealing), way))
+        expected = agreement.reference(parts, before, revealing, self.generator)
+        return agreement.disagreement(outcomes[0], outcomes[1], expected)
+
+    def outcome(self, losses: Tensor, way: Way) -> Outcome:
+        """Return what the steps just taken led to."""
+        gradients = {} if way.name == "compiled" else agreement.gradients_of(self.parts)
+        return Outcome(losses.reshape(-1), copies({**tensors_of(self.parts), **gradients}))
+
+    def measure(
+        self, execute: Callable[[Stretch], Tensor], now: Way, stretch: Stretch, before: agreement.Tensors
+    ) -> tuple[float, float]:
+        """Return how many times as fast as the way `now` the candidate is, and the microseconds of its step: the best of some rounds."""
+        live, best = tensors_of(self.parts), [math.inf, math.inf]
+        contenders = (execute, self.executing(now, None))
+        for _ in range(ROUNDS):
+            for number, take in enumerate(contenders):
+                put(live, before)
+                began = time.perf_counter()
+                take(stretch)
+                best[number] = min(best[number], time.perf_counter() - began)
+        return best[1] / best[0], best[0] / stretch.count * 1e6
+
+    def close(self) -> None:
+        """End the process that compiles beside the training, if it is still at work."""
+        if self.compilation is not None:
+            self.compilation.stop()
+            self.compilation = None
+
+
+def adopted(way: Way) -> str:
+    """Say that a way is in force from its step on, and what that gains."""
+    means = {
+        "compiled": "compiled" if way.count == 1 else f"compiled, {way.count} at a time",
+        "eager": " and ".join(
+            [*(["with the fused update"] if way.fused else []), *(["with channels last"] if way.channels_last else [])]
+        ),
+    }[way.name]
+    return f"From step {way.step + 1:,} on, steps are executed {means}: {way.microseconds:,.0f} µs each, {way.gain:.1f} times as fast."
+
+
+def cut(batch: Batch, count: int) -> list[Batch]:
+    """Cut a batch that holds those of several steps into these."""
+    return list(zip(*(tensor.chunk(count) for tensor in batch), strict=True))
+
+
+def step_generator(device: torch.device) -> torch.Generator:
+    """Return the generator that dropout draws from on the device."""
+    if device.type == "cuda":
+        index = torch.cuda.current_device() if device.index is None else device.index
+        return torch.cuda.default_generators[index]
+    return torch.default_generator

@@ -1,0 +1,536 @@
+"""Faster ways to execute steps: they compute what the exact one does, are dropped where they do not, and are followed at a resume."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+import rushlight
+from rushlight.errors import RunError
+from rushlight.runs.history import read_history
+from rushlight.training import agreement, compiled, ways
+from rushlight.training.capture import NotCapturable, capture, no_numbers, pieces_of
+from rushlight.training.checkpoint import state_digest
+from rushlight.training.objective import make_objective
+from rushlight.training.products import faster_products, use_products
+from rushlight.training.step import Parts, exact_step
+from rushlight.training.ways import Way, read_ways
+
+HAS_COMPILER = compiled.why_not_here() is None
+needs_compiler = pytest.mark.skipif(not HAS_COMPILER, reason=f"{compiled.why_not_here()}")
+SMALL: dict[str, Any] = {"epochs": 4, "batch_size": 32, "quiet": True}
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache of compiled steps."""
+    monkeypatch.setenv("RUSHLIGHT_COMPILED", str(tmp_path / "compiled"))
+    return tmp_path / "compiled"
+
+
+@pytest.fixture
+def eager_to_look(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look at every way, however little is left to do; nothing is compiled unless asked for."""
+    monkeypatch.setattr(ways, "FEWEST_STEPS", 2)
+    monkeypatch.setattr(ways, "LEAST_GAIN", 0.0)
+
+
+def network(*, dropout: float = 0.0, width: int = 12) -> nn.Module:
+    torch.manual_seed(3)
+    return nn.Sequential(
+        nn.Flatten(),
+        nn.Linear(64, width, bias=False),
+        nn.BatchNorm1d(width),
+        nn.ReLU(),
+        nn.Dropout(dropout),
+        nn.Linear(width, 10),
+    )
+
+
+def images(*, dropout: float = 0.0) -> nn.Module:
+    torch.manual_seed(3)
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(dropout), nn.Flatten(), nn.Linear(144, 10)
+    )
+
+
+def trained(tmp_path: Path, name: str, make: Callable[[], nn.Module] = network, **options: Any) -> rushlight.Run:
+    return rushlight.train(make(), "digits", runs=tmp_path, name=name, **{**SMALL, **options})
+
+
+def digest(run: rushlight.Run) -> str:
+    return state_digest(run.model)
+
+
+# ── steps as one graph ───────────────────────────────────────────────────────────────────────────────────────
+
+OPTIMIZERS: list[tuple[type[torch.optim.Optimizer], dict[str, Any]]] = [
+    (torch.optim.SGD, {"lr": 0.1}),
+    (torch.optim.SGD, {"lr": 0.1, "momentum": 0.9, "dampening": 0.1, "weight_decay": 0.01}),
+    (torch.optim.SGD, {"lr": 0.1, "momentum": 0.9, "nesterov": True, "maximize": True}),
+    (torch.optim.Adam, {"lr": 0.01, "weight_decay": 0.01}),
+    (torch.optim.Adam, {"lr": 0.01, "betas": (0.8, 0.95), "eps": 1e-4, "maximize": True}),
+    (torch.optim.AdamW, {"lr": 0.01, "weight_decay": 0.1}),
+]
+
+
+@pytest.mark.parametrize(("kind", "arguments"), OPTIMIZERS, ids=lambda value: getattr(value, "__name__", str(value)))
+@pytest.mark.parametrize("clip_norm", [None, 0.1])
+def test_captured_steps_compute_what_steps_taken_one_by_one_do(
+    kind: type[torch.optim.Optimizer], arguments: dict[str, Any], clip_norm: float | None
+) -> None:
+    model, count = network(dropout=0.3), 3
+    parts = Parts(model, make_objective(nn.CrossEntropyLoss()), kind(model.parameters(), **arguments), clip_norm)
+    step, generator = exact_step(parts), torch.default_generator
+    inputs, targets = torch.rand(count * 32, 1, 8, 8), torch.randint(0, 10, (count * 32,))
+    step([(inputs[:32], targets[:32])])
+    pieces = pieces_of(parts)
+    graph, noise = capture(pieces, inputs, targets, count)
+    assert len(noise) == count
+    numbers, drawn = no_numbers(pieces, count), []
+    for place in range(count):
+        numbers[place, 0] = torch.tensor(pieces.rule.numbers(parts.optimizer.param_groups[0], place + 2))
+        generator.manual_seed(place)
+        drawn.append(noise[place].draw())
+    written = [tensor.clone() for tensor in pieces.written()]
+    with torch.no_grad():
+        losses, outputs = graph(*written, numbers, inputs, targets, *drawn)
+    expected = []
+    for place in range(count):
+        generator.manual_seed(place)
+        rows = slice(place * 32, (place + 1) * 32)
+        loss, last = step([(inputs[rows], targets[rows])])
+        expected.append(loss)
+    torch.testing.assert_close(losses, torch.stack(expected))
+    torch.testing.assert_close(outputs, last)
+    for found, wanted in zip(written, pieces.written(), strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_a_forward_pass_that_draws_in_a_way_of_its_own_is_not_captured() -> None:
+    class Permuting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layer(x[torch.randperm(len(x))])
+
+    model = Permuting()
+    parts = Parts(model, make_objective(nn.CrossEntropyLoss()), torch.optim.SGD(model.parameters(), lr=0.1))
+    with pytest.raises(NotCapturable, match="randperm"):
+        capture(pieces_of(parts), torch.rand(8, 4), torch.zeros(8, dtype=torch.int64), 1)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's compiler, about its own parts
+def test_products_by_another_library_are_the_same_up_to_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rushlight.training.products.CLEARLY", float("inf"))  # all of them
+    model = network()
+    parts = Parts(model, make_objective(nn.CrossEntropyLoss()), torch.optim.SGD(model.parameters(), lr=0.1))
+    inputs, targets = torch.rand(16, 1, 8, 8), torch.randint(0, 10, (16,))
+    exact_step(parts)([(inputs, targets)])
+    pieces = pieces_of(parts)
+    graph, _ = capture(pieces, inputs, targets, 1)
+    numbers = torch.full_like(no_numbers(pieces, 1), 0.1)
+    outcomes = []
+    for chosen in ([], faster_products(graph)):
+        use_products(graph, chosen)
+        written = [tensor.clone() for tensor in pieces.written()]
+        with torch.no_grad():
+            outcomes.append([*graph(*written, numbers, inputs, targets), *written])
+    assert "mkldnn" in graph.code
+    assert "aten.mm" not in graph.code
+    for plain, other in zip(*outcomes, strict=True):
+        torch.testing.assert_close(plain, other)
+
+
+# ── agreement ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@given(st.integers(0, 2**31), st.floats(-6, 6), st.integers(1, 400))
+@settings(max_examples=100, deadline=None)
+def test_rounding_is_forgiven_and_an_error_of_a_thousandth_is_not(seed: int, scale: float, size: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    wanted = torch.randn(size, generator=generator, dtype=torch.float64) * 10**scale
+    exact = wanted.float()
+    jittered = (wanted * (1 + 2.0**-24 * torch.randn(size, generator=generator, dtype=torch.float64))).float()
+    norm = agreement.norm(wanted)
+    assert agreement.is_near(jittered, exact, wanted, norm)
+    assert not agreement.is_near(exact * 1.001, exact, wanted, norm)
+    assert not agreement.is_near(torch.full_like(exact, float("nan")), exact, wanted, norm)
+
+
+def test_random_numbers_for_the_reference_are_those_of_float32() -> None:
+    for draw in (lambda x: nn.functional.dropout(x, 0.4), torch.rand_like, torch.randn_like):
+        torch.manual_seed(7)
+        single = draw(torch.ones(50))
+        torch.manual_seed(7)
+        with agreement.DrawnInFloat32():
+            double = draw(torch.ones(50, dtype=torch.float64))
+        assert double.dtype == torch.float64
+        torch.testing.assert_close(double.float(), single)
+
+
+# ── the eager way ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("make", [network, images])
+def test_looking_at_faster_ways_changes_nothing(
+    make: Callable[..., nn.Module], tmp_path: Path, eager_to_look: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ways, "LEAST_GAIN", float("inf"))
+    fast, exact = (trained(tmp_path, name, lambda: make(dropout=0.2), numerics=name) for name in ("fast", "exact"))
+    assert digest(fast) == digest(exact)
+    assert (fast.folder / "losses.f32").read_bytes() == (exact.folder / "losses.f32").read_bytes()
+    assert not (fast.folder / "ways.json").exists()
+
+
+@pytest.mark.parametrize("optimizer", ["SGD", "Adam", "AdamW", "Adagrad"])
+def test_a_faster_way_that_agrees_is_used_recorded_and_told(
+    optimizer: str, tmp_path: Path, eager_to_look: None
+) -> None:
+    fast, exact = (
+        trained(tmp_path, name, images, numerics=name, optimizer=optimizer, lr=0.01) for name in ("fast", "exact")
+    )
+    (way,) = read_ways(fast.folder / "ways.json")
+    assert (way.step, way.name, way.fused, way.channels_last) == (2, "eager", True, True)
+    (event,) = [line for line in read_history(fast.folder) if line.get("event") == "way"]
+    assert event["step"] == 2
+    assert event["message"] == way.message
+    assert "with the fused update and with channels last" in way.message
+    assert fast.report is not None
+    assert exact.report is not None
+    assert fast.report.loss == pytest.approx(exact.report.loss, abs=0.05)
+
+
+def test_a_layout_that_would_draw_another_dropout_is_not_used(tmp_path: Path, eager_to_look: None) -> None:
+    run = trained(tmp_path, "run", lambda: images(dropout=0.2), epochs=1, optimizer="AdamW")
+    (way,) = read_ways(run.folder / "ways.json")
+    assert (way.fused, way.channels_last) == (True, False)
+
+
+def test_a_wrong_way_is_dropped_and_has_changed_nothing(
+    tmp_path: Path, eager_to_look: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right, looks = ways.eager_step, []
+
+    def wrong(parts: Parts, fused: bool, channels_last: bool) -> Any:
+        step = right(parts, fused, channels_last)
+        looks.append((fused, channels_last))
+
+        def bent(window: Any) -> Any:
+            return step([(inputs * 1.001, targets) for inputs, targets in window])
+
+        return bent
+
+    monkeypatch.setattr(ways, "eager_step", wrong)
+    fast, exact = (trained(tmp_path, name, images, numerics=name) for name in ("fast", "exact"))
+    assert looks == [(True, True)] * ways.TRIES + [(True, False)] * ways.TRIES
+    assert digest(fast) == digest(exact)
+
+
+def test_a_way_that_goes_wrong_later_is_left_and_told(
+    tmp_path: Path, eager_to_look: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(ways, "LOOK_AGAIN", 10)
+    right, made = ways.eager_step, []
+
+    def fading(parts: Parts, fused: bool, channels_last: bool) -> Any:
+        step, number = right(parts, fused, channels_last), len(made)
+        made.append(step)
+        return step if number < 2 else lambda window: step([(inputs * 1.01, targets) for inputs, targets in window])
+
+    monkeypatch.setattr(ways, "eager_step", fading)
+    run = trained(tmp_path, "run", optimizer="AdamW", lr=0.01, quiet=False)
+    last = read_ways(run.folder / "ways.json")[-1]
+    assert last.name == "exact"
+    assert "disagrees with the exact one" in last.message
+    assert "disagrees with the exact one" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_model_that_is_looked_into_or_changes_itself_is_executed_exactly(tmp_path: Path, eager_to_look: None) -> None:
+    class Counting(nn.Sequential):
+        calls = 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.calls += 1
+            return super().forward(x)
+
+    class Shaking(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x * random.uniform(0.9, 1.1))
+
+    def hooked() -> nn.Module:
+        model = network()
+        model.register_forward_hook(lambda *arguments: None)
+        return model
+
+    for number, make in enumerate((hooked, lambda: Counting(*network()), lambda: Shaking(*network()))):
+        run = trained(tmp_path, f"run-{number}", make, epochs=1)
+        assert not (run.folder / "ways.json").exists()
+
+
+def test_a_model_that_is_changed_between_epochs_is_executed_exactly_from_there_on(
+    tmp_path: Path, eager_to_look: None
+) -> None:
+    model = network(dropout=0.2)
+    training = rushlight.epochs(model, "digits", runs=tmp_path, name="run", **SMALL)
+    for epoch in training:
+        if epoch.number == 2:
+            model[4].p = 0.5  # type: ignore[union-attr]
+    assert [way.name for way in read_ways(tmp_path / "run" / "ways.json")] == ["eager", "exact"]
+    assert "changed the model's settings" in read_ways(tmp_path / "run" / "ways.json")[-1].message
+
+
+def followed(monkeypatch: pytest.MonkeyPatch, run: Path) -> None:
+    """Let every new run follow the ways of this one."""
+    recorded, read = read_ways(run / "ways.json"), ways.read_ways
+    monkeypatch.setattr(ways, "read_ways", lambda path: read(path) or recorded)
+
+
+def cut_short(tmp_path: Path, name: str, epochs: int, make: Callable[[], nn.Module], **options: Any) -> Path:
+    """Train some epochs of a run, and leave it as an interruption would."""
+    training = rushlight.epochs(make(), "digits", runs=tmp_path, name=name, **{**SMALL, **options})
+    for _ in range(epochs):
+        next(training)
+    training._abandon(KeyboardInterrupt())
+    return tmp_path / name
+
+
+def test_a_resumed_run_follows_the_ways_that_are_recorded(
+    tmp_path: Path, eager_to_look: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ways, "LOOK_AGAIN", 60)
+    whole = trained(tmp_path, "whole", images, optimizer="Adam", lr=0.01)
+    recorded = read_ways(whole.folder / "ways.json")
+    assert len(recorded) > 3  # it was looked at again
+    followed(monkeypatch, whole.folder)
+    folder = cut_short(tmp_path, "cut", 2, images, optimizer="Adam", lr=0.01)
+    (folder / "ways.json").write_text("damaged")  # the checkpoint has what was recorded until then
+    resumed = rushlight.resume(folder, images(), optimizer=None, quiet=True)
+    assert digest(resumed) == digest(whole)
+    assert (resumed.folder / "losses.f32").read_bytes() == (whole.folder / "losses.f32").read_bytes()
+
+
+def test_a_way_that_is_left_in_its_first_step_is_told_by_whoever_follows_it(
+    tmp_path: Path, eager_to_look: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Ready:
+        """Takes the steps that machine code would take."""
+
+        def __init__(self, pieces: Any, package: Any) -> None:
+            self.parts, self.step = pieces.parts, exact_step(pieces.parts)
+
+        def takes(self, batch: Any) -> bool:
+            return True
+
+        def find(self) -> None:
+            pass
+
+        def take(self, samples: Tensor, targets: Tensor, rates: Any, *rest: Any) -> Any:
+            agreement.set_rates(self.parts, rates[-1])
+            return self.step([(samples, targets)])
+
+    package = compiled.Package("key", 1, (), (), ([[32, 1, 8, 8], [64, 64, 8, 1], ""], [[32], [1], ""]), "")
+    monkeypatch.setattr(ways, "CompiledSteps", Ready)
+    monkeypatch.setattr(ways, "find_package", lambda key: package)
+    monkeypatch.setattr(ways.Steps, "key", lambda self, count: "key")
+    monkeypatch.setattr(ways.Steps, "count_together", lambda self: 1)
+    whole = trained(tmp_path, "whole", optimizer="SGD", lr=0.05)
+    places = [(way.step, way.name) for way in read_ways(whole.folder / "ways.json")]
+    assert places[:3] == [(2, "eager"), (2, "exact"), (3, "compiled")]
+    followed(monkeypatch, whole.folder)
+    again = trained(tmp_path, "again", optimizer="SGD", lr=0.05)
+    told = [
+        [(line["step"], line["message"]) for line in read_history(run.folder) if line.get("event") == "way"]
+        for run in (whole, again)
+    ]
+    assert [step for step, _ in told[0]] == [2, 3]
+    assert told[0] == told[1]
+
+
+# ── the compiled way ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+@needs_compiler
+def test_compiled_steps_train_like_exact_ones_start_warm_and_are_followed_when_resumed(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ways, "FEWEST_STEPS", 2)
+    monkeypatch.setattr(ways, "LOOK_AGAIN", 60)
+    options: dict[str, Any] = {"optimizer": "SGD", "lr": 0.05, "schedule": "cosine", "compile": "first"}
+
+    def make() -> nn.Module:
+        return network(dropout=0.2)
+
+    cold = trained(tmp_path, "cold", make, **options)
+    names = [way.name for way in read_ways(cold.folder / "ways.json")]
+    assert "compiled" in names
+    assert names[-1] == "compiled"
+    exact = trained(tmp_path, "exact", make, numerics="exact", **options)
+    assert cold.report is not None
+    assert exact.report is not None
+    assert cold.report.loss == pytest.approx(exact.report.loss, rel=1e-3)
+    losses = [
+        torch.frombuffer(bytearray((run.folder / "losses.f32").read_bytes()), dtype=torch.float32)
+        for run in (cold, exact)
+    ]
+    torch.testing.assert_close(losses[0], losses[1], rtol=1e-3, atol=1e-4)
+    assert [line["samples"] for line in read_history(cold.folder) if line["kind"] == "steps"] == [
+        line["samples"] for line in read_history(exact.folder) if line["kind"] == "steps"
+    ]
+
+    monkeypatch.setattr(ways.Steps, "start", lambda *arguments: pytest.fail("it is in the cache"))
+    followed(monkeypatch, cold.folder)
+    folder = cut_short(tmp_path, "cut", 2, make, **options)
+    resumed = rushlight.resume(folder, make(), quiet=True)
+    assert digest(resumed) == digest(cold)
+    assert (resumed.folder / "losses.f32").read_bytes() == (cold.folder / "losses.f32").read_bytes()
+
+    lost = cut_short(tmp_path, "lost", 2, make, **options)
+    shutil.rmtree(cache)
+    monkeypatch.undo()
+    monkeypatch.setenv("RUSHLIGHT_COMPILED", str(cache))
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(RunError) as caught:
+        rushlight.resume(lost, make(), quiet=True)
+    assert caught.value.key == "not-exact"
+    assert "no-such-compiler" in caught.value.problem
+
+
+def test_the_time_that_a_look_takes_is_not_taken_for_the_pace_of_the_steps(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reference, looks = agreement.reference, []
+
+    def slow(*arguments: Any) -> Any:
+        time.sleep(1.5 * ways.DECIDE_AFTER)
+        looks.append(arguments)
+        return reference(*arguments)
+
+    monkeypatch.setattr(agreement, "reference", slow)
+    monkeypatch.setattr(ways.Steps, "start", lambda *arguments: pytest.fail("a second is left, not minutes"))
+    trained(tmp_path, "run", epochs=12, optimizer="AdamW", lr=0.01)
+    assert looks
+
+
+def test_without_a_compiler_training_goes_on_and_says_so_in_one_line(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(ways, "FEWEST_STEPS", 2)
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    run = trained(tmp_path, "run", compile="first", quiet=False)
+    said = " ".join(capsys.readouterr().out.split())
+    assert said.count("The steps are not compiled") == 1
+    assert run.report is not None
+
+
+@needs_compiler
+def test_wrong_machine_code_is_dropped_and_has_changed_nothing(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ways, "FEWEST_STEPS", 2)
+    package = compiled.Package("key", 1, (), (), ([[32, 1, 8, 8], [64, 64, 8, 1], ""], [[32], [1], ""]), "")
+    taken: list[float] = []
+
+    class Bent:
+        """Takes the step, and moves one weight a little too far: what an error in a gradient does."""
+
+        def __init__(self, pieces: Any, package: Any) -> None:
+            self.step, self.parameter = exact_step(pieces.parts), pieces.trained[0].parameter
+
+        def take(self, samples: Tensor, targets: Tensor, rates: Any, *rest: Any) -> Any:
+            before = self.parameter.detach().clone()
+            loss, outputs = self.step([(samples, targets)])
+            with torch.no_grad():
+                self.parameter += 0.001 * (self.parameter - before)
+            taken.append(float(loss))
+            return loss, outputs
+
+    monkeypatch.setattr(ways, "CompiledSteps", Bent)
+    monkeypatch.setattr(ways, "find_package", lambda key: package)
+    options: dict[str, Any] = {"optimizer": "SGD", "lr": 1e-4, "epochs": 1}
+    monkeypatch.setattr(ways.Steps, "count_together", lambda self: 1)
+    monkeypatch.setattr(ways.Steps, "find_eager_ways", lambda self: [])
+    fast, exact = (trained(tmp_path, name, numerics=name, **options) for name in ("fast", "exact"))
+    assert (
+        len(taken) == 2 * ways.TRIES
+    )  # at its own rate, where the update is lost in rounding, and at one that shows it
+    assert digest(fast) == digest(exact)
+
+
+BESIDE = """
+import sys
+import torch
+import rushlight
+from rushlight.training import compiled, ways
+
+ways.FEWEST_STEPS = ways.DECIDE_AFTER = ways.COMPILE_SECONDS = 0
+start = compiled.start_compiling
+
+
+def told(*arguments):
+    compilation = start(*arguments)
+    print(compilation.pid, flush=True)
+    return compilation
+
+
+ways.start_compiling = told
+rushlight.train("mlp", "digits", epochs=100000, name="run", runs=sys.argv[1], quiet=True, optimizer="SGD")
+"""
+
+
+@needs_compiler
+def test_the_process_that_compiles_dies_with_the_training_and_does_not_hold_its_lock(tmp_path: Path) -> None:
+    environment = {**os.environ, "RUSHLIGHT_COMPILED": str(tmp_path / "compiled")}
+    command = [sys.executable, "-c", BESIDE, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout is not None
+        beside = int(process.stdout.readline())
+        os.kill(beside, 0)
+        process.kill()
+        process.wait()
+        with rushlight_lock(tmp_path / "run"):
+            pass
+        ends = time.monotonic() + 20
+        while is_alive(beside):
+            assert time.monotonic() < ends, "it outlived the training"
+            time.sleep(0.02)
+
+
+def rushlight_lock(folder: Path) -> Any:
+    from rushlight.runs import lock_run
+
+    return lock_run(folder)
+
+
+def is_alive(process: int) -> bool:
+    """Tell whether a process is there and no zombie."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except FileNotFoundError:
+        return False
+
+
+def test_a_torn_or_foreign_record_of_ways_is_no_record(tmp_path: Path) -> None:
+    for content in ("", "{", "[]", '{"ways": [{"step": 1}]}', '{"ways": [{"walk": 1}]}'):
+        (tmp_path / "ways.json").write_text(content)
+        assert read_ways(tmp_path / "ways.json") == []
+    way = replace(ways.EXACT, step=7)
+    (tmp_path / "ways.json").write_text(json.dumps({"ways": [vars(way)]}))
+    assert read_ways(tmp_path / "ways.json") == [Way(7, "exact")]
