@@ -75,6 +75,38 @@ ENGLISH: dict[str, Text] = {
         "{folder}: this run is in use by {holder}.",
         "Wait until that process ends, or stop it; then try again.",
     ),
+    "delete-needs-run": Text(
+        "--delete needs to know which run.",
+        "List the runs with: rushlight runs. Then delete one by its whole name: rushlight runs --delete NAME",
+    ),
+    "delete-whole-name": Text(
+        '"{run}" is not the whole name of a run; for deleting, that is what it takes.',
+        "If this is the run you mean, write: rushlight runs --delete {name}",
+    ),
+    "delete-link": Text(
+        "{path} is a link to {target}; nothing was deleted, neither the link nor the run.",
+        "To delete the run, name it by that path. To remove only the link, delete it as you would a file.",
+    ),
+    "delete-from-inside": Text(
+        "{path}: you are in this folder, and a run is not deleted from within.",
+        "Go to another folder (cd ..), then delete the run by its name or path.",
+    ),
+    "delete-holds-runs": Text(
+        "{path} has other runs in it, {name} for one; deleting it would take them along.",
+        "Move these runs elsewhere first, or delete them one by one.",
+    ),
+    "delete-not-a-run": Text(
+        "{path} does not look like a run: next to nothing in it was written by Rushlight.",
+        "If you are sure, delete the folder as you would any other.",
+    ),
+    "delete-needs-answer": Text(
+        "{path} was not deleted: there is no terminal on which to ask whether you are sure.",
+        "To delete it without being asked, add --yes.",
+    ),
+    "verify-and-delete": Text(
+        "--verify and --delete are two different things; which one is it?",
+        "Look first: rushlight runs --verify RUN. Then, if you want it gone: rushlight runs --delete RUN",
+    ),
     # ── data: fetching ───────────────────────────────────────────────────────────────────────────────────
     "unknown-dataset": Text(
         'There is no dataset called "{name}".{suggestion}',
@@ -468,6 +500,10 @@ ENGLISH: dict[str, Text] = {
         "{data}: reading sample {index} failed: {reason}.",
         "Try `dataset[{index}]` by itself; the error is in the dataset's own __getitem__ or its transform.",
     ),
+    "samples-failed-together": Text(
+        "{data}: reading {count} samples at once ({first} is the first of them) by its __getitems__ failed: {reason}.",
+        "Read one by one they are fine: mend the dataset's __getitems__, which gives a list with a sample for each index, or delete it.",
+    ),
     "streamed-standard": Text(
         "{data} is streamed, so the mean and std of its features cannot be learnt before training.",
         "Scale the features in the dataset's own transform, or use normalize unit (bytes divided by 255) or none.",
@@ -727,9 +763,23 @@ ENGLISH: dict[str, Text] = {
         "arrays, and lists, tuples and dicts of these. Make a set a sorted list, and leave functions out.",
     ),
     "loss-not-finite": Text(
-        "The loss became {value} at step {step:,} (epoch {epoch}, {samples}), with learning rate {learning_rate}. {kept}",
+        "The loss became {value} at step {step:,} (epoch {epoch}), with learning rate {learning_rate}: by its own batch ({samples}){before}. {kept}",
         "Most likely the learning rate is too high: try a tenth of it, --clip-norm 1 or --warmup 100. Otherwise look at these samples, "
-        "and in the model for log(0), division by 0 or a square root of 0.",
+        "and in the model for log(0), division by 0 or a square root of 0. rushlight resume {run} --on-nan skip goes on from what is kept, "
+        "checks every gradient before it is used, names the samples, and leaves such steps out; --on-nan rollback halves the learning rate instead.",
+    ),
+    "all-skipped": Text(
+        "{count} steps one after the other had to be left out; the last was step {step:,}, whose {what} is not finite ({samples}). {kept}",
+        "This is no single bad batch. Most likely the learning rate is too high, or the data holds values that are too large: "
+        "try a tenth of the rate, or --on-nan rollback, which halves it.",
+    ),
+    "out-of-memory": Text(
+        "Memory ran out at step {step:,}, even with one sample at a time. {kept}",
+        "Take a smaller model or smaller inputs (--image-size), close other programs, or train on another device (--device cpu).",
+    ),
+    "out-of-memory-update": Text(
+        "Memory ran out while the optimizer updated the weights, at step {step:,}. {kept}",
+        "The optimizer's own state does not fit: take one that has less of it (--optimizer SGD), a smaller model, or close other programs.",
     ),
     "tensorboard-missing": Text(
         "TensorBoard's event files were asked for, but the package tensorboard is not installed.",
@@ -751,6 +801,10 @@ ENGLISH: dict[str, Text] = {
     "damaged-checkpoint": Text(
         "{folder}: this checkpoint is damaged: {reason}.",
         "Nothing of it was used. The checkpoint before it may be whole.",
+    ),
+    "newer-checkpoint": Text(
+        "{folder}: this checkpoint was written by a newer Rushlight. It is of format {found}; this Rushlight reads format {known}.",
+        "Nothing was changed. Update with: pip install --upgrade rushlight. Then try again.",
     ),
     "live-model": Text(
         '"{run}" was trained with a model made in Python ({model}), which a file cannot bring back.',
@@ -776,17 +830,25 @@ ENGLISH: dict[str, Text] = {
         '"{run}": its {schedule} schedule was planned for {planned} epochs, so {epochs} would not be the same schedule.',
         "Go on at a constant rate with schedule constant, or train anew with {epochs} epochs.",
     ),
-    "source-changed": Text(
-        '"{run}": the source of its model ({source}) is not what it was when the run began, so going on would mix two models.',
-        "Put the source back as it was, or start a new run. Testing and predicting still work where the weights fit.",
+    "not-exact": Text(
+        '"{run}" cannot go on to the same bits, since what these depend on has changed:{differences}',
+        "Put it back as it was{remedies}. Or go on all the same with --inexact: the run then says so for ever after.",
+    ),
+    "unknown-checkpoint": Text(
+        '"{run}" has no checkpoint "{name}". It has: {known}.',
+        "Give one of these, or leave --checkpoint out: the newest that is whole is then used.",
+    ),
+    "state-does-not-fit": Text(
+        "{folder}: what this checkpoint holds does not fit the model or the optimizer: {reason}.",
+        'Resume "{run}" with the model and the optimizer it was begun with, or start a new run.',
+    ),
+    "only-for-resume": Text(
+        '"{option}" says how a run goes on, and this one begins.',
+        "Use it with: rushlight resume RUN",
     ),
     "code-in-run": Text(
         '"{run}": its recipe names a Python file inside the run folder itself ({source}), which is not executed.',
         "A run's model lies beside the runs, not in one. If you trust the file, pass the model: rushlight.open_run({run!r}, Net()).",
-    ),
-    "other-data": Text(
-        '"{run}": the data ({data}) is not what this run was trained on; its fingerprint differs.',
-        "Put the original data back. To train on the new data, start a new run.",
     ),
     "nothing-to-test": Text(
         '"{run}" has no test split.',

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -26,7 +28,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with one finished run of mlp on the digits, made by a real process."""
     folder = tmp_path_factory.mktemp("a home")
     command = [sys.executable, "-m", "rushlight", "train", "mlp", "digits", "--hidden", "32", "--epochs", "3", "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=folder)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # as here, where `resume` goes on with it
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=folder, env=environment)
     (folder / "train.json").write_text(done.stdout, encoding="utf-8")
     (folder / "train.err").write_text(done.stderr, encoding="utf-8")
     return folder
@@ -144,6 +147,72 @@ def test_runs_are_listed_and_one_is_shown_with_its_curve(do: Do, home: Path) -> 
     assert name in shown
     assert "training loss" in shown
     assert json.loads(do("runs", name, "--json"))["recipe"]["epochs"] == 3
+
+
+def test_runs_are_verified_all_or_one_with_what_it_means(do: Do, home: Path) -> None:
+    (name,) = [path.name for path in (home / "runs").iterdir() if path.is_dir()]
+    said = do("runs", "--verify")
+    assert name in said
+    assert "everything is whole." in said
+    assert "Everything is whole." in do("runs", "--verify", "latest")
+    found = json.loads(do("runs", name, "--verify", "--json"))
+    assert found["whole"] is True
+    assert {part["name"]: part["state"] for part in found["parts"]}["checkpoints/00000069"] == "whole"
+    both = json.loads(do("runs", "--verify", "--json"))
+    assert (both["whole"], both["damaged"], both["runs"][0]["run"]) == (1, 0, name)
+
+
+def test_what_verifying_says_of_damage_is_what_resume_then_does(do: Do, home: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(next(path for path in (home / "runs").iterdir() if path.is_dir()), tmp_path / "hurt"))
+    runs = ("--runs", str(tmp_path))
+    whole = {path: path.read_bytes() for path in folder.rglob("*.safetensors")}
+    for path in (folder / "model" / "weights.safetensors", max(folder.glob("checkpoints/*/state.safetensors"))):
+        path.write_bytes(path.read_bytes()[:-1] + b"x")
+    (folder / "history.jsonl").write_bytes((folder / "history.jsonl").read_bytes() + b"nonsense\n")
+    with pytest.raises(SystemExit) as left:
+        main(["runs", "--verify", "hurt", *runs])
+    assert left.value.code == 1
+    with pytest.raises(SystemExit) as left:
+        main(["runs", "--verify", *runs])
+    assert left.value.code == 1
+    do("resume", "hurt", *runs)
+    assert "Everything is whole." in do("runs", "--verify", "hurt", *runs)
+    weights = folder / "model" / "weights.safetensors"
+    assert weights.read_bytes() == whole[weights]
+
+
+def test_a_run_is_deleted_and_the_freed_space_is_told(do: Do, home: Path, tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        shutil.copytree(next(path for path in (home / "runs").iterdir() if path.is_dir()), tmp_path / name)
+    runs = ("--runs", str(tmp_path))
+    said = do("runs", "--delete", "first", "--yes", *runs)
+    assert said.startswith("Deleted first: ")
+    assert said.endswith(" kB are free again.\n")
+    assert json.loads(do("runs", "--delete", "second", "--yes", "--json", *runs))["bytes"] > 10_000
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="pseudo-terminals are POSIX's")
+@pytest.mark.parametrize(("answer", "is_deleted"), [("y", True), ("", False), ("no", False), ("\x04", False)])
+def test_deleting_shows_the_run_and_asks(home: Path, tmp_path: Path, answer: str, is_deleted: bool) -> None:
+    import pty
+
+    folder = tmp_path / "doomed"
+    shutil.copytree(next(path for path in (home / "runs").iterdir() if path.is_dir()), folder)
+    (folder / "notes.txt").write_text("mine")
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "rushlight", "runs", "--delete", "doomed", "--runs", str(tmp_path)]
+    process = subprocess.Popen(command, stdin=theirs, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    os.close(theirs)
+    os.write(ours, f"{answer}\n".encode())
+    said, shown = process.communicate(timeout=60)
+    os.close(ours)
+    assert process.returncode == 0
+    for words in ("doomed", "mlp on digits, 3/3 epochs", "finished", "kB", "notes.txt", "Delete it? [y/N]"):
+        assert words in shown
+    assert folder.exists() != is_deleted
+    assert ("Deleted doomed" in said) == is_deleted
+    assert ("Nothing was deleted" in shown) != is_deleted
 
 
 def test_runs_without_any_say_which_command_makes_the_first(do: Do, tmp_path: Path) -> None:

@@ -306,3 +306,28 @@ def test_runs_beside_the_pictures_are_no_class_of_theirs(say: Say, tmp_path: Pat
 
     newest = list_runs(Path("runs"))[0]
     assert [entry["name"] for entry in read_json(newest.folder / "report.json")["classes"]] == ["blue", "red"]
+
+
+def test_deleting_takes_a_whole_name_a_terminal_or_a_yes(say: Say, tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "my-first-run"
+    folder.mkdir(parents=True)
+    for name in ("recipe.json", "history.jsonl"):
+        (folder / name).write_text("{}")
+    assert "rushlight runs --delete NAME" in say("runs", "--delete")
+    assert "write: rushlight runs --delete my-first-run" in say("runs", "--delete", "latest", "--yes")
+    assert "write: rushlight runs --delete my-first-run" in say("runs", "--delete", "first", "--yes")
+    assert 'Did you mean "my-first-run"?' in say("runs", "--delete", "my-frist-run", "--yes")
+    assert "add --yes" in say("runs", "--delete", "my-first-run")  # under pytest, nobody sits at standard input
+    assert "two different things" in say("runs", "--delete", "--verify", "my-first-run", "--yes")
+    assert folder.is_dir()
+    say("runs", "--delete", "my-first-run", "--yes", code=0)
+    assert not folder.exists()
+
+
+def test_verifying_a_damaged_run_ends_with_exit_code_1(say: Say, tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "my-first-run"
+    folder.mkdir(parents=True)
+    (folder / "recipe.json").write_text("{")
+    say("runs", "--verify", code=1)
+    say("runs", "--verify", "latest", code=1)
+    assert "There is no run" in say("runs", "--verify", "zebra")

@@ -60,7 +60,7 @@ def test_signs_that_are_missing_become_ascii() -> None:
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [(0, "0.00s"), (0.42, "0.42s"), (0.9999, "1.0s"), (8.14, "8.1s"), (59.99, "1m 00s"), (185, "3m 05s"), (3599.7, "1h 00m"),
-     (7620, "2h 07m"), (442800, "5d 03h"), (-1, "0.00s"), (float("nan"), "?"), (0.0004, "0.4ms")],
+     (7620, "2h 07m"), (442800, "5d 03h"), (-1, "0.00s"), (float("nan"), "?"), (0.0004, "0.4ms"), (0.0094, "9ms"), (0.0097, "0.01s")],
 )  # fmt: skip
 def test_durations_have_at_most_two_units(seconds: float, text: str) -> None:
     assert format_duration(seconds) == text

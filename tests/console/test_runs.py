@@ -69,6 +69,54 @@ def test_a_run_is_shown_with_recipe_epochs_events_and_curves(capsys: pytest.Capt
     assert "\x1b" not in text
 
 
+SESSIONS: list[dict[str, Any]] = [
+    {"began": 1.79e9, "ended": None, "from_step": 0, "step": None, "end": "killed", "pid": 7, "host": "ada",
+     "differences": [], "message": None},
+    {"began": 1.79e9, "ended": 1.79e9 + 60, "from_step": 1200, "step": 2400, "end": "failed", "pid": 8, "host": "ada",
+     "differences": ["the number of threads: 2 then, 1 now"], "message": "there is no space left on this disk."},
+    {"began": 1.79e9, "ended": 1.79e9 + 90000, "from_step": 2400, "step": 4690, "end": "finished", "pid": 9, "host": "ada",
+     "differences": [], "message": None},
+]  # fmt: skip
+CHANGE = "resumed at step 1200: the number of threads: 2 then, 1 now"
+
+
+def test_who_worked_on_a_run_is_shown_and_what_was_not_exact_stands_first(capsys: pytest.CaptureFixture[str]) -> None:
+    print_run({**SUMMARY, "inexact": (CHANGE,)}, {"epochs": 5}, EPOCHS, LOSSES, SESSIONS)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2] == f"not exact: {CHANGE}"
+    at = lines.index("sessions")
+    killed, failed, finished = (line.split() for line in lines[at + 3 : at + 6])
+    assert killed[2:] == ["?", "from", "0", "killed", "7", "on", "ada"]
+    assert failed[3:] == ["1,200", "to", "2,400", "failed,", "not", "exact", "8", "on", "ada"]
+    assert len(failed[2]) == len("12:00")  # on the day it began
+    assert len(finished[2]) == len("2026-09-21")  # on another day
+    assert lines[at + 6] == "failed: there is no space left on this disk."
+
+
+def test_of_many_sessions_the_last_are_shown_and_every_change_is(capsys: pytest.CaptureFixture[str]) -> None:
+    print_run({**SUMMARY, "inexact": [CHANGE] * 50}, {}, [], [], SESSIONS[1:2] * 50)
+    said = capsys.readouterr().out
+    assert said.count("not exact: resumed") == 50
+    assert "the last 20 of 50 sessions" in said
+
+
+@pytest.mark.parametrize("columns", [60, 80, 120])
+def test_sessions_fit_the_page(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, columns: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    print_run(SUMMARY, {}, [], [], SESSIONS)
+    said = capsys.readouterr().out
+    assert max(map(len, said.splitlines()[2:])) <= columns
+    assert "…" not in said
+    assert ("ended" in said) == (columns > 60)
+
+
+def test_sessions_with_nonsense_in_them_are_shown_too(capsys: pytest.CaptureFixture[str]) -> None:
+    print_run(SUMMARY, {}, [], [], [{**SESSIONS[0], "began": "noon", "ended": 1e300, "from_step": None, "pid": None}])
+    assert "from ?" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("columns", [40, 80])
 def test_the_curves_fit_the_page(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, columns: int

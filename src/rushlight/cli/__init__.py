@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 
 from rushlight.errors import RushlightError
@@ -16,16 +18,30 @@ def main(arguments: list[str] | None = None) -> None:
     wants_traceback = "--traceback" in arguments
     arguments = [argument for argument in arguments if argument != "--traceback"]
     from rushlight.cli.app import app
+    from rushlight.signals import Terminated, ending_in_time
 
     try:
-        app(arguments, prog_name="rushlight")
+        with ending_in_time():
+            app(arguments, prog_name="rushlight")
     except KeyboardInterrupt:
         sys.exit(130)
-    except BrokenPipeError:  # `rushlight runs | head`: nobody reads on
-        sys.stderr.close()
-        sys.exit(0)
+    except Terminated as ended:
+        sys.exit(ended.code)
     except Exception as error:
         from rushlight.console import print_error
 
         print_error(error, wants_traceback)
         sys.exit(error.exit_code if isinstance(error, RushlightError) else 1)
+    finally:
+        let_go()
+
+
+def let_go() -> None:
+    """Point a standard stream that takes no more words at nothing: Python's own last flush would fail on it."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:
+                stream.flush()
+        except (OSError, ValueError):
+            with contextlib.suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -30,6 +31,23 @@ RunName = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on standard output; all else on standard error.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
 Device = Annotated[str, typer.Option(help="auto (the best there is), cpu, cuda, cuda:1, xpu or mps.")]
+
+OnNan = Annotated[
+    str | None,
+    typer.Option(
+        help="When a loss or gradient is not finite: stop, skip that step, or rollback to the epoch's start with half the learning rate.",
+        show_default="stop",
+    ),
+]
+Inexact = Annotated[
+    bool,
+    typer.Option(help="Go on although something changed that the bits depend on; the run says so for ever after."),
+]
+
+Profile = Annotated[
+    bool,
+    typer.Option("--profile", help="Say where the time of a step goes and what limits it, then train on as always."),
+]
 
 DATA = "Data"
 LEARNING = "Learning"
@@ -141,6 +159,14 @@ def train(
             help="exact: bit for bit the plain loop; fast: only rounding may differ.", rich_help_panel=LEARNING
         ),
     ] = "fast",
+    compile_steps: Annotated[
+        str,
+        typer.Option(
+            "--compile",
+            help="auto: beside the training, when that will pay; first: before it begins; never.",
+            rich_help_panel=LEARNING,
+        ),
+    ] = "auto",
     seed: Annotated[
         int, typer.Option(help="Of the order, the initial weights, dropout and augmentation.", rich_help_panel=LEARNING)
     ] = 0,
@@ -198,6 +224,20 @@ def train(
     tensorboard: Annotated[
         bool, typer.Option(help="Write TensorBoard event files into the run folder too.", rich_help_panel=RUN)
     ] = False,
+    profile: Profile = False,
+    on_nan: OnNan = None,
+    keep_epochs: Annotated[
+        bool,
+        typer.Option(help="Keep each epoch's checkpoint, not just the last two and the best.", rich_help_panel=RUN),
+    ] = False,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            help="Go on with the newest unfinished run of this very recipe; begin one where there is none.",
+            rich_help_panel=RUN,
+        ),
+    ] = False,
+    inexact: Inexact = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -217,11 +257,13 @@ def train(
     chosen: dict[str, Any] = {
         "epochs": epochs, "lr": lr, "optimizer": optimizer, "optimizer_arguments": optimizer_arguments, "loss": loss,
         "schedule": schedule, "warmup": warmup, "clip_norm": clip_norm, "accumulate": accumulate,
-        "early_stopping": early_stopping, "precision": precision, "numerics": numerics, "seed": seed,
+        "early_stopping": early_stopping, "precision": precision, "numerics": numerics, "compile": compile_steps, "seed": seed,
         "model_arguments": model_arguments, "test_data": test_data, "target": target, "task": task, "normalize": normalize,
         "image_size": as_size("image-size", image_size), "test_fraction": test_fraction, "classes": names(classes),
         "skip_bad": skip_bad, "workers": workers, "device": device, "runs": runs, "name": name, "quiet": quiet,
         "to_stderr": as_json, "batch_size": batch_size, "tensorboard": tensorboard or None,
+        "on_nan": on_nan, "keep_epochs": keep_epochs or None, "resume": resume or None, "inexact": inexact or None,
+        "profile": profile or None,
     }  # fmt: skip
     show_end(rushlight.train(model, data, **chosen), as_json, quiet)
 
@@ -236,14 +278,29 @@ def resume(
         str | None,
         typer.Option(help="constant, to go beyond a cosine or one-cycle schedule.", show_default="as planned"),
     ] = None,
+    checkpoint: Annotated[
+        str | None,
+        typer.Option(
+            metavar="STEP|NAME",
+            help="Go back to this checkpoint; newer ones are deleted.",
+            show_default="the newest that is whole",
+        ),
+    ] = None,
+    on_nan: OnNan = None,
+    inexact: Inexact = False,
+    profile: Profile = False,
+    device: Annotated[str | None, typer.Option(help="Another device than the run's; needs --inexact.")] = None,
     runs: Runs = Path("runs"),
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Go on with a run that was interrupted, from its newest checkpoint."""
+    """Go on with a run that was interrupted, from its newest checkpoint, to the bits of one that never was."""
     import rushlight
 
-    more: dict[str, Any] = {"epochs": epochs, "schedule": schedule, "runs": runs, "quiet": quiet, "to_stderr": as_json}
+    more: dict[str, Any] = {
+        "epochs": epochs, "schedule": schedule, "checkpoint": checkpoint, "on_nan": on_nan, "inexact": inexact or None,
+        "profile": profile or None, "device": device, "runs": runs, "quiet": quiet, "to_stderr": as_json,
+    }  # fmt: skip
     show_end(rushlight.resume(run, **more), as_json, quiet)
 
 
@@ -259,12 +316,13 @@ def show_end(run: Any, as_json: bool, quiet: bool) -> None:
     summary = run.summary()
     wall = time.perf_counter() - STARTED
     if as_json:
-        print_json({**summary, "wall_seconds": wall})
+        with contextlib.suppress(BrokenPipeError):  # all is done, whether or not anybody reads it
+            print_json({**summary, "wall_seconds": wall})
         return
     if quiet:
         return
     if run.report is not None:
-        print_report(run.report.to_json())
+        print_report(run.report.to_json(), drops=True)
     name = "latest" if run.folder.parent == Path("runs") else quoted(run.folder)
     print_summary(folder=run.folder, seconds=wall, test=summary["test"], run=name)
 
@@ -322,19 +380,48 @@ def save(
     typer.echo(f"Saved {rushlight.open_run(run, runs=runs).save(path)}")
 
 
-@app.command()
+@app.command(
+    epilog="Examples: rushlight runs · rushlight runs latest · rushlight runs --verify · "
+    "rushlight runs --delete 20261123-0331-mlp-digits-k7"
+)
 def runs(
-    run: Annotated[str | None, typer.Argument(metavar="[RUN]", help="Show this one.")] = None,
+    run: Annotated[
+        str | None, typer.Argument(metavar="[RUN]", help='This one: its folder, its name or a part of it, or "latest".')
+    ] = None,
     runs: Runs = Path("runs"),
+    verify: Annotated[
+        bool,
+        typer.Option(
+            "--verify",
+            help="Compute every checksum again and say what is whole, what is damaged and what that means. Changes nothing.",
+        ),
+    ] = False,
+    delete: Annotated[
+        bool,
+        typer.Option("--delete", help="Delete RUN, given by its whole name or path, with all its files; asks first."),
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="With --delete: do not ask.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """List all runs, or show one with its curve."""
-    from rushlight.cli.listing import show_run, show_runs
+    """List all runs, or show one with its curve; verify them, or delete one.
 
-    if run is None:
-        show_runs(runs, as_json)
+    --verify without RUN checks all runs. Its exit code is 0 when everything is
+    whole, and 1 when something is damaged or missing.
+    """
+    from rushlight.cli import listing
+    from rushlight.errors import UsageError
+
+    if verify and delete:
+        raise UsageError("verify-and-delete")
+    if delete:
+        listing.delete(runs, run, yes, as_json)
+    elif verify:
+        if not listing.verify(runs, run, as_json):
+            raise typer.Exit(1)
+    elif run is None:
+        listing.show_runs(runs, as_json)
     else:
-        show_run(runs, run, as_json)
+        listing.show_run(runs, run, as_json)
 
 
 @app.command()
@@ -360,7 +447,7 @@ def data(
 
 @app.command()
 def env(as_json: AsJson = False) -> None:
-    """Print what this machine has and can do, to paste into a bug report."""
+    """Print what this machine has and can do, to paste into a bug report; measure in a second whether bfloat16 pays."""
     from rushlight.cli.environment import show_environment
 
     show_environment(as_json)

@@ -3,7 +3,7 @@
 rich and plotext are imported when something is printed, never before; torch and numpy not at all.
 """
 
-from rushlight.console.formats import format_bytes, format_count, format_duration
+from rushlight.console.formats import format_bytes, format_count, format_duration, format_step
 from rushlight.console.output import print_error, print_json
 from rushlight.console.progress import Progress, fetch_progress
 from rushlight.console.report import print_report, print_summary
@@ -15,6 +15,7 @@ __all__ = [
     "format_bytes",
     "format_count",
     "format_duration",
+    "format_step",
     "print_error",
     "print_json",
     "print_report",

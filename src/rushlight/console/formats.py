@@ -11,7 +11,7 @@ def format_duration(seconds: float) -> str:
         return "?"
     seconds = max(0.0, seconds)
     if seconds < 0.9995:
-        return f"{seconds:.2f}s" if seconds >= 0.00995 or seconds == 0 else f"{seconds * 1000:.1g}ms"
+        return f"{seconds:.2f}s" if seconds >= 0.0095 or seconds == 0 else f"{seconds * 1000:.1g}ms"
     if seconds < 59.95:
         return f"{seconds:.1f}s"
     whole = round(seconds)
@@ -22,6 +22,11 @@ def format_duration(seconds: float) -> str:
         return f"{minutes // 60}h {minutes % 60:02d}m"
     hours = round(seconds / 3600)
     return f"{hours // 24}d {hours % 24:02d}h"
+
+
+def format_step(seconds: float) -> str:
+    """Return the time of a step or of a part of one with three digits: '412 µs', '1.73 ms', '2.41 s'."""
+    return _scaled(seconds * 1e6, 1000, (" µs", " ms", " s"))
 
 
 def format_count(number: float) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import sys
@@ -23,30 +25,46 @@ PLAIN = str.maketrans(
         "─": "-",
         "·": ".",
         "→": "->",
+        "µ": "u",
         "“": '"',
         "”": '"',
     }
 )
 
 
-class SafeStream:
-    """A text stream that never refuses a character: what its encoding lacks is written in ASCII, at worst as '?'."""
+class Unheard(io.StringIO):
+    """What stands for a standard stream that is not there: a process without a terminal, or started with `>&-`."""
 
-    def __init__(self, stream: IO[str]) -> None:
-        self.stream = stream
+    def write(self, text: str) -> int:
+        """Keep nothing."""
+        return len(text)
+
+
+class SafeStream:
+    """A text stream that never refuses a character: what its encoding lacks is written in ASCII, at worst as '?'.
+
+    With `drops`, what cannot be written is left out: for words beside work that goes on without a reader.
+    """
+
+    def __init__(self, stream: IO[str] | None, drops: bool = False) -> None:
+        self.stream: IO[str] = Unheard() if stream is None else stream
+        self.refused = (OSError, ValueError) if drops else ()  # ValueError: the stream was closed
         self.encoding = getattr(stream, "encoding", None) or "utf-8"
 
     def write(self, text: str) -> int:
         """Write the text, as well as the encoding allows."""
-        try:
-            return self.stream.write(text)
-        except UnicodeEncodeError:
-            plain = text.translate(PLAIN).encode(self.encoding, "replace").decode(self.encoding)
-            return self.stream.write(plain)
+        with contextlib.suppress(*self.refused):
+            try:
+                return self.stream.write(text)
+            except UnicodeEncodeError:
+                plain = text.translate(PLAIN).encode(self.encoding, "replace").decode(self.encoding)
+                return self.stream.write(plain)
+        return len(text)
 
     def flush(self) -> None:
         """Flush the stream."""
-        self.stream.flush()
+        with contextlib.suppress(*self.refused):
+            self.stream.flush()
 
     def isatty(self) -> bool:
         """Tell whether a person sits at the other end."""
@@ -66,11 +84,14 @@ def can_encode(stream: Any, text: str) -> bool:
     return True
 
 
-def open_console(to_stderr: bool = False) -> Console:
-    """Return a rich console on today's sys.stdout or sys.stderr; markup and highlighting are off."""
+def open_console(to_stderr: bool = False, drops: bool = False) -> Console:
+    """Return a rich console on today's sys.stdout or sys.stderr; markup and highlighting are off.
+
+    When nobody reads on, rich ends the process at the next word; with `drops`, words are left out instead.
+    """
     from rich.console import Console
 
-    stream: Any = SafeStream(sys.stderr if to_stderr else sys.stdout)
+    stream: Any = SafeStream(sys.stderr if to_stderr else sys.stdout, drops)
     console = Console(file=stream, markup=False, highlight=False, emoji=False)
     if not stream.isatty() and not os.environ.get("COLUMNS"):
         console = Console(file=stream, markup=False, highlight=False, emoji=False, width=PLAIN_WIDTH)
@@ -80,13 +101,14 @@ def open_console(to_stderr: bool = False) -> Console:
 def print_json(content: object) -> None:
     """Print one JSON object on standard output, on one line; NaN and infinity are refused with ValueError."""
     text = json.dumps(content, ensure_ascii=not can_encode(sys.stdout, "数×"), allow_nan=False)
-    SafeStream(sys.stdout).write(text + "\n")
-    sys.stdout.flush()
+    stream = SafeStream(sys.stdout)
+    stream.write(text + "\n")
+    stream.flush()
 
 
 def print_error(error: BaseException, traceback: bool = False) -> None:
     """Print what is wrong and what to do next, on standard error; with `traceback`, where it happened before that."""
-    console = open_console(to_stderr=True)
+    console = open_console(to_stderr=True, drops=True)  # unread or not, the exit code tells
     if traceback:
         console.print("".join(tracebacks.format_exception(error)).rstrip(), style="dim", soft_wrap=True)
     problem = getattr(error, "problem", None) or str(error) or type(error).__name__

@@ -25,7 +25,7 @@ class LiveLine:
     """One line at the foot of the terminal that is drawn over and over; nothing when there is no terminal."""
 
     def __init__(self, to_stderr: bool) -> None:
-        self.console = open_console(to_stderr)
+        self.console = open_console(to_stderr, drops=True)  # nobody reads it: what it tells of goes on
         self.is_live = self.console.file.isatty() and not self.console.is_dumb_terminal
         self.is_drawn = False
         self.has_colour = self.console.color_system is not None and not self.console.legacy_windows

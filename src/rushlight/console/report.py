@@ -22,9 +22,9 @@ INTERVAL_WIDTH = 72  # columns from which the intervals are shown
 NAME_WIDTH = 24
 
 
-def print_report(report: Mapping[str, Any], to_stderr: bool = False) -> None:
-    """Print what a test found; `report` is the content of report.json."""
-    console = open_console(to_stderr)
+def print_report(report: Mapping[str, Any], to_stderr: bool = False, drops: bool = False) -> None:
+    """Print what a test found; `report` is the content of report.json. With `drops`, nobody need be there to read it."""
+    console = open_console(to_stderr, drops)
     console.print(headline(report))
     classes: Sequence[Mapping[str, Any]] = report.get("classes") or ()
     confusion: Sequence[Sequence[int]] = report.get("confusion") or ()
@@ -194,7 +194,7 @@ def print_summary(
     """Print how the training ended: the main figure, the time, the run's folder, and three commands that come next."""
     from rich.text import Text
 
-    console = open_console(to_stderr)
+    console = open_console(to_stderr, drops=True)  # all is done, whether or not anybody reads it
     figures = []
     if test and test.get("accuracy") is not None:
         figures.append(f"accuracy {format_share(test['accuracy'])}")

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rushlight.console.formats import format_count, format_duration, format_figure
-from rushlight.console.output import can_encode, open_console
+from rushlight.console.output import can_encode, open_console, print_marked
 from rushlight.console.progress import metric_of, of, show_metric
 from rushlight.console.report import open_table, print_titled
 
@@ -22,12 +22,15 @@ STATUS_STYLES = {
     "failed": "red",
     "unfinished": "yellow",
     "damaged": "bold red",
+    "killed": "yellow",
 }
 COLUMNS = ("run", "status", "epochs", "last", "best", "loss", "time", "started")
 CURVE_HEIGHT = 13
 CURVE_POINTS = 400
 CURVE_WIDTH = 100
 EPOCH_ROWS = 30  # of a longer run, the last ones are shown
+SESSION_ROWS = 20
+SESSIONS_WIDE = 76  # columns from which it is shown when each ended
 
 
 def print_runs(runs: Sequence[Any], to_stderr: bool = False) -> None:
@@ -100,11 +103,11 @@ def as_mapping(run: Any) -> Mapping[str, Any]:
 
 def print_run(
     summary: Any, recipe: Mapping[str, Any], history: Sequence[Mapping[str, Any]], losses: Sequence[float],
-    to_stderr: bool = False,
+    sessions: Sequence[Mapping[str, Any]] = (), to_stderr: bool = False,
 ) -> None:  # fmt: skip
-    """Print one run: how it stands, its recipe, a row for each epoch, and its curves.
+    """Print one run: how it stands, its recipe, a row for each epoch and for each process that worked on it, its curves.
 
-    `history` is the lines of history.jsonl, `losses` the loss of every step.
+    `history` is the lines of history.jsonl, `losses` the loss of every step, `sessions` what `list_sessions` returns.
     """
     from rich.text import Text
 
@@ -118,9 +121,12 @@ def print_run(
     console.print(str(row["folder"]), style="dim", soft_wrap=True)
     if row.get("problem"):
         console.print(str(row["problem"]), style="red", soft_wrap=not console.is_terminal)
+    for change in row.get("inexact") or ():
+        print_marked(console, "not exact:", "bold yellow", str(change))
     print_recipe(console, recipe)
     epochs = [line for line in history if line.get("kind") == "epoch"]
     print_epochs(console, epochs, row.get("best_epoch"))
+    print_sessions(console, sessions)
     print_events(console, history)
     print_curves(console, epochs, losses)
 
@@ -176,8 +182,54 @@ def print_epochs(console: Console, epochs: Sequence[Mapping[str, Any]], best_epo
     )
 
 
+def print_sessions(console: Console, sessions: Sequence[Mapping[str, Any]]) -> None:
+    """Print a row for each process that worked on the run, and below them why one failed."""
+    from rich.text import Text
+
+    if not sessions:
+        return
+    shown = sessions[-SESSION_ROWS:]
+    is_wide = console.width >= SESSIONS_WIDE
+    table = open_table()
+    table.add_column("began", no_wrap=True)
+    if is_wide:
+        table.add_column("ended", no_wrap=True)
+    table.add_column("steps", justify="right", no_wrap=True)
+    table.add_column("end", overflow="fold", min_width=len("interrupted"))
+    table.add_column("process", overflow="fold")
+    for session in shown:
+        end = Text(str(session["end"]), STATUS_STYLES.get(str(session["end"]), ""))
+        if session["differences"]:
+            end.append(", not exact", "bold yellow")
+        ended = [moment(session["ended"], session["began"])] if is_wide else []
+        process = f"{session['pid']} on {session['host']}"
+        table.add_row(moment(session["began"]), *ended, steps_of(session), end, process)
+    is_cut = len(sessions) > len(shown)
+    print_titled(console, f"the last {len(shown)} of {len(sessions):,} sessions" if is_cut else "sessions", table)
+    for session in shown:
+        for notice in session.get("notices", ()):
+            print_marked(console, "notice:", "yellow", str(notice))
+        if session["message"]:
+            print_marked(console, "failed:", "red", str(session["message"]))
+
+
+def moment(seconds: Any, since: Any = None) -> str:
+    """Return Unix seconds as a local time, "?" for what is none; without the date on the day of `since`."""
+    try:
+        day, minute = time.strftime("%Y-%m-%d %H:%M", time.localtime(float(seconds))).split()
+    except (TypeError, ValueError, OverflowError, OSError):
+        return "?"
+    return minute if moment(since).startswith(day) else f"{day} {minute}"
+
+
+def steps_of(session: Mapping[str, Any]) -> str:
+    """Return which steps a session took: '690 to 920', or 'from 690' where its last one is not known."""
+    first, last = (f"{step:,}" if isinstance(step, int) else "?" for step in (session["from_step"], session["step"]))
+    return f"from {first}" if last == "?" else f"{first} to {last}"
+
+
 def print_events(console: Console, history: Sequence[Mapping[str, Any]]) -> None:
-    """Print what happened besides training: interruptions, resumes, notices."""
+    """Print what happened to training: steps left out, taken back, or taken in smaller pieces."""
     for line in history:
         if line.get("kind") == "event" and line.get("event") != "finished":
             when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(line.get("time") or 0))

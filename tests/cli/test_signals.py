@@ -1,0 +1,117 @@
+"""SIGTERM, whatever a command is doing: it ends with 143 within ten seconds, and what was saved stays."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from rushlight.runs import list_runs
+from rushlight.training.checkpoint import is_whole, list_checkpoints
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals are sent to processes in another way on Windows")
+
+HEAD = """
+import os, time
+from pathlib import Path
+import torch
+from torch import nn
+
+def reached():
+    Path(os.environ["MARK"]).touch()
+"""
+IMPORTING = HEAD + "reached(); time.sleep(60)\n"
+NET = (
+    HEAD
+    + """
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+        self.passes = 0
+
+    def forward(self, x):
+        self.passes += self.training
+        if self.passes == 30:  # in the second epoch
+            reached()
+            HANG
+        return self.net(x)
+"""
+)
+STEPPING = NET.replace("HANG", "time.sleep(60)")
+
+
+def start(folder: Path, source: str, data: str = "digits", **environment: str) -> subprocess.Popen[str]:
+    (folder / "net.py").write_text(source)
+    command = [sys.executable, "-m", "rushlight", "train", "net.py:Net", data, "--name", "it", "--epochs", "3"]
+    given = {**os.environ, "OMP_NUM_THREADS": "1", "MARK": str(folder / "mark"), **environment}
+    return subprocess.Popen(
+        command,
+        cwd=folder,
+        env=given,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+
+
+def terminated(process: subprocess.Popen[str], mark: Path) -> float:
+    """Wait for the mark, send SIGTERM, check the exit code; return the seconds it took."""
+    try:
+        deadline = time.monotonic() + 60
+        while not mark.exists():
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        began = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=30)
+        assert process.returncode == 143, err
+        assert "Traceback" not in err
+        return time.monotonic() - began
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_while_a_model_file_is_imported(tmp_path: Path) -> None:
+    assert terminated(start(tmp_path, IMPORTING), tmp_path / "mark") < 10
+
+
+def test_in_a_step_that_does_not_end_and_the_last_checkpoint_stays(tmp_path: Path) -> None:
+    assert terminated(start(tmp_path, STEPPING), tmp_path / "mark") < 12
+    saved = list_checkpoints(tmp_path / "runs" / "it")
+    assert saved
+    assert all(map(is_whole, saved))
+
+
+def test_while_data_is_downloaded_from_a_server_that_does_not_answer(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def accept() -> None:
+            connection, _ = server.accept()
+            with connection:
+                (tmp_path / "mark").touch()
+                connection.recv(65536)  # what is asked for; then the connection's end
+                connection.recv(65536)
+
+        thread = threading.Thread(target=accept)
+        thread.start()
+        proxy = f"http://127.0.0.1:{server.getsockname()[1]}"
+        proxies = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), proxy)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "rushlight", "train", "linear", "kmnist"], cwd=tmp_path, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+            env={**os.environ, "RUSHLIGHT_DATA": str(tmp_path / "data"), "no_proxy": "", **proxies},
+        )  # fmt: skip
+        assert terminated(process, tmp_path / "mark") < 10
+        thread.join(timeout=10)
+    assert not list_runs(tmp_path / "runs")
