@@ -327,6 +327,7 @@ def clocked(monkeypatch: pytest.MonkeyPatch, cost: float) -> tuple[list[float], 
         return snapshot
 
     def writing(self: saver.Saver, after: float = 0.0) -> None:
+        self.hurry.set()  # its pauses are of the real clock
         write(self)
         if self.thread is not None:
             self.thread.join()
@@ -358,6 +359,16 @@ def test_dear_checkpoints_are_written_less_often(
     content, tensors = read_checkpoint(list_checkpoints(training.folder)[-2])
     seconds = unpack(content["state"], tensors)["seconds"]  # a killed run's epoch goes on counting from here
     assert seconds == pytest.approx(steps[-2] + cost * (len(steps) - 2))
+
+
+def test_whoever_waits_for_a_checkpoint_waits_for_the_disk_and_not_for_the_pause_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(saver, "CHECKPOINT_SHARE", 1e-9)  # so dear that the pause is as long as can be
+    began = time.monotonic()
+    _, training = train(tmp_path, on_nan="rollback")  # saved before the epoch, and after it
+    assert time.monotonic() - began < saver.CHECKPOINT_SECONDS
+    assert len(list_checkpoints(training.folder)) == 2
 
 
 def test_an_epochs_seconds_count_both_sides_of_an_interruption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

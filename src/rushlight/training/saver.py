@@ -69,9 +69,12 @@ class Saver:
     def finish(self) -> None:
         """Write what waits, and come back when it is on the disk."""
         self.hurry.set()
-        self.wait()
-        self.write()  # what was added while the thread was at work
-        self.wait()
+        try:
+            self.wait()
+            self.write()  # what was added while the thread was at work
+            self.wait()
+        finally:
+            self.hurry.clear()
 
     def finish_quietly(self) -> None:
         """Write what waits, on the way out with an error that is more important than one of the disk."""
@@ -98,7 +101,6 @@ class Saver:
             if not self.waiting or self.is_writing:
                 return
             self.is_writing = True
-        self.hurry.clear()
         self.thread = threading.Thread(target=self.write_all, args=(after,), name="rushlight-saver", daemon=True)
         self.thread.start()
 
