@@ -123,6 +123,21 @@ def test_parameters_that_the_optimizer_leaves_alone_do_not_count_for_clipping() 
     assert_equal_models(model, alone)
 
 
+def test_parameters_that_join_the_optimizer_later_are_clipped_too() -> None:
+    models = [network(), network()]
+    optimizers = [torch.optim.SGD(model[2].parameters(), lr=0.1) for model in models]
+    step = exact_step(Parts(models[0], make_objective(nn.CrossEntropyLoss()), optimizers[0], clip_norm=0.01))
+    for model, optimizer in zip(models, optimizers, strict=True):
+        optimizer.add_param_group({"params": list(model[0].parameters())})
+    for x, y in batches(30, 5):
+        step([(x, y)])
+        optimizers[1].zero_grad()
+        nn.functional.cross_entropy(models[1](x), y).backward()
+        nn.utils.clip_grad_norm_(models[1].parameters(), 0.01)
+        optimizers[1].step()
+    assert all(map(torch.equal, models[0].parameters(), models[1].parameters()))
+
+
 # ── what a step gives back ───────────────────────────────────────────────────────────────────────────────────
 
 

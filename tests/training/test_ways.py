@@ -28,7 +28,8 @@ from rushlight.training.capture import NotCapturable, capture, no_numbers, piece
 from rushlight.training.checkpoint import state_digest
 from rushlight.training.objective import make_objective
 from rushlight.training.products import faster_products, use_products
-from rushlight.training.step import Parts, exact_step
+from rushlight.training.settings import constants_of, settings_of, source_of
+from rushlight.training.step import Parts, eager_step, exact_step
 from rushlight.training.ways import Way, read_ways
 
 HAS_COMPILER = compiled.why_not_here() is None
@@ -175,6 +176,16 @@ def test_rounding_is_forgiven_and_an_error_of_a_thousandth_is_not(seed: int, sca
     assert not agreement.is_near(torch.full_like(exact, float("nan")), exact, wanted, norm)
 
 
+def test_what_is_forgiven_does_not_grow_with_a_buffer_and_equal_infinities_agree() -> None:
+    def outcome(weight: float) -> agreement.Outcome:
+        mask = torch.full((4,), -torch.inf)
+        tensors = {"w": torch.tensor([weight]), "mask (buffer)": mask, "count (buffer)": torch.tensor([1e9])}
+        return agreement.Outcome(torch.ones(1), tensors)
+
+    assert agreement.disagreement(outcome(1.0), outcome(1.0), outcome(1.0)) is None
+    assert agreement.disagreement(outcome(1.001), outcome(1.0), outcome(1.0)) == "w"
+
+
 def test_random_numbers_for_the_reference_are_those_of_float32() -> None:
     for draw in (lambda x: nn.functional.dropout(x, 0.4), torch.rand_like, torch.randn_like):
         torch.manual_seed(7)
@@ -297,6 +308,85 @@ def test_a_model_that_is_changed_between_epochs_is_executed_exactly_from_there_o
     assert "changed the model's settings" in read_ways(tmp_path / "run" / "ways.json")[-1].message
 
 
+def test_a_layer_that_is_frozen_between_epochs_stays_as_it_is(tmp_path: Path, eager_to_look: None) -> None:
+    model, kept = network(), Tensor()
+    for epoch in rushlight.epochs(model, "digits", runs=tmp_path, name="run", **SMALL):
+        if epoch.number == 2:
+            model[1].requires_grad_(False)
+            model.zero_grad()
+            kept = model[1].weight.detach().clone()  # type: ignore[union-attr, operator]
+    assert torch.equal(model[1].weight, kept)  # type: ignore[arg-type]
+    last = read_ways(tmp_path / "run" / "ways.json")[-1]
+    assert (last.name, "which parameters are trained" in last.message) == ("exact", True)
+
+
+def test_whoever_hooks_the_optimizers_steps_is_called_once_for_each(tmp_path: Path, eager_to_look: None) -> None:
+    model, calls = network(), []
+    optimizer = torch.optim.AdamW(model.parameters())
+    optimizer.register_step_post_hook(lambda *_: calls.append(1))
+    run = rushlight.train(model, "digits", runs=tmp_path, name="run", optimizer=optimizer, **SMALL)
+    assert len(calls) == run.summary()["steps"]
+    assert not (run.folder / "ways.json").exists()
+
+
+def test_a_live_scheduler_is_no_foreign_hook(tmp_path: Path, eager_to_look: None) -> None:
+    model = network()
+    optimizer = torch.optim.AdamW(model.parameters())
+    schedule = torch.optim.lr_scheduler.StepLR(optimizer, 1)
+    run = rushlight.train(model, "digits", runs=tmp_path, name="run", optimizer=optimizer, schedule=schedule, **SMALL)
+    assert read_ways(run.folder / "ways.json")[-1].name == "eager"
+
+
+def test_a_recurrent_layer_is_not_taken_for_one_that_changes_itself(tmp_path: Path, eager_to_look: None) -> None:
+    class Rows(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.rows, self.head = nn.GRU(8, 8, batch_first=True), nn.Linear(8, 10)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.rows(x[:, 0])[1][0])
+
+    run = trained(tmp_path, "run", Rows, epochs=1)
+    assert read_ways(run.folder / "ways.json")[-1].name == "eager"
+
+
+def test_a_loss_or_a_generator_that_goes_on_with_each_call_is_executed_exactly(
+    tmp_path: Path, eager_to_look: None
+) -> None:
+    class Moving(nn.CrossEntropyLoss):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("mean", torch.zeros(()))
+
+        def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+            loss = super().forward(outputs, targets)
+            self.mean.mul_(0.9).add_(loss.detach(), alpha=0.1)
+            return loss
+
+    class Shaking(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            self.__dict__.setdefault("generator", torch.Generator().manual_seed(0))
+            return super().forward(x + 0.01 * torch.randn(x.shape, generator=self.generator))
+
+    for number, (make, loss) in enumerate(((network, Moving()), (lambda: Shaking(*network()), nn.CrossEntropyLoss()))):
+        run = trained(tmp_path, f"run-{number}", make, epochs=1, loss=loss)
+        assert not (run.folder / "ways.json").exists()
+
+
+def test_the_fused_update_is_still_used_after_a_state_was_loaded() -> None:
+    model, seen = network(), []
+    optimizer = torch.optim.AdamW(model.parameters())
+    optimizer.register_step_pre_hook(lambda given, *_: seen.append(given.param_groups[0]["fused"]))
+    step = eager_step(Parts(model, make_objective(nn.CrossEntropyLoss()), optimizer), fused=True, channels_last=False)
+    batch = torch.rand(8, 1, 8, 8), torch.randint(0, 10, (8,))
+    step([batch])
+    optimizer.load_state_dict(optimizer.state_dict())
+    step([batch])
+    assert seen == [True, True]
+    assert not optimizer.param_groups[0]["fused"]
+
+
 def followed(monkeypatch: pytest.MonkeyPatch, run: Path) -> None:
     """Let every new run follow the ways of this one."""
     recorded, read = read_ways(run / "ways.json"), ways.read_ways
@@ -327,30 +417,42 @@ def test_a_resumed_run_follows_the_ways_that_are_recorded(
     assert (resumed.folder / "losses.f32").read_bytes() == (whole.folder / "losses.f32").read_bytes()
 
 
+class Ready:
+    """Takes the steps that machine code would take."""
+
+    def __init__(self, pieces: Any, package: Any) -> None:
+        self.pieces, self.parts, self.step = pieces, pieces.parts, exact_step(pieces.parts)
+        self.constants = constants_of(pieces.optimizer)
+
+    is_current = compiled.CompiledSteps.is_current
+
+    def takes(self, batch: Any) -> bool:
+        return True
+
+    def find(self) -> None:
+        pass
+
+    def take(self, samples: Tensor, targets: Tensor, rates: Any, *rest: Any) -> Any:
+        agreement.set_rates(self.parts, rates[-1])
+        return self.step([(samples, targets)])
+
+
+TAKES: Any = ([[32, 1, 8, 8], [64, 64, 8, 1], "torch.float32"], [[32], [1], "torch.int64"])
+
+
+def use(monkeypatch: pytest.MonkeyPatch, steps: type) -> None:
+    """Let these be the compiled steps that the cache has for every training."""
+    package = compiled.Package("key", 1, (), (), TAKES, "")
+    monkeypatch.setattr(ways, "CompiledSteps", steps)
+    monkeypatch.setattr(ways, "find_package", lambda key: package)
+    monkeypatch.setattr(ways.Steps, "key", lambda self, takes, count: "key")
+    monkeypatch.setattr(ways.Steps, "count_together", lambda self: 1)
+
+
 def test_a_way_that_is_left_in_its_first_step_is_told_by_whoever_follows_it(
     tmp_path: Path, eager_to_look: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Ready:
-        """Takes the steps that machine code would take."""
-
-        def __init__(self, pieces: Any, package: Any) -> None:
-            self.parts, self.step = pieces.parts, exact_step(pieces.parts)
-
-        def takes(self, batch: Any) -> bool:
-            return True
-
-        def find(self) -> None:
-            pass
-
-        def take(self, samples: Tensor, targets: Tensor, rates: Any, *rest: Any) -> Any:
-            agreement.set_rates(self.parts, rates[-1])
-            return self.step([(samples, targets)])
-
-    package = compiled.Package("key", 1, (), (), ([[32, 1, 8, 8], [64, 64, 8, 1], ""], [[32], [1], ""]), "")
-    monkeypatch.setattr(ways, "CompiledSteps", Ready)
-    monkeypatch.setattr(ways, "find_package", lambda key: package)
-    monkeypatch.setattr(ways.Steps, "key", lambda self, count: "key")
-    monkeypatch.setattr(ways.Steps, "count_together", lambda self: 1)
+    use(monkeypatch, Ready)
     whole = trained(tmp_path, "whole", optimizer="SGD", lr=0.05)
     places = [(way.step, way.name) for way in read_ways(whole.folder / "ways.json")]
     assert places[:3] == [(2, "eager"), (2, "exact"), (3, "compiled")]
@@ -362,6 +464,48 @@ def test_a_way_that_is_left_in_its_first_step_is_told_by_whoever_follows_it(
     ]
     assert [step for step, _ in told[0]] == [2, 3]
     assert told[0] == told[1]
+
+
+def test_an_optimizer_whose_settings_change_leaves_the_compiled_steps_that_have_them_built_in(
+    tmp_path: Path, eager_to_look: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(monkeypatch, Ready)
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    for epoch in rushlight.epochs(model, "digits", runs=tmp_path, name="run", optimizer=optimizer, **SMALL):
+        if epoch.number == 2:
+            assert read_ways(tmp_path / "run" / "ways.json")[-1].name == "compiled"
+            optimizer.param_groups[0]["weight_decay"] = 0.1
+    last = read_ways(tmp_path / "run" / "ways.json")[-1]
+    assert (last.step, last.name, "optimizer's settings" in last.message) == (90, "exact", True)
+
+
+def test_a_batch_laid_out_in_another_way_is_never_given_to_machine_code(
+    tmp_path: Path, eager_to_look: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Picky(Ready):
+        def takes(self, batch: Any) -> bool:
+            return compiled.layouts(batch) == list(TAKES)
+
+        def take(self, samples: Tensor, targets: Tensor, rates: Any, *rest: Any) -> Any:
+            assert self.takes((samples, targets))
+            return super().take(samples, targets, rates, *rest)
+
+    use(monkeypatch, Picky)
+
+    def stretched(samples: Any) -> Any:
+        """Every other batch has wider images, as texts that are padded batch by batch are of other lengths."""
+        inputs, labels = (torch.stack(parts) for parts in zip(*samples, strict=True))
+        return (nn.functional.pad(inputs, (0, int(labels[0]) % 2)), labels)
+
+    generator = torch.Generator().manual_seed(0)
+    dataset = torch.utils.data.TensorDataset(
+        torch.rand(640, 1, 8, 8, generator=generator), torch.randint(0, 10, (640,), generator=generator)
+    )
+    loader = torch.utils.data.DataLoader(dataset, 32, collate_fn=stretched)
+    model = nn.Sequential(nn.AdaptiveAvgPool2d(8), *network())
+    run = rushlight.train(model, loader, runs=tmp_path, name="run", optimizer="SGD", lr=0.05, epochs=3, quiet=True)
+    assert "compiled" in [way.name for way in read_ways(run.folder / "ways.json")]
 
 
 # ── the compiled way ─────────────────────────────────────────────────────────────────────────────────────────
@@ -395,7 +539,7 @@ def test_compiled_steps_train_like_exact_ones_start_warm_and_are_followed_when_r
         line["samples"] for line in read_history(exact.folder) if line["kind"] == "steps"
     ]
 
-    monkeypatch.setattr(ways.Steps, "start", lambda *arguments: pytest.fail("it is in the cache"))
+    monkeypatch.setattr(ways, "start_compiling", lambda *arguments: pytest.fail("it is in the cache"))
     followed(monkeypatch, cold.folder)
     folder = cut_short(tmp_path, "cut", 2, make, **options)
     resumed = rushlight.resume(folder, make(), quiet=True)
@@ -424,7 +568,7 @@ def test_the_time_that_a_look_takes_is_not_taken_for_the_pace_of_the_steps(
         return reference(*arguments)
 
     monkeypatch.setattr(agreement, "reference", slow)
-    monkeypatch.setattr(ways.Steps, "start", lambda *arguments: pytest.fail("a second is left, not minutes"))
+    monkeypatch.setattr(ways, "start_compiling", lambda *arguments: pytest.fail("a second is left, not minutes"))
     trained(tmp_path, "run", epochs=12, optimizer="AdamW", lr=0.01)
     assert looks
 
@@ -445,7 +589,6 @@ def test_wrong_machine_code_is_dropped_and_has_changed_nothing(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ways, "FEWEST_STEPS", 2)
-    package = compiled.Package("key", 1, (), (), ([[32, 1, 8, 8], [64, 64, 8, 1], ""], [[32], [1], ""]), "")
     taken: list[float] = []
 
     class Bent:
@@ -462,10 +605,8 @@ def test_wrong_machine_code_is_dropped_and_has_changed_nothing(
             taken.append(float(loss))
             return loss, outputs
 
-    monkeypatch.setattr(ways, "CompiledSteps", Bent)
-    monkeypatch.setattr(ways, "find_package", lambda key: package)
+    use(monkeypatch, Bent)
     options: dict[str, Any] = {"optimizer": "SGD", "lr": 1e-4, "epochs": 1}
-    monkeypatch.setattr(ways.Steps, "count_together", lambda self: 1)
     monkeypatch.setattr(ways.Steps, "find_eager_ways", lambda self: [])
     fast, exact = (trained(tmp_path, name, numerics=name, **options) for name in ("fast", "exact"))
     assert (
@@ -525,6 +666,26 @@ def is_alive(process: int) -> bool:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     except FileNotFoundError:
         return False
+
+
+def test_settings_and_code_tell_models_apart_that_compute_something_else() -> None:
+    relu, layers = nn.ReLU(), [nn.Linear(4, 4), nn.Linear(4, 4)]
+    both, one = nn.Sequential(layers[0], relu, layers[1], relu), nn.Sequential(layers[0], relu, layers[1])
+    assert settings_of(both) != settings_of(one)
+    made: list[nn.Module] = []
+    for factor in (2, 2, 3):  # typed into a console: there is no source to read
+        names: dict[str, Any] = {"nn": nn, "__name__": "console"}
+        exec(f"class Net(nn.Module):\n def forward(self, x): return x * {factor} if x in {{'a', 'b'}} else x", names)
+        made.append(names["Net"]())
+    codes = [source_of(each) for each in made]
+    assert codes[0] == codes[1]
+    assert codes[0] != codes[2]
+    assert source_of(nn.Linear(2, 2)) == source_of(nn.ReLU())  # torch's own are known by its version
+
+
+def test_a_way_is_the_same_before_and_after_it_was_written() -> None:
+    way = Way(8, "compiled", products=[{"rows": 1, "left": (4, 1)}], takes=[[[32, 4], (4, 1), "torch.float32"]])
+    assert Way(**ways.to_json(way)) == Way(**json.loads(json.dumps(ways.to_json(way))))
 
 
 def test_a_torn_or_foreign_record_of_ways_is_no_record(tmp_path: Path) -> None:

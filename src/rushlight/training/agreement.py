@@ -22,6 +22,7 @@ from rushlight.training.objective import make_objective
 from rushlight.training.step import Parts, exact_step
 
 FACTOR = 10.0
+BUFFER = "(buffer)"  # after the name of one
 EPSILON = 2.0**-23  # between float32 numbers that are neighbours, relative
 
 Tensors = dict[str, Tensor]
@@ -55,7 +56,8 @@ def tensors_of(parts: Parts) -> Tensors:
     model, optimizer = parts.model, parts.optimizer
     named = dict(model.named_parameters())
     names = {id(parameter): name for name, parameter in named.items()}
-    found = {name: tensor.detach() for name, tensor in (*named.items(), *model.named_buffers())}
+    found = {name: tensor.detach() for name, tensor in named.items()}
+    found |= {f"{name} {BUFFER}": tensor.detach() for name, tensor in model.named_buffers()}
     for parameter, kept in optimizer.state.items():
         for slot, value in kept.items():
             if isinstance(value, Tensor):
@@ -154,13 +156,15 @@ def disagreement(fast: Outcome, exact: Outcome, expected: Outcome) -> str | None
     for name in fast.tensors:
         largest[kind_of(name)] = max(largest.get(kind_of(name), 0.0), norm(expected.tensors[name]))
     for name, found in fast.tensors.items():
-        if not is_near(found, exact.tensors[name], expected.tensors[name], largest[kind_of(name)]):
+        wanted = expected.tensors[name]
+        scale = norm(wanted) if kind_of(name) == BUFFER else largest[kind_of(name)]  # buffers have nothing in common
+        if not is_near(found, exact.tensors[name], wanted, scale):
             return name
     return None
 
 
 def kind_of(name: str) -> str:
-    """Return what tensors of the same size have in common: '(gradient)', '(exp_avg)', or '' for parameters and buffers."""
+    """Return what tensors of the same size have in common: '(gradient)', '(exp_avg)', '(buffer)', or '' for parameters."""
     return name.rpartition(" ")[2] if name.endswith(")") else ""
 
 
@@ -170,8 +174,10 @@ def is_near(fast: Tensor, exact: Tensor, expected: Tensor, scale: float) -> bool
     What float32 cannot tell apart in tensors of norm `scale` is forgiven: the gradient of a bias before a BatchNorm is 0, and
     what comes out instead is the rounding of numbers as large as other gradients.
     """
+    if torch.equal(fast, exact):  # also where both are infinite, as masks are
+        return True
     if not exact.is_floating_point():
-        return torch.equal(fast, exact)
+        return False
     wanted = expected.double()
     return distance(fast, wanted) <= FACTOR * (distance(exact, wanted) + EPSILON * scale)
 

@@ -30,12 +30,13 @@ from torch import Tensor
 
 from rushlight import files
 from rushlight.data.cache import cache_folder
+from rushlight.device import cpu_name
 from rushlight.training.capture import Noise, NotCapturable, Pieces, capture, no_numbers
 from rushlight.training.products import Product, faster_products, use_products
-from rushlight.training.settings import settings_of, source_of
+from rushlight.training.settings import constants_of, settings_of, source_of
 
 Layout = list[Any]  # shape, strides and dtype of a tensor
-FORMAT = 1
+FORMAT = 2
 NICENESS = 10  # of the process beside: about a tenth of a core where the training uses them all
 KEPT = 64  # packages in the cache
 CODE, RECORD = "steps.so", "steps.json"
@@ -76,20 +77,20 @@ def why_not_here() -> str | None:
     return None
 
 
-def key_of(pieces: Pieces, samples: Tensor, targets: Tensor, count: int) -> str:
-    """Return the digest of all that compiled steps depend on."""
+def key_of(pieces: Pieces, takes: Sequence[Layout], count: int) -> str:
+    """Return the digest of all that compiled steps depend on; `takes` are the layouts of the samples and targets of one call."""
     parts = pieces.parts
-    tensors = [layout(each) for each in (*pieces.written(), samples, targets)]
     groups = [
         {key: repr(value) for key, value in group.items() if key not in ("params", "lr", "initial_lr")}
         for group in parts.optimizer.param_groups
     ]
     content = {
-        "format": FORMAT, "count": count, "tensors": tensors, "names": [each.name for each in pieces.trained],
+        "format": FORMAT, "count": count, "takes": takes, "tensors": [layout(each) for each in pieces.written()],
+        "names": [each.name for each in pieces.trained],
         "groups": groups, "group": [each.group for each in pieces.trained], "optimizer": type(parts.optimizer).__name__,
-        "model": settings_of(parts.model), "source": source_of(parts.model), "loss": settings_of(pieces.loss),
-        "precision": parts.precision, "clip_norm": parts.clip_norm, "torch": torch.__version__,
-        "processor": torch.backends.cpu.get_cpu_capability(), "threads": torch.get_num_threads(),
+        "model": settings_of(parts.model), "loss": settings_of(pieces.loss), "code": source_of(parts.model, pieces.loss),
+        "precision": parts.precision, "clip_norm": parts.clip_norm, "torch": torch.__version__, "python": sys.version,
+        "processor": [cpu_name(), torch.backends.cpu.get_cpu_capability()], "threads": torch.get_num_threads(),
     }  # fmt: skip
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
 
@@ -97,6 +98,19 @@ def key_of(pieces: Pieces, samples: Tensor, targets: Tensor, count: int) -> str:
 def layout(tensor: Tensor) -> Layout:
     """Return shape, strides and dtype, JSON-ready."""
     return [list(tensor.shape), list(tensor.stride()), str(tensor.dtype)]
+
+
+def layouts(batch: Any) -> list[Layout]:
+    """Return the layouts of samples and targets."""
+    return [layout(tensor) for tensor in batch]
+
+
+def laid_out(takes: Sequence[Layout]) -> list[Tensor]:
+    """Return tensors of these layouts, filled with zeros."""
+    return [
+        torch.empty_strided(shape, strides, dtype=getattr(torch, dtype.removeprefix("torch."))).zero_()
+        for shape, strides, dtype in takes
+    ]
 
 
 def find_package(key: str) -> Package | None:
@@ -140,9 +154,9 @@ class Compilation:
 
     def result(self, waits: bool = False) -> Package | str | None:
         """Return what it made, or why it could not; None while it is at work."""
-        pid, _ = os.waitpid(self.pid, 0 if waits else os.WNOHANG)
-        if pid == 0:
-            return None
+        with contextlib.suppress(ChildProcessError):  # where SIGCHLD is ignored, nobody can wait; it is over then
+            if os.waitpid(self.pid, 0 if waits else os.WNOHANG)[0] == 0:
+                return None
         with os.fdopen(self.said, "rb") as pipe:
             reason = pipe.read().decode("utf-8", "replace")
         return find_package(self.key) or reason or "the process that compiled was killed"
@@ -158,7 +172,10 @@ class Compilation:
 def start_compiling(
     pieces: Pieces, samples: Tensor, targets: Tensor, count: int, key: str, products: Sequence[Product] | None
 ) -> Compilation:
-    """Fork a process that compiles `count` steps over the samples and targets, and puts them into the cache as `key`."""
+    """Fork a process that compiles `count` steps over the samples and targets, and puts them into the cache as `key`.
+
+    Raises OSError where the system has no room for another process.
+    """
     said, tells = os.pipe()
     threads, parent = torch.get_num_threads(), os.getpid()
     with warnings.catch_warnings():
@@ -230,7 +247,7 @@ def make_package(
         files.write_new(folder / CODE, [code])
         record = {
             "count": count, "noise": [asdict(each) for each in noise], "products": [asdict(each) for each in chosen],
-            "takes": [layout(samples), layout(targets)], "code_sha256": hashlib.sha256(code).hexdigest(),
+            "takes": layouts((samples, targets)), "code_sha256": hashlib.sha256(code).hexdigest(),
         }  # fmt: skip
         files.write_new(folder / RECORD, [json.dumps(record).encode()])
 
@@ -270,6 +287,7 @@ class CompiledSteps:
         self.runner = torch._C._aoti.AOTIModelContainerRunnerCpu(str(package.path), 1)
         self.count = package.count
         self.each = len(package.noise) // package.count  # drawings in a step
+        self.constants = constants_of(pieces.optimizer)
         self.last_numbers: list[Any] = []
         self.numbers = no_numbers(pieces, self.count)
         self.find()
@@ -282,9 +300,14 @@ class CompiledSteps:
             optimizer.state[each.parameter]["step"] for each in self.pieces.trained if self.pieces.rule.counts
         ]
 
+    @property
+    def is_current(self) -> bool:
+        """Whether the optimizer has the settings that are built in here."""
+        return constants_of(self.pieces.optimizer) == self.constants
+
     def takes(self, batch: Any) -> bool:
         """Tell whether the samples and targets are laid out as they were when this was compiled."""
-        return all(layout(tensor) == wanted for tensor, wanted in zip(batch, self.package.takes, strict=True))
+        return layouts(batch) == list(self.package.takes)
 
     def take(
         self,

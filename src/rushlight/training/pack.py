@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from rushlight.errors import UsageError
 
@@ -66,3 +67,14 @@ def unpack(value: Any, tensors: dict[str, Tensor]) -> Any:
         return float(content)
     items = [unpack(item, tensors) for item in content]
     return tuple(items) if mark == "$tuple" else items
+
+
+def lay_out_like_parameters(optimizer: Optimizer) -> None:
+    """Let the optimizer's tensors lie in memory as their parameters do: fused kernels take them element by element, as they lie.
+
+    What `unpack` gives is contiguous; a parameter may be channels last.
+    """
+    for parameter, kept in optimizer.state.items():
+        for name, value in kept.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape and value.stride() != parameter.stride():
+                kept[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import hashlib
-import inspect
+import random
+from collections import deque
 from collections.abc import Iterator
+from types import CodeType, FunctionType
 from typing import Any
 
+import numpy as np
 import torch
+import torch.optim.optimizer as torch_optimizer
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 TENSORS = ("_parameters", "_buffers", "_modules")
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -18,13 +25,16 @@ PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.d
 def settings_of(module: nn.Module, with_identity: bool = False) -> str:
     """Return the SHA-256 over all settings of a module and of those in it.
 
-    With identity it also tells one object from another, and a tensor from itself changed: for comparing a module with
-    itself a while ago, in one process.
+    With identity it also tells one object from another, and a tensor or a random generator from itself changed: for comparing a
+    module with itself a while ago, in one process. Its own parameters and buffers may change: training does that.
     """
+    own = None
+    if with_identity:
+        own = frozenset(id(tensor) for tensor in (*module.parameters(), *module.buffers()))
     lines = []
-    for name, part in module.named_modules():
+    for name, part in module.named_modules(remove_duplicate=False):
         kept = sorted((key, value) for key, value in vars(part).items() if key not in (*TENSORS, *HOOKS))
-        described = ", ".join(f"{key}={describe(value, with_identity)}" for key, value in kept)
+        described = ", ".join(f"{key}={describe(value, own)}" for key, value in kept)
         if with_identity:
             tensors = (*part._parameters.items(), *part._buffers.items())
             described += "".join(f", {key} at {id(value)}" for key, value in tensors)
@@ -32,35 +42,82 @@ def settings_of(module: nn.Module, with_identity: bool = False) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def describe(value: Any, with_identity: bool) -> str:
-    """Return a value as text that is the same for the same setting."""
+def describe(value: Any, own: frozenset[int] | None) -> str:
+    """Return a value as text that is the same for the same setting.
+
+    With `own`, the identities of a module's own tensors, the text tells one object from another, and other tensors changed.
+    """
     if isinstance(value, PLAIN):
         return f"{type(value).__name__} {value!r}"
-    if isinstance(value, (list, tuple)):
-        return f"{type(value).__name__}({', '.join(describe(each, with_identity) for each in value)})"
+    if isinstance(value, (list, tuple, deque)):
+        return f"{type(value).__name__}({', '.join(describe(each, own) for each in value)})"
     if isinstance(value, (set, frozenset)):
-        return f"set({', '.join(sorted(describe(each, with_identity) for each in value))})"
+        return f"set({', '.join(sorted(describe(each, own) for each in value))})"
     if isinstance(value, dict):
-        pairs = (f"{describe(key, with_identity)}: {describe(each, with_identity)}" for key, each in value.items())
+        pairs = (f"{describe(key, own)}: {describe(each, own)}" for key, each in value.items())
         return f"{type(value).__name__}({', '.join(pairs)})"
-    name = getattr(value, "__qualname__", type(value).__qualname__)
-    identity = f" at {id(value)}" if with_identity else ""
-    version = f" changed {value._version} times" if with_identity and isinstance(value, Tensor) else ""
-    return f"{type(value).__module__}.{name}{identity}{version}"
+    if isinstance(value, functools.partial):
+        return f"partial({describe((value.func, value.args, value.keywords), own)})"
+    name = f"{type(value).__module__}.{getattr(value, '__qualname__', type(value).__qualname__)}"
+    return name if own is None else f"{name} at {id(value)}{inside(value, own)}"
 
 
-def source_of(module: nn.Module) -> str:
-    """Return the SHA-256 over the source files of all classes in a module that are not torch's own."""
+def inside(value: Any, own: frozenset[int]) -> str:
+    """Return what of an object may change while it stays the same object."""
+    if isinstance(value, Tensor):
+        return "" if id(value) in own else f" changed {value._version} times"
+    if isinstance(value, torch.Generator):
+        return f" {hashlib.sha256(value.get_state().numpy().tobytes()).hexdigest()}"
+    if isinstance(value, np.random.Generator):
+        return f" {value.bit_generator.state}"
+    if isinstance(value, np.random.RandomState):
+        return f" {value.get_state()}"
+    if isinstance(value, random.Random):
+        return f" {value.getstate()}"
+    if isinstance(value, (type, FunctionType, nn.Module)):
+        return ""
+    plain = {key: each for key, each in getattr(value, "__dict__", {}).items() if isinstance(each, PLAIN)}
+    return f" {plain}" if plain else ""
+
+
+def source_of(*modules: nn.Module) -> str:
+    """Return the SHA-256 over the code of all classes in modules that are not torch's own: of their methods as they are loaded.
+
+    What these call from elsewhere is not in it.
+    """
+    kinds = {kind for module in modules for part in module.modules() for kind in type(part).__mro__}
     digest = hashlib.sha256()
-    kinds = {kind for part in module.modules() for kind in type(part).__mro__ if issubclass(kind, nn.Module)}
     for kind in sorted(kinds, key=lambda kind: (kind.__module__, kind.__qualname__)):
-        if not kind.__module__.startswith("torch."):
-            digest.update(f"{kind.__module__}.{kind.__qualname__}".encode())
-            try:
-                digest.update(inspect.getsource(kind).encode())
-            except (OSError, TypeError):  # typed into a console
-                digest.update(b"?")
+        if kind.__module__ != "builtins" and not kind.__module__.startswith("torch."):
+            digest.update(f"{kind.__module__}.{kind.__qualname__}\n".encode())
+            for name, value in sorted(vars(kind).items()):
+                digest.update(f"{name} {code_of(value)}\n".encode())
     return digest.hexdigest()
+
+
+def code_of(value: Any) -> str:
+    """Return what a class's attribute does, as text: a method's bytecode, defaults and the plain values it closes over."""
+    if isinstance(value, (staticmethod, classmethod)):
+        value = value.__func__
+    if isinstance(value, property):
+        return " ".join(code_of(each) for each in (value.fget, value.fset) if each is not None)
+    if isinstance(value, FunctionType):
+        kept = value.__defaults__, value.__kwdefaults__, list(closed_over(value))
+        return f"{bytecode(value.__code__)} {describe(kept, None)}"
+    return describe(value, None) if isinstance(value, (*PLAIN, tuple, frozenset)) else type(value).__qualname__
+
+
+def closed_over(function: FunctionType) -> Iterator[Any]:
+    """Give the values that a function has from where it was made."""
+    for cell in function.__closure__ or ():
+        with contextlib.suppress(ValueError):  # it is empty yet
+            yield cell.cell_contents
+
+
+def bytecode(code: CodeType) -> str:
+    """Return what a function executes, wherever it stands."""
+    constants = (bytecode(each) if isinstance(each, CodeType) else describe(each, None) for each in code.co_consts)
+    return f"{code.co_code.hex()} {code.co_names} {code.co_varnames} {' '.join(constants)}"
 
 
 def hooks_in(module: nn.Module) -> Iterator[str]:
@@ -71,3 +128,35 @@ def hooks_in(module: nn.Module) -> Iterator[str]:
     for name, parameter in module.named_parameters():
         if parameter._backward_hooks or getattr(parameter, "_post_accumulate_grad_hooks", None):
             yield name
+
+
+def is_step_hooked(optimizer: Optimizer) -> bool:
+    """Tell whether somebody else wants to know of an optimizer's steps: by a hook, or by a `step` of their own."""
+    hooks = (
+        torch_optimizer._global_optimizer_pre_hooks, torch_optimizer._global_optimizer_post_hooks,
+        optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks,
+    )  # fmt: skip
+    foreign = (each for kind in hooks for each in kind.values() if not is_ours(each))
+    step = vars(optimizer).get("step")
+    is_wrapped = step is not None and not hasattr(step, "_wrapped_by_lr_sched") and not hasattr(step, "__func__")
+    return is_wrapped or any(True for _ in foreign)
+
+
+def is_ours(hook: Any) -> bool:
+    """Tell whether a hook is of this package: the profile's read a clock, and nothing more."""
+    return str(getattr(hook, "__module__", "")).startswith("rushlight.")
+
+
+def constants_of(optimizer: Optimizer) -> list[Any]:
+    """Return the settings of an optimizer that compiled steps have built in; cheap, for each step."""
+    return [
+        value
+        for group in optimizer.param_groups
+        for key, value in group.items()
+        if key not in ("params", "lr", "initial_lr")
+    ]
+
+
+def trained_of(optimizer: Optimizer) -> list[tuple[int, bool]]:
+    """Return which parameters an optimizer has, and which of these train, group by group."""
+    return [(id(each), each.requires_grad) for group in optimizer.param_groups for each in group["params"]]

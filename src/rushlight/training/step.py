@@ -54,9 +54,6 @@ def exact_step(parts: Parts) -> Step:
     NotFinite where `skips_bad` asks for it.
     """
     model, objective, optimizer = parts.model, parts.objective, parts.optimizer
-    trained = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-    named = {name: parameter for name, parameter in model.named_parameters() if id(parameter) in trained}
-    parameters = list(named.values())  # those that are clipped
     compute = computing(parts)
 
     is_plain = type(optimizer).zero_grad is Optimizer.zero_grad  # then it does what follows, and looks for a profiler
@@ -75,9 +72,9 @@ def exact_step(parts: Parts) -> Step:
         else:
             mean, outputs = accumulate(window)
         if parts.skips_bad:
-            check_finite(mean, named)
+            check_finite(mean, trained(model, optimizer))
         if parts.clip_norm is not None:
-            nn.utils.clip_grad_norm_(parameters, parts.clip_norm)
+            nn.utils.clip_grad_norm_(list(trained(model, optimizer).values()), parts.clip_norm)
         try:
             optimizer.step()
         except (RuntimeError, MemoryError) as error:
@@ -101,6 +98,12 @@ def exact_step(parts: Parts) -> Step:
     return step
 
 
+def trained(model: nn.Module, optimizer: Optimizer) -> dict[str, nn.Parameter]:
+    """Return the parameters of a model that an optimizer has now, by name and in the model's order."""
+    known = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    return {name: parameter for name, parameter in model.named_parameters() if id(parameter) in known}
+
+
 def windows(batches: Iterable[Batch], accumulate: int) -> Iterator[list[Batch]]:
     """Group micro-batches into windows of `accumulate`; the last window may be smaller."""
     window: list[Batch] = []
@@ -115,9 +118,10 @@ def windows(batches: Iterable[Batch], accumulate: int) -> Iterator[list[Batch]]:
 
 def eager_step(parts: Parts, fused: bool, channels_last: bool) -> Step:
     """Return the exact step with the optimizer's fused kernel, or with images laid out channels last: only rounding differs."""
-    execute, groups = exact_step(parts), parts.optimizer.param_groups
+    execute = exact_step(parts)
 
     def step(window: Sequence[Batch]) -> tuple[Tensor, Tensor | None]:
+        groups = parts.optimizer.param_groups  # others after a state was loaded
         before = [group.get("fused") for group in groups]
         try:
             for group in groups if fused else ():

@@ -38,7 +38,9 @@ def rule_of(optimizer: Optimizer) -> Rule | None:
     """Return the rule of an optimizer; None where its class or one of its settings has none here."""
     rule = RULES.get(type(optimizer))
     plain = all(
-        isinstance(group["lr"], (int, float)) and not any(group.get(setting) for setting in WITHOUT_RULE)
+        isinstance(group["lr"], (int, float))
+        and not any(group.get(setting) for setting in WITHOUT_RULE)
+        and not any(isinstance(value, Tensor) for value in (*group.values(), *group.get("betas", ())))
         for group in optimizer.param_groups
     )
     return rule if plain else None

@@ -39,6 +39,8 @@ from rushlight.training.compiled import (
     find_package,
     forget_package,
     key_of,
+    laid_out,
+    layouts,
     products_from,
     start_compiling,
     why_not_here,
@@ -48,7 +50,7 @@ from rushlight.training.objective import count_samples
 from rushlight.training.randomness import random_streams, restore_random_streams
 from rushlight.training.rescue import Rescue
 from rushlight.training.saver import Saver
-from rushlight.training.settings import hooks_in, settings_of
+from rushlight.training.settings import hooks_in, is_step_hooked, settings_of, trained_of
 from rushlight.training.state import Training
 from rushlight.training.step import Parts, Step, eager_step, exact_step, has_fused_update, has_images, windows
 from rushlight.training.updates import rule_of
@@ -81,6 +83,7 @@ class Way:
     key: str = ""  # compiled: the package
     count: int = 1  # compiled: the steps in one call
     products: list[dict[str, Any]] = field(default_factory=list)  # compiled: those that oneDNN computes
+    takes: list[Any] = field(default_factory=list)  # compiled: the layouts of samples and targets
     gain: float = 1.0  # how many times as fast as the way before it, when it was adopted
     microseconds: float = 0.0  # a step, when it was adopted
 
@@ -104,13 +107,13 @@ class Record:
         One that was recorded for the same step stays, and is in force no more: what is said of it is in the history.
         """
         ways = [*(earlier for earlier in self.ways if earlier.step <= way.step), way]
-        files.write_json(self.path, {"ways": [asdict(each) for each in ways]})
+        files.write_json(self.path, {"ways": [to_json(each) for each in ways]})
         self.ways = ways
         self.save_state()
 
     def save_state(self) -> None:
         """Let the next checkpoint have what is recorded."""
-        self.state["ways"] = [asdict(each) for each in self.ways]
+        self.state["ways"] = [to_json(each) for each in self.ways]
 
     def at(self, step: int) -> Way:
         """Return the way in force at a step."""
@@ -125,6 +128,12 @@ class Record:
     def after(self, step: int) -> int | None:
         """Return the step of the next way after a step, if it is recorded already."""
         return next((way.step for way in self.ways if way.step > step), None)
+
+
+def to_json(way: Way) -> dict[str, Any]:
+    """Return a way as it is once written and read: tuples become lists."""
+    content: dict[str, Any] = json.loads(json.dumps(asdict(way)))
+    return content
 
 
 def read_ways(path: Path) -> list[Way]:
@@ -159,14 +168,15 @@ class Steps:
         self.base = EXACT  # for steps that the compiled way cannot take
         self.eager: Step = self.exact
         self.compiled: CompiledSteps | None = None
+        self.compiled_key = ""  # of these
         self.candidate: Candidate | None = None  # what the next steps look at
         self.eager_ways: list[Way] | None = None  # that nobody has looked at; None: not known yet
         self.tried: set[str] = set()
         self.compilation: Compilation | None = None
         self.looked_at = 0.0  # when the compilation was
         self.began, self.first_step = time.perf_counter(), self.state["step"]
-        self.settings = ""  # the model's, after the last look at them
-        self.is_probed = False
+        self.is_probed = bool(self.record.ways)  # by a process before this one
+        self.settings = self.all_settings() if self.is_probed else {}  # after the last look at them
         self.last_window: Sequence[Batch] = ()
         self.obstacle = self.find_obstacle()
         if self.obstacle is not None and training.recipe.numerics == "fast":
@@ -183,12 +193,18 @@ class Steps:
             return "faster ways are for the processor, up to now"
         if not isinstance(training.objective.loss, nn.Module):
             return "its loss is a function"
-        hooked = next(hooks_in(training.model), None)
-        if hooked is not None:
-            return f"{hooked} has hooks"
+        if (hooks := self.hooks()) is not None:
+            return hooks
         parameters = sum(parameter.numel() for parameter in training.model.parameters())
         is_large = parameters * LOOK_BYTES > available_memory() / 2
         return "looking at a faster way would take more memory than there is" if is_large else None
+
+    def hooks(self) -> str | None:
+        """Say who wants to know of what happens in a step; None where nobody does."""
+        hooked = next(hooks_in(self.training.model), None)
+        if hooked is not None:
+            return f"{hooked} has hooks"
+        return "somebody has hooks on the optimizer's steps" if is_step_hooked(self.training.optimizer) else None
 
     def windows(self) -> Iterator[list[Batch]]:
         """Give what the next steps of this epoch work on: the window of one, or one batch that holds those of several."""
@@ -216,6 +232,9 @@ class Steps:
         way = self.record.at(step)
         if way is not self.way:
             self.enter(way)
+        if self.way.name == "compiled" and self.compiled is not None and not self.compiled.is_current:
+            self.leave("the optimizer's settings are others now")
+            self.enter(self.record.at(step))
         following = self.record.after(step)
         if following is None and self.obstacle is None and self.is_probed:
             self.candidate = self.candidate or self.next_candidate(step)
@@ -276,7 +295,7 @@ class Steps:
         products = [asdict(each) for each in package.products]
         way = Way(
             0, "compiled", fused=self.base.fused, channels_last=self.base.channels_last, key=package.key,
-            count=package.count, products=products,
+            count=package.count, products=products, takes=list(package.takes),
         )  # fmt: skip
         return Candidate(way, is_new=True)
 
@@ -306,7 +325,8 @@ class Steps:
             if (reason := self.why_not_compiled()) is not None:
                 self.give_up_compiling(reason)
                 return None
-            package = find_package(self.key(self.count_together()))
+            count = self.count_together()
+            package = find_package(self.key(layouts(self.example(count)), count))
             if package is not None:
                 self.tried.add("compiled")
                 return package
@@ -326,7 +346,13 @@ class Steps:
             self.training.progress.message(f"The steps are not compiled: {reason}. Training goes on as it is.")
             self.give_up_compiling(reason)
             return None
-        self.compilation = self.start()
+        count = self.count_together()
+        example = self.example(count)
+        try:
+            self.compilation = start_compiling(self.pieces(), *example, count, self.key(layouts(example), count), None)
+        except OSError as error:  # no room for another process
+            self.give_up_compiling(str(error))
+            return None
         return self.compilation_result() if is_first else None
 
     def why_not_compiled(self) -> str | None:
@@ -342,6 +368,8 @@ class Steps:
             return f"{type(parts.optimizer).__name__} has no rule for it, as it is set"
         if has_images(parts.model):
             return "convolutions are fast as they are"
+        if getattr(self.training.schedule.live, "cycle_momentum", False):
+            return "its schedule changes the momentum in every step"
         if not all(isinstance(part, Tensor) for part in self.last_window[0]) or len(self.last_window[0]) != 2:
             return "its batches are not pairs of tensors"
         counts = {float(kept["step"]) for kept in parts.optimizer.state.values() if "step" in kept}
@@ -364,9 +392,6 @@ class Steps:
 
     def example(self, count: int) -> tuple[Tensor, Tensor]:
         """Return samples and targets of `count` steps, for their shapes."""
-        if not self.last_window:
-            recipe = self.training.recipe
-            self.last_window = [next(self.training.data.train.batches(recipe.batch_size, seed=recipe.seed, epoch=1))]
         inputs, targets = self.last_window[0]
         return torch.cat([inputs] * count), torch.cat([targets] * count)
 
@@ -382,16 +407,9 @@ class Steps:
             is_alone = True
         return 1 if is_alone else STEPS_TOGETHER
 
-    def key(self, count: int) -> str:
-        """Return the key of the package for this training with `count` steps in a call."""
-        return key_of(self.pieces(), *self.example(1), count)
-
-    def start(self, way: Way | None = None) -> Compilation:
-        """Begin to compile: what was recorded, or what is best here."""
-        count = way.count if way is not None else self.count_together()
-        key = self.key(count)
-        products = products_from(way.products) if way is not None else None
-        return start_compiling(self.pieces(), *self.example(count), count, key, products)
+    def key(self, takes: Sequence[Any], count: int) -> str:
+        """Return the key of the package for this training with `count` steps in a call on such samples and targets."""
+        return key_of(self.pieces(), takes, count)
 
     def compilation_result(self) -> Package | None:
         """Return the package that the process beside has made; None while it is at work, or where it failed."""
@@ -414,26 +432,48 @@ class Steps:
         return result
 
     def ready(self, way: Way) -> CompiledSteps | None:
-        """Return the compiled steps that are recorded, made anew where the cache has lost them.
+        """Return the compiled steps that are recorded: those just looked at, or, in another process, made anew if the cache lost them.
 
         None where that fails in a run that may end with other bits, which then goes on exactly; in all others RunError is raised.
         """
-        package, reason = find_package(way.key), None
-        if self.key(way.count) != way.key:
-            package, reason = None, "torch, the processor or the model is another"
-        elif package is None:
-            self.training.progress.message("The steps are being compiled again …")
-            result = why_not_here() or self.start(way).result(waits=True)
-            package, reason = (result, None) if isinstance(result, Package) else (None, result)
-        if package is not None:
-            return CompiledSteps(self.pieces(), package)
+        if self.compiled_key == way.key:
+            return self.compiled
+        reason = self.why_not_recorded(way)
+        if reason is None:
+            package = find_package(way.key) or self.compiled_again(way)
+            if isinstance(package, Package):
+                self.compiled, self.compiled_key = CompiledSteps(self.pieces(), package), way.key
+                return self.compiled
+            reason = package
         message = f"its steps were compiled, and cannot be here: {reason}"
         origin = self.training.origin
-        if origin is None or not origin.differences:
+        if origin is None or not origin.is_inexact:
             raise RunError("not-exact", run=self.training.folder.name, remedies="", differences=f"\n  - {message}")
-        self.record.add(Way(self.state["step"], "exact", f"From here on exactly: {message}."))
+        write_notice(self.training.folder, self.state["step"], f"Not the same bits from here on: {message}.")
+        self.record.add(Way(self.state["step"], "exact", message=f"From here on exactly: {message}."))
         self.enter(self.record.at(self.state["step"]))
         return None
+
+    def why_not_recorded(self, way: Way) -> str | None:
+        """Say why the compiled steps that are recorded are not those of this training; None where they are."""
+        if (hooks := self.hooks()) is not None:
+            return hooks
+        if rule_of(self.parts.optimizer) is None or self.key(way.takes, way.count) != way.key:
+            return "torch, the processor, the model or the optimizer is another"
+        return None
+
+    def compiled_again(self, way: Way) -> Package | str:
+        """Compile once more what the cache has lost, with the same choices; return why that failed where it did."""
+        self.training.progress.message("The steps are being compiled again …")
+        if (reason := why_not_here()) is not None:
+            return reason
+        samples, targets = laid_out(way.takes)
+        products = products_from(way.products)
+        try:
+            compilation = start_compiling(self.pieces(), samples, targets, way.count, way.key, products)
+        except OSError as error:
+            return str(error)
+        return compilation.result(waits=True) or "the process that compiled is gone"
 
     # ── taking steps ─────────────────────────────────────────────────────────────────────────────────────
 
@@ -458,7 +498,7 @@ class Steps:
         stretch = Stretch(windows, self.rates(count), self.seeds(count))
         self.last_window = windows[-1]
         is_whole = len(windows[-1]) == 1 and count_samples(windows[-1][0]) == self.training.recipe.batch_size
-        if self.candidate is not None and self.candidate.way.count == count and is_whole:
+        if self.candidate is not None and self.candidate.way.count == count and is_whole and self.suits(window[0]):
             losses, outputs = self.look(self.candidate, stretch, window[0])
         elif self.way.count == count and self.fits(None) and self.compiled_takes(window[0]):
             losses, outputs = self.take_compiled(window[0], stretch)
@@ -466,6 +506,11 @@ class Steps:
             losses, outputs = self.take_eagerly(self.exact if self.base.name == "exact" else self.eager, stretch)
         samples = [int(sum(map(count_samples, window))) for window in windows]
         return Taken(losses, outputs, self.weights(windows), [rates[0] for rates in stretch.rates], samples)
+
+    def suits(self, batch: Batch) -> bool:
+        """Tell whether the candidate can take a batch: machine code reads its memory as it was laid out for."""
+        way = self.candidate.way if self.candidate is not None else EXACT
+        return way.name != "compiled" or layouts(batch) == way.takes
 
     @property
     def is_settled(self) -> bool:
@@ -528,36 +573,54 @@ class Steps:
 
     # ── looking at a way ─────────────────────────────────────────────────────────────────────────────────
 
-    def watched(self) -> tuple[str, Any]:
-        """Return what a step must not change, for a faster way to be possible at all."""
-        streams = random_streams()
-        return settings_of(self.parts.model, with_identity=True), (streams["python"], streams["numpy"])
+    def all_settings(self) -> dict[str, Any]:
+        """Return what somebody may change between two epochs, or a forward pass by itself, that faster ways would not notice."""
+        loss = self.parts.objective.loss
+        return {
+            "the model's settings": settings_of(self.parts.model, with_identity=True),
+            "the loss's settings": settings_of(loss, with_identity=True) if isinstance(loss, nn.Module) else None,
+            "which parameters are trained": trained_of(self.parts.optimizer),
+        }
 
-    def probe(self, before: tuple[str, Any]) -> None:
+    def watched(self) -> dict[str, Any]:
+        """Return what a step must not change, for a faster way to be possible at all."""
+        loss, streams = self.parts.objective.loss, random_streams()
+        versions = [buffer._version for buffer in loss.buffers()] if isinstance(loss, nn.Module) else []
+        return {**self.all_settings(), "buffers": versions, "streams": repr((streams["python"], streams["numpy"]))}
+
+    def probe(self, before: dict[str, Any]) -> None:
         """Find out whether a step has changed what no other way would change."""
-        self.is_probed = True
-        settings, streams = self.watched()
-        if settings != before[0]:
-            self.obstacle = "the model's forward pass changes the model's own attributes"
-        elif repr(streams) != repr(before[1]):
+        self.is_probed, self.settings, after = True, self.all_settings(), self.watched()
+        if after["streams"] != before.pop("streams"):
             self.obstacle = "the model's forward pass draws from Python's or NumPy's random numbers"
+        if any(after[name] != value for name, value in before.items()):
+            self.obstacle = "the model or its loss changes its own attributes when it is called"
         if self.obstacle is not None:
             self.note(f"Every step was executed exactly: {self.obstacle}.")
-        self.settings = settings
 
     def check_settings(self) -> None:
-        """Leave a faster way when somebody has changed the model or its hooks since; at an epoch's start."""
+        """Leave a faster way when somebody has changed the model, its loss, what is trained, or the hooks since; at an epoch's start."""
         if self.obstacle is not None or not self.is_probed:
             return
         reason = self.find_obstacle()
-        if settings_of(self.parts.model, with_identity=True) != self.settings:
-            reason = "somebody has changed the model's settings"
+        changed = [name for name, value in self.all_settings().items() if self.settings[name] != value]
+        if changed:
+            reason = f"somebody has changed {changed[0]}"
         elif self.compiled is not None:
             self.compiled.find()
         if reason is not None:
-            self.obstacle = reason
-            if self.record.at(self.state["step"]).name != "exact":
-                self.record.add(Way(self.state["step"], "exact", f"From here on exactly: {reason}."))
+            self.leave(reason)
+
+    def leave(self, reason: str) -> None:
+        """Execute every step exactly from here on."""
+        self.obstacle, self.candidate = reason, None
+        if self.record.at(self.state["step"]).name != "exact":
+            self.record.add(Way(self.state["step"], "exact", message=f"From here on exactly: {reason}."))
+
+    def forget(self) -> None:
+        """Enter the way that is recorded anew before the next step: the state is another, and so are the optimizer's tensors."""
+        self.way = self.base = EXACT
+        self.eager, self.compiled, self.compiled_key, self.candidate = self.exact, None, "", None
 
     def look(self, candidate: Candidate, stretch: Stretch, batch: Batch) -> tuple[Tensor, Tensor | None]:
         """Take steps exactly, and compare what the candidate makes of them; adopt it, keep it or drop it."""
@@ -615,9 +678,7 @@ class Steps:
     def executing(self, way: Way, batch: Batch) -> Callable[[Stretch], Tensor]:
         """Return a function that takes the steps of a stretch in a way, and returns their losses."""
         if way.name == "compiled":
-            package = find_package(way.key)
-            assert package is not None
-            compiled = CompiledSteps(self.pieces(), package)
+            compiled = self.compiled_for(way)
             samples, targets = batch
             return lambda stretch: compiled.take(samples, targets, stretch.rates, stretch.seeds, self.generator)[0]
         execute = self.eager_way(way) if way.name == "eager" else self.exact
@@ -631,6 +692,14 @@ class Steps:
             return torch.stack(losses)
 
         return one_by_one
+
+    def compiled_for(self, way: Way) -> CompiledSteps:
+        """Return the steps of a compiled way that is looked at: those that are in force, or its package's."""
+        if self.compiled is None or self.compiled_key != way.key:
+            package = find_package(way.key)
+            assert package is not None
+            self.compiled, self.compiled_key = CompiledSteps(self.pieces(), package), way.key
+        return self.compiled
 
     def eager_way(self, way: Way) -> Step:
         """Return the step of the eager way."""
