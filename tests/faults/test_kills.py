@@ -30,14 +30,14 @@ OPTIONS: dict[str, Any] = {
 
 def test_a_few_kills_change_nothing(tmp_path: Path) -> None:
     """In a process of its own: it forks, which a process that has trained with threads must not."""
-    command = [sys.executable, "-m", "faults", "--kills", "6", "--seed", "0", "--work", str(tmp_path), "--json"]
+    command = [sys.executable, "-m", "faults", "--kills", "4", "--seed", "3", "--work", str(tmp_path), "--json"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     process = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=180)
     assert process.returncode == 0, process.stdout + process.stderr
     (outcome,) = json.loads(process.stdout)["campaigns"]
     assert outcome["failures"] == []
-    assert outcome["figures"]["kills"] >= 6
-    assert outcome["figures"]["resumes"] + outcome["figures"]["begun again"] >= 6
+    assert outcome["figures"]["kills"] >= 4
+    assert outcome["figures"]["resumes"] + outcome["figures"]["begun again"] >= 4
     cases = [json.loads(line) for line in (tmp_path / "kills" / "cases.jsonl").read_text().splitlines()]
     assert len({case["kind"] for case in cases}) >= 2
     assert all("step" in kill for case in cases for kill in case["kills"])
