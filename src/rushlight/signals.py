@@ -12,11 +12,17 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
+
+Handler = Callable[[int, FrameType | None], object] | int | None
 
 DEADLINE_SECONDS = 9.0  # a system that shuts down gives about ten
 ENDING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name))
+
+
+_replaced: list[dict[int, Handler]] = []  # the handlers that ours stand in for, the innermost last
+_wakeups: list[int] = []  # likewise, where the numbers of signals were written to
 
 
 class Terminated(BaseException):  # no SystemExit: a model's file that ends the process is another matter
@@ -33,19 +39,52 @@ def ending_in_time() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    wanted = [number for number in ENDING if signal.getsignal(number) != signal.SIG_IGN]
-    before = {number: signal.signal(number, leave) for number in wanted}
-    heard, told = socket.socketpair()
-    told.setblocking(False)
-    wakeup = signal.set_wakeup_fd(told.fileno(), warn_on_full_buffer=False)
-    threading.Thread(target=watch, args=(heard,), name="rushlight-deadline", daemon=True).start()
+    with handling(ENDING, leave):
+        heard, told = socket.socketpair()
+        told.setblocking(False)
+        wakeup = signal.set_wakeup_fd(told.fileno(), warn_on_full_buffer=False)
+        _wakeups.append(wakeup)
+        threading.Thread(target=watch, args=(heard,), name="rushlight-deadline", daemon=True).start()
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(wakeup)
+            _wakeups.pop()
+            told.close()  # the thread reads the end, and ends
+
+
+@contextlib.contextmanager
+def handling(numbers: Sequence[int], handler: Callable[[int, FrameType | None], object]) -> Iterator[None]:
+    """Let `handler` handle these signals for the block; one that is ignored stays ignored. For the main thread alone."""
+    before: dict[int, Handler] = {}
+    _replaced.append(before)
     try:
+        for number in numbers:
+            if signal.getsignal(number) != signal.SIG_IGN:
+                before[number] = signal.signal(number, handler)
         yield
     finally:
+        for number, was in before.items():
+            signal.signal(number, was)
+        _replaced.pop()
+
+
+def leave_to_the_child() -> None:
+    """Put back, in a forked process, what ends it: what it is told is not told to its parent, who would end for it.
+
+    Processes that a model forks inherit our handlers and the place where the parent's clock hears of signals. Ctrl-C is
+    left as it is: it reaches every process of the terminal, and the parent is the one to answer it.
+    """
+    for before in reversed(_replaced):
+        for number, was in before.items():
+            if number in ENDING:
+                signal.signal(number, was)
+    for wakeup in _wakeups[:1]:
         signal.set_wakeup_fd(wakeup)
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        told.close()  # the thread reads the end, and ends
+
+
+if hasattr(os, "register_at_fork"):  # Windows has no fork
+    os.register_at_fork(after_in_child=leave_to_the_child)
 
 
 def leave(number: int, frame: FrameType | None) -> None:

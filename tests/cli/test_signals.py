@@ -46,6 +46,25 @@ class Net(nn.Module):
 """
 )
 STEPPING = NET.replace("HANG", "time.sleep(60)")
+FORKING = """
+import multiprocessing, signal
+
+def wait(told):
+    told.send("begun")
+    time.sleep(60)
+""" + NET.replace(
+    "HANG",
+    """
+            context = multiprocessing.get_context("fork")
+            heard, told = context.Pipe()
+            process = context.Process(target=wait, args=(told,))
+            process.start()
+            assert heard.recv() == "begun"
+            process.terminate()
+            process.join()
+            assert process.exitcode == -signal.SIGTERM
+            time.sleep(1.5)""",
+)
 
 
 def start(folder: Path, source: str, data: str = "digits", **environment: str) -> subprocess.Popen[str]:
@@ -91,6 +110,19 @@ def test_in_a_step_that_does_not_end_and_the_last_checkpoint_stays(tmp_path: Pat
     saved = list_checkpoints(tmp_path / "runs" / "it")
     assert saved
     assert all(map(is_whole, saved))
+
+
+def test_one_that_a_model_sends_to_its_own_forked_processes_ends_these_and_not_the_training(tmp_path: Path) -> None:
+    command = "import sys, rushlight.signals as s; s.DEADLINE_SECONDS = 1.0; from rushlight.cli import main; main(sys.argv[1:])"
+    (tmp_path / "net.py").write_text(FORKING)
+    done = subprocess.run(
+        [sys.executable, "-c", command, "train", "net.py:Net", "digits", "--name", "it", "--epochs", "2", "--quiet"],
+        cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1", "MARK": str(tmp_path / "mark")}, text=True,
+        capture_output=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "mark").exists()
+    assert list_runs(tmp_path / "runs")[0].status == "finished"
 
 
 def test_while_data_is_downloaded_from_a_server_that_does_not_answer(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import random
+import signal
 import threading
 import time
 import warnings
@@ -113,6 +114,46 @@ def positions() -> tuple[Any, ...]:
     np.random.set_state(states[1])
     torch.set_rng_state(states[2])
     return drawn
+
+
+class Interrupting(BaseException):
+    """What a signal that ends the reading raises, as training's own does."""
+
+
+@pytest.mark.parametrize("kind", ["seeded samples", "samples that are watched", "a block", "entering a block"])
+def test_a_signal_in_the_midst_of_putting_the_generators_back_leaves_none_of_them_elsewhere(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def leave(number: int, frame: Any) -> None:
+        raise Interrupting
+
+    def signalled(owner: Any, name: str) -> None:
+        plain = getattr(owner, name)
+
+        def once(*arguments: Any) -> Any:
+            result = plain(*arguments)
+            monkeypatch.setattr(owner, name, plain)
+            signal.raise_signal(signal.SIGTERM)
+            return result
+
+        monkeypatch.setattr(owner, name, once)
+
+    def seed_a_block() -> None:
+        with reading.seeded(3):
+            random.random()
+
+    reader = Reader(Numbers(frozenset(range(COUNT))), as_given, True if kind == "seeded samples" else None, False)
+    request = reading.Request(5, 1, [3, 4])
+    for seed in (random.seed, np.random.seed, torch.manual_seed):
+        seed(7)
+    before, handler = positions(), signal.signal(signal.SIGTERM, leave)
+    try:
+        signalled(np.random, "seed" if kind == "entering a block" else "set_state")
+        with pytest.raises(Interrupting):
+            seed_a_block() if kind.endswith("block") else reader.read(request)
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+    assert positions() == before
 
 
 # ── one by one, or together ──────────────────────────────────────────────────────────────────────────────────

@@ -89,7 +89,11 @@ class Reader(Dataset[Any]):
             samples = self.all_samples(request.indices)
             has_drawn = not are_same(before, streams())
         finally:
-            set_streams(before)  # also where a signal ends the reading: the streams are saved with the state
+            try:
+                set_streams(before)  # also where a signal ends the reading: the streams are saved with the state
+            except BaseException:  # and where it comes in the midst of this
+                set_streams(before)
+                raise
         if not has_drawn:
             return samples
         self.draws = True
@@ -124,7 +128,11 @@ class Reader(Dataset[Any]):
                     return sample
                 samples.append(sample)
         finally:
-            set_streams(before)
+            try:
+                set_streams(before)
+            except BaseException:  # a signal that ends the reading, in the midst of this
+                set_streams(before)
+                raise
         return samples
 
     def sample(self, index: int) -> Any:
@@ -458,7 +466,15 @@ class seeded:  # reads as a word in `with seeded(…):`
 
     def __enter__(self) -> None:
         self.before = streams()
-        seed_streams(self.seed)
+        try:
+            seed_streams(self.seed)
+        except BaseException:  # a signal that ends the reading: nothing leaves the block then
+            set_streams(self.before)
+            raise
 
     def __exit__(self, *exception: object) -> None:
-        set_streams(self.before)
+        try:
+            set_streams(self.before)
+        except BaseException:  # likewise, in the midst of this
+            set_streams(self.before)
+            raise

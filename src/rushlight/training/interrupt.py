@@ -13,9 +13,7 @@ from types import FrameType
 
 from rushlight.console import Progress
 from rushlight.data.batches import Batch
-from rushlight.signals import ENDING, exit_code
-
-Handler = Callable[[int, FrameType | None], object] | int | None
+from rushlight.signals import ENDING, exit_code, handling
 
 CAUGHT = (signal.SIGINT, *ENDING)
 
@@ -104,10 +102,5 @@ def interruptible() -> Iterator[Interrupt]:
     if threading.current_thread() is not threading.main_thread():
         yield interrupt
         return
-    wanted = [number for number in CAUGHT if signal.getsignal(number) != signal.SIG_IGN]
-    before: dict[int, Handler] = {number: signal.signal(number, interrupt.handle) for number in wanted}
-    try:
+    with handling(CAUGHT, interrupt.handle):
         yield interrupt
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
