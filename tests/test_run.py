@@ -88,6 +88,30 @@ def test_an_unfinished_run_is_tested_and_predicts_from_its_newest_checkpoint(tmp
     assert len(run.predict(open_named("digits").test_inputs)) == 360
 
 
+class Tight(nn.Module):
+    """A network in which no more than a few samples have room at a time."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+        self.most = most
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(x) > self.most:
+            raise MemoryError
+        outputs: Tensor = self.net(x)
+        return outputs
+
+
+def test_a_run_whose_memory_ran_out_is_tested_at_its_end_with_what_fitted_in_training(tmp_path: Path) -> None:
+    training = rushlight.epochs(Tight(16), "digits", epochs=1, batch_size=64, name="it", runs=tmp_path, quiet=True)
+    last = next(training).test
+    training._abandon(KeyboardInterrupt())  # after its last epoch, before its end
+    run = rushlight.resume("it", Tight(16), runs=tmp_path, quiet=True)
+    assert run.report == last
+    assert run.test() == last
+
+
 def test_unknown_options_of_test_are_refused(tmp_path: Path) -> None:
     run = rushlight.train("mlp", "digits", epochs=1, runs=tmp_path, **SMALL)
     with pytest.raises(UsageError, match="nonsense"):

@@ -25,12 +25,12 @@ from rushlight.runs.folder import find_run, read_recipe
 from rushlight.runs.lock import lock_run
 from rushlight.runs.sessions import write_session
 from rushlight.signals import Terminated
-from rushlight.training.checkpoint import age, describe_kept, drop_newer, list_checkpoints, restore
+from rushlight.training.checkpoint import age, describe_kept, list_checkpoints, restore
 from rushlight.training.ledger import steps_per_epoch
 from rushlight.training.loop import Epoch
 from rushlight.training.loop import epochs as iterate_epochs
 from rushlight.training.options import Options, check_options
-from rushlight.training.prepare import announce, data_options, prepare, prepare_again
+from rushlight.training.prepare import announce, data_options, keep_recipe, prepare, prepare_again
 from rushlight.training.recipe import recipe_from_json
 from rushlight.training.state import Origin, Training
 from rushlight.training.waiting import telling_of_waiting
@@ -120,12 +120,12 @@ def started(make: Callable[[contextlib.ExitStack], tuple[Training, str]], option
     return Epochs(training, stack, options.get("profile", False))
 
 
-def from_start(training: Training) -> None:
-    """Write the first line of a run's history."""
+def from_start(training: Training, **more: Any) -> None:
+    """Write the first line of a run's history, and with `more` that of its sessions."""
     steps = steps_per_epoch(training.data.train.samples, training.recipe)
     line = {"kind": "start", "run": training.folder.name, "epochs": training.recipe.epochs, "steps_per_epoch": steps}
     training.history.write({**line, "time": time.time()})
-    write_session(training.folder, "started", 0)
+    write_session(training.folder, "started", 0, **more)
 
 
 def from_checkpoint(training: Training, origin: Origin) -> None:
@@ -135,25 +135,30 @@ def from_checkpoint(training: Training, origin: Origin) -> None:
         if (folder / "model").is_dir():
             raise RunError("no-checkpoint", run=folder.name)
         tell("No checkpoint was written before it stopped: it begins anew.")
+        keep_recipe(training)
         training.history.restore(0, 0, b"", b"")
-        from_start(training)
+        from_start(training, **said_differences(training, origin))
         return
-    if origin.goes_back:
-        drop_newer(folder, origin.checkpoint)
     for newer in list_checkpoints(folder):
-        if age(newer) > age(origin.checkpoint):
+        if age(newer) > age(origin.checkpoint) and not origin.goes_back:
             training.progress.warning(
                 f"{newer} is damaged and was not used; {origin.checkpoint.name}, before it, is whole."
             )
-    restore(training, origin.checkpoint)
-    for difference in origin.differences:
-        training.progress.warning(f"Not the same bits from here on: {difference}.")
+    restore(training, origin.checkpoint, drops_newer=origin.goes_back)
+    keep_recipe(training)
+    more = said_differences(training, origin)
     epochs = training.recipe.epochs
     if training.state["epoch"] > epochs:
         constant = " --schedule constant" if training.schedule.name in ("cosine", "onecycle") else ""
         tell(f"It has had its {epochs} epochs; for more: rushlight resume RUN --epochs {2 * epochs}{constant}")
-    more = {"differences": list(origin.differences)} if origin.differences else {}
     write_session(folder, "resumed", training.state["step"], checkpoint=origin.checkpoint.name, **more)
+
+
+def said_differences(training: Training, origin: Origin) -> dict[str, Any]:
+    """Say what changed that the bits depend on; return it for the sessions, which remember it."""
+    for difference in origin.differences:
+        training.progress.warning(f"Not the same bits from here on: {difference}.")
+    return {"differences": list(origin.differences)} if origin.differences else {}
 
 
 _open: weakref.WeakSet[Epochs] = weakref.WeakSet()  # iterators that nobody has closed yet

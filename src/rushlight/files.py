@@ -21,6 +21,7 @@ from typing import IO, Any
 from rushlight.errors import StorageError
 
 TEMPORARY = ".part"  # what an unpublished file or folder ends in; safe to delete when nothing runs
+TO_SYNC = "rb+" if os.name == "nt" else "rb"  # Windows syncs for who may write; elsewhere who may read is enough
 
 
 class Disk:
@@ -30,7 +31,7 @@ class Disk:
     """
 
     def open(self, path: Path, mode: str) -> IO[bytes]:
-        """Open a file to write it ("xb", "wb"), to append to it ("ab") or to change it ("rb+")."""
+        """Open a file to write it ("xb", "wb"), to append to it ("ab"), to change it ("rb+") or to sync it (TO_SYNC)."""
         return path.open(mode)
 
     def save(self, path: Path, write: Callable[[Path], object]) -> None:
@@ -146,9 +147,9 @@ def truncate_file(path: Path, length: int) -> None:
 
 
 def sync_file(path: Path) -> None:
-    """Wait until the file's content, and its entry in the folder, are on the disk."""
+    """Wait until the file's content, and its entry in the folder, are on the disk. What is not to be written is synced too."""
     with explained(path):
-        with disk.open(path, "rb+") as file:
+        with disk.open(path, TO_SYNC) as file:
             disk.sync(file)
         disk.sync_folder(path.parent)
 

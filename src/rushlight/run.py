@@ -30,7 +30,7 @@ from rushlight.runs.history import read_history, read_losses
 from rushlight.runs.sessions import inexact_resumes, write_session
 from rushlight.training.checkpoint import age, best_checkpoint, latest_checkpoint, read_model_state, state_digest
 from rushlight.training.evaluate import Outcome, Report, evaluate
-from rushlight.training.loop import Epoch, test_batch_size
+from rushlight.training.loop import Epoch, test_batch_size, tested_together
 from rushlight.training.objective import Objective, make_objective, named_loss, task_of_loss
 from rushlight.training.options import Options, check_options
 from rushlight.training.prepare import build_imported, check_rebuildable, data_choices, rebuild_model, restored
@@ -84,8 +84,7 @@ def test_model(model: nn.Module, split: Split | None, training: Training) -> tup
     """Test a model of a run on one split."""
     if split is None:
         return None, None
-    size = test_batch_size(training.recipe)
-    return evaluate(model, split, training.objective, training.data.target, size)
+    return evaluate(model, split, training.objective, training.data.target, tested_together(training))
 
 
 def save_report(folder: Path, report: Report | None, outcome: Outcome | None) -> None:
@@ -231,7 +230,7 @@ class Run:
         if split is None:
             raise UsageError("nothing-to-test", run=self.name)
         device, _ = choose_device(self.recipe.device)
-        size = test_batch_size(self.recipe)
+        size = test_batch_size(self.recipe) if self._training is None else tested_together(self._training)
         report, outcome = evaluate(self.model.to(device), split.to(device), self._objective(loss), target, size)
         save_report(self.folder, report, outcome)
         return report

@@ -838,9 +838,14 @@ ENGLISH: dict[str, Text] = {
         '"{run}" has no checkpoint "{name}". It has: {known}.',
         "Give one of these, or leave --checkpoint out: the newest that is whole is then used.",
     ),
+    "no-way-back": Text(
+        '"{run}" cannot go on with rollback: it would go back to where its epoch began, after step {step:,}, and there is no '
+        "whole checkpoint of that.",
+        "Nothing was changed. Begin at an epoch's end that is there (--checkpoint; there are: {known}), or go on without it: --on-nan stop",
+    ),
     "state-does-not-fit": Text(
-        "{folder}: what this checkpoint holds does not fit the model or the optimizer: {reason}.",
-        'Resume "{run}" with the model and the optimizer it was begun with, or start a new run.',
+        "{folder}: what this checkpoint holds does not fit the model, the optimizer or the loss: {reason}.",
+        'Resume "{run}" with the model, the optimizer and the loss it was begun with, or start a new run.',
     ),
     "only-for-resume": Text(
         '"{option}" says how a run goes on, and this one begins.',

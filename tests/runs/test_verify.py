@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from rushlight.runs import lock_run, parts
+from rushlight.runs import list_runs, lock_run, parts
 from rushlight.runs.verify import Verification, meaning, verify_run
 
 RECIPE = {
@@ -166,6 +166,23 @@ def test_when_no_checkpoint_is_whole_the_model_still_is(run: Path) -> None:
     found = verify_run(run)
     assert states(found)["checkpoints"] == "missing"
     assert "cannot be trained further" in meaning(found)
+
+
+def test_checkpoints_that_cannot_be_looked_at_are_damage_of_that_run_alone(run: Path, unfinished: Path) -> None:
+    for folder in (run, unfinished):
+        shutil.rmtree(folder / "checkpoints")
+        (folder / "checkpoints").symlink_to("checkpoints")  # a link to itself, which nobody can look into
+        found = verify_run(folder)
+        assert states(found)["checkpoints"] == "damaged"
+        part = found.part("checkpoints")
+        assert part is not None
+        assert part.detail.startswith("cannot be read: ")
+        assert not found.can_go_on
+        assert "cannot be resumed while checkpoints cannot be read." in meaning(found)
+    assert {summary.name: summary.status for summary in list_runs(run.parent)} == {
+        "run": "finished",
+        "unfinished": "unfinished",
+    }
 
 
 def test_checkpoints_of_another_version_are_not_called_damaged(run: Path) -> None:

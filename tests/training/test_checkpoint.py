@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import errno
 import hashlib
 import json
 import math
@@ -10,9 +11,11 @@ import random
 import re
 import shutil
 import signal
+import threading
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pytest
@@ -427,6 +430,44 @@ def test_every_random_stream_and_buffer_goes_on_where_it_was(
     assert told(resumed.folder)[1:] == told(whole.folder)[1:]  # the first names the run
 
 
+class Balanced(nn.Module):
+    """A loss over what it usually is, which it follows in buffers; one of them stands in no state_dict."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("usual", torch.ones(()))
+        self.register_buffer("count", torch.zeros(()), persistent=False)
+
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        loss = nn.functional.cross_entropy(outputs, targets)
+        if torch.is_grad_enabled():
+            self.usual.mul_(0.9).add_(loss.detach(), alpha=0.1)
+            self.count.add_(1)
+        return loss / self.usual * (1 + 1 / (1 + self.count))
+
+
+def test_a_loss_that_learns_goes_on_where_it_was(tmp_path: Path) -> None:
+    way = "mlp with dropout, AdamW, cosine"
+    whole = rushlight.train(network(way), "digits", loss=Balanced(), **options(way, tmp_path / "whole"))
+    with pytest.raises(KeyboardInterrupt):
+        rushlight.train(network(way, 20), "digits", loss=Balanced(), **options(way, tmp_path / "cut"))
+    resumed = rushlight.resume("it", network(way), loss=Balanced(), runs=tmp_path / "cut", quiet=True)
+    assert resumed.summary()["state_sha256"] == whole.summary()["state_sha256"]
+    assert_same_runs(resumed.folder, whole.folder)
+
+
+def test_a_checkpoint_from_before_losses_were_saved_is_still_read(tmp_path: Path) -> None:
+    way = "mlp with dropout, AdamW, cosine"
+    whole = rushlight.train(network(way), "digits", **options(way, tmp_path / "whole"))
+    with pytest.raises(KeyboardInterrupt):
+        rushlight.train(network(way, 3), "digits", **options(way, tmp_path / "cut"))
+    newest = latest_checkpoint(tmp_path / "cut" / "it")
+    later = ("loss", "loss_buffers")
+    rewrite(newest, lambda content: {name: part for name, part in content.items() if name not in later})
+    resumed = rushlight.resume("it", network(way), runs=tmp_path / "cut", quiet=True)
+    assert_same_runs(resumed.folder, whole.folder)
+
+
 def test_a_state_on_disk_is_left_alone_when_it_is_saved_again(tmp_path: Path) -> None:
     with ExitStack() as stack:
         training, _ = prepare("linear", "digits", check_options({"epochs": 1, "quiet": True, "runs": tmp_path}), stack)
@@ -467,6 +508,50 @@ def test_a_checkpoint_that_cannot_be_deleted_does_not_end_training(
         training, _ = prepare("linear", "digits", check_options(chosen), stack)
         assert len(list(epochs(training))) == 4
         assert len(list_checkpoints(training.folder)) == 4
+
+
+class ReadOnlyHistory(files.Disk):
+    """A disk that lets nobody write to the history once a checkpoint is there."""
+
+    def open(self, path: Path, mode: str) -> IO[bytes]:
+        if path.name == "history.jsonl" and mode != "rb" and any((path.parent / "checkpoints").glob("*/")):
+            raise OSError(errno.EACCES, "read-only", str(path))
+        return super().open(path, mode)
+
+
+@pytest.mark.skipif(files.TO_SYNC != "rb", reason="Windows syncs for who may write")
+def test_a_history_that_cannot_be_written_keeps_no_checkpoint_from_being_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = {"epochs": 3, "batch_size": 200, "quiet": True, "runs": tmp_path, "keep_epochs": True, "name": "it"}
+    whole = rushlight.train("linear", "digits", **{**chosen, "name": "whole"})
+    monkeypatch.setattr(files, "disk", ReadOnlyHistory())
+    with ExitStack() as stack:
+        training, _ = prepare("linear", "digits", check_options(chosen), stack)
+        training.history.write({"kind": "start", "epochs": 3, "steps_per_epoch": 8})
+        assert len(list(epochs(training))) == 3
+    assert [folder.name for folder in list_checkpoints(tmp_path / "it")] == ["00000008", "00000016", "00000024"]
+    assert len([line for line in read_history(tmp_path / "it") if line["kind"] == "epoch"]) < 3
+    monkeypatch.setattr(files, "disk", files.Disk())
+    resumed = rushlight.resume("it", runs=tmp_path, quiet=True)
+    assert resumed.losses.tobytes() == whole.losses.tobytes()
+    assert [line for line in told(resumed.folder) if line["kind"] == "epoch"] == [
+        line for line in told(whole.folder) if line["kind"] == "epoch"
+    ]
+
+
+def test_where_no_thread_can_be_started_checkpoints_are_written_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_room(self: threading.Thread) -> None:  # as where memory has run out for its stack
+        raise RuntimeError("can't start new thread")
+
+    chosen = {"epochs": 2, "batch_size": 800, "quiet": True, "runs": tmp_path, "keep_epochs": True}
+    with ExitStack() as stack:
+        training, _ = prepare("linear", "digits", check_options(chosen), stack)
+        monkeypatch.setattr(threading.Thread, "start", no_room)
+        assert len(list(epochs(training))) == 2
+    assert [folder.name for folder in list_checkpoints(training.folder)] == ["00000002", "00000004"]
 
 
 class WithExtra(nn.Module):
@@ -619,10 +704,10 @@ def test_a_run_without_any_whole_checkpoint_cannot_be_resumed(finished: Path, tm
     assert caught.value.key == "no-checkpoint"
 
 
-def rewrite_format(folder: Path, number: int) -> None:
-    """Make a checkpoint one of another format, whole: its checksums are right."""
+def rewrite(folder: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    """Change what a checkpoint's state.json says, and leave the checkpoint whole: its checksums are right."""
     content = json.loads((folder / "state.json").read_bytes())
-    (folder / "state.json").write_text(json.dumps({**content, "format": number}))
+    (folder / "state.json").write_text(json.dumps(change(content)))
     names = ("state.json", "state.safetensors")
     sums = [f"{hashlib.sha256((folder / name).read_bytes()).hexdigest()}  {name}\n" for name in names]
     (folder / "SHA256SUMS").write_text("".join(sums), newline="\n")
@@ -634,7 +719,7 @@ def test_a_newer_rushlights_checkpoint_is_neither_passed_over_nor_called_damaged
 ) -> None:
     shutil.copytree(finished, tmp_path / "it")
     newest = list_checkpoints(tmp_path / "it")[-1]
-    rewrite_format(newest, 4)
+    rewrite(newest, lambda content: {**content, "format": 4})
     before = {path: path.read_bytes() for path in (tmp_path / "it").rglob("*") if path.is_file()}
     options = {} if chosen is None else {"checkpoint": newest.name}
     with pytest.raises(WeightsError) as caught:
@@ -648,7 +733,7 @@ def test_a_newer_rushlights_checkpoint_is_neither_passed_over_nor_called_damaged
 def test_a_newer_rushlights_checkpoint_that_was_asked_to_be_left_is_left(finished: Path, tmp_path: Path) -> None:
     shutil.copytree(finished, tmp_path / "it")
     older, newest = list_checkpoints(tmp_path / "it")
-    rewrite_format(newest, 4)
+    rewrite(newest, lambda content: {**content, "format": 4})
     resumed = rushlight.resume("it", runs=tmp_path, quiet=True, checkpoint=older.name)
     assert resumed.summary()["state_sha256"] == rushlight.open_run(finished).summary()["state_sha256"]
 

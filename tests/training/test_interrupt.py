@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -19,8 +20,9 @@ import torch
 import rushlight
 from rushlight.runs.history import read_losses
 from rushlight.runs.summary import list_runs
+from rushlight.training import loop, saver
 from rushlight.training.checkpoint import age, latest_checkpoint, list_checkpoints, read_checkpoint, unpack
-from rushlight.training.interrupt import interruptible
+from rushlight.training.interrupt import Interrupt, interruptible
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals are sent to processes in another way on Windows")
 
@@ -246,3 +248,44 @@ def test_training_in_a_thread_leaves_signals_alone(tmp_path: Path) -> None:
     thread.start()
     thread.join(60)
     assert done[0].summary()["epochs"] == 1
+
+
+def test_a_signal_right_before_the_handlers_are_put_back_is_not_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextlib.contextmanager
+    def signalled_at_its_end() -> Iterator[Interrupt]:  # a moment that nothing of the user's own is called in
+        with interruptible() as interrupt:
+            yield interrupt
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(loop, "interruptible", signalled_at_its_end)
+    with pytest.raises(SystemExit) as left:
+        rushlight.train("linear", "digits", epochs=3, name="it", runs=tmp_path, quiet=True)
+    assert left.value.code == 143
+    assert [folder.name for folder in list_checkpoints(tmp_path / "it")] == ["00000023"]
+    assert list_runs(tmp_path)[0].status == "interrupted"
+
+
+@pytest.mark.parametrize(
+    ("on_nan", "saved"), [("rollback", "00000000"), ("stop", "00000046")], ids=["before an epoch", "at the end"]
+)
+def test_the_first_ctrl_c_while_the_state_is_saved_waits_until_it_is(
+    on_nan: str, saved: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(saver, "CHECKPOINT_SHARE", 1e-9)  # what may wait to be written does
+    save_now = saver.Saver.save_now
+
+    def signalled(self: saver.Saver) -> None:
+        signal.raise_signal(signal.SIGINT)
+        save_now(self)
+        monkeypatch.setattr(saver.Saver, "save_now", save_now)
+
+    monkeypatch.setattr(saver.Saver, "save_now", signalled)
+    with pytest.raises(KeyboardInterrupt):
+        rushlight.train("linear", "digits", epochs=2, on_nan=on_nan, name="it", runs=tmp_path, quiet=True)
+    assert [folder.name for folder in list_checkpoints(tmp_path / "it")][-1:] == [saved]
+    whole = rushlight.train("linear", "digits", epochs=2, on_nan=on_nan, runs=tmp_path, quiet=True)
+    resumed = rushlight.resume("it", runs=tmp_path, quiet=True)
+    assert resumed.summary()["state_sha256"] == whole.summary()["state_sha256"]
+    assert resumed.losses.tobytes() == whole.losses.tobytes()

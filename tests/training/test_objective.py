@@ -84,6 +84,68 @@ def test_class_probabilities_and_whole_pictures_of_labels_are_weighed_by_what_to
     assert weight_of(nn.MSELoss())((torch.zeros(7, 2), torch.zeros(7, 1))) == 7
 
 
+def test_labels_that_are_ignored_count_nothing_unless_it_is_known_that_there_are_none() -> None:
+    labels = torch.tensor([0, -100, 2, -100, 1])
+    for loss in (nn.CrossEntropyLoss(), nn.NLLLoss()):
+        assert weight_of(loss)((None, labels)) == 3
+        assert weight_of(loss)((None, labels[labels < 0])) == 0
+        assert weight_of(loss, are_labels_checked=True)((None, labels[labels >= 0])) == 3
+    assert weight_of(nn.CrossEntropyLoss(weight=WEIGHTS))((None, labels)) == 5.5
+    assert weight_of(nn.CrossEntropyLoss(ignore_index=1), are_labels_checked=True)((None, labels.abs() % 3)) == 2
+
+
+def test_a_loss_that_is_changed_or_moved_weighs_as_it_is_then() -> None:
+    loss = nn.CrossEntropyLoss(weight=WEIGHTS)
+    objective = make_objective(loss)
+    labels = torch.tensor([0, 1, 1])
+    assert objective.weight((None, labels)) == 9
+    loss.weight = 2 * WEIGHTS
+    loss.ignore_index = 0
+    assert objective.weight((None, labels)) == 16
+    loss.to("meta")
+    with pytest.raises(RuntimeError, match="meta"):  # that is where its weights are now
+        objective.weight((None, labels.to("meta")))
+
+
+class Masked(torch.utils.data.Dataset[Any]):
+    """Samples that are read as they are needed, since reading them draws; the labels of many of them are to be ignored."""
+
+    def __init__(self) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self.inputs = torch.randn(32, 4, generator=generator)
+        self.labels = torch.randint(0, 3, (32,), generator=generator)
+        self.labels[:8] = -100  # the whole of a batch of eight
+        self.labels[17:20] = -100
+
+    def __len__(self) -> int:
+        return 32
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        torch.rand(())
+        return self.inputs[index], int(self.labels[index])
+
+
+@pytest.mark.parametrize(
+    "options", [{"batch_size": 16}, {"batch_size": 8, "accumulate": 2}], ids=["whole", "in halves"]
+)
+def test_ignored_labels_of_streamed_samples_weigh_nothing_in_a_step_or_an_epoch(
+    options: dict[str, Any], tmp_path: Path
+) -> None:
+    data = Masked()
+    loader = torch.utils.data.DataLoader(data, options["batch_size"])
+    torch.manual_seed(0)
+    model = nn.Linear(4, 3)
+    with torch.no_grad():
+        expected = [
+            float(nn.functional.cross_entropy(model(data.inputs[first : first + 16]), data.labels[first : first + 16]))
+            for first in (0, 16)
+        ]
+        whole = float(nn.functional.cross_entropy(model(data.inputs), data.labels))
+    run = rushlight.train(model, loader, epochs=1, optimizer="SGD", lr=0.0, runs=tmp_path, quiet=True, **options)
+    assert run.losses.tolist() == pytest.approx(expected, rel=1e-6)
+    assert run.summary()["train_loss"] == pytest.approx(whole, rel=1e-6)
+
+
 @pytest.mark.parametrize(
     ("batch", "count"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 import rushlight
-from rushlight.errors import TrainingError
-from rushlight.training.checkpoint import list_checkpoints, read_checkpoint, unpack
+from rushlight.errors import RunError, TrainingError
+from rushlight.training import ledger, saver
+from rushlight.training.checkpoint import is_whole, list_checkpoints, read_checkpoint, unpack
 from rushlight.training.memory import split
 
 
@@ -27,11 +29,12 @@ class Net(nn.Module):
         self.register_buffer("passes", torch.zeros((), dtype=torch.long))
         self.bad_marks: frozenset[float] = frozenset()
         self.most = math.inf
+        self.tight_from = 0  # the pass from which on no more than `most` samples fit
 
     def forward(self, x: Tensor) -> Tensor:
         if self.training:
             self.passes += 1
-            if len(x) > self.most:
+            if len(x) > self.most and int(self.passes) >= self.tight_from:
                 raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9")
         return self.net(x * 2)
 
@@ -131,15 +134,124 @@ def test_a_rollback_goes_to_the_epochs_start_with_half_the_learning_rate_and_a_k
     assert resumed.losses.tobytes() == run.losses.tobytes()
 
 
-def dying(objective: Any, at: int) -> Any:
+def dying(objective: Any, at: int, error: Exception | None = None) -> Any:
     calls = iter(range(1, 100))
 
     def compute(net: nn.Module, batch: Any) -> Tensor:
         if next(calls) == at:
-            raise RuntimeError("killed")
+            raise error or RuntimeError("killed")
         return objective(net, batch)
 
     return compute
+
+
+def names(run: Path) -> list[str]:
+    return [folder.name for folder in list_checkpoints(run)]
+
+
+def test_a_rollback_to_a_checkpoint_that_is_not_whole_deletes_nothing_and_shows_why_it_was_due(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(saver, "CHECKPOINT_SECONDS", 0.0)  # one at nearly every step
+    monkeypatch.setattr(saver, "CHECKPOINT_SHARE", math.inf)
+    run = tmp_path / "it"
+
+    def objective(net: nn.Module, batch: Any) -> Tensor:
+        loss = nn.functional.cross_entropy(net(batch[0]), batch[1])
+        if int(net.passes) != 16:
+            return loss
+        (run / "checkpoints" / "00000010" / "state.json").unlink()
+        return loss * math.inf
+
+    with pytest.raises(TrainingError) as caught:
+        train(tmp_path, made(), marked_data(), objective=objective, on_nan="rollback", name="it")
+    assert caught.value.key == "loss-not-finite"
+    kept = list_checkpoints(run)
+    assert not is_whole(run / "checkpoints" / "00000010")
+    assert kept[-1].name.endswith("-mid-epoch")
+    assert is_whole(kept[-1])
+
+
+def interrupted_at(at: int) -> Net:
+    """A network in whose training pass number `at` a Ctrl-C comes."""
+    model = made()
+    model.register_forward_pre_hook(
+        lambda net, _: signal.raise_signal(signal.SIGINT) if net.training and int(net.passes) + 1 == at else None
+    )
+    return model
+
+
+def test_rollback_is_refused_inside_an_epoch_whose_beginning_is_not_there_and_nothing_is_changed(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, interrupted_at(3), marked_data(), name="it", optimizer="SGD", lr=0.1)
+    run = tmp_path / "it"
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    assert names(run) == ["00000003-mid-epoch"]
+    with pytest.raises(RunError) as caught:
+        rushlight.resume("it", made(), marked_data(), runs=tmp_path, quiet=True, on_nan="rollback")
+    assert caught.value.key == "no-way-back"
+    assert "there are: none" in caught.value.advice
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+    whole = train(tmp_path, made(), marked_data(), name="whole", optimizer="SGD", lr=0.1)
+    resumed = rushlight.resume("it", made(), marked_data(), runs=tmp_path, quiet=True)
+    assert resumed.losses.tobytes() == whole.losses.tobytes()
+
+
+def test_rollback_can_be_asked_for_where_the_epochs_beginning_is_there_or_is_gone_back_to(tmp_path: Path) -> None:
+    for name in ("there", "back"):
+        with pytest.raises(KeyboardInterrupt):
+            train(tmp_path, interrupted_at(13), marked_data(), name=name, optimizer="SGD", lr=0.1, keep_epochs=True)
+        assert names(tmp_path / name) == ["00000010", "00000013-mid-epoch"]
+    options: dict[str, Any] = {"runs": tmp_path, "quiet": True, "on_nan": "rollback"}
+    assert len(rushlight.resume("there", made(), marked_data(), **options).losses) == 20
+    with pytest.raises(KeyboardInterrupt):  # at the third epoch's start
+        rushlight.resume("back", interrupted_at(23), marked_data(), runs=tmp_path, quiet=True, epochs=3)
+    (tmp_path / "back" / "checkpoints" / "00000020" / "SHA256SUMS").unlink()
+    with pytest.raises(RunError, match="after step 20") as caught:
+        rushlight.resume("back", made(), marked_data(), **options)
+    assert "there are: 00000010)" in caught.value.advice
+    assert len(rushlight.resume("back", made(), marked_data(), checkpoint="10", **options).losses) == 30
+
+
+def blowing_up(net: nn.Module, batch: Any) -> Tensor:
+    """Too steep once, in the second epoch, where a Ctrl-C comes too; what follows it does not."""
+    loss = nn.functional.cross_entropy(net(batch[0]), batch[1])
+    if int(net.passes) != 14 or net.is_past:
+        return loss
+    net.is_past = True
+    if net.is_interrupted:
+        signal.raise_signal(signal.SIGINT)
+    return loss * math.inf
+
+
+@pytest.mark.parametrize("is_late", [False, True], ids=["in the step that blew up", "while it is rolled back"])
+def test_a_ctrl_c_beside_a_rollback_is_not_lost(is_late: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from rushlight.training import loop
+
+    def network(is_interrupted: bool) -> Net:
+        model = made()
+        model.is_past, model.is_interrupted = False, is_interrupted
+        return model
+
+    options: dict[str, Any] = {"objective": blowing_up, "optimizer": "SGD", "lr": 0.1, "on_nan": "rollback"}
+    whole = train(tmp_path, network(False), marked_data(), name="whole", **options)
+    roll_back = loop.roll_back
+
+    def signalled(*arguments: Any) -> None:  # a moment that nothing of the user's own is called in
+        signal.raise_signal(signal.SIGINT)
+        roll_back(*arguments)
+
+    if is_late:
+        monkeypatch.setattr(loop, "roll_back", signalled)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, network(not is_late), marked_data(), name="it", **options)
+    assert names(tmp_path / "it") == ["00000000", "00000010"]
+    monkeypatch.setattr(loop, "roll_back", roll_back)
+    resumed = rushlight.resume("it", network(False), marked_data(), runs=tmp_path, quiet=True, objective=blowing_up)
+    assert resumed.losses.tobytes() == whole.losses.tobytes()
+    assert resumed.summary()["state_sha256"] == whole.summary()["state_sha256"]
 
 
 def test_a_run_that_blows_up_time_and_again_is_not_rolled_back_for_ever(tmp_path: Path) -> None:
@@ -172,6 +284,44 @@ def test_memory_that_runs_out_is_met_with_smaller_pieces_of_the_same_effective_b
         torch.testing.assert_close(one, other)
     np.testing.assert_allclose(run.losses, whole.losses, rtol=1e-5)
     assert int(tight.passes) == 40  # ten steps of four pieces; the passes that failed are taken back
+
+
+@pytest.mark.parametrize("at", [14, 11], ids=["losses unread", "a first step, whose state is saved already"])
+def test_a_run_whose_memory_ran_out_is_saved_with_all_its_losses_when_that_step_is_done(
+    at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger, "READ_EVERY", math.inf)  # no loss is read before somebody needs it
+
+    def network() -> Net:
+        model = made()
+        model.most, model.tight_from = 8, at
+        return model
+
+    def objective(net: nn.Module, batch: Any) -> Tensor:
+        return nn.functional.cross_entropy(net(batch[0]), batch[1])
+
+    options: dict[str, Any] = {"optimizer": "SGD", "lr": 0.1, "keep_epochs": True}
+    whole = train(tmp_path, network(), marked_data(), name="whole", objective=objective, **options)
+    killed = ArithmeticError("killed")  # which nobody tries to explain
+    with pytest.raises(
+        ArithmeticError, match="killed"
+    ):  # two steps later; that step has three passes, the next one two
+        train(tmp_path, network(), marked_data(), name="cut", objective=dying(objective, at + 5, killed), **options)
+    assert names(tmp_path / "cut") == ["00000010", f"{at:08d}-mid-epoch"]
+    content, tensors = read_checkpoint(list_checkpoints(tmp_path / "cut")[-1])
+    assert unpack(content["state"], tensors)["micro_batch"] == 8
+    assert content["losses_bytes"] + len(tensors["losses_tail"]) == 4 * at
+    resumed = rushlight.resume("cut", network(), marked_data(), runs=tmp_path, quiet=True, objective=objective)
+    assert resumed.losses.tobytes() == whole.losses.tobytes()
+    assert resumed.summary()["state_sha256"] == whole.summary()["state_sha256"]
+    assert told(resumed) == told(whole)
+
+
+def told(run: rushlight.Run) -> list[dict[str, Any]]:
+    """The history less its times, and less the run's name."""
+    return [
+        {key: value for key, value in line.items() if key not in ("time", "seconds", "run")} for line in run.history
+    ]
 
 
 def test_batch_normalisation_is_warned_of_when_a_batch_is_taken_in_pieces(

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from rushlight.errors import StorageError
+
 CHECKPOINTS = "checkpoints"  # the folder in a run's
 MID_EPOCH = "-mid-epoch"  # what the name of a state inside an epoch ends in
 STATE, TENSORS, SUMS = "state.json", "state.safetensors", "SHA256SUMS"
@@ -21,11 +23,16 @@ Watch = Callable[[int], None]  # told of the bytes that were just checked
 
 
 def list_checkpoints(run: Path) -> list[Path]:
-    """Return the folders of a run's published checkpoints, oldest first; none where they cannot be looked into."""
+    """Return the folders of a run's published checkpoints, oldest first; none where there is no folder for them.
+
+    Raises StorageError where there is one that cannot be looked into: to take that for none would begin the run anew.
+    """
     try:
         found = list((run / CHECKPOINTS).iterdir())
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
+    except OSError as error:
+        raise StorageError("disk-error", path=run / CHECKPOINTS, reason=error.strerror or error) from error
     return sorted((path for path in found if path.name.removesuffix(MID_EPOCH).isdecimal()), key=age)
 
 

@@ -128,13 +128,17 @@ class History:
                 self.tell(f"{self.lines.path.name} can be written again; nothing of it is lost.")
             self.refused_at = None
 
+    def check_lengths(self, history_length: int, losses_length: int) -> None:
+        """Raise RunError if one of the files is shorter than it was when a checkpoint was made."""
+        self.lines.check_length(history_length)
+        self.losses.check_length(losses_length)
+
     def restore(self, history_length: int, losses_length: int, history_tail: bytes, losses_tail: bytes) -> None:
         """Cut both files back to where a checkpoint was made, and add what they did not have on the disk then.
 
         Raises RunError if one is shorter than that.
         """
-        for file, length in ((self.lines, history_length), (self.losses, losses_length)):
-            file.check_length(length)  # both, before either is cut
+        self.check_lengths(history_length, losses_length)  # both, before either is cut
         for file, length, tail in (
             (self.lines, history_length, history_tail),
             (self.losses, losses_length, losses_tail),

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rushlight.errors import StorageError
 from rushlight.runs.checksums import CHECKPOINTS, FORMAT, Watch
 from rushlight.runs.folder import ENVIRONMENT, RECIPE
 from rushlight.runs.history import HISTORY, LOSSES
@@ -147,13 +148,13 @@ def verify_run(folder: Path, watch: Watch = lambda count: None) -> Verification:
     holder = holder_of(folder)
     summary = summarize_files_or_damage(folder)
     is_finished = summary.status == "finished" or (summary.status == "damaged" and (folder / BUNDLE).is_dir())
-    checkpoints = check_checkpoints(folder, watch)  # first: the history only grows beyond what they remember
+    checkpoints, unreadable = look_at_checkpoints(folder, watch)  # first: the history only grows beyond them
     whole = [part for part in checkpoints if part.state == WHOLE]
     needs = whole[-1] if whole else Checkpoint("", WHOLE)
     history = read_lines(folder / HISTORY, LINE_NEEDS)
     recipe, recipe_part = check_json(folder / RECIPE, RECIPE_NEEDS)
     is_begun = bool(checkpoints or history.bytes)
-    held: list[Part] = [*checkpoints] or [none_yet(CHECKPOINTS, is_finished)]
+    held: list[Part] = [*checkpoints] or [unreadable or none_yet(CHECKPOINTS, is_finished)]
     parts = [
         recipe_part,
         check_json(folder / ENVIRONMENT, ENVIRONMENT_NEEDS)[1],
@@ -176,6 +177,14 @@ def verify_run(folder: Path, watch: Watch = lambda count: None) -> Verification:
         found = while_in_use(folder, found)
     damage_at = history.problem_at if history.problem else None
     return Verification(summary, holder, tuple(found), recipe, history.whole_bytes, damage_at)
+
+
+def look_at_checkpoints(folder: Path, watch: Watch) -> tuple[list[Checkpoint], Part | None]:
+    """Return the checkpoints, oldest first; where their folder cannot be looked into, none, and what to say of it."""
+    try:
+        return check_checkpoints(folder, watch), None
+    except StorageError as error:
+        return [], Part(CHECKPOINTS, DAMAGED, f"cannot be read: {error.values['reason']}")
 
 
 def holder_of(folder: Path) -> str:
@@ -213,6 +222,8 @@ def about_going_on(found: Verification) -> Iterator[str]:
     newest, again = found.newest, resuming(found)
     if broken := found.broken(RECIPE):
         yield f"The run cannot be resumed while {RECIPE} is {broken}: put it back from a copy of the run."
+    elif found.broken(CHECKPOINTS) == DAMAGED:
+        yield f"The run cannot be resumed while {CHECKPOINTS} cannot be read."
     elif newest is None:
         yield without_checkpoint(found, again)
     elif found.lost:

@@ -1,6 +1,6 @@
 """The full training state on disk: tensors as safetensors, all else as JSON, and the SHA-256 of both.
 
-    checkpoints/00000938/state.safetensors    parameters, buffers, the optimizer's and the scheduler's tensors
+    checkpoints/00000938/state.safetensors    parameters, buffers, the optimizer's, the scheduler's and the loss's tensors
     checkpoints/00000938/state.json           the state dict, and everything else that is no tensor
     checkpoints/00000938/SHA256SUMS           of these two, as `sha256sum -c` reads it
 
@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from rushlight import files
-from rushlight.errors import RunError, UsageError, WeightsError
+from rushlight.errors import RunError, StorageError, UsageError, WeightsError
 from rushlight.runs.checksums import (
     CHECKPOINTS,
     FORMAT,
@@ -43,7 +43,7 @@ from rushlight.runs.checksums import (
 from rushlight.runs.checksums import age as age  # these two belong to what this module offers
 from rushlight.runs.checksums import list_checkpoints as list_checkpoints
 from rushlight.runs.history import HISTORY, LOSSES
-from rushlight.training.pack import pack, unpack
+from rushlight.training.pack import lay_out_like_parameters, pack, unpack
 from rushlight.training.randomness import random_streams
 from rushlight.training.state import State, Training
 
@@ -89,6 +89,9 @@ def capture(training: Training) -> tuple[dict[str, Any], dict[str, Tensor]]:
         "random": random_streams(),
         "conditions": training.conditions,
     }
+    if isinstance(training.objective.loss, torch.nn.Module):  # one may keep what moves: a mean over the last batches
+        parts["loss"] = training.objective.loss.state_dict()
+        parts["loss_buffers"] = unsaved_buffers(training.objective.loss)
     return {name: pack(part, name, tensors) for name, part in parts.items()}, tensors
 
 
@@ -148,7 +151,10 @@ def drop_old(run: Path, newest: Path, snapshot: Snapshot, keep_epochs: bool) -> 
     What is newer than the state just saved was damaged, or belongs to a way that was left. What cannot be deleted now
     is tried again later.
     """
-    found = list_checkpoints(run)
+    try:
+        found = list_checkpoints(run)
+    except StorageError:  # the new one is written all the same
+        return
     older = [path for path in found if age(path) <= age(newest)]
     kept = {*snapshot.kept, *(path.name for path in older[-KEPT:])}
     if keep_epochs:
@@ -159,34 +165,56 @@ def drop_old(run: Path, newest: Path, snapshot: Snapshot, keep_epochs: bool) -> 
 
 
 def drop_newer(run: Path, folder: Path) -> None:
-    """Delete the checkpoints newer than this one, for a run that goes back to it: its history will be too short for them."""
+    """Delete the checkpoints newer than this one, for a run that goes back to it: its history will be too short for them.
+
+    Raises StorageError where one of them stays.
+    """
     for path in list_checkpoints(run):
-        if age(path) > age(folder):
-            files.delete_folder(path)
+        if age(path) > age(folder) and not files.delete_folder(path) and path.exists():
+            raise StorageError("disk-error", path=path, reason="this checkpoint cannot be deleted")
     files.sync_folder(checkpoints(run))
 
 
 # ── bringing one back ────────────────────────────────────────────────────────────────────────────────────────
 
 
-def restore(training: Training, folder: Path) -> None:
-    """Bring a checkpoint's state back into the model, optimizer, schedule, state and history of `training`.
+def restore(training: Training, folder: Path, *, drops_newer: bool = False) -> None:
+    """Bring a checkpoint's state back into the model, optimizer, schedule, loss, state and history of `training`.
 
-    Raises RunError when the state does not fit these.
+    `drops_newer` is for a run that goes back: the checkpoints that are newer are deleted. Raises RunError when the state
+    does not fit these, or the history is too short for it; nothing on the disk is changed then.
     """
     content, tensors = read_checkpoint(folder)
+    training.history.check_lengths(content["history_bytes"], content["losses_bytes"])
+    bring_back(training, folder, content, tensors)
+    if drops_newer:
+        drop_newer(training.folder, folder)  # a kill after this leaves a run whose newest checkpoint is this one
+    tails = [tensors[f"{name}_tail"].numpy().tobytes() for name in ("history", "losses")]
+    training.history.restore(content["history_bytes"], content["losses_bytes"], tails[0], tails[1])
+
+
+def bring_back(training: Training, folder: Path, content: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    """Bring back all of a checkpoint's state that is in memory; RunError when it does not fit what is there."""
     try:
         training.model.load_state_dict(unpack(content["model"], tensors))
         restore_buffers(training.model, unpack(content["buffers"], tensors), training.device)
         training.optimizer.load_state_dict(unpack(content["optimizer"], tensors))
+        lay_out_like_parameters(training.optimizer)
         training.schedule.load_state_dict(unpack(content["schedule"], tensors))
+        restore_loss(training, content, tensors)
     except (RuntimeError, ValueError, KeyError, AttributeError) as error:
         reason = " ".join(str(error).split())[:300]
         raise RunError("state-does-not-fit", run=training.folder.name, folder=folder, reason=reason) from error
     training.state.update(unpack(content["state"], tensors))
-    tails = [tensors[f"{name}_tail"].numpy().tobytes() for name in ("history", "losses")]
-    training.history.restore(content["history_bytes"], content["losses_bytes"], tails[0], tails[1])
     training.state["random"] = unpack(content["random"], tensors)  # for the loop to set when it begins
+
+
+def restore_loss(training: Training, content: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    """Bring back what the loss has learnt; checkpoints from before that was saved have nothing of it."""
+    loss = training.objective.loss
+    if isinstance(loss, torch.nn.Module) and "loss" in content:
+        loss.load_state_dict(unpack(content["loss"], tensors))
+        restore_buffers(loss, unpack(content["loss_buffers"], tensors), training.device)
 
 
 def restore_buffers(model: torch.nn.Module, buffers: dict[str, Tensor], device: torch.device) -> None:
@@ -296,7 +324,10 @@ def read_model_state(folder: Path) -> dict[str, Tensor]:
 
 def describe_kept(run: Path) -> str:
     """Say which state is safe, for the message of a run that failed."""
-    kept = list_checkpoints(run)
+    try:
+        kept = list_checkpoints(run)
+    except StorageError as error:  # the other error is the one to show
+        return f"Which state is kept cannot be told. {error.problem}"
     return (
         f"The state after step {age(kept[-1])[0]:,} is kept in {kept[-1]}." if kept else "No step was saved before it."
     )

@@ -49,23 +49,18 @@ def epochs(training: Training) -> Generator[Epoch]:
     steps = Steps(training, parts_of(training), saver)
     try:
         while state["epoch"] <= recipe.epochs and not is_patience_spent(recipe, state):
-            if recipe.on_nan == "rollback" and not state["window"]:
-                saver.save_now()  # what a rollback goes back to
             with interruptible() as interrupt:
-                try:
-                    train_epoch(training, steps, interrupt, saver)
-                except BlownUp as error:
-                    if recipe.on_nan != "rollback":
-                        raise
-                    saver.finish()
-                    roll_back(training, error)
-                    continue
-                report, outcome = test_epoch(training, interrupt, saver)
-                epoch = finish_epoch(training, report, outcome)
-                saver.save_epoch()
+                epoch = train_and_test(training, steps, interrupt, saver)
                 if interrupt.requested:
                     stop_here(training, interrupt, saver)
-            yield epoch
+            if interrupt.requested:  # since that was last looked at
+                stop_here(training, interrupt, saver)
+            if epoch is not None:
+                yield epoch
+        with interruptible() as interrupt:
+            saver.save_now()
+        if interrupt.requested:
+            stop_here(training, interrupt, saver)
     except KeyboardInterrupt:  # the second Ctrl-C leaves at once; at the first, everything is saved by now
         raise
     except GeneratorExit:  # whoever iterates stopped here, between two epochs
@@ -76,7 +71,6 @@ def epochs(training: Training) -> Generator[Epoch]:
         raise
     finally:
         steps.close()
-    saver.save_now()
 
 
 def parts_of(training: Training) -> Parts:
@@ -86,6 +80,26 @@ def parts_of(training: Training) -> Parts:
         training.model, training.objective, training.optimizer, recipe.clip_norm, recipe.precision, training.device,
         skips_bad=recipe.on_nan == "skip",
     )  # fmt: skip
+
+
+def train_and_test(training: Training, steps: Steps, interrupt: Interrupt, saver: Saver) -> Epoch | None:
+    """Do an epoch, or what is left of it; return None where it blew up and was rolled back to its beginning."""
+    may_roll_back = training.recipe.on_nan == "rollback"
+    if may_roll_back and not training.state["window"]:
+        saver.save_now()  # what a rollback goes back to
+    try:
+        train_epoch(training, steps, interrupt, saver)
+    except BlownUp as error:
+        if not may_roll_back:
+            raise
+        saver.finish()
+        roll_back(training, error)
+        steps.forget()
+        return None
+    report, outcome = test_epoch(training, interrupt, saver)
+    epoch = finish_epoch(training, report, outcome)
+    saver.save_epoch()
+    return epoch
 
 
 def train_epoch(training: Training, steps: Steps, interrupt: Interrupt, saver: Saver) -> None:
@@ -134,11 +148,11 @@ def test_epoch(training: Training, interrupt: Interrupt, saver: Saver) -> tuple[
     if data.test is None:
         return None, None
     watch = interrupt.watching(training.progress, data.test.samples)
-    size = min(test_batch_size(training.recipe), training.state["micro_batch"] or math.inf)
+    size = tested_together(training)
     streams, since = random_streams(), time.perf_counter()
     try:
         with interrupt.leaving_at_once():
-            tested = evaluate(training.model, data.test, training.objective, data.target, int(size), watch=watch)
+            tested = evaluate(training.model, data.test, training.objective, data.target, size, watch=watch)
         count_seconds(training.state, since)
         return tested
     except KeyboardInterrupt:  # the second Ctrl-C leaves at once
@@ -220,6 +234,12 @@ def report_like(current: Report, best: dict[str, Any]) -> Report:
 def is_patience_spent(recipe: Recipe, state: State) -> bool:
     """Tell whether early stopping ends training here."""
     return recipe.early_stopping is not None and state["epochs_since_best"] >= recipe.early_stopping
+
+
+def tested_together(training: Training) -> int:
+    """Return how many samples of a run are tested at a time; where memory ran out in training, as many as fitted there."""
+    size, most = test_batch_size(training.recipe), training.state["micro_batch"]
+    return size if most is None else min(size, most)
 
 
 def test_batch_size(recipe: Recipe) -> int:

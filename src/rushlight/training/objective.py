@@ -60,15 +60,15 @@ class Objective:
         return loss if self.is_sum else loss * weight
 
 
-def make_objective(loss: Loss) -> Objective:
-    """Return the objective `loss(model(inputs), targets)`."""
+def make_objective(loss: Loss, are_labels_checked: bool = False) -> Objective:
+    """Return the objective `loss(model(inputs), targets)`. `are_labels_checked` says that no label is below 0."""
 
     def compute(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor | None]:
         inputs, targets = batch
         outputs = model(inputs)
         return loss(outputs, targets), outputs
 
-    return Objective(compute, weight_of(loss), loss, getattr(loss, "reduction", "mean") == "sum")
+    return Objective(compute, weight_of(loss, are_labels_checked), loss, getattr(loss, "reduction", "mean") == "sum")
 
 
 def own_objective(function: Callable[[nn.Module, Batch], Tensor]) -> Objective:
@@ -83,31 +83,25 @@ def own_objective(function: Callable[[nn.Module, Batch], Tensor]) -> Objective:
     return Objective(compute, count_samples, None)
 
 
-def weight_of(loss: Loss) -> Callable[[Batch], float]:
+def weight_of(loss: Loss, are_labels_checked: bool = False) -> Callable[[Batch], float]:
     """Return what the loss's mean is over, as a function of the batch.
 
     `CrossEntropyLoss(weight=w)` and `NLLLoss(weight=w)` divide by the sum of the targets' weights, and leave out
-    `ignore_index` (torch's documentation of these classes).
+    `ignore_index` (torch's documentation of these classes). No label is below 0 where they are checked.
     """
     if getattr(loss, "reduction", "mean") != "sum" and isinstance(loss, (nn.CrossEntropyLoss, nn.NLLLoss)):
-        weights, ignored = loss.weight, loss.ignore_index
 
         def weigh(batch: Batch) -> float:
-            targets = batch[1]
+            targets, weights, ignored = batch[1], loss.weight, loss.ignore_index  # as they are now, and where
             if targets.is_floating_point():  # class probabilities: the mean is over samples
                 return float(len(targets))
-            if weights is None and ignored < 0 and not ignored_possible(targets, ignored):
+            if weights is None and are_labels_checked and ignored < 0:
                 return float(targets.numel())
-            kept = targets[targets != ignored]
-            return float(len(kept)) if weights is None else float(weights[kept].sum())
+            kept = targets != ignored
+            return float(kept.sum()) if weights is None else float(weights[targets[kept]].sum())
 
         return weigh
     return count_samples
-
-
-def ignored_possible(targets: Tensor, ignored: int) -> bool:
-    """Tell whether a mask is in use: targets of more than one dimension may hold `ignored`; class numbers never do."""
-    return targets.dim() > 1 and bool((targets == ignored).any())
 
 
 def count_samples(batch: Batch) -> float:

@@ -20,17 +20,26 @@ from torch.optim.lr_scheduler import LRScheduler
 import rushlight
 from rushlight import files
 from rushlight.console import Progress, fetch_progress, format_count
-from rushlight.data.batches import Data
+from rushlight.data.batches import Data, ResidentSplit, Split, StreamedSplit
 from rushlight.data.opening import DataOptions, open_source, options_from_json, options_to_json, retarget
 from rushlight.device import bfloat16_refusal, choose_device, describe_environment, device_name, keep_freed_memory
 from rushlight.errors import ModelError, RunError, UsageError
 from rushlight.models import MODELS, build_model
 from rushlight.models.custom import build_custom, source_digest
+from rushlight.runs.checksums import MID_EPOCH
 from rushlight.runs.folder import new_run, read_json, read_recipe, run_folders, started_at
 from rushlight.runs.history import History
 from rushlight.runs.lock import lock_run
 from rushlight.runs.summary import summarize
-from rushlight.training.checkpoint import latest_checkpoint, list_checkpoints, named_checkpoint, read_content
+from rushlight.training.checkpoint import (
+    checkpoints,
+    epoch_began,
+    is_whole,
+    latest_checkpoint,
+    list_checkpoints,
+    named_checkpoint,
+    read_content,
+)
 from rushlight.training.conditions import conditions_of, differences, remedies
 from rushlight.training.explain import check_model
 from rushlight.training.ledger import steps_per_epoch
@@ -89,6 +98,8 @@ def prepare(model: str | nn.Module, data: Any, options: Options, stack: contextl
     folder, origin = begun_or_new(recipe, conditions, opened.name, options, stack)
     if origin is None:
         write_records(folder, recipe, training_data, device, conditions)
+    else:
+        check_way_back(folder, recipe, origin.checkpoint)
     history = open_history(folder, recipe, progress, stack)
     training = Training(
         recipe, module, training_data, objective, optimizer, schedule, device, folder, history, progress, new_state(),
@@ -148,7 +159,18 @@ def origin_of(folder: Path, conditions: dict[str, Any], options: Options, change
     if found and not options.get("inexact"):
         listed = "".join(f"\n  - {difference}" for difference in found)
         raise RunError("not-exact", run=folder.name, differences=listed, remedies=remedies(then, conditions))
-    return Origin(checkpoint, chosen is not None, found)
+    return Origin(checkpoint, chosen is not None, found, bool(options.get("inexact")))
+
+
+def check_way_back(folder: Path, recipe: Recipe, checkpoint: Path | None) -> None:
+    """Raise RunError where a run goes on inside an epoch, to whose beginning it could not be rolled back."""
+    if recipe.on_nan != "rollback" or checkpoint is None or not checkpoint.name.endswith(MID_EPOCH):
+        return
+    state = unpack(read_content(checkpoint)["state"], {})
+    if not is_whole(checkpoints(folder) / epoch_began(state)):
+        ends = (path for path in list_checkpoints(folder) if not path.name.endswith(MID_EPOCH))
+        known = ", ".join(path.name for path in ends if is_whole(path)) or "none"
+        raise RunError("no-way-back", run=folder.name, step=state["step"] - state["window"], known=known)
 
 
 RESUME_TAKES = frozenset(
@@ -202,7 +224,8 @@ def prepare_again(
     optimizer = choose_optimizer(merged, module)
     conditions = conditions_of(module, training_data, device)
     origin = origin_of(folder, conditions, options, changed)
-    recipe = extended(folder, recipe, merged)
+    recipe = extended(recipe, merged)
+    check_way_back(folder, recipe, origin.checkpoint)
     schedule = make_schedule(merged["schedule"], recipe.schedule["warmup"], optimizer, training_data, recipe)
     history = open_history(folder, recipe, progress, stack)
     training = Training(
@@ -243,16 +266,18 @@ def source_differences(described: dict[str, Any]) -> tuple[str, ...]:
     return (f"the source of its model ({described['import']}) is not what it was when the run began",)
 
 
-def extended(folder: Path, recipe: Recipe, merged: Options) -> Recipe:
-    """Return the recipe with the epochs and the schedule that were asked for, on disk too."""
-    schedule = merged["schedule"]
-    if isinstance(schedule, str):
-        recipe = replace(recipe, schedule={**recipe.schedule, "name": schedule})
+def extended(recipe: Recipe, merged: Options) -> Recipe:
+    """Return the recipe with the epochs and the schedule that were asked for."""
+    schedule = describe_schedule(merged["schedule"], recipe.schedule["warmup"])
     more: dict[str, Any] = {key: merged[key] for key in ("epochs", "on_nan") if key in merged}
-    recipe = replace(recipe, **more)
-    if recipe_to_json(recipe) != recipe_to_json(recipe_from_json(read_recipe(folder))):
-        files.write_json(folder / "recipe.json", recipe_to_json(recipe))
-    return recipe
+    return replace(recipe, schedule=schedule, **more)
+
+
+def keep_recipe(training: Training) -> None:
+    """Write the recipe of a run that goes on, where it is another now; once nothing can be refused any more."""
+    folder, wanted = training.folder, recipe_to_json(training.recipe)
+    if as_written(wanted) != as_written(recipe_to_json(recipe_from_json(read_recipe(folder)))):
+        files.write_json(folder / "recipe.json", wanted)
 
 
 def open_history(folder: Path, recipe: Recipe, progress: Progress, stack: contextlib.ExitStack) -> History:
@@ -306,7 +331,15 @@ def choose_objective(options: Options, data: Data) -> tuple[Objective, Data, str
         raise UsageError("no-loss", found=f"the class {name}" if isinstance(loss, type) else name)
     check_loss_fits(loss, data.target, getattr(getattr(data.train, "targets", None), "dtype", None))
     data = retarget(data, task_of_loss(loss, data.target.task))
-    return make_objective(loss), data, getattr(loss, "__name__", type(loss).__name__)
+    are_labels_checked = all(map(has_class_numbers, (data.train, data.test)))
+    return make_objective(loss, are_labels_checked), data, getattr(loss, "__name__", type(loss).__name__)
+
+
+def has_class_numbers(split: Split | None) -> bool:
+    """Tell whether no label of a split is below 0, as those are that a loss ignores; False where that is not known."""
+    if isinstance(split, StreamedSplit):
+        return split.draws is False  # a folder of images: its labels are the numbers of its folders
+    return split is None or (isinstance(split, ResidentSplit) and bool((split.targets >= 0).all()))
 
 
 def choose_model(model: object, data: Data, options: Options) -> tuple[nn.Module, dict[str, Any]]:
@@ -460,12 +493,16 @@ def make_recipe(
         data=data,
         loss={"name": loss_name, **({"live": True} if is_live_loss else {})},
         optimizer={**describe_optimizer(optimizer), **({"live": True} if is_live_optimizer else {})},
-        schedule={
-            "name": schedule if isinstance(schedule, str) else type(schedule).__name__,
-            "warmup": options.get("warmup", 0), **({} if isinstance(schedule, str) else {"live": True}),
-        },
+        schedule=describe_schedule(schedule, options.get("warmup", 0)),
         **chosen,
     )  # fmt: skip
+
+
+def describe_schedule(schedule: str | LRScheduler, warmup: int) -> dict[str, Any]:
+    """Return how the recipe describes a schedule."""
+    if isinstance(schedule, str):
+        return {"name": schedule, "warmup": warmup}
+    return {"name": type(schedule).__name__, "warmup": warmup, "live": True}
 
 
 def is_named_loss(given: Any) -> bool:

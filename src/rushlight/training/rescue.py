@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rushlight.data.batches import Batch
 from rushlight.errors import TrainingError
-from rushlight.training.checkpoint import checkpoints, describe_kept, drop_newer, epoch_began, restore
+from rushlight.training.checkpoint import checkpoints, describe_kept, epoch_began, is_whole, restore
 from rushlight.training.ledger import BlownUp, name_samples
 from rushlight.training.memory import Buffers, has_batch_norm, is_out_of_memory, largest, split
 from rushlight.training.randomness import begin_random_streams
@@ -83,7 +83,7 @@ class Rescue:
         if has_batch_norm(training.model):
             message += " The model has batch normalisation, whose means are now over fewer samples: results will differ a little."
         self.note("micro-batch", state["step"] + 1, message)
-        self.saver.save_now()  # so that a run resumed from here does as this one did
+        self.saver.ask()  # so that a run resumed from here does as this one did
 
     def explain_update(self, failed: UpdateFailed) -> BaseException:
         """Return the error to raise for an optimizer that failed: the weights may be half updated, so nothing is tried again."""
@@ -101,16 +101,16 @@ class Rescue:
 
 
 def roll_back(training: Training, error: BlownUp) -> None:
-    """Go back to where the epoch began, with half the learning rate. Raises `error` when that was done too often.
+    """Go back to where the epoch began, with half the learning rate.
 
-    What it goes back to depends on nothing but the step, so that a run killed on the way does the same.
+    What it goes back to depends on nothing but the step, so that a run killed on the way does the same. Raises `error`
+    when that was done too often, or when there is nothing whole to go back to; nothing is deleted then.
     """
     state = training.state
     count, began = state["rollbacks"] + 1, checkpoints(training.folder) / epoch_began(state)
-    if count > MOST_ROLLBACKS:
+    if count > MOST_ROLLBACKS or not is_whole(began):
         raise error
-    drop_newer(training.folder, began)
-    restore(training, began)
+    restore(training, began, drops_newer=True)
     begin_random_streams(training)
     training.schedule.scale(ROLLBACK_FACTOR**count)
     state["rollbacks"] = count

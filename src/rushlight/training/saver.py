@@ -29,6 +29,7 @@ class Saver:
         self.thread: threading.Thread | None = None
         self.is_writing = False  # whether the thread is at work, or about to be
         self.hurry = threading.Event()  # somebody waits for the thread
+        self.is_asked_for = False  # whether the state is to be saved as soon as the step in progress is done
         self.error: BaseException | None = None
         self.copied = ""  # the name of the newest snapshot
         self.stall = 0.0  # seconds that the last copy took
@@ -39,6 +40,8 @@ class Saver:
     def is_due(self) -> bool:
         """Whether more is at stake inside an epoch by now than a checkpoint costs. Raises what the last writing raised."""
         self.raise_error()
+        if self.is_asked_for:
+            return True
         pause = max(CHECKPOINT_SECONDS, self.stall / CHECKPOINT_SHARE)
         return time.monotonic() - self.copied_at >= pause and not self.is_writing
 
@@ -49,10 +52,18 @@ class Saver:
             return 0.0
         return min(CHECKPOINT_SECONDS, (self.stall + self.work) / CHECKPOINT_SHARE)
 
+    def ask(self) -> None:
+        """Have the state saved once the step in progress is done: within one, it is nobody's."""
+        self.is_asked_for = True
+
     def save_soon(self) -> None:
-        """Copy the state, and write it while training goes on."""
+        """Copy the state, and write it while training goes on; where it was asked for, wait until it is on the disk."""
+        is_asked_for = self.is_asked_for
         self.copy()
-        self.write()
+        if is_asked_for:
+            self.finish()
+        else:
+            self.write()
 
     def save_epoch(self) -> None:
         """Copy and write the state at an epoch's end; later, or not at all, where epochs are very short."""
@@ -91,7 +102,7 @@ class Saver:
             self.waiting = [
                 earlier for earlier in self.waiting if keeps_all or earlier in newest or earlier.name in snapshot.kept
             ] + [snapshot]
-        self.copied = snapshot.name
+        self.copied, self.is_asked_for = snapshot.name, False
         self.copied_at = time.monotonic()
         self.stall = self.copied_at - began
 
@@ -101,8 +112,20 @@ class Saver:
             if not self.waiting or self.is_writing:
                 return
             self.is_writing = True
-        self.thread = threading.Thread(target=self.write_all, args=(after,), name="rushlight-saver", daemon=True)
-        self.thread.start()
+        thread = threading.Thread(target=self.write_all, args=(after,), name="rushlight-saver", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # memory has run out, and there is none for a thread: then training waits
+            self.write_here()
+        else:
+            self.thread = thread
+
+    def write_here(self) -> None:
+        """Write what waits, in the thread that trains."""
+        with self.lock:
+            snapshots, self.waiting = self.waiting, []
+        self.write_some(snapshots)
+        self.is_writing = False
 
     def write_all(self, after: float) -> None:
         """Write what waits, until nothing does. Runs in the thread."""

@@ -27,6 +27,7 @@ class Origin:
     checkpoint: Path | None  # None: it was stopped before it wrote one
     goes_back: bool = False  # whether the checkpoint was asked for by name, newer ones or not
     differences: tuple[str, ...] = ()  # what changed that the bits depend on
+    is_inexact: bool = False  # whether the user allowed other bits, for these or for what shows later
 
 
 @dataclass(frozen=True)
