@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 from collections.abc import Iterator
@@ -9,10 +10,13 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, WeightedRandomSampler
 
-from rushlight.data.batches import LoaderSplit, ResidentSplit, StreamedSplit, seeded, to_device
+from rushlight.data.batches import ALIGNMENT, LoaderSplit, ResidentSplit, StreamedSplit, seeded, to_device
+from rushlight.data.order import epoch_order
 from rushlight.errors import DataError
 
 CPU = torch.device("cpu")
@@ -141,3 +145,28 @@ def test_a_loader_that_draws_in_this_process_leaves_dropouts_stream_alone() -> N
     for _ in LoaderSplit(loaders()["iterable"], as_given).batches(3, seed=0, epoch=1):
         seen.append(torch.rand(2))
     assert torch.equal(torch.cat(seen), expected)
+
+
+@given(
+    n=st.integers(0, 90), size=st.integers(1, 9), width=st.sampled_from([1, 3, 8, 16]), start=st.integers(0, 4),
+    counts=st.lists(st.integers(1, 5), min_size=1), dtype=st.sampled_from([torch.float32, torch.uint8]),
+)  # fmt: skip
+def test_gathering_ahead_gives_each_sample_in_its_turn_where_memory_of_its_own_would_lie(
+    n: int, size: int, width: int, start: int, counts: list[int], dtype: torch.dtype
+) -> None:
+    inputs = torch.arange(n * width).remainder(251).to(dtype).reshape(n, width)
+    targets = torch.arange(n)
+    split = ResidentSplit(inputs, targets, lambda raw: raw.float() / 3)
+    asked = itertools.cycle(counts)
+    order = epoch_order(5, 2, n)[start * size :]
+    at = 0
+    for x, y in split.batches(size, seed=5, epoch=2, start=start, together=lambda: next(asked)):
+        expected = order[at : at + len(y)]
+        assert torch.equal(y, targets[expected])
+        assert torch.equal(x, inputs[expected].float() / 3)
+        assert len(y) % size == 0 or at + len(y) == len(order)
+        assert x.is_contiguous()
+        assert y.is_contiguous()
+        assert x.data_ptr() % ALIGNMENT == y.data_ptr() % ALIGNMENT == 0
+        at += len(y)
+    assert at == len(order)

@@ -49,6 +49,10 @@ class Split(Protocol):
         ...
 
 
+ALIGNMENT = 64  # bytes: of the memory that torch allocates on the processor
+GATHERED_BYTES = 1 << 18  # of small batches at once: they stay in the processor's cache
+
+
 @dataclass(frozen=True)
 class ResidentSplit:
     """Samples kept in memory as they are stored, taken by index and prepared a batch at a time.
@@ -76,13 +80,29 @@ class ResidentSplit:
         """
         order = epoch_order(seed, epoch, len(self.inputs)) if self.is_shuffled else torch.arange(len(self.inputs))
         order = order.to(self.inputs.device)
-        inputs, targets, prepare = self.inputs, self.targets, self.prepare
-        first = start * size
-        while first < len(order):
-            indices = order[first : first + together() * size]
-            first += len(indices)
-            # index_select is about four times faster than inputs[indices] at these sizes
-            yield prepare(inputs.index_select(0, indices)), targets.index_select(0, indices)
+        ahead = self.gathered_together(size)
+        inputs, targets = self.inputs[:0], self.targets[:0]  # gathered, from sample `first` of the epoch on
+        first = at = start * size
+        while at < len(order):
+            count = min(together() * size, len(order) - at)
+            if at + count > first + len(inputs):
+                indices, first = order[at : at + max(count, ahead)], at
+                # index_select is about four times faster than inputs[indices] at these sizes
+                inputs, targets = self.inputs.index_select(0, indices), self.targets.index_select(0, indices)
+            rows = slice(at - first, at - first + count)
+            yield self.prepare(inputs[rows]), targets[rows]
+            at += count
+
+    def gathered_together(self, size: int) -> int:
+        """Return how many samples are gathered at once: several small batches, since each gathering has its price.
+
+        A batch lies where memory of its own would lie, at a multiple of 64 bytes: kernels may round differently elsewhere.
+        """
+        if not len(self.inputs):
+            return size
+        batch_bytes = [size * tensor[:1].nbytes for tensor in (self.inputs, self.targets)]
+        is_aligned = not any(count % ALIGNMENT for count in batch_bytes)
+        return size * max(1, GATHERED_BYTES // max(1, *batch_bytes)) if is_aligned else size
 
     def in_order(self, size: int) -> Iterator[Batch]:
         """Give all samples once, as slices."""

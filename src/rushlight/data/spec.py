@@ -35,7 +35,7 @@ class Normalization:
         """Return float32 features from a raw batch; `channel_dim` is the dimension that `mean` runs along."""
         x = raw.float()
         if self.divisor != 1.0:
-            x = x / self.divisor
+            x = x / self.divisor if x is raw else x.div_(self.divisor)
         if self.mean:
             mean, std = self.constants(x, channel_dim)
             x = (x - mean) / std
