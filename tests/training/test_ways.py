@@ -24,10 +24,12 @@ import rushlight
 from rushlight.errors import RunError
 from rushlight.runs.history import read_history
 from rushlight.training import agreement, compiled, ways
+from rushlight.training.agreement import copies, put, tensors_of
 from rushlight.training.capture import NotCapturable, capture, no_numbers, pieces_of
 from rushlight.training.checkpoint import state_digest
+from rushlight.training.compiled import CompiledSteps, Package, start_compiling
 from rushlight.training.objective import make_objective
-from rushlight.training.products import faster_products, use_products
+from rushlight.training.products import add_products, faster_products, use_products
 from rushlight.training.settings import constants_of, settings_of, source_of
 from rushlight.training.step import Parts, eager_step, exact_step
 from rushlight.training.ways import Way, read_ways
@@ -158,6 +160,78 @@ def test_products_by_another_library_are_the_same_up_to_rounding(monkeypatch: py
     assert "aten.mm" not in graph.code
     for plain, other in zip(*outcomes, strict=True):
         torch.testing.assert_close(plain, other)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "count", "updates"),
+    [({}, 1, 2), ({"maximize": True}, 1, 0), ({"momentum": 0.9}, 1, 0), ({"weight_decay": 0.1}, 1, 0), ({}, 2, 0)],
+)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's compiler, about its own parts
+def test_updates_of_plain_sgd_become_products_in_place_and_stay_the_same(
+    arguments: dict[str, Any], count: int, updates: int
+) -> None:
+    model = network()
+    parts = Parts(
+        model, make_objective(nn.CrossEntropyLoss()), torch.optim.SGD(model.parameters(), lr=0.1, **arguments)
+    )
+    inputs, targets = torch.rand(16, 1, 8, 8), torch.randint(0, 10, (16,))
+    exact_step(parts)([(inputs, targets)])
+    pieces = pieces_of(parts)
+    graph, _ = capture(pieces, inputs, targets, count)
+    numbers = torch.full_like(no_numbers(pieces, count), 0.1)
+    outcomes = []
+    for change in (lambda graph: 0, add_products):
+        found = change(graph)
+        written = [tensor.clone() for tensor in pieces.written()]
+        with torch.no_grad():
+            outcomes.append([*graph(*written, numbers, inputs, targets), *written])
+    assert found == graph.code.count("rushlight.add_product_") == updates
+    for plain, other in zip(*outcomes, strict=True):
+        torch.testing.assert_close(plain, other)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_weight_that_is_used_twice_is_updated_with_the_sum_of_its_gradients() -> None:
+    torch.manual_seed(3)
+    shared = nn.Linear(8, 8)
+    model = nn.Sequential(shared, nn.Tanh(), shared, nn.Tanh(), nn.Linear(8, 3))
+    parts = Parts(model, make_objective(nn.CrossEntropyLoss()), torch.optim.SGD(model.parameters(), lr=0.1))
+    inputs, targets = torch.rand(16, 8), torch.randint(0, 3, (16,))
+    exact_step(parts)([(inputs, targets)])
+    pieces = pieces_of(parts)
+    graph, _ = capture(pieces, inputs, targets, 1)
+    assert add_products(graph) == 1
+    written, numbers = [tensor.clone() for tensor in pieces.written()], torch.full_like(no_numbers(pieces, 1), 0.1)
+    with torch.no_grad():
+        graph(*written, numbers, inputs, targets)
+    exact_step(parts)([(inputs, targets)])
+    for plain, other in zip(pieces.written(), written, strict=True):
+        torch.testing.assert_close(plain, other)
+
+
+@needs_compiler
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_machine_code_that_adds_products_in_place_takes_the_exact_step(cache: Path) -> None:
+    model = network(width=24)
+    parts = Parts(model, make_objective(nn.CrossEntropyLoss()), torch.optim.SGD(model.parameters(), lr=0.1))
+    batch = torch.rand(16, 1, 8, 8), torch.randint(0, 10, (16,))
+    exact_step(parts)([batch])
+    pieces = pieces_of(parts)
+    package = start_compiling(pieces, *batch, 1, "key", []).result(waits=True)
+    assert isinstance(package, Package)
+    assert b"aoti_torch_cpu_addmm_out" in package.path.read_bytes()
+    before, group = copies(tensors_of(parts)), parts.optimizer.param_groups[0]
+    for rate in (0.1, 0.3):  # no learning rate is built in
+        outcomes = []
+        for take in (
+            lambda: CompiledSteps(pieces, package).take(*batch, [[group["lr"]]], [0], torch.default_generator)[0][0],
+            lambda: exact_step(parts)([batch])[0],
+        ):
+            put(tensors_of(parts), before)
+            group["lr"] = rate
+            loss = take()
+            outcomes.append({"loss": loss, **copies(tensors_of(parts))})
+        torch.testing.assert_close(*outcomes)
 
 
 # ── agreement ────────────────────────────────────────────────────────────────────────────────────────────────

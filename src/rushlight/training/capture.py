@@ -8,7 +8,8 @@ and the last step's outputs.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -137,8 +138,9 @@ def capture(pieces: Pieces, samples: Tensor, targets: Tensor, count: int) -> tup
 
     arguments = [*pieces.written(), no_numbers(pieces, count), samples, targets]
     trace = make_fx(lambda *inputs: take_steps(pieces, count, *inputs), tracing_mode="fake")
-    graph = trace(*arguments)
-    if graph.code != trace(*arguments).code:
+    with keeping_tensors(pieces.parts.model), keeping_tensors(pieces.loss):
+        graph, again = trace(*arguments), trace(*arguments)
+    if graph.code != again.code:
         raise NotCapturable("its forward pass is another each time")
     if any(name.startswith("_tensor_constant") for name in vars(graph)):
         raise NotCapturable("it uses tensors that are neither parameters nor buffers")
@@ -146,6 +148,18 @@ def capture(pieces: Pieces, samples: Tensor, targets: Tensor, count: int) -> tup
     graph.graph.eliminate_dead_code()
     graph.recompile()
     return graph, noise
+
+
+@contextlib.contextmanager
+def keeping_tensors(module: nn.Module) -> Iterator[None]:
+    """Put a module's own tensors back after the block: torch's functional_call leaves others in layers that are used twice."""
+    kept = [(each, dict(each._parameters), dict(each._buffers)) for each in module.modules()]
+    try:
+        yield
+    finally:
+        for each, parameters, buffers in kept:
+            each._parameters.update(parameters)
+            each._buffers.update(buffers)
 
 
 def take_steps(pieces: Pieces, count: int, *inputs: Tensor) -> tuple[Tensor, Tensor]:

@@ -32,11 +32,11 @@ from rushlight import files
 from rushlight.data.cache import cache_folder
 from rushlight.device import cpu_name
 from rushlight.training.capture import Noise, NotCapturable, Pieces, capture, no_numbers
-from rushlight.training.products import Product, faster_products, use_products
+from rushlight.training.products import Product, add_products, faster_products, separate_biases, use_products
 from rushlight.training.settings import constants_of, settings_of, source_of
 
 Layout = list[Any]  # shape, strides and dtype of a tensor
-FORMAT = 2
+FORMAT = 3
 NICENESS = 10  # of the process beside: about a tenth of a core where the training uses them all
 KEPT = 64  # packages in the cache
 CODE, RECORD = "steps.so", "steps.json"
@@ -237,6 +237,8 @@ def make_package(
         graph, noise = capture(pieces, samples, targets, count)
         chosen = tuple(faster_products(graph) if products is None else products)
         use_products(graph, chosen)
+        separate_biases(graph)
+        add_products(graph)
         arguments = (
             *pieces.written(), no_numbers(pieces, count), samples, targets,
             *(each.draw() for each in noise),
@@ -288,8 +290,9 @@ class CompiledSteps:
         self.count = package.count
         self.each = len(package.noise) // package.count  # drawings in a step
         self.constants = constants_of(pieces.optimizer)
-        self.last_numbers: list[Any] = []
+        self.last_rates: list[Sequence[float]] = []  # that `numbers` are for, unless they change with each step
         self.numbers = no_numbers(pieces, self.count)
+        self.wanted = [(*map(tuple, (shape, strides)), dtype) for shape, strides, dtype in package.takes]
         self.find()
 
     def find(self) -> None:
@@ -307,7 +310,10 @@ class CompiledSteps:
 
     def takes(self, batch: Any) -> bool:
         """Tell whether the samples and targets are laid out as they were when this was compiled."""
-        return layouts(batch) == list(self.package.takes)
+        return all(
+            tensor.shape == shape and tensor.stride() == strides and str(tensor.dtype) == dtype
+            for tensor, (shape, strides, dtype) in zip(batch, self.wanted, strict=True)
+        )
 
     def take(
         self,
@@ -321,18 +327,8 @@ class CompiledSteps:
 
         `rates` are the learning rates of each step and group; `seeds` those of each step's random numbers.
         """
-        pieces, groups = self.pieces, self.pieces.optimizer.param_groups
-        done = int(self.counters[0]) if self.counters else 0
-        numbers = [
-            [
-                pieces.rule.numbers({**group, "lr": rate}, done + step)
-                for group, rate in zip(groups, rates[step - 1], strict=True)
-            ]
-            for step in range(1, self.count + 1)
-        ]
-        if numbers != self.last_numbers:
-            self.numbers = torch.tensor(numbers, dtype=torch.float64)
-            self.last_numbers = numbers
+        if self.counters or list(rates) != self.last_rates:
+            self.numbers, self.last_rates = torch.tensor(self.numbers_of(rates), dtype=torch.float64), list(rates)
         noise: list[Tensor] = []
         for step, seed in enumerate(seeds if self.each else ()):
             generator.manual_seed(seed)
@@ -341,3 +337,12 @@ class CompiledSteps:
         if self.counters:
             torch._foreach_add_(self.counters, self.count)
         return losses, outputs
+
+    def numbers_of(self, rates: Sequence[Sequence[float]]) -> list[list[tuple[float, ...]]]:
+        """Return what the next steps are computed with, by step and group."""
+        rule, groups = self.pieces.rule, self.pieces.optimizer.param_groups
+        done = int(self.counters[0]) if self.counters else 0
+        return [
+            [rule.numbers({**group, "lr": rate}, step) for group, rate in zip(groups, rates_of_step, strict=True)]
+            for step, rates_of_step in enumerate(rates, done + 1)
+        ]
