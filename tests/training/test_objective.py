@@ -26,7 +26,6 @@ from rushlight.training.objective import (
     named_optimizer,
     own_objective,
     task_of_loss,
-    weight_of,
 )
 
 WEIGHTS = torch.tensor([1.0, 4.0, 0.5])
@@ -76,22 +75,25 @@ def test_the_weighted_mean_of_unequal_batches_is_the_loss_over_all_at_once(
 
 def test_class_probabilities_and_whole_pictures_of_labels_are_weighed_by_what_torch_divides_by() -> None:
     probabilities = torch.softmax(torch.randn(5, 3), 1)
-    assert weight_of(nn.CrossEntropyLoss())((None, probabilities)) == 5
+    assert make_objective(nn.CrossEntropyLoss()).weight((None, probabilities)) == 5
     labels = torch.randint(0, 3, (4, 6, 6))
     labels[0] = -100
-    assert weight_of(nn.CrossEntropyLoss())((None, labels)) == 3 * 36
-    assert weight_of(nn.NLLLoss(weight=WEIGHTS))((None, torch.tensor([0, 1]))) == 5
-    assert weight_of(nn.MSELoss())((torch.zeros(7, 2), torch.zeros(7, 1))) == 7
+    assert make_objective(nn.CrossEntropyLoss()).weight((None, labels)) == 3 * 36
+    assert make_objective(nn.NLLLoss(weight=WEIGHTS)).weight((None, torch.tensor([0, 1]))) == 5
+    assert make_objective(nn.MSELoss()).weight((torch.zeros(7, 2), torch.zeros(7, 1))) == 7
 
 
 def test_labels_that_are_ignored_count_nothing_unless_it_is_known_that_there_are_none() -> None:
     labels = torch.tensor([0, -100, 2, -100, 1])
     for loss in (nn.CrossEntropyLoss(), nn.NLLLoss()):
-        assert weight_of(loss)((None, labels)) == 3
-        assert weight_of(loss)((None, labels[labels < 0])) == 0
-        assert weight_of(loss, are_labels_checked=True)((None, labels[labels >= 0])) == 3
-    assert weight_of(nn.CrossEntropyLoss(weight=WEIGHTS))((None, labels)) == 5.5
-    assert weight_of(nn.CrossEntropyLoss(ignore_index=1), are_labels_checked=True)((None, labels.abs() % 3)) == 2
+        assert make_objective(loss).weight((None, labels)) == 3
+        assert make_objective(loss).weight((None, labels[labels < 0])) == 0
+        assert make_objective(loss, are_labels_checked=True).weight((None, labels[labels >= 0])) == 3
+    assert make_objective(nn.CrossEntropyLoss(weight=WEIGHTS)).weight((None, labels)) == 5.5
+    assert (
+        make_objective(nn.CrossEntropyLoss(ignore_index=1), are_labels_checked=True).weight((None, labels.abs() % 3))
+        == 2
+    )
 
 
 def test_a_loss_that_is_changed_or_moved_weighs_as_it_is_then() -> None:

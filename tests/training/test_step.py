@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from rushlight.data.batches import Batch
 from rushlight.data.named import open_named
 from rushlight.training.objective import make_objective
-from rushlight.training.step import Parts, exact_step, windows
+from rushlight.training.step import Parts, backward, can_run_engine, exact_step, windows
 
 WEIGHTS = torch.tensor([1.0, 4.0, 0.5, 2.0, 1.0, 3.0, 0.1, 1.0, 1.0, 2.0], dtype=torch.float64)
 
@@ -167,3 +167,42 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_parameters_and_their_update_in_
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
     assert {parameter.grad.dtype for parameter in model.parameters() if parameter.grad is not None} == {torch.float32}
     assert float(last) < first
+
+
+@pytest.mark.parametrize("is_known", [True, False], ids=["engine", "ordinary"])
+def test_gradients_are_those_of_loss_backward_hooks_and_errors_included(
+    is_known: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert can_run_engine()
+    if not is_known:
+        monkeypatch.setattr("rushlight.training.step.can_run_engine", lambda: False)
+    torch.manual_seed(0)
+    model, inputs = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)), torch.rand(5, 3)
+    called: list[str] = []
+    model[0].weight.register_hook(lambda gradient: called.append("hook"))
+    model[2].register_full_backward_hook(lambda *arguments: called.append("module"))
+    gradients = []
+    for take in (lambda loss: loss.backward(), backward):
+        model.zero_grad()
+        take(model(inputs).square().sum())
+        take(model(inputs).mean())  # added to what is there
+        gradients.append([parameter.grad for parameter in model.parameters()])
+    assert all(map(torch.equal, *gradients))
+    assert called == ["module", "hook"] * 4
+    with pytest.raises(RuntimeError, match="scalar"):
+        backward(model(inputs))
+    with pytest.raises(RuntimeError, match="does not require grad"):
+        backward(model(inputs).sum().detach())
+    backward(nn.Parameter(torch.ones(1)).sum(0, keepdim=True))
+
+
+def test_an_engine_that_is_called_in_another_way_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Other:
+        def run_backward(self, tensors: object) -> None: ...
+
+    can_run_engine.cache_clear()
+    monkeypatch.setattr(torch.autograd.Variable, "_execution_engine", Other())
+    try:
+        assert not can_run_engine()
+    finally:
+        can_run_engine.cache_clear()

@@ -63,11 +63,11 @@ class Ledger:
 
     def add(self, taken: Taken, last: Batch) -> None:
         """Take over the losses of steps that the state counts already; `last` is a batch that ends with their last samples."""
+        steps, done = len(taken.weights), self.state["window"]
         self.pending.append(taken)
-        self.unread += taken.steps
+        self.unread += steps
         self.samples += sum(taken.samples)
-        done = self.state["window"]
-        is_line = done // self.line_every > (done - taken.steps) // self.line_every
+        is_line = done // self.line_every > (done - steps) // self.line_every
         if is_line or self.unread >= MOST_PENDING or time.perf_counter() >= self.due:
             self.read_accuracy(taken.outputs, last)
             self.flush()
@@ -76,7 +76,7 @@ class Ledger:
         """Read the pending losses: check them, write them down, add them up, write the lines that are due, show the last."""
         if not self.pending:
             return
-        losses = torch.cat([taken.losses.reshape(-1) for taken in self.pending]).float().tolist()
+        losses = read_losses([taken.losses for taken in self.pending])
         self.training.history.write_losses(little_endian(losses))  # also those that end the run
         if self.recipe.on_nan != "skip":
             self.check_finite(losses)
@@ -192,6 +192,13 @@ def name_samples(training: Training, window: int) -> str:
 def steps_per_epoch(samples: int | None, recipe: Recipe) -> int | None:
     """Return how many optimizer steps an epoch takes; None when the data does not tell its length."""
     return None if samples is None else math.ceil(samples / (recipe.batch_size * recipe.accumulate))
+
+
+def read_losses(losses: list[Tensor]) -> list[float]:
+    """Return losses of single steps () and of several (steps,) as numbers, in float32: one wait for all of them."""
+    if any(loss.dim() for loss in losses):
+        return torch.cat([loss.reshape(-1) for loss in losses]).float().tolist()
+    return torch.stack(losses).float().tolist()
 
 
 def little_endian(values: list[float]) -> bytes:

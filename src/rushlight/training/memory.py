@@ -75,13 +75,18 @@ class Buffers:
         self.present = [owner._buffers[name] for owner, name in self.places]  # type: ignore[misc]
         self.saved = [buffer.clone() for buffer in self.present]
 
-    @torch.no_grad()
     def keep(self) -> None:
         """Copy the buffers as they are now."""
+        if self.places:
+            self.copy()
+
+    @torch.no_grad()
+    def copy(self) -> None:
+        """Copy the buffers, which there are."""
         pairs = zip(self.places, self.present, strict=True)
         if any(owner._buffers.get(name) is not buffer for (owner, name), buffer in pairs):
             self.find()  # the model has put others in their place
-        elif self.present:
+        else:
             torch._foreach_copy_(self.saved, self.present)
 
     @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -54,6 +55,13 @@ class Objective:
     weight: Callable[[Batch], float]
     loss: Loss | None  # None for a user's own objective
     is_sum: bool = False
+    is_even: Callable[[], bool] = lambda: False  # whether all samples weigh the same
+
+    def weights(self, batch: Batch, count: int) -> list[float]:
+        """Return the weights of `count` equal parts of a batch, which is a tuple of tensors."""
+        if self.is_even():
+            return [self.weight(batch) / count] * count
+        return [self.weight(part) for part in equal_parts(batch, count)]
 
     def total(self, loss: float, weight: float) -> float:
         """Return a batch's loss added up over all that its `weight` counts."""
@@ -68,7 +76,14 @@ def make_objective(loss: Loss, are_labels_checked: bool = False) -> Objective:
         outputs = model(inputs)
         return loss(outputs, targets), outputs
 
-    return Objective(compute, weight_of(loss, are_labels_checked), loss, getattr(loss, "reduction", "mean") == "sum")
+    is_sum = getattr(loss, "reduction", "mean") == "sum"
+    if is_sum or not isinstance(loss, (nn.CrossEntropyLoss, nn.NLLLoss)):
+        return Objective(compute, count_samples, loss, is_sum, lambda: True)
+
+    def is_even() -> bool:  # as the loss is now
+        return loss.weight is None and are_labels_checked and loss.ignore_index < 0
+
+    return Objective(compute, functools.partial(count_weight, loss, is_even), loss, is_sum, is_even)
 
 
 def own_objective(function: Callable[[nn.Module, Batch], Tensor]) -> Objective:
@@ -83,25 +98,19 @@ def own_objective(function: Callable[[nn.Module, Batch], Tensor]) -> Objective:
     return Objective(compute, count_samples, None)
 
 
-def weight_of(loss: Loss, are_labels_checked: bool = False) -> Callable[[Batch], float]:
-    """Return what the loss's mean is over, as a function of the batch.
+def count_weight(loss: nn.CrossEntropyLoss | nn.NLLLoss, is_even: Callable[[], bool], batch: Batch) -> float:
+    """Return what such a loss's mean is over: the sum of the targets' weights, without those that are ignored.
 
-    `CrossEntropyLoss(weight=w)` and `NLLLoss(weight=w)` divide by the sum of the targets' weights, and leave out
-    `ignore_index` (torch's documentation of these classes). No label is below 0 where they are checked.
+    `CrossEntropyLoss(weight=w)` and `NLLLoss(weight=w)` divide by it, and leave out `ignore_index` (torch's documentation
+    of these classes).
     """
-    if getattr(loss, "reduction", "mean") != "sum" and isinstance(loss, (nn.CrossEntropyLoss, nn.NLLLoss)):
-
-        def weigh(batch: Batch) -> float:
-            targets, weights, ignored = batch[1], loss.weight, loss.ignore_index  # as they are now, and where
-            if targets.is_floating_point():  # class probabilities: the mean is over samples
-                return float(len(targets))
-            if weights is None and are_labels_checked and ignored < 0:
-                return float(targets.numel())
-            kept = targets != ignored
-            return float(kept.sum()) if weights is None else float(weights[targets[kept]].sum())
-
-        return weigh
-    return count_samples
+    targets = batch[1]
+    if targets.is_floating_point():  # class probabilities: the mean is over samples
+        return float(len(targets))
+    if is_even():
+        return float(targets.numel())
+    kept = targets != loss.ignore_index
+    return float(kept.sum()) if loss.weight is None else float(loss.weight[targets[kept]].sum())
 
 
 def count_samples(batch: Batch) -> float:
@@ -110,6 +119,11 @@ def count_samples(batch: Batch) -> float:
         return float(batch[0].shape[0])  # nearly always, and ten times as fast
     lengths = (len(tensor) for tensor in tensors_in(batch) if tensor.dim())
     return float(next(lengths, 1))
+
+
+def equal_parts(batch: Batch, count: int) -> list[Batch]:
+    """Cut a tuple of tensors into `count` equal batches."""
+    return list(zip(*(tensor.chunk(count) for tensor in batch), strict=True))
 
 
 def tensors_in(batch: Batch) -> Iterator[Tensor]:

@@ -7,6 +7,7 @@ own sequence of kernels; every faster way must agree with it.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -67,7 +68,7 @@ def exact_step(parts: Parts) -> Step:
             optimizer.zero_grad()
         if len(window) == 1:
             loss, outputs = compute(model, window[0])
-            loss.backward()  # type: ignore[no-untyped-call]
+            backward(loss)
             mean = loss.detach()
         else:
             mean, outputs = accumulate(window)
@@ -91,11 +92,38 @@ def exact_step(parts: Parts) -> Step:
             if weight == 0 and total > 0:
                 continue  # every target is ignored: its mean is 0 / 0, its share of the big batch's nothing
             share = loss if objective.is_sum or not total else loss * (weight / total)
-            share.backward()  # type: ignore[no-untyped-call]
+            backward(share)
             shares.append(share.detach())
         return torch.stack(shares).sum(), outputs
 
     return step
+
+
+def backward(loss: Tensor) -> None:
+    """Do what `loss.backward()` does; for a plain number without the Python around torch's engine: 14 of the 155 µs of a small step."""
+    if type(loss) is Tensor and loss.dim() == 0 and can_run_engine():
+        run_engine(loss)
+    else:
+        loss.backward()  # type: ignore[no-untyped-call]
+
+
+def run_engine(loss: Tensor) -> None:
+    """Compute the gradients of a number, as `torch.autograd.backward` has torch's engine do it."""
+    engine = torch.autograd.Variable._execution_engine
+    engine.run_backward(
+        (loss,), (torch.ones_like(loss),), False, False, (), allow_unreachable=True, accumulate_grad=True
+    )
+
+
+@functools.cache
+def can_run_engine() -> bool:
+    """Tell whether this torch's engine is called as `run_engine` calls it."""
+    number = torch.ones((), requires_grad=True)
+    try:
+        run_engine(number * 3)
+    except (AttributeError, TypeError):
+        return False
+    return number.grad is not None and float(number.grad) == 3
 
 
 def trained(model: nn.Module, optimizer: Optimizer) -> dict[str, nn.Parameter]:

@@ -46,7 +46,7 @@ from rushlight.training.compiled import (
     why_not_here,
 )
 from rushlight.training.ledger import Taken, steps_per_epoch
-from rushlight.training.objective import count_samples
+from rushlight.training.objective import count_samples, equal_parts
 from rushlight.training.randomness import random_streams, restore_random_streams
 from rushlight.training.rescue import Rescue
 from rushlight.training.saver import Saver
@@ -479,7 +479,17 @@ class Steps:
 
     def take(self, window: list[Batch]) -> Taken:
         """Take the steps that `windows` gave a window for."""
-        taken = self.take_one(window) if self.is_plain else self.take_some(window)
+        if self.is_plain:
+            taken = self.take_one(window)
+        elif (
+            self.candidate is None
+            and self.together == self.way.count
+            and self.fits(None)
+            and self.compiled_takes(window[0])
+        ):
+            taken = self.take_compiled(window[0])
+        else:
+            taken = self.take_some(window)
         if self.is_entered:  # said now that the step is done: what is saved before it must not have the line yet
             self.is_entered = False
             for line in self.record.messages(self.state["step"]):
@@ -494,14 +504,12 @@ class Steps:
     def take_some(self, window: list[Batch]) -> Taken:
         """Take one step or several, whatever there is to be done about them."""
         count = self.together
-        windows = [window] if count == 1 else [[batch] for batch in cut(window[0], count)]
+        windows = [window] if count == 1 else [[batch] for batch in equal_parts(window[0], count)]
         stretch = Stretch(windows, self.rates(count), self.seeds(count))
         self.last_window = windows[-1]
         is_whole = len(windows[-1]) == 1 and count_samples(windows[-1][0]) == self.training.recipe.batch_size
         if self.candidate is not None and self.candidate.way.count == count and is_whole and self.suits(window[0]):
             losses, outputs = self.look(self.candidate, stretch, window[0])
-        elif self.way.count == count and self.fits(None) and self.compiled_takes(window[0]):
-            losses, outputs = self.take_compiled(window[0], stretch)
         else:
             losses, outputs = self.take_eagerly(self.exact if self.base.name == "exact" else self.eager, stretch)
         samples = [int(sum(map(count_samples, window))) for window in windows]
@@ -528,6 +536,16 @@ class Steps:
         weight, samples = sum(map(objective.weight, window)), int(sum(map(count_samples, window)))
         return Taken(loss, outputs, [weight], [self.parts.optimizer.param_groups[0]["lr"]], [samples])
 
+    def take_compiled(self, batch: Batch) -> Taken:
+        """Take the steps that a batch is for in one call."""
+        assert self.compiled is not None
+        count, (samples, targets) = self.together, batch
+        rates = self.rates(count)
+        seeds = self.seeds(count) if self.compiled.each else ()
+        losses, outputs = self.compiled.take(samples, targets, rates, seeds, self.generator)
+        weights = self.training.objective.weights(batch, count)
+        return Taken(losses, outputs, weights, [rate[0] for rate in rates], [len(samples) // count] * count)
+
     def take_eagerly(self, execute: Step, stretch: Stretch) -> tuple[Tensor, Tensor | None]:
         """Take steps one by one."""
         self.rescue.execute = execute
@@ -540,13 +558,6 @@ class Steps:
         if watch is not None:
             self.probe(watch)
         return losses[0] if len(losses) == 1 else torch.stack(losses), outputs
-
-    def take_compiled(self, batch: Batch, stretch: Stretch) -> tuple[Tensor, Tensor]:
-        """Take steps in one call."""
-        assert self.compiled is not None
-        agreement.set_rates(self.parts, stretch.rates[-1])
-        samples, targets = batch
-        return self.compiled.take(samples, targets, stretch.rates, stretch.seeds, self.generator)
 
     def compiled_takes(self, batch: Batch) -> bool:
         """Tell whether a batch is as the compiled steps want it."""
@@ -764,11 +775,6 @@ def adopted(way: Way) -> str:
         ),
     }[way.name]
     return f"From step {way.step + 1:,} on, steps are executed {means}: {way.microseconds:,.0f} µs each, {way.gain:.1f} times as fast."
-
-
-def cut(batch: Batch, count: int) -> list[Batch]:
-    """Cut a batch that holds those of several steps into these."""
-    return list(zip(*(tensor.chunk(count) for tensor in batch), strict=True))
 
 
 def step_generator(device: torch.device) -> torch.Generator:
