@@ -19,11 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from rushlight import files
 from rushlight.data import reading
-from rushlight.training import evaluate, ledger, saver, schedule
+from rushlight.training import evaluate, ledger, saver, schedule, step
 
 HELD_SECONDS = 60.0  # far longer than whoever kills needs
 ANY = "any point"
@@ -100,7 +98,7 @@ def install(watch: Watch, run: Path) -> None:
     around(watch, STEP, ledger.Ledger, "add")
     around(watch, TEST, evaluate, "judge")
     around(watch, READ, reading.Reader, "sample")
-    around(watch, BACKWARD, torch.Tensor, "backward")
+    around(watch, BACKWARD, step, "backward")
 
 
 def around(watch: Watch, point: str, owner: Any, name: str) -> None:

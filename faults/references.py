@@ -70,12 +70,13 @@ class References:
         for ended, folder in zip((plain, watched), folders, strict=True):
             if ended.code:
                 raise RuntimeError(f"{configuration.name} cannot be trained: {tail(folder / 'log')}")
-        for problem in differences(folders[0] / NAME, folders[1] / NAME)[:1]:
-            self.problems.append(f"{configuration.name}, never killed, with a checkpoint at every step: {problem}.")
         lines = [json.loads(line) for line in (folders[0] / NAME / "history.jsonl").read_text().splitlines()]
         boundaries = tuple(line["step"] for line in lines if line["kind"] == "epoch")
         counts = Counter[str](watched.told[-1]["counts"])
-        return Reference(configuration, threads, folders[0] / NAME, boundaries, counts, watched.seconds)
+        reference = Reference(configuration, threads, folders[0] / NAME, boundaries, counts, watched.seconds)
+        for problem in differences(self.like(reference, folders[1] / NAME), folders[1] / NAME)[:1]:
+            self.problems.append(f"{configuration.name}, never killed, with a checkpoint at every step: {problem}.")
+        return reference
 
     def like(self, reference: Reference, run: Path) -> Path:
         """Return the run never killed that executes its steps in the ways that `run` did; trained where they differ.

@@ -494,6 +494,8 @@ def test_a_resumed_run_follows_the_ways_that_are_recorded(
 class Ready:
     """Takes the steps that machine code would take."""
 
+    each = 0
+
     def __init__(self, pieces: Any, package: Any) -> None:
         self.pieces, self.parts, self.step = pieces, pieces.parts, exact_step(pieces.parts)
         self.constants = constants_of(pieces.optimizer)
@@ -521,6 +523,19 @@ def use(monkeypatch: pytest.MonkeyPatch, steps: type) -> None:
     monkeypatch.setattr(ways, "find_package", lambda key: package)
     monkeypatch.setattr(ways.Steps, "key", lambda self, takes, count: "key")
     monkeypatch.setattr(ways.Steps, "count_together", lambda self: 1)
+
+
+def test_a_resumed_run_takes_a_step_before_it_looks_for_compiled_ones(
+    tmp_path: Path, eager_to_look: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sought: list[Any] = []
+    monkeypatch.setattr(ways, "find_package", lambda key: sought.append(key))
+    options: dict[str, Any] = {"optimizer": "SGD", "lr": 0.05}
+    folder = cut_short(tmp_path, "cut", 2, network, **options)
+    assert [way.name for way in read_ways(folder / "ways.json")] == ["eager"]
+    sought.clear()
+    assert rushlight.resume(folder, network(), quiet=True).report is not None
+    assert len(sought) == 1
 
 
 def test_a_way_that_is_left_in_its_first_step_is_told_by_whoever_follows_it(

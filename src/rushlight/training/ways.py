@@ -315,8 +315,8 @@ class Steps:
 
     def compiled_package(self) -> Package | None:
         """Return compiled steps that nobody has looked at yet; begin to compile them when that will pay."""
-        if "compiled" in self.tried or self.way.name == "compiled":
-            return None
+        if "compiled" in self.tried or self.way.name == "compiled" or not self.last_window:
+            return None  # without a window there is nothing to compile for: this process has taken no step yet
         if self.compilation is not None:
             return self.compilation_result()
         is_first = self.training.recipe.compile == "first"
