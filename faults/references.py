@@ -74,7 +74,9 @@ class References:
         boundaries = tuple(line["step"] for line in lines if line["kind"] == "epoch")
         counts = Counter[str](watched.told[-1]["counts"])
         reference = Reference(configuration, threads, folders[0] / NAME, boundaries, counts, watched.seconds)
-        for problem in differences(self.like(reference, folders[1] / NAME), folders[1] / NAME)[:1]:
+        went_its_own_way = (folders[1] / NAME / WAYS).exists()  # a run that only follows writes none
+        like = self.like(reference, folders[1] / NAME) if went_its_own_way else reference.folder
+        for problem in differences(like, folders[1] / NAME)[:1]:
             self.problems.append(f"{configuration.name}, never killed, with a checkpoint at every step: {problem}.")
         return reference
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, WeightedRandomSampler
 
 from rushlight.data.batches import ALIGNMENT, LoaderSplit, ResidentSplit, StreamedSplit, seeded, to_device
@@ -170,3 +170,24 @@ def test_gathering_ahead_gives_each_sample_in_its_turn_where_memory_of_its_own_w
         assert x.data_ptr() % ALIGNMENT == y.data_ptr() % ALIGNMENT == 0
         at += len(y)
     assert at == len(order)
+
+
+def test_a_model_may_write_into_its_batches() -> None:
+    class Writing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.shift, self.layer = nn.Parameter(torch.ones(16)), nn.Linear(16, 1)
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            inputs += self.shift
+            return self.layer(inputs)
+
+    torch.manual_seed(0)
+    model, kept = Writing(), torch.rand(64, 16)
+    split = ResidentSplit(kept.clone(), torch.zeros(64, 1), as_given)
+    for x, _ in split.batches(8, seed=0, epoch=1):
+        model(x).sum().backward()
+    with torch.no_grad():
+        first, second = ([model(x) for x, _ in split.in_order(8)] for _ in range(2))
+    assert all(map(torch.equal, first, second))
+    assert torch.equal(split.inputs, kept)

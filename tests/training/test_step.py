@@ -193,7 +193,30 @@ def test_gradients_are_those_of_loss_backward_hooks_and_errors_included(
         backward(model(inputs))
     with pytest.raises(RuntimeError, match="does not require grad"):
         backward(model(inputs).sum().detach())
+    with pytest.raises(RuntimeError, match="real scalar"):
+        backward(torch.fft.fft(nn.Parameter(torch.ones(3))).sum())
     backward(nn.Parameter(torch.ones(1)).sum(0, keepdim=True))
+
+
+def test_whoever_looks_at_calls_of_backward_sees_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    plain = torch.autograd.backward
+    monkeypatch.setattr(
+        torch.autograd, "backward", lambda *given, **named: seen.append("patched") or plain(*given, **named)
+    )
+    backward(nn.Parameter(torch.ones(3)).sum())
+    monkeypatch.undo()
+
+    class Looking(torch.overrides.TorchFunctionMode):
+        def __torch_function__(self, function: Any, types: Any, given: Any = (), named: Any = None) -> Any:
+            seen.append(getattr(function, "__name__", ""))
+            return function(*given, **(named or {}))
+
+    loss = nn.Parameter(torch.ones(3)).sum()
+    with Looking():
+        backward(loss)
+    assert seen[0] == "patched"
+    assert "backward" in seen[1:]
 
 
 def test_an_engine_that_is_called_in_another_way_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -209,6 +209,47 @@ def test_a_weight_that_is_used_twice_is_updated_with_the_sum_of_its_gradients() 
         torch.testing.assert_close(plain, other)
 
 
+class LowRank(nn.Module):
+    """Weights that are a product, whose gradients are products with the other weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = nn.Parameter(torch.rand(8, 2)), nn.Parameter(torch.rand(2, 3))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return inputs @ (self.left @ self.right)
+
+
+class Asking(nn.Module):
+    """A learnt query that goes through a layer: the layer's gradient is a product with the query."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.query, self.layer = nn.Parameter(torch.rand(3, 8)), nn.Linear(8, 8)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return inputs @ self.layer(self.query).t()
+
+
+@pytest.mark.parametrize("make", [LowRank, Asking])
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_product_of_what_is_updated_itself_is_not_taken_after_that(make: type[nn.Module]) -> None:
+    torch.manual_seed(3)
+    model = make()
+    parts = Parts(model, make_objective(nn.CrossEntropyLoss()), torch.optim.SGD(model.parameters(), lr=0.5))
+    inputs, targets = torch.rand(16, 8), torch.randint(0, 3, (16,))
+    exact_step(parts)([(inputs, targets)])
+    pieces = pieces_of(parts)
+    graph, _ = capture(pieces, inputs, targets, 1)
+    add_products(graph)
+    written, numbers = [tensor.clone() for tensor in pieces.written()], torch.full_like(no_numbers(pieces, 1), 0.5)
+    with torch.no_grad():
+        graph(*written, numbers, inputs, targets)
+    exact_step(parts)([(inputs, targets)])
+    for plain, other in zip(pieces.written(), written, strict=True):
+        torch.testing.assert_close(plain, other)
+
+
 @needs_compiler
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_machine_code_that_adds_products_in_place_takes_the_exact_step(cache: Path) -> None:

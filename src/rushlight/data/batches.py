@@ -90,7 +90,8 @@ class ResidentSplit:
                 # index_select is about four times faster than inputs[indices] at these sizes
                 inputs, targets = self.inputs.index_select(0, indices), self.targets.index_select(0, indices)
             rows = slice(at - first, at - first + count)
-            yield self.prepare(inputs[rows]), targets[rows]
+            # .data: a model may write into its batch, and autograd would tie the next batch to that
+            yield self.prepare(inputs[rows].data), targets[rows].data
             at += count
 
     def gathered_together(self, size: int) -> int:
@@ -98,16 +99,18 @@ class ResidentSplit:
 
         A batch lies where memory of its own would lie, at a multiple of 64 bytes: kernels may round differently elsewhere.
         """
-        if not len(self.inputs):
+        if not len(self.inputs) or self.inputs.device.type != "cpu":
             return size
         batch_bytes = [size * tensor[:1].nbytes for tensor in (self.inputs, self.targets)]
         is_aligned = not any(count % ALIGNMENT for count in batch_bytes)
         return size * max(1, GATHERED_BYTES // max(1, *batch_bytes)) if is_aligned else size
 
     def in_order(self, size: int) -> Iterator[Batch]:
-        """Give all samples once, as slices."""
+        """Give all samples once. A batch has memory of its own: a model may write into it."""
         for first in range(0, len(self.inputs), size):
-            yield self.prepare(self.inputs[first : first + size]), self.targets[first : first + size]
+            raw = self.inputs[first : first + size]
+            prepared = self.prepare(raw)
+            yield raw.clone() if prepared is raw else prepared, self.targets[first : first + size].clone()
 
     def to(self, device: torch.device) -> ResidentSplit:
         """Return the split with its samples on `device`."""

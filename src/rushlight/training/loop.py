@@ -244,4 +244,4 @@ def tested_together(training: Training) -> int:
 
 def test_batch_size(recipe: Recipe) -> int:
     """Return how many samples are tested at a time: no gradients are kept, so more fit than in training."""
-    return max(recipe.batch_size, min(8 * recipe.batch_size, 512))
+    return max(recipe.batch_size, min(4 * recipe.batch_size, 512))

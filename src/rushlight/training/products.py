@@ -139,26 +139,28 @@ def separate_biases(graph: GraphModule) -> None:
 
 def add_products(graph: GraphModule) -> int:
     """Make each update `parameter - rate * (left @ right)` of a graph one product in place; return how many there are."""
-    found = 0
-    for copy in list(graph.graph.nodes):
-        update = update_of(copy)
-        if update is None:
-            continue
-        rate, (left, right) = update
+    written = {node.args[0] for node in graph.graph.nodes if is_writing(node)}
+    updates = {node: update for node in graph.graph.nodes if (update := update_of(node, written))}
+    operator = add_product() if updates else None
+    if operator is None:
+        return 0
+    for copy, (rate, left, right) in updates.items():
         with graph.graph.inserting_before(copy):
             factor = graph.graph.call_function(aten.neg.default, (rate,))
             scaled = graph.graph.call_function(aten.mul.Tensor, (left, factor))
-            graph.graph.call_function(add_product(), (copy.args[0], scaled, right))
+            graph.graph.call_function(operator, (copy.args[0], scaled, right))
         for unused in (copy, copy.args[1]):
             graph.graph.erase_node(unused)
-        found += 1
-    graph.graph.eliminate_dead_code(lambda node: node.is_impure() or node.target in (aten.copy_.default, add_product()))
+    graph.graph.eliminate_dead_code(lambda node: node.is_impure() or is_writing(node))
     graph.recompile()
-    return found
+    return len(updates)
 
 
-def update_of(copy: Node) -> tuple[Any, tuple[Any, ...]] | None:
-    """Return rate and operands of what a node writes into a parameter, where that is `parameter - rate * (left @ right)`."""
+def update_of(copy: Node, written: set[Any]) -> tuple[Any, Any, Any] | None:
+    """Return rate and operands of what a node writes into a parameter, where that is `parameter - rate * (left @ right)`.
+
+    None where an operand lies in memory that the graph writes: by the time of the product it may be another.
+    """
     if copy.target is not aten.copy_.default or copy.users:
         return None
     parameter, new = copy.args
@@ -167,8 +169,23 @@ def update_of(copy: Node) -> tuple[Any, tuple[Any, ...]] | None:
     is_transposed = False
     while inner := operands(gradient, aten.t.default)[0]:
         gradient, is_transposed = inner, not is_transposed
-    product = operands(gradient, PLAIN)
-    return None if start is not parameter or is_transposed or None in product else (rate, product)
+    left, right = operands(gradient, PLAIN)
+    if start is not parameter or is_transposed or left is None or {owner_of(left), owner_of(right)} & written:
+        return None
+    return rate, left, right
+
+
+def is_writing(node: Node) -> bool:
+    """Tell whether a node changes a tensor in place: its first argument."""
+    schema = getattr(node.target, "_schema", None) if node.op == "call_function" else None
+    return schema is not None and schema.is_mutable
+
+
+def owner_of(node: Any) -> Any:
+    """Return the node whose memory a node's result lies in."""
+    while node.op == "call_function" and getattr(node.target, "is_view", True):
+        node = node.args[0]
+    return node
 
 
 def operands(node: Any, target: Any) -> tuple[Any, ...]:
@@ -178,8 +195,11 @@ def operands(node: Any, target: Any) -> tuple[Any, ...]:
 
 
 def add_product() -> Any:
-    """Return the operator `total += left @ right`, which torch's compiler calls BLAS for."""
-    own_operators()
+    """Return the operator `total += left @ right`, which torch's compiler calls BLAS for; None where this torch's has another shape."""
+    try:
+        own_operators()
+    except (ImportError, AttributeError):
+        return None
     return torch.ops.rushlight.add_product_.default
 
 
@@ -221,12 +241,13 @@ def lower_in_place(operator: Any) -> None:
             return False
 
         def get_mutation_names(self) -> list[str]:
-            return [self.input_name(0)]
+            return [self.inputs[0].get_name()]  # type: ignore[union-attr]
 
         def get_unbacked_symbol_defs(self) -> Any:
             return OrderedSet()
 
     def call(total: Any, left: Any, right: Any) -> None:
+        total.realize()
         AddProduct(total, left, right)
 
     lowering.lowerings[operator] = call

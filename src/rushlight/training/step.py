@@ -19,6 +19,8 @@ from torch.optim import Optimizer
 from rushlight.data.batches import CPU, Batch
 from rushlight.training.objective import Objective
 
+BACKWARD = (Tensor.backward, torch.autograd.backward)  # as torch has them
+
 Step = Callable[[Sequence[Batch]], tuple[Tensor, Tensor | None]]  # window -> (mean loss, outputs of the last batch)
 
 
@@ -101,10 +103,16 @@ def exact_step(parts: Parts) -> Step:
 
 def backward(loss: Tensor) -> None:
     """Do what `loss.backward()` does; for a plain number without the Python around torch's engine: 14 of the 155 µs of a small step."""
-    if type(loss) is Tensor and loss.dim() == 0 and can_run_engine():
+    is_plain = type(loss) is Tensor and loss.dim() == 0 and loss.is_floating_point() and loss.device == CPU
+    if is_plain and can_run_engine() and not is_intercepted(loss):
         run_engine(loss)
     else:
         loss.backward()  # type: ignore[no-untyped-call]
+
+
+def is_intercepted(loss: Tensor) -> bool:
+    """Tell whether somebody wants to see the call itself."""
+    return (Tensor.backward, torch.autograd.backward) != BACKWARD or torch.overrides.has_torch_function_unary(loss)
 
 
 def run_engine(loss: Tensor) -> None:
