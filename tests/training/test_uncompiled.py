@@ -257,3 +257,25 @@ def test_what_an_optimizer_refuses_it_still_refuses() -> None:
         make_optimizer(torch.optim.SGD, list(network().parameters()), {"lr": -1.0})
     with pytest.raises(ValueError, match="empty parameter list"):
         make_optimizer(torch.optim.SGD, [], {})
+
+
+LOOKING = """
+import sys
+import torch
+from torch import nn
+import rushlight
+from rushlight.training.ways import read_ways
+
+model = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Dropout(0.1), nn.Linear(32, 10))
+looks = []
+compare = rushlight.training.ways.Steps.compare
+rushlight.training.ways.Steps.compare = lambda *given: looks.append(1) or compare(*given)
+rushlight.train(model, "digits", epochs=12, runs=sys.argv[1], quiet=True, optimizer=sys.argv[2], compile="never")
+assert looks
+assert "torch._dynamo" not in sys.modules
+"""
+
+
+@pytest.mark.parametrize("optimizer", ["SGD", "AdamW"])
+def test_nor_does_a_look_at_a_faster_way(tmp_path: Path, optimizer: str) -> None:
+    subprocess.run([sys.executable, "-c", LOOKING, str(tmp_path), optimizer], check=True, timeout=120)

@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_map
 from rushlight.data.batches import Batch
 from rushlight.training.objective import make_objective
 from rushlight.training.step import Parts, exact_step
+from rushlight.training.uncompiled import leave_compiler_alone
 
 FACTOR = 10.0
 BUFFER = "(buffer)"  # after the name of one
@@ -93,6 +94,8 @@ def reference(parts: Parts, before: Tensors, stretch: Stretch, generator: torch.
     """Take the steps in float64, on a copy of model and optimizer that stands where `before` does."""
     loss = parts.objective.loss
     model, optimizer, own_loss = copy.deepcopy((parts.model, parts.optimizer, loss))
+    if "step" in vars(parts.optimizer):  # a copy has torch's own methods
+        leave_compiler_alone(optimizer)
     model.double()
     if isinstance(own_loss, nn.Module):
         own_loss.double()
@@ -130,6 +133,10 @@ def in_float64(window: Any) -> Any:
 
 class DrawnInFloat32(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Draws random numbers as a model in float32 would, whatever they are drawn for."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:  # torch would import its compiler to keep it out of here
+        return False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Compute as ever; draw in float32."""

@@ -27,11 +27,23 @@ Decorator = Callable[[Method], Method]
 def make_optimizer(kind: type[Optimizer], parameters: list[torch.nn.Parameter], arguments: dict[str, Any]) -> Optimizer:
     """Return `kind(parameters, **arguments)`, whose methods do not import torch's compiler."""
     made = kind.__new__(kind)
-    for name in ("add_param_group", "zero_grad", "state_dict", "load_state_dict"):
-        put_in_place(made, name, beneath(getattr(torch, "_disable_dynamo", None), getattr(kind, name)))
-    made.__init__(parameters, **arguments)  # type: ignore[misc]  # it calls add_param_group, so that must stand before
-    put_in_place(made, "step", plain_step(getattr(kind, "step")))  # noqa: B009  # mypy knows it with its overloads only
+    put_in_place(made, "add_param_group", uncompiled(kind, "add_param_group"))  # its own __init__ calls it
+    made.__init__(parameters, **arguments)  # type: ignore[misc]
+    leave_compiler_alone(made)
     return made
+
+
+def leave_compiler_alone(optimizer: Optimizer) -> None:
+    """Put methods that do not import torch's compiler in place of this optimizer's own."""
+    kind = type(optimizer)
+    for name in ("add_param_group", "zero_grad", "state_dict", "load_state_dict"):
+        put_in_place(optimizer, name, uncompiled(kind, name))
+    put_in_place(optimizer, "step", plain_step(getattr(kind, "step")))  # noqa: B009  # mypy knows it with its overloads only
+
+
+def uncompiled(kind: type[Optimizer], name: str) -> Method | None:
+    """Return a method of an optimizer class without its look at the compiler; None where it has none."""
+    return beneath(getattr(torch, "_disable_dynamo", None), getattr(kind, name))
 
 
 def beneath(decorator: Decorator | None, method: Method) -> Method | None:
