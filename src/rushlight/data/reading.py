@@ -89,11 +89,7 @@ class Reader(Dataset[Any]):
             samples = self.all_samples(request.indices)
             has_drawn = not are_same(before, streams())
         finally:
-            try:
-                set_streams(before)  # also where a signal ends the reading: the streams are saved with the state
-            except BaseException:  # and where it comes in the midst of this
-                set_streams(before)
-                raise
+            put_back(before)  # also where a signal ends the reading: the streams are saved with the state
         if not has_drawn:
             return samples
         self.draws = True
@@ -128,11 +124,7 @@ class Reader(Dataset[Any]):
                     return sample
                 samples.append(sample)
         finally:
-            try:
-                set_streams(before)
-            except BaseException:  # a signal that ends the reading, in the midst of this
-                set_streams(before)
-                raise
+            put_back(before)
         return samples
 
     def sample(self, index: int) -> Any:
@@ -458,6 +450,15 @@ def are_same(one: Streams, other: Streams) -> bool:
     return numpy and one[0] == other[0] and torch.equal(one[2], other[2])
 
 
+def put_back(before: Streams) -> None:
+    """Set the streams to what they were, all of them, also where a signal that ends the reading comes in the midst of this."""
+    try:
+        set_streams(before)
+    except BaseException:
+        set_streams(before)
+        raise
+
+
 class seeded:  # reads as a word in `with seeded(…):`
     """Seed Python's, NumPy's and torch's CPU generators for a block, then put them back as they were."""
 
@@ -473,8 +474,4 @@ class seeded:  # reads as a word in `with seeded(…):`
             raise
 
     def __exit__(self, *exception: object) -> None:
-        try:
-            set_streams(self.before)
-        except BaseException:  # likewise, in the midst of this
-            set_streams(self.before)
-            raise
+        put_back(self.before)

@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.optim.optimizer as torch_optimizer
 from torch import Tensor, nn
 from torch.optim import Optimizer
+
+from rushlight.training.uncompiled import step_hooks
 
 TENSORS = ("_parameters", "_buffers", "_modules")
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -132,11 +133,7 @@ def hooks_in(module: nn.Module) -> Iterator[str]:
 
 def is_step_hooked(optimizer: Optimizer) -> bool:
     """Tell whether somebody else wants to know of an optimizer's steps: by a hook, or by a `step` of their own."""
-    hooks = (
-        torch_optimizer._global_optimizer_pre_hooks, torch_optimizer._global_optimizer_post_hooks,
-        optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks,
-    )  # fmt: skip
-    foreign = (each for kind in hooks for each in kind.values() if not is_ours(each))
+    foreign = (each for kind in step_hooks(optimizer) for each in kind.values() if not is_ours(each))
     step = vars(optimizer).get("step")
     is_wrapped = step is not None and not hasattr(step, "_wrapped_by_lr_sched") and not hasattr(step, "__func__")
     return is_wrapped or any(True for _ in foreign)

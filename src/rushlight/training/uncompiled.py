@@ -81,12 +81,16 @@ def plain_step(step: Method) -> Method | None:
 
 def is_watched(optimizer: Optimizer) -> bool:
     """Tell whether somebody has a hook on the optimizer's steps, or a profiler runs: about 10 µs a step, else for nothing."""
-    hooks = (
+    is_profiled = torch.autograd._profiler_enabled()  # type: ignore[attr-defined]
+    return is_profiled or any(step_hooks(optimizer)) or "_optimizer_step_code" in vars(optimizer)
+
+
+def step_hooks(optimizer: Optimizer) -> tuple[dict[int, Method], ...]:
+    """Return the hooks around an optimizer's steps: those on all optimizers, and those on this one."""
+    return (
         torch_optimizer._global_optimizer_pre_hooks, torch_optimizer._global_optimizer_post_hooks,
         optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks,
     )  # fmt: skip
-    is_profiled = torch.autograd._profiler_enabled()  # type: ignore[attr-defined]
-    return is_profiled or any(hooks) or "_optimizer_step_code" in vars(optimizer)
 
 
 def put_in_place(optimizer: Optimizer, name: str, plain: Method | None) -> None:
