@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import rushlight
+from rushlight.data.batches import ALIGNMENT
 from rushlight.errors import RunError
 from rushlight.runs.history import read_history
 from rushlight.training import agreement, compiled, ways
@@ -28,7 +29,7 @@ from rushlight.training.agreement import copies, put, tensors_of
 from rushlight.training.capture import NotCapturable, capture, no_numbers, pieces_of
 from rushlight.training.checkpoint import state_digest
 from rushlight.training.compiled import CompiledSteps, Package, start_compiling
-from rushlight.training.objective import make_objective
+from rushlight.training.objective import equal_parts_apart, make_objective
 from rushlight.training.products import add_products, faster_products, use_products
 from rushlight.training.settings import constants_of, settings_of, source_of
 from rushlight.training.step import Parts, eager_step, exact_step
@@ -439,6 +440,61 @@ def test_a_live_scheduler_is_no_foreign_hook(tmp_path: Path, eager_to_look: None
     schedule = torch.optim.lr_scheduler.StepLR(optimizer, 1)
     run = rushlight.train(model, "digits", runs=tmp_path, name="run", optimizer=optimizer, schedule=schedule, **SMALL)
     assert read_ways(run.folder / "ways.json")[-1].name == "eager"
+
+
+def epochs_of(run: rushlight.Run) -> list[Any]:
+    lines = read_history(run.folder)
+    return [
+        (line["step"], line.get("train_loss", line.get("loss")), line.get("test"))
+        for line in lines
+        if "loss" in line or "test" in line
+    ]
+
+
+class WritesIntoItsBatch(nn.Module):
+    """A model that is not gentle with what it gets."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = network(dropout=0.3)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.inner(inputs.sub_(0.5))
+
+
+@pytest.mark.parametrize("numerics", ["exact", "fast"])
+@pytest.mark.parametrize("options", [{}, {"batch_size": 8}, {"batch_size": 100}, {"schedule": "cosine"}])
+def test_steps_that_are_taken_in_a_row_are_those_taken_one_by_one(
+    tmp_path: Path, eager_to_look: None, monkeypatch: pytest.MonkeyPatch, numerics: str, options: dict[str, Any]
+) -> None:
+    rows: list[int] = []
+    plain = ways.Steps.take_eagerly
+
+    def counted(self: ways.Steps, execute: Any, windows: Any, *rest: Any) -> Any:
+        rows.append(len(windows))
+        return plain(self, execute, windows, *rest)
+
+    monkeypatch.setattr(ways.Steps, "take_eagerly", counted)
+    runs = []
+    for name, seconds in (("single", 0.0), ("rows", 1e9)):
+        monkeypatch.setattr(ways, "TOGETHER_SECONDS", seconds)
+        rows.clear()
+        make = WritesIntoItsBatch if numerics == "exact" else lambda: network(dropout=0.3)
+        runs.append(trained(tmp_path, name, make, optimizer="SGD", numerics=numerics, epochs=3, **options))
+        is_aligned = options.get("batch_size") != 100  # 8 bytes a target: the second batch would begin elsewhere
+        assert max(rows) == (ways.STEPS_TOGETHER if name == "rows" and is_aligned else 1)
+    single, in_rows = runs
+    assert digest(in_rows) == digest(single)
+    assert in_rows.losses.tobytes() == single.losses.tobytes()
+    assert epochs_of(in_rows) == epochs_of(single)
+
+
+def test_batches_cut_from_one_lie_in_memory_as_batches_of_their_own() -> None:
+    inputs, targets = torch.rand(4 * 10, 3), torch.arange(4 * 10)
+    parts = equal_parts_apart((inputs, targets), 4)
+    assert torch.equal(torch.cat([x for x, _ in parts]), inputs)
+    assert torch.equal(torch.cat([y for _, y in parts]), targets)
+    assert not any(tensor.data_ptr() % ALIGNMENT or tensor._is_view() for part in parts for tensor in part)
 
 
 def test_a_recurrent_layer_is_not_taken_for_one_that_changes_itself(tmp_path: Path, eager_to_look: None) -> None:

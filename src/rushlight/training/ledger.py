@@ -28,16 +28,11 @@ SHORTEST_LINE = 100  # steps
 class Taken(NamedTuple):
     """Steps that were taken together, one or several."""
 
-    losses: Tensor  # (), or (steps,)
+    losses: list[Tensor]  # of single steps (), or of several (steps,)
     outputs: Tensor | None  # of the last samples
     weights: list[float]  # of each step: what its loss is a mean over
     rates: list[float]  # of each step: the learning rate of the first group
     samples: list[int]  # of each step
-
-    @property
-    def steps(self) -> int:
-        """How many steps these are."""
-        return len(self.weights)
 
 
 class Ledger:
@@ -50,25 +45,28 @@ class Ledger:
     def __init__(self, training: Training, saver: Saver) -> None:
         self.training, self.state, self.saver = training, training.state, saver
         self.recipe, self.data = training.recipe, training.data
-        self.pending: list[Taken] = []
-        self.unread = 0  # steps that are pending
+        self.pending: list[Tensor] = []  # losses; what follows is of the same steps, one by one
+        self.weights: list[float] = []
+        self.rates: list[float] = []
+        self.samples: list[int] = []
         self.steps = steps_per_epoch(self.data.train.samples, self.recipe)
         self.line_every = max(SHORTEST_LINE, math.ceil((self.steps or 0) / LINES_PER_EPOCH))
         self.due = time.perf_counter() + READ_EVERY
         self.began = time.perf_counter()
         self.first_window = self.state["window"]
-        self.samples = 0
+        self.samples_done = 0
         self.shown_loss: float | None = None
         self.shown_accuracy: float | None = None
 
     def add(self, taken: Taken, last: Batch) -> None:
         """Take over the losses of steps that the state counts already; `last` is a batch that ends with their last samples."""
         steps, done = len(taken.weights), self.state["window"]
-        self.pending.append(taken)
-        self.unread += steps
-        self.samples += sum(taken.samples)
+        self.pending += taken.losses
+        self.weights += taken.weights
+        self.rates += taken.rates
+        self.samples += taken.samples
         is_line = done // self.line_every > (done - steps) // self.line_every
-        if is_line or self.unread >= MOST_PENDING or time.perf_counter() >= self.due:
+        if is_line or len(self.weights) >= MOST_PENDING or time.perf_counter() >= self.due:
             self.read_accuracy(taken.outputs, last)
             self.flush()
 
@@ -76,31 +74,33 @@ class Ledger:
         """Read the pending losses: check them, write them down, add them up, write the lines that are due, show the last."""
         if not self.pending:
             return
-        losses = read_losses([taken.losses for taken in self.pending])
+        losses = read_losses(self.pending)
         self.training.history.write_losses(little_endian(losses))  # also those that end the run
         if self.recipe.on_nan != "skip":
             self.check_finite(losses)
-        weights, rates, samples = (
-            [value for taken in self.pending for value in getattr(taken, name)]
-            for name in ("weights", "rates", "samples")
-        )
-        state, total = self.state, self.training.objective.total
-        for left, loss, weight, rate, count in zip(
-            range(len(losses))[::-1], losses, weights, rates, samples, strict=True
-        ):
-            state["samples"] += count
-            if math.isfinite(loss):  # else that step was left out
-                amount = total(loss, weight) if weight else 0.0
-                state["loss_sum"] += amount
-                state["weight_sum"] += weight
-                state["line_sum"] += amount
-                state["line_weight"] += weight
-            if (state["window"] - left) % self.line_every == 0:
-                self.write_line(state["step"] - left, rate)
-        self.pending.clear()
-        self.unread = 0
+        self.add_up(losses)
+        self.samples_done += sum(self.samples)
+        for pending in (self.pending, self.weights, self.rates, self.samples):
+            pending.clear()
         self.show(losses)
         self.due = time.perf_counter() + READ_EVERY
+
+    def add_up(self, losses: list[float]) -> None:
+        """Add the losses to the epoch's and the line's, one after the other, and write the lines that are due."""
+        state, total, line_every = self.state, self.training.objective.total, self.line_every
+        names = ("samples", "loss_sum", "weight_sum", "line_sum", "line_weight")
+        samples, loss_sum, weight_sum, line_sum, line_weight = (state[name] for name in names)
+        window, step = (state[name] - len(losses) for name in ("window", "step"))
+        for loss, weight, rate, count in zip(losses, self.weights, self.rates, self.samples, strict=True):
+            window, step, samples = window + 1, step + 1, samples + count
+            if math.isfinite(loss):  # else that step was left out
+                amount = total(loss, weight) if weight else 0.0
+                loss_sum, weight_sum = loss_sum + amount, weight_sum + weight
+                line_sum, line_weight = line_sum + amount, line_weight + weight
+            if window % line_every == 0:
+                self.write_line(step, rate, samples, line_sum / line_weight if line_weight else None)
+                line_sum = line_weight = 0.0
+        state.update(zip(names, (samples, loss_sum, weight_sum, line_sum, line_weight), strict=True))
 
     def show(self, losses: list[float]) -> None:
         """Update the screen: the loss smoothed over what was read, speed, and the time left."""
@@ -114,7 +114,7 @@ class Ledger:
             left = steps_left * elapsed / max(done, 1)
         self.training.progress.update(
             epoch=self.state["epoch"], epochs=self.recipe.epochs, step=self.state["window"], steps=self.steps,
-            loss=self.shown_loss, accuracy=self.shown_accuracy, samples_per_second=self.samples / elapsed, seconds_left=left,
+            loss=self.shown_loss, accuracy=self.shown_accuracy, samples_per_second=self.samples_done / elapsed, seconds_left=left,
         )  # fmt: skip
 
     def read_accuracy(self, outputs: Tensor | None, batch: Batch) -> None:
@@ -127,26 +127,21 @@ class Ledger:
         accuracy = float((predicted == targets).float().mean())
         self.shown_accuracy = accuracy if self.shown_accuracy is None else 0.8 * self.shown_accuracy + 0.2 * accuracy
 
-    def write_line(self, step: int, rate: float) -> None:
-        """Write the line of history that is due at this step."""
-        state = self.state
+    def write_line(self, step: int, rate: float, samples: int, loss: float | None) -> None:
+        """Write the line of history that is due at this step: `loss` is the mean since the last line."""
         self.training.history.write(
             {
-                "kind": "steps", "epoch": state["epoch"], "step": step,
-                "loss": state["line_sum"] / state["line_weight"] if state["line_weight"] else None,
-                "learning_rate": float(rate),
-                "samples": state["samples"], "time": time.time(),
+                "kind": "steps", "epoch": self.state["epoch"], "step": step, "loss": loss, "learning_rate": float(rate),
+                "samples": samples, "time": time.time(),
             }
         )  # fmt: skip
-        state.update(line_sum=0.0, line_weight=0.0)
 
     def check_finite(self, losses: list[float]) -> None:
         """Raise BlownUp at the first loss that is NaN or infinite, naming its step and samples.
 
         A gradient that is not finite shows in the loss of the step after, so that one's samples are named too.
         """
-        rates = [rate for taken in self.pending for rate in taken.rates]
-        for offset, (loss, rate) in enumerate(zip(losses, rates, strict=True)):
+        for offset, (loss, rate) in enumerate(zip(losses, self.rates, strict=True)):
             if not math.isfinite(loss):
                 self.saver.finish_quietly()  # so that the message names the newest state there is
                 window, step = (self.state[name] - len(losses) + offset for name in ("window", "step"))

@@ -110,12 +110,11 @@ def train_epoch(training: Training, steps: Steps, interrupt: Interrupt, saver: S
     steps.check_settings()
     for window in interrupt.reading(steps.windows()):
         try:
-            taken = steps.take(window)
+            taken = steps.take(window, interrupt)
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
-            raise explain_step_error(error, training.model, window[-1], training) from error
+            last = (steps.last_window or window)[-1]
+            raise explain_step_error(error, training.model, last, training) from error
         schedule.after_step()
-        state["window"] += taken.steps
-        state["step"] += taken.steps
         ledger.add(taken, window[-1])
         if interrupt.requested:
             break

@@ -25,10 +25,8 @@ def largest(window: Sequence[Batch]) -> int:
     return max(int(count_samples(batch)) for batch in window)
 
 
-def split(window: Sequence[Batch], size: int | None) -> list[Batch]:
-    """Cut the micro-batches of a window into pieces of at most `size` samples; None leaves them whole."""
-    if size is None:
-        return list(window)
+def split(window: Sequence[Batch], size: int) -> list[Batch]:
+    """Cut the micro-batches of a window into pieces of at most `size` samples."""
     return [piece for batch in window for piece in pieces(batch, size)]
 
 
@@ -75,14 +73,9 @@ class Buffers:
         self.present = [owner._buffers[name] for owner, name in self.places]  # type: ignore[misc]
         self.saved = [buffer.clone() for buffer in self.present]
 
+    @torch.no_grad()
     def keep(self) -> None:
         """Copy the buffers as they are now."""
-        if self.places:
-            self.copy()
-
-    @torch.no_grad()
-    def copy(self) -> None:
-        """Copy the buffers, which there are."""
         pairs = zip(self.places, self.present, strict=True)
         if any(owner._buffers.get(name) is not buffer for (owner, name), buffer in pairs):
             self.find()  # the model has put others in their place

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from rushlight.data.batches import Batch
+from rushlight.data.batches import ALIGNMENT, Batch
 from rushlight.data.spec import TargetSpec, Task
 from rushlight.errors import UsageError, suggest
 from rushlight.training.uncompiled import make_optimizer
@@ -124,6 +124,17 @@ def count_samples(batch: Batch) -> float:
 def equal_parts(batch: Batch, count: int) -> list[Batch]:
     """Cut a tuple of tensors into `count` equal batches."""
     return list(zip(*(tensor.chunk(count) for tensor in batch), strict=True))
+
+
+def equal_parts_apart(batch: Batch, count: int) -> list[Batch]:
+    """Cut a tuple of tensors into `count` equal batches that lie in memory as batches of their own would.
+
+    Each is a model's to write into (autograd ties a view to its neighbours), and begins at a multiple of 64 bytes:
+    kernels may round differently elsewhere.
+    """
+    parts = [[part.data for part in tensor.chunk(count)] for tensor in batch]
+    parts = [[part if not part.nbytes % ALIGNMENT else part.clone() for part in column] for column in parts]
+    return list(zip(*parts, strict=True))
 
 
 def tensors_in(batch: Batch) -> Iterator[Tensor]:

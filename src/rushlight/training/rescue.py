@@ -26,23 +26,26 @@ ROLLBACK_FACTOR = 0.5  # what a rollback multiplies the learning rate by
 class Rescue:
     """Executes the steps, and what a step that went wrong asks for: the same one in smaller pieces, or none."""
 
-    def __init__(self, training: Training, execute: Step, saver: Saver) -> None:
+    def __init__(self, training: Training, saver: Saver) -> None:
         self.training, self.state = training, training.state
-        self.execute = execute
         self.saver = saver
         self.buffers = Buffers(training.model)
 
-    def step(self, window: Sequence[Batch], generator: torch.Generator, seed: int) -> tuple[Tensor, Tensor | None]:
+    def step(
+        self, execute: Step, window: Sequence[Batch], generator: torch.Generator, seed: int
+    ) -> tuple[Tensor, Tensor | None]:
         """Take one step, with its random numbers from `seed`; return the mean loss, and outputs for the last samples.
 
         Raises:
             TrainingError: memory runs out for a single sample, or steps are left out one after the other.
         """
-        self.buffers.keep()
+        if self.buffers.places:
+            self.buffers.keep()
         while True:
             generator.manual_seed(seed)
             try:
-                result = self.execute(split(window, self.state["micro_batch"]))
+                size = self.state["micro_batch"]
+                result = execute(window if size is None else split(window, size))
                 self.state["skipped"] = 0
                 return result
             except NotFinite as bad:

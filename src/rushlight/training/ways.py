@@ -45,14 +45,16 @@ from rushlight.training.compiled import (
     start_compiling,
     why_not_here,
 )
+from rushlight.training.interrupt import Interrupt
 from rushlight.training.ledger import Taken, steps_per_epoch
-from rushlight.training.objective import count_samples, equal_parts
+from rushlight.training.objective import count_samples, equal_parts, equal_parts_apart
 from rushlight.training.randomness import random_streams, restore_random_streams
 from rushlight.training.rescue import Rescue
 from rushlight.training.saver import Saver
 from rushlight.training.settings import hooks_in, is_step_hooked, settings_of, trained_of
 from rushlight.training.state import Training
 from rushlight.training.step import Parts, Step, eager_step, exact_step, has_fused_update, has_images, windows
+from rushlight.training.uncompiled import step_hooks
 from rushlight.training.updates import rule_of
 
 WAYS = "ways.json"
@@ -67,6 +69,7 @@ DECIDE_AFTER = 1.0  # seconds of training, for the time left to be known
 POLL_SECONDS = 0.2  # between two looks at the process that compiles
 SMALL_STEP = 5e6  # floating-point operations, about: below that, several steps are taken in one call
 STEPS_TOGETHER = 8
+TOGETHER_SECONDS = 0.005  # of eager steps in a row: a signal, or a checkpoint that is due, waits for that long
 LOOK_BYTES = 100  # for each parameter: the states compared, and the reference in float64
 
 
@@ -159,10 +162,12 @@ class Steps:
     def __init__(self, training: Training, parts: Parts, saver: Saver) -> None:
         self.training, self.parts, self.state = training, parts, training.state
         self.exact = exact_step(parts)
-        self.rescue = Rescue(training, self.exact, saver)
+        self.rescue = Rescue(training, saver)
         self.generator = step_generator(training.device)
         self.record = Record(training)
         self.together = 1  # how many steps are taken next
+        self.most_short = self.most_together()
+        self.short_steps = 1  # how many eager steps are short enough to be taken in a row
         self.way = EXACT  # in force
         self.is_entered = False  # since the last step
         self.base = EXACT  # for steps that the compiled way cannot take
@@ -178,6 +183,7 @@ class Steps:
         self.is_probed = bool(self.record.ways)  # by a process before this one
         self.settings = self.all_settings() if self.is_probed else {}  # after the last look at them
         self.last_window: Sequence[Batch] = ()
+        self.left: list[list[Batch]] = []  # windows of a row of steps that ended before its last
         self.obstacle = self.find_obstacle()
         if self.obstacle is not None and training.recipe.numerics == "fast":
             self.note(f"Every step was executed exactly: {self.obstacle}.")
@@ -212,7 +218,12 @@ class Steps:
         start = self.state["window"] * recipe.accumulate
         if isinstance(split, ResidentSplit) and recipe.accumulate == 1:
             batches = split.batches(recipe.batch_size, seed=recipe.seed, epoch=epoch, start=start, together=self.choose)
-            yield from ([batch] for batch in batches)
+            self.left = []
+            for batch in batches:
+                yield [batch]
+                self.together = 1
+                while self.left:
+                    yield self.left.pop(0)
             return
         for window in windows(
             split.batches(recipe.batch_size, seed=recipe.seed, epoch=epoch, start=start), recipe.accumulate
@@ -222,8 +233,8 @@ class Steps:
 
     def choose(self) -> int:
         """Choose the way of the next steps; return how many of them are taken together."""
-        if self.obstacle is None or self.record.ways:
-            self.together = self.next_together()
+        follows_record = self.obstacle is None or self.record.ways
+        self.together = self.next_together() if follows_record else self.eager_together(None)
         return self.together
 
     def next_together(self) -> int:
@@ -241,8 +252,23 @@ class Steps:
             if self.candidate is not None:
                 fits = self.candidate.way.count <= self.full_windows()
                 return self.candidate.way.count if fits else 1
-        together = self.fits(following)
-        return way.count if together else 1
+        return way.count if self.fits(following) else self.eager_together(following)
+
+    def eager_together(self, following: int | None) -> int:
+        """Return how many steps to take one after the other before anything else is looked at; the way changes at step `following`."""
+        is_watched = any(step_hooks(self.parts.optimizer))  # by whoever looks at one step after the other
+        if self.short_steps == 1 or self.way.name == "compiled" or not self.is_settled or is_watched:
+            return 1
+        step = self.state["step"]
+        change = math.inf if following is None else following - step
+        return max(1, int(min(self.short_steps, self.full_windows(), change, self.steps_to_look(step))))
+
+    def most_together(self) -> int:
+        """Return how many eager steps can be taken in a row at the most: one where their batches do not come in one."""
+        split, recipe = self.training.data.train, self.training.recipe
+        if not isinstance(split, ResidentSplit) or recipe.accumulate > 1 or self.training.schedule.by_step:
+            return 1
+        return min(STEPS_TOGETHER, split.gathered_together(recipe.batch_size) // recipe.batch_size)
 
     def fits(self, following: int | None) -> bool:
         """Tell whether the next steps can be taken in one call of the compiled way."""
@@ -280,7 +306,7 @@ class Steps:
 
     def next_candidate(self, step: int) -> Candidate | None:
         """Return what is worth a look now: a way that is new, or the one in force again."""
-        if self.way.name != "exact" and self.is_time_to_look(step):
+        if self.steps_to_look(step) < self.way.count:
             return Candidate(self.way, is_new=False)
         if self.steps_left() < FEWEST_STEPS and self.training.recipe.compile != "first":
             return None
@@ -299,11 +325,13 @@ class Steps:
         )  # fmt: skip
         return Candidate(way, is_new=True)
 
-    def is_time_to_look(self, step: int) -> bool:
-        """Tell whether the way in force is to be looked at again within the steps of its next call."""
+    def steps_to_look(self, step: int) -> float:
+        """Return how many steps are left until the way in force is to be looked at again; infinite for the exact one."""
+        if self.way.name == "exact":
+            return math.inf
         done = step - self.way.since
         doublings = (max(done - 1, 0) // LOOK_AGAIN).bit_length()
-        return LOOK_AGAIN << doublings < done + self.way.count
+        return (LOOK_AGAIN << doublings) - done
 
     def find_eager_ways(self) -> list[Way]:
         """Return the faster ways that torch's own kernels have for this training, the fastest first."""
@@ -477,43 +505,56 @@ class Steps:
 
     # ── taking steps ─────────────────────────────────────────────────────────────────────────────────────
 
-    def take(self, window: list[Batch]) -> Taken:
-        """Take the steps that `windows` gave a window for."""
-        if self.is_plain:
-            taken = self.take_one(window)
-        elif (
-            self.candidate is None
+    def take(self, window: list[Batch], interrupt: Interrupt) -> Taken:
+        """Take the steps that `windows` gave a window for, and count them in the state."""
+        step = self.state["step"]
+        if (
+            self.way.name == "compiled"
+            and self.candidate is None
             and self.together == self.way.count
             and self.fits(None)
             and self.compiled_takes(window[0])
         ):
             taken = self.take_compiled(window[0])
+        elif self.candidate is None and self.is_settled:
+            taken = self.take_plain(window, interrupt)
         else:
             taken = self.take_some(window)
         if self.is_entered:  # said now that the step is done: what is saved before it must not have the line yet
             self.is_entered = False
-            for line in self.record.messages(self.state["step"]):
+            for line in self.record.messages(step):
                 self.training.history.write({**line, "time": time.time()})
         return taken
 
-    @property
-    def is_plain(self) -> bool:
-        """Whether the next step is one with nothing around it."""
-        return self.together == 1 and self.candidate is None and self.way.name != "compiled" and self.is_settled
-
     def take_some(self, window: list[Batch]) -> Taken:
-        """Take one step or several, whatever there is to be done about them."""
+        """Take one step or several, and find out what is to be known of them."""
         count = self.together
         windows = [window] if count == 1 else [[batch] for batch in equal_parts(window[0], count)]
-        stretch = Stretch(windows, self.rates(count), self.seeds(count))
         self.last_window = windows[-1]
         is_whole = len(windows[-1]) == 1 and count_samples(windows[-1][0]) == self.training.recipe.batch_size
         if self.candidate is not None and self.candidate.way.count == count and is_whole and self.suits(window[0]):
-            losses, outputs = self.look(self.candidate, stretch, window[0])
-        else:
-            losses, outputs = self.take_eagerly(self.exact if self.base.name == "exact" else self.eager, stretch)
-        samples = [int(sum(map(count_samples, window))) for window in windows]
-        return Taken(losses, outputs, self.weights(windows), [rates[0] for rates in stretch.rates], samples)
+            stretch = Stretch(windows, self.rates(count), self.seeds(count))
+            return self.look(self.candidate, stretch, window[0])
+        watch = None if self.is_settled else self.watched()
+        taken = self.take_eagerly(self.base_step(), windows)
+        if watch is not None:
+            self.probe(watch)
+        return taken
+
+    def take_plain(self, window: list[Batch], interrupt: Interrupt) -> Taken:
+        """Take eager steps with nothing around them; find out how many of them are short enough to be taken in a row."""
+        count, began = self.together, time.perf_counter()
+        windows = [window] if count == 1 else [[batch] for batch in equal_parts_apart(window[0], count)]
+        taken = self.take_eagerly(self.base_step(), windows, interrupt)
+        self.left += windows[len(taken.weights) :]
+        if self.most_short > 1:
+            short = TOGETHER_SECONDS * count / (time.perf_counter() - began)
+            self.short_steps = max(1, min(self.most_short, int(short)))
+        return taken
+
+    def base_step(self) -> Step:
+        """Return what executes the steps that are not compiled."""
+        return self.exact if self.base.name == "exact" else self.eager
 
     def suits(self, batch: Batch) -> bool:
         """Tell whether the candidate can take a batch: machine code reads its memory as it was laid out for."""
@@ -525,17 +566,6 @@ class Steps:
         """Whether nothing is left to find out about the model."""
         return self.is_probed or self.obstacle is not None
 
-    def take_one(self, window: list[Batch]) -> Taken:
-        """Take one step, with nothing around it: the way of nearly all steps that are not compiled."""
-        state, recipe, objective = self.state, self.training.recipe, self.training.objective
-        self.training.schedule.before_step(state["step"])
-        self.last_window = window
-        self.rescue.execute = self.exact if self.base.name == "exact" else self.eager
-        seed = step_seed(recipe.seed, state["epoch"], state["window"])
-        loss, outputs = self.rescue.step(window, self.generator, seed)
-        weight, samples = sum(map(objective.weight, window)), int(sum(map(count_samples, window)))
-        return Taken(loss, outputs, [weight], [self.parts.optimizer.param_groups[0]["lr"]], [samples])
-
     def take_compiled(self, batch: Batch) -> Taken:
         """Take the steps that a batch is for in one call."""
         assert self.compiled is not None
@@ -544,20 +574,37 @@ class Steps:
         seeds = self.seeds(count) if self.compiled.each else ()
         losses, outputs = self.compiled.take(samples, targets, rates, seeds, self.generator)
         weights = self.training.objective.weights(batch, count)
-        return Taken(losses, outputs, weights, [rate[0] for rate in rates], [len(samples) // count] * count)
+        self.state["window"] += count
+        self.state["step"] += count
+        return Taken([losses], outputs, weights, [rate[0] for rate in rates], [len(samples) // count] * count)
 
-    def take_eagerly(self, execute: Step, stretch: Stretch) -> tuple[Tensor, Tensor | None]:
-        """Take steps one by one."""
-        self.rescue.execute = execute
-        losses, outputs = [], None
-        watch = None if self.is_settled else self.watched()
-        for window, rates, seed in zip(stretch.windows, stretch.rates, stretch.seeds, strict=True):
-            agreement.set_rates(self.parts, rates)
-            loss, outputs = self.rescue.step(window, self.generator, seed)
+    def take_eagerly(
+        self, execute: Step, windows: Sequence[Sequence[Batch]], interrupt: Interrupt | None = None
+    ) -> Taken:
+        """Take steps one by one, all of them; with an `interrupt` no more once there is a signal, or the state is to be saved.
+
+        Several are equal parts of one batch.
+        """
+        state, schedule, objective, rescue = self.state, self.training.schedule, self.training.objective, self.rescue
+        recipe, group = self.training.recipe, self.parts.optimizer.param_groups[0]
+        losses: list[Tensor] = []
+        rates: list[float] = []
+        for window in windows:
+            schedule.before_step(state["step"])
+            self.last_window = window
+            seed = step_seed(recipe.seed, state["epoch"], state["window"])
+            loss, outputs = rescue.step(execute, window, self.generator, seed)
             losses.append(loss)
-        if watch is not None:
-            self.probe(watch)
-        return losses[0] if len(losses) == 1 else torch.stack(losses), outputs
+            rates.append(group["lr"])
+            state["window"] += 1
+            state["step"] += 1
+            if interrupt is not None and (interrupt.requested or rescue.saver.is_asked_for):
+                break
+        done = windows[: len(losses)]
+        alike = len(done) if objective.is_even() else 1
+        weights = [sum(map(objective.weight, window)) for window in done[::alike]] * alike
+        samples = [int(sum(map(count_samples, window))) for window in done[::alike]] * alike
+        return Taken(losses, outputs, weights, rates, samples)
 
     def compiled_takes(self, batch: Batch) -> bool:
         """Tell whether a batch is as the compiled steps want it."""
@@ -576,11 +623,6 @@ class Steps:
         """Return the seeds of the next steps' random numbers."""
         first, seed, epoch = self.state["window"], self.training.recipe.seed, self.state["epoch"]
         return [step_seed(seed, epoch, window) for window in range(first, first + count)]
-
-    def weights(self, windows: Sequence[Sequence[Batch]]) -> list[float]:
-        """Return what each step's loss is a mean over."""
-        weight = self.training.objective.weight
-        return [sum(map(weight, window)) for window in windows]
 
     # ── looking at a way ─────────────────────────────────────────────────────────────────────────────────
 
@@ -633,7 +675,7 @@ class Steps:
         self.way = self.base = EXACT
         self.eager, self.compiled, self.compiled_key, self.candidate = self.exact, None, "", None
 
-    def look(self, candidate: Candidate, stretch: Stretch, batch: Batch) -> tuple[Tensor, Tensor | None]:
+    def look(self, candidate: Candidate, stretch: Stretch, batch: Batch) -> Taken:
         """Take steps exactly, and compare what the candidate makes of them; adopt it, keep it or drop it."""
         self.candidate = None
         step, way, now = self.state["step"], candidate.way, self.base
@@ -641,8 +683,10 @@ class Steps:
             self.record.add(Way(step, "exact"))
         live = tensors_of(self.parts)
         before = copies(live)
-        losses, outputs = self.take_eagerly(self.exact, stretch)
-        exact = Outcome(losses.reshape(-1), copies({**tensors_of(self.parts), **agreement.gradients_of(self.parts)}))
+        taken = self.take_eagerly(self.exact, stretch.windows)
+        exact = Outcome(
+            torch.stack(taken.losses), copies({**tensors_of(self.parts), **agreement.gradients_of(self.parts)})
+        )
         streams = random_streams()
         gain, microseconds = 1.0, way.microseconds
         try:
@@ -658,7 +702,7 @@ class Steps:
             agreement.set_rates(self.parts, stretch.rates[-1])
         self.conclude(candidate, reason, replace(way, step=step + stretch.count, gain=gain, microseconds=microseconds))
         self.began, self.first_step = time.perf_counter(), step + stretch.count  # looking tells nothing of the pace
-        return losses, outputs
+        return taken
 
     def conclude(self, candidate: Candidate, reason: str | None, way: Way) -> None:
         """Record what follows from a look at a way, from its step on: `reason` says what disagreed."""
