@@ -191,3 +191,14 @@ def test_a_model_may_write_into_its_batches() -> None:
         first, second = ([model(x) for x, _ in split.in_order(8)] for _ in range(2))
     assert all(map(torch.equal, first, second))
     assert torch.equal(split.inputs, kept)
+
+
+def test_batches_to_test_on_are_laid_out_as_a_loader_lays_them_out() -> None:
+    gray = torch.arange(6 * 4 * 4, dtype=torch.uint8).reshape(6, 4, 4)[:, None]
+    assert gray.stride() == (16, 16, 4, 1)
+    as_numpy_leaves_them = gray.as_strided(gray.shape, (16, 1, 4, 1))
+    split = ResidentSplit(as_numpy_leaves_them, torch.arange(6), lambda inputs: inputs.float())
+    expected = torch.stack([image.float() for image in gray[:4]])
+    batches = [next(split.in_order(4)), next(split.batches(4, seed=0, epoch=1))]
+    assert [inputs.stride() for inputs, _ in batches] == [expected.stride()] * 2
+    assert torch.equal(batches[0][0], expected)

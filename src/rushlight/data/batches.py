@@ -66,6 +66,11 @@ class ResidentSplit:
     is_shuffled: bool = True
     kind: str = field(default="resident", init=False)
 
+    def __post_init__(self) -> None:
+        # images of one channel may have the strides of channels last, which convolutions go by: another rounding
+        if self.inputs.is_contiguous():
+            object.__setattr__(self, "inputs", self.inputs.view(-1).view(self.inputs.shape))
+
     @property
     def samples(self) -> int:
         """How many samples there are."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -15,6 +16,7 @@ from rushlight import files
 from rushlight.data.batches import Split
 from rushlight.data.spec import TargetSpec, Task
 from rushlight.training.objective import Objective
+from rushlight.training.pooling import FasterMaxPool, may_pool
 
 Z95 = 1.959963984540054  # the 97.5 % point of the normal distribution
 MOST_WRONG = 10
@@ -149,7 +151,9 @@ def evaluate(
     weights: list[float] = []
     seen: list[tuple[Tensor, Tensor, Tensor]] = []
     done = 0
-    with eval_mode(model), torch.no_grad():  # not inference_mode: what a model caches there could not be trained with
+    pooling = FasterMaxPool() if may_pool(model) else contextlib.nullcontext()
+    # not inference_mode: what a model caches there could not be trained with
+    with eval_mode(model), torch.no_grad(), pooling:
         for batch in split.in_order(batch_size):
             loss, outputs = objective.compute(model, batch)
             losses.append(loss)

@@ -18,9 +18,11 @@ from torch.optim import Optimizer
 
 from rushlight.data.batches import CPU, Batch
 from rushlight.training.objective import Objective
+from rushlight.training.pooling import FasterMaxPool, may_pool
 
 BACKWARD = (Tensor.backward, torch.autograd.backward)  # as torch has them
 
+Compute = Callable[[nn.Module, Batch], tuple[Tensor, Tensor | None]]
 Step = Callable[[Sequence[Batch]], tuple[Tensor, Tensor | None]]  # window -> (mean loss, outputs of the last batch)
 
 
@@ -212,7 +214,18 @@ def check_finite(loss: Tensor, parameters: dict[str, nn.Parameter]) -> None:
 
 def computing(parts: Parts) -> Callable[[nn.Module, Batch], tuple[Tensor, Tensor | None]]:
     """Return what computes loss and outputs of a batch, in the precision that is asked for."""
-    return parts.objective.compute if parts.precision == "float32" else in_bfloat16(parts)
+    compute = parts.objective.compute if parts.precision == "float32" else in_bfloat16(parts)
+    return with_faster_pooling(compute) if may_pool(parts.model) else compute
+
+
+def with_faster_pooling(compute: Compute) -> Compute:
+    """Return the same computation, with the same bits, whose max pooling is faster."""
+
+    def pooled_faster(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor | None]:
+        with FasterMaxPool():
+            return compute(model, batch)
+
+    return pooled_faster
 
 
 def in_bfloat16(parts: Parts) -> Callable[[nn.Module, Batch], tuple[Tensor, Tensor | None]]:
