@@ -84,7 +84,7 @@ def test_model(model: nn.Module, split: Split | None, training: Training) -> tup
     """Test a model of a run on one split."""
     if split is None:
         return None, None
-    return evaluate(model, split, training.objective, training.data.target, tested_together(training))
+    return evaluate(model, split, training.objective, training.data.target, tested_together(training, split))
 
 
 def save_report(folder: Path, report: Report | None, outcome: Outcome | None) -> None:
@@ -230,7 +230,8 @@ class Run:
         if split is None:
             raise UsageError("nothing-to-test", run=self.name)
         device, _ = choose_device(self.recipe.device)
-        size = test_batch_size(self.recipe) if self._training is None else tested_together(self._training)
+        training = self._training
+        size = test_batch_size(self.recipe, split) if training is None else tested_together(training, split)
         report, outcome = evaluate(self.model.to(device), split.to(device), self._objective(loss), target, size)
         save_report(self.folder, report, outcome)
         return report

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from rushlight import files
+from rushlight.data.batches import ResidentSplit, Split
 from rushlight.errors import DataError
 from rushlight.training.checkpoint import check_can_be_saved, checkpoints
 from rushlight.training.evaluate import Outcome, Report, evaluate
@@ -23,6 +24,8 @@ from rushlight.training.saver import Saver
 from rushlight.training.state import State, Training
 from rushlight.training.step import Parts
 from rushlight.training.ways import Steps
+
+MOST_ROWS, ROW_NUMBERS = 4096, 1 << 15  # of a table, tested at a time
 
 
 @dataclass(frozen=True)
@@ -147,7 +150,7 @@ def test_epoch(training: Training, interrupt: Interrupt, saver: Saver) -> tuple[
     if data.test is None:
         return None, None
     watch = interrupt.watching(training.progress, data.test.samples)
-    size = tested_together(training)
+    size = tested_together(training, data.test)
     streams, since = random_streams(), time.perf_counter()
     try:
         with interrupt.leaving_at_once():
@@ -235,12 +238,15 @@ def is_patience_spent(recipe: Recipe, state: State) -> bool:
     return recipe.early_stopping is not None and state["epochs_since_best"] >= recipe.early_stopping
 
 
-def tested_together(training: Training) -> int:
+def tested_together(training: Training, split: Split) -> int:
     """Return how many samples of a run are tested at a time; where memory ran out in training, as many as fitted there."""
-    size, most = test_batch_size(training.recipe), training.state["micro_batch"]
+    size, most = test_batch_size(training.recipe, split), training.state["micro_batch"]
     return size if most is None else min(size, most)
 
 
-def test_batch_size(recipe: Recipe) -> int:
-    """Return how many samples are tested at a time: no gradients are kept, so more fit than in training."""
-    return max(recipe.batch_size, min(4 * recipe.batch_size, 512))
+def test_batch_size(recipe: Recipe, split: Split) -> int:
+    """Return how many samples are tested at a time: no gradients are kept, so more fit than in training; many more of short rows."""
+    size = max(recipe.batch_size, min(4 * recipe.batch_size, 512))
+    if isinstance(split, ResidentSplit) and split.inputs.dim() == 2 and split.inputs.numel():
+        size = max(size, min(MOST_ROWS, ROW_NUMBERS // split.inputs.shape[1]))
+    return size

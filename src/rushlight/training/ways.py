@@ -613,6 +613,8 @@ class Steps:
     def rates(self, count: int) -> list[Rates]:
         """Return the learning rates of the next steps; the optimizer has the last ones' afterwards."""
         schedule, groups = self.training.schedule, self.parts.optimizer.param_groups
+        if not schedule.moves:
+            return [[group["lr"] for group in groups]] * count
         found = []
         for step in range(self.state["step"], self.state["step"] + count):
             schedule.before_step(step)
