@@ -60,13 +60,11 @@ class Ledger:
 
     def add(self, taken: Taken, last: Batch) -> None:
         """Take over the losses of steps that the state counts already; `last` is a batch that ends with their last samples."""
-        steps, done = len(taken.weights), self.state["window"]
         self.pending += taken.losses
         self.weights += taken.weights
         self.rates += taken.rates
         self.samples += taken.samples
-        is_line = done // self.line_every > (done - steps) // self.line_every
-        if is_line or len(self.weights) >= MOST_PENDING or time.perf_counter() >= self.due:
+        if len(self.weights) >= MOST_PENDING or time.perf_counter() >= self.due:
             self.read_accuracy(taken.outputs, last)
             self.flush()
 

@@ -127,14 +127,15 @@ def equal_parts(batch: Batch, count: int) -> list[Batch]:
 
 
 def equal_parts_apart(batch: Batch, count: int) -> list[Batch]:
-    """Cut a tuple of tensors into `count` equal batches that lie in memory as batches of their own would.
+    """Cut a tuple of tensors into `count` equal batches that are as batches of their own would be.
 
-    Each is a model's to write into (autograd ties a view to its neighbours), and begins at a multiple of 64 bytes:
-    kernels may round differently elsewhere.
+    None is a view of the others, so a model may write into its batch. Each begins at a multiple of 64 bytes: kernels may
+    round differently elsewhere.
     """
-    parts = [[part.data for part in tensor.chunk(count)] for tensor in batch]
-    parts = [[part if not part.nbytes % ALIGNMENT else part.clone() for part in column] for column in parts]
-    return list(zip(*parts, strict=True))
+    columns = [tensor.unsafe_chunk(count) for tensor in batch]  # not unsafe here: nobody uses the whole
+    return list(
+        zip(*(parts if not parts[0].nbytes % ALIGNMENT else map(Tensor.clone, parts) for parts in columns), strict=True)
+    )
 
 
 def tensors_in(batch: Batch) -> Iterator[Tensor]:

@@ -69,7 +69,8 @@ DECIDE_AFTER = 1.0  # seconds of training, for the time left to be known
 POLL_SECONDS = 0.2  # between two looks at the process that compiles
 SMALL_STEP = 5e6  # floating-point operations, about: below that, several steps are taken in one call
 STEPS_TOGETHER = 8
-TOGETHER_SECONDS = 0.005  # of eager steps in a row: a signal, or a checkpoint that is due, waits for that long
+CALLS_IN_A_ROW = 32
+ROW_SECONDS = 0.005  # about: a checkpoint that is due waits for that long
 LOOK_BYTES = 100  # for each parameter: the states compared, and the reference in float64
 
 
@@ -165,9 +166,10 @@ class Steps:
         self.rescue = Rescue(training, saver)
         self.generator = step_generator(training.device)
         self.record = Record(training)
-        self.together = 1  # how many steps are taken next
-        self.most_short = self.most_together()
-        self.short_steps = 1  # how many eager steps are short enough to be taken in a row
+        self.count = 1  # steps in the next call
+        self.calls = 1  # that are made next, one after the other
+        self.short_calls = 1  # that take so little time that they may be made in a row
+        self.batches_at_once = batches_at_once(training)
         self.way = EXACT  # in force
         self.is_entered = False  # since the last step
         self.base = EXACT  # for steps that the compiled way cannot take
@@ -221,7 +223,7 @@ class Steps:
             self.left = []
             for batch in batches:
                 yield [batch]
-                self.together = 1
+                self.calls = 1
                 while self.left:
                     yield self.left.pop(0)
             return
@@ -232,13 +234,16 @@ class Steps:
             yield window
 
     def choose(self) -> int:
-        """Choose the way of the next steps; return how many of them are taken together."""
-        follows_record = self.obstacle is None or self.record.ways
-        self.together = self.next_together() if follows_record else self.eager_together(None)
-        return self.together
+        """Choose the way of the next steps; return how many of them are taken before anything else is looked at."""
+        self.count = self.calls = 1
+        if self.obstacle is None or self.record.ways:
+            self.choose_way()
+        elif self.short_calls > 1:
+            self.calls = self.calls_in_a_row(1, None)
+        return self.count * self.calls
 
-    def next_together(self) -> int:
-        """Enter the way that is in force, look for a faster one, and return how many steps are next."""
+    def choose_way(self) -> None:
+        """Enter the way that is in force, look for a faster one, and choose how many steps are next."""
         step = self.state["step"]
         way = self.record.at(step)
         if way is not self.way:
@@ -250,25 +255,22 @@ class Steps:
         if following is None and self.obstacle is None and self.is_probed:
             self.candidate = self.candidate or self.next_candidate(step)
             if self.candidate is not None:
-                fits = self.candidate.way.count <= self.full_windows()
-                return self.candidate.way.count if fits else 1
-        return way.count if self.fits(following) else self.eager_together(following)
+                self.count = way.count if (way := self.candidate.way).count <= self.full_windows() else 1
+                return
+        self.count = way.count if self.fits(following) else 1
+        if (
+            self.short_calls > 1 and self.count == way.count
+        ):  # else as few single steps as there may be: each is executed otherwise
+            self.calls = self.calls_in_a_row(self.count, following)
 
-    def eager_together(self, following: int | None) -> int:
-        """Return how many steps to take one after the other before anything else is looked at; the way changes at step `following`."""
-        is_watched = any(step_hooks(self.parts.optimizer))  # by whoever looks at one step after the other
-        if self.short_steps == 1 or self.way.name == "compiled" or not self.is_settled or is_watched:
+    def calls_in_a_row(self, count: int, following: int | None) -> int:
+        """Return how many calls of `count` steps to make one after the other; the way changes at step `following`."""
+        if not self.is_settled or any(step_hooks(self.parts.optimizer)):  # somebody looks at one step after the other
             return 1
         step = self.state["step"]
         change = math.inf if following is None else following - step
-        return max(1, int(min(self.short_steps, self.full_windows(), change, self.steps_to_look(step))))
-
-    def most_together(self) -> int:
-        """Return how many eager steps can be taken in a row at the most: one where their batches do not come in one."""
-        split, recipe = self.training.data.train, self.training.recipe
-        if not isinstance(split, ResidentSplit) or recipe.accumulate > 1 or self.training.schedule.by_step:
-            return 1
-        return min(STEPS_TOGETHER, split.gathered_together(recipe.batch_size) // recipe.batch_size)
+        steps = min(self.full_windows(), change, self.steps_to_look(step))
+        return max(1, int(min(self.short_calls, steps // count)))
 
     def fits(self, following: int | None) -> bool:
         """Tell whether the next steps can be taken in one call of the compiled way."""
@@ -508,16 +510,8 @@ class Steps:
     def take(self, window: list[Batch], interrupt: Interrupt) -> Taken:
         """Take the steps that `windows` gave a window for, and count them in the state."""
         step = self.state["step"]
-        if (
-            self.way.name == "compiled"
-            and self.candidate is None
-            and self.together == self.way.count
-            and self.fits(None)
-            and self.compiled_takes(window[0])
-        ):
-            taken = self.take_compiled(window[0])
-        elif self.candidate is None and self.is_settled:
-            taken = self.take_plain(window, interrupt)
+        if self.candidate is None and self.is_settled:
+            taken = self.take_row(window, interrupt)
         else:
             taken = self.take_some(window)
         if self.is_entered:  # said now that the step is done: what is saved before it must not have the line yet
@@ -528,7 +522,7 @@ class Steps:
 
     def take_some(self, window: list[Batch]) -> Taken:
         """Take one step or several, and find out what is to be known of them."""
-        count = self.together
+        count = self.count
         windows = [window] if count == 1 else [[batch] for batch in equal_parts(window[0], count)]
         self.last_window = windows[-1]
         is_whole = len(windows[-1]) == 1 and count_samples(windows[-1][0]) == self.training.recipe.batch_size
@@ -541,15 +535,20 @@ class Steps:
             self.probe(watch)
         return taken
 
-    def take_plain(self, window: list[Batch], interrupt: Interrupt) -> Taken:
-        """Take eager steps with nothing around them; find out how many of them are short enough to be taken in a row."""
-        count, began = self.together, time.perf_counter()
-        windows = [window] if count == 1 else [[batch] for batch in equal_parts_apart(window[0], count)]
-        taken = self.take_eagerly(self.base_step(), windows, interrupt)
-        self.left += windows[len(taken.weights) :]
-        if self.most_short > 1:
-            short = TOGETHER_SECONDS * count / (time.perf_counter() - began)
-            self.short_steps = max(1, min(self.most_short, int(short)))
+    def take_row(self, window: list[Batch], interrupt: Interrupt) -> Taken:
+        """Take steps with nothing around them; find out how many calls are short enough to be made in a row."""
+        calls, began = self.calls, time.perf_counter()
+        windows = cut(window, calls)
+        if self.way.name == "compiled" and self.fits(None) and self.compiled_takes(windows[0][0]):
+            taken = self.take_compiled(windows, interrupt)
+        else:
+            if self.count > 1:
+                windows, self.count = cut(window, calls * self.count), 1
+            taken = self.take_eagerly(self.base_step(), windows, interrupt)
+        self.left += windows[len(taken.losses) :]
+        most = min(CALLS_IN_A_ROW, self.batches_at_once // self.count)
+        if most > 1:
+            self.short_calls = max(1, min(most, int(ROW_SECONDS * calls / (time.perf_counter() - began))))
         return taken
 
     def base_step(self) -> Step:
@@ -566,17 +565,26 @@ class Steps:
         """Whether nothing is left to find out about the model."""
         return self.is_probed or self.obstacle is not None
 
-    def take_compiled(self, batch: Batch) -> Taken:
-        """Take the steps that a batch is for in one call."""
+    def take_compiled(self, windows: Sequence[Sequence[Batch]], interrupt: Interrupt) -> Taken:
+        """Take the steps of each window in one call; no more of them once there is a signal. All have equal parts of one batch."""
         assert self.compiled is not None
-        count, (samples, targets) = self.together, batch
-        rates = self.rates(count)
-        seeds = self.seeds(count) if self.compiled.each else ()
-        losses, outputs = self.compiled.take(samples, targets, rates, seeds, self.generator)
-        weights = self.training.objective.weights(batch, count)
-        self.state["window"] += count
-        self.state["step"] += count
-        return Taken([losses], outputs, weights, [rate[0] for rate in rates], [len(samples) // count] * count)
+        objective, state, count = self.training.objective, self.state, self.way.count
+        losses: list[Tensor] = []
+        rates: list[float] = []
+        for ((samples, targets),) in windows:
+            rates_of_call = self.rates(count)
+            seeds = self.seeds(count) if self.compiled.each else ()
+            losses_of_call, outputs = self.compiled.take(samples, targets, rates_of_call, seeds, self.generator)
+            losses.append(losses_of_call)
+            rates += [rate[0] for rate in rates_of_call]
+            state["window"] += count
+            state["step"] += count
+            if interrupt.requested:
+                break
+        done = windows[: len(losses)]
+        alike = len(done) if objective.is_even() else 1
+        weights = [weight for window in done[::alike] for weight in objective.weights(window[0], count)] * alike
+        return Taken(losses, outputs, weights, rates, [len(samples) // count] * len(rates))
 
     def take_eagerly(
         self, execute: Step, windows: Sequence[Sequence[Batch]], interrupt: Interrupt | None = None
@@ -810,6 +818,19 @@ class Steps:
         if self.compilation is not None:
             self.compilation.stop()
             self.compilation = None
+
+
+def batches_at_once(training: Training) -> int:
+    """Return how many batches can be had in one at the most; one, where something is to be done between two steps."""
+    split, recipe = training.data.train, training.recipe
+    if not isinstance(split, ResidentSplit) or recipe.accumulate > 1 or training.schedule.by_step:
+        return 1
+    return split.gathered_together(recipe.batch_size) // recipe.batch_size
+
+
+def cut(window: list[Batch], count: int) -> list[list[Batch]]:
+    """Return the windows that are equal parts of one."""
+    return [window] if count == 1 else [[batch] for batch in equal_parts_apart(window[0], count)]
 
 
 def adopted(way: Way) -> str:
