@@ -257,10 +257,9 @@ class Steps:
             if self.candidate is not None:
                 self.count = way.count if (way := self.candidate.way).count <= self.full_windows() else 1
                 return
-        self.count = way.count if self.fits(following) else 1
-        if (
-            self.short_calls > 1 and self.count == way.count
-        ):  # else as few single steps as there may be: each is executed otherwise
+        self.count = self.way.count if self.fits(following) else 1
+        is_whole = self.count == self.way.count  # else as few single steps as there may be: each is executed otherwise
+        if self.short_calls > 1 and is_whole:
             self.calls = self.calls_in_a_row(self.count, following)
 
     def calls_in_a_row(self, count: int, following: int | None) -> int:
