@@ -116,6 +116,15 @@ def test_what_it_is_not_for_is_left_to_torch(used: list[int]) -> None:
     assert len(used) == 1  # the last one, which raises what torch raises
 
 
+def test_a_stride_of_zero_is_refused_and_none_at_all_is_the_kernels_size() -> None:
+    samples = samples_of(0, (2, 16, 8, 8))
+    with FasterMaxPool():
+        with pytest.raises(RuntimeError, match="stride should not be zero"):
+            functional.max_pool2d(samples, 2, stride=0)
+        pooled = [torch.max_pool2d(samples, 2, []), functional.max_pool2d(samples, 2, None)]
+    assert all(torch.equal(each, functional.max_pool2d(samples, 2)) for each in pooled)
+
+
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # torch's own, for forward derivatives
 def test_transforms_and_second_derivatives_go_through() -> None:
     samples = samples_of(1, (3, 2, 16, 6, 6)) + torch.rand(3, 2, 16, 6, 6)

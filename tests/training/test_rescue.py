@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import rushlight
 from rushlight.errors import RunError, TrainingError
+from rushlight.runs.history import read_history
 from rushlight.training import ledger, saver, ways
 from rushlight.training.checkpoint import is_whole, list_checkpoints, read_checkpoint, unpack
 from rushlight.training.memory import split
@@ -171,6 +172,23 @@ def test_a_rollback_to_a_checkpoint_that_is_not_whole_deletes_nothing_and_shows_
     assert not is_whole(run / "checkpoints" / "00000010")
     assert kept[-1].name.endswith("-mid-epoch")
     assert is_whole(kept[-1])
+
+
+@pytest.mark.parametrize("seconds", [0.0, 1e9])
+def test_the_lines_before_a_loss_that_blew_up_are_written_whenever_it_was_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float
+) -> None:
+    monkeypatch.setattr(ledger, "SHORTEST_LINE", 2)
+    monkeypatch.setattr(ledger, "READ_EVERY", seconds)
+
+    def objective(net: nn.Module, batch: Any) -> Tensor:
+        loss = nn.functional.cross_entropy(net(batch[0]), batch[1])
+        return loss * math.inf if int(net.passes) == 16 else loss
+
+    with pytest.raises(TrainingError):
+        train(tmp_path, made(), marked_data(), objective=objective, name="it")
+    lines = [line["step"] for line in read_history(tmp_path / "it") if line["kind"] == "steps"]
+    assert lines == [2, 4, 6, 8, 10, 12, 14]
 
 
 def interrupted_at(at: int) -> Net:

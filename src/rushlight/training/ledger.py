@@ -6,7 +6,8 @@ import math
 import sys
 import time
 from array import array
-from typing import NamedTuple
+from itertools import islice
+from typing import NamedTuple, NoReturn
 
 import torch
 from torch import Tensor
@@ -74,22 +75,24 @@ class Ledger:
             return
         losses = read_losses(self.pending)
         self.training.history.write_losses(little_endian(losses))  # also those that end the run
-        if self.recipe.on_nan != "skip":
-            self.check_finite(losses)
-        self.add_up(losses)
+        bad = None if self.recipe.on_nan == "skip" else first_not_finite(losses)
+        self.add_up(losses, bad)
+        if bad is not None:
+            self.blow_up(losses, bad)
         self.samples_done += sum(self.samples)
         for pending in (self.pending, self.weights, self.rates, self.samples):
             pending.clear()
         self.show(losses)
         self.due = time.perf_counter() + READ_EVERY
 
-    def add_up(self, losses: list[float]) -> None:
-        """Add the losses to the epoch's and the line's, one after the other, and write the lines that are due."""
+    def add_up(self, losses: list[float], end: int | None) -> None:
+        """Add the losses before `end` to the epoch's and the line's, one after the other, and write the lines that are due."""
         state, total, line_every = self.state, self.training.objective.total, self.line_every
         names = ("samples", "loss_sum", "weight_sum", "line_sum", "line_weight")
         samples, loss_sum, weight_sum, line_sum, line_weight = (state[name] for name in names)
         window, step = (state[name] - len(losses) for name in ("window", "step"))
-        for loss, weight, rate, count in zip(losses, self.weights, self.rates, self.samples, strict=True):
+        of_steps = zip(losses, self.weights, self.rates, self.samples, strict=True)
+        for loss, weight, rate, count in islice(of_steps, end):
             window, step, samples = window + 1, step + 1, samples + count
             if math.isfinite(loss):  # else that step was left out
                 amount = total(loss, weight) if weight else 0.0
@@ -134,25 +137,19 @@ class Ledger:
             }
         )  # fmt: skip
 
-    def check_finite(self, losses: list[float]) -> None:
-        """Raise BlownUp at the first loss that is NaN or infinite, naming its step and samples.
+    def blow_up(self, losses: list[float], place: int) -> NoReturn:
+        """Raise BlownUp for the loss at a place, which is NaN or infinite, naming its step and samples.
 
         A gradient that is not finite shows in the loss of the step after, so that one's samples are named too.
         """
-        for offset, (loss, rate) in enumerate(zip(losses, self.rates, strict=True)):
-            if not math.isfinite(loss):
-                self.saver.finish_quietly()  # so that the message names the newest state there is
-                window, step = (self.state[name] - len(losses) + offset for name in ("window", "step"))
-                before = (
-                    f"; or by the gradient of step {step:,} ({name_samples(self.training, window - 1)})"
-                    if window
-                    else ""
-                )
-                raise BlownUp(
-                    "loss-not-finite", value=loss, step=step + 1, epoch=self.state["epoch"], before=before,
-                    samples=name_samples(self.training, window), learning_rate=f"{float(rate):g}",
-                    kept=describe_kept(self.training.folder), run=self.training.folder.name,
-                )  # fmt: skip
+        self.saver.finish_quietly()  # so that the message names the newest state there is
+        window, step = (self.state[name] - len(losses) + place for name in ("window", "step"))
+        before = f"; or by the gradient of step {step:,} ({name_samples(self.training, window - 1)})" if window else ""
+        raise BlownUp(
+            "loss-not-finite", value=losses[place], step=step + 1, epoch=self.state["epoch"], before=before,
+            samples=name_samples(self.training, window), learning_rate=f"{float(self.rates[place]):g}",
+            kept=describe_kept(self.training.folder), run=self.training.folder.name,
+        )  # fmt: skip
 
     def check_weights(self) -> None:
         """Raise BlownUp for weights that the last steps made NaN or infinite, before these are tested or saved."""
@@ -185,6 +182,11 @@ def name_samples(training: Training, window: int) -> str:
 def steps_per_epoch(samples: int | None, recipe: Recipe) -> int | None:
     """Return how many optimizer steps an epoch takes; None when the data does not tell its length."""
     return None if samples is None else math.ceil(samples / (recipe.batch_size * recipe.accumulate))
+
+
+def first_not_finite(losses: list[float]) -> int | None:
+    """Return the place of the first loss that is NaN or infinite; None where all are finite."""
+    return next((place for place, loss in enumerate(losses) if not math.isfinite(loss)), None)
 
 
 def read_losses(losses: list[Tensor]) -> list[float]:

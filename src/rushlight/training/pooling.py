@@ -52,7 +52,8 @@ def max_pool(
     **others: Any,
 ) -> Tensor | None:
     """Return what `F.max_pool2d` does of samples (n, channels, height, width), with the same gradients; None where it has to do it."""
-    settings = [pair(size) for size in (kernel_size, stride or kernel_size, padding, dilation)]
+    stride = kernel_size if stride is None or stride == [] else stride
+    settings = [pair(size) for size in (kernel_size, stride, padding, dilation)]
     if return_indices or others or None in settings or not suits(input) or not are_bits_the_same():
         return None
     pooled: Tensor = MaxPool.apply(input, *settings, ceil_mode)  # type: ignore[no-untyped-call]
