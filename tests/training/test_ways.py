@@ -29,7 +29,7 @@ from rushlight.training.agreement import copies, put, tensors_of
 from rushlight.training.capture import NotCapturable, capture, no_numbers, pieces_of
 from rushlight.training.checkpoint import state_digest
 from rushlight.training.compiled import CompiledSteps, Package, start_compiling
-from rushlight.training.objective import equal_parts_apart, make_objective
+from rushlight.training.objective import equal_parts, make_objective
 from rushlight.training.products import add_products, faster_products, use_products
 from rushlight.training.settings import constants_of, settings_of, source_of
 from rushlight.training.step import Parts, eager_step, exact_step
@@ -492,7 +492,7 @@ def test_steps_that_are_taken_in_a_row_are_those_taken_one_by_one(
 
 def test_batches_cut_from_one_lie_in_memory_as_batches_of_their_own() -> None:
     inputs, targets = torch.rand(4 * 10, 3), torch.arange(4 * 10)
-    parts = equal_parts_apart((inputs, targets), 4)
+    parts = equal_parts((inputs, targets), 4)
     assert torch.equal(torch.cat([x for x, _ in parts]), inputs)
     assert torch.equal(torch.cat([y for _, y in parts]), targets)
     assert not any(tensor.data_ptr() % ALIGNMENT or tensor._is_view() for part in parts for tensor in part)

@@ -115,8 +115,7 @@ def train_epoch(training: Training, steps: Steps, interrupt: Interrupt, saver: S
         try:
             taken = steps.take(window, interrupt)
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
-            last = (steps.last_window or window)[-1]
-            raise explain_step_error(error, training.model, last, training) from error
+            raise explain_step_error(error, training.model, steps.last_window[-1], training) from error
         schedule.after_step()
         ledger.add(taken, window[-1])
         if interrupt.requested:

@@ -122,11 +122,6 @@ def count_samples(batch: Batch) -> float:
 
 
 def equal_parts(batch: Batch, count: int) -> list[Batch]:
-    """Cut a tuple of tensors into `count` equal batches."""
-    return list(zip(*(tensor.chunk(count) for tensor in batch), strict=True))
-
-
-def equal_parts_apart(batch: Batch, count: int) -> list[Batch]:
     """Cut a tuple of tensors into `count` equal batches that are as batches of their own would be.
 
     None is a view of the others, so a model may write into its batch. Each begins at a multiple of 64 bytes: kernels may

@@ -21,8 +21,6 @@ def pack(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
     A dict becomes a list of pairs, since optimizers use whole numbers as keys. Floats that JSON does not have are
     written as text. NumPy's arrays and numbers go the tensors' way. A value that is no data raises UsageError.
     """
-    if type(value) in (int, str, bool, type(None)):  # nearly all that is in a state
-        return value
     if isinstance(value, Tensor) and value.layout is torch.strided:
         return {TENSOR_MARK: put(value.detach().to("cpu", copy=True).contiguous(), name, tensors)}
     if isinstance(value, (np.ndarray, np.generic)):

@@ -20,7 +20,6 @@ from rushlight.data.batches import CPU
 FEWEST_CHANNELS = 8  # below that a vector of them is hardly filled
 FEWEST_NUMBERS = 1 << 15  # below that the calls cost more than the kernels
 
-CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
 POOLINGS = (nn.functional.max_pool2d, torch.max_pool2d)
 
 
@@ -34,11 +33,15 @@ class FasterMaxPool(TorchFunctionMode):
         return function(*args, **named) if pooled is None else pooled
 
 
+def has_images(model: nn.Module) -> bool:
+    """Tell whether a model has convolutions over two dimensions."""
+    return any(isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)) for module in model.modules())
+
+
 def may_pool(model: nn.Module) -> bool:
     """Tell whether a model's forward pass may have something to pool, and is torch's eager one: each call then takes 2 µs longer."""
-    modules = list(model.modules())
-    is_compiled = any(module._compiled_call_impl or type(module).__name__ == "OptimizedModule" for module in modules)
-    return any(isinstance(module, CONVOLUTIONS) for module in modules) and not is_compiled
+    is_compiled = any(each._compiled_call_impl or type(each).__name__ == "OptimizedModule" for each in model.modules())
+    return has_images(model) and not is_compiled
 
 
 def max_pool(

@@ -184,11 +184,6 @@ def has_fused_update(optimizer: Optimizer) -> bool:
     )
 
 
-def has_images(model: nn.Module) -> bool:
-    """Tell whether a model has convolutions over two dimensions."""
-    return any(isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)) for module in model.modules())
-
-
 def with_channels_last(batch: Batch) -> Batch:
     """Return a batch whose images have the channels of each pixel beside each other in memory."""
     inputs, *rest = batch

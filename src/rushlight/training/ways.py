@@ -47,13 +47,14 @@ from rushlight.training.compiled import (
 )
 from rushlight.training.interrupt import Interrupt
 from rushlight.training.ledger import Taken, steps_per_epoch
-from rushlight.training.objective import count_samples, equal_parts, equal_parts_apart
+from rushlight.training.objective import count_samples, equal_parts
+from rushlight.training.pooling import has_images
 from rushlight.training.randomness import random_streams, restore_random_streams
 from rushlight.training.rescue import Rescue
 from rushlight.training.saver import Saver
 from rushlight.training.settings import hooks_in, is_step_hooked, settings_of, trained_of
 from rushlight.training.state import Training
-from rushlight.training.step import Parts, Step, eager_step, exact_step, has_fused_update, has_images, windows
+from rushlight.training.step import Parts, Step, eager_step, exact_step, has_fused_update, windows
 from rushlight.training.uncompiled import step_hooks
 from rushlight.training.updates import rule_of
 
@@ -93,6 +94,8 @@ class Way:
 
 
 EXACT = Way(0, "exact")
+
+Done = tuple[list[Tensor], Tensor | None, list[float]]  # losses by call, outputs of the last samples, rates by step
 
 
 class Record:
@@ -303,6 +306,7 @@ class Steps:
         self.base = replace(way, name="eager" if way.fused or way.channels_last else "exact")
         self.eager = self.eager_way(self.base) if self.base.name == "eager" else self.exact
         self.way = way
+        self.short_calls = 1  # how long one takes is not known yet
         self.is_entered = True
 
     def next_candidate(self, step: int) -> Candidate | None:
@@ -508,7 +512,7 @@ class Steps:
 
     def take(self, window: list[Batch], interrupt: Interrupt) -> Taken:
         """Take the steps that `windows` gave a window for, and count them in the state."""
-        step = self.state["step"]
+        step, self.last_window = self.state["step"], window
         if self.candidate is None and self.is_settled:
             taken = self.take_row(window, interrupt)
         else:
@@ -522,33 +526,43 @@ class Steps:
     def take_some(self, window: list[Batch]) -> Taken:
         """Take one step or several, and find out what is to be known of them."""
         count = self.count
-        windows = [window] if count == 1 else [[batch] for batch in equal_parts(window[0], count)]
-        self.last_window = windows[-1]
+        windows = cut(window, count)
         is_whole = len(windows[-1]) == 1 and count_samples(windows[-1][0]) == self.training.recipe.batch_size
         if self.candidate is not None and self.candidate.way.count == count and is_whole and self.suits(window[0]):
             stretch = Stretch(windows, self.rates(count), self.seeds(count))
-            return self.look(self.candidate, stretch, window[0])
+            return self.counted(window, count, self.look(self.candidate, stretch, window[0]))
         watch = None if self.is_settled else self.watched()
-        taken = self.take_eagerly(self.base_step(), windows)
+        done = self.take_eagerly(self.base_step(), windows)
         if watch is not None:
             self.probe(watch)
-        return taken
+        return self.counted(window, count, done)
 
     def take_row(self, window: list[Batch], interrupt: Interrupt) -> Taken:
         """Take steps with nothing around them; find out how many calls are short enough to be made in a row."""
-        calls, began = self.calls, time.perf_counter()
-        windows = cut(window, calls)
+        steps, began = self.calls * self.count, time.perf_counter()
+        windows = cut(window, self.calls)
         if self.way.name == "compiled" and self.fits(None) and self.compiled_takes(windows[0][0]):
-            taken = self.take_compiled(windows, interrupt)
+            done = self.take_compiled(windows, interrupt)
         else:
             if self.count > 1:
-                windows, self.count = cut(window, calls * self.count), 1
-            taken = self.take_eagerly(self.base_step(), windows, interrupt)
-        self.left += windows[len(taken.losses) :]
+                windows, self.count = cut(window, steps), 1
+            done = self.take_eagerly(self.base_step(), windows, interrupt)
+        calls = len(done[0])
+        self.left += windows[calls:]
         most = min(CALLS_IN_A_ROW, self.batches_at_once // self.count)
         if most > 1:
             self.short_calls = max(1, min(most, int(ROW_SECONDS * calls / (time.perf_counter() - began))))
-        return taken
+        return self.counted(window, steps, done)
+
+    def counted(self, window: list[Batch], steps: int, done: Done) -> Taken:
+        """Return what was done with a window that holds `steps` steps, or with the first of them, with their weights and samples."""
+        objective, (losses, outputs, rates) = self.training.objective, done
+        if steps == 1:
+            weights, samples = [sum(map(objective.weight, window))], [int(sum(map(count_samples, window)))]
+        else:
+            weights = objective.weights(window[0], steps)
+            samples = [int(count_samples(window[0])) // steps] * steps
+        return Taken(losses, outputs, weights[: len(rates)], rates, samples[: len(rates)])
 
     def base_step(self) -> Step:
         """Return what executes the steps that are not compiled."""
@@ -564,10 +578,10 @@ class Steps:
         """Whether nothing is left to find out about the model."""
         return self.is_probed or self.obstacle is not None
 
-    def take_compiled(self, windows: Sequence[Sequence[Batch]], interrupt: Interrupt) -> Taken:
-        """Take the steps of each window in one call; no more of them once there is a signal. All have equal parts of one batch."""
+    def take_compiled(self, windows: Sequence[Sequence[Batch]], interrupt: Interrupt) -> Done:
+        """Take the steps of each window in one call; no more of them once there is a signal."""
         assert self.compiled is not None
-        objective, state, count = self.training.objective, self.state, self.way.count
+        state, count = self.state, self.way.count
         losses: list[Tensor] = []
         rates: list[float] = []
         for ((samples, targets),) in windows:
@@ -580,19 +594,13 @@ class Steps:
             state["step"] += count
             if interrupt.requested:
                 break
-        done = windows[: len(losses)]
-        alike = len(done) if objective.is_even() else 1
-        weights = [weight for window in done[::alike] for weight in objective.weights(window[0], count)] * alike
-        return Taken(losses, outputs, weights, rates, [len(samples) // count] * len(rates))
+        return losses, outputs, rates
 
     def take_eagerly(
         self, execute: Step, windows: Sequence[Sequence[Batch]], interrupt: Interrupt | None = None
-    ) -> Taken:
-        """Take steps one by one, all of them; with an `interrupt` no more once there is a signal, or the state is to be saved.
-
-        Several are equal parts of one batch.
-        """
-        state, schedule, objective, rescue = self.state, self.training.schedule, self.training.objective, self.rescue
+    ) -> Done:
+        """Take steps one by one, all of them; with an `interrupt` no more once there is a signal, or the state is to be saved."""
+        state, schedule, rescue = self.state, self.training.schedule, self.rescue
         recipe, group = self.training.recipe, self.parts.optimizer.param_groups[0]
         losses: list[Tensor] = []
         rates: list[float] = []
@@ -607,11 +615,7 @@ class Steps:
             state["step"] += 1
             if interrupt is not None and (interrupt.requested or rescue.saver.is_asked_for):
                 break
-        done = windows[: len(losses)]
-        alike = len(done) if objective.is_even() else 1
-        weights = [sum(map(objective.weight, window)) for window in done[::alike]] * alike
-        samples = [int(sum(map(count_samples, window))) for window in done[::alike]] * alike
-        return Taken(losses, outputs, weights, rates, samples)
+        return losses, outputs, rates
 
     def compiled_takes(self, batch: Batch) -> bool:
         """Tell whether a batch is as the compiled steps want it."""
@@ -684,7 +688,7 @@ class Steps:
         self.way = self.base = EXACT
         self.eager, self.compiled, self.compiled_key, self.candidate = self.exact, None, "", None
 
-    def look(self, candidate: Candidate, stretch: Stretch, batch: Batch) -> Taken:
+    def look(self, candidate: Candidate, stretch: Stretch, batch: Batch) -> Done:
         """Take steps exactly, and compare what the candidate makes of them; adopt it, keep it or drop it."""
         self.candidate = None
         step, way, now = self.state["step"], candidate.way, self.base
@@ -692,10 +696,8 @@ class Steps:
             self.record.add(Way(step, "exact"))
         live = tensors_of(self.parts)
         before = copies(live)
-        taken = self.take_eagerly(self.exact, stretch.windows)
-        exact = Outcome(
-            torch.stack(taken.losses), copies({**tensors_of(self.parts), **agreement.gradients_of(self.parts)})
-        )
+        done = self.take_eagerly(self.exact, stretch.windows)
+        exact = Outcome(torch.stack(done[0]), copies({**tensors_of(self.parts), **agreement.gradients_of(self.parts)}))
         streams = random_streams()
         gain, microseconds = 1.0, way.microseconds
         try:
@@ -711,7 +713,7 @@ class Steps:
             agreement.set_rates(self.parts, stretch.rates[-1])
         self.conclude(candidate, reason, replace(way, step=step + stretch.count, gain=gain, microseconds=microseconds))
         self.began, self.first_step = time.perf_counter(), step + stretch.count  # looking tells nothing of the pace
-        return taken
+        return done
 
     def conclude(self, candidate: Candidate, reason: str | None, way: Way) -> None:
         """Record what follows from a look at a way, from its step on: `reason` says what disagreed."""
@@ -829,7 +831,7 @@ def batches_at_once(training: Training) -> int:
 
 def cut(window: list[Batch], count: int) -> list[list[Batch]]:
     """Return the windows that are equal parts of one."""
-    return [window] if count == 1 else [[batch] for batch in equal_parts_apart(window[0], count)]
+    return [window] if count == 1 else [[batch] for batch in equal_parts(window[0], count)]
 
 
 def adopted(way: Way) -> str:
