@@ -115,7 +115,7 @@ def plain_test(model: Any, split: Any, recipe: Any) -> tuple[float, float]:
     loss = correct = count = 0.0
     model.eval()
     with torch.no_grad():
-        for x, y in split.in_order(test_batch_size(recipe, split)):
+        for x, y in split.in_order(test_batch_size(recipe, split, model)):
             outputs = model(x)
             loss += nn.functional.cross_entropy(outputs, y).item() * len(y)
             correct += (outputs.argmax(1) == y).sum().item()

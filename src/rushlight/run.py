@@ -231,8 +231,9 @@ class Run:
             raise UsageError("nothing-to-test", run=self.name)
         device, _ = choose_device(self.recipe.device)
         training = self._training
-        size = test_batch_size(self.recipe, split) if training is None else tested_together(training, split)
-        report, outcome = evaluate(self.model.to(device), split.to(device), self._objective(loss), target, size)
+        model, split = self.model.to(device), split.to(device)
+        size = test_batch_size(self.recipe, split, model) if training is None else tested_together(training, split)
+        report, outcome = evaluate(model, split, self._objective(loss), target, size)
         save_report(self.folder, report, outcome)
         return report
 

@@ -797,7 +797,8 @@ import torch
 import rushlight
 from rushlight.training import compiled, ways
 
-ways.FEWEST_STEPS = ways.DECIDE_AFTER = ways.COMPILE_SECONDS = 0
+ways.FEWEST_STEPS = ways.DECIDE_AFTER = 0
+ways.compile_seconds = lambda model: 0
 start = compiled.start_compiling
 
 

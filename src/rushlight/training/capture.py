@@ -108,10 +108,15 @@ class Noise:
     shape: tuple[int, ...]
     strides: tuple[int, ...]
     settings: tuple[float, ...]
+    dtype: str = "float32"  # or "bfloat16"
 
     def draw(self) -> Tensor:
-        """Draw as the eager step would: float32."""
-        return DRAWS[self.kind](torch.empty_strided(self.shape, self.strides), *self.settings)
+        """Draw as the eager step would."""
+        room = torch.empty_strided(self.shape, self.strides, dtype=DTYPES[self.dtype])
+        return DRAWS[self.kind](room, *self.settings)
+
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 DRAWS: dict[str, Callable[..., Tensor]] = {
@@ -136,15 +141,22 @@ def capture(pieces: Pieces, samples: Tensor, targets: Tensor, count: int) -> tup
     """
     from torch.fx.experimental.proxy_tensor import make_fx
 
-    arguments = [*pieces.written(), no_numbers(pieces, count), samples, targets]
+    plain = samples.clone(memory_format=torch.contiguous_format)
+    is_plain = plain.stride() == samples.stride()
+    arguments = [*pieces.written(), no_numbers(pieces, count), plain, targets]
     trace = make_fx(lambda *inputs: take_steps(pieces, count, *inputs), tracing_mode="fake")
     with keeping_tensors(pieces.parts.model), keeping_tensors(pieces.loss):
         graph, again = trace(*arguments), trace(*arguments)
+        laid_out = graph if is_plain else trace(*arguments[:-2], samples, targets)
     if graph.code != again.code:
         raise NotCapturable("its forward pass is another each time")
     if any(name.startswith("_tensor_constant") for name in vars(graph)):
         raise NotCapturable("it uses tensors that are neither parameters nor buffers")
     noise = noise_as_inputs(graph)
+    if not is_plain:  # random numbers are drawn in the order of memory: that of the exact step
+        graph, others = laid_out, noise_as_inputs(laid_out)
+        if [(each.kind, each.shape) for each in noise] != [(each.kind, each.shape) for each in others]:
+            raise NotCapturable("its random numbers depend on how images lie in memory")
     graph.graph.eliminate_dead_code()
     graph.recompile()
     return graph, noise
@@ -226,9 +238,10 @@ def noise_of(node: Node) -> Noise:
     settings = node.args[takes:]
     if (
         kind not in DRAWS
-        or drawn.dtype != torch.float32
+        or drawn.dtype not in DTYPES.values()
         or not all(isinstance(each, (int, float)) for each in settings)
     ):
         raise NotCapturable(f"it draws random numbers with {node.target}")
     numbers = tuple(float(each) for each in settings)  # type: ignore[arg-type]
-    return Noise(kind, tuple(drawn.shape), tuple(drawn.stride()), numbers)
+    dtype = str(drawn.dtype).removeprefix("torch.")
+    return Noise(kind, tuple(drawn.shape), tuple(drawn.stride()), numbers, dtype)

@@ -17,6 +17,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import time
 import warnings
@@ -32,11 +33,12 @@ from rushlight import files
 from rushlight.data.cache import cache_folder
 from rushlight.device import cpu_name
 from rushlight.training.capture import Noise, NotCapturable, Pieces, capture, no_numbers
+from rushlight.training.images import compare_maxima, keep_layouts, pool_by_kernel
 from rushlight.training.products import Product, add_products, faster_products, separate_biases, use_products
 from rushlight.training.settings import constants_of, settings_of, source_of
 
 Layout = list[Any]  # shape, strides and dtype of a tensor
-FORMAT = 3
+FORMAT = 4
 NICENESS = 10  # of the process beside: about a tenth of a core where the training uses them all
 KEPT = 64  # packages in the cache
 CODE, RECORD = "steps.so", "steps.json"
@@ -121,7 +123,7 @@ def find_package(key: str) -> Package | None:
         if hashlib.sha256((folder / CODE).read_bytes()).hexdigest() != content["code_sha256"]:
             return None
         noise = tuple(
-            Noise(each["kind"], *(tuple(each[name]) for name in ("shape", "strides", "settings")))
+            Noise(each["kind"], tuple(each["shape"]), tuple(each["strides"]), tuple(each["settings"]), each["dtype"])
             for each in content["noise"]
         )
         samples, targets = content["takes"]
@@ -191,7 +193,7 @@ def start_compiling(
         make_package(pieces, samples, targets, count, key, products, threads)
         code = 0
     except BaseException as error:
-        text = str(error) if isinstance(error, NotCapturable) else f"{type(error).__name__}: {error}"
+        text = str(error) if isinstance(error, (NotCapturable, BrokenCode)) else f"{type(error).__name__}: {error}"
         os.write(3, text.splitlines()[0][:300].encode() if text else b"?")
     finally:
         os._exit(code)
@@ -235,6 +237,9 @@ def make_package(
     with files.replacing_folder(compiled_folder() / key) as folder:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder / "build" / "cache")
         graph, noise = capture(pieces, samples, targets, count)
+        keep_layouts(graph)
+        if compare_maxima(graph):
+            pool_by_kernel()
         chosen = tuple(faster_products(graph) if products is None else products)
         use_products(graph, chosen)
         separate_biases(graph)
@@ -244,6 +249,7 @@ def make_package(
             *(each.draw() for each in noise),
         )  # fmt: skip
         built = compile_graph(graph, arguments, folder / "build" / CODE, threads)
+        try_out(built, [layout(tensor) for tensor in arguments], threads)
         code = built.read_bytes()
         shutil.rmtree(folder / "build")
         files.write_new(folder / CODE, [code])
@@ -266,6 +272,20 @@ def compile_graph(graph: torch.fx.GraphModule, arguments: tuple[Tensor, ...], pa
         exported = torch.export.export(graph, arguments, strict=False)
         built = torch._inductor.aot_compile(exported.module(), arguments, options=options)
     return Path(str(built))
+
+
+def try_out(code: Path, takes: Sequence[Layout], threads: int) -> None:
+    """Execute machine code once, in a process of its own. Raises BrokenCode where that process does not live to say so."""
+    program = [sys.executable, "-m", "rushlight.training.trial", str(code), json.dumps(takes), str(threads)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(str(Path(path).absolute()) for path in sys.path)}
+    tried = subprocess.run(program, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    if tried.returncode:
+        last = (tried.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        raise BrokenCode(f"the machine code ended the process that tried it ({tried.returncode}: {last})")
+
+
+class BrokenCode(Exception):
+    """Machine code does not do in a process of its own what it is for."""
 
 
 def tidy(folder: Path) -> None:

@@ -9,14 +9,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
+from torch import nn
+
 from rushlight import files
-from rushlight.data.batches import ResidentSplit, Split
+from rushlight.data.batches import CPU, ResidentSplit, Split
 from rushlight.errors import DataError
 from rushlight.training.checkpoint import check_can_be_saved, checkpoints
 from rushlight.training.evaluate import Outcome, Report, evaluate
 from rushlight.training.explain import explain_step_error
 from rushlight.training.interrupt import Interrupt, Interrupted, interruptible
 from rushlight.training.ledger import BlownUp, Ledger
+from rushlight.training.pooling import has_images
 from rushlight.training.randomness import begin_random_streams, random_streams, restore_random_streams
 from rushlight.training.recipe import Recipe
 from rushlight.training.rescue import roll_back
@@ -25,7 +28,11 @@ from rushlight.training.state import State, Training
 from rushlight.training.step import Parts
 from rushlight.training.ways import Steps
 
-MOST_ROWS, ROW_NUMBERS = 4096, 1 << 15  # of a table, tested at a time
+MOST_SAMPLES, MOST_IMAGES = (
+    512,
+    128,
+)  # tested at a time, unless more are trained at a time; images that go through convolutions
+MOST_ROWS, ROW_NUMBERS = 4096, 1 << 15  # of a table
 
 
 @dataclass(frozen=True)
@@ -239,13 +246,18 @@ def is_patience_spent(recipe: Recipe, state: State) -> bool:
 
 def tested_together(training: Training, split: Split) -> int:
     """Return how many samples of a run are tested at a time; where memory ran out in training, as many as fitted there."""
-    size, most = test_batch_size(training.recipe, split), training.state["micro_batch"]
+    size, most = test_batch_size(training.recipe, split, training.model), training.state["micro_batch"]
     return size if most is None else min(size, most)
 
 
-def test_batch_size(recipe: Recipe, split: Split) -> int:
-    """Return how many samples are tested at a time: no gradients are kept, so more fit than in training; many more of short rows."""
-    size = max(recipe.batch_size, min(4 * recipe.batch_size, 512))
+def test_batch_size(recipe: Recipe, split: Split, model: nn.Module) -> int:
+    """Return how many samples are tested at a time: no gradients are kept, so more fit than in training; many more of short rows.
+
+    What convolutions make of many images does not fit into a processor's caches: 128 at a time took the least.
+    """
+    is_on_processor = all(parameter.device == CPU for parameter in model.parameters())
+    most = MOST_IMAGES if has_images(model) and is_on_processor else MOST_SAMPLES
+    size = max(recipe.batch_size, min(4 * recipe.batch_size, most))
     if isinstance(split, ResidentSplit) and split.inputs.dim() == 2 and split.inputs.numel():
         size = max(size, min(MOST_ROWS, ROW_NUMBERS // split.inputs.shape[1]))
     return size

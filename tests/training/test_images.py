@@ -1,0 +1,201 @@
+"""Compiled steps of models with convolutions: max pooling as comparisons, layouts that are kept, and the same training."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.fx import GraphModule
+from torch.nn import functional
+
+import rushlight
+from rushlight.runs.history import read_history
+from rushlight.training import compiled, ways
+from rushlight.training.capture import capture, pieces_of
+from rushlight.training.checkpoint import state_digest
+from rushlight.training.images import compare_maxima, keep_layouts
+from rushlight.training.objective import make_objective
+from rushlight.training.step import Parts, exact_step, with_channels_last
+from rushlight.training.ways import read_ways
+
+needs_compiler = pytest.mark.skipif(compiled.why_not_here() is not None, reason=f"{compiled.why_not_here()}")
+
+
+def pooling_graph(samples: Tensor, gradient: Tensor, **pooling: Any) -> GraphModule:
+    """Max pooling and its backward as a graph of (samples, gradient)."""
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    def pool_both_ways(samples: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        leaf = samples.detach().requires_grad_()
+        pooled = functional.max_pool2d(leaf, **pooling)
+        return pooled.detach(), torch.autograd.grad(pooled, leaf, gradient)[0]
+
+    return make_fx(pool_both_ways, tracing_mode="fake")(samples, gradient)
+
+
+def samples_of(seed: int, shape: tuple[int, ...]) -> Tensor:
+    """Samples with many ties, zeros of both signs, infinities and what is no number."""
+    generator = torch.Generator().manual_seed(seed)
+    samples = torch.randint(-3, 4, shape, generator=generator).float()
+    samples *= torch.where(torch.rand(shape, generator=generator) < 0.5, -1.0, 1.0)
+    for value in (float("nan"), float("inf"), float("-inf")):
+        samples[torch.rand(shape, generator=generator) < 0.05] = value
+    return samples
+
+
+@given(
+    st.integers(0, 2**16), st.integers(1, 3), st.integers(1, 5), st.integers(1, 4), st.integers(1, 4),
+    st.integers(0, 9), st.integers(0, 9), st.booleans(), st.sampled_from([torch.float32, torch.bfloat16]),
+)  # fmt: skip
+@settings(max_examples=40, deadline=None)
+def test_max_pooling_as_comparisons_has_the_bits_of_torchs_kernel(
+    seed: int,
+    count: int,
+    channels: int,
+    height: int,
+    width: int,
+    more: int,
+    beside: int,
+    last: bool,
+    dtype: torch.dtype,
+) -> None:
+    samples = samples_of(seed, (count, channels, height + more, width + beside)).to(dtype)
+    if last:
+        samples = samples.contiguous(memory_format=torch.channels_last)
+    size = (height, width)
+    pooled = functional.max_pool2d(samples, size)
+    gradient = torch.randn(pooled.shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+    graph = pooling_graph(samples, gradient, kernel_size=size)
+    expected = graph(samples, gradient)
+    assert compare_maxima(graph) == 0
+    assert "max_pool" not in graph.code
+    for found, wanted in zip(graph(samples, gradient), expected, strict=True):
+        same = (found == wanted) & (found.signbit() == wanted.signbit())
+        assert bool((same | (found.isnan() & wanted.isnan())).all())
+
+
+@pytest.mark.parametrize(
+    ("pooling", "left"),
+    [
+        ({"kernel_size": 3, "stride": 2}, 1),
+        ({"kernel_size": 2, "padding": 1}, 1),
+        ({"kernel_size": 2, "stride": 2, "dilation": 2}, 1),
+        ({"kernel_size": 2, "ceil_mode": True}, 1),  # 9 is odd
+        ({"kernel_size": 3, "ceil_mode": True}, 0),
+        ({"kernel_size": 8}, 1),  # 64 comparisons
+    ],
+)
+def test_windows_that_overlap_or_stand_over_the_edge_are_left_to_torchs_kernel(
+    pooling: dict[str, Any], left: int
+) -> None:
+    samples = samples_of(1, (2, 3, 9, 9))
+    gradient = torch.ones_like(functional.max_pool2d(samples, **pooling))
+    graph = pooling_graph(samples, gradient, **pooling)
+    expected = graph(samples, gradient)
+    assert compare_maxima(graph) == left
+    assert ("max_pool" in graph.code) == bool(left)
+    for found, wanted in zip(graph(samples, gradient), expected, strict=True):
+        assert torch.equal(found.nan_to_num(), wanted.nan_to_num())
+
+
+def convolutional(*, dropout: float = 0.2) -> nn.Module:
+    torch.manual_seed(3)
+    return nn.Sequential(
+        nn.Conv2d(1, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2), nn.Dropout(dropout),
+        nn.Conv2d(8, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(3, 2, 1), nn.Flatten(), nn.Linear(64, 10),
+    )  # fmt: skip
+
+
+def captured(precision: str = "float32") -> tuple[GraphModule, Any, Parts]:
+    """A step of `convolutional` as a graph, with images channels last."""
+    model = convolutional()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    parts = Parts(model, make_objective(nn.CrossEntropyLoss()), optimizer, precision=precision)
+    batch = torch.rand(4, 1, 8, 8), torch.arange(4)
+    exact_step(parts)([batch])
+    samples, targets = with_channels_last(batch)
+    graph, noise = capture(pieces_of(parts), samples, targets, 1)
+    return graph, noise, parts
+
+
+def test_random_numbers_of_a_layout_that_is_another_are_drawn_in_the_order_of_the_exact_step() -> None:
+    _, (noise,), _ = captured()
+    assert noise.shape == (4, 8, 4, 4)
+    assert noise.strides == torch.empty(noise.shape).stride()
+
+
+def test_images_with_one_channel_that_are_cast_keep_their_layout() -> None:
+    plain, _, _ = captured()
+    keep_layouts(plain)
+    assert "as_strided" not in plain.code  # they are the graph's own input
+    cast, _, _ = captured("bfloat16")
+    keep_layouts(cast)
+    assert cast.code.count("as_strided.default") == 1  # for the convolution and its backward
+    assert cast.code.count("[64, 1, 8, 1]") == 1
+
+
+@needs_compiler
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's compiler, about its own parts
+def test_machine_code_that_ends_its_process_is_found_out_in_another_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, code = tmp_path / "broken.cpp", tmp_path / "broken.so"
+    source.write_text("#include <cstdlib>\nstruct Ends { Ends() { std::abort(); } } ends;\n")
+    subprocess.run([shutil.which("g++") or "c++", "-shared", "-fPIC", source, "-o", code], check=True)
+    monkeypatch.setenv("RUSHLIGHT_COMPILED", str(tmp_path / "compiled"))
+    monkeypatch.setattr(compiled, "compile_graph", lambda *arguments: code)
+    _, _, parts = captured()
+    said = compiled.start_compiling(
+        pieces_of(parts), torch.rand(4, 1, 8, 8), torch.arange(4), 1, "key", None
+    ).result(waits=True)  # fmt: skip
+    assert isinstance(said, str)
+    assert "ended the process that tried it" in said
+    assert compiled.find_package("key") is None
+
+
+@needs_compiler
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_compiled_convolutions_train_like_exact_ones_and_are_followed_when_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RUSHLIGHT_COMPILED", str(tmp_path / "compiled"))
+    monkeypatch.setattr(ways, "FEWEST_STEPS", 2)
+    monkeypatch.setattr(ways, "LEAST_GAIN", 0.0)
+    monkeypatch.setattr(ways, "LOOK_AGAIN", 60)
+    options: dict[str, Any] = {
+        "epochs": 3, "batch_size": 32, "quiet": True, "optimizer": "SGD", "lr": 0.05, "compile": "first",
+    }  # fmt: skip
+
+    def trained(name: str, **others: Any) -> rushlight.Run:
+        return rushlight.train(convolutional(), "digits", runs=tmp_path, name=name, **{**options, **others})
+
+    fast, exact = trained("fast"), trained("exact", numerics="exact")
+    recorded = read_ways(fast.folder / "ways.json")
+    assert [way.name for way in recorded].count("compiled") > 1  # it was looked at again
+    assert recorded[-1].name == "compiled"
+    assert recorded[-1].takes[0][1] == [64, 1, 8, 1]  # channels last
+    losses = [losses_of(run) for run in (fast, exact)]
+    torch.testing.assert_close(*losses, rtol=1e-2, atol=1e-3)
+
+    read: Callable[[Path], Any] = ways.read_ways
+    monkeypatch.setattr(ways, "read_ways", lambda path: read(path) or recorded)
+    training = rushlight.epochs(convolutional(), "digits", runs=tmp_path, name="cut", **options)
+    next(training)
+    training._abandon(KeyboardInterrupt())
+    resumed = rushlight.resume(tmp_path / "cut", convolutional(), quiet=True)
+    assert state_digest(resumed.model) == state_digest(fast.model)
+    assert (resumed.folder / "losses.f32").read_bytes() == (fast.folder / "losses.f32").read_bytes()
+    assert any(line.get("way") == "compiled" for line in read_history(resumed.folder))
+
+
+def losses_of(run: rushlight.Run) -> Tensor:
+    """The loss of every step."""
+    return torch.frombuffer(bytearray((run.folder / "losses.f32").read_bytes()), dtype=torch.float32)
