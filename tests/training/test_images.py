@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from torch.nn import functional
 import rushlight
 from rushlight.runs.history import read_history
 from rushlight.training import compiled, ways
+from rushlight.training.agreement import copies, put, tensors_of
 from rushlight.training.capture import capture, pieces_of
 from rushlight.training.checkpoint import state_digest
 from rushlight.training.images import compare_maxima, keep_layouts
@@ -51,9 +53,13 @@ def samples_of(seed: int, shape: tuple[int, ...]) -> Tensor:
     return samples
 
 
+def channels_last(images: Tensor) -> Tensor:
+    return with_channels_last((images,))[0]
+
+
 @given(
     st.integers(0, 2**16), st.integers(1, 3), st.integers(1, 5), st.integers(1, 4), st.integers(1, 4),
-    st.integers(0, 9), st.integers(0, 9), st.booleans(), st.sampled_from([torch.float32, torch.bfloat16]),
+    st.integers(0, 9), st.integers(0, 9), st.sampled_from([torch.float32, torch.bfloat16]),
 )  # fmt: skip
 @settings(max_examples=40, deadline=None)
 def test_max_pooling_as_comparisons_has_the_bits_of_torchs_kernel(
@@ -64,12 +70,9 @@ def test_max_pooling_as_comparisons_has_the_bits_of_torchs_kernel(
     width: int,
     more: int,
     beside: int,
-    last: bool,
     dtype: torch.dtype,
 ) -> None:
-    samples = samples_of(seed, (count, channels, height + more, width + beside)).to(dtype)
-    if last:
-        samples = samples.contiguous(memory_format=torch.channels_last)
+    samples = channels_last(samples_of(seed, (count, channels, height + more, width + beside)).to(dtype))
     size = (height, width)
     pooled = functional.max_pool2d(samples, size)
     gradient = torch.randn(pooled.shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
@@ -91,12 +94,13 @@ def test_max_pooling_as_comparisons_has_the_bits_of_torchs_kernel(
         ({"kernel_size": 2, "ceil_mode": True}, 1),  # 9 is odd
         ({"kernel_size": 3, "ceil_mode": True}, 0),
         ({"kernel_size": 8}, 1),  # 64 comparisons
+        ({"kernel_size": [2]}, 1),
     ],
 )
 def test_windows_that_overlap_or_stand_over_the_edge_are_left_to_torchs_kernel(
     pooling: dict[str, Any], left: int
 ) -> None:
-    samples = samples_of(1, (2, 3, 9, 9))
+    samples = channels_last(samples_of(1, (2, 3, 9, 9)))
     gradient = torch.ones_like(functional.max_pool2d(samples, **pooling))
     graph = pooling_graph(samples, gradient, **pooling)
     expected = graph(samples, gradient)
@@ -106,10 +110,37 @@ def test_windows_that_overlap_or_stand_over_the_edge_are_left_to_torchs_kernel(
         assert torch.equal(found.nan_to_num(), wanted.nan_to_num())
 
 
-def convolutional(*, dropout: float = 0.2) -> nn.Module:
+def test_images_that_lie_otherwise_and_places_that_somebody_wants_are_left_alone() -> None:
+    samples = samples_of(1, (2, 3, 8, 8))
+    graph = pooling_graph(samples, torch.ones(2, 3, 4, 4), kernel_size=2)
+    assert compare_maxima(graph) == 0
+    assert "max_pool2d_with_indices_backward" in graph.code
+    wanted = capture_of(
+        nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), Unpooled(), nn.Flatten(), nn.Linear(256, 10)), samples
+    )
+    assert compare_maxima(wanted) == 1
+    assert "max_pool2d_with_indices" in wanted.code
+
+
+class Unpooled(nn.Module):
+    """Uses where the maxima came from."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.max_unpool2d(*functional.max_pool2d(x, 2, return_indices=True), 2)
+
+
+def capture_of(model: nn.Module, samples: Tensor) -> GraphModule:
+    """A step of a model as a graph, with images channels last."""
+    parts = Parts(model, make_objective(nn.CrossEntropyLoss()), torch.optim.SGD(model.parameters(), lr=0.1))
+    targets = torch.zeros(len(samples), dtype=torch.int64)
+    exact_step(parts)([(samples, targets)])
+    return capture(pieces_of(parts), channels_last(samples), targets, 1)[0]
+
+
+def convolutional(channels: int = 1, *, dropout: float = 0.2) -> nn.Module:
     torch.manual_seed(3)
     return nn.Sequential(
-        nn.Conv2d(1, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2), nn.Dropout(dropout),
+        nn.Conv2d(channels, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2), nn.Dropout(dropout),
         nn.Conv2d(8, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(3, 2, 1), nn.Flatten(), nn.Linear(64, 10),
     )  # fmt: skip
 
@@ -157,8 +188,66 @@ def test_machine_code_that_ends_its_process_is_found_out_in_another_one(
         pieces_of(parts), torch.rand(4, 1, 8, 8), torch.arange(4), 1, "key", None
     ).result(waits=True)  # fmt: skip
     assert isinstance(said, str)
-    assert "ended the process that tried it" in said
+    assert "failed in the process that tried it (-6" in said
     assert compiled.find_package("key") is None
+
+
+@needs_compiler
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_what_tries_machine_code_ends_with_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, code, began = tmp_path / "hangs.cpp", tmp_path / "hangs.so", tmp_path / "began"
+    source.write_text(
+        "#include <cstdio>\n#include <unistd.h>\n"
+        f'struct Hangs {{ Hangs() {{ FILE *f = std::fopen("{began}", "w"); std::fprintf(f, "%d", getpid()); std::fclose(f);'
+        " sleep(600); } } hangs;\n"
+    )
+    subprocess.run([shutil.which("g++") or "c++", "-shared", "-fPIC", source, "-o", code], check=True)
+    monkeypatch.setenv("RUSHLIGHT_COMPILED", str(tmp_path / "compiled"))
+    monkeypatch.setattr(compiled, "compile_graph", lambda *arguments: code)
+    _, _, parts = captured()
+    batch = torch.rand(4, 1, 8, 8), torch.arange(4)
+    compilation = compiled.start_compiling(pieces_of(parts), *batch, 1, "key", None)
+    wait_for(lambda: began.exists() and began.read_text() != "")
+    compilation.stop()
+    wait_for(lambda: not is_running(int(began.read_text())))
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def is_running(pid: int) -> bool:
+    """Tell whether a process lives; one that nobody has waited for does not."""
+    stat = Path(f"/proc/{pid}/stat")
+    return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+@needs_compiler
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_machine_code_in_bfloat16_takes_the_steps_of_cast_gray_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RUSHLIGHT_COMPILED", str(tmp_path / "compiled"))
+    monkeypatch.setenv("CI", "1")  # with it, torch's compiler checks more of what it is told
+    _, _, parts = captured("bfloat16")
+    plain = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(1)), torch.arange(4)
+    pieces, (samples, targets), generator = pieces_of(parts), with_channels_last(plain), torch.default_generator
+    package = compiled.start_compiling(pieces, samples, targets, 1, "key", []).result(waits=True)
+    assert isinstance(package, compiled.Package)
+    assert [each.dtype for each in package.noise] == ["bfloat16"]
+    before, outcomes = copies(tensors_of(parts)), []
+    for is_compiled in (True, False):
+        put(tensors_of(parts), before)
+        generator.manual_seed(5)
+        if is_compiled:
+            loss = compiled.CompiledSteps(pieces, package).take(samples, targets, [[0.1]], [5], generator)[0][0]
+        else:
+            loss = exact_step(parts)([plain])[0]
+        outcomes.append({"loss": loss.float(), **copies(tensors_of(parts))})
+    torch.testing.assert_close(*outcomes, rtol=0.05, atol=0.02)
 
 
 @needs_compiler

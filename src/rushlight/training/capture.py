@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 from torch.optim import Optimizer
 
+from rushlight.training.pooling import has_images
 from rushlight.training.step import Parts, computing
 from rushlight.training.updates import NUMBERS, Group, Rule, clipped, rule_of
 
@@ -141,21 +142,22 @@ def capture(pieces: Pieces, samples: Tensor, targets: Tensor, count: int) -> tup
     """
     from torch.fx.experimental.proxy_tensor import make_fx
 
-    plain = samples.clone(memory_format=torch.contiguous_format)
-    is_plain = plain.stride() == samples.stride()
+    plain = samples.clone(memory_format=torch.contiguous_format) if has_images(pieces.parts.model) else samples
     arguments = [*pieces.written(), no_numbers(pieces, count), plain, targets]
     trace = make_fx(lambda *inputs: take_steps(pieces, count, *inputs), tracing_mode="fake")
     with keeping_tensors(pieces.parts.model), keeping_tensors(pieces.loss):
         graph, again = trace(*arguments), trace(*arguments)
-        laid_out = graph if is_plain else trace(*arguments[:-2], samples, targets)
+        other = None if plain.stride() == samples.stride() else trace(*arguments[:-2], samples, targets)
     if graph.code != again.code:
         raise NotCapturable("its forward pass is another each time")
     if any(name.startswith("_tensor_constant") for name in vars(graph)):
         raise NotCapturable("it uses tensors that are neither parameters nor buffers")
     noise = noise_as_inputs(graph)
-    if not is_plain:  # random numbers are drawn in the order of memory: that of the exact step
-        graph, others = laid_out, noise_as_inputs(laid_out)
-        if [(each.kind, each.shape) for each in noise] != [(each.kind, each.shape) for each in others]:
+    if (
+        other is not None
+    ):  # the graph of images channels last, but drawing as the exact step does: in the order of its memory
+        graph, drawn = other, noise_as_inputs(other)
+        if [(each.kind, each.shape) for each in drawn] != [(each.kind, each.shape) for each in noise]:
             raise NotCapturable("its random numbers depend on how images lie in memory")
     graph.graph.eliminate_dead_code()
     graph.recompile()
@@ -224,6 +226,7 @@ def noise_as_inputs(graph: GraphModule) -> tuple[Noise, ...]:
         last.meta.update(node.meta)
         with graph.graph.inserting_before(node):
             copied = graph.graph.call_function(aten.clone.default, (last,))
+        copied.meta.update(node.meta)
         node.replace_all_uses_with(copied)
         graph.graph.erase_node(node)
         found.append(noise)

@@ -40,8 +40,10 @@ from rushlight.training.settings import constants_of, settings_of, source_of
 Layout = list[Any]  # shape, strides and dtype of a tensor
 FORMAT = 4
 NICENESS = 10  # of the process beside: about a tenth of a core where the training uses them all
+TRIAL_SECONDS = 1200.0  # what hangs is given up after; at low priority beside a training, one step may take minutes
 KEPT = 64  # packages in the cache
 CODE, RECORD = "steps.so", "steps.json"
+TRIED = "executed"  # what the process says that tries machine code
 LEFTOVER_SECONDS = 86400.0  # what a killed process left in the cache is deleted after
 
 
@@ -205,7 +207,7 @@ def stand_aside(parent: int, tells: int) -> None:
     The run's lock is among the files: it must be free as soon as the parent is dead. `tells` becomes file 3.
     """
     signal.set_wakeup_fd(-1)
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD):
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of the terminal
     nothing = os.open(os.devnull, os.O_RDWR)
@@ -214,12 +216,19 @@ def stand_aside(parent: int, tells: int) -> None:
     os.dup2(tells, 3)
     os.closerange(4, os.sysconf("SC_OPEN_MAX"))
     os.nice(NICENESS)
+    with contextlib.suppress(OSError):  # if memory runs out, this process goes first, and not the training
+        Path("/proc/self/oom_score_adj").write_text("1000")
     warnings.simplefilter("ignore")  # nobody would read them
+    end_with(parent)
+    sys.stdout = sys.stderr = os.fdopen(1, "w")
+
+
+def end_with(parent: int) -> None:
+    """Let this process end when its parent does; at once, where it is gone already."""
     death_signal = 1  # PR_SET_PDEATHSIG
     ctypes.CDLL(None).prctl(death_signal, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
-    sys.stdout = sys.stderr = os.fdopen(1, "w")
 
 
 def make_package(
@@ -275,17 +284,22 @@ def compile_graph(graph: torch.fx.GraphModule, arguments: tuple[Tensor, ...], pa
 
 
 def try_out(code: Path, takes: Sequence[Layout], threads: int) -> None:
-    """Execute machine code once, in a process of its own. Raises BrokenCode where that process does not live to say so."""
-    program = [sys.executable, "-m", "rushlight.training.trial", str(code), json.dumps(takes), str(threads)]
+    """Execute machine code once, in a process of its own. Raises BrokenCode where that process does not say at its end that it did."""
+    program = [sys.executable, "-P", "-m", "rushlight.training.trial", str(code), str(threads), str(os.getpid())]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(str(Path(path).absolute()) for path in sys.path)}
-    tried = subprocess.run(program, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True)
-    if tried.returncode:
+    try:
+        tried = subprocess.run(
+            program, env=environment, input=json.dumps(takes), capture_output=True, text=True, timeout=TRIAL_SECONDS
+        )
+    except subprocess.TimeoutExpired as error:
+        raise BrokenCode(f"the machine code did not come to an end within {TRIAL_SECONDS:.0f} seconds") from error
+    if tried.stdout.strip() != TRIED:
         last = (tried.stderr.strip().splitlines() or ["it said nothing"])[-1]
-        raise BrokenCode(f"the machine code ended the process that tried it ({tried.returncode}: {last})")
+        raise BrokenCode(f"the machine code failed in the process that tried it ({tried.returncode}: {last})")
 
 
 class BrokenCode(Exception):
-    """Machine code does not do in a process of its own what it is for."""
+    """Machine code crashed, failed or hung when it was tried."""
 
 
 def tidy(folder: Path) -> None:

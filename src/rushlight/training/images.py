@@ -38,7 +38,7 @@ def keep_layouts(graph: GraphModule) -> None:
         if images is None or images.op == "placeholder" or owner_of(images) is not images:
             continue  # the compiler keeps the strides of its inputs, and of parts of them
         found = images.meta["val"]
-        if found.dim() == 4 and found.shape[1] == 1 and found.stride(1) == 1:
+        if is_channels_last(images) and found.shape[1] == 1:
             if images not in said:
                 with graph.graph.inserting_after(images):
                     layout = (images, list(found.shape), list(found.stride()))
@@ -49,9 +49,9 @@ def keep_layouts(graph: GraphModule) -> None:
 
 
 def compare_maxima(graph: GraphModule) -> int:
-    """Replace the max pooling of windows that do not overlap, and its backward; return how many other ones are left."""
+    """Replace the max pooling of images that lie channels last, where windows do not overlap; return how many others of these are left."""
     left = 0
-    for node in [node for node in graph.graph.nodes if node.target is POOL]:
+    for node in [node for node in graph.graph.nodes if node.target is POOL and is_channels_last(node.args[0])]:
         parts = {part.args[1]: part for part in node.users}
         backwards = list(parts[1].users) if 1 in parts else []
         if not is_disjoint(node) or any(user.target is not POOL_BACKWARD for user in backwards):
@@ -72,16 +72,23 @@ def compare_maxima(graph: GraphModule) -> int:
     return left
 
 
+def is_channels_last(node: Any) -> bool:
+    """Tell whether a node's result are images whose channels lie beside each other."""
+    tensor = node.meta["val"]
+    return bool(tensor.dim() == 4 and tensor.stride(1) == 1)
+
+
 def is_disjoint(node: Node) -> bool:
-    """Tell whether max pooling has windows beside each other, over samples (n, channels, height, width)."""
+    """Tell whether max pooling has windows beside each other, none of them over the edge."""
     samples, size, *given = list[Any](node.args)
-    stride, padding, dilation, rounds_up = given + [[], [0, 0], [1, 1], False][len(given) :]
+    stride, padding, dilation, rounds_up = given + [[], [0, 0], [1, 1], False][len(given) :]  # defaults are left out
+    if len(size) != 2:
+        return False
     (height, width), tensor = size, samples.meta["val"]
     return bool(
         (stride or size) == size
         and padding == [0, 0]
         and dilation == [1, 1]
-        and tensor.dim() == 4
         and tensor.dtype in (torch.float32, torch.bfloat16)
         and height * width <= LARGEST_WINDOW
         and not (rounds_up and (tensor.shape[2] % height or tensor.shape[3] % width))
@@ -145,5 +152,5 @@ def pool_by_kernel() -> None:
     for operator in (POOL, POOL_BACKWARD):
         decomposition.decompositions.pop(operator, None)
         lowering.lowerings.pop(operator, None)
-        lowering.make_fallback(operator, lowering.constrain_to_fx_strides)  # type: ignore[no-untyped-call]
+        lowering.make_fallback(operator, lowering.constrain_to_fx_strides, warn=False)  # type: ignore[no-untyped-call]
     decomposition.fast_random_decomps.cache_clear()

@@ -28,10 +28,8 @@ from rushlight.training.state import State, Training
 from rushlight.training.step import Parts
 from rushlight.training.ways import Steps
 
-MOST_SAMPLES, MOST_IMAGES = (
-    512,
-    128,
-)  # tested at a time, unless more are trained at a time; images that go through convolutions
+MOST_SAMPLES = 512  # tested at a time, unless more are trained at a time
+MOST_IMAGES = 128  # the same, where images go through convolutions
 MOST_ROWS, ROW_NUMBERS = 4096, 1 << 15  # of a table
 
 

@@ -1,4 +1,4 @@
-"""Execute machine code once and end: `python -m rushlight.training.trial CODE LAYOUTS THREADS`.
+"""Execute machine code once, and say so: `python -m rushlight.training.trial CODE THREADS PARENT`, with the layouts as JSON to its input.
 
 What the code does to the process that executes it is then known before a training lends it its own.
 """
@@ -6,19 +6,24 @@ What the code does to the process that executes it is then known before a traini
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 
 import torch
 
-from rushlight.training.compiled import laid_out
+from rushlight.training.compiled import TRIED, end_with, laid_out
 
 
 def main(arguments: Sequence[str]) -> None:
     """Execute the code on tensors of zeros, laid out as they will be."""
-    code, takes, threads = arguments
+    code, threads, parent = arguments
+    end_with(int(parent))
     torch.set_num_threads(int(threads))
-    torch._C._aoti.AOTIModelContainerRunnerCpu(code, 1).run(laid_out(json.loads(takes)))
+    torch._C._aoti.AOTIModelContainerRunnerCpu(code, 1).run(laid_out(json.load(sys.stdin)))
+    sys.stdout.write(TRIED)
+    sys.stdout.flush()
+    os._exit(0)  # how an interpreter comes to its end is not what is tried
 
 
 if __name__ == "__main__":
