@@ -20,8 +20,7 @@ from torch.nn import functional
 import rushlight
 from rushlight.runs.history import read_history
 from rushlight.training import compiled, ways
-from rushlight.training.agreement import copies, put, tensors_of
-from rushlight.training.capture import capture, pieces_of
+from rushlight.training.capture import capture, no_numbers, pieces_of
 from rushlight.training.checkpoint import state_digest
 from rushlight.training.images import compare_maxima, keep_layouts
 from rushlight.training.objective import make_objective
@@ -141,27 +140,13 @@ def convolutional() -> nn.Module:
     torch.manual_seed(3)
     return nn.Sequential(
         nn.Conv2d(1, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2), nn.Dropout(0.2),
-        nn.Flatten(), nn.Linear(128, 10),
+        nn.MaxPool2d(3, 2, 1), nn.Flatten(), nn.Linear(32, 10),
     )  # fmt: skip
 
 
-def overlapping() -> nn.Module:
-    torch.manual_seed(3)
-    return nn.Sequential(
-        nn.Conv2d(1, 8, 3, padding=1),
-        nn.ReLU(),
-        nn.Dropout(0.2),
-        nn.MaxPool2d(3, 2, 1),
-        nn.Flatten(),
-        nn.Linear(128, 10),
-    )
-
-
-def captured(
-    make: Callable[[], nn.Module] = convolutional, precision: str = "float32"
-) -> tuple[GraphModule, Any, Parts]:
-    """A step of a model as a graph, with images channels last."""
-    model = make()
+def captured(precision: str = "float32") -> tuple[GraphModule, Any, Parts]:
+    """A step of `convolutional` as a graph, with images channels last."""
+    model = convolutional()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     parts = Parts(model, make_objective(nn.CrossEntropyLoss()), optimizer, precision=precision)
     batch = torch.rand(4, 1, 8, 8), torch.arange(4)
@@ -181,7 +166,7 @@ def test_images_with_one_channel_that_are_cast_keep_their_layout() -> None:
     plain, _, _ = captured()
     keep_layouts(plain)
     assert "as_strided" not in plain.code  # they are the graph's own input
-    cast, _, _ = captured(precision="bfloat16")
+    cast, _, _ = captured("bfloat16")
     keep_layouts(cast)
     assert cast.code.count("as_strided.default") == 1  # for the convolution and its backward
     assert cast.code.count("[64, 1, 8, 1]") == 1
@@ -239,29 +224,23 @@ def is_running(pid: int) -> bool:
     return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
 
 
-@needs_compiler
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_machine_code_in_bfloat16_takes_the_steps_of_cast_gray_images(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("RUSHLIGHT_COMPILED", str(tmp_path / "compiled"))
-    monkeypatch.setenv("CI", "1")  # with it, torch's compiler checks more of what it is told
-    _, _, parts = captured(overlapping, "bfloat16")
+def test_a_graph_in_bfloat16_with_its_layouts_said_takes_the_step_of_the_eager_one() -> None:
+    graph, noise, parts = captured("bfloat16")
+    keep_layouts(graph)
+    assert compare_maxima(graph) == 1  # the other one's windows overlap
+    assert [each.dtype for each in noise] == ["bfloat16"]
     plain = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(1)), torch.arange(4)
-    pieces, (samples, targets), generator = pieces_of(parts), with_channels_last(plain), torch.default_generator
-    package = compiled.start_compiling(pieces, samples, targets, 1, "key", []).result(waits=True)
-    assert isinstance(package, compiled.Package)
-    assert [each.dtype for each in package.noise] == ["bfloat16"]
-    before, outcomes = copies(tensors_of(parts)), []
-    for is_compiled in (True, False):
-        put(tensors_of(parts), before)
-        generator.manual_seed(5)
-        if is_compiled:
-            loss = compiled.CompiledSteps(pieces, package).take(samples, targets, [[0.1]], [5], generator)[0][0]
-        else:
-            loss = exact_step(parts)([plain])[0]
-        outcomes.append({"loss": loss.float(), **copies(tensors_of(parts))})
-    torch.testing.assert_close(*outcomes, rtol=0.05, atol=0.02)
+    pieces, (samples, targets) = pieces_of(parts), with_channels_last(plain)
+    written, numbers = [tensor.clone() for tensor in pieces.written()], torch.full_like(no_numbers(pieces, 1), 0.1)
+    torch.default_generator.manual_seed(5)
+    drawn = [each.draw() for each in noise]
+    with torch.no_grad():
+        losses, _ = graph(*written, numbers, samples, targets, *drawn)
+    torch.default_generator.manual_seed(5)
+    loss, _ = exact_step(parts)([plain])
+    torch.testing.assert_close(losses[0], loss.float(), rtol=0.01, atol=0.0)
+    for found, wanted in zip(written, pieces.written(), strict=True):
+        torch.testing.assert_close(found, wanted, rtol=0.05, atol=0.02)
 
 
 @needs_compiler
@@ -270,6 +249,7 @@ def test_compiled_convolutions_train_like_exact_ones_and_are_followed_when_resum
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RUSHLIGHT_COMPILED", str(tmp_path / "compiled"))
+    monkeypatch.setenv("CI", "1")  # with it, torch's compiler checks more of what it is told
     monkeypatch.setattr(ways, "FEWEST_STEPS", 2)
     monkeypatch.setattr(ways, "LEAST_GAIN", 0.0)
     monkeypatch.setattr(ways, "LOOK_AGAIN", 60)
