@@ -1,33 +1,23 @@
-"""Compiled steps of models with convolutions: max pooling as comparisons, layouts that are kept, and the same training."""
+"""What is changed in the graphs of models with convolutions: max pooling becomes comparisons, and layouts are kept."""
 
 from __future__ import annotations
 
-import shutil
-import subprocess
-import time
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.training.test_pooling import samples_of
+from tests.training.test_ways import pooled_images
 from torch import Tensor, nn
 from torch.fx import GraphModule
 from torch.nn import functional
 
-import rushlight
-from rushlight.runs.history import read_history
-from rushlight.training import compiled, ways
 from rushlight.training.capture import capture, no_numbers, pieces_of
-from rushlight.training.checkpoint import state_digest
 from rushlight.training.images import compare_maxima, keep_layouts
 from rushlight.training.objective import make_objective
 from rushlight.training.step import Parts, exact_step, with_channels_last
-from rushlight.training.ways import read_ways
-
-needs_compiler = pytest.mark.skipif(compiled.why_not_here() is not None, reason=f"{compiled.why_not_here()}")
 
 
 def pooling_graph(samples: Tensor, gradient: Tensor, **pooling: Any) -> GraphModule:
@@ -40,16 +30,6 @@ def pooling_graph(samples: Tensor, gradient: Tensor, **pooling: Any) -> GraphMod
         return pooled.detach(), torch.autograd.grad(pooled, leaf, gradient)[0]
 
     return make_fx(pool_both_ways, tracing_mode="fake")(samples, gradient)
-
-
-def samples_of(seed: int, shape: tuple[int, ...]) -> Tensor:
-    """Samples with many ties, zeros of both signs, infinities and what is no number."""
-    generator = torch.Generator().manual_seed(seed)
-    samples = torch.randint(-3, 4, shape, generator=generator).float()
-    samples *= torch.where(torch.rand(shape, generator=generator) < 0.5, -1.0, 1.0)
-    for value in (float("nan"), float("inf"), float("-inf")):
-        samples[torch.rand(shape, generator=generator) < 0.05] = value
-    return samples
 
 
 def channels_last(images: Tensor) -> Tensor:
@@ -71,7 +51,7 @@ def test_max_pooling_as_comparisons_has_the_bits_of_torchs_kernel(
     beside: int,
     dtype: torch.dtype,
 ) -> None:
-    samples = channels_last(samples_of(seed, (count, channels, height + more, width + beside)).to(dtype))
+    samples = channels_last(samples_of(seed, (count, channels, height + more, width + beside), special=True).to(dtype))
     size = (height, width)
     pooled = functional.max_pool2d(samples, size)
     gradient = torch.randn(pooled.shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
@@ -99,7 +79,7 @@ def test_max_pooling_as_comparisons_has_the_bits_of_torchs_kernel(
 def test_windows_that_overlap_or_stand_over_the_edge_are_left_to_torchs_kernel(
     pooling: dict[str, Any], left: int
 ) -> None:
-    samples = channels_last(samples_of(1, (2, 3, 9, 9)))
+    samples = channels_last(samples_of(1, (2, 3, 9, 9), special=True))
     gradient = torch.ones_like(functional.max_pool2d(samples, **pooling))
     graph = pooling_graph(samples, gradient, **pooling)
     expected = graph(samples, gradient)
@@ -110,7 +90,7 @@ def test_windows_that_overlap_or_stand_over_the_edge_are_left_to_torchs_kernel(
 
 
 def test_images_that_lie_otherwise_and_places_that_somebody_wants_are_left_alone() -> None:
-    samples = samples_of(1, (2, 3, 8, 8))
+    samples = samples_of(1, (2, 3, 8, 8), special=True)
     graph = pooling_graph(samples, torch.ones(2, 3, 4, 4), kernel_size=2)
     assert compare_maxima(graph) == 0
     assert "max_pool2d_with_indices_backward" in graph.code
@@ -136,17 +116,9 @@ def capture_of(model: nn.Module, samples: Tensor) -> GraphModule:
     return capture(pieces_of(parts), channels_last(samples), targets, 1)[0]
 
 
-def convolutional() -> nn.Module:
-    torch.manual_seed(3)
-    return nn.Sequential(
-        nn.Conv2d(1, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2), nn.Dropout(0.2),
-        nn.MaxPool2d(3, 2, 1), nn.Flatten(), nn.Linear(32, 10),
-    )  # fmt: skip
-
-
 def captured(precision: str = "float32") -> tuple[GraphModule, Any, Parts]:
-    """A step of `convolutional` as a graph, with images channels last."""
-    model = convolutional()
+    """A step of `pooled_images` as a graph, with images channels last."""
+    model = pooled_images()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     parts = Parts(model, make_objective(nn.CrossEntropyLoss()), optimizer, precision=precision)
     batch = torch.rand(4, 1, 8, 8), torch.arange(4)
@@ -172,58 +144,6 @@ def test_images_with_one_channel_that_are_cast_keep_their_layout() -> None:
     assert cast.code.count("[64, 1, 8, 1]") == 1
 
 
-@needs_compiler
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's compiler, about its own parts
-def test_machine_code_that_ends_its_process_is_found_out_in_another_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    source, code = tmp_path / "broken.cpp", tmp_path / "broken.so"
-    source.write_text("#include <cstdlib>\nstruct Ends { Ends() { std::abort(); } } ends;\n")
-    subprocess.run([shutil.which("g++") or "c++", "-shared", "-fPIC", source, "-o", code], check=True)
-    monkeypatch.setenv("RUSHLIGHT_COMPILED", str(tmp_path / "compiled"))
-    monkeypatch.setattr(compiled, "compile_graph", lambda *arguments: code)
-    _, _, parts = captured()
-    said = compiled.start_compiling(
-        pieces_of(parts), torch.rand(4, 1, 8, 8), torch.arange(4), 1, "key", None
-    ).result(waits=True)  # fmt: skip
-    assert isinstance(said, str)
-    assert "failed in the process that tried it (-6" in said
-    assert compiled.find_package("key") is None
-
-
-@needs_compiler
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_what_tries_machine_code_ends_with_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source, code, began = tmp_path / "hangs.cpp", tmp_path / "hangs.so", tmp_path / "began"
-    source.write_text(
-        "#include <cstdio>\n#include <unistd.h>\n"
-        f'struct Hangs {{ Hangs() {{ FILE *f = std::fopen("{began}", "w"); std::fprintf(f, "%d", getpid()); std::fclose(f);'
-        " sleep(600); } } hangs;\n"
-    )
-    subprocess.run([shutil.which("g++") or "c++", "-shared", "-fPIC", source, "-o", code], check=True)
-    monkeypatch.setenv("RUSHLIGHT_COMPILED", str(tmp_path / "compiled"))
-    monkeypatch.setattr(compiled, "compile_graph", lambda *arguments: code)
-    _, _, parts = captured()
-    batch = torch.rand(4, 1, 8, 8), torch.arange(4)
-    compilation = compiled.start_compiling(pieces_of(parts), *batch, 1, "key", None)
-    wait_for(lambda: began.exists() and began.read_text() != "")
-    compilation.stop()
-    wait_for(lambda: not is_running(int(began.read_text())))
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
-def is_running(pid: int) -> bool:
-    """Tell whether a process lives; one that nobody has waited for does not."""
-    stat = Path(f"/proc/{pid}/stat")
-    return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
-
-
 def test_a_graph_in_bfloat16_with_its_layouts_said_takes_the_step_of_the_eager_one() -> None:
     graph, noise, parts = captured("bfloat16")
     keep_layouts(graph)
@@ -241,44 +161,3 @@ def test_a_graph_in_bfloat16_with_its_layouts_said_takes_the_step_of_the_eager_o
     torch.testing.assert_close(losses[0], loss.float(), rtol=0.01, atol=0.0)
     for found, wanted in zip(written, pieces.written(), strict=True):
         torch.testing.assert_close(found, wanted, rtol=0.05, atol=0.02)
-
-
-@needs_compiler
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_compiled_convolutions_train_like_exact_ones_and_are_followed_when_resumed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("RUSHLIGHT_COMPILED", str(tmp_path / "compiled"))
-    monkeypatch.setenv("CI", "1")  # with it, torch's compiler checks more of what it is told
-    monkeypatch.setattr(ways, "FEWEST_STEPS", 2)
-    monkeypatch.setattr(ways, "LEAST_GAIN", 0.0)
-    monkeypatch.setattr(ways, "LOOK_AGAIN", 60)
-    options: dict[str, Any] = {
-        "epochs": 3, "batch_size": 32, "quiet": True, "optimizer": "SGD", "lr": 0.05, "compile": "first",
-    }  # fmt: skip
-
-    def trained(name: str, **others: Any) -> rushlight.Run:
-        return rushlight.train(convolutional(), "digits", runs=tmp_path, name=name, **{**options, **others})
-
-    fast, exact = trained("fast"), trained("exact", numerics="exact")
-    recorded = read_ways(fast.folder / "ways.json")
-    assert [way.name for way in recorded].count("compiled") > 1  # it was looked at again
-    assert recorded[-1].name == "compiled"
-    assert recorded[-1].takes[0][1] == [64, 1, 8, 1]  # channels last
-    losses = [losses_of(run) for run in (fast, exact)]
-    torch.testing.assert_close(*losses, rtol=1e-2, atol=1e-3)
-
-    read: Callable[[Path], Any] = ways.read_ways
-    monkeypatch.setattr(ways, "read_ways", lambda path: read(path) or recorded)
-    training = rushlight.epochs(convolutional(), "digits", runs=tmp_path, name="cut", **options)
-    next(training)
-    training._abandon(KeyboardInterrupt())
-    resumed = rushlight.resume(tmp_path / "cut", convolutional(), quiet=True)
-    assert state_digest(resumed.model) == state_digest(fast.model)
-    assert (resumed.folder / "losses.f32").read_bytes() == (fast.folder / "losses.f32").read_bytes()
-    assert any(line.get("way") == "compiled" for line in read_history(resumed.folder))
-
-
-def losses_of(run: rushlight.Run) -> Tensor:
-    """The loss of every step."""
-    return torch.frombuffer(bytearray((run.folder / "losses.f32").read_bytes()), dtype=torch.float32)

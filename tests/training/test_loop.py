@@ -489,3 +489,15 @@ def test_samples_are_unknown_where_the_order_is_a_loaders_own(tmp_path: Path) ->
     loader = torch.utils.data.DataLoader(data, 64, sampler=torch.utils.data.RandomSampler(data, num_samples=200))
     with pytest.raises(TrainingError, match="samples unknown: the order is the loader's own"):
         train(tmp_path, two_layers(), loader, optimizer="SGD", lr=1e30)
+
+
+def test_images_that_go_through_convolutions_are_tested_fewer_at_a_time_unless_more_are_trained() -> None:
+    split: Any = None  # what is not in memory is no table
+    convolutional = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(72, 10))
+
+    def tested(batch_size: int, model: nn.Module) -> int:
+        recipe: Any = SimpleNamespace(batch_size=batch_size)
+        return loop.test_batch_size(recipe, split, model)
+
+    assert [tested(size, network()) for size in (16, 64, 256, 1000)] == [64, 256, 512, 1000]
+    assert [tested(size, convolutional) for size in (16, 64, 256, 1000)] == [64, 128, 256, 1000]

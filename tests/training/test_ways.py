@@ -23,12 +23,12 @@ from torch import Tensor, nn
 import rushlight
 from rushlight.data.batches import ALIGNMENT
 from rushlight.errors import RunError
-from rushlight.runs.history import read_history
+from rushlight.runs.history import read_history, read_losses
 from rushlight.training import agreement, compiled, ways
 from rushlight.training.agreement import copies, put, tensors_of
 from rushlight.training.capture import NotCapturable, capture, no_numbers, pieces_of
 from rushlight.training.checkpoint import state_digest
-from rushlight.training.compiled import CompiledSteps, Package, start_compiling
+from rushlight.training.compiled import Compilation, CompiledSteps, Package, start_compiling
 from rushlight.training.objective import equal_parts, make_objective
 from rushlight.training.products import add_products, faster_products, use_products
 from rushlight.training.settings import constants_of, settings_of, source_of
@@ -71,6 +71,14 @@ def images(*, dropout: float = 0.0) -> nn.Module:
     return nn.Sequential(
         nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(dropout), nn.Flatten(), nn.Linear(144, 10)
     )
+
+
+def pooled_images() -> nn.Module:
+    torch.manual_seed(3)
+    return nn.Sequential(
+        nn.Conv2d(1, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2), nn.Dropout(0.2),
+        nn.MaxPool2d(3, 2, 1), nn.Flatten(), nn.Linear(32, 10),
+    )  # fmt: skip
 
 
 def trained(tmp_path: Path, name: str, make: Callable[[], nn.Module] = network, **options: Any) -> rushlight.Run:
@@ -706,11 +714,7 @@ def test_compiled_steps_train_like_exact_ones_start_warm_and_are_followed_when_r
     assert cold.report is not None
     assert exact.report is not None
     assert cold.report.loss == pytest.approx(exact.report.loss, rel=1e-3)
-    losses = [
-        torch.frombuffer(bytearray((run.folder / "losses.f32").read_bytes()), dtype=torch.float32)
-        for run in (cold, exact)
-    ]
-    torch.testing.assert_close(losses[0], losses[1], rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(read_losses(cold.folder), read_losses(exact.folder), rtol=1e-3, atol=1e-4)
     assert [line["samples"] for line in read_history(cold.folder) if line["kind"] == "steps"] == [
         line["samples"] for line in read_history(exact.folder) if line["kind"] == "steps"
     ]
@@ -731,6 +735,87 @@ def test_compiled_steps_train_like_exact_ones_start_warm_and_are_followed_when_r
         rushlight.resume(lost, make(), quiet=True)
     assert caught.value.key == "not-exact"
     assert "no-such-compiler" in caught.value.problem
+
+
+@needs_compiler
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's compiler, about its own parts
+def test_compiled_convolutions_train_like_exact_ones_and_are_followed_when_resumed(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CI", "1")  # with it, torch's compiler checks more of what it is told
+    monkeypatch.setattr(ways, "FEWEST_STEPS", 2)
+    monkeypatch.setattr(ways, "LEAST_GAIN", 0.0)
+    monkeypatch.setattr(ways, "LOOK_AGAIN", 60)
+    options: dict[str, Any] = {"optimizer": "SGD", "lr": 0.05, "compile": "first"}
+    fast = trained(tmp_path, "fast", pooled_images, **options)
+    exact = trained(tmp_path, "exact", pooled_images, numerics="exact", **options)
+    recorded = read_ways(fast.folder / "ways.json")
+    assert [way.name for way in recorded].count("compiled") > 1  # it was looked at again
+    assert recorded[-1].name == "compiled"
+    assert recorded[-1].takes[0][1] == [64, 1, 8, 1]  # channels last
+    torch.testing.assert_close(read_losses(fast.folder), read_losses(exact.folder), rtol=1e-2, atol=1e-3)
+
+    followed(monkeypatch, fast.folder)
+    folder = cut_short(tmp_path, "cut", 1, pooled_images, **options)
+    resumed = rushlight.resume(folder, pooled_images(), quiet=True)
+    assert digest(resumed) == digest(fast)
+    assert (resumed.folder / "losses.f32").read_bytes() == (fast.folder / "losses.f32").read_bytes()
+    assert any(line.get("way") == "compiled" for line in read_history(resumed.folder))
+
+
+def code_that(tmp_path: Path, does: str) -> Path:
+    """A library that does something as soon as it is loaded; `does` is C++."""
+    source, code = tmp_path / "code.cpp", tmp_path / "code.so"
+    source.write_text(
+        f"#include <cstdio>\n#include <cstdlib>\n#include <unistd.h>\nstruct Does {{ Does() {{ {does} }} }} does;\n"
+    )
+    subprocess.run([os.environ.get("CXX", "g++"), "-shared", "-fPIC", source, "-o", code], check=True)
+    return code
+
+
+def start_compiling_to(code: Path, monkeypatch: pytest.MonkeyPatch) -> Compilation:
+    """Begin to compile a network's steps; what comes out is this code."""
+    monkeypatch.setattr(compiled, "compile_graph", lambda *arguments: code)
+    model, batch = network(), (torch.rand(16, 1, 8, 8), torch.randint(0, 10, (16,)))
+    parts = Parts(model, make_objective(nn.CrossEntropyLoss()), torch.optim.SGD(model.parameters(), lr=0.1))
+    exact_step(parts)([batch])
+    return start_compiling(pieces_of(parts), *batch, 1, "key", [])
+
+
+@needs_compiler
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_machine_code_that_ends_its_process_is_found_out_in_another_one(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = start_compiling_to(code_that(tmp_path, "std::abort();"), monkeypatch).result(waits=True)
+    assert isinstance(said, str)
+    assert "failed in the process that tried it (-6" in said
+    assert compiled.find_package("key") is None
+
+
+@needs_compiler
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_what_tries_machine_code_ends_with_the_training(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began = tmp_path / "began"
+    does = (
+        f'FILE *file = std::fopen("{began}", "w"); std::fprintf(file, "%d", getpid()); std::fclose(file); sleep(600);'
+    )
+    compilation = start_compiling_to(code_that(tmp_path, does), monkeypatch)
+    ends = time.monotonic() + 60
+    while not (began.exists() and began.read_text()):
+        assert time.monotonic() < ends, "it was not tried"
+        time.sleep(0.02)
+    compilation.stop()
+    while is_alive(int(began.read_text())):
+        assert time.monotonic() < ends, "it outlived the training"
+        time.sleep(0.02)
+
+
+def test_what_compiling_is_taken_to_cost_grows_with_the_layers_that_have_parameters() -> None:
+    assert ways.compile_seconds(nn.Sequential(nn.Flatten(), nn.ReLU())) == ways.COMPILE_SECONDS
+    assert ways.compile_seconds(network()) == ways.COMPILE_SECONDS + 3 * ways.LAYER_SECONDS
 
 
 def test_the_time_that_a_look_takes_is_not_taken_for_the_pace_of_the_steps(

@@ -113,13 +113,11 @@ class Noise:
 
     def draw(self) -> Tensor:
         """Draw as the eager step would."""
-        room = torch.empty_strided(self.shape, self.strides, dtype=DTYPES[self.dtype])
+        room = torch.empty_strided(self.shape, self.strides, dtype=getattr(torch, self.dtype))
         return DRAWS[self.kind](room, *self.settings)
 
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-
-
+DRAWN = (torch.float32, torch.bfloat16)
 DRAWS: dict[str, Callable[..., Tensor]] = {
     "bernoulli_": Tensor.bernoulli_,
     "uniform_": Tensor.uniform_,
@@ -155,7 +153,7 @@ def capture(pieces: Pieces, samples: Tensor, targets: Tensor, count: int) -> tup
     noise = noise_as_inputs(graph)
     if (
         other is not None
-    ):  # the graph of images channels last, but drawing as the exact step does: in the order of its memory
+    ):  # random numbers are drawn in the order of memory: in the exact step's, whatever the graph's is
         graph, drawn = other, noise_as_inputs(other)
         if [(each.kind, each.shape) for each in drawn] != [(each.kind, each.shape) for each in noise]:
             raise NotCapturable("its random numbers depend on how images lie in memory")
@@ -239,11 +237,7 @@ def noise_of(node: Node) -> Noise:
     drawn = node.meta["val"]
     takes = 1 if kind in ("bernoulli_", "uniform_", "normal_") else len(node.args)
     settings = node.args[takes:]
-    if (
-        kind not in DRAWS
-        or drawn.dtype not in DTYPES.values()
-        or not all(isinstance(each, (int, float)) for each in settings)
-    ):
+    if kind not in DRAWS or drawn.dtype not in DRAWN or not all(isinstance(each, (int, float)) for each in settings):
         raise NotCapturable(f"it draws random numbers with {node.target}")
     numbers = tuple(float(each) for each in settings)  # type: ignore[arg-type]
     dtype = str(drawn.dtype).removeprefix("torch.")

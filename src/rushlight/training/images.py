@@ -38,13 +38,14 @@ def keep_layouts(graph: GraphModule) -> None:
         if images is None or images.op == "placeholder" or owner_of(images) is not images:
             continue  # the compiler keeps the strides of its inputs, and of parts of them
         found = images.meta["val"]
-        if is_channels_last(images) and found.shape[1] == 1:
-            if images not in said:
-                with graph.graph.inserting_after(images):
-                    layout = (images, list(found.shape), list(found.stride()))
-                    said[images] = graph.graph.call_function(aten.as_strided.default, layout)
-                said[images].meta.update(images.meta)
-            node.update_arg(place, said[images])
+        if not is_channels_last(images) or found.shape[1] != 1:
+            continue
+        if images not in said:
+            with graph.graph.inserting_after(images):
+                layout = (images, list(found.shape), list(found.stride()))
+                said[images] = graph.graph.call_function(aten.as_strided.default, layout)
+            said[images].meta.update(images.meta)
+        node.update_arg(place, said[images])
     graph.recompile()
 
 

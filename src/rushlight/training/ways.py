@@ -371,7 +371,8 @@ class Steps:
         left = elapsed / max(self.state["step"] - self.first_step, 1) * self.steps_left()
         gain, cost = IMAGES_GAIN if self.has_images else EXPECTED_GAIN, compile_seconds(self.parts.model)
         if left * gain < cost and not is_first:
-            self.give_up_compiling(f"about {left:.0f} seconds were left, and compiling takes about {cost:.0f}")
+            saved = f"it would save about {left * gain:.0f} of the {left:.0f} seconds that were left"
+            self.give_up_compiling(f"{saved}, and compiling takes about {cost:.0f}")
             return None
         if (reason := self.why_not_compiled()) is not None:  # memory may have run out since
             self.give_up_compiling(reason)
@@ -548,9 +549,9 @@ class Steps:
         steps, began = self.calls * self.count, time.perf_counter()
         windows = cut(window, self.calls)
         is_compiled = self.way.name == "compiled" and self.fits(None)
-        lying = [[self.for_compiled(batch) for batch in each] for each in windows] if is_compiled else []
-        if self.compiled is not None and lying and self.compiled.takes(lying[0][0]):
-            done = self.take_compiled(lying, interrupt)
+        prepared = [[self.for_compiled(batch) for batch in each] for each in windows] if is_compiled else []
+        if self.compiled is not None and prepared and self.compiled.takes(prepared[0][0]):
+            done = self.take_compiled(prepared, interrupt)
         else:
             if self.count > 1:
                 windows, self.count = cut(window, steps), 1
