@@ -6,6 +6,7 @@ import math
 import sys
 import time
 from array import array
+from collections.abc import Sequence
 from itertools import islice
 from typing import NamedTuple, NoReturn
 
@@ -29,7 +30,7 @@ SHORTEST_LINE = 100  # steps
 class Taken(NamedTuple):
     """Steps that were taken together, one or several."""
 
-    losses: list[Tensor]  # of single steps (), or of several (steps,)
+    losses: Sequence[float | Tensor]  # of each step; tensors () where a device may have them still to compute
     outputs: Tensor | None  # of the last samples
     weights: list[float]  # of each step: what its loss is a mean over
     rates: list[float]  # of each step: the learning rate of the first group
@@ -46,7 +47,7 @@ class Ledger:
     def __init__(self, training: Training, saver: Saver) -> None:
         self.training, self.state, self.saver = training, training.state, saver
         self.recipe, self.data = training.recipe, training.data
-        self.pending: list[Tensor] = []  # losses; what follows is of the same steps, one by one
+        self.pending: list[float | Tensor] = []  # losses; what follows is of the same steps, one by one
         self.weights: list[float] = []
         self.rates: list[float] = []
         self.samples: list[int] = []
@@ -189,11 +190,11 @@ def first_not_finite(losses: list[float]) -> int | None:
     return next((place for place, loss in enumerate(losses) if not math.isfinite(loss)), None)
 
 
-def read_losses(losses: list[Tensor]) -> list[float]:
-    """Return losses of single steps () and of several (steps,) as numbers, in float32: one wait for all of them."""
-    if any(loss.dim() for loss in losses):
-        return torch.cat([loss.reshape(-1) for loss in losses]).float().tolist()
-    return torch.stack(losses).float().tolist()
+def read_losses(losses: Sequence[float | Tensor]) -> list[float]:
+    """Return losses as numbers, rounded to float32: one wait for all that a device has still to compute."""
+    if any(isinstance(loss, Tensor) for loss in losses):
+        losses = torch.stack([torch.as_tensor(loss) for loss in losses]).tolist()
+    return array("f", losses).tolist()
 
 
 def little_endian(values: list[float]) -> bytes:

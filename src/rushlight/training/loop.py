@@ -123,6 +123,7 @@ def train_epoch(training: Training, steps: Steps, interrupt: Interrupt, saver: S
             raise explain_step_error(error, training.model, steps.last_window[-1], training) from error
         schedule.after_step()
         ledger.add(taken, window[-1])
+        del taken  # its outputs would lie in the way of the next step's
         if interrupt.requested:
             break
         if saver.is_due:

@@ -96,7 +96,7 @@ class Way:
 
 EXACT = Way(0, "exact")
 
-Done = tuple[list[Tensor], Tensor | None, list[float]]  # losses by call, outputs of the last samples, rates by step
+Done = tuple[Sequence[float | Tensor], Tensor | None, list[float]]  # losses, outputs of the last samples, rates; by step
 
 
 class Record:
@@ -191,6 +191,7 @@ class Steps:
         self.last_window: Sequence[Batch] = ()
         self.left: list[list[Batch]] = []  # windows of a row of steps that ended before its last
         self.has_images = has_images(training.model)
+        self.is_on_processor = training.device.type == "cpu"
         self.obstacle = self.find_obstacle()
         if self.obstacle is not None and training.recipe.numerics == "fast":
             self.note(f"Every step was executed exactly: {self.obstacle}.")
@@ -556,7 +557,7 @@ class Steps:
             if self.count > 1:
                 windows, self.count = cut(window, steps), 1
             done = self.take_eagerly(self.base_step(), windows, interrupt)
-        calls = len(done[0])
+        calls = len(done[0]) // self.count
         self.left += windows[calls:]
         most = min(CALLS_IN_A_ROW, self.batches_at_once // self.count)
         if most > 1:
@@ -591,13 +592,13 @@ class Steps:
         """Take the steps of each window, laid out for it, in one call; no more of them once there is a signal."""
         assert self.compiled is not None
         state, count = self.state, self.way.count
-        losses: list[Tensor] = []
+        losses: list[float] = []
         rates: list[float] = []
         for ((samples, targets),) in windows:
             rates_of_call = self.rates(count)
             seeds = self.seeds(count) if self.compiled.each else ()
             losses_of_call, outputs = self.compiled.take(samples, targets, rates_of_call, seeds, self.generator)
-            losses.append(losses_of_call)
+            losses += losses_of_call.tolist()
             rates += [rate[0] for rate in rates_of_call]
             state["window"] += count
             state["step"] += count
@@ -611,14 +612,16 @@ class Steps:
         """Take steps one by one, all of them; with an `interrupt` no more once there is a signal, or the state is to be saved."""
         state, schedule, rescue = self.state, self.training.schedule, self.rescue
         recipe, group = self.training.recipe, self.parts.optimizer.param_groups[0]
-        losses: list[Tensor] = []
+        losses: list[float | Tensor] = []
         rates: list[float] = []
+        outputs: Tensor | None = None
         for window in windows:
+            outputs = None  # a tensor that is kept lies where the next step would put its own, which then lie elsewhere in each
             schedule.before_step(state["step"])
             self.last_window = window
             seed = step_seed(recipe.seed, state["epoch"], state["window"])
             loss, outputs = rescue.step(execute, window, self.generator, seed)
-            losses.append(loss)
+            losses.append(loss.item() if self.is_on_processor else loss)  # nobody waits for a processor
             rates.append(group["lr"])
             state["window"] += 1
             state["step"] += 1
@@ -702,7 +705,7 @@ class Steps:
         live = tensors_of(self.parts)
         before = copies(live)
         done = self.take_eagerly(self.exact, stretch.windows)
-        exact = Outcome(torch.stack(done[0]), copies({**tensors_of(self.parts), **agreement.gradients_of(self.parts)}))
+        exact = Outcome(torch.tensor(done[0], dtype=torch.float64), copies({**tensors_of(self.parts), **agreement.gradients_of(self.parts)}))
         streams = random_streams()
         gain, microseconds = 1.0, way.microseconds
         try:
@@ -807,7 +810,7 @@ class Steps:
     def outcome(self, losses: Tensor, way: Way) -> Outcome:
         """Return what the steps just taken led to."""
         gradients = {} if way.name == "compiled" else agreement.gradients_of(self.parts)
-        return Outcome(losses.reshape(-1), copies({**tensors_of(self.parts), **gradients}))
+        return Outcome(losses.reshape(-1).double(), copies({**tensors_of(self.parts), **gradients}))
 
     def measure(
         self, execute: Callable[[Stretch], Tensor], now: Way, stretch: Stretch, before: agreement.Tensors
