@@ -31,6 +31,7 @@ from rushlight import files
 from rushlight.errors import RunError, RushlightError, UsageError, WeightsError
 from rushlight.models import build_model
 from rushlight.runs.history import read_history, read_losses
+from rushlight.training import saver
 from rushlight.training.checkpoint import (
     best_checkpoint,
     latest_checkpoint,
@@ -741,7 +742,10 @@ def test_a_newer_rushlights_checkpoint_that_was_asked_to_be_left_is_left(finishe
 # ── what is kept ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_the_two_newest_checkpoints_and_the_best_are_kept_and_no_temporary_files(tmp_path: Path) -> None:
+def test_the_two_newest_checkpoints_and_the_best_are_kept_and_no_temporary_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(saver, "CHECKPOINT_SHARE", math.inf)  # at every epoch's end, however short it is
     model = build_model("linear", (1, 8, 8), 10, {}, seed=1)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
     schedule = lr_scheduler.LambdaLR(optimizer, lambda epoch: 1.0 if epoch < 2 else 0.0)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from rushlight.data.batches import ResidentSplit
 from rushlight.data.spec import TargetSpec
 from rushlight.training.evaluate import (
+    MOST_WRONG,
     ClassFigures,
     Outcome,
     Report,
@@ -73,6 +74,15 @@ def test_a_report_on_classes_is_what_counting_by_hand_gives() -> None:
     assert outcome is not None
     assert torch.equal(outcome.truth, TRUTH)
     assert torch.equal(outcome.predicted, PREDICTED)
+
+
+@given(sure=st.lists(st.sampled_from([0.2, 0.4, 0.5, 0.6, 0.9, math.nan]), min_size=1, max_size=40))
+def test_the_most_wrong_are_the_first_of_all_wrong_ones_sorted_by_confidence(sure: list[float]) -> None:
+    wrong = torch.tensor(sure)
+    truth, predicted = torch.zeros(len(sure), dtype=torch.int64), torch.ones(len(sure), dtype=torch.int64)
+    report = make_report(Outcome(truth, predicted, wrong), THREE, 1.0)
+    expected = torch.argsort(wrong, descending=True, stable=True)[:MOST_WRONG].tolist()
+    assert [entry["index"] for entry in report.most_wrong] == expected
 
 
 @given(

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import signal
 import subprocess
 import sys
 import time
+import weakref
 from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +18,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -27,6 +31,7 @@ from rushlight.runs.sessions import read_sessions
 from rushlight.runs.summary import list_runs
 from rushlight.training import loop, saver, ways
 from rushlight.training.checkpoint import list_checkpoints, read_checkpoint, state_digest, unpack
+from rushlight.training.ledger import are_finite
 from rushlight.training.loop import Epoch, epochs
 from rushlight.training.options import check_options
 from rushlight.training.prepare import prepare
@@ -361,6 +366,17 @@ def test_dear_checkpoints_are_written_less_often(
     assert seconds == pytest.approx(steps[-2] + cost * (len(steps) - 2))
 
 
+def test_short_epochs_are_copied_only_when_they_are_written_or_are_the_best_so_far(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, saved = clocked(monkeypatch, cost=1.0)  # so 30 s pass from one writing to the next
+    done, _ = train(
+        tmp_path, batch_size=500, epochs=25, optimizer="SGD", lr=1e-30
+    )  # nothing is learnt: the first is the best
+    assert [epoch.number for epoch in done if epoch.is_best] == [1]
+    assert [int(name) // 3 for name in saved] == [1, 10, 19, 25]
+
+
 def test_whoever_waits_for_a_checkpoint_waits_for_the_disk_and_not_for_the_pause_after_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -435,6 +451,35 @@ def test_weights_that_the_last_step_made_infinite_are_never_saved(tmp_path: Path
 
 def steep(outputs: Tensor, labels: Tensor) -> Tensor:
     return 1000 * nn.functional.cross_entropy(outputs, labels)
+
+
+@given(
+    tensors=st.lists(
+        st.lists(
+            st.floats(width=32) | st.sampled_from([math.nan, math.inf, -math.inf, 3e38, -3e38]), min_size=0, max_size=4
+        ).map(torch.tensor),
+        max_size=4,
+    )
+)
+def test_weights_whose_sum_is_finite_are_finite_one_by_one(tensors: list[Tensor]) -> None:
+    if are_finite(tensors):
+        assert all(bool(tensor.isfinite().all()) for tensor in tensors)
+    else:
+        assert not all(bool((tensor.abs() < 1e30).all()) for tensor in tensors)
+
+
+def test_what_a_step_puts_out_is_let_go_before_the_next_step_begins(tmp_path: Path) -> None:
+    kept: list[weakref.ref[Tensor]] = []
+    alive = []
+
+    def loss(outputs: Tensor, labels: Tensor) -> Tensor:
+        if outputs.requires_grad:  # it is no test
+            alive.append(sum(reference() is not None for reference in kept))
+            kept.append(weakref.ref(outputs))
+        return nn.functional.cross_entropy(outputs, labels)
+
+    train(tmp_path, batch_size=20, loss=loss)
+    assert alive == [0] * 72
 
 
 def test_the_command_leaves_with_1_when_the_loss_is_not_finite(tmp_path: Path) -> None:

@@ -190,8 +190,9 @@ class eval_mode:  # reads as a word in `with eval_mode(model):`
 def judge(outputs: Tensor, targets: Tensor, target: TargetSpec) -> tuple[Tensor, Tensor, Tensor]:
     """Turn a batch's outputs into (truth, predicted, confidence), still on the device."""
     if target.task == "classification":
-        confidence, predicted = outputs.float().softmax(1).max(1)
-        return targets, predicted, confidence
+        outputs = outputs.float()
+        largest, predicted = outputs.max(1)
+        return targets, predicted, (largest - outputs.logsumexp(1)).exp()  # its softmax; all of them take twice as long
     if target.task == "binary":
         probability = outputs.float().sigmoid().flatten()
         predicted = (probability > 0.5).long()
@@ -308,7 +309,11 @@ def wilson(right: int, n: int) -> Interval:
 def most_wrong_classes(outcome: Outcome, target: TargetSpec) -> Iterator[dict[str, Any]]:
     """Give the wrong predictions that the model was surest of."""
     wrong = (outcome.truth != outcome.predicted).nonzero().flatten()
-    order = torch.argsort(outcome.confidence[wrong], descending=True, stable=True)[:MOST_WRONG]
+    confidence = outcome.confidence[wrong]
+    if len(wrong) > MOST_WRONG:  # few are left to be sorted
+        chosen = ~(confidence < confidence.topk(MOST_WRONG).values[-1])
+        wrong, confidence = wrong[chosen], confidence[chosen]
+    order = torch.argsort(confidence, descending=True, stable=True)[:MOST_WRONG]
     for index in wrong[order].tolist():
         yield {
             "index": index,

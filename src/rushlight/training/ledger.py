@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import cmath
 import math
 import sys
 import time
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import islice
 from typing import NamedTuple, NoReturn
 
@@ -154,6 +155,8 @@ class Ledger:
 
     def check_weights(self) -> None:
         """Raise BlownUp for weights that the last steps made NaN or infinite, before these are tested or saved."""
+        if are_finite(self.training.model.parameters()):
+            return
         for name, parameter in self.training.model.named_parameters():
             if not bool(torch.isfinite(parameter).all()):
                 self.saver.finish_quietly()
@@ -161,6 +164,13 @@ class Ledger:
                     "weights-not-finite", name=name, step=self.state["step"], epoch=self.state["epoch"],
                     kept=describe_kept(self.training.folder),
                 )  # fmt: skip
+
+
+@torch.no_grad()
+def are_finite(parameters: Iterable[Tensor]) -> bool:
+    """Tell quickly whether all numbers are finite; False also where they are so large that their sum is not."""
+    sums = [parameter.sum() for parameter in parameters]
+    return not sums or cmath.isfinite(sum(sums[1:], start=sums[0]).item())
 
 
 class BlownUp(TrainingError):
@@ -192,9 +202,9 @@ def first_not_finite(losses: list[float]) -> int | None:
 
 def read_losses(losses: Sequence[float | Tensor]) -> list[float]:
     """Return losses as numbers, rounded to float32: one wait for all that a device has still to compute."""
-    if any(isinstance(loss, Tensor) for loss in losses):
-        losses = torch.stack([torch.as_tensor(loss) for loss in losses]).tolist()
-    return array("f", losses).tolist()
+    on_device = [loss for loss in losses if isinstance(loss, Tensor)]
+    numbers = iter(torch.stack(on_device).tolist() if on_device else ())
+    return array("f", [next(numbers) if isinstance(loss, Tensor) else loss for loss in losses]).tolist()
 
 
 def little_endian(values: list[float]) -> bytes:

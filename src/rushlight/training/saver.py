@@ -65,11 +65,17 @@ class Saver:
         else:
             self.write()
 
-    def save_epoch(self) -> None:
-        """Copy and write the state at an epoch's end; later, or not at all, where epochs are very short."""
+    def save_epoch(self, seconds: float, is_best: bool) -> None:
+        """Copy and write the state at the end of an epoch that took so long; later, or not at all, where epochs are very short.
+
+        Where even copies take more than their share, none is taken that would be forgotten at the next epoch's end before it
+        is written.
+        """
         self.raise_error()
-        self.copy()
-        self.write(after=max(0.0, self.written_at + self.pause - time.monotonic()))
+        after = max(0.0, self.written_at + self.pause - time.monotonic())
+        if is_best or after <= seconds or self.stall <= CHECKPOINT_SHARE * seconds:
+            self.copy()
+            self.write(after)
 
     def save_now(self) -> None:
         """Copy the state, unless that is done already, and come back when it is on the disk."""

@@ -96,7 +96,9 @@ class Way:
 
 EXACT = Way(0, "exact")
 
-Done = tuple[Sequence[float | Tensor], Tensor | None, list[float]]  # losses, outputs of the last samples, rates; by step
+Done = tuple[
+    Sequence[float | Tensor], Tensor | None, list[float]
+]  # losses, outputs of the last samples, rates; by step
 
 
 class Record:
@@ -598,7 +600,7 @@ class Steps:
             rates_of_call = self.rates(count)
             seeds = self.seeds(count) if self.compiled.each else ()
             losses_of_call, outputs = self.compiled.take(samples, targets, rates_of_call, seeds, self.generator)
-            losses += losses_of_call.tolist()
+            losses += losses_of_call.reshape(-1).tolist()
             rates += [rate[0] for rate in rates_of_call]
             state["window"] += count
             state["step"] += count
@@ -705,7 +707,10 @@ class Steps:
         live = tensors_of(self.parts)
         before = copies(live)
         done = self.take_eagerly(self.exact, stretch.windows)
-        exact = Outcome(torch.tensor(done[0], dtype=torch.float64), copies({**tensors_of(self.parts), **agreement.gradients_of(self.parts)}))
+        exact = Outcome(
+            torch.tensor(done[0], dtype=torch.float64),
+            copies({**tensors_of(self.parts), **agreement.gradients_of(self.parts)}),
+        )
         streams = random_streams()
         gain, microseconds = 1.0, way.microseconds
         try:
