@@ -72,7 +72,7 @@ POLL_SECONDS = 0.2  # between two looks at the process that compiles
 SMALL_STEP = 5e6  # floating-point operations, about: below that, several steps are taken in one call
 STEPS_TOGETHER = 8
 CALLS_IN_A_ROW = 32
-ROW_SECONDS = 0.005  # about: a checkpoint that is due waits for that long
+ROW_SECONDS = 0.01  # about: a checkpoint that is due waits for that long
 LOOK_BYTES = 100  # for each parameter: the states compared, and the reference in float64
 
 
