@@ -70,6 +70,13 @@ def compiled_digits(data: Path) -> Given:
     return Given("mlp", "digits", {**options, "model_arguments": {"hidden": (12,), "dropout": 0.2}})
 
 
+def compiled_cnn(data: Path) -> Given:
+    """Convolutions, BatchNorm's buffers, dropout and pooling compiled into one piece; momentum to be kept."""
+    options = {"epochs": 3, "batch_size": 32, "lr": 0.05, "optimizer": "SGD", "optimizer_arguments": {"momentum": 0.9}}
+    arguments = {"channels": (4,), "dropout": 0.1}
+    return Given("cnn", "digits", {**options, "compile": "first", "model_arguments": arguments})
+
+
 def cnn_digits(data: Path) -> Given:
     """BatchNorm's buffers, dropout, Adam and one cycle."""
     return Given(
@@ -213,6 +220,9 @@ CONFIGURATIONS: Sequence[Configuration] = (
     Configuration("mlp with dropout, digits, SGD, cosine, compiled", compiled_digits, (
         "mlp", "digits", "--epochs", "3", "--batch-size", "16", "--optimizer", "SGD", "--lr", "0.05", "--schedule", "cosine",
         "--compile", "first", "--hidden", "12", "--model-arg", "dropout=0.2"), needs=why_not_here),
+    Configuration("cnn with BatchNorm and dropout, digits, SGD with momentum, compiled", compiled_cnn, (
+        "cnn", "digits", "--epochs", "3", "--batch-size", "32", "--optimizer", "SGD", "--lr", "0.05", "--momentum", "0.9",
+        "--compile", "first", "--model-arg", "channels=4", "--model-arg", "dropout=0.1"), needs=why_not_here),
     Configuration("cnn with BatchNorm and dropout, digits, Adam, onecycle", cnn_digits, (
         "cnn", "digits", "--epochs", "2", "--batch-size", "64", "--optimizer", "Adam", "--lr", "0.01", "--schedule", "onecycle",
         "--model-arg", "channels=4,8", "--model-arg", "dropout=0.1")),

@@ -845,6 +845,25 @@ def test_without_a_compiler_training_goes_on_and_says_so_in_one_line(
     assert run.report is not None
 
 
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"numerics": "exact"}, "exact numerics were asked for"),
+        ({"optimizer": "RMSprop", "lr": 0.01}, "RMSprop has no rule for it, as it is set"),
+        ({"loss": nn.functional.cross_entropy}, "its loss is a function"),
+    ],
+    ids=["exact", "optimizer", "loss"],
+)
+def test_whoever_asks_for_compiled_steps_is_told_why_there_are_none(
+    options: dict[str, Any], reason: str, tmp_path: Path, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained(tmp_path, "asked", compile="first", epochs=1, quiet=False, **options)
+    said = " ".join(capsys.readouterr().out.split())
+    assert said.count(f"The steps are not compiled: {reason}. Training goes on as it is.") == 1
+    trained(tmp_path, "not-asked", epochs=1, quiet=False, **options)
+    assert "not compiled" not in " ".join(capsys.readouterr().out.split())
+
+
 @needs_compiler
 def test_wrong_machine_code_is_dropped_and_has_changed_nothing(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch

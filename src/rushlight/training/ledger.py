@@ -1,4 +1,4 @@
-"""What the steps of an epoch cost: losses gathered without waiting for them, read about ten times a second."""
+"""What the steps of an epoch cost: losses gathered without waiting for a device, looked at about ten times a second."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ class Taken(NamedTuple):
 
 
 class Ledger:
-    """Owns the losses that nobody has read yet, and brings them to the history, the state and the screen.
+    """Owns the losses that nobody has looked at yet, and brings them to the history, the state and the screen.
 
-    Reading a loss waits for the device, so it is done by time. What is written does not depend on when it was
+    Reading a device's loss waits for it, so it is done by time. What is written does not depend on when it was
     read: every loss goes to losses.f32, and a line of history stands at fixed steps.
     """
 

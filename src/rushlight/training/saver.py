@@ -50,7 +50,8 @@ class Saver:
         """The seconds between the ends of two epochs' writings that keep these to their share."""
         if self.training.recipe.keep_epochs:
             return 0.0
-        return min(CHECKPOINT_SECONDS, (self.stall + self.work) / CHECKPOINT_SHARE)
+        cost = self.stall + 2 * self.work  # while it works on one core, the steps wait for it on all of them
+        return min(CHECKPOINT_SECONDS, cost / CHECKPOINT_SHARE)
 
     def ask(self) -> None:
         """Have the state saved once the step in progress is done: within one, it is nobody's."""

@@ -195,8 +195,10 @@ class Steps:
         self.has_images = has_images(training.model)
         self.is_on_processor = training.device.type == "cpu"
         self.obstacle = self.find_obstacle()
-        if self.obstacle is not None and training.recipe.numerics == "fast":
-            self.note(f"Every step was executed exactly: {self.obstacle}.")
+        if self.obstacle is not None:
+            self.tell_not_compiled(self.obstacle)
+            if training.recipe.numerics == "fast":
+                self.note(f"Every step was executed exactly: {self.obstacle}.")
 
     # ── which way ────────────────────────────────────────────────────────────────────────────────────────
 
@@ -381,8 +383,7 @@ class Steps:
             self.give_up_compiling(reason)
             return None
         if (reason := why_not_here()) is not None:
-            self.training.progress.message(f"The steps are not compiled: {reason}. Training goes on as it is.")
-            self.give_up_compiling(reason)
+            self.give_up_compiling(reason, aloud=True)
             return None
         count = self.count_together()
         example = self.example(count)
@@ -415,10 +416,16 @@ class Steps:
         is_partial = len(counts) > 1 or any(each.grad is None for each in trained)
         return "its parameters are not all updated in every step" if is_partial else None
 
-    def give_up_compiling(self, reason: str) -> None:
+    def give_up_compiling(self, reason: str, aloud: bool = False) -> None:
         """Do not think of compiling again, and note why for whoever asks (`rushlight runs RUN`)."""
         self.tried.add("compiled")
         self.note(f"The steps were not compiled: {reason}.")
+        self.tell_not_compiled(reason, aloud)
+
+    def tell_not_compiled(self, reason: str, aloud: bool = False) -> None:
+        """Say why the steps are not compiled, `aloud` or to whoever asked for it."""
+        if aloud or self.training.recipe.compile == "first":
+            self.training.progress.message(f"The steps are not compiled: {reason}. Training goes on as it is.")
 
     def note(self, message: str) -> None:
         """Note for this session what depends on the machine and the moment."""
@@ -468,8 +475,7 @@ class Steps:
             return None
         self.compilation = None
         if isinstance(result, str):
-            self.training.progress.message(f"The steps are not compiled: {result}. Training goes on as it is.")
-            self.give_up_compiling(result)
+            self.give_up_compiling(result, aloud=True)
             return None
         self.tried.add("compiled")
         return result
@@ -672,6 +678,7 @@ class Steps:
         if any(after[name] != value for name, value in before.items()):
             self.obstacle = "the model or its loss changes its own attributes when it is called"
         if self.obstacle is not None:
+            self.tell_not_compiled(self.obstacle)
             self.note(f"Every step was executed exactly: {self.obstacle}.")
 
     def check_settings(self) -> None:
