@@ -73,7 +73,7 @@ def compiled_digits(data: Path) -> Given:
 def compiled_cnn(data: Path) -> Given:
     """Convolutions, BatchNorm's buffers, dropout and pooling compiled into one piece; momentum to be kept."""
     options = {"epochs": 3, "batch_size": 32, "lr": 0.05, "optimizer": "SGD", "optimizer_arguments": {"momentum": 0.9}}
-    arguments = {"channels": (4,), "dropout": 0.1}
+    arguments = {"channels": (4, 8), "dropout": 0.1}
     return Given("cnn", "digits", {**options, "compile": "first", "model_arguments": arguments})
 
 
@@ -222,7 +222,7 @@ CONFIGURATIONS: Sequence[Configuration] = (
         "--compile", "first", "--hidden", "12", "--model-arg", "dropout=0.2"), needs=why_not_here),
     Configuration("cnn with BatchNorm and dropout, digits, SGD with momentum, compiled", compiled_cnn, (
         "cnn", "digits", "--epochs", "3", "--batch-size", "32", "--optimizer", "SGD", "--lr", "0.05", "--momentum", "0.9",
-        "--compile", "first", "--model-arg", "channels=4", "--model-arg", "dropout=0.1"), needs=why_not_here),
+        "--compile", "first", "--model-arg", "channels=4,8", "--model-arg", "dropout=0.1"), needs=why_not_here),
     Configuration("cnn with BatchNorm and dropout, digits, Adam, onecycle", cnn_digits, (
         "cnn", "digits", "--epochs", "2", "--batch-size", "64", "--optimizer", "Adam", "--lr", "0.01", "--schedule", "onecycle",
         "--model-arg", "channels=4,8", "--model-arg", "dropout=0.1")),
