@@ -552,7 +552,7 @@ ENGLISH: dict[str, Text] = {
     ),
     "model-argument-values": Text(
         "The model {model} cannot be made with {given}: {reason}.",
-        "Sizes are whole numbers; several stand in a tuple, hidden=(512, 512), or on the command line --model-arg hidden=512,512.",
+        "Sizes are whole numbers in a tuple, hidden=(512, 512), one alone hidden=(512,); on the command line --model-arg hidden=512,512 or, with its comma, hidden=512,.",
     ),
     "lazy-layer": Text(
         'The lazy layer of "{name}" has no shape yet, and without (input, target) pairs nobody can tell it.',

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 import shutil
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,8 +31,12 @@ from rushlight.training.agreement import copies, put, tensors_of
 from rushlight.training.capture import NotCapturable, capture, no_numbers, pieces_of
 from rushlight.training.checkpoint import state_digest
 from rushlight.training.compiled import Compilation, CompiledSteps, Package, start_compiling
+from rushlight.training.loop import parts_of
 from rushlight.training.objective import equal_parts, make_objective
+from rushlight.training.options import check_options
+from rushlight.training.prepare import prepare
 from rushlight.training.products import add_products, faster_products, use_products
+from rushlight.training.saver import Saver
 from rushlight.training.settings import constants_of, settings_of, source_of
 from rushlight.training.step import Parts, eager_step, exact_step
 from rushlight.training.ways import Way, read_ways
@@ -855,8 +861,15 @@ def test_without_a_compiler_training_goes_on_and_says_so_in_one_line(
     ids=["exact", "optimizer", "loss"],
 )
 def test_whoever_asks_for_compiled_steps_is_told_why_there_are_none(
-    options: dict[str, Any], reason: str, tmp_path: Path, cache: Path, capsys: pytest.CaptureFixture[str]
+    options: dict[str, Any],
+    reason: str,
+    tmp_path: Path,
+    cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    monkeypatch.setattr(ways, "FEWEST_STEPS", 2)
+    monkeypatch.setattr(ways, "DECIDE_AFTER", 0.0)
     trained(tmp_path, "asked", compile="first", epochs=1, quiet=False, **options)
     said = " ".join(capsys.readouterr().out.split())
     assert said.count(f"The steps are not compiled: {reason}. Training goes on as it is.") == 1
@@ -864,34 +877,59 @@ def test_whoever_asks_for_compiled_steps_is_told_why_there_are_none(
     assert "not compiled" not in " ".join(capsys.readouterr().out.split())
 
 
+@pytest.mark.parametrize(("samples", "together"), [(8 * 16, 8), (8 * 16 - 1, 1)])
+def test_no_more_steps_are_taken_in_a_call_than_an_epoch_has(samples: int, together: int, tmp_path: Path) -> None:
+    data = (torch.rand(samples, 4), torch.arange(samples) % 3)
+    test = (torch.rand(9, 4), torch.arange(9) % 3)
+    with ExitStack() as stack:
+        options = check_options({"batch_size": 16, "optimizer": "SGD", "lr": 0.1, "runs": tmp_path, "quiet": True})
+        training, _ = prepare(nn.Linear(4, 3), (data, test), options, stack)
+        steps = ways.Steps(training, parts_of(training), Saver(training))
+        steps.last_window = [(data[0][:16], data[1][:16])]
+        assert steps.count_together() == together
+
+
 @needs_compiler
-def test_wrong_machine_code_is_dropped_and_has_changed_nothing(
-    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize(
+    ("bend", "gain", "reason"),
+    [
+        (0.001, ways.LEAST_GAIN, "what they computed was not near enough (1.weight)"),
+        (0.0, math.inf, "that was only "),
+    ],
+    ids=["wrong", "slow"],
+)
+def test_wrong_or_slow_machine_code_is_dropped_and_has_changed_nothing(
+    bend: float, gain: float, reason: str,
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
     monkeypatch.setattr(ways, "FEWEST_STEPS", 2)
+    monkeypatch.setattr(ways, "LEAST_GAIN", gain)
     taken: list[float] = []
 
     class Bent:
-        """Takes the step, and moves one weight a little too far: what an error in a gradient does."""
+        """Takes the step, and may move one weight a little too far: what an error in a gradient does."""
 
         def __init__(self, pieces: Any, package: Any) -> None:
-            self.step, self.parameter = exact_step(pieces.parts), pieces.trained[0].parameter
+            self.parts, self.parameter = pieces.parts, pieces.trained[0].parameter
+            self.step = exact_step(pieces.parts)
 
         def take(self, samples: Tensor, targets: Tensor, rates: Any, *rest: Any) -> Any:
             before = self.parameter.detach().clone()
+            agreement.set_rates(self.parts, rates[0])
             loss, outputs = self.step([(samples, targets)])
             with torch.no_grad():
-                self.parameter += 0.001 * (self.parameter - before)
+                self.parameter += bend * (self.parameter - before)
             taken.append(float(loss))
             return loss, outputs
 
     use(monkeypatch, Bent)
     options: dict[str, Any] = {"optimizer": "SGD", "lr": 1e-4, "epochs": 1}
     monkeypatch.setattr(ways.Steps, "find_eager_ways", lambda self: [])
-    fast, exact = (trained(tmp_path, name, numerics=name, **options) for name in ("fast", "exact"))
-    assert (
-        len(taken) == 2 * ways.TRIES
-    )  # at its own rate, where the update is lost in rounding, and at one that shows it
+    fast = trained(tmp_path, "fast", compile="first", quiet=False, **options)
+    assert f"The steps are not compiled: {reason}" in " ".join(capsys.readouterr().out.split())
+    exact = trained(tmp_path, "exact", numerics="exact", **options)
+    if bend:  # at its own rate, where the update is lost in rounding, and at one that shows it
+        assert len(taken) == 2 * ways.TRIES
     assert digest(fast) == digest(exact)
 
 

@@ -75,7 +75,8 @@ def why_not_here() -> str | None:
         return "compiling steps is for Linux, up to now"
     compiler = os.environ.get("CXX", "g++")
     if shutil.which(compiler) is None:
-        return f"no C++ compiler was found ({compiler}; on Debian or Ubuntu: sudo apt install g++)"
+        hint = "" if "CXX" in os.environ else "; on Debian or Ubuntu: sudo apt install g++"
+        return f"no C++ compiler was found ({compiler}{hint})"
     if not hasattr(getattr(torch._C, "_aoti", None), "AOTIModelContainerRunnerCpu"):
         return f"torch {torch.__version__} cannot execute compiled steps"
     return None

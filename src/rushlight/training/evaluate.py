@@ -190,9 +190,8 @@ class eval_mode:  # reads as a word in `with eval_mode(model):`
 def judge(outputs: Tensor, targets: Tensor, target: TargetSpec) -> tuple[Tensor, Tensor, Tensor]:
     """Turn a batch's outputs into (truth, predicted, confidence), still on the device."""
     if target.task == "classification":
-        outputs = outputs.float()
-        largest, predicted = outputs.max(1)
-        return targets, predicted, (largest - outputs.logsumexp(1)).exp()  # its softmax; all of them take twice as long
+        confidence, predicted = outputs.float().softmax(1).max(1)
+        return targets, predicted, confidence
     if target.task == "binary":
         probability = outputs.float().sigmoid().flatten()
         predicted = (probability > 0.5).long()

@@ -7,7 +7,7 @@ import math
 import sys
 import time
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import islice
 from typing import NamedTuple, NoReturn
 
@@ -155,10 +155,8 @@ class Ledger:
 
     def check_weights(self) -> None:
         """Raise BlownUp for weights that the last steps made NaN or infinite, before these are tested or saved."""
-        if are_finite(self.training.model.parameters()):
-            return
         for name, parameter in self.training.model.named_parameters():
-            if not bool(torch.isfinite(parameter).all()):
+            if not is_finite(parameter):
                 self.saver.finish_quietly()
                 raise BlownUp(
                     "weights-not-finite", name=name, step=self.state["step"], epoch=self.state["epoch"],
@@ -166,11 +164,9 @@ class Ledger:
                 )  # fmt: skip
 
 
-@torch.no_grad()
-def are_finite(parameters: Iterable[Tensor]) -> bool:
-    """Tell quickly whether all numbers are finite; False also where they are so large that their sum is not."""
-    sums = [parameter.sum() for parameter in parameters]
-    return not sums or cmath.isfinite(sum(sums[1:], start=sums[0]).item())
+def is_finite(tensor: Tensor) -> bool:
+    """Tell whether no number in a tensor is NaN or infinite. Its sum is quick to find, and only large numbers need a second look."""
+    return cmath.isfinite(tensor.detach().sum().item()) or bool(torch.isfinite(tensor).all())
 
 
 class BlownUp(TrainingError):
@@ -203,7 +199,7 @@ def first_not_finite(losses: list[float]) -> int | None:
 def read_losses(losses: Sequence[float | Tensor]) -> list[float]:
     """Return losses as numbers, rounded to float32: one wait for all that a device has still to compute."""
     on_device = [loss for loss in losses if isinstance(loss, Tensor)]
-    numbers = iter(torch.stack(on_device).tolist() if on_device else ())
+    numbers = iter(torch.stack(on_device).reshape(-1).tolist() if on_device else ())
     return array("f", [next(numbers) if isinstance(loss, Tensor) else loss for loss in losses]).tolist()
 
 

@@ -14,7 +14,6 @@ from torch import nn
 from rushlight import files
 from rushlight.data.batches import CPU, ResidentSplit, Split
 from rushlight.errors import DataError
-from rushlight.runs.history import FLUSH_SECONDS
 from rushlight.training.checkpoint import check_can_be_saved, checkpoints
 from rushlight.training.evaluate import Outcome, Report, evaluate
 from rushlight.training.explain import explain_step_error
@@ -107,7 +106,7 @@ def train_and_test(training: Training, steps: Steps, interrupt: Interrupt, saver
         return None
     report, outcome = test_epoch(training, interrupt, saver)
     epoch = finish_epoch(training, report, outcome)
-    saver.save_epoch(epoch.seconds, epoch.is_best)
+    saver.save_epoch(epoch.is_best)
     return epoch
 
 
@@ -197,8 +196,7 @@ def finish_epoch(training: Training, report: Report | None, outcome: Outcome | N
             "learning_rate": learning_rate, "seconds": seconds, "time": time.time(),
         }
     )  # fmt: skip
-    if seconds >= FLUSH_SECONDS:  # else the next one's end is near
-        training.history.try_flush()
+    training.history.try_flush()
     training.progress.epoch_done(
         epoch=epoch.number, epochs=training.recipe.epochs, train_loss=train_loss, test=test, seconds=seconds,
         learning_rate=learning_rate, is_best=is_best,

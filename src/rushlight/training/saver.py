@@ -33,8 +33,8 @@ class Saver:
         self.error: BaseException | None = None
         self.copied = ""  # the name of the newest snapshot
         self.stall = 0.0  # seconds that the last copy took
-        self.work = 0.0  # seconds of processor time that the last writing took
-        self.copied_at = self.written_at = time.monotonic()
+        self.work = 0.0  # seconds that the last writing took: about what the steps lose by it, on all cores
+        self.copied_at = self.written_at = self.epoch_ended_at = time.monotonic()
 
     @property
     def is_due(self) -> bool:
@@ -50,8 +50,7 @@ class Saver:
         """The seconds between the ends of two epochs' writings that keep these to their share."""
         if self.training.recipe.keep_epochs:
             return 0.0
-        cost = self.stall + 2 * self.work  # while it works on one core, the steps wait for it on all of them
-        return min(CHECKPOINT_SECONDS, cost / CHECKPOINT_SHARE)
+        return min(CHECKPOINT_SECONDS, (self.stall + self.work) / CHECKPOINT_SHARE)
 
     def ask(self) -> None:
         """Have the state saved once the step in progress is done: within one, it is nobody's."""
@@ -66,15 +65,17 @@ class Saver:
         else:
             self.write()
 
-    def save_epoch(self, seconds: float, is_best: bool) -> None:
-        """Copy and write the state at the end of an epoch that took so long; later, or not at all, where epochs are very short.
+    def save_epoch(self, is_best: bool) -> None:
+        """Copy and write the state at an epoch's end; later, or not at all, where epochs are very short.
 
-        Where even copies take more than their share, none is taken that would be forgotten at the next epoch's end before it
-        is written.
+        Where even copies take more than their share, none is taken that would still wait at the next epoch's end, as far as
+        can be told from when the last one was; the best so far always is.
         """
         self.raise_error()
-        after = max(0.0, self.written_at + self.pause - time.monotonic())
-        if is_best or after <= seconds or self.stall <= CHECKPOINT_SHARE * seconds:
+        now = time.monotonic()
+        period, self.epoch_ended_at = now - self.epoch_ended_at, now
+        after = max(0.0, self.written_at + self.pause - now)
+        if is_best or after <= period or self.stall <= CHECKPOINT_SHARE * period:
             self.copy()
             self.write(after)
 
@@ -149,14 +150,14 @@ class Saver:
 
     def write_some(self, snapshots: list[Snapshot]) -> None:
         """Write snapshots, oldest first: a newer one may name an older one as the best."""
-        began = time.thread_time()
+        began = time.monotonic()
         try:
             for snapshot in snapshots:
                 write_snapshot(self.training.folder, snapshot, self.training.recipe.keep_epochs)
         except BaseException as error:  # it is raised again in the thread that trains
             self.error = error
-        self.work = (time.thread_time() - began) / len(snapshots)
         self.written_at = time.monotonic()
+        self.work = (self.written_at - began) / len(snapshots)
 
     def wait(self) -> None:
         """Wait for the thread, and raise what it raised."""

@@ -72,7 +72,7 @@ POLL_SECONDS = 0.2  # between two looks at the process that compiles
 SMALL_STEP = 5e6  # floating-point operations, about: below that, several steps are taken in one call
 STEPS_TOGETHER = 8
 CALLS_IN_A_ROW = 32
-ROW_SECONDS = 0.01  # about: a checkpoint that is due waits for that long
+ROW_SECONDS = 0.02  # about: a checkpoint that is due waits for that long
 LOOK_BYTES = 100  # for each parameter: the states compared, and the reference in float64
 
 
@@ -96,9 +96,8 @@ class Way:
 
 EXACT = Way(0, "exact")
 
-Done = tuple[
-    Sequence[float | Tensor], Tensor | None, list[float]
-]  # losses, outputs of the last samples, rates; by step
+Losses = Sequence[float | Tensor]  # by step
+Done = tuple[Losses, Tensor | None, list[float]]  # with the outputs of the last samples, and the rates by step
 
 
 class Record:
@@ -196,7 +195,8 @@ class Steps:
         self.is_on_processor = training.device.type == "cpu"
         self.obstacle = self.find_obstacle()
         if self.obstacle is not None:
-            self.tell_not_compiled(self.obstacle)
+            if self.steps_left() and self.record.at(self.state["step"]).name != "compiled":
+                self.tell_not_compiled(self.obstacle)
             if training.recipe.numerics == "fast":
                 self.note(f"Every step was executed exactly: {self.obstacle}.")
 
@@ -401,6 +401,8 @@ class Steps:
             return "it was not asked for"
         if recipe.accumulate > 1 or self.state["micro_batch"] is not None:
             return "several batches make one update"
+        if self.training.data.train.samples is not None and self.training.data.train.samples < recipe.batch_size:
+            return "an epoch has no whole batch"
         if parts.skips_bad:
             return "every gradient is looked at"
         if rule_of(parts.optimizer) is None:
@@ -454,8 +456,9 @@ class Steps:
         if inputs.dim() > 2:  # likewise at every place of a sequence
             operations *= inputs.shape[1]
         data, schedule = self.training.data.train, self.training.schedule
-        is_alone = not isinstance(data, ResidentSplit) or schedule.by_step or operations > SMALL_STEP
-        return 1 if is_alone else STEPS_TOGETHER
+        if not isinstance(data, ResidentSplit) or schedule.by_step or operations > SMALL_STEP:
+            return 1
+        return STEPS_TOGETHER if data.samples // self.training.recipe.batch_size >= STEPS_TOGETHER else 1
 
     def key(self, takes: Sequence[Any], count: int) -> str:
         """Return the key of the package for this training with `count` steps in a call on such samples and targets."""
@@ -603,6 +606,7 @@ class Steps:
         losses: list[float] = []
         rates: list[float] = []
         for ((samples, targets),) in windows:
+            outputs = losses_of_call = None  # as in `take_eagerly`
             rates_of_call = self.rates(count)
             seeds = self.seeds(count) if self.compiled.each else ()
             losses_of_call, outputs = self.compiled.take(samples, targets, rates_of_call, seeds, self.generator)
@@ -622,9 +626,8 @@ class Steps:
         recipe, group = self.training.recipe, self.parts.optimizer.param_groups[0]
         losses: list[float | Tensor] = []
         rates: list[float] = []
-        outputs: Tensor | None = None
         for window in windows:
-            outputs = None  # a tensor that is kept lies where the next step would put its own, which then lie elsewhere in each
+            outputs = loss = None  # let go: the next step puts its own there, and finds it in the cache
             schedule.before_step(state["step"])
             self.last_window = window
             seed = step_seed(recipe.seed, state["epoch"], state["window"])
@@ -755,9 +758,13 @@ class Steps:
                 forget_package(way.key)
             if candidate.is_new:
                 self.note(message)
+                if way.name == "compiled":
+                    self.tell_not_compiled(f"what they computed was not near enough ({reason})")
             else:
                 back = replace(back, message=message)
                 self.training.progress.message(message)
+        elif way.name == "compiled":
+            self.give_up_compiling(f"that was only {way.gain:.2f} times as fast")
         if self.record.at(self.state["step"]).name != back.name or back.message:
             self.record.add(back)
 
