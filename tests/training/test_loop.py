@@ -456,7 +456,7 @@ def steep(outputs: Tensor, labels: Tensor) -> Tensor:
 @given(
     numbers=st.lists(st.floats(width=32) | st.sampled_from([math.nan, math.inf, -math.inf, 3e38, -3e38]), max_size=5)
 )
-def test_numbers_are_finite_where_each_is_even_if_their_sum_is_not(numbers: list[float]) -> None:
+def test_numbers_are_finite_where_each_one_is_however_large_their_sum(numbers: list[float]) -> None:
     assert is_finite(torch.tensor(numbers)) == all(map(math.isfinite, numbers))
 
 

@@ -857,8 +857,9 @@ def test_without_a_compiler_training_goes_on_and_says_so_in_one_line(
         ({"numerics": "exact"}, "exact numerics were asked for"),
         ({"optimizer": "RMSprop", "lr": 0.01}, "RMSprop has no rule for it, as it is set"),
         ({"loss": nn.functional.cross_entropy}, "its loss is a function"),
+        ({"batch_size": 2000}, "an epoch has no whole batch"),
     ],
-    ids=["exact", "optimizer", "loss"],
+    ids=["exact", "optimizer", "loss", "batch"],
 )
 def test_whoever_asks_for_compiled_steps_is_told_why_there_are_none(
     options: dict[str, Any],

@@ -173,9 +173,7 @@ class Progress:
             self.console.print(" ".join(f"{head:>{width}}" for head, _, width in cells if width), style="dim")
             self.metric = metric
         row = " ".join(f"{value:>{width}}" for _, value, width in cells if width)
-        mark = (" best" if is_wide else " *") if is_best else ""
-        self.console.file.write(f"{row}{mark}\n")  # rich would take several times as long, after every epoch
-        self.console.file.flush()
+        self.console.print(row + ((" best" if is_wide else " *") if is_best else ""), soft_wrap=True)
 
     def message(self, text: str) -> None:
         """Print a lasting line."""

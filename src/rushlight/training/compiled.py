@@ -73,9 +73,10 @@ def why_not_here() -> str | None:
     """Say why nothing can be compiled on this machine; None where it can."""
     if not hasattr(os, "fork") or sys.platform != "linux":
         return "compiling steps is for Linux, up to now"
-    compiler = os.environ.get("CXX") or "g++"
+    named = os.environ.get("CXX")
+    compiler = named or "g++"
     if shutil.which(compiler) is None:
-        hint = "" if os.environ.get("CXX") else "; on Debian or Ubuntu: sudo apt install g++"
+        hint = "" if named else "; on Debian or Ubuntu: sudo apt install g++"
         return f"no C++ compiler was found ({compiler}{hint})"
     if not hasattr(getattr(torch._C, "_aoti", None), "AOTIModelContainerRunnerCpu"):
         return f"torch {torch.__version__} cannot execute compiled steps"

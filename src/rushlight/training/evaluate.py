@@ -308,11 +308,7 @@ def wilson(right: int, n: int) -> Interval:
 def most_wrong_classes(outcome: Outcome, target: TargetSpec) -> Iterator[dict[str, Any]]:
     """Give the wrong predictions that the model was surest of."""
     wrong = (outcome.truth != outcome.predicted).nonzero().flatten()
-    confidence = outcome.confidence[wrong]
-    if len(wrong) > MOST_WRONG:  # few are left to be sorted
-        chosen = ~(confidence < confidence.topk(MOST_WRONG).values[-1])
-        wrong, confidence = wrong[chosen], confidence[chosen]
-    order = torch.argsort(confidence, descending=True, stable=True)[:MOST_WRONG]
+    order = torch.argsort(outcome.confidence[wrong], descending=True, stable=True)[:MOST_WRONG]
     for index in wrong[order].tolist():
         yield {
             "index": index,

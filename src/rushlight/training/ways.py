@@ -194,11 +194,7 @@ class Steps:
         self.has_images = has_images(training.model)
         self.is_on_processor = training.device.type == "cpu"
         self.obstacle = self.find_obstacle()
-        if self.obstacle is not None:
-            if self.steps_left() and self.record.at(self.state["step"]).name != "compiled":
-                self.tell_not_compiled(self.obstacle)
-            if training.recipe.numerics == "fast":
-                self.note(f"Every step was executed exactly: {self.obstacle}.")
+        self.note_obstacle()
 
     # ── which way ────────────────────────────────────────────────────────────────────────────────────────
 
@@ -207,15 +203,26 @@ class Steps:
         training = self.training
         if training.recipe.numerics == "exact":
             return "exact numerics were asked for"
-        if training.device.type != "cpu":
+        if not self.is_on_processor:
             return "faster ways are for the processor, up to now"
         if not isinstance(training.objective.loss, nn.Module):
             return "its loss is a function"
         if (hooks := self.hooks()) is not None:
             return hooks
+        if self.full_windows() + self.state["window"] < 1:
+            return "an epoch has no whole batch"
         parameters = sum(parameter.numel() for parameter in training.model.parameters())
         is_large = parameters * LOOK_BYTES > available_memory() / 2
         return "looking at a faster way would take more memory than there is" if is_large else None
+
+    def note_obstacle(self) -> None:
+        """Note why every step is executed exactly, if there is a reason; whoever asked for compiled steps is told too."""
+        if self.obstacle is None:
+            return
+        if self.steps_left() and self.record.at(self.state["step"]).name != "compiled":
+            self.tell_not_compiled(self.obstacle)
+        if self.training.recipe.numerics == "fast":
+            self.note(f"Every step was executed exactly: {self.obstacle}.")
 
     def hooks(self) -> str | None:
         """Say who wants to know of what happens in a step; None where nobody does."""
@@ -401,8 +408,6 @@ class Steps:
             return "it was not asked for"
         if recipe.accumulate > 1 or self.state["micro_batch"] is not None:
             return "several batches make one update"
-        if self.training.data.train.samples is not None and self.training.data.train.samples < recipe.batch_size:
-            return "an epoch has no whole batch"
         if parts.skips_bad:
             return "every gradient is looked at"
         if rule_of(parts.optimizer) is None:
@@ -680,9 +685,7 @@ class Steps:
             self.obstacle = "the model's forward pass draws from Python's or NumPy's random numbers"
         if any(after[name] != value for name, value in before.items()):
             self.obstacle = "the model or its loss changes its own attributes when it is called"
-        if self.obstacle is not None:
-            self.tell_not_compiled(self.obstacle)
-            self.note(f"Every step was executed exactly: {self.obstacle}.")
+        self.note_obstacle()
 
     def check_settings(self) -> None:
         """Leave a faster way when somebody has changed the model, its loss, what is trained, or the hooks since; at an epoch's start."""
