@@ -988,6 +988,83 @@ def is_alive(process: int) -> bool:
         return False
 
 
+class AtWork:
+    """A process that compiles until it has been looked at a few times, and makes nothing."""
+
+    def __init__(self, looks: int) -> None:
+        self.looks = looks
+
+    def result(self, waits: bool = False) -> str | None:
+        self.looks -= 1
+        return None if self.looks else "it made nothing"
+
+    def stop(self) -> None:
+        pass
+
+
+class Counting(nn.Linear):
+    """Counts torch's threads in training and in testing: outside, since a model that changes itself is executed exactly."""
+
+    def forward(self, samples: Tensor) -> Tensor:
+        THREADS[self.training].append(torch.get_num_threads())
+        return super().forward(samples)
+
+
+THREADS: dict[bool, list[int]] = {True: [], False: []}
+
+
+def counting() -> nn.Module:
+    torch.manual_seed(3)
+    return nn.Sequential(nn.Flatten(), Counting(64, 10))
+
+
+def test_steps_leave_a_thread_to_the_process_that_compiles_and_do_so_again_when_they_are_followed(
+    tmp_path: Path, eager_to_look: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.set_num_threads(2)  # the fixture of all tests puts it back
+    monkeypatch.setattr(ways, "usable_cores", lambda: 2)
+    monkeypatch.setattr(ways, "DECIDE_AFTER", 0.0)
+    monkeypatch.setattr(ways, "POLL_SECONDS", 0.0)
+    monkeypatch.setattr(ways, "compile_seconds", lambda model: 0.0)
+    monkeypatch.setattr(ways, "why_not_here", lambda: None)
+    monkeypatch.setattr(ways, "start_compiling", lambda *arguments: AtWork(looks=70))
+    monkeypatch.setattr(ways, "CALLS_IN_A_ROW", 1)  # a look before each step
+    for counted in THREADS.values():
+        counted.clear()
+    whole = trained(tmp_path, "whole", counting, optimizer="SGD", lr=0.05)
+    spared = [(way.step, way.spared) for way in read_ways(whole.folder / "ways.json")]
+    (begin, one), (end, none) = spared[-2:]
+    assert (one, none) == (1, 0)
+    assert end - begin == 70  # over the end of an epoch, which has 45 or 57 steps
+    assert THREADS[True].count(1) == end - begin
+    assert set(THREADS[False]) == {2}  # the test has them all
+    assert torch.get_num_threads() == 2
+
+    for counted in THREADS.values():
+        counted.clear()
+    monkeypatch.setattr(ways, "why_not_here", lambda: "there is no compiler")  # nobody compiles while following
+    followed(monkeypatch, whole.folder)
+    folder = cut_short(tmp_path, "cut", 1, counting, optimizer="SGD", lr=0.05)
+    assert torch.get_num_threads() == 2
+    resumed = rushlight.resume(folder, counting(), quiet=True)
+    assert digest(resumed) == digest(whole)
+    assert THREADS[True].count(1) == end - begin
+
+
+def test_a_run_that_was_killed_beside_a_process_that_compiled_has_all_threads_again(
+    tmp_path: Path, eager_to_look: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.set_num_threads(2)
+    monkeypatch.setattr(ways.Steps, "find_eager_ways", lambda self: [])
+    folder = cut_short(tmp_path, "cut", 1, counting, optimizer="SGD", lr=0.05, compile="never")
+    assert read_ways(folder / "ways.json") == []
+    (folder / "ways.json").write_text(json.dumps({"ways": [ways.to_json(Way(40, "exact", spared=1))]}))
+    THREADS[True].clear()
+    resumed = rushlight.resume(folder, counting(), quiet=True)
+    assert [way.spared for way in read_ways(resumed.folder / "ways.json")] == [1, 0]
+    assert set(THREADS[True]) == {2}
+
+
 def test_settings_and_code_tell_models_apart_that_compute_something_else() -> None:
     relu, layers = nn.ReLU(), [nn.Linear(4, 4), nn.Linear(4, 4)]
     both, one = nn.Sequential(layers[0], relu, layers[1], relu), nn.Sequential(layers[0], relu, layers[1])
