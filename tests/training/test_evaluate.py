@@ -23,6 +23,7 @@ from rushlight.training.evaluate import (
     class_figures,
     eval_mode,
     evaluate,
+    likeliest,
     make_report,
     wilson,
 )
@@ -361,3 +362,17 @@ def test_a_report_of_one_sample_is_a_report() -> None:
     assert report.accuracy == 1.0
     assert report.accuracy_interval is not None
     assert report.accuracy_interval[0] < 0.3
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 2**31), st.integers(1, 70), st.integers(2, 40), st.sampled_from([0.1, 30.0, 1e4]))
+def test_the_likeliest_class_and_its_probability_are_those_of_softmax(
+    seed: int, rows: int, classes: int, scale: float
+) -> None:
+    outputs = torch.randn(rows, classes, generator=torch.Generator().manual_seed(seed)).mul(scale)
+    outputs[0] = outputs[0, 0]  # all alike: the first is taken
+    outputs[-1, -1] = math.nan
+    confidence, predicted = likeliest(outputs)
+    expected = outputs.softmax(1).max(1)
+    torch.testing.assert_close(confidence, expected.values, equal_nan=True)
+    assert predicted.tolist() == expected.indices.tolist()

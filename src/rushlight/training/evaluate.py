@@ -20,6 +20,7 @@ from rushlight.training.pooling import FasterMaxPool, may_pool
 
 Z95 = 1.959963984540054  # the 97.5 % point of the normal distribution
 MOST_WRONG = 10
+VECTOR = 16  # numbers that the widest instructions take at once
 
 Interval = tuple[float, float]
 
@@ -190,7 +191,7 @@ class eval_mode:  # reads as a word in `with eval_mode(model):`
 def judge(outputs: Tensor, targets: Tensor, target: TargetSpec) -> tuple[Tensor, Tensor, Tensor]:
     """Turn a batch's outputs into (truth, predicted, confidence), still on the device."""
     if target.task == "classification":
-        confidence, predicted = outputs.float().softmax(1).max(1)
+        confidence, predicted = likeliest(outputs.float())
         return targets, predicted, confidence
     if target.task == "binary":
         probability = outputs.float().sigmoid().flatten()
@@ -211,6 +212,15 @@ def judge(outputs: Tensor, targets: Tensor, target: TargetSpec) -> tuple[Tensor,
     )
 
 
+def likeliest(outputs: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the probability and the number of each sample's likeliest class, (n,), from outputs (n, classes)."""
+    if outputs.shape[1] >= VECTOR:
+        confidence, predicted = outputs.softmax(1).max(1)
+    else:  # torch takes short rows one number at a time: columns take half as long
+        confidence, predicted = outputs.t().contiguous().softmax(0).max(0)
+    return confidence, predicted
+
+
 # ── from what was seen to a report ───────────────────────────────────────────────────────────────────────────
 
 
@@ -224,10 +234,8 @@ def make_report(outcome: Outcome, target: TargetSpec, loss: float) -> Report:
     count = len(target.classes)
     confusion = np.bincount(truth * count + predicted, minlength=count * count).reshape(count, count)
     right, n = int(np.trace(confusion)), len(truth)
-    figures = (
-        class_figures(name, int(confusion[i, i]), int(confusion[:, i].sum()), int(confusion[i].sum()))
-        for i, name in enumerate(target.classes)
-    )
+    counts = zip(confusion.diagonal().tolist(), confusion.sum(0).tolist(), confusion.sum(1).tolist(), strict=True)
+    figures = (class_figures(name, *counted) for name, counted in zip(target.classes, counts, strict=True))
     return Report(
         task=target.task, loss=loss, n=n, accuracy=right / n, accuracy_interval=wilson(right, n), classes=tuple(figures),
         confusion=tuple(tuple(row) for row in confusion.tolist()), target=target.name,
@@ -309,13 +317,13 @@ def most_wrong_classes(outcome: Outcome, target: TargetSpec) -> Iterator[dict[st
     """Give the wrong predictions that the model was surest of."""
     wrong = (outcome.truth != outcome.predicted).nonzero().flatten()
     order = torch.argsort(outcome.confidence[wrong], descending=True, stable=True)[:MOST_WRONG]
-    for index in wrong[order].tolist():
+    shown = wrong[order]
+    columns = (column[shown].tolist() for column in (outcome.truth, outcome.predicted, outcome.confidence))
+    for index, true, predicted, probability in zip(shown.tolist(), *columns, strict=True):
         yield {
-            "index": index,
-            "true": target.classes[int(outcome.truth[index])],
-            "predicted": target.classes[int(outcome.predicted[index])],
-            "probability": round(float(outcome.confidence[index]), 6),
-        }
+            "index": index, "true": target.classes[true], "predicted": target.classes[predicted],
+            "probability": round(probability, 6),
+        }  # fmt: skip
 
 
 def as_figure(key: str, value: Any) -> Any:
