@@ -991,15 +991,15 @@ def is_alive(process: int) -> bool:
 class AtWork:
     """A process that compiles until it has been looked at a few times, and makes nothing."""
 
-    def __init__(self, looks: int) -> None:
-        self.looks = looks
+    def __init__(self, looks: int, threads: int) -> None:
+        self.looks, self.threads, self.is_stopped = looks, threads, False
 
     def result(self, waits: bool = False) -> str | None:
         self.looks -= 1
         return None if self.looks else "it made nothing"
 
     def stop(self) -> None:
-        pass
+        self.is_stopped = True
 
 
 class Counting(nn.Linear):
@@ -1018,24 +1018,36 @@ def counting() -> nn.Module:
     return nn.Sequential(nn.Flatten(), Counting(64, 10))
 
 
-def test_steps_leave_a_thread_to_the_process_that_compiles_and_do_so_again_when_they_are_followed(
-    tmp_path: Path, eager_to_look: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def compile_at_once(monkeypatch: pytest.MonkeyPatch, looks: int) -> list[AtWork]:
+    """Let a process begin to compile in the second step of every training, which has two threads; return those begun."""
+    begun: list[AtWork] = []
+
+    def start(*arguments: Any) -> AtWork:
+        begun.append(AtWork(looks, torch.get_num_threads()))
+        return begun[-1]
+
     torch.set_num_threads(2)  # the fixture of all tests puts it back
     monkeypatch.setattr(ways, "usable_cores", lambda: 2)
     monkeypatch.setattr(ways, "DECIDE_AFTER", 0.0)
     monkeypatch.setattr(ways, "POLL_SECONDS", 0.0)
+    monkeypatch.setattr(ways, "CALLS_IN_A_ROW", 1)  # a look before each step
     monkeypatch.setattr(ways, "compile_seconds", lambda model: 0.0)
     monkeypatch.setattr(ways, "why_not_here", lambda: None)
-    monkeypatch.setattr(ways, "start_compiling", lambda *arguments: AtWork(looks=70))
-    monkeypatch.setattr(ways, "CALLS_IN_A_ROW", 1)  # a look before each step
+    monkeypatch.setattr(ways, "start_compiling", start)
     for counted in THREADS.values():
         counted.clear()
+    return begun
+
+
+def test_steps_leave_a_thread_to_the_process_that_compiles_and_do_so_again_when_they_are_followed(
+    tmp_path: Path, eager_to_look: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compile_at_once(monkeypatch, looks=70)
     whole = trained(tmp_path, "whole", counting, optimizer="SGD", lr=0.05)
     spared = [(way.step, way.spared) for way in read_ways(whole.folder / "ways.json")]
     (begin, one), (end, none) = spared[-2:]
     assert (one, none) == (1, 0)
-    assert end - begin == 70  # over the end of an epoch, which has 45 or 57 steps
+    assert end - begin == 70  # over the end of an epoch, which has 45 steps
     assert THREADS[True].count(1) == end - begin
     assert set(THREADS[False]) == {2}  # the test has them all
     assert torch.get_num_threads() == 2
@@ -1051,17 +1063,39 @@ def test_steps_leave_a_thread_to_the_process_that_compiles_and_do_so_again_when_
     assert THREADS[True].count(1) == end - begin
 
 
+@pytest.mark.parametrize("at", [40, 80])  # the checkpoint that is resumed is after an epoch, between the two
 def test_a_run_that_was_killed_beside_a_process_that_compiled_has_all_threads_again(
-    tmp_path: Path, eager_to_look: None, monkeypatch: pytest.MonkeyPatch
+    at: int, tmp_path: Path, eager_to_look: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.set_num_threads(2)
-    monkeypatch.setattr(ways.Steps, "find_eager_ways", lambda self: [])
-    folder = cut_short(tmp_path, "cut", 1, counting, optimizer="SGD", lr=0.05, compile="never")
-    assert read_ways(folder / "ways.json") == []
-    (folder / "ways.json").write_text(json.dumps({"ways": [ways.to_json(Way(40, "exact", spared=1))]}))
-    THREADS[True].clear()
+    monkeypatch.setattr(ways, "why_not_here", lambda: "there is no compiler")
+    folder = cut_short(tmp_path, "cut", 1, counting, optimizer="SGD", lr=0.05)
+    (eager,) = read_ways(folder / "ways.json")
+    spared = replace(eager, step=at, message="", spared=1)
+    (folder / "ways.json").write_text(json.dumps({"ways": [ways.to_json(way) for way in (eager, spared)]}))
+    begun = compile_at_once(monkeypatch, looks=5)
     resumed = rushlight.resume(folder, counting(), quiet=True)
-    assert [way.spared for way in read_ways(resumed.folder / "ways.json")] == [1, 0]
+    assert [each.threads for each in begun] == [2]  # what is compiled is for all of them
+    found = [(way.step, way.spared) for way in read_ways(resumed.folder / "ways.json")][1:]
+    assert [spared for _, spared in found] == [1, 0, 1, 0]
+    given_back, taken_again = found[1][0], found[2][0]
+    assert given_back == max(at, 45 if given_back == 45 else 57)
+    assert (
+        taken_again == at if at == 80 else taken_again == given_back + 1
+    )  # a first step, before anything is looked for
+
+
+def test_who_changes_a_model_beside_a_process_that_compiles_has_all_threads_again(
+    tmp_path: Path, eager_to_look: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = compile_at_once(monkeypatch, looks=1000)
+    model = counting()
+    for epoch in rushlight.epochs(model, "digits", runs=tmp_path, name="run", optimizer="SGD", lr=0.05, **SMALL):
+        if epoch.number == 1:
+            assert THREADS[True][-1] == 1
+            THREADS[True].clear()
+            model[1].bias.requires_grad_(False)  # type: ignore[index,union-attr]
+    assert [each.is_stopped for each in begun] == [True]
     assert set(THREADS[True]) == {2}
 
 

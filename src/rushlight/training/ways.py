@@ -198,8 +198,10 @@ class Steps:
         self.is_on_processor = training.device.type == "cpu"
         self.obstacle = self.find_obstacle()
         self.note_obstacle()
-        if self.obstacle is None and self.may_spare:
-            torch.set_num_threads(self.threads)  # once set, MKL chooses otherwise: a run and its resumption alike
+        if any(way.spared for way in self.record.ways if way.step <= self.state["step"]):
+            torch.set_num_threads(
+                self.threads
+            )  # once it was set, MKL chooses otherwise: as in the process before this one
 
     # ── which way ────────────────────────────────────────────────────────────────────────────────────────
 
@@ -261,6 +263,7 @@ class Steps:
         ):
             self.choose()
             yield window
+            self.spare(0)  # the next is read with all threads, as the first is
 
     def choose(self) -> int:
         """Choose the way of the next steps; return how many of them are taken before anything else is looked at."""
@@ -283,6 +286,7 @@ class Steps:
         self.spare(self.way.spared)
         following = self.record.after(step)
         if following is None:
+            self.share_processors(step)  # what the process before this one compiled has ended with it
             if self.obstacle is None and self.is_probed:
                 self.candidate = self.candidate or self.next_candidate(step)
             self.share_processors(step)
@@ -342,6 +346,7 @@ class Steps:
             return
         if not self.spared:
             self.threads = torch.get_num_threads()
+        self.spared = spared or self.spared  # a signal may come between
         torch.set_num_threads(max(1, self.threads - spared))
         self.spared = spared
 
@@ -364,6 +369,7 @@ class Steps:
         if self.steps_to_look(step) < self.way.count:
             return Candidate(self.way, is_new=False)
         if self.steps_left() < FEWEST_STEPS and self.training.recipe.compile != "first":
+            self.stop_compiling()
             return None
         if self.way.name == "exact":
             if self.eager_ways is None:
@@ -739,6 +745,7 @@ class Steps:
     def leave(self, reason: str) -> None:
         """Execute every step exactly from here on."""
         self.obstacle, self.candidate = reason, None
+        self.stop_compiling()
         if self.record.at(self.state["step"]).name != "exact":
             self.record.add(Way(self.state["step"], "exact", message=f"From here on exactly: {reason}."))
 
@@ -886,8 +893,12 @@ class Steps:
         return best[1] / best[0], best[0] / stretch.count * 1e6
 
     def close(self) -> None:
-        """End the process that compiles beside the training, if it is still at work; give torch its threads back."""
+        """End the process that compiles beside the training, and give torch its threads back."""
         self.spare(0)
+        self.stop_compiling()
+
+    def stop_compiling(self) -> None:
+        """End the process that compiles beside the training, if it is still at work: nobody can use what it would make."""
         if self.compilation is not None:
             self.compilation.stop()
             self.compilation = None
@@ -896,7 +907,7 @@ class Steps:
 def compile_seconds(model: nn.Module) -> float:
     """Return about how many seconds a training loses by compiling its steps beside it.
 
-    Compiling took 15 s for 3 layers, 24 for 7, 33 for 18 (AMD EPYC), and the training lost less than half of that.
+    Compiling took 15 s for 3 layers, 24 for 7, 33 for 18 (AMD EPYC); beside the first, the training lost half of that.
     """
     layers = sum(any(True for _ in module.parameters(recurse=False)) for module in model.modules())
     return COMPILE_SECONDS + LAYER_SECONDS * layers
