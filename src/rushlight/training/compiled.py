@@ -279,15 +279,12 @@ def compile_graph(graph: torch.fx.GraphModule, arguments: tuple[Tensor, ...], pa
     options: dict[str, Any] = {
         "aot_inductor.output_path": str(path), "compile_threads": 1, "cpp.threads": threads, "fallback_random": True,
     }  # fmt: skip
-    if hasattr(
-        config.aot_inductor, "precompile_headers"
-    ):  # they pay from the fifth build on, and stay on the disk: 290 MB
-        options["aot_inductor.precompile_headers"] = False
-    has_widest = torch.backends.cpu.get_cpu_capability() == "AVX512"
-    tried = (
-        {"cpp.vec_isa_ok": True} if has_widest else {}
-    )  # torch uses it itself; a trial of each takes the compiler 6 s
-    with torch.no_grad(), config.patch({"compile_threads": 1, **tried}):
+    if hasattr(config.aot_inductor, "precompile_headers"):
+        options["aot_inductor.precompile_headers"] = False  # they pay from the fifth build on; 290 MB would stay
+    patches: dict[str, Any] = {"compile_threads": 1}
+    if torch.backends.cpu.get_cpu_capability() == "AVX512":
+        patches["cpp.vec_isa_ok"] = True  # torch itself uses it; the compiler would try for 6 s
+    with torch.no_grad(), config.patch(patches):
         exported = torch.export.export(graph, arguments, strict=False)
         built = torch._inductor.aot_compile(exported.module(), arguments, options=options)
     return Path(str(built))

@@ -181,7 +181,6 @@ class Steps:
         self.base = EXACT  # for steps that the compiled way cannot take
         self.eager: Step = self.exact
         self.threads, self.spared = torch.get_num_threads(), 0  # all; those that steps do without now
-        self.may_spare = self.threads >= max(2, usable_cores())  # else the process that compiles has a place of its own
         self.compiled: CompiledSteps | None = None
         self.compiled_key = ""  # of these
         self.candidate: Candidate | None = None  # what the next steps look at
@@ -199,9 +198,7 @@ class Steps:
         self.obstacle = self.find_obstacle()
         self.note_obstacle()
         if any(way.spared for way in self.record.ways if way.step <= self.state["step"]):
-            torch.set_num_threads(
-                self.threads
-            )  # once it was set, MKL chooses otherwise: as in the process before this one
+            torch.set_num_threads(self.threads)  # once it was set, MKL chooses otherwise: as in the process before
 
     # ── which way ────────────────────────────────────────────────────────────────────────────────────────
 
@@ -335,7 +332,7 @@ class Steps:
         At the end of each operation all threads wait for the slowest, which is the one that shares its processor. Where
         there were two, a training that kept both lost 17 s beside a process that compiled for 15, this one 6 to 7.
         """
-        is_crowded = self.compilation is not None and self.may_spare
+        is_crowded = self.compilation is not None and self.threads >= max(2, usable_cores())
         if is_crowded != bool(self.way.spared):
             self.record.add(replace(self.way, step=step, message="", spared=int(is_crowded)))
             self.enter(self.record.at(step))
@@ -369,7 +366,9 @@ class Steps:
         if self.steps_to_look(step) < self.way.count:
             return Candidate(self.way, is_new=False)
         if self.steps_left() < FEWEST_STEPS and self.training.recipe.compile != "first":
-            self.stop_compiling()
+            if self.compilation is not None:
+                self.stop_compiling()
+                self.give_up_compiling(f"that was not done when {FEWEST_STEPS} steps were left")
             return None
         if self.way.name == "exact":
             if self.eager_ways is None:
