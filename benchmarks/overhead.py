@@ -100,7 +100,7 @@ def bare(work: Work, epochs: int, runs: str, laps: Laps) -> None:
 def exact_step_of(training: Any) -> Callable[[Sequence[Any]], Any]:
     """Return the exact step as the loop makes it."""
     from rushlight.training.loop import parts_of
-    from rushlight.training.step import exact_step
+    from rushlight.training.step.exact import exact_step
 
     return exact_step(parts_of(training))
 
@@ -138,7 +138,7 @@ def stream_network() -> Any:
 def rushlight_stream(folder: Path, epochs: int, workers: int, runs: str, laps: Laps) -> None:
     """Train with Rushlight on images that are read from disk, as if they did not fit into memory."""
     import rushlight
-    from rushlight.data.images import open_image_folder
+    from rushlight.data.sources.images.folder import open_image_folder
 
     data = open_image_folder(folder, normalize="unit", workers=workers, memory_limit=0)
     training = rushlight.epochs(

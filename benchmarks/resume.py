@@ -40,9 +40,9 @@ TARGET = 0.01  # of the time between two checkpoints, at the usual interval
 def build(step: int, data: str, runs: str) -> None:
     """Make the run folder of a run that was killed after `step` steps."""
     import rushlight
-    from rushlight.training.checkpoint import write_checkpoint
+    from rushlight.training.checkpoint.checkpoint import write_checkpoint
     from rushlight.training.loop import parts_of
-    from rushlight.training.step import exact_step
+    from rushlight.training.step.exact import exact_step
 
     training = rushlight.epochs(
         "mlp", data, epochs=2 + step // STEPS_PER_EPOCH, batch_size=BATCH, optimizer="AdamW", lr=1e-3, device="cpu",
@@ -100,7 +100,7 @@ def stall(parameters: int, seconds: float, checkpoints: int, runs: str) -> None:
     from torch.optim.optimizer import register_optimizer_step_post_hook
 
     import rushlight
-    from rushlight.training import saver
+    from rushlight.training.checkpoint import saver
 
     ends: list[float] = []  # of each step
     copies: list[tuple[float, float]] = []
@@ -280,7 +280,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.stall:
         parameters, seconds, checkpoints, runs = options.stall
         stall(int(parameters), float(seconds), int(checkpoints), runs)
-    from rushlight.training.saver import CHECKPOINT_SECONDS
+    from rushlight.training.checkpoint.saver import CHECKPOINT_SECONDS
 
     machine, rounds = this_machine(), rounds_of(options)
     given = (options.steps, options.parameters, options.seconds, options.checkpoints)

@@ -136,7 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", default=None, help="what is trained on (fashion-mnist)")
     parser.add_argument("--contenders", default=None, help="which ones, with commas (all)")
     options: argparse.Namespace = parser.parse_args(arguments)
-    from rushlight.data.named import DATASETS, open_named
+    from rushlight.data.sources.named.named import DATASETS, open_named
 
     data = options.data or ("digits" if options.quick else "fashion-mnist")
     if data in DATASETS:

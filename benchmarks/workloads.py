@@ -194,7 +194,7 @@ class SmallTransformer(nn.Module):
 
 def pictures(is_quick: bool) -> Arrays:
     """Fashion-MNIST as uint8 (n, 1, 28, 28); to be quick, the digits in the middle of such pictures."""
-    from rushlight.data.named import open_named
+    from rushlight.data.sources.named.named import open_named
 
     found = open_named("digits" if is_quick else "fashion-mnist")
     inputs = {"train_inputs": found.train_inputs, "test_inputs": found.test_inputs}

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from rushlight import files
-from rushlight.training.checkpoint import latest_checkpoint, read_checkpoint
+from rushlight.training.checkpoint.checkpoint import latest_checkpoint, read_checkpoint
 
 WALL_CLOCK = frozenset(["time", "seconds"])
 WHEN_FLUSHED = frozenset(["history_bytes", "losses_bytes"])  # how much of the history was on the disk already

@@ -18,9 +18,8 @@ from torch import nn
 from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
 
 from faults import own
-from rushlight.data.named import DATASETS  # noqa: F401  # imported once here, not in every process
 from rushlight.device import bfloat16_refusal
-from rushlight.training.compiled import why_not_here
+from rushlight.training.engine.compiled import why_not_here
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from faults.small import fast_pace, result_of, resume, scratch_folder, train
 from rushlight.errors import WeightsError
 from rushlight.export.bundle import MODEL, read_bundle
 from rushlight.run import Run
-from rushlight.training.checkpoint import latest_checkpoint, list_checkpoints, read_checkpoint
+from rushlight.runs.checkpoint_files import list_checkpoints
+from rushlight.training.checkpoint.checkpoint import latest_checkpoint, read_checkpoint
 
 KINDS = ("bit", "byte", "zero", "cut")
 LOOKED_UP = 50  # one damaged checkpoint in so many is also looked for among the others

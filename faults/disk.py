@@ -25,8 +25,9 @@ from faults.small import (
 from faults.surroundings import SURROUNDINGS
 from rushlight import load, open_run
 from rushlight.errors import StorageError
+from rushlight.runs.checkpoint_files import age, list_checkpoints
 from rushlight.runs.folder import is_run
-from rushlight.training.checkpoint import age, latest_checkpoint, list_checkpoints
+from rushlight.training.checkpoint.checkpoint import latest_checkpoint
 
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EACCES)
 RUN = {"epochs": 1, "batch_size": 480}  # three steps

@@ -23,8 +23,9 @@ from faults.outcome import Outcome, Say, case_random
 from faults.points import PUBLISHED, START, STEP, Moment
 from faults.processes import Ended, run_command, run_fork, tail
 from faults.references import NAME, References, again, begin
+from rushlight.runs.checkpoint_files import age, list_checkpoints
 from rushlight.runs.sessions import read_sessions
-from rushlight.training.checkpoint import age, is_whole, list_checkpoints
+from rushlight.training.checkpoint.checkpoint import is_whole
 
 COMMAND_EVERY = 20
 MOST_FAILURES = 20  # after which the rest would say nothing new

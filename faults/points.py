@@ -20,8 +20,12 @@ from pathlib import Path
 from typing import Any
 
 from rushlight import files
-from rushlight.data import reading
-from rushlight.training import evaluate, ledger, saver, schedule, step
+from rushlight.data.feed import reading
+from rushlight.training import evaluate
+from rushlight.training.checkpoint import saver
+from rushlight.training.objective import schedule
+from rushlight.training.record import ledger
+from rushlight.training.step import exact as step
 
 HELD_SECONDS = 60.0  # far longer than whoever kills needs
 ANY = "any point"

@@ -16,9 +16,10 @@ from rushlight.errors import RushlightError
 from rushlight.export.bundle import read_bundle
 from rushlight.run import Run
 from rushlight.runs import list_runs, read_recipe
+from rushlight.runs.checkpoint_files import age, list_checkpoints
 from rushlight.runs.folder import is_run, read_json
 from rushlight.runs.history import LOSS_BYTES, History
-from rushlight.training.checkpoint import age, latest_checkpoint, list_checkpoints, restore
+from rushlight.training.checkpoint.checkpoint import latest_checkpoint, restore
 from rushlight.training.recipe import recipe_from_json
 from rushlight.training.state import new_state
 

@@ -20,11 +20,11 @@ from faults.moments import ALWAYS, Interval, Reference
 from faults.outcome import Say
 from faults.points import Watch, set_interval
 from faults.processes import run_fork, tail
-from rushlight.training import ways
-from rushlight.training.ways import WAYS, read_ways
+from rushlight.training.engine import policy as ways
+from rushlight.training.engine.policy import WAYS, read_ways
 
 NAME = "run"  # of every run; each is in a folder of its own
-IMPORTED = ("torch._dynamo", "matplotlib.pyplot", "rich.live", "rushlight.api", "rushlight.training.plots", "polars")
+IMPORTED = ("torch._dynamo", "matplotlib.pyplot", "rich.live", "rushlight.api", "rushlight.report.plots", "polars")
 
 
 class References:

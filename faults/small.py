@@ -19,17 +19,17 @@ import rushlight
 from rushlight import files
 from rushlight.run import Run
 from rushlight.runs.history import read_history
-from rushlight.training import saver
+from rushlight.training.checkpoint import saver
 
 OPTIONS: dict[str, Any] = {
     "model_arguments": {"hidden": (8,), "dropout": 0.1}, "batch_size": 240, "schedule": "constant", "seed": 3, "epochs": 2,
     "quiet": True,
 }  # fmt: skip
 PACE = {  # a checkpoint at nearly every step, the history written line by line
-    ("rushlight.training.saver", "CHECKPOINT_SECONDS"): 0.0,
-    ("rushlight.training.saver", "CHECKPOINT_SHARE"): 1e9,
-    ("rushlight.training.ledger", "READ_EVERY"): 0.0,
-    ("rushlight.training.ledger", "SHORTEST_LINE"): 2,
+    ("rushlight.training.checkpoint.saver", "CHECKPOINT_SECONDS"): 0.0,
+    ("rushlight.training.checkpoint.saver", "CHECKPOINT_SHARE"): 1e9,
+    ("rushlight.training.record.ledger", "READ_EVERY"): 0.0,
+    ("rushlight.training.record.ledger", "SHORTEST_LINE"): 2,
     ("rushlight.runs.history", "FLUSH_SECONDS"): 0.0,
 }
 

@@ -14,7 +14,8 @@ from pathlib import Path
 import rushlight
 from faults.small import OPTIONS, clock_moved, result_of, resume, train
 from rushlight.runs import create_run, list_runs
-from rushlight.training.checkpoint import is_whole, list_checkpoints
+from rushlight.runs.checkpoint_files import list_checkpoints
+from rushlight.training.checkpoint.checkpoint import is_whole
 
 HOUR, YEAR = 3600.0, 365 * 86400.0
 NOBODY = 65534  # an account that may not write where root may

@@ -27,9 +27,9 @@ import typer
 import rushlight
 from rushlight.cli import main
 from rushlight.cli.app import app
-from rushlight.data.declared import DATASETS
-from rushlight.training.evaluate import Report
-from rushlight.training.options import Options
+from rushlight.data.sources.named.catalog import DATASETS
+from rushlight.report.report import Report
+from rushlight.training.setup.options import Options
 
 ROOT = Path(__file__).parents[1]
 PAGES = ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]

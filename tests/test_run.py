@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 import rushlight
-from rushlight.data.named import open_named
+from rushlight.data.sources.named.named import open_named
 from rushlight.errors import RunError, TrainingError, UsageError, WeightsError
-from rushlight.training.checkpoint import best_checkpoint
+from rushlight.training.checkpoint.checkpoint import best_checkpoint
 
 SMALL: dict[str, Any] = {"model_arguments": {"hidden": (8,)}, "quiet": True}
 
@@ -122,7 +122,7 @@ def test_a_plot_that_fails_costs_the_run_nothing_else(tmp_path: Path, monkeypatc
     def broken(*arguments: object) -> None:
         raise OSError("no fonts here")
 
-    monkeypatch.setattr("rushlight.training.plots.write_loss_plot", broken)
+    monkeypatch.setattr("rushlight.report.plots.write_loss_plot", broken)
     run = rushlight.train("mlp", "digits", epochs=1, runs=tmp_path, **SMALL)
     assert run.history[-1]["event"] == "finished"
     assert rushlight.open_run(run.folder).test() == run.report

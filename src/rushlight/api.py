@@ -15,26 +15,32 @@ from typing import Any, Unpack
 from torch import nn
 
 from rushlight.console import fetch_progress
-from rushlight.data.batches import Data, keeping_workers
-from rushlight.data.opening import open_source
+from rushlight.data import Data, keeping_workers, open_source
 from rushlight.errors import RunError, RushlightError, UsageError
-from rushlight.export.bundle import load_bundle, read_bundle
-from rushlight.export.weights import load_weights
-from rushlight.run import Run, SavedModel, build_bundled, finish
-from rushlight.runs.folder import find_run, read_recipe
-from rushlight.runs.lock import lock_run
-from rushlight.runs.sessions import write_session
+from rushlight.export import SavedModel, build_bundled, load_bundle, load_weights, read_bundle
+from rushlight.run import Run
+from rushlight.runs import age, find_run, list_checkpoints, lock_run, read_recipe, write_session
 from rushlight.signals import Terminated
-from rushlight.training.checkpoint import age, describe_kept, list_checkpoints, restore
-from rushlight.training.ledger import steps_per_epoch
-from rushlight.training.loop import Epoch
-from rushlight.training.loop import epochs as iterate_epochs
-from rushlight.training.options import Options, check_options
-from rushlight.training.prepare import announce, data_options, keep_recipe, prepare, prepare_again
-from rushlight.training.recipe import recipe_from_json
-from rushlight.training.state import Origin, Training
-from rushlight.training.waiting import telling_of_waiting
-from rushlight.training.watch import profiled
+from rushlight.training import (
+    Epoch,
+    Options,
+    Origin,
+    Training,
+    announce,
+    check_options,
+    data_options,
+    describe_kept,
+    finish_run,
+    keep_recipe,
+    profiled,
+    recipe_from_json,
+    restore,
+    resume_training,
+    start_training,
+    steps_per_epoch,
+    telling_of_waiting,
+)
+from rushlight.training import epochs as iterate_epochs
 
 
 def train(model: str | nn.Module, data: Any = "fashion-mnist", **options: Unpack[Options]) -> Run:
@@ -75,7 +81,7 @@ def epochs(model: str | nn.Module, data: Any = "fashion-mnist", **options: Unpac
     for option in ("checkpoint", "inexact"):
         if options.get(option) and not (option == "inexact" and options.get("resume")):
             raise UsageError("only-for-resume", option=option)
-    return started(lambda stack: prepare(model, data, options, stack), options)
+    return started(lambda stack: start_training(model, data, options, stack), options)
 
 
 def resume(
@@ -98,7 +104,7 @@ def resume(
 
     def again(stack: contextlib.ExitStack) -> tuple[Training, str]:
         stack.enter_context(lock_run(folder))
-        return prepare_again(folder, recipe, model, data, options, stack)
+        return resume_training(folder, recipe, model, data, options, stack)
 
     return drained(started(again, options))
 
@@ -212,7 +218,7 @@ class Epochs:
         with self._stack:
             iterator.close()
             if self._training.state["step"]:  # else nothing was trained, and there is nothing to finish
-                finish(self._training, self._last)
+                finish_run(self._training, self._last)
 
     def _abandon(self, error: BaseException) -> None:
         """Record how a run ended that did not finish, and let go of it. Does nothing the second time."""

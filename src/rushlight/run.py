@@ -2,129 +2,52 @@
 
 from __future__ import annotations
 
-import math
-import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Unpack
 
 import numpy as np
-import torch
 from torch import nn
 
-import rushlight
-from rushlight import files
 from rushlight.console import fetch_progress
-from rushlight.data.batches import Data, Split
-from rushlight.data.matching import open_like
-from rushlight.data.opening import open_source, options_from_json, retarget
-from rushlight.data.spec import FeatureSpec, TargetSpec
+from rushlight.data import Data, FeatureSpec, Split, TargetSpec, open_like, open_source, options_from_json, retarget
 from rushlight.device import choose_device
-from rushlight.errors import RunError, UsageError, WeightsError
-from rushlight.export.bundle import Bundle, load_bundle, read_bundle, write_bundle
-from rushlight.export.predict import Predictions, predict
-from rushlight.export.weights import load_state, write_weights
-from rushlight.models import build_model
-from rushlight.runs.folder import read_json, read_recipe
-from rushlight.runs.history import read_history, read_losses
-from rushlight.runs.sessions import inexact_resumes, write_session
-from rushlight.training.checkpoint import age, best_checkpoint, latest_checkpoint, read_model_state, state_digest
-from rushlight.training.evaluate import Outcome, Report, evaluate
-from rushlight.training.loop import Epoch, test_batch_size, tested_together
-from rushlight.training.objective import Objective, make_objective, named_loss, task_of_loss
-from rushlight.training.options import Options, check_options
-from rushlight.training.prepare import build_imported, check_rebuildable, data_choices, rebuild_model, restored
-from rushlight.training.recipe import Recipe, recipe_from_json
-from rushlight.training.state import Training
-
-# ── the end of a run ─────────────────────────────────────────────────────────────────────────────────────────
-
-
-def finish(training: Training, last: Epoch | None) -> None:
-    """Write the bundle, the report and the plots of a run, and close its history."""
-    training.progress.close()
-    training.model.eval()  # training is over: from here on it is used
-    report, outcome = (last.test, last.outcome) if last is not None else (None, None)
-    step = load_best(training)
-    if step is not None:
-        training.progress.message(f"The weights of the best epoch (step {step:,}) are kept.")
-    if step is not None or (last is None and training.state["step"]):  # the last test was of other weights, or is gone
-        report, outcome = test_model(training.model, training.data.test, training)
-    step = training.state["step"] if step is None else step
-    save_bundle(training.folder / "model", training, report, step)
-    save_report(training.folder, report, outcome)
-    try:
-        write_plots(training.folder, report)
-    except Exception as error:  # whatever a font or a canvas may raise, a picture must not cost the run its end
-        training.progress.warning(f"The plots could not be drawn: {type(error).__name__}: {error}")
-    event = {"kind": "event", "event": "finished", "step": step, "state_sha256": state_digest(training.model)}
-    training.history.write({**event, "time": time.time()})
-    training.history.flush()
-    for file in (training.history.lines, training.history.losses):  # what is told to be finished survives a power cut
-        files.sync_file(file.path)
-    write_session(training.folder, "finished", training.state["step"])
-
-
-def load_best(training: Training) -> int | None:
-    """Load the weights of the best epoch where early stopping asks for them; return their step, or None for the last ones."""
-    if training.recipe.early_stopping is None or not training.state["epochs_since_best"]:
-        return None
-    best = best_checkpoint(training.folder)
-    if best is None:
-        return None
-    try:
-        load_state(training.model, read_model_state(best), str(best))
-    except WeightsError as error:
-        training.progress.warning(f"{error.problem} The last weights are kept instead of the best.")
-        return None
-    return age(best)[0]
-
-
-def test_model(model: nn.Module, split: Split | None, training: Training) -> tuple[Report | None, Outcome | None]:
-    """Test a model of a run on one split."""
-    if split is None:
-        return None, None
-    return evaluate(model, split, training.objective, training.data.target, tested_together(training, split))
-
-
-def save_report(folder: Path, report: Report | None, outcome: Outcome | None) -> None:
-    """Write report.json and predictions.npz of a test."""
-    if report is None:
-        return
-    files.write_json(folder / "report.json", report.to_json())
-    if outcome is not None:
-        with files.replacing(folder / "predictions.npz") as file:
-            arrays = {name: getattr(outcome, name).numpy() for name in ("truth", "predicted", "confidence")}
-            np.savez_compressed(file, **arrays)
-
-
-def write_plots(folder: Path, report: Report | None) -> None:
-    """Draw the loss curve and the confusion matrix as PNG."""
-    from rushlight.training.plots import write_confusion_plot, write_loss_plot
-
-    lines = [line for line in read_history(folder) if line["kind"] == "epoch"]
-    write_loss_plot(folder / "loss.png", read_losses(folder), lines)
-    if report is not None and report.confusion:
-        write_confusion_plot(folder / "confusion.png", report.confusion, [figures.name for figures in report.classes])
-
-
-def save_bundle(folder: Path, training: Training, report: Report | None, step: int) -> None:
-    """Write the deliverable: weights, signature, preprocessing, classes, examples; data only."""
-    data = training.data
-    examples = data.examples if training.objective.loss is not None else None  # else only its objective can call it
-    name, value = report.headline if report else ("loss", math.nan)
-    provenance = {
-        "run": training.folder.name, "data": data.name, "data_fingerprint": data.fingerprint, "step": step,
-        "rushlight": rushlight.__version__, "torch": torch.__version__, "time": time.time(),
-        "inexact": inexact_resumes(training.folder), "figure": {"name": name, "value": value if math.isfinite(value) else None},
-    }  # fmt: skip
-    write_bundle(
-        folder, training.model, features=data.features, target=data.target, architecture=bundle_architecture(training.recipe.model),
-        provenance=provenance, examples=examples,
-    )  # fmt: skip
-
-
-# ── a run, afterwards ────────────────────────────────────────────────────────────────────────────────────────
+from rushlight.errors import RunError, UsageError
+from rushlight.export import (
+    Bundle,
+    Predictions,
+    build_bundled,
+    load_bundle,
+    load_state,
+    predict,
+    read_bundle,
+    write_bundle,
+    write_weights,
+)
+from rushlight.report import Report
+from rushlight.runs import inexact_resumes, read_history, read_json, read_losses, read_recipe
+from rushlight.training import (
+    Objective,
+    Options,
+    Recipe,
+    Training,
+    build_imported,
+    check_options,
+    check_rebuildable,
+    data_choices,
+    evaluate,
+    latest_checkpoint,
+    make_objective,
+    named_loss,
+    read_model_state,
+    rebuild_model,
+    recipe_from_json,
+    save_bundle,
+    save_report,
+    task_of_loss,
+    test_batch_size,
+    tested_together,
+)
 
 
 class Run:
@@ -333,39 +256,3 @@ class Run:
                 if line.get("event") == "way"
             ],
         }
-
-
-@dataclass(frozen=True)
-class SavedModel:
-    """A bundle, opened: the model with all it takes to use it, on any machine."""
-
-    model: nn.Module
-    bundle: Bundle
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """The names of the classes; none for a regression."""
-        return self.bundle.target.classes if self.bundle.target is not None else ()
-
-    def predict(self, inputs: Any, batch_size: int = 512) -> Predictions:
-        """Predict as `Run.predict` does."""
-        if self.bundle.features is None or self.bundle.target is None:
-            raise UsageError("no-signature", run=self.bundle.provenance.get("run"))
-        return predict(self.model, inputs, self.bundle.features, self.bundle.target, batch_size=batch_size)
-
-
-def bundle_architecture(described: dict[str, Any]) -> dict[str, Any]:
-    """Return a recipe's model as a bundle describes it: by name where it can be built from that, else by its class."""
-    if described.get("live"):
-        return {"class": described["class"]}
-    kept = ("import", "arguments") if "import" in described else ("name", "arguments")
-    return {key: described[key] for key in kept}
-
-
-def build_bundled(bundle: Bundle) -> nn.Module:
-    """Build a bundle's architecture, which is one of the models by name."""
-    arguments, name = bundle.architecture.get("arguments"), bundle.architecture.get("name")
-    if not isinstance(arguments, dict) or bundle.features is None or bundle.target is None:
-        raise WeightsError("bundle-incomplete", model=name)
-    restored_arguments = {key: restored(value) for key, value in arguments.items()}
-    return build_model(str(name), bundle.features.shape, bundle.target.outputs, restored_arguments, seed=0)

@@ -18,7 +18,7 @@ from PIL import Image
 
 import rushlight
 from rushlight.cli import main
-from rushlight.data.named import open_named
+from rushlight.data.sources.named.named import open_named
 
 Do = Callable[..., str]
 

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from rushlight.data.batches import ResidentSplit, StreamedSplit
+from rushlight.data.feed.resident import ResidentSplit
+from rushlight.data.feed.streamed import StreamedSplit
 from rushlight.data.order import epoch_order, sample_seed, split_seed, step_seed
 
 SEEDS = st.integers(-(2**63), 2**63 - 1)

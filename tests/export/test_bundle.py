@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from rushlight.data.spec import Column, FeatureSpec, Normalization, TargetSpec
 from rushlight.errors import UsageError, WeightsError
 from rushlight.export.bundle import Bundle, load_bundle, read_bundle, write_bundle
-from rushlight.export.predict import predict
+from rushlight.export.predictions import predict
 
 FEATURES = FeatureSpec("image", (1, 8, 8), "uint8", Normalization("standard", 255.0, (0.3,), (0.2,)))
 TARGET = TargetSpec("classification", ("cat", "dog", "猫"))

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from rushlight.data.spec import Column, FeatureSpec, Normalization, TargetSpec
 from rushlight.errors import DataError, ModelError, RushlightError, UsageError
-from rushlight.export.predict import Predictions, predict
+from rushlight.export.predictions import Predictions, predict
 
 VECTOR = FeatureSpec("array", (6,), "float32")
 GREY = FeatureSpec("image", (1, 8, 7), "uint8", Normalization("standard", 255.0, (0.3,), (0.2,)))

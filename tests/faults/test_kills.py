@@ -17,8 +17,8 @@ import torch
 from faults.compare import differences
 
 import rushlight
-from rushlight.runs.checksums import SUMS, TENSORS, checksums
-from rushlight.training.checkpoint import latest_checkpoint
+from rushlight.runs.checkpoint_files import SUMS, TENSORS, checksums
+from rushlight.training.checkpoint.checkpoint import latest_checkpoint
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the campaign forks what it kills")
 

@@ -15,7 +15,7 @@ from faults.scenarios import record
 from faults.small import fast_pace, replaced, scratch_folder
 
 from faults import power
-from rushlight.training import checkpoint
+from rushlight.training.checkpoint import checkpoint
 
 
 class WithoutSync(LoggedDisk):

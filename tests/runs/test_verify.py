@@ -396,7 +396,7 @@ def test_checkpoints_that_come_and_go_while_they_are_read_are_no_damage(unfinish
 
 @pytest.mark.skipif(os.name == "nt", reason="SIGKILL is POSIX's")
 def test_a_real_run_is_whole_while_it_trains_and_after_it_is_killed(tmp_path: Path) -> None:
-    from rushlight.training import checkpoint
+    from rushlight.training.checkpoint import checkpoint
 
     command = [sys.executable, "-m", "rushlight", "train", "linear", "digits", "--epochs", "1000000", "--name", "long"]
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL) as process:

@@ -18,10 +18,12 @@ import pytest
 import torch
 
 import rushlight
+from rushlight.runs.checkpoint_files import age, list_checkpoints
 from rushlight.runs.history import read_losses
 from rushlight.runs.summary import list_runs
-from rushlight.training import loop, saver
-from rushlight.training.checkpoint import age, latest_checkpoint, list_checkpoints, read_checkpoint, unpack
+from rushlight.training import loop
+from rushlight.training.checkpoint import saver
+from rushlight.training.checkpoint.checkpoint import latest_checkpoint, read_checkpoint, unpack
 from rushlight.training.interrupt import Interrupt, interruptible
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals are sent to processes in another way on Windows")

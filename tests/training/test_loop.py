@@ -24,17 +24,20 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 import rushlight
-from rushlight.data.named import open_named
+from rushlight.data.sources.named.named import open_named
 from rushlight.errors import ModelError, TrainingError, UsageError
+from rushlight.runs.checkpoint_files import list_checkpoints
 from rushlight.runs.history import read_history, read_losses
 from rushlight.runs.sessions import read_sessions
 from rushlight.runs.summary import list_runs
-from rushlight.training import loop, saver, ways
-from rushlight.training.checkpoint import list_checkpoints, read_checkpoint, state_digest, unpack
-from rushlight.training.ledger import is_finite
+from rushlight.training import loop
+from rushlight.training.checkpoint import saver
+from rushlight.training.checkpoint.checkpoint import read_checkpoint, state_digest, unpack
+from rushlight.training.engine import policy as ways
 from rushlight.training.loop import Epoch, epochs
-from rushlight.training.options import check_options
-from rushlight.training.prepare import prepare
+from rushlight.training.record.ledger import is_finite
+from rushlight.training.setup.options import check_options
+from rushlight.training.setup.prepare import prepare
 from rushlight.training.state import Training
 
 WEIGHTS = torch.tensor([1.0, 4.0, 0.5, 2.0, 1.0, 3.0, 0.1, 1.0, 1.0, 2.0])

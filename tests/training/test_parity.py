@@ -12,9 +12,9 @@ from tests.training.plain_loop import Result, plain_loop
 from torch import Tensor, nn
 
 import rushlight
-from rushlight.data.named import open_named
+from rushlight.data.sources.named.named import open_named
 from rushlight.models import build_model
-from rushlight.training.checkpoint import state_digest
+from rushlight.training.checkpoint.checkpoint import state_digest
 
 OPTIMIZERS = {
     "SGD": {"lr": 1e-3},

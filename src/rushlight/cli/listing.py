@@ -7,16 +7,37 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rushlight.console import print_json, print_run, print_runs
-from rushlight.console.upkeep import ask_to_delete, checking, print_deletion, print_verification, print_verifications
+from rushlight.console import (
+    ask_to_delete,
+    checking,
+    print_deletion,
+    print_json,
+    print_run,
+    print_runs,
+    print_verification,
+    print_verifications,
+)
 from rushlight.errors import RunError, UsageError
-from rushlight.runs import RunSummary, find_run, list_runs, read_history, read_losses, read_recipe, summarize
-from rushlight.runs.delete import delete_run, find_run_to_delete, strangers
-from rushlight.runs.folder import run_folders
-from rushlight.runs.parts import size_of
-from rushlight.runs.sessions import list_sessions
-from rushlight.runs.summary import summarize_files_or_damage
-from rushlight.runs.verify import Verification, meaning, typed, verify_run
+from rushlight.runs import (
+    RunSummary,
+    Verification,
+    delete_run,
+    find_run,
+    find_run_to_delete,
+    list_runs,
+    list_sessions,
+    meaning,
+    read_history,
+    read_losses,
+    read_recipe,
+    run_folders,
+    size_of,
+    strangers,
+    summarize,
+    summarize_files_or_damage,
+    typed,
+    verify_run,
+)
 
 
 def show_runs(runs: Path, as_json: bool) -> None:

@@ -7,16 +7,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rushlight.console import fetch_progress, format_bytes, print_json
-from rushlight.console.output import open_console
-from rushlight.console.report import open_table, print_titled
+from rushlight.console import fetch_progress, format_bytes, open_console, open_table, print_json, print_titled
 
 SHOWN_CLASSES = 30
 
 
 def show_datasets(as_json: bool) -> None:
     """Print the datasets known by name."""
-    from rushlight.data.named import describe_datasets
+    from rushlight.data import describe_datasets
 
     rows = describe_datasets()
     if as_json:
@@ -48,8 +46,7 @@ def show_data(
     source: str, target: str | None, test: str | None, sheet: Path | None, skip_bad: bool, as_json: bool
 ) -> None:  # fmt: skip
     """Print what one dataset holds, and write a contact sheet of its images."""
-    from rushlight.data.opening import DataOptions, open_source
-    from rushlight.data.overview import describe_data, write_contact_sheet
+    from rushlight.data import DataOptions, describe_data, open_source, write_contact_sheet
 
     opened = open_source(source, test, DataOptions(target=target, skip_bad=skip_bad), fetch_progress())
     path = Path(source)

@@ -8,10 +8,10 @@ from typing import Any
 
 from rushlight.api import open_bundle, open_run
 from rushlight.console import print_json
-from rushlight.data.opening import is_table
+from rushlight.data import is_table
 from rushlight.errors import UsageError
-from rushlight.export.predict import Predictions
-from rushlight.run import Run, SavedModel
+from rushlight.export import Predictions, SavedModel
+from rushlight.run import Run
 
 SHOWN_ROWS = 20
 

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from rushlight import files
-from rushlight.data.spec import (
+from rushlight.data import (
     Column,
     FeatureSpec,
     Normalization,
@@ -34,7 +34,7 @@ from rushlight.data.spec import (
 )
 from rushlight.errors import UsageError, WeightsError
 from rushlight.export.formats import decode_safetensors, encode_safetensors
-from rushlight.export.predict import answering, device_of
+from rushlight.export.predictions import answering, device_of
 from rushlight.export.weights import is_plain, listed, load_state, portable_state, restore
 
 FORMAT, VERSION = "rushlight-bundle", 1

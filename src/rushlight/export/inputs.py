@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rushlight.data.spec import FeatureSpec
+from rushlight.data import FeatureSpec
 from rushlight.errors import DataError
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -25,12 +25,12 @@ def open_inputs(inputs: Any, features: FeatureSpec) -> Array | Tensor:
     if isinstance(inputs, Path) and inputs.suffix.lower() == ".npy":
         inputs = read_npy(inputs, features)
     if features.kind == "image" and (images := image_sources(inputs)) is not None:
-        from rushlight.data.images import read_image
+        from rushlight.data import read_image
 
         check_takes_image_files(features)
         return torch.stack([read_image(image, features) for image in images])
     if features.kind == "table" and (is_table(inputs) or is_raw_rows(inputs, features)):
-        from rushlight.data.tables import read_rows
+        from rushlight.data import read_rows
 
         return read_rows(inputs, features)
     if isinstance(inputs, Path):

@@ -1,6 +1,7 @@
 """Small networks by name, fitted to the data, and the user's own by `file.py:Class`."""
 
-from rushlight.models.custom import load_model_class
+from rushlight.models.arguments import as_json, restored
+from rushlight.models.custom import build_custom, load_model_class, source_digest
 from rushlight.models.named import MODELS, build_model
 
-__all__ = ["MODELS", "build_model", "load_model_class"]
+__all__ = ["MODELS", "as_json", "build_custom", "build_model", "load_model_class", "restored", "source_digest"]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rushlight import files
 from rushlight.errors import RunError
-from rushlight.runs.checksums import CHECKPOINTS
+from rushlight.runs.checkpoint_files import CHECKPOINTS
 from rushlight.runs.folder import ENVIRONMENT, RECIPE, find_run, is_run, run_folders
 from rushlight.runs.history import HISTORY, LOSSES
 from rushlight.runs.index import INDEX

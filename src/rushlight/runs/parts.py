@@ -13,7 +13,7 @@ from typing import Any
 
 from rushlight import files
 from rushlight.errors import RunError
-from rushlight.runs.checksums import (
+from rushlight.runs.checkpoint_files import (
     CHECKPOINTS,
     FORMAT,
     SUMS,

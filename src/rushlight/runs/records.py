@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rushlight.runs.checksums import Watch
+from rushlight.runs.checkpoint_files import Watch
 from rushlight.runs.history import LOSS_BYTES
 from rushlight.runs.parts import DAMAGED, MISSING, TORN, WHOLE, Part, check_json, lacks, none_yet, size_of
 

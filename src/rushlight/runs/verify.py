@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rushlight.errors import StorageError
-from rushlight.runs.checksums import CHECKPOINTS, FORMAT, Watch
+from rushlight.runs.checkpoint_files import CHECKPOINTS, FORMAT, Watch
 from rushlight.runs.folder import ENVIRONMENT, RECIPE
 from rushlight.runs.history import HISTORY, LOSSES
 from rushlight.runs.lock import describe, is_locked, read_holder

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
 
 from rushlight.console import Progress
-from rushlight.data.batches import Batch
+from rushlight.data import Batch
 from rushlight.signals import ENDING, exit_code, handling
 
 CAUGHT = (signal.SIGINT, *ENDING)

@@ -12,21 +12,25 @@ from typing import Any, NoReturn
 from torch import nn
 
 from rushlight import files
-from rushlight.data.batches import CPU, ResidentSplit, Split
+from rushlight.data import CPU, ResidentSplit, Split
 from rushlight.errors import DataError
-from rushlight.training.checkpoint import check_can_be_saved, checkpoints
-from rushlight.training.evaluate import Outcome, Report, evaluate
-from rushlight.training.explain import explain_step_error
+from rushlight.report import Report
+from rushlight.training.checkpoint import (
+    Saver,
+    begin_random_streams,
+    check_can_be_saved,
+    checkpoints,
+    random_streams,
+    restore_random_streams,
+)
+from rushlight.training.engine import Steps
+from rushlight.training.evaluation import Outcome, evaluate
 from rushlight.training.interrupt import Interrupt, Interrupted, interruptible
-from rushlight.training.ledger import BlownUp, Ledger
-from rushlight.training.pooling import has_images
-from rushlight.training.randomness import begin_random_streams, random_streams, restore_random_streams
 from rushlight.training.recipe import Recipe
-from rushlight.training.rescue import roll_back
-from rushlight.training.saver import Saver
+from rushlight.training.record import BlownUp, Ledger
+from rushlight.training.setup import explain_step_error
 from rushlight.training.state import State, Training
-from rushlight.training.step import Parts
-from rushlight.training.ways import Steps
+from rushlight.training.step import Parts, has_images, roll_back
 
 MOST_SAMPLES = 512  # tested at a time, unless more are trained at a time
 MOST_IMAGES = 128  # the same, where images go through convolutions

@@ -76,3 +76,8 @@ def recipe_from_json(content: dict[str, Any]) -> Recipe:
     except TypeError as error:
         reason = str(error).removeprefix("Recipe.__init__() ")
         raise RunError("run-file-damaged", path="recipe.json", reason=reason) from error
+
+
+def steps_per_epoch(samples: int | None, recipe: Recipe) -> int | None:
+    """Return how many optimizer steps an epoch takes; None when the data does not tell its length."""
+    return None if samples is None else math.ceil(samples / (recipe.batch_size * recipe.accumulate))

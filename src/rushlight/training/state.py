@@ -11,11 +11,10 @@ from torch import nn
 from torch.optim import Optimizer
 
 from rushlight.console import Progress
-from rushlight.data.batches import Data
-from rushlight.runs.history import History
-from rushlight.training.objective import Objective
+from rushlight.data import Data
+from rushlight.runs import History
+from rushlight.training.objective import Objective, Schedule
 from rushlight.training.recipe import Recipe
-from rushlight.training.schedule import Schedule
 
 State = dict[str, Any]  # what a checkpoint holds beside the model's, optimizer's and scheduler's own state
 

@@ -1,0 +1,54 @@
+"""How samples become batches: resident (in memory, by index) or streamed (read as they are needed).
+
+A split gives the batches of one epoch. Which samples, and in which order, is `order.py`'s word alone: it does not
+depend on workers, devices or earlier epochs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from rushlight.data.feed.batch import Batch
+
+CPU = torch.device("cpu")
+
+
+class Split(Protocol):
+    """The samples of one split, as batches."""
+
+    @property
+    def kind(self) -> str:
+        """'resident' or 'streamed', for the run's record."""
+        ...
+
+    @property
+    def samples(self) -> int | None:
+        """How many samples an epoch has; None when only reading it to the end can tell."""
+        ...
+
+    def batches(self, size: int, *, seed: int, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Give the batches of training epoch `epoch` (from 1), shuffled, leaving out the first `start` batches."""
+        ...
+
+    def in_order(self, size: int) -> Iterator[Batch]:
+        """Give all samples once, unshuffled: for testing."""
+        ...
+
+    def to(self, device: torch.device) -> Split:
+        """Return the split with its batches on `device`."""
+        ...
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """Move every tensor in a batch (tuples, lists and dicts of them) to `device`."""
+    if isinstance(batch, Tensor):
+        return batch.to(device, non_blocking=True)
+    if isinstance(batch, dict):
+        return {key: to_device(value, device) for key, value in batch.items()}
+    if isinstance(batch, (tuple, list)):
+        return type(batch)(to_device(value, device) for value in batch)
+    return batch

@@ -1,0 +1,45 @@
+"""From raw samples to tensors: normalisation, targets, the signature of the data."""
+
+from rushlight.data.shape.build import (
+    EXAMPLES,
+    Samples,
+    as_stored,
+    build_data,
+    check_more_than_one_class,
+    check_same_dtype,
+    check_samples,
+    cut_test_split,
+    dtype_name,
+    identity_of,
+    learn_normalization,
+    normalization_notes,
+    resident,
+    split_indices,
+)
+from rushlight.data.shape.targets import as_array, as_float32, check_same_shape, owned, read_targets, target_notes
+from rushlight.data.shape.to_model import Finish, FinishBinary
+
+__all__ = [
+    "EXAMPLES",
+    "Finish",
+    "FinishBinary",
+    "Samples",
+    "as_array",
+    "as_float32",
+    "as_stored",
+    "build_data",
+    "check_more_than_one_class",
+    "check_same_dtype",
+    "check_same_shape",
+    "check_samples",
+    "cut_test_split",
+    "dtype_name",
+    "identity_of",
+    "learn_normalization",
+    "normalization_notes",
+    "owned",
+    "read_targets",
+    "resident",
+    "split_indices",
+    "target_notes",
+]

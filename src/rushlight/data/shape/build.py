@@ -1,0 +1,314 @@
+"""From raw samples to `Data`: cut a test split, check, learn the normalisation on the training split, make the specs.
+
+Every source that fits in memory (by name, a folder of images, a table, arrays) hands its samples over as `Samples`
+and ends here, so checks and normalisation are the same for all of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rushlight.data.feed import ResidentSplit
+from rushlight.data.order import split_seed
+from rushlight.data.spec import Column, FeatureKind, FeatureSpec, Normalization, NormalizeName, TargetSpec
+from rushlight.data.splits import Data
+from rushlight.errors import DataError
+
+HASHED_WHOLE = 256 << 20  # bytes; of a larger tensor the fingerprint takes evenly spaced rows
+CHUNK_ROWS = 8192
+EXAMPLES = 4  # kept as they are stored, for the bundle
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Raw samples: inputs (n, *shape) in the dtype they are kept in, targets (n,) int64 or (n, width) float32."""
+
+    inputs: Tensor
+    targets: Tensor
+
+
+def build_data(
+    name: str,
+    kind: FeatureKind,
+    train: Samples,
+    test: Samples | None,
+    target: TargetSpec,
+    *,
+    normalize: NormalizeName = "auto",
+    columns: tuple[Column, ...] = (),
+    notes: tuple[str, ...] = (),
+) -> Data:
+    """Make `Data` of samples in memory; both splits are already cut.
+
+    Raises:
+        DataError: a split is empty, inputs are not finite, labels are outside 0…C-1, or there is one class only.
+    """
+    for split_name, samples in (("train", train), ("test", test)):
+        if samples is not None:
+            check_samples(name, split_name, samples, target)
+    if target.task in ("classification", "binary"):
+        check_more_than_one_class(name, train.targets, target)
+    normalization = learn_normalization(train.inputs, kind, normalize)
+    if target.task == "regression" and normalize in ("auto", "standard"):
+        target = learn_target_scale(train.targets, target)
+    features = FeatureSpec(kind, tuple(train.inputs.shape[1:]), dtype_name(train.inputs), normalization, columns)
+    return Data(
+        name=name,
+        train=resident(train, features, target),
+        test=None if test is None else resident(test, features, target),
+        features=features,
+        target=target,
+        fingerprint=fingerprint(train, test),
+        notes=(*notes, *unseen_class_notes(train.targets, target), *normalization_notes(features, target)),
+        examples=train.inputs[:EXAMPLES].clone(),
+    )
+
+
+def resident(samples: Samples, features: FeatureSpec, target: TargetSpec) -> ResidentSplit:
+    """Keep samples in memory: floats are prepared once, compact integers a batch at a time."""
+    targets = samples.targets
+    if target.mean:
+        targets = (targets - targets.new_tensor(target.mean)) / targets.new_tensor(target.std)
+    if samples.inputs.dtype == torch.float32:
+        return ResidentSplit(features.prepare(samples.inputs), targets, prepare=as_it_is)
+    return ResidentSplit(samples.inputs, targets, features.prepare)
+
+
+def as_it_is(inputs: Tensor) -> Tensor:
+    """Return inputs that were prepared before they were kept."""
+    return inputs
+
+
+def split_indices(
+    targets: np.ndarray, fraction: float, seed: int, *, stratified: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Cut n samples into (train, test) index arrays, each sorted, by `seed` alone.
+
+    Stratified, every class gives `round(fraction * its count)` samples to the test split, at least one if it has two
+    or more, and always keeps one for training.
+    """
+    generator = np.random.Generator(np.random.PCG64(split_seed(seed)))
+    groups = (
+        [np.flatnonzero(targets == value) for value in np.unique(targets)] if stratified else [np.arange(len(targets))]
+    )
+    test = []
+    for group in groups:
+        count = min(max(round(fraction * len(group)), 1), len(group) - 1) if fraction > 0 else 0
+        test.append(generator.permutation(group)[:count])
+    test_indices = np.sort(np.concatenate(test)) if test else np.empty(0, dtype=np.int64)
+    return np.setdiff1d(np.arange(len(targets)), test_indices), test_indices
+
+
+def cut_test_split(
+    samples: Samples, fraction: float, seed: int, target: TargetSpec
+) -> tuple[Samples, Samples | None, str]:
+    """Cut a test split off samples that have none; return (train, test, the sentence that says so)."""
+    if fraction <= 0 or len(samples.inputs) < 2:
+        return samples, None, "There is no test split."
+    stratified = target.task in ("classification", "binary")
+    train, test = split_indices(labels_of(samples, stratified), fraction, seed, stratified=stratified)
+    if len(test) == 0:
+        return samples, None, "There is no test split: no class has a sample to spare."
+    note = (
+        f"No test split was given: {len(test):,} of {len(train) + len(test):,} samples were set aside for testing"
+        f"{', the same share of every class' if stratified else ''} (seed {seed})."
+    )
+    return take(samples, train), take(samples, test), note
+
+
+def labels_of(samples: Samples, stratified: bool) -> np.ndarray:
+    """Return what a split goes by: one label for each sample, or just as many zeros."""
+    return samples.targets.numpy().reshape(-1) if stratified else np.zeros(len(samples.targets), dtype=np.int64)
+
+
+def take(samples: Samples, indices: np.ndarray) -> Samples:
+    """Return the samples at `indices`."""
+    chosen = torch.from_numpy(indices)
+    return Samples(samples.inputs.index_select(0, chosen), samples.targets.index_select(0, chosen))
+
+
+def as_stored(inputs: Tensor) -> Tensor:
+    """Return inputs in the dtype they are kept in: bytes as uint8, other whole numbers as int64, all else as float32."""
+    if inputs.dtype == torch.uint8:
+        return inputs
+    is_whole = not (inputs.is_floating_point() or inputs.is_complex() or inputs.dtype == torch.bool)
+    return inputs.long() if is_whole else inputs.float()
+
+
+def dtype_name(tensor: Tensor) -> str:
+    """Return a dtype's plain name: 'uint8', 'float32'."""
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+# ── checks ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def check_samples(name: str, split: str, samples: Samples, target: TargetSpec) -> None:
+    """Raise DataError for an empty split, unequal counts, values that are not finite, or labels that name no class."""
+    inputs, targets = samples.inputs, samples.targets
+    if len(inputs) != len(targets):
+        raise DataError("unequal-counts", data=name, split=split, inputs=len(inputs), targets=len(targets))
+    if len(inputs) == 0:
+        raise DataError("empty-split", data=name, split=split)
+    if inputs.is_floating_point():
+        check_finite(name, split, "features", inputs)
+    if targets.is_floating_point():
+        check_finite(name, split, "targets", targets)
+    if target.task == "classification":
+        check_labels(name, split, targets, len(target.classes))
+
+
+def check_same_dtype(name: str, expected: str, found: str) -> None:
+    """Raise DataError when test inputs are stored otherwise than the training inputs: bytes and floats differ in scale."""
+    if expected != found:
+        raise DataError("other-dtype", data=name, expected=expected, found=found)
+
+
+def check_finite(name: str, split: str, what: str, values: Tensor) -> None:
+    """Raise DataError when any value is NaN or infinite; the first bad sample is named."""
+    bad_rows = (
+        [
+            first + row
+            for first in range(0, len(values), CHUNK_ROWS)
+            for row in (~torch.isfinite(values[first : first + CHUNK_ROWS]).flatten(1).all(1))
+            .nonzero()
+            .flatten()
+            .tolist()
+        ]
+        if values.dim() > 1
+        else (~torch.isfinite(values)).nonzero().flatten().tolist()
+    )
+    if bad_rows:
+        row = values[bad_rows[0]].flatten()
+        position = int((~torch.isfinite(row)).nonzero()[0])
+        raise DataError(
+            "not-finite", data=name, split=split, what=what, count=len(bad_rows), total=len(values),
+            first=bad_rows[0], position=position, value=float(row[position]),
+        )  # fmt: skip
+
+
+def check_labels(name: str, split: str, labels: Tensor, classes: int) -> None:
+    """Raise DataError when a label is outside 0…classes-1."""
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= classes:
+        bad = (labels < 0) | (labels >= classes)
+        raise DataError(
+            "labels-out-of-range", data=name, split=split, classes=classes, last=classes - 1, low=low, high=high,
+            count=int(bad.sum()), first=int(bad.nonzero()[0]), value=int(labels[bad][0]),
+        )  # fmt: skip
+
+
+def check_more_than_one_class(name: str, labels: Tensor, target: TargetSpec) -> None:
+    """Raise DataError when the training split shows one class only: there is nothing to tell apart."""
+    seen = np.unique(labels.numpy()).tolist()
+    if len(seen) < 2:
+        raise DataError("one-class", data=name, found=target.classes[int(seen[0])])
+
+
+# ── what is learnt on the training split ─────────────────────────────────────────────────────────────────────
+
+
+def learn_normalization(inputs: Tensor, kind: FeatureKind, name: NormalizeName) -> Normalization:
+    """Learn mean and std over the training inputs: by channel for images, by column for all else."""
+    divisor = 255.0 if inputs.dtype == torch.uint8 else 1.0
+    if inputs.dtype == torch.int64 or name == "none":
+        return Normalization("none")
+    if name == "unit":
+        return Normalization("unit", divisor)
+    mean, std = mean_and_std(inputs, channel_dim=1 if kind == "image" else inputs.dim() - 1)
+    mean, std = mean / divisor, std / divisor
+    std = np.where(std > 1e-12 * np.maximum(1.0, np.abs(mean)), std, 1.0)  # a constant column becomes zeros, not NaN
+    return Normalization("standard", divisor, tuple(mean.tolist()), tuple(std.tolist()))
+
+
+def mean_and_std(values: Tensor, channel_dim: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return float64 mean and population std along every dimension but `channel_dim`."""
+    return (
+        byte_statistics(values, channel_dim) if values.dtype == torch.uint8 else float_statistics(values, channel_dim)
+    )
+
+
+def byte_statistics(values: Tensor, channel_dim: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean and std of uint8 values, exactly: from how often each of the 256 values occurs."""
+    levels = np.arange(256, dtype=np.float64)
+    channels = values.unbind(channel_dim)
+    shares = [torch.bincount(channel.flatten(), minlength=256).numpy() / channel.numel() for channel in channels]
+    means = [float(share @ levels) for share in shares]
+    variances = [float(share @ (levels - mean) ** 2) for share, mean in zip(shares, means, strict=True)]
+    return np.array(means), np.sqrt(variances)
+
+
+def float_statistics(values: Tensor, channel_dim: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean and std of floats, summed in float64, a chunk at a time.
+
+    The first row is taken off first, since `E[x²] - E[x]²` loses everything when the mean is large.
+    """
+    dims = [dim for dim in range(values.dim()) if dim != channel_dim]
+    count = values.numel() // values.shape[channel_dim]
+    shift = values[:1].double().mean(dims, keepdim=True)
+    total, squares = np.zeros(values.shape[channel_dim]), np.zeros(values.shape[channel_dim])
+    for first in range(0, len(values), CHUNK_ROWS):
+        chunk = values[first : first + CHUNK_ROWS].double() - shift
+        total = total + chunk.sum(dims).numpy()
+        squares = squares + (chunk * chunk).sum(dims).numpy()
+    mean = total / count
+    variance = np.maximum(squares / count - mean * mean, 0.0)
+    return np.asarray(mean + shift.flatten().numpy()), np.sqrt(variance)
+
+
+def learn_target_scale(targets: Tensor, target: TargetSpec) -> TargetSpec:
+    """Learn mean and std of regression targets, so that prices in the millions train as well as lengths in metres."""
+    mean, std = mean_and_std(targets, channel_dim=1)
+    std = np.where(std > 0, std, 1.0)
+    return replace(target, mean=tuple(mean.tolist()), std=tuple(std.tolist()))
+
+
+def unseen_class_notes(targets: Tensor, target: TargetSpec) -> tuple[str, ...]:
+    """Say which classes no training sample has: labels that start at 1 leave class 0 empty, for one."""
+    if target.task != "classification":
+        return ()
+    counts = torch.bincount(targets, minlength=len(target.classes)).tolist()
+    unseen = [name for name, count in zip(target.classes, counts, strict=True) if count == 0]
+    if not unseen:
+        return ()
+    listed = ", ".join(f'"{name}"' for name in unseen[:5]) + (", …" if len(unseen) > 5 else "")
+    from_one = (
+        " Labels that start at 1 should be made to start at 0: y - 1." if target.classes[0] == "0" == unseen[0] else ""
+    )
+    return (f"No training sample has the class {listed}.{from_one}",)
+
+
+def normalization_notes(features: FeatureSpec, target: TargetSpec) -> tuple[str, ...]:
+    """Say what was decided about scaling."""
+    per = {"image": "channel", "table": "column", "array": "column"}[features.kind]
+    said = {
+        "standard": f"Features are standardised by {per} with the training split's mean and std (--normalize unit|none for other ways).",
+        "unit": f"Features are divided by {features.normalization.divisor:g}.",
+        "none": "Features are used as they are.",
+        "auto": "",
+    }[features.normalization.name]
+    scaled = "Targets are standardised for training; MAE and RMSE are in the data's own units." if target.mean else ""
+    return tuple(note for note in (said, scaled) if note)
+
+
+def fingerprint(train: Samples, test: Samples | None) -> str:
+    """Return a SHA-256 over the samples, as they are stored before any preparation."""
+    digest = hashlib.sha256()
+    for samples in (train, test):
+        for tensor in () if samples is None else (samples.inputs, samples.targets):
+            digest.update(f"{dtype_name(tensor)}{tuple(tensor.shape)}".encode())
+            size = tensor.numel() * tensor.element_size()
+            step = -(-size // HASHED_WHOLE) if size else 1
+            digest.update(np.ascontiguousarray(tensor[::step].numpy()).data)
+    return digest.hexdigest()
+
+
+def identity_of(make: Callable[[], object]) -> str:
+    """Return the qualified name of a class or function, for descriptions."""
+    return f"{getattr(make, '__module__', '')}.{getattr(make, '__qualname__', type(make).__name__)}"

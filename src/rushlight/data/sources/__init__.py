@@ -1,0 +1,27 @@
+"""Where data comes from: one package for each kind of source."""
+
+from rushlight.data.sources.arrays import holds_array_files, open_arrays, read_array_files
+from rushlight.data.sources.datasets import is_ordinary, open_dataset
+from rushlight.data.sources.images import ImageFolderDataset, open_image_folder, read_image
+from rushlight.data.sources.named import DATASETS, cache_folder, describe_datasets, open_named
+from rushlight.data.sources.tables import TABLE_ENDINGS, describe_columns, open_table, read_rows, read_test_table
+
+__all__ = [
+    "DATASETS",
+    "TABLE_ENDINGS",
+    "ImageFolderDataset",
+    "cache_folder",
+    "describe_columns",
+    "describe_datasets",
+    "holds_array_files",
+    "is_ordinary",
+    "open_arrays",
+    "open_dataset",
+    "open_image_folder",
+    "open_named",
+    "open_table",
+    "read_array_files",
+    "read_image",
+    "read_rows",
+    "read_test_table",
+]

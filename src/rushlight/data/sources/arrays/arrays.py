@@ -1,0 +1,128 @@
+"""Arrays as data: NumPy arrays, tensors and nested lists, told to be images or features by dtype and shape."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rushlight.data.shape import (
+    Samples,
+    as_array,
+    as_float32,
+    build_data,
+    check_same_dtype,
+    check_same_shape,
+    cut_test_split,
+    dtype_name,
+    owned,
+    read_targets,
+    target_notes,
+)
+from rushlight.data.sources.arrays.files import Pair, holds_array_files, read_array_files
+from rushlight.data.spec import FeatureKind, NormalizeName, Task
+from rushlight.data.splits import Data
+from rushlight.errors import DataError, UsageError
+
+__all__ = ["holds_array_files", "open_arrays", "read_array_files", "read_inputs", "read_targets"]
+
+ArrayKind = Literal["image", "array", "tokens"]
+
+CHANNELS = (1, 3, 4)
+
+
+def open_arrays(
+    train: Pair,
+    test: Pair | None = None,
+    *,
+    name: str,
+    kind: ArrayKind | None = None,
+    task: Task | None = None,
+    classes: Sequence[str] | None = None,
+    normalize: NormalizeName = "auto",
+    seed: int = 0,
+    test_fraction: float = 0.2,
+) -> Data:
+    """Make data of (inputs, targets) pairs; without `test` a share of the samples is set aside by `seed`.
+
+    Whole numbers from 0 to 255 (uint8) of shape (n, h, w), (n, c, h, w) or (n, h, w, c) are images. All other inputs
+    become float32 features, unless `kind="tokens"` keeps whole numbers as int64. Raises DataError or UsageError for
+    what cannot be read so.
+    """
+    inputs, feature_kind, notes = read_inputs(train[0], kind, name, "train")
+    held_out = None if test is None else read_inputs(test[0], kind, name, "test")[0]
+    if test is not None and held_out is not None:
+        check_same_scale(name, as_array(train[0], name, "inputs"), as_array(test[0], name, "inputs"))
+        check_same_dtype(name, dtype_name(inputs), dtype_name(held_out))
+    if held_out is not None and held_out.shape[1:] != inputs.shape[1:]:
+        raise DataError("shapes-differ", data=name, train=tuple(inputs.shape[1:]), test=tuple(held_out.shape[1:]))
+    raw = [as_array(pair[1], name, "targets") for pair in (train, test) if pair is not None]
+    check_same_shape(name, raw)
+    values, target = read_targets(np.concatenate(raw), task, classes)
+    notes += target_notes(raw[0], target, task)
+    samples = Samples(inputs, values[: len(raw[0])])
+    if held_out is not None:
+        test_samples: Samples | None = Samples(held_out, values[len(raw[0]) :])
+    elif len(samples.inputs) == len(samples.targets):
+        samples, test_samples, note = cut_test_split(samples, test_fraction, seed, target)
+        notes.append(note)
+    else:
+        test_samples = None  # build_data says that the counts are unequal
+    return build_data(name, feature_kind, samples, test_samples, target, normalize=normalize, notes=tuple(notes))
+
+
+# ── inputs ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def read_inputs(
+    inputs: Any, kind: ArrayKind | None, name: str = "the inputs", split: str = "train"
+) -> tuple[Tensor, FeatureKind, list[str]]:
+    """Return inputs as they are kept, (n, *shape) in uint8, float32 or int64, what they are, and what to say of it."""
+    if kind not in (None, "image", "array", "tokens"):
+        raise UsageError("unknown-array-kind", kind=kind)
+    array = as_array(inputs, name, "inputs")
+    if array.ndim < 2:
+        raise DataError("inputs-one-dimensional", data=name, split=split, shape=tuple(array.shape), count=array.size)
+    if array.dtype.kind in "USOcVMm":
+        raise DataError("inputs-not-numbers", data=name, split=split, dtype=array.dtype)
+    if array.size == 0 and len(array):
+        raise DataError("inputs-without-features", data=name, split=split, shape=tuple(array.shape))
+    if kind == "tokens":
+        if array.dtype.kind not in "iu":
+            raise DataError("tokens-not-whole", data=name, split=split, dtype=array.dtype)
+        return torch.from_numpy(array.astype(np.int64)), "array", []
+    if kind != "array" and (kind == "image" or looks_like_images(array)):
+        return read_images(array, name, split)
+    return as_float32(array, name, split), "array", []
+
+
+def check_same_scale(name: str, train: np.ndarray, test: np.ndarray) -> None:
+    """Raise DataError for bytes in one split and floats in the other, even where both are kept as floats."""
+    if {train.dtype.kind, test.dtype.kind} == {"u", "f"} and np.uint8 in (train.dtype, test.dtype):
+        check_same_dtype(name, str(train.dtype), str(test.dtype))
+
+
+def looks_like_images(array: np.ndarray) -> bool:
+    """Tell images by dtype and shape: uint8 in three or four dimensions, or floats with the channels first."""
+    if array.dtype == np.uint8:
+        return array.ndim == 3 or (array.ndim == 4 and (array.shape[1] in CHANNELS or array.shape[3] in CHANNELS))
+    return array.dtype.kind == "f" and array.ndim == 4 and array.shape[1] in CHANNELS
+
+
+def read_images(array: np.ndarray, name: str, split: str) -> tuple[Tensor, FeatureKind, list[str]]:
+    """Return images as (n, channels, height, width), in uint8 or float32."""
+    notes = []
+    if array.ndim == 3:
+        array = array[:, None]
+    elif array.ndim != 4 or not (array.shape[1] in CHANNELS or array.shape[3] in CHANNELS):
+        raise DataError("not-an-image-shape", data=name, split=split, shape=tuple(array.shape))
+    elif array.shape[1] not in CHANNELS:  # where both could be the channels, torch's own order is taken
+        notes.append(
+            f"Images came as (n, height, width, {array.shape[3]}) and are kept as (n, {array.shape[3]}, height, width)."
+        )
+        array = array.transpose(0, 3, 1, 2)
+    images = owned(array) if array.dtype == np.uint8 else as_float32(array, name, split)
+    return images, "image", notes

@@ -1,0 +1,141 @@
+"""Arrays in files: .npz, folders of .npy, and the idx files of MNIST. Nothing is ever unpickled.
+
+Inputs and targets are told by name: `x` and `y`, `inputs` and `targets`, `images` and `labels`, `data` and `target`,
+each with `_train` and `_test` (or `train_` and `test_`) where there are two splits.
+"""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rushlight.data.sources.arrays.idx import read_idx
+from rushlight.errors import DataError
+
+Pair = tuple[Any, Any]
+
+PAIR_NAMES = (
+    ("x", "y"),
+    ("inputs", "targets"),
+    ("images", "labels"),
+    ("data", "target"),
+    ("features", "labels"),
+)
+IDX_SPLITS = {"train": ("train",), "test": ("t10k", "test")}
+
+
+def read_array_files(path: Path) -> tuple[Pair, Pair | None]:
+    """Read (train, test) from an .npz file, or from a folder of .npy or idx files; test is None where there is none.
+
+    Pickled arrays are refused: unpickling runs whatever is in the file.
+    """
+    path = Path(path)
+    if path.is_file() and "-ubyte" in path.name:  # one of idx's four files stands for all of them
+        path = path.parent
+    if path.is_dir():
+        idx = idx_files(path)
+        if idx is not None:
+            return idx
+        files = {file.stem: file for file in sorted(path.glob("*.npy"))}
+        if not files:
+            raise DataError("no-array-files", path=path)
+        return read_pairs(path, files)
+    if path.suffix.lower() == ".npy":
+        raise DataError("lone-npy", path=path)
+    if not path.is_file():
+        raise DataError("no-array-files", path=path)
+    opened = load(path)
+    if not isinstance(opened, np.lib.npyio.NpzFile):
+        raise DataError("lone-npy", path=path)
+    with opened:
+        return read_pairs(path, dict.fromkeys(opened.files, opened))
+
+
+def holds_array_files(path: Path) -> bool:
+    """Tell whether a folder holds idx or .npy files, for which `read_array_files` is the reader."""
+    return path.is_dir() and (any(path.glob("*.npy")) or idx_file(path, "train", "images") is not None)
+
+
+def read_pairs(path: Path, stored: Mapping[str, Any]) -> tuple[Pair, Pair | None]:
+    """Pick inputs and targets by name out of what is stored."""
+    keys = {key.lower(): key for key in stored}
+    for x, y in PAIR_NAMES:
+        plain = pick(keys, (x,), (y,))
+        train = pick(keys, (f"{x}_train", f"train_{x}"), (f"{y}_train", f"train_{y}"))
+        test = pick(keys, (f"{x}_test", f"test_{x}", f"{x}_val"), (f"{y}_test", f"test_{y}", f"{y}_val"))
+        if train or plain:
+            first = train or plain
+            assert first is not None
+            return read_pair(path, stored, first), read_pair(path, stored, test) if test else None
+    raise DataError("no-pairs", path=path, keys=", ".join(stored) or "nothing")
+
+
+def pick(keys: Mapping[str, str], xs: tuple[str, ...], ys: tuple[str, ...]) -> tuple[str, str] | None:
+    """Return the stored names of inputs and targets that belong together."""
+    return next(((keys[x], keys[y]) for x, y in zip(xs, ys, strict=True) if x in keys and y in keys), None)
+
+
+def read_pair(path: Path, stored: Mapping[str, Any], names: tuple[str, str]) -> Pair:
+    """Read two stored arrays."""
+    x, y = (load(where) if isinstance(where := stored[name], Path) else unpack(path, where, name) for name in names)
+    return x, y
+
+
+def load(path: Path) -> Any:
+    """Open a .npy or .npz file without ever unpickling."""
+    try:
+        with path.open("rb") as file:  # NumPy leaves the file open when it is a ZIP that was cut off
+            if file.read(2) == b"PK" and not zipfile.is_zipfile(file):
+                raise DataError("array-not-readable", path=path, reason="the ZIP archive has no end")
+        return np.load(path, allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise array_error(path, error) from error
+
+
+def unpack(path: Path, opened: Any, name: str) -> np.ndarray:
+    """Read one array of an .npz file."""
+    try:
+        return np.asarray(opened[name])
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise array_error(path, error) from error
+
+
+def array_error(path: Path, error: Exception) -> DataError:
+    """Return the error for a file that NumPy refuses; a pickled one has its own."""
+    key = "array-is-pickled" if "pickle" in str(error).lower() else "array-not-readable"
+    return DataError(key, path=path, reason=error)
+
+
+def idx_files(folder: Path) -> tuple[Pair, Pair | None] | None:
+    """Read the idx files of MNIST's naming in a folder; None when they are not there."""
+    if idx_file(folder, "train", "images") is None:
+        return None
+    pairs: list[Pair | None] = []
+    for split in IDX_SPLITS:
+        images, labels = idx_file(folder, split, "images"), idx_file(folder, split, "labels")
+        if images is not None and labels is None:
+            raise DataError(
+                "idx-without-labels",
+                path=images,
+                expected=images.name.replace("images", "labels").replace("idx3", "idx1"),
+            )
+        pairs.append((read_idx(images), read_idx(labels)) if images is not None and labels is not None else None)
+    assert pairs[0] is not None
+    return pairs[0], pairs[1]
+
+
+def idx_file(folder: Path, split: str, what: str) -> Path | None:
+    """Find one idx file, plain or gzipped, with a dash or a dot before 'idx'."""
+    dimensions = "3" if what == "images" else "1"
+    names = [
+        f"{prefix}-{what}{mark}idx{dimensions}-ubyte{ending}"
+        for prefix in IDX_SPLITS[split]
+        for mark in "-."
+        for ending in ("", ".gz")
+    ]
+    return next((folder / name for name in names if (folder / name).is_file()), None)

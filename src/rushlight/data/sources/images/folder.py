@@ -1,0 +1,261 @@
+"""A folder of images as data: one shape for all of them, in memory or, where they are too many, read as they are needed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from rushlight.data.feed import StreamedSplit
+from rushlight.data.shape import (
+    EXAMPLES,
+    Samples,
+    build_data,
+    check_more_than_one_class,
+    learn_normalization,
+    normalization_notes,
+)
+from rushlight.data.sources.images.find import IMAGE_ENDINGS, ImageFiles, find_images
+from rushlight.data.sources.images.pixels import (
+    BadImage,
+    Header,
+    attempt,
+    in_threads,
+    no_image_warnings,
+    read_headers,
+    read_image,
+    read_pixels,
+)
+from rushlight.data.spec import FeatureSpec, NormalizeName, TargetSpec
+from rushlight.data.splits import Data
+from rushlight.errors import DataError, UsageError
+
+__all__ = ["IMAGE_ENDINGS", "ImageFolderDataset", "open_image_folder", "read_image"]
+
+KEPT_SIDE = 256  # images of one size are kept at it up to here
+CAPPED_SIDE = 128  # the longer side of a size that had to be chosen
+SAMPLE_FOR_NORMALIZATION = 2048
+CHOOSE_SIZE = "(--image-size HEIGHT,WIDTH for another)"
+
+
+def open_image_folder(
+    path: Path,
+    *,
+    normalize: NormalizeName = "auto",
+    image_size: tuple[int, int] | None = None,
+    seed: int = 0,
+    test_fraction: float = 0.2,
+    skip_bad: bool = False,
+    workers: int = 0,
+    memory_limit: int,
+) -> Data:
+    """Open `path/train/<class>/*` with `path/test/` or `path/val/`, or `path/<class>/*`, as data.
+
+    `image_size` is (height, width). Images that together need more than `memory_limit` bytes, decoded, are streamed by
+    `workers` processes. Raises DataError for a folder without classes or images, and for unreadable images unless
+    `skip_bad`.
+    """
+    train, test, classes, notes = find_images(Path(path), seed, test_fraction)
+    target = TargetSpec("classification", classes)
+    paths = [*train.paths, *(test.paths if test else ())]
+    headers, bad = read_headers(paths)
+    if not headers:
+        raise unreadable(path, bad, len(bad))
+    shape, size_note = choose_shape(headers.values(), image_size)
+    train, test = without(train, bad), None if test is None else without(test, bad)
+    notes.append(size_note)
+    if len(headers) * int(np.prod(shape)) > memory_limit:
+        return open_streamed(path, train, test, target, shape, bad, notes, normalize, skip_bad, workers)
+    samples = []
+    for files in (train, test):
+        if files is not None:
+            kept, newly_bad = decode(files, shape)
+            samples.append(kept)
+            bad += newly_bad
+    notes += bad_notes(path, bad, len(paths), skip_bad)
+    return build_data(
+        Path(path).name, "image", samples[0], samples[1] if len(samples) > 1 else None, target,
+        normalize=normalize, notes=tuple(notes),
+    )  # fmt: skip
+
+
+def choose_shape(headers: Iterable[Header], image_size: tuple[int, int] | None) -> tuple[tuple[int, int, int], str]:
+    """Return (channels, height, width) for all images, and the sentence that says how it was chosen."""
+    headers = list(headers)
+    channels = 1 if all(header.is_grey for header in headers) else 3
+    colour = "grey" if channels == 1 else "RGB"
+    sizes = {(header.height, header.width) for header in headers}
+    if image_size is not None:
+        height, width = image_size
+        if height < 1 or width < 1:
+            raise UsageError("image-size-impossible", height=height, width=width)
+        return (channels, height, width), f"Images are {colour}, resized to {height}×{width} as asked."
+    height, width = (max(round(median(side)), 1) for side in zip(*((h.height, h.width) for h in headers), strict=True))
+    if len(sizes) == 1 and max(height, width) <= KEPT_SIDE:
+        return (channels, height, width), f"Images are {colour}, all {height}×{width}."
+    scale = min(1.0, CAPPED_SIDE / max(height, width))
+    height, width = max(round(height * scale), 1), max(round(width * scale), 1)
+    why = (
+        f"they have {len(sizes):,} different sizes"
+        if len(sizes) > 1
+        else f"they are all {sizes.pop()}".replace(", ", "×")
+    )
+    return (
+        channels,
+        height,
+        width,
+    ), f"Images are {colour}, resized to {height}×{width}: {why} {CHOOSE_SIZE}."
+
+
+def decode(files: ImageFiles, shape: tuple[int, int, int]) -> tuple[Samples, list[BadImage]]:
+    """Decode all files into one uint8 tensor (n, channels, height, width), leaving out the broken ones."""
+    pixels = np.empty((len(files.paths), *shape), dtype=np.uint8)
+    position = {path: number for number, path in enumerate(files.paths)}
+
+    def read_into_place(path: Path) -> None:
+        pixels[position[path]] = read_pixels(path, shape)  # no second copy of the whole set
+
+    bad = [result for result in in_threads(read_into_place, files.paths) if isinstance(result, BadImage)]
+    labels = np.array(files.labels, dtype=np.int64)
+    if bad:
+        kept = np.setdiff1d(np.arange(len(pixels)), [position[image.path] for image in bad])
+        pixels, labels = pixels[kept], labels[kept]
+    return Samples(torch.from_numpy(pixels), torch.from_numpy(labels)), bad
+
+
+def without(files: ImageFiles, bad: list[BadImage]) -> ImageFiles:
+    """Return the files without the bad ones."""
+    gone = {image.path for image in bad}
+    return files.take([number for number, path in enumerate(files.paths) if path not in gone])
+
+
+def bad_notes(root: Path, bad: list[BadImage], total: int, skip_bad: bool) -> list[str]:
+    """Say how many images were left out; raise DataError when none may be."""
+    if bad and not skip_bad:
+        raise unreadable(root, bad, total)
+    return [f"{len(bad):,} unreadable images were left out: {named(root, bad)}."] if bad else []
+
+
+def unreadable(root: Path, bad: list[BadImage], total: int) -> DataError:
+    """Return the error that names the first unreadable images."""
+    return DataError("unreadable-images", path=root, count=len(bad), total=total, files=named(root, bad))
+
+
+def named(root: Path, bad: list[BadImage], most: int = 5) -> str:
+    """Return the first few bad images with their reasons."""
+    shown = "; ".join(f"{image.path.relative_to(root)} ({image.reason})" for image in bad[:most])
+    return shown if len(bad) <= most else f"{shown}; and {len(bad) - most:,} more"
+
+
+# ── larger than memory ───────────────────────────────────────────────────────────────────────────────────────
+
+
+class ImageFolderDataset(Dataset[tuple[Tensor, int]]):
+    """Image files decoded as they are asked for: (uint8 tensor of `shape`, class number)."""
+
+    def __init__(self, files: ImageFiles, shape: tuple[int, int, int]) -> None:
+        self.paths, self.labels, self.shape = files.paths, files.labels, shape
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        with no_image_warnings():
+            return self.read(index)
+
+    def __getitems__(self, indices: Sequence[int]) -> list[tuple[Tensor, int]]:
+        with no_image_warnings():
+            return [self.read(index) for index in indices]
+
+    def read(self, index: int) -> tuple[Tensor, int]:
+        """Decode one image; DataError where it cannot be read."""
+        pixels = attempt(partial(read_pixels, shape=self.shape), self.paths[index])
+        if isinstance(pixels, BadImage):
+            raise DataError("image-not-readable", path=pixels.path, reason=pixels.reason)
+        return torch.from_numpy(pixels), self.labels[index]
+
+
+def open_streamed(
+    root: Path, train: ImageFiles, test: ImageFiles | None, target: TargetSpec, shape: tuple[int, int, int],
+    bad: list[BadImage], notes: list[str], normalize: NormalizeName, skip_bad: bool, workers: int,
+) -> Data:  # fmt: skip
+    """Make data whose images are read from disk every time; the normalisation is learnt from a sample of them."""
+    splits = [files for files in (train, test) if files is not None]
+    total = sum(len(files.paths) for files in splits) + len(bad)
+    if skip_bad:  # only decoding tells; without --skip-bad a broken image stops the epoch that meets it, by name
+        paths = [path for files in splits for path in files.paths]
+        results = in_threads(partial(check_pixels, shape=shape), paths)
+        bad = bad + [result for result in results if isinstance(result, BadImage)]
+        splits = [without(files, bad) for files in splits]
+    notes = [*notes, *bad_notes(root, bad, total, skip_bad)]
+    for split_name, files in zip(("train", "test"), splits, strict=False):
+        if not files.paths:
+            raise DataError("empty-split", data=Path(root).name, split=split_name)
+    check_more_than_one_class(Path(root).name, torch.tensor(splits[0].labels), target)
+    features, note = learn_from_sample(splits[0], shape, normalize, root)
+    examples, _ = decode(splits[0].take(list(range(min(EXAMPLES, len(splits[0].paths))))), shape)
+    return Data(
+        name=Path(root).name,
+        train=stream(splits[0], features, workers),
+        test=stream(splits[1], features, workers) if len(splits) > 1 else None,
+        features=features,
+        target=target,
+        fingerprint=names_fingerprint(root, splits),
+        notes=(*notes, note, *normalization_notes(features, target)),
+        examples=examples.inputs,
+    )
+
+
+def check_pixels(path: Path, shape: tuple[int, int, int]) -> None:
+    """Decode an image and forget it."""
+    read_pixels(path, shape)
+
+
+def learn_from_sample(
+    files: ImageFiles, shape: tuple[int, int, int], normalize: NormalizeName, root: Path
+) -> tuple[FeatureSpec, str]:
+    """Learn the normalisation from evenly spaced training images."""
+    count = min(SAMPLE_FOR_NORMALIZATION, len(files.paths))
+    chosen = np.linspace(0, len(files.paths) - 1, count).round().astype(int).tolist()
+    samples, bad = decode(files.take(chosen), shape)
+    if bad:
+        raise unreadable(root, bad, len(files.paths))
+    note = (
+        f"The images do not fit into memory together and are read from disk as they are needed; "
+        f"the normalisation was learnt from {count:,} of {len(files.paths):,} training images."
+    )
+    return FeatureSpec("image", shape, "uint8", learn_normalization(samples.inputs, "image", normalize)), note
+
+
+def stream(files: ImageFiles, features: FeatureSpec, workers: int) -> StreamedSplit:
+    """Return a split that reads these files."""
+    channels, height, width = features.shape
+    dataset = ImageFolderDataset(files, (channels, height, width))
+    finish = partial(prepare_batch, features)
+    return StreamedSplit(dataset, finish, workers, draws=False, together=True, around=no_image_warnings)
+
+
+def prepare_batch(features: FeatureSpec, batch: Any) -> Any:
+    """Turn a collated batch of pixels and labels into what the model receives."""
+    inputs, labels = batch
+    return features.prepare(inputs), labels
+
+
+def names_fingerprint(root: Path, splits: Sequence[ImageFiles]) -> str:
+    """Return a SHA-256 over the relative paths and sizes of all files: reading all their bytes would take too long."""
+    digest = hashlib.sha256()
+    for files in splits:
+        for path in files.paths:
+            digest.update(
+                f"{path.relative_to(root).as_posix()}\0{path.stat().st_size}\n".encode("utf-8", "surrogatepass")
+            )
+        digest.update(b"\n")
+    return digest.hexdigest()

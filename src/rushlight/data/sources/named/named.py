@@ -1,0 +1,158 @@
+"""Datasets by name, as NumPy arrays.
+
+`digits` ships with Rushlight, so that something real runs with no network at all. It holds the 1,797 test
+images of UCI's Optical Recognition of Handwritten Digits as scikit-learn distributes them
+(sklearn/datasets/data/digits.csv.gz). A pixel counts the ink in a block of 4x4, 0 to 16; opening scales it to
+`(pixel * 255 + 8) // 16`, 0 to 255, rounded. The split is fixed: sorted by class (and within a class in the
+file's order), every fifth sample from the first on is a test sample, which gives 1,437 and 360 with each
+class in proportion.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rushlight.data.sources.arrays import read_idx
+from rushlight.data.sources.named.cache import cache_folder, is_complete
+from rushlight.data.sources.named.catalog import DATASETS, NamedDataset, RemoteFile
+from rushlight.data.sources.named.download import Progress
+from rushlight.data.sources.named.fetch import PATIENCE, Fetched, fetch_files
+from rushlight.errors import UsageError, suggest
+
+__all__ = [
+    "DATASETS",
+    "DatasetRow",
+    "NamedArrays",
+    "NamedDataset",
+    "RemoteFile",
+    "describe_datasets",
+    "open_dataset",
+    "open_named",
+]
+
+SHIPPED = Path(__file__).with_name("digits.npz")
+
+
+@dataclass(frozen=True)
+class NamedArrays:
+    """A dataset in memory: inputs uint8 (n, channels, height, width), targets int64 (n,)."""
+
+    name: str
+    train_inputs: NDArray[np.uint8]
+    train_targets: NDArray[np.int64]
+    test_inputs: NDArray[np.uint8]
+    test_targets: NDArray[np.int64]
+    classes: tuple[str, ...]
+    kind: str = "image"
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class DatasetRow:
+    """One line of `rushlight data`.
+
+    `download_bytes` is 0 for what ships with Rushlight, None where it is not published.
+    """
+
+    name: str
+    title: str
+    train_count: int
+    test_count: int
+    shape: tuple[int, int, int]
+    classes: int
+    download_bytes: int | None
+    licence: str
+    is_cached: bool
+
+
+def open_named(name: str, *, progress: Progress | None = None) -> NamedArrays:
+    """Open the dataset called `name`, fetching it first if need be.
+
+    Raises:
+        UsageError: there is no dataset of that name.
+        FetchError: no source could give it.
+        StorageError: the cache cannot be written.
+    """
+    dataset = DATASETS.get(name.lower().replace("_", "-"))
+    if dataset is None:
+        raise UsageError("unknown-dataset", name=name, suggestion=suggest(name, DATASETS), known=", ".join(DATASETS))
+    return open_dataset(dataset, progress=progress)
+
+
+def open_dataset(dataset: NamedDataset, *, cache: Path | None = None, progress: Progress | None = None) -> NamedArrays:
+    """Open a declared dataset; `cache` is `cache_folder()` unless given. Raises as `open_named` does."""
+    if dataset.layout == "shipped":
+        arrays = open_digits()
+        notes: tuple[str, ...] = ("It ships with Rushlight.",)
+    else:
+        fetched = fetch_files(dataset, cache=cache, progress=progress, patience=PATIENCE)
+        read = read_idx_split if dataset.layout == "idx" else read_cifar_split
+        arrays = (*read(dataset, fetched, "train"), *read(dataset, fetched, "test"))
+        came_from = f", where it came from {fetched.origin}" if fetched.origin else ""
+        notes = (f"Read from {from_home(fetched.folder)}{came_from}.", *fetched.notes)
+    if dataset.remark:
+        notes = (*notes, dataset.remark)
+    return NamedArrays(dataset.name, *arrays, classes=dataset.classes, notes=notes)
+
+
+def read_idx_split(dataset: NamedDataset, fetched: Fetched, split: str) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """Read a split whose first file holds the images and whose second holds the labels."""
+    contents = [content for file in dataset.files for content in file.contents if content.split == split]
+    images, labels = (read_idx(fetched.path(content)) for content in contents)
+    return images.reshape(-1, *dataset.shape), labels.astype(np.int64)
+
+
+def read_cifar_split(dataset: NamedDataset, fetched: Fetched, split: str) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """Read records of one or two label bytes, the last of which is the class, and an image's bytes."""
+    contents = [content for file in dataset.files for content in file.contents if content.split == split]
+    count = (dataset.train_count if split == "train" else dataset.test_count) // len(contents)
+    records = np.concatenate([np.fromfile(fetched.path(content), np.uint8).reshape(count, -1) for content in contents])
+    pixels = int(np.prod(dataset.shape))
+    images = np.ascontiguousarray(records[:, -pixels:]).reshape(-1, *dataset.shape)
+    return images, records[:, -pixels - 1].astype(np.int64)
+
+
+def open_digits() -> tuple[NDArray[Any], NDArray[np.int64], NDArray[Any], NDArray[np.int64]]:
+    """Read and split the shipped digits; see the module's head for the scale and the split."""
+    with np.load(SHIPPED, allow_pickle=False) as shipped:
+        counts, targets = (
+            shipped["images"],
+            shipped["targets"].astype(np.int64),
+        )  # (1797, 8, 8) of 0 to 16, (1797,)
+    images = ((counts.astype(np.int64) * 255 + 8) // 16).astype(np.uint8)[:, None]
+    by_class = np.argsort(targets, kind="stable")
+    is_test = np.zeros(len(targets), bool)
+    is_test[by_class[::5]] = True
+    return images[~is_test], targets[~is_test], images[is_test], targets[is_test]
+
+
+def describe_datasets() -> tuple[DatasetRow, ...]:
+    """Return a row for every dataset that has a name, in the order of `DATASETS`; reads no data."""
+    return tuple(describe(dataset) for dataset in DATASETS.values())
+
+
+def describe(dataset: NamedDataset) -> DatasetRow:
+    """Return one dataset's row."""
+    sizes = [file.size_bytes for file in dataset.files]
+    known = [size for size in sizes if size is not None]
+    return DatasetRow(
+        name=dataset.name,
+        title=dataset.title,
+        train_count=dataset.train_count,
+        test_count=dataset.test_count,
+        shape=dataset.shape,
+        classes=len(dataset.classes),
+        download_bytes=sum(known) if len(known) == len(sizes) else None,
+        licence=dataset.licence,
+        is_cached=is_complete(dataset, cache_folder() / dataset.name),
+    )
+
+
+def from_home(path: Path) -> str:
+    """Return a path as a person writes it, with ~ for their home."""
+    return f"~/{path.relative_to(Path.home()).as_posix()}" if path.is_relative_to(Path.home()) else str(path)

@@ -1,0 +1,7 @@
+"""Tables: CSV and Parquet files."""
+
+from rushlight.data.sources.tables.columns import describe_columns
+from rushlight.data.sources.tables.frames import TABLE_ENDINGS
+from rushlight.data.sources.tables.tables import open_table, read_rows, read_test_table
+
+__all__ = ["TABLE_ENDINGS", "describe_columns", "open_table", "read_rows", "read_test_table"]

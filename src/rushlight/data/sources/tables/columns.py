@@ -1,0 +1,280 @@
+"""The columns of a table: what each one is, what is learnt of it, and how its values become numbers."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rushlight.data.sources.tables.frames import polars, read_frame
+from rushlight.data.spec import Column
+from rushlight.errors import DataError, suggest
+
+if TYPE_CHECKING:
+    import polars as pl
+
+MISSING = frozenset(("", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "NULL", "null"))
+MISSING_AMONG_NUMBERS = MISSING | {
+    "None",
+    "none",
+    "?",
+    "-",
+    "na",
+    "Null",
+    "NAN",
+}  # a category may well be called "None"
+ISO_DATE = re.compile(r"(\d{4})[-/](\d{1,2})[-/](\d{1,2})(?:[T ]+(\d.*))?$")
+DAY = 86_400.0  # seconds
+MOST_CATEGORIES = 1000
+ROW_NUMBER_NAMES = frozenset(("", "id", "index", "unnamed: 0", "row"))
+LARGEST = float(np.finfo(np.float32).max)
+
+
+def learn_columns(path: Path, frame: pl.DataFrame, train_rows: np.ndarray) -> tuple[tuple[Column, ...], list[str]]:
+    """Decide what each column is, and learn its categories or its mean on the training rows."""
+    learnt: list[Column] = []
+    left_out: dict[str, str] = {}
+    notes: list[str] = []
+    for name in frame.columns:
+        kind = kind_of(frame[name])
+        if kind is None:
+            left_out[name] = f"it holds {str(frame[name].dtype).split('(')[0].lower()} values"
+            continue
+        if kind == "category" and (note := nearly_numbers(frame[name])):
+            notes.append(note)
+        column = learn_column(name, kind, frame[name][train_rows.tolist()])
+        if isinstance(column, Column):
+            learnt.append(column)
+        else:
+            left_out[name] = column
+    if not learnt:
+        raise DataError(
+            "no-columns", path=path, reasons="; ".join(f'"{name}": {why}' for name, why in left_out.items())
+        )
+    notes += [f'The column "{name}" was left out: {why}.' for name, why in left_out.items()]
+    kinds = Counter[str](column.kind for column in learnt)
+    plural = {"number": "numbers", "category": "categories", "date": "dates"}
+    said = ", ".join(f"{kinds[kind]} of {plural[kind]}" for kind in plural if kinds[kind])
+    notes.append(f"{len(learnt):,} columns ({said}) become {sum(column.width for column in learnt):,} features.")
+    return tuple(learnt), notes
+
+
+def learn_column(name: str, kind: str, series: pl.Series) -> Column | str:
+    """Learn one column on the training rows; return why it is left out where it is."""
+    if kind == "category":
+        return learn_category(name, categories_of(series))
+    values = numbers_of(series, name) if kind == "number" else days_of(series, name)
+    known = values[~np.isnan(values)]
+    has_gaps = len(known) < len(values)
+    if len(known) == 0:
+        return "every value is missing"
+    if not has_gaps and (known == known[0]).all():
+        return f"every value is {known[0]:g}" if kind == "number" else "every date is the same"
+    if name.lower() in ROW_NUMBER_NAMES and len(known) > 2 and not has_gaps and is_counting(known):
+        return "it only numbers the rows"
+    return Column(name, "number" if kind == "number" else "date", fill=float(known.mean()), flags_missing=has_gaps)
+
+
+def is_counting(values: np.ndarray) -> bool:
+    """Tell whether values are different whole numbers close together, as row numbers of a part of the rows are."""
+    return bool((values % 1 == 0).all() and (np.diff(values) > 0).all() and values[-1] - values[0] < 2 * len(values))
+
+
+def learn_category(name: str, values: list[str | None]) -> Column | str:
+    """Learn the categories of a column; texts that differ from row to row have none."""
+    known = Counter(value for value in values if value is not None)
+    if not known:
+        return "every value is missing"
+    if len(known) == 1 and known.total() == len(values):
+        return f'every value is "{next(iter(known))}"'
+    if len(known) >= 10 and 2 * len(known) > known.total():
+        return f"it is text of its own in nearly every row ({len(known):,} different values in {known.total():,} rows)"
+    if len(known) > MOST_CATEGORIES:
+        return f"it has {len(known):,} categories, more than {MOST_CATEGORIES:,}"
+    return Column(name, "category", tuple(sorted(known)))
+
+
+def kind_of(series: pl.Series) -> str | None:
+    """Tell what a column is: 'number', 'category', 'date', or None for what cannot be used."""
+    pl = polars()
+    dtype = series.dtype
+    if dtype.is_numeric() or dtype == pl.Null:
+        return "number"
+    if dtype in (pl.Date, pl.Datetime):
+        return "date"
+    if dtype not in (pl.String, pl.Boolean, pl.Categorical, pl.Enum):
+        return None
+    if dtype != pl.String:
+        return "category"
+    texts = {text for text in stripped(series) if text is not None and text not in MISSING_AMONG_NUMBERS}
+    if all(as_number(text) is not None for text in texts):
+        return "number"
+    return "date" if all(parse_date(text) is not None for text in texts) else "category"
+
+
+def nearly_numbers(series: pl.Series) -> str:
+    """Say that a column is read as categories only because of a few texts among its numbers."""
+    texts = [text for text in stripped(series) if text is not None and text not in MISSING_AMONG_NUMBERS]
+    others = [text for text in texts if as_number(text) is None]
+    if not texts or 2 * len(others) >= len(texts):
+        return ""
+    return (
+        f'The column "{series.name}" was read as categories, not numbers, because of {len(others):,} texts in it, such as '
+        f'"{others[0]}": clear these cells if it is meant as a number.'
+    )
+
+
+def encode(frame: pl.DataFrame, columns: tuple[Column, ...]) -> Tensor:
+    """Return the rows as float32 features, shape (n, sum of the columns' widths), in the order of `columns`.
+
+    Columns that were not learnt are ignored. Raises DataError for a column that is not there, or a value that is no
+    number or date where these were learnt.
+    """
+    features = np.zeros((len(frame), sum(column.width for column in columns)), dtype=np.float32)
+    first = 0
+    for column in columns:
+        if column.name not in frame.columns:
+            names = ", ".join(frame.columns) or "none"
+            raise DataError(
+                "column-not-there", name=column.name, columns=names, near=suggest(column.name, frame.columns)
+            )
+        encode_column(frame[column.name], column, features[:, first : first + column.width])
+        first += column.width
+    return torch.from_numpy(features)
+
+
+def encode_column(series: pl.Series, column: Column, features: np.ndarray) -> None:
+    """Write one column's features, shape (n, column.width), into zeros."""
+    if column.kind == "category":
+        number_of = {category: number for number, category in enumerate(column.categories)}
+        found = [-1 if value is None else number_of.get(value, -1) for value in categories_of(series)]
+        numbers = np.array(found, dtype=np.int64)
+        rows = np.flatnonzero(numbers >= 0)
+        features[rows, numbers[rows]] = 1.0
+        return
+    values = numbers_of(series, column.name) if column.kind == "number" else days_of(series, column.name)
+    gaps = np.isnan(values)
+    features[:, 0] = np.where(gaps, column.fill, values)
+    if column.flags_missing:
+        features[:, 1] = gaps
+
+
+def stripped(series: pl.Series) -> list[str | None]:
+    """Return a column as texts without blanks around them, None where a value is missing."""
+    texts = [None if value is None else str(value).strip() for value in series.to_list()]
+    return [None if text is None or text in MISSING else text for text in texts]
+
+
+def categories_of(series: pl.Series) -> list[str | None]:
+    """Return a column as categories; 'True', 'TRUE' and true are one and the same."""
+    texts = stripped(series)
+    return [text.lower() if text is not None and text.lower() in ("true", "false") else text for text in texts]
+
+
+def numbers_of(series: pl.Series, name: str) -> np.ndarray:
+    """Return a column as float64, NaN where a value is missing; DataError names the first value that is no number."""
+    pl = polars()
+    if series.dtype.is_numeric() or series.dtype in (pl.Boolean, pl.Null):
+        values = series.cast(pl.Float64).to_numpy().astype(np.float64)
+        bad = np.flatnonzero(np.abs(values) > LARGEST)
+        if len(bad):
+            raise DataError("not-a-number", column=name, row=int(bad[0]) + 1, value=series[int(bad[0])])
+        return values
+    cells = series.to_list()
+    known = {value: read_number(value) for value in set(cells)} if series.dtype == pl.String else None
+    numbers = [read_number(value) for value in cells] if known is None else [known[value] for value in cells]
+    if None in numbers:
+        row = numbers.index(None)
+        raise DataError("not-a-number", column=name, row=row + 1, value=cells[row])
+    return np.array(numbers, dtype=np.float64)
+
+
+def read_number(value: object) -> float | None:
+    """Return a cell as a number, NaN for a missing one, None for what is no number."""
+    if value is None or (isinstance(value, str) and value.strip() in MISSING_AMONG_NUMBERS):
+        return float("nan")
+    return as_number(value)
+
+
+def days_of(series: pl.Series, name: str) -> np.ndarray:
+    """Return a column of dates as days since 1970, NaN where one is missing; DataError names what is no date."""
+    pl = polars()
+    if series.dtype in (pl.Date, pl.Datetime):
+        moments = series.cast(pl.Datetime("us")) if series.dtype == pl.Date else series.dt.cast_time_unit("us")
+        return np.asarray(moments.to_physical().cast(pl.Float64).to_numpy() / (DAY * 1e6))
+    cells = series.to_list()
+    days = [read_day(value) for value in cells]
+    if None in days:
+        row = days.index(None)
+        raise DataError("not-a-date", column=name, row=row + 1, value=cells[row])
+    return np.array(days, dtype=np.float64)
+
+
+def read_day(value: object) -> float | None:
+    """Return a cell as days since 1970, NaN for a missing one, None for what is no date."""
+    if value is None or (isinstance(value, str) and value.strip() in MISSING_AMONG_NUMBERS):
+        return float("nan")
+    return parse_date(value.strip()) if isinstance(value, str) else None
+
+
+def parse_date(text: str) -> float | None:
+    """Return days since 1970 of an ISO 8601 date or date and time ('2024-01-31', '2024/1/31 12:30'), or None."""
+    match = ISO_DATE.match(text)
+    if match is None:
+        return None
+    year, month, day, time = match.groups()
+    try:
+        moment = datetime.fromisoformat(f"{year}-{month:0>2}-{day:0>2}" + (f"T{time.replace(' ', '')}" if time else ""))
+        return moment.replace(tzinfo=moment.tzinfo or UTC).timestamp() / DAY
+    except (ValueError, OverflowError):
+        return None
+
+
+def describe_columns(path: Path, columns: tuple[Column, ...]) -> list[dict[str, Any]]:
+    """Return for each learnt column its kind and, over the file's rows, missing values and range or counts."""
+    frame = read_frame(path)
+    described = []
+    for column in columns:
+        series = frame[column.name]
+        entry: dict[str, Any] = {"name": column.name, "kind": column.kind}
+        if column.kind == "category":
+            counts = Counter(categories_of(series))
+            missing = counts.pop(None, 0)
+            entry |= {"missing": missing, "different": len(counts), "most_common": counts.most_common(5)}
+        else:
+            values = numbers_of(series, column.name) if column.kind == "number" else days_of(series, column.name)
+            known = values[~np.isnan(values)]
+            entry |= {"missing": len(values) - len(known), "different": len(np.unique(known))}
+            entry |= (
+                {"min": float(known.min()), "max": float(known.max()), "mean": float(known.mean())}
+                if len(known)
+                else {}
+            )
+        described.append(entry)
+    return described
+
+
+def feature_names(columns: tuple[Column, ...]) -> list[str]:
+    """Return one name per feature, in the order of `encode`: 'age', 'age is missing', 'colour=red'."""
+    names: list[str] = []
+    for column in columns:
+        if column.kind == "category":
+            names += [f"{column.name}={category}" for category in column.categories]
+        else:
+            names += [column.name] + ([f"{column.name} is missing"] if column.flags_missing else [])
+    return names
+
+
+def as_number(value: object) -> float | None:
+    """Return a cell as a finite number, or None when it is none."""
+    try:
+        number = float(value)  # type: ignore[arg-type]  # whatever float() takes, decimals among it
+    except (TypeError, ValueError):
+        return None
+    return number if abs(number) <= LARGEST and "_" not in str(value) else None

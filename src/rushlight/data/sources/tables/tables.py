@@ -1,0 +1,276 @@
+"""Tables as data: which column is predicted, which rows are for testing, and rows to predict.
+
+Rows are split first; what is learnt of a column (its categories, the mean that fills a gap) is learnt on the training
+rows alone, and `encode` then does the same to training, test and predicted rows.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rushlight.data.shape import Samples, build_data, split_indices
+from rushlight.data.sources.tables.columns import MISSING, as_number, encode, feature_names, learn_columns
+from rushlight.data.sources.tables.frames import TABLE_ENDINGS, first_line, open_frame, polars, read_frame
+from rushlight.data.spec import Column, FeatureSpec, NormalizeName, TargetSpec, Task
+from rushlight.data.splits import Data
+from rushlight.errors import DataError, UsageError, suggest
+
+if TYPE_CHECKING:
+    import polars as pl
+
+__all__ = ["TABLE_ENDINGS", "encode", "feature_names", "open_table", "read_frame", "read_rows"]
+
+MOST_CLASSES = 20  # more are accepted only where each occurs twice or more, on average
+MOST_CLASSES_OF_NUMBERS = 20  # more different whole numbers than this are a quantity, not classes
+
+
+def open_table(
+    path: Path,
+    *,
+    target: str | None,
+    test: Path | None = None,
+    normalize: NormalizeName = "auto",
+    seed: int = 0,
+    test_fraction: float = 0.2,
+    task: Task | None = None,
+) -> Data:
+    """Open a CSV or Parquet file as data that predicts its column `target` from the others.
+
+    Without `test`, a share of the rows is set aside by `seed`, the same of every class. Raises DataError for a file
+    that cannot be read, a target that is not there, or columns from which nothing can be learnt.
+    """
+    path = Path(path)
+    frame, notes = open_frame(path)
+    target = check_target(path, frame, target)
+    frame, dropped = with_target(path, frame, target)
+    labels = read_target(path, frame, target, task)
+    notes += dropped + labels.notes
+    if test is None:
+        train_rows, test_rows, note = cut_rows(labels, seed, test_fraction)
+        notes.append(note)
+    else:
+        train_rows, test_rows = np.arange(len(frame)), None
+    columns, column_notes = learn_columns(path, frame.drop(target), train_rows)
+    inputs = encode(frame, columns)
+    train = Samples(inputs[train_rows], labels.values[train_rows])
+    held_out = None if test_rows is None else Samples(inputs[test_rows], labels.values[test_rows])
+    if test is not None:
+        held_out, test_notes = read_test_table(Path(test), columns, labels.spec)
+        notes += test_notes
+    return build_data(
+        path.name, "table", train, held_out, labels.spec,
+        normalize=normalize, columns=columns, notes=(*notes, *column_notes),
+    )  # fmt: skip
+
+
+def read_test_table(path: Path, columns: tuple[Column, ...], target: TargetSpec) -> tuple[Samples, list[str]]:
+    """Read the rows of a test file with the columns and the classes learnt on the training file."""
+    frame, notes = open_frame(path)
+    name = check_target(path, frame, target.name)
+    frame, dropped = with_target(path, frame, name)
+    values = target_numbers(path, frame[name], target)
+    return Samples(encode(frame, columns), values), [*notes, *dropped, f'Tested on "{path.name}".']
+
+
+def read_rows(source: Any, features: FeatureSpec) -> Tensor:
+    """Encode rows to predict: a path, a polars or pandas DataFrame, a dict of columns, or a list of dicts.
+
+    A dict of single values is one row, and a 2-D array has its columns in the order of training. Returns raw float32
+    features, shape (n, features); DataError for what does not fit the columns that were learnt.
+    """
+    pl = polars()
+    if isinstance(source, (str, Path)):
+        return encode(read_frame(Path(source)), features.columns)
+    if isinstance(source, pl.DataFrame):
+        return encode(source, features.columns)
+    if isinstance(source, (np.ndarray, Tensor)):
+        return encode(frame_of_array(np.asarray(source), features.columns), features.columns)
+    if hasattr(source, "columns") and hasattr(source, "isna"):  # pandas, without asking for pyarrow
+        source = {str(name): without_gaps(source[name]) for name in source.columns}
+    elif isinstance(source, Mapping) and all(is_single(value) for value in source.values()):
+        source = [source]
+    try:
+        frame = pl.DataFrame(
+            source, strict=False, **({"infer_schema_length": None} if isinstance(source, list) else {})
+        )
+    except Exception as error:  # polars refuses odd input with many kinds of exceptions, Python's own among them
+        raise DataError("rows-not-readable", found=type(source).__name__, reason=first_line(error)) from error
+    return encode(frame, features.columns)
+
+
+def frame_of_array(values: np.ndarray, columns: tuple[Column, ...]) -> pl.DataFrame:
+    """Name the columns of a 2-D array by those that were learnt."""
+    if values.ndim != 2 or values.shape[1] != len(columns):
+        names = ", ".join(column.name for column in columns)
+        raise DataError("wrong-number-of-columns", found=tuple(values.shape), expected=len(columns), columns=names)
+    named = {column.name: values[:, number] for number, column in enumerate(columns)}
+    frame: pl.DataFrame = polars().DataFrame(named)
+    return frame
+
+
+def without_gaps(series: Any) -> list[Any]:
+    """Return a pandas column as a list with None where a value is missing."""
+    return [None if gone else value for value, gone in zip(series.tolist(), series.isna().tolist(), strict=True)]
+
+
+def is_single(value: object) -> bool:
+    """Tell whether a value is one cell of a table and not a column of it."""
+    return value is None or isinstance(value, (str, bytes)) or not hasattr(value, "__len__")
+
+
+# ── the target ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The target column as numbers, what it is, the class of each row (to split by), and what is to be said."""
+
+    values: Tensor
+    spec: TargetSpec
+    notes: list[str]
+
+
+def check_target(path: Path, frame: pl.DataFrame, target: str | None) -> str:
+    """Return the target's name; DataError when none was named or there is no such column."""
+    if target is None:
+        raise DataError("no-target", path=path, columns=", ".join(frame.columns))
+    if target not in frame.columns:
+        raise DataError(
+            "unknown-target",
+            path=path,
+            target=target,
+            columns=", ".join(frame.columns),
+            near=suggest(target, frame.columns),
+        )
+    return target
+
+
+def with_target(path: Path, frame: pl.DataFrame, target: str) -> tuple[pl.DataFrame, list[str]]:
+    """Leave out the rows whose target is missing."""
+    values = [not is_missing(value) for value in frame[target].to_list()]
+    count = values.count(False)
+    if count == len(values):
+        raise DataError("target-all-missing", path=path, target=target)
+    if count == 0:
+        return frame, []
+    note = f'{count:,} of {len(values):,} rows of "{path.name}" have no "{target}" and were left out.'
+    return frame.filter(polars().Series(values)), [note]
+
+
+def is_missing(value: object) -> bool:
+    """Tell whether a cell holds nothing: None, NaN, or a word that stands for it."""
+    return value is None or value != value or (isinstance(value, str) and value.strip() in MISSING)
+
+
+def read_target(path: Path, frame: pl.DataFrame, name: str, task: Task | None) -> Labels:
+    """Decide what is predicted and turn the target column into numbers."""
+    if task == "multilabel":
+        raise UsageError("multilabel-of-a-table", target=name)
+    values = [cell(value) for value in frame[name].to_list()]
+    different = sorted_classes(values)
+    is_numeric = not isinstance(different[0], str)
+    are_whole = is_numeric and not frame[name].dtype.is_float() and all(written_whole(v) for v in frame[name].to_list())
+    is_few = len(different) <= MOST_CLASSES_OF_NUMBERS and 2 * len(different) <= len(values)
+    chosen = task or ("classification" if not is_numeric or (are_whole and is_few) else "regression")
+    if chosen == "regression" and not is_numeric:
+        raise DataError("target-not-a-number", path=path, target=name, value=first_text(frame[name].to_list()))
+    if chosen != "regression" and len(different) > MOST_CLASSES and 2 * len(different) > len(values):
+        raise DataError("too-many-classes", path=path, target=name, count=len(different), rows=len(values))
+    classes = tuple(str(value) for value in different) if chosen != "regression" else ()
+    if chosen == "binary" and len(classes) != 2:
+        raise DataError(
+            "binary-target-of-a-table",
+            path=path,
+            target=name,
+            count=len(classes),
+            classes=", ".join(classes[:10]),
+        )
+    spec = TargetSpec(chosen, classes, name=name)
+    return Labels(target_numbers(path, frame[name], spec), spec, [] if task else [target_note(spec, different)])
+
+
+def target_note(spec: TargetSpec, different: Sequence[str | float]) -> str:
+    """Say what the target was taken for and how to have it otherwise."""
+    if spec.task == "regression":
+        return f'"{spec.name}" is a number with {len(different):,} different values: a regression (--task classification for classes).'
+    numbers = "" if isinstance(different[0], str) else " (--task regression to predict it as a quantity)"
+    shown = ", ".join(spec.classes[:10]) + (", …" if len(spec.classes) > 10 else "")
+    return f'"{spec.name}" has {len(spec.classes):,} different values ({shown}): a classification{numbers}.'
+
+
+def cell(value: object) -> object:
+    """Return a target cell in one way of writing: text without blanks around it, booleans as 'true' and 'false'."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return value.strip() if isinstance(value, str) else value
+
+
+def sorted_classes(values: Sequence[object]) -> list[str | float]:
+    """Return the different values, sorted: as numbers where all of them are, whole ones as integers, else as text."""
+    numbers = {value: as_number(value) for value in set(values)}
+    if all(number is not None for number in numbers.values()):
+        found = sorted({number for number in numbers.values() if number is not None})
+        return [int(number) if number.is_integer() else number for number in found]
+    return sorted({str(value) for value in numbers})
+
+
+def written_whole(value: object) -> bool:
+    """Tell whether a number is written without a decimal point: 3, not 3.0."""
+    return re.fullmatch(r"[+-]?\d+", str(value).strip()) is not None
+
+
+def first_text(values: Sequence[object]) -> str:
+    """Return the first value that is no number."""
+    return next((str(value) for value in values if as_number(cell(value)) is None), str(values[0]))
+
+
+def target_numbers(path: Path, series: pl.Series, spec: TargetSpec) -> Tensor:
+    """Return a target column as what `spec` says: class numbers, 0 or 1, or float32; DataError for a class not in `spec`."""
+    values = [cell(value) for value in series.to_list()]
+    if spec.task == "regression":
+        numbers = [as_number(value) for value in values]
+        if None in numbers:
+            raise DataError("target-not-a-number", path=path, target=spec.name, value=values[numbers.index(None)])
+        return torch.tensor(numbers, dtype=torch.float32).reshape(-1, 1)
+    number_of = {name: number for number, name in enumerate(spec.classes)}
+    named = {value: str(value) if str(value) in number_of else class_name(value) for value in set(values)}
+    if strangers := sorted(name for name in named.values() if name not in number_of):
+        raise DataError(
+            "class-not-in-training",
+            path=path,
+            target=spec.name,
+            value=strangers[0],
+            known=", ".join(spec.classes[:20]),
+        )
+    labels = torch.tensor([number_of[named[value]] for value in values], dtype=torch.int64)
+    return labels.float().reshape(-1, 1) if spec.task == "binary" else labels
+
+
+def class_name(value: object) -> str:
+    """Return the name of a numeric class however it is written: 3, 3.0 and 03 are all '3'."""
+    number = as_number(value)
+    return str(value) if number is None else str(int(number) if number.is_integer() else number)
+
+
+def cut_rows(labels: Labels, seed: int, fraction: float) -> tuple[np.ndarray, np.ndarray | None, str]:
+    """Set rows aside for testing, the same share of every class, before anything is learnt."""
+    stratified = labels.spec.task != "regression"
+    count = len(labels.values)
+    if fraction <= 0 or count < 2:
+        return np.arange(count), None, "There is no test split."
+    train, test = split_indices(labels.values.numpy().reshape(-1), fraction, seed, stratified=stratified)
+    if len(test) == 0:
+        return train, None, "There is no test split: every class has one row only."
+    note = (
+        f"No test split was given: {len(test):,} of {count:,} samples were set aside for testing"
+        f"{', the same share of every class' if stratified else ''} (seed {seed})."
+    )
+    return train, test, note

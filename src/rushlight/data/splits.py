@@ -1,0 +1,42 @@
+"""Opened data: its splits with what a model must know of them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from rushlight.data.feed import Split, StreamedSplit
+from rushlight.data.spec import FeatureSpec, TargetSpec
+
+
+@dataclass(frozen=True)
+class Data:
+    """Train and test splits with what a model must know of them.
+
+    `test` is None when there is nothing to test on. `notes` are the decisions made while opening, one sentence
+    each, to be said aloud. `fingerprint` is a SHA-256 over the samples (or a description, where these cannot be read).
+    `features` and `target` are None when the batches are not (inputs, targets): only an `objective` can train on these.
+    """
+
+    name: str
+    train: Split
+    test: Split | None
+    features: FeatureSpec | None
+    target: TargetSpec | None
+    fingerprint: str
+    notes: tuple[str, ...] = ()
+    batch_size: int | None = None  # a DataLoader of the user's brings its own
+    examples: Tensor | None = None  # a few training inputs as stored, for the bundle
+
+
+@contextlib.contextmanager
+def keeping_workers(data: Data) -> Iterator[None]:
+    """Let the worker processes that read the data outlive an epoch, for the block: starting them takes its time."""
+    with contextlib.ExitStack() as stack:
+        for split in (data.train, data.test):
+            if isinstance(split, StreamedSplit):
+                stack.enter_context(split.source.keep_workers())
+        yield

@@ -1,0 +1,23 @@
+"""What testing found: the report, its intervals, its plots. Needs no torch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rushlight.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from rushlight.report.intervals import wilson
+    from rushlight.report.plots import write_confusion_plot, write_loss_plot
+    from rushlight.report.report import Report, class_figures
+
+__all__ = ['Report', 'class_figures', 'wilson', 'write_confusion_plot', 'write_loss_plot']  # fmt: skip
+
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "rushlight.report.intervals": ["wilson"],
+        "rushlight.report.plots": ["write_confusion_plot", "write_loss_plot"],
+        "rushlight.report.report": ["Report", "class_figures"],
+    },
+)

@@ -1,0 +1,127 @@
+"""What testing found. Figures only: no torch."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rushlight import files
+from rushlight.data import Task
+from rushlight.report.intervals import Interval, f1_of, wilson
+
+
+@dataclass(frozen=True)
+class ClassFigures:
+    """One class: how many samples it has, and how it was recognised, each figure with its 95 % interval.
+
+    Precision and recall have Wilson's score interval (Wilson 1927). F1 = 2J / (1 + J) where J = TP / (TP + FP + FN)
+    is a proportion too: its interval is that of J, carried over.
+    """
+
+    name: str
+    n: int
+    precision: float
+    precision_interval: Interval
+    recall: float
+    recall_interval: Interval
+    f1: float
+    f1_interval: Interval
+
+
+@dataclass(frozen=True)
+class Report:
+    """What testing found. Figures that the task does not have are None (or empty).
+
+    `loss` is the mean over samples; `accuracy` the share of samples predicted right (for multilabel: of single labels);
+    `confusion[i][j]` counts samples of class i predicted as j. For regression `mae`, `rmse` and `r2` are in the
+    data's own units, averaged over the target's columns. `most_wrong` lists the samples (by index in the split) that
+    were most confidently wrong.
+    """
+
+    task: Task | None
+    loss: float
+    n: int
+    accuracy: float | None = None
+    accuracy_interval: Interval | None = None
+    classes: tuple[ClassFigures, ...] = ()
+    confusion: tuple[tuple[int, ...], ...] = ()
+    mae: float | None = None
+    rmse: float | None = None
+    r2: float | None = None
+    target: str = ""
+    most_wrong: tuple[dict[str, Any], ...] = ()
+
+    @property
+    def headline(self) -> tuple[str, float]:
+        """The one figure to look at first: ('accuracy', 0.89), ('MAE', 3.2) or ('loss', 0.41)."""
+        if self.accuracy is not None:
+            return "accuracy", self.accuracy
+        return ("MAE", self.mae) if self.mae is not None else ("loss", self.loss)
+
+    def is_better_than(self, other: Report) -> bool:
+        """Tell whether this report's headline beats the other's; a lower loss decides between equals."""
+        (name, mine), (_, theirs) = self.headline, other.headline
+        if math.isnan(mine) or math.isnan(theirs):  # not a number is worse than any
+            return math.isnan(theirs) and not math.isnan(mine)
+        if mine != theirs:
+            return mine > theirs if name == "accuracy" else mine < theirs
+        return self.loss < other.loss
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the report as JSON-ready values; a figure that is not finite becomes null."""
+        content: dict[str, Any] = files.without_nan(asdict(self))
+        return content
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> Report:
+        """Rebuild what `to_json` wrote; what was not finite is NaN again."""
+        figures = {
+            "task": None,
+            "loss": math.nan,
+            **{key: value for key, value in content.items() if value is not None},
+        }
+        classes = tuple(
+            ClassFigures(**{key: as_figure(key, value) for key, value in entry.items()}) for entry in content["classes"]
+        )
+        interval = content["accuracy_interval"]
+        return cls(
+            **{
+                **figures, "classes": classes, "confusion": tuple(map(tuple, content["confusion"])),
+                "accuracy_interval": None if interval is None else (interval[0], interval[1]),
+                "most_wrong": tuple(content["most_wrong"]),
+            }
+        )  # fmt: skip
+
+    def short(self) -> dict[str, Any]:
+        """Return the figures a line of history holds."""
+        figures = {
+            "loss": self.loss,
+            "accuracy": self.accuracy,
+            "mae": self.mae,
+            "rmse": self.rmse,
+            "r2": self.r2,
+            "n": self.n,
+        }
+        content: dict[str, Any] = files.without_nan({key: value for key, value in figures.items() if value is not None})
+        return content
+
+
+def class_figures(name: str, right: int, predicted: int, n: int) -> ClassFigures:
+    """Return one class's figures from its true positives, how often it was predicted, and how many samples it has."""
+    union = predicted + n - right  # TP + FP + FN
+    jaccard = wilson(right, union)
+    return ClassFigures(
+        name=name, n=n,
+        precision=right / predicted if predicted else math.nan, precision_interval=wilson(right, predicted),
+        recall=right / n if n else math.nan, recall_interval=wilson(right, n),
+        f1=2 * right / (predicted + n) if predicted + n else math.nan,
+        f1_interval=(f1_of(jaccard[0]), f1_of(jaccard[1])),
+    )  # fmt: skip
+
+
+def as_figure(key: str, value: Any) -> Any:
+    """Return a class's figure as it was before JSON: intervals are tuples, and null was NaN."""
+    if key.endswith("_interval"):
+        return (value[0], value[1])
+    return math.nan if value is None else value

@@ -1,0 +1,39 @@
+"""The training state on disk."""
+
+from rushlight.training.checkpoint.checkpoint import (
+    best_checkpoint,
+    check_can_be_saved,
+    checkpoints,
+    describe_kept,
+    epoch_began,
+    is_whole,
+    latest_checkpoint,
+    named_checkpoint,
+    read_content,
+    read_model_state,
+    restore,
+    state_digest,
+)
+from rushlight.training.checkpoint.randomness import begin_random_streams, random_streams, restore_random_streams
+from rushlight.training.checkpoint.saver import Saver
+from rushlight.training.checkpoint.serialize import unpack
+
+__all__ = [
+    "Saver",
+    "begin_random_streams",
+    "best_checkpoint",
+    "check_can_be_saved",
+    "checkpoints",
+    "describe_kept",
+    "epoch_began",
+    "is_whole",
+    "latest_checkpoint",
+    "named_checkpoint",
+    "random_streams",
+    "read_content",
+    "read_model_state",
+    "restore",
+    "restore_random_streams",
+    "state_digest",
+    "unpack",
+]

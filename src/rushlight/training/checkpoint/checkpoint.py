@@ -1,0 +1,354 @@
+"""The full training state on disk: tensors as safetensors, all else as JSON, and the SHA-256 of both.
+
+    checkpoints/00000938/state.safetensors    parameters, buffers, the optimizer's, the scheduler's and the loss's tensors
+    checkpoints/00000938/state.json           the state dict, and everything else that is no tensor
+    checkpoints/00000938/SHA256SUMS           of these two, as `sha256sum -c` reads it
+
+A folder is published by rename, so it is there whole or not at all. The names are the optimizer steps done; inside
+an epoch, or after its last step but before its test, `-mid-epoch` follows: two states never share a name, so a whole
+checkpoint is never replaced.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from rushlight import files
+from rushlight.errors import RunError, StorageError, UsageError, WeightsError
+from rushlight.runs import (
+    CHECKPOINTS,
+    FORMAT,
+    HISTORY,
+    LOSSES,
+    MID_EPOCH,
+    STATE,
+    SUMS,
+    TENSORS,
+    age,
+    checksums,
+    damage_of,
+    list_checkpoints,
+    newer_format,
+)
+from rushlight.training.checkpoint.randomness import random_streams
+from rushlight.training.checkpoint.serialize import lay_out_like_parameters, pack, unpack
+from rushlight.training.state import State, Training
+
+KEPT = 2  # the newest ones; the best test's stays too
+
+
+# ── taking one ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, eq=False)
+class Snapshot:
+    """A copy of the full state at one step boundary: training goes on, and nothing in here changes any more."""
+
+    name: str
+    content: dict[str, Any]  # JSON-ready
+    tensors: dict[str, Tensor]  # on the CPU
+    kept: frozenset[str]  # the names of older ones that must stay: the best test's; what a rollback goes back to
+
+
+def take_snapshot(training: Training) -> Snapshot:
+    """Copy the full state, and how far the history is written; what of it is not, the copy has too."""
+    state = training.state
+    content, tensors = capture(training)
+    training.history.try_flush()
+    for file, name in ((training.history.lines, "history"), (training.history.losses, "losses")):
+        content[f"{name}_bytes"] = file.written
+        tensors[f"{name}_tail"] = torch.from_numpy(np.frombuffer(bytes(file.pending), np.uint8).copy())
+    kept = {f"{state['best']['step']:08d}"} if state["best"] is not None else set()
+    if training.recipe.on_nan == "rollback":
+        kept.add(epoch_began(state))
+    return Snapshot(checkpoint_name(state), {"format": FORMAT, **content}, tensors, frozenset(kept))
+
+
+def capture(training: Training) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Copy the full state: JSON-ready content, and the tensors it refers to by name."""
+    tensors: dict[str, Tensor] = {}
+    parts = {
+        "state": training.state,
+        "model": training.model.state_dict(),
+        "buffers": unsaved_buffers(training.model),
+        "optimizer": training.optimizer.state_dict(),
+        "schedule": training.schedule.state_dict(),
+        "random": random_streams(),
+        "conditions": training.conditions,
+    }
+    if isinstance(training.objective.loss, torch.nn.Module):  # one may keep what moves: a mean over the last batches
+        parts["loss"] = training.objective.loss.state_dict()
+        parts["loss_buffers"] = unsaved_buffers(training.objective.loss)
+    return {name: pack(part, name, tensors) for name, part in parts.items()}, tensors
+
+
+def check_can_be_saved(training: Training) -> None:
+    """Raise UsageError if something in the state as it is now cannot be saved, before any work depends on it."""
+    _, tensors = capture(training)
+    for name, tensor in tensors.items():
+        try:
+            safetensors.torch.save({name: tensor.reshape(-1)[:0].clone()})  # the kind of tensor, not its content
+        except Exception as error:
+            raise UsageError("not-checkpointable", name=name, found=f"tensor of {tensor.dtype}") from error
+
+
+def unsaved_buffers(model: torch.nn.Module) -> dict[str, Tensor]:
+    """Return the buffers that the model's state_dict leaves out (persistent=False): training may change these too."""
+    saved = model.state_dict().keys()
+    return {name: buffer for name, buffer in model.named_buffers() if name not in saved}
+
+
+def write_snapshot(run: Path, snapshot: Snapshot, keep_epochs: bool = False) -> Path:
+    """Publish a snapshot as a checkpoint of the run, and drop the checkpoints that are no longer needed.
+
+    What the history had when the snapshot was taken is on the disk first. Raises StorageError.
+    """
+    folder = run / CHECKPOINTS / snapshot.name
+    if not is_whole(folder):  # a whole one of this name holds this very state, and may be the only one there is
+        for name in (HISTORY, LOSSES):
+            if (run / name).exists():
+                files.sync_file(run / name)
+        with files.replacing_folder(folder) as temporary:
+            files.save(temporary / TENSORS, lambda path: write_tensors(path, snapshot.tensors))
+            body = json.dumps(snapshot.content, allow_nan=False, separators=(",", ":"))
+            files.write_new(temporary / STATE, [body.encode()])
+            files.write_new(temporary / SUMS, [checksums(temporary)])
+    drop_old(run, folder, snapshot, keep_epochs)
+    return folder
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Write tensors as safetensors. Raises OSError: the library hides the operating system's number in a text."""
+    try:
+        safetensors.torch.save_file(tensors, path)
+    except safetensors.SafetensorError as error:
+        code = re.search(r"os error (\d+)", str(error))
+        number = int(code[1]) if code else errno.EIO
+        raise OSError(number, os.strerror(number), str(path)) from error
+
+
+def write_checkpoint(training: Training) -> Path:
+    """Save the state at this step boundary, here and now."""
+    return write_snapshot(training.folder, take_snapshot(training), training.recipe.keep_epochs)
+
+
+def drop_old(run: Path, newest: Path, snapshot: Snapshot, keep_epochs: bool) -> None:
+    """Keep the newest checkpoints, those that the snapshot names, and, where wanted, each epoch's.
+
+    What is newer than the state just saved was damaged, or belongs to a way that was left. What cannot be deleted now
+    is tried again later.
+    """
+    try:
+        found = list_checkpoints(run)
+    except StorageError:  # the new one is written all the same
+        return
+    older = [path for path in found if age(path) <= age(newest)]
+    kept = {*snapshot.kept, *(path.name for path in older[-KEPT:])}
+    if keep_epochs:
+        kept |= {path.name for path in older if not path.name.endswith(MID_EPOCH)}
+    for path in found:
+        if path.name not in kept:
+            files.delete_folder(path)
+
+
+def drop_newer(run: Path, folder: Path) -> None:
+    """Delete the checkpoints newer than this one, for a run that goes back to it: its history will be too short for them.
+
+    Raises StorageError where one of them stays.
+    """
+    for path in list_checkpoints(run):
+        if age(path) > age(folder) and not files.delete_folder(path) and path.exists():
+            raise StorageError("disk-error", path=path, reason="this checkpoint cannot be deleted")
+    files.sync_folder(checkpoints(run))
+
+
+# ── bringing one back ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def restore(training: Training, folder: Path, *, drops_newer: bool = False) -> None:
+    """Bring a checkpoint's state back into the model, optimizer, schedule, loss, state and history of `training`.
+
+    `drops_newer` is for a run that goes back: the checkpoints that are newer are deleted. Raises RunError when the state
+    does not fit these, or the history is too short for it; nothing on the disk is changed then.
+    """
+    content, tensors = read_checkpoint(folder)
+    training.history.check_lengths(content["history_bytes"], content["losses_bytes"])
+    bring_back(training, folder, content, tensors)
+    if drops_newer:
+        drop_newer(training.folder, folder)  # a kill after this leaves a run whose newest checkpoint is this one
+    tails = [tensors[f"{name}_tail"].numpy().tobytes() for name in ("history", "losses")]
+    training.history.restore(content["history_bytes"], content["losses_bytes"], tails[0], tails[1])
+
+
+def bring_back(training: Training, folder: Path, content: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    """Bring back all of a checkpoint's state that is in memory; RunError when it does not fit what is there."""
+    try:
+        training.model.load_state_dict(unpack(content["model"], tensors))
+        restore_buffers(training.model, unpack(content["buffers"], tensors), training.device)
+        training.optimizer.load_state_dict(unpack(content["optimizer"], tensors))
+        lay_out_like_parameters(training.optimizer)
+        training.schedule.load_state_dict(unpack(content["schedule"], tensors))
+        restore_loss(training, content, tensors)
+    except (RuntimeError, ValueError, KeyError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise RunError("state-does-not-fit", run=training.folder.name, folder=folder, reason=reason) from error
+    training.state.update(unpack(content["state"], tensors))
+    training.state["random"] = unpack(content["random"], tensors)  # for the loop to set when it begins
+
+
+def restore_loss(training: Training, content: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    """Bring back what the loss has learnt; checkpoints from before that was saved have nothing of it."""
+    loss = training.objective.loss
+    if isinstance(loss, torch.nn.Module) and "loss" in content:
+        loss.load_state_dict(unpack(content["loss"], tensors))
+        restore_buffers(loss, unpack(content["loss_buffers"], tensors), training.device)
+
+
+def restore_buffers(model: torch.nn.Module, buffers: dict[str, Tensor], device: torch.device) -> None:
+    """Bring back what `unsaved_buffers` gave; a buffer that has grown, or was None at first, too."""
+    for name, saved in buffers.items():
+        owner, _, leaf = name.rpartition(".")
+        module = model.get_submodule(owner)
+        present = getattr(module, leaf, None)
+        if isinstance(present, Tensor) and present.shape == saved.shape and present.dtype == saved.dtype:
+            present.copy_(saved)
+        else:
+            module.register_buffer(leaf, saved.to(device), persistent=False)
+
+
+def read_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Read a checkpoint whose every byte is as it was written; WeightsError names what is damaged."""
+    content = read_content(folder)
+    try:
+        return content, safetensors.torch.load_file(folder / TENSORS)
+    except Exception as error:  # it changed since its checksum was taken
+        raise WeightsError("damaged-checkpoint", folder=folder, reason=error) from error
+
+
+def read_content(folder: Path) -> dict[str, Any]:
+    """Return what a checkpoint holds beside its tensors, once every byte of it is checked; else raise WeightsError."""
+    check_format(folder)
+    reason = damage_of(folder)
+    if reason is not None:
+        raise WeightsError("damaged-checkpoint", folder=folder, reason=reason)
+    content: dict[str, Any] = json.loads((folder / STATE).read_bytes())
+    if content.get("format") != FORMAT:
+        reason = f"it is of format {content.get('format')}, and this version of Rushlight reads format {FORMAT}"
+        raise WeightsError("damaged-checkpoint", folder=folder, reason=reason)
+    return content
+
+
+# ── finding them ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def checkpoints(run: Path) -> Path:
+    """Return the folder that holds a run's checkpoints."""
+    return run / CHECKPOINTS
+
+
+def checkpoint_name(state: State) -> str:
+    """Return the name of the checkpoint of a state."""
+    return f"{state['step']:08d}{MID_EPOCH if state['window'] else ''}"
+
+
+def epoch_began(state: State) -> str:
+    """Return the name of the checkpoint that the state's epoch began with."""
+    return f"{state['step'] - state['window']:08d}"
+
+
+def is_whole(folder: Path) -> bool:
+    """Tell whether there is a checkpoint whose every byte is as it was written."""
+    return folder.is_dir() and damage_of(folder) is None
+
+
+def latest_checkpoint(run: Path) -> Path:
+    """Return the newest checkpoint that is whole; RunError when there is none, WeightsError when it is a newer Rushlight's."""
+    for folder in reversed(list_checkpoints(run)):
+        check_format(folder)
+        if is_whole(folder):
+            return folder
+    raise RunError("no-checkpoint", run=run.name)
+
+
+def check_format(folder: Path) -> None:
+    """Raise WeightsError for a checkpoint that a newer Rushlight wrote: to pass it over would lose what it trained."""
+    found = newer_format(folder)
+    if found is not None:
+        raise WeightsError("newer-checkpoint", folder=folder, found=found, known=FORMAT)
+
+
+def named_checkpoint(run: Path, name: str) -> Path:
+    """Return the checkpoint of this name, of this step, or at this path; RunError if there is none, WeightsError if damaged."""
+    known = {path.name: path for path in list_checkpoints(run)}
+    by_step = {age(path)[0]: path for path in known.values()}
+    step = int(name) if name.isdecimal() else -1
+    folder = known.get(name) or known.get(Path(name).name) or by_step.get(step)
+    if folder is None:
+        raise RunError("unknown-checkpoint", run=run.name, name=name, known=", ".join(known) or "none")
+    read_content(folder)
+    return folder
+
+
+def best_checkpoint(run: Path, state: State | None = None) -> Path | None:
+    """Return the checkpoint of the best test, or None; which it is stands in the newest whole one's state."""
+    if state is None:
+        if not list_checkpoints(run):
+            return None
+        content, tensors = read_checkpoint(latest_checkpoint(run))
+        state = unpack(content["state"], tensors)
+    if state["best"] is None:
+        return None
+    folder = checkpoints(run) / f"{state['best']['step']:08d}"
+    return folder if folder.is_dir() else None
+
+
+def read_model_state(folder: Path) -> dict[str, Tensor]:
+    """Return the model's own state_dict from a checkpoint."""
+    content, tensors = read_checkpoint(folder)
+    state: dict[str, Tensor] = unpack(content["model"], tensors)
+    return state
+
+
+def describe_kept(run: Path) -> str:
+    """Say which state is safe, for the message of a run that failed."""
+    try:
+        kept = list_checkpoints(run)
+    except StorageError as error:  # the other error is the one to show
+        return f"Which state is kept cannot be told. {error.problem}"
+    return (
+        f"The state after step {age(kept[-1])[0]:,} is kept in {kept[-1]}." if kept else "No step was saved before it."
+    )
+
+
+# ── digests ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def walk(state: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """Give a state_dict's tensors in the order of their names."""
+    for name in sorted(state):
+        if isinstance(state[name], Tensor):
+            yield name, state[name]
+
+
+def state_digest(model: torch.nn.Module) -> str:
+    """Return the SHA-256 over the parameters and buffers in name order: name, dtype, shape and bytes of each."""
+    digest = hashlib.sha256()
+    for name, tensor in walk(model.state_dict()):
+        plain = tensor.detach().cpu().contiguous()
+        digest.update(f"{name}:{str(plain.dtype).removeprefix('torch.')}:{tuple(plain.shape)}:".encode())
+        digest.update(plain.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

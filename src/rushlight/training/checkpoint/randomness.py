@@ -1,0 +1,44 @@
+"""The global random streams: where they stand, and how a run sets them."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+import torch
+
+from rushlight.data import step_seed
+from rushlight.training.state import Training
+
+
+def random_streams() -> dict[str, Any]:
+    """Return where the global random generators stand: Python's, NumPy's and torch's (a GPU's is seeded at every step)."""
+    version, words, gauss = random.getstate()
+    return {
+        "python": (version, np.array(words, np.uint32), gauss),
+        "numpy": np.random.get_state(legacy=False),
+        "torch": torch.get_rng_state(),
+    }
+
+
+def begin_random_streams(training: Training) -> None:
+    """Set the global random generators to where the restored state had them; in a new run, to the recipe's seed.
+
+    Right before the first step, since what is done on the way there draws from them too: importing rich does.
+    """
+    streams = training.state.pop("random", None)
+    if streams is not None:
+        restore_random_streams(streams)
+    elif not training.state["step"]:
+        seed = step_seed(training.recipe.seed, 0, 0)
+        random.seed(seed)
+        np.random.seed(seed)
+
+
+def restore_random_streams(streams: dict[str, Any]) -> None:
+    """Set the global random generators to where `random_streams` found them."""
+    version, words, gauss = streams["python"]
+    random.setstate((version, tuple(words.tolist()), gauss))
+    np.random.set_state(streams["numpy"])
+    torch.set_rng_state(streams["torch"])

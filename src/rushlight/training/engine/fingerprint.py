@@ -1,0 +1,159 @@
+"""The plain settings of a module: everything in it that its forward pass may look at, besides its tensors."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import random
+from collections import deque
+from collections.abc import Iterator
+from types import CodeType, FunctionType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from rushlight.training.objective import step_hooks
+
+TENSORS = ("_parameters", "_buffers", "_modules")
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size)
+
+
+def settings_of(module: nn.Module, with_identity: bool = False) -> str:
+    """Return the SHA-256 over all settings of a module and of those in it.
+
+    With identity it also tells one object from another, and a tensor or a random generator from itself changed: for comparing a
+    module with itself a while ago, in one process. Its own parameters and buffers may change: training does that.
+    """
+    own = None
+    if with_identity:
+        own = frozenset(id(tensor) for tensor in (*module.parameters(), *module.buffers()))
+    lines = []
+    for name, part in module.named_modules(remove_duplicate=False):
+        kept = sorted((key, value) for key, value in vars(part).items() if key not in (*TENSORS, *HOOKS))
+        described = ", ".join(f"{key}={describe(value, own)}" for key, value in kept)
+        if with_identity:
+            tensors = (*part._parameters.items(), *part._buffers.items())
+            described += "".join(f", {key} at {id(value)}" for key, value in tensors)
+        lines.append(f"{name}: {type(part).__module__}.{type(part).__qualname__}({described})")
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def describe(value: Any, own: frozenset[int] | None) -> str:
+    """Return a value as text that is the same for the same setting.
+
+    With `own`, the identities of a module's own tensors, the text tells one object from another, and other tensors changed.
+    """
+    if isinstance(value, PLAIN):
+        return f"{type(value).__name__} {value!r}"
+    if isinstance(value, (list, tuple, deque)):
+        return f"{type(value).__name__}({', '.join(describe(each, own) for each in value)})"
+    if isinstance(value, (set, frozenset)):
+        return f"set({', '.join(sorted(describe(each, own) for each in value))})"
+    if isinstance(value, dict):
+        pairs = (f"{describe(key, own)}: {describe(each, own)}" for key, each in value.items())
+        return f"{type(value).__name__}({', '.join(pairs)})"
+    if isinstance(value, functools.partial):
+        return f"partial({describe((value.func, value.args, value.keywords), own)})"
+    name = f"{type(value).__module__}.{getattr(value, '__qualname__', type(value).__qualname__)}"
+    return name if own is None else f"{name} at {id(value)}{inside(value, own)}"
+
+
+def inside(value: Any, own: frozenset[int]) -> str:
+    """Return what of an object may change while it stays the same object."""
+    if isinstance(value, Tensor):
+        return "" if id(value) in own else f" changed {value._version} times"
+    if isinstance(value, torch.Generator):
+        return f" {hashlib.sha256(value.get_state().numpy().tobytes()).hexdigest()}"
+    if isinstance(value, np.random.Generator):
+        return f" {value.bit_generator.state}"
+    if isinstance(value, np.random.RandomState):
+        return f" {value.get_state()}"
+    if isinstance(value, random.Random):
+        return f" {value.getstate()}"
+    if isinstance(value, (type, FunctionType, nn.Module)):
+        return ""
+    plain = {key: each for key, each in getattr(value, "__dict__", {}).items() if isinstance(each, PLAIN)}
+    return f" {plain}" if plain else ""
+
+
+def source_of(*modules: nn.Module) -> str:
+    """Return the SHA-256 over the code of all classes in modules that are not torch's own: of their methods as they are loaded.
+
+    What these call from elsewhere is not in it.
+    """
+    kinds = {kind for module in modules for part in module.modules() for kind in type(part).__mro__}
+    digest = hashlib.sha256()
+    for kind in sorted(kinds, key=lambda kind: (kind.__module__, kind.__qualname__)):
+        if kind.__module__ != "builtins" and not kind.__module__.startswith("torch."):
+            digest.update(f"{kind.__module__}.{kind.__qualname__}\n".encode())
+            for name, value in sorted(vars(kind).items()):
+                digest.update(f"{name} {code_of(value)}\n".encode())
+    return digest.hexdigest()
+
+
+def code_of(value: Any) -> str:
+    """Return what a class's attribute does, as text: a method's bytecode, defaults and the plain values it closes over."""
+    if isinstance(value, (staticmethod, classmethod)):
+        value = value.__func__
+    if isinstance(value, property):
+        return " ".join(code_of(each) for each in (value.fget, value.fset) if each is not None)
+    if isinstance(value, FunctionType):
+        kept = value.__defaults__, value.__kwdefaults__, list(closed_over(value))
+        return f"{bytecode(value.__code__)} {describe(kept, None)}"
+    return describe(value, None) if isinstance(value, (*PLAIN, tuple, frozenset)) else type(value).__qualname__
+
+
+def closed_over(function: FunctionType) -> Iterator[Any]:
+    """Give the values that a function has from where it was made."""
+    for cell in function.__closure__ or ():
+        with contextlib.suppress(ValueError):  # it is empty yet
+            yield cell.cell_contents
+
+
+def bytecode(code: CodeType) -> str:
+    """Return what a function executes, wherever it stands."""
+    constants = (bytecode(each) if isinstance(each, CodeType) else describe(each, None) for each in code.co_consts)
+    return f"{code.co_code.hex()} {code.co_names} {code.co_varnames} {' '.join(constants)}"
+
+
+def hooks_in(module: nn.Module) -> Iterator[str]:
+    """Give the names of the modules and parameters in a module that somebody has put hooks on."""
+    for name, part in module.named_modules():
+        if any(getattr(part, hooks, None) for hooks in HOOKS):
+            yield name or type(part).__name__
+    for name, parameter in module.named_parameters():
+        if parameter._backward_hooks or getattr(parameter, "_post_accumulate_grad_hooks", None):
+            yield name
+
+
+def is_step_hooked(optimizer: Optimizer) -> bool:
+    """Tell whether somebody else wants to know of an optimizer's steps: by a hook, or by a `step` of their own."""
+    foreign = (each for kind in step_hooks(optimizer) for each in kind.values() if not is_ours(each))
+    step = vars(optimizer).get("step")
+    is_wrapped = step is not None and not hasattr(step, "_wrapped_by_lr_sched") and not hasattr(step, "__func__")
+    return is_wrapped or any(True for _ in foreign)
+
+
+def is_ours(hook: Any) -> bool:
+    """Tell whether a hook is of this package: the profile's read a clock, and nothing more."""
+    return str(getattr(hook, "__module__", "")).startswith("rushlight.")
+
+
+def constants_of(optimizer: Optimizer) -> list[Any]:
+    """Return the settings of an optimizer that compiled steps have built in; cheap, for each step."""
+    return [
+        value
+        for group in optimizer.param_groups
+        for key, value in group.items()
+        if key not in ("params", "lr", "initial_lr")
+    ]
+
+
+def trained_of(optimizer: Optimizer) -> list[tuple[int, bool]]:
+    """Return which parameters an optimizer has, and which of these train, group by group."""
+    return [(id(each), each.requires_grad) for group in optimizer.param_groups for each in group["params"]]

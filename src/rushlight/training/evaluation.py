@@ -1,0 +1,194 @@
+"""Testing a model: what comes out is a `Report`."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from rushlight.data import Split, TargetSpec
+from rushlight.report import Report, class_figures, wilson
+from rushlight.training.objective import Objective
+from rushlight.training.step import FasterMaxPool, may_pool
+
+MOST_WRONG = 10
+VECTOR = 16  # numbers that the widest instructions take at once
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the model said about each sample, in order; everything on the CPU.
+
+    For classes: `truth`, `predicted` int64 (n,) and `confidence` float32 (n,), the probability of what was predicted.
+    For labels: truth and predicted are bool (n, labels). For regression: float32 (n, width), in the data's units.
+    """
+
+    truth: Tensor
+    predicted: Tensor
+    confidence: Tensor
+
+
+def evaluate(
+    model: nn.Module,
+    split: Split,
+    objective: Objective,
+    target: TargetSpec | None,
+    batch_size: int,
+    *,
+    watch: Callable[[int], None] = lambda done: None,
+) -> tuple[Report, Outcome | None]:
+    """Test `model` on all samples of `split`, in order, in eval mode and without gradients.
+
+    `watch(samples done)` is called after every batch. Nothing is read back from the device before the end, and the
+    model returns to the mode it was in.
+    """
+    losses: list[Tensor] = []
+    weights: list[float] = []
+    seen: list[tuple[Tensor, Tensor, Tensor]] = []
+    done = 0
+    pooling = FasterMaxPool() if may_pool(model) else contextlib.nullcontext()
+    # not inference_mode: what a model caches there could not be trained with
+    with eval_mode(model), torch.no_grad(), pooling:
+        for batch in split.in_order(batch_size):
+            loss, outputs = objective.compute(model, batch)
+            losses.append(loss)
+            weights.append(objective.weight(batch))
+            if outputs is not None and target is not None:
+                seen.append(judge(outputs, batch[1], target))
+            done += len(batch[1]) if outputs is not None else round(weights[-1])
+            watch(done)
+    values = torch.stack(losses).double().tolist() if losses else []
+    total = sum(objective.total(*pair) for pair in zip(values, weights, strict=True) if pair[1])
+    loss_mean = total / sum(weights) if sum(weights) else math.nan
+    if not seen or target is None:
+        return Report(None, loss_mean, done), None
+    truth, predicted, confidence = (torch.cat(column).cpu() for column in zip(*seen, strict=True))
+    outcome = Outcome(truth, predicted, confidence)
+    return make_report(outcome, target, loss_mean), outcome
+
+
+class eval_mode:  # reads as a word in `with eval_mode(model):`
+    """Put a model into eval mode for a block, then every module back into the mode it was in."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.modes = [(module, module.training) for module in model.modules()]
+        self.model = model
+
+    def __enter__(self) -> None:
+        self.model.eval()
+
+    def __exit__(self, *exception: object) -> None:
+        for module, was_training in self.modes:
+            module.training = was_training
+
+
+def judge(outputs: Tensor, targets: Tensor, target: TargetSpec) -> tuple[Tensor, Tensor, Tensor]:
+    """Turn a batch's outputs into (truth, predicted, confidence), still on the device."""
+    if target.task == "classification":
+        confidence, predicted = likeliest(outputs.float())
+        return targets, predicted, confidence
+    if target.task == "binary":
+        probability = outputs.float().sigmoid().flatten()
+        predicted = (probability > 0.5).long()
+        return (
+            targets.flatten().long(),
+            predicted,
+            torch.where(predicted.bool(), probability, 1 - probability),
+        )
+    if target.task == "multilabel":
+        probability = outputs.float().sigmoid()
+        return targets > 0.5, probability > 0.5, probability
+    outputs = outputs.float().reshape(targets.shape)
+    return (
+        target.in_units(targets),
+        target.in_units(outputs),
+        torch.zeros(len(targets), device=targets.device),
+    )
+
+
+def likeliest(outputs: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the probability and the number of each sample's likeliest class, (n,), from outputs (n, classes)."""
+    if outputs.shape[1] >= VECTOR:
+        confidence, predicted = outputs.softmax(1).max(1)
+    else:  # torch takes short rows one number at a time: columns take half as long
+        confidence, predicted = outputs.t().contiguous().softmax(0).max(0)
+    return confidence, predicted
+
+
+def make_report(outcome: Outcome, target: TargetSpec, loss: float) -> Report:
+    """Return the report of one test."""
+    if target.task == "regression":
+        return regression_report(outcome, target, loss)
+    if target.task == "multilabel":
+        return multilabel_report(outcome, target, loss)
+    truth, predicted = outcome.truth.numpy(), outcome.predicted.numpy()
+    count = len(target.classes)
+    confusion = np.bincount(truth * count + predicted, minlength=count * count).reshape(count, count)
+    right, n = int(np.trace(confusion)), len(truth)
+    counts = zip(confusion.diagonal().tolist(), confusion.sum(0).tolist(), confusion.sum(1).tolist(), strict=True)
+    figures = (class_figures(name, *counted) for name, counted in zip(target.classes, counts, strict=True))
+    return Report(
+        task=target.task, loss=loss, n=n, accuracy=right / n, accuracy_interval=wilson(right, n), classes=tuple(figures),
+        confusion=tuple(tuple(row) for row in confusion.tolist()), target=target.name,
+        most_wrong=tuple(most_wrong_classes(outcome, target)),
+    )  # fmt: skip
+
+
+def multilabel_report(outcome: Outcome, target: TargetSpec, loss: float) -> Report:
+    """Return the report of a multilabel test: each label is judged by itself."""
+    truth, predicted = outcome.truth.numpy(), outcome.predicted.numpy()
+    right = int((truth == predicted).sum())
+    figures = (
+        class_figures(
+            name,
+            int((truth[:, i] & predicted[:, i]).sum()),
+            int(predicted[:, i].sum()),
+            int(truth[:, i].sum()),
+        )
+        for i, name in enumerate(target.classes)
+    )
+    return Report(
+        task=target.task, loss=loss, n=len(truth), accuracy=right / truth.size,
+        accuracy_interval=wilson(right, truth.size), classes=tuple(figures), target=target.name,
+    )  # fmt: skip
+
+
+def regression_report(outcome: Outcome, target: TargetSpec, loss: float) -> Report:
+    """Return the report of a regression: MAE, RMSE and R² = 1 - SSE / SST, averaged over the target's columns."""
+    truth, predicted = outcome.truth.double().numpy(), outcome.predicted.double().numpy()
+    error = predicted - truth
+    spread = ((truth - truth.mean(0)) ** 2).sum(0)
+    r2 = np.where(spread > 0, 1 - (error**2).sum(0) / np.where(spread > 0, spread, 1), math.nan).mean()
+    size = np.abs(error).max(1)
+    worst = [
+        {
+            "index": int(i),
+            "true": truth[i].tolist(),
+            "predicted": predicted[i].tolist(),
+            "error": float(size[i]),
+        }
+        for i in np.argsort(-size, kind="stable")[:MOST_WRONG]
+    ]
+    return Report(
+        task=target.task, loss=loss, n=len(truth), mae=float(np.abs(error).mean()), rmse=float(np.sqrt((error**2).mean())),
+        r2=float(r2), target=target.name, most_wrong=tuple(worst),
+    )  # fmt: skip
+
+
+def most_wrong_classes(outcome: Outcome, target: TargetSpec) -> Iterator[dict[str, Any]]:
+    """Give the wrong predictions that the model was surest of."""
+    wrong = (outcome.truth != outcome.predicted).nonzero().flatten()
+    order = torch.argsort(outcome.confidence[wrong], descending=True, stable=True)[:MOST_WRONG]
+    shown = wrong[order]
+    columns = (column[shown].tolist() for column in (outcome.truth, outcome.predicted, outcome.confidence))
+    for index, true, predicted, probability in zip(shown.tolist(), *columns, strict=True):
+        yield {
+            "index": index, "true": target.classes[true], "predicted": target.classes[predicted],
+            "probability": round(probability, 6),
+        }  # fmt: skip

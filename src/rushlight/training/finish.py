@@ -1,0 +1,107 @@
+"""The end of a run: the best weights, the bundle, the report, the plots, the closed history."""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from rushlight import files
+from rushlight.data import Split
+from rushlight.errors import WeightsError
+from rushlight.export import bundle_architecture, load_state, write_bundle
+from rushlight.report import Report
+from rushlight.runs import age, inexact_resumes, read_history, read_losses, write_session
+from rushlight.training.checkpoint import best_checkpoint, read_model_state, state_digest
+from rushlight.training.evaluation import Outcome, evaluate
+from rushlight.training.loop import Epoch, tested_together
+from rushlight.training.state import Training
+from rushlight.version import __version__
+
+
+def finish_run(training: Training, last: Epoch | None) -> None:
+    """Write the bundle, the report and the plots of a run, and close its history."""
+    training.progress.close()
+    training.model.eval()  # training is over: from here on it is used
+    report, outcome = (last.test, last.outcome) if last is not None else (None, None)
+    step = load_best(training)
+    if step is not None:
+        training.progress.message(f"The weights of the best epoch (step {step:,}) are kept.")
+    if step is not None or (last is None and training.state["step"]):  # the last test was of other weights, or is gone
+        report, outcome = test_model(training.model, training.data.test, training)
+    step = training.state["step"] if step is None else step
+    save_bundle(training.folder / "model", training, report, step)
+    save_report(training.folder, report, outcome)
+    try:
+        write_plots(training.folder, report)
+    except Exception as error:  # whatever a font or a canvas may raise, a picture must not cost the run its end
+        training.progress.warning(f"The plots could not be drawn: {type(error).__name__}: {error}")
+    event = {"kind": "event", "event": "finished", "step": step, "state_sha256": state_digest(training.model)}
+    training.history.write({**event, "time": time.time()})
+    training.history.flush()
+    for file in (training.history.lines, training.history.losses):  # what is told to be finished survives a power cut
+        files.sync_file(file.path)
+    write_session(training.folder, "finished", training.state["step"])
+
+
+def load_best(training: Training) -> int | None:
+    """Load the weights of the best epoch where early stopping asks for them; return their step, or None for the last ones."""
+    if training.recipe.early_stopping is None or not training.state["epochs_since_best"]:
+        return None
+    best = best_checkpoint(training.folder)
+    if best is None:
+        return None
+    try:
+        load_state(training.model, read_model_state(best), str(best))
+    except WeightsError as error:
+        training.progress.warning(f"{error.problem} The last weights are kept instead of the best.")
+        return None
+    return age(best)[0]
+
+
+def test_model(model: nn.Module, split: Split | None, training: Training) -> tuple[Report | None, Outcome | None]:
+    """Test a model of a run on one split."""
+    if split is None:
+        return None, None
+    return evaluate(model, split, training.objective, training.data.target, tested_together(training, split))
+
+
+def save_report(folder: Path, report: Report | None, outcome: Outcome | None) -> None:
+    """Write report.json and predictions.npz of a test."""
+    if report is None:
+        return
+    files.write_json(folder / "report.json", report.to_json())
+    if outcome is not None:
+        with files.replacing(folder / "predictions.npz") as file:
+            arrays = {name: getattr(outcome, name).numpy() for name in ("truth", "predicted", "confidence")}
+            np.savez_compressed(file, **arrays)
+
+
+def write_plots(folder: Path, report: Report | None) -> None:
+    """Draw the loss curve and the confusion matrix as PNG."""
+    from rushlight.report import write_confusion_plot, write_loss_plot
+
+    lines = [line for line in read_history(folder) if line["kind"] == "epoch"]
+    write_loss_plot(folder / "loss.png", read_losses(folder), lines)
+    if report is not None and report.confusion:
+        write_confusion_plot(folder / "confusion.png", report.confusion, [figures.name for figures in report.classes])
+
+
+def save_bundle(folder: Path, training: Training, report: Report | None, step: int) -> None:
+    """Write the deliverable: weights, signature, preprocessing, classes, examples; data only."""
+    data = training.data
+    examples = data.examples if training.objective.loss is not None else None  # else only its objective can call it
+    name, value = report.headline if report else ("loss", math.nan)
+    provenance = {
+        "run": training.folder.name, "data": data.name, "data_fingerprint": data.fingerprint, "step": step,
+        "rushlight": __version__, "torch": torch.__version__, "time": time.time(),
+        "inexact": inexact_resumes(training.folder), "figure": {"name": name, "value": value if math.isfinite(value) else None},
+    }  # fmt: skip
+    write_bundle(
+        folder, training.model, features=data.features, target=data.target, architecture=bundle_architecture(training.recipe.model),
+        provenance=provenance, examples=examples,
+    )  # fmt: skip

@@ -1,0 +1,38 @@
+"""What a step minimises and how: losses, optimizers, schedules."""
+
+from rushlight.training.objective.lazy_dynamo import leave_compiler_alone, step_hooks
+from rushlight.training.objective.losses import (
+    LOSS_BY_TASK,
+    Loss,
+    Objective,
+    check_loss_fits,
+    make_objective,
+    named_loss,
+    own_objective,
+    task_of_loss,
+)
+from rushlight.training.objective.optimizers import (
+    check_live_optimizer,
+    check_steps_alone,
+    describe_optimizer,
+    named_optimizer,
+)
+from rushlight.training.objective.schedule import Schedule
+
+__all__ = [
+    "LOSS_BY_TASK",
+    "Loss",
+    "Objective",
+    "Schedule",
+    "check_live_optimizer",
+    "check_loss_fits",
+    "check_steps_alone",
+    "describe_optimizer",
+    "leave_compiler_alone",
+    "make_objective",
+    "named_loss",
+    "named_optimizer",
+    "own_objective",
+    "step_hooks",
+    "task_of_loss",
+]

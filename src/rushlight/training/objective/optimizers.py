@@ -1,0 +1,82 @@
+"""Optimizers: by name, or checked as live objects."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from rushlight.errors import UsageError, suggest
+from rushlight.training.objective.lazy_dynamo import make_optimizer
+
+
+def named_optimizer(name: str, model: nn.Module, arguments: dict[str, Any]) -> Optimizer:
+    """Return a new `torch.optim` optimizer by class name over the model's parameters that train.
+
+    Raises:
+        UsageError: no such optimizer, no such argument, or nothing in the model trains.
+    """
+    known = {
+        key: value for key, value in vars(torch.optim).items()
+        if inspect.isclass(value) and issubclass(value, Optimizer) and value is not Optimizer
+    }  # fmt: skip
+    by_lower = {key.lower(): key for key in known}
+    if name.lower() not in by_lower:
+        raise UsageError(
+            "unknown-optimizer", name=name, known=", ".join(sorted(known)), suggestion=suggest(name, known)
+        )
+    optimizer_class = known[by_lower[name.lower()]]
+    accepted = [key for key in inspect.signature(optimizer_class).parameters if key != "params"]
+    for argument in arguments:
+        if argument not in accepted:
+            raise UsageError(
+                "unknown-optimizer-argument", optimizer=optimizer_class.__name__, argument=argument,
+                known=", ".join(accepted), suggestion=suggest(argument, accepted),
+            )  # fmt: skip
+    for argument, value in arguments.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UsageError("not-a-finite-number", option=argument, value=value)
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not parameters:
+        raise UsageError("nothing-trains", model=type(model).__name__)
+    try:
+        made = make_optimizer(optimizer_class, parameters, arguments)
+    except (TypeError, ValueError) as error:
+        raise UsageError("optimizer-arguments", optimizer=optimizer_class.__name__, reason=error) from error
+    return made
+
+
+def check_live_optimizer(optimizer: Optimizer, model: nn.Module) -> None:
+    """Raise UsageError when a live optimizer holds other parameters than the model's own, or none that trains."""
+    own = {id(parameter): name for name, parameter in model.named_parameters()}
+    held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    foreign = sum(id(parameter) not in own for parameter in held)
+    if foreign:
+        raise UsageError(
+            "foreign-optimizer", optimizer=type(optimizer).__name__, model=type(model).__name__,
+            foreign=foreign, held=len(held),
+        )  # fmt: skip
+    if not any(parameter.requires_grad for parameter in held):
+        raise UsageError("nothing-trains", model=type(model).__name__)
+
+
+def check_steps_alone(optimizer: Optimizer) -> None:
+    """Raise UsageError for an optimizer whose step computes the loss several times, through a closure (LBFGS)."""
+    closure = inspect.signature(type(optimizer).step).parameters.get("closure")
+    if closure is not None and closure.default is inspect.Parameter.empty:
+        raise UsageError("needs-closure", optimizer=type(optimizer).__name__)
+
+
+def describe_optimizer(optimizer: Optimizer) -> dict[str, Any]:
+    """Return the optimizer's class and those of its settings that its constructor takes and JSON can hold."""
+    accepted = inspect.signature(type(optimizer)).parameters
+    plain = {
+        key: value for key, value in optimizer.defaults.items()
+        if key in accepted and isinstance(value, (int, float, str, bool, tuple))
+        and not (isinstance(value, float) and not math.isfinite(value))
+    }  # fmt: skip
+    return {"name": type(optimizer).__name__, "arguments": plain}

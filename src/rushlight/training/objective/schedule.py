@@ -1,0 +1,127 @@
+"""The learning rate over the steps: computed from the step's number, or left to a live scheduler."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+from rushlight.errors import UsageError, check_choice
+from rushlight.training.recipe import SCHEDULES
+
+BY_STEP = (
+    torch.optim.lr_scheduler.OneCycleLR,
+    torch.optim.lr_scheduler.CyclicLR,
+)  # what torch documents as per batch
+
+
+class Schedule:
+    """Sets the learning rate before each step. Owns the optimizer's base rates, or the user's live scheduler.
+
+    A named schedule is a pure function of the step's number, so resuming needs nothing but that number. A live
+    scheduler advances after every step if it is one that torch documents so (OneCycleLR, CyclicLR), else after
+    every epoch; ReduceLROnPlateau gets the test loss.
+    """
+
+    def __init__(
+        self, optimizer: Optimizer, schedule: str | LRScheduler, total_steps: int | None, warmup: int = 0
+    ) -> None:
+        self.optimizer = optimizer
+        self.live = None if isinstance(schedule, str) else schedule
+        self.name = schedule if isinstance(schedule, str) else type(schedule).__name__
+        self.warmup = warmup
+        self.total_steps = total_steps
+        self.base_rates = [float(group["lr"]) for group in optimizer.param_groups]
+        self.by_step = isinstance(schedule, BY_STEP)
+        self.moves = self.live is None and (self.name != "constant" or warmup > 0)
+        if self.live is None:
+            check_choice("schedule", self.name, SCHEDULES)
+        if self.live is None and self.name != "constant" and total_steps is None:
+            raise UsageError("schedule-needs-length", schedule=self.name)
+        if self.live is not None and not isinstance(self.live, LRScheduler):
+            raise UsageError(
+                "bad-choice", option="schedule", value=schedule, choices=f"{', '.join(SCHEDULES)} or a live scheduler",
+                suggestion="",
+            )  # fmt: skip
+        if self.live is not None and self.live.optimizer is not optimizer:
+            raise UsageError("foreign-scheduler", schedule=self.name)
+
+    def before_step(self, step: int) -> None:
+        """Set the learning rate of step `step` (from 0)."""
+        if self.moves:
+            factor = schedule_factor(self.name, step, self.total_steps or 1, self.warmup)
+            for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
+                group["lr"] = rate * factor
+
+    def after_step(self) -> None:
+        """Advance a live scheduler that goes by steps."""
+        if self.by_step and self.live is not None:
+            try:
+                self.live.step()
+            except ValueError as error:  # OneCycleLR beyond its total_steps
+                raise UsageError("scheduler-ended", schedule=self.name, reason=error) from error
+
+    def after_epoch(self, loss: float) -> None:
+        """Advance a live scheduler that goes by epochs; `loss` is the test loss."""
+        if self.live is None or self.by_step:
+            return
+        if isinstance(self.live, ReduceLROnPlateau):
+            self.live.step(loss)
+        else:
+            self.live.step()
+
+    def scale(self, factor: float) -> None:
+        """Multiply the learning rate by `factor`, from here on."""
+        self.base_rates = [rate * factor for rate in self.base_rates]
+        if self.live is not None and hasattr(self.live, "base_lrs"):
+            self.live.base_lrs = [rate * factor for rate in self.live.base_lrs]
+        for group in self.optimizer.param_groups:
+            group["lr"] *= factor
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint must hold."""
+        live = (
+            {} if self.live is None else {k: v for k, v in self.live.state_dict().items() if not inspect.isfunction(v)}
+        )
+        return {"name": self.name, "base_rates": self.base_rates, "live": live}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what `state_dict` gave."""
+        self.base_rates = list(state["base_rates"])
+        if self.live is None and not self.moves and state["name"] != self.name:  # not at the other's last rate
+            for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
+                group["lr"] = rate
+        if self.live is not None:
+            self.live.load_state_dict(state["live"])
+
+
+def schedule_factor(name: str, step: int, total: int, warmup: int) -> float:
+    """Return what the learning rate of step `step` (from 0) of `total` is multiplied by.
+
+    warm-up:   `(step + 1) / warmup` for the first `warmup` steps, then the schedule over the steps that remain
+    constant:  1
+    cosine:    (1 + cos(π t)) / 2, for t from 0 to 1 (Loshchilov & Hutter, arXiv:1608.03983, without restarts)
+    onecycle:  up from 1/25 to 1 over the first 30 %, down to 1e-4 / 25 over the rest, both along a cosine (Smith &
+               Topin, arXiv:1708.07120): the learning rates of torch's OneCycleLR; momentum is left alone
+    """
+    if step < warmup:
+        return (step + 1) / warmup
+    t = (step - warmup) / max(total - warmup, 1)
+    if name == "cosine":
+        return (1 + math.cos(math.pi * t)) / 2
+    if name == "onecycle":
+        return one_cycle(step - warmup, total - warmup)
+    return 1.0
+
+
+def one_cycle(step: int, total: int) -> float:
+    """Return the one-cycle factor of step `step` (from 0) of `total`, as torch's OneCycleLR counts: the last is the end."""
+    low, high, end = 1 / 25, 1.0, 1e-4 / 25
+    peak, last = 0.3 * total - 1, total - 1
+    rises = step <= peak
+    start, stop, share = (low, high, step / peak) if rises else (high, end, (step - peak) / (last - peak))
+    return stop + (start - stop) * (1 + math.cos(math.pi * share)) / 2

@@ -1,0 +1,6 @@
+"""Where the time of a step goes."""
+
+from rushlight.training.profile.waiting import telling_of_waiting
+from rushlight.training.profile.watch import profiled
+
+__all__ = ["profiled", "telling_of_waiting"]

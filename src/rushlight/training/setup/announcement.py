@@ -1,0 +1,52 @@
+"""What is said when a training starts."""
+
+from __future__ import annotations
+
+import torch
+
+from rushlight.console import format_count
+from rushlight.data import Data
+from rushlight.device import device_name
+from rushlight.training.recipe import Recipe, steps_per_epoch
+from rushlight.training.setup.describe import label_of
+from rushlight.training.state import Training
+
+
+def batch_notes(data: Data, recipe: Recipe) -> tuple[str, ...]:
+    """Say when the batch is larger than the data."""
+    samples, size = data.train.samples, recipe.batch_size * recipe.accumulate
+    if samples is None or size <= samples:
+        return ()
+    return (
+        f"The batch size ({size}) is larger than the training split ({samples} samples): every epoch is one step. "
+        "A smaller batch takes more steps, and learns faster.",
+    )
+
+
+def announce(training: Training, loss_name: str) -> None:
+    """Say what is trained on what, and every decision that was made on the way."""
+    recipe, data = training.recipe, training.data
+    parameters = sum(parameter.numel() for parameter in training.model.parameters() if parameter.requires_grad)
+    test = "" if data.test is None or data.test.samples is None else f" + {data.test.samples:,} to test"
+    samples = "streamed" if data.train.samples is None else f"{data.train.samples:,} samples{test}"
+    steps = steps_per_epoch(data.train.samples, recipe)
+    each = "" if steps is None else f" of {plural(steps, 'step')}"
+    rate = training.optimizer.param_groups[0]["lr"]
+    threads = f", {torch.get_num_threads()} threads" if training.device.type == "cpu" else ""
+    schedule = "" if training.schedule.name == "constant" else f", {training.schedule.name}"
+    training.progress.start(
+        f"{label_of(recipe.model)} on {data.name}",
+        [
+            f"{format_count(parameters)} parameters, {samples}, {plural(recipe.epochs, 'epoch')}{each}, batch {recipe.batch_size}"
+            + (f" × {recipe.accumulate}" if recipe.accumulate > 1 else ""),
+            f"{type(training.optimizer).__name__}, lr {rate:g}{schedule}, {loss_name}, {recipe.precision}, seed {recipe.seed}",
+            f"{training.device}: {device_name(training.device)}{threads}",
+            f"{training.folder}",
+            *data.notes,
+        ],
+    )
+
+
+def plural(count: int, word: str) -> str:
+    """Return '1 epoch', '5 epochs'."""
+    return f"{count:,} {word}{'' if count == 1 else 's'}"

@@ -1,0 +1,67 @@
+"""What the bits of a training depend on besides its recipe, and what has changed of it."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from rushlight.data import Data
+from rushlight.device import device_name
+
+WORDS = {
+    "torch": "the version of torch",
+    "threads": "the number of threads",
+    "device": "the device",
+    "processor": "the processor",
+    "instructions": "the instructions torch uses on it",
+    "matmul_precision": "torch.get_float32_matmul_precision()",
+    "deterministic": "torch.are_deterministic_algorithms_enabled()",
+}
+REMEDIES = {"threads": "OMP_NUM_THREADS={then} in the environment", "torch": "pip install torch=={then}"}
+
+
+def conditions_of(model: nn.Module, data: Data, device: torch.device) -> dict[str, Any]:
+    """Return what the bits depend on, JSON-ready. Digests stand for the data and for the model's architecture."""
+    return {
+        "data": data.fingerprint,
+        "model": architecture_digest(model),
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "device": str(device),
+        "processor": device_name(device),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "matmul_precision": torch.get_float32_matmul_precision(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+    }
+
+
+def architecture_digest(model: nn.Module) -> str:
+    """Return the SHA-256 over the layers with their settings, and the names, shapes and dtypes of all tensors."""
+    layers = re.sub(r" at 0x[0-9a-fA-F]+", "", repr(model))  # where an object lies in memory is no setting
+    tensors = (*model.named_parameters(), *model.named_buffers())
+    lines = [f"{name} {tuple(tensor.shape)} {tensor.dtype}" for name, tensor in tensors]
+    return hashlib.sha256("\n".join([layers, *lines]).encode()).hexdigest()
+
+
+def differences(then: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
+    """Give a sentence for each condition that is not what it was."""
+    if then.get("data") != now["data"]:
+        yield "the data is not what this run was trained on: its fingerprint differs"
+    if then.get("model") != now["model"]:
+        yield "the model is not the one this run was trained with: its layers or their settings differ"
+    for name, words in WORDS.items():
+        if name in then and then[name] != now[name]:
+            yield f"{words}: {then[name]} then, {now[name]} now"
+
+
+def remedies(then: dict[str, Any], now: dict[str, Any]) -> str:
+    """Return how to put back what can be put back, as part of a sentence; '' when there is nothing of that kind."""
+    found = [
+        text.format(then=then[name]) for name, text in REMEDIES.items() if name in then and then[name] != now[name]
+    ]
+    return f" ({'; '.join(found)})" if found else ""

@@ -1,0 +1,111 @@
+"""How the recipe describes live objects and names; the records a run starts with."""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from rushlight import files
+from rushlight.data import DATASETS, Data, options_to_json
+from rushlight.device import describe_environment
+from rushlight.training.objective import describe_optimizer
+from rushlight.training.recipe import Recipe, recipe_to_json
+from rushlight.training.setup.choose import data_options
+from rushlight.training.setup.options import Options
+from rushlight.version import __version__
+
+
+def make_recipe(
+    options: Options,
+    model: dict[str, Any],
+    data: dict[str, Any],
+    loss_name: str,
+    optimizer: Optimizer,
+    opened: Data,
+) -> Recipe:
+    """Return the recipe of everything that was chosen."""
+    schedule = options["schedule"]
+    names = {entry.name for entry in fields(Recipe)} - {"model", "data", "loss", "optimizer", "schedule"}
+    chosen: dict[str, Any] = {key: value for key, value in options.items() if key in names}
+    chosen.setdefault("batch_size", opened.batch_size or 64)
+    is_live_loss = "objective" in options or not is_named_loss(options.get("loss"))
+    is_live_optimizer = isinstance(options.get("optimizer"), Optimizer)
+    return Recipe(
+        model=model,
+        data=data,
+        loss={"name": loss_name, **({"live": True} if is_live_loss else {})},
+        optimizer={**describe_optimizer(optimizer), **({"live": True} if is_live_optimizer else {})},
+        schedule=describe_schedule(schedule, options.get("warmup", 0)),
+        **chosen,
+    )  # fmt: skip
+
+
+def describe_schedule(schedule: str | LRScheduler, warmup: int) -> dict[str, Any]:
+    """Return how the recipe describes a schedule."""
+    if isinstance(schedule, str):
+        return {"name": schedule, "warmup": warmup}
+    return {"name": type(schedule).__name__, "warmup": warmup, "live": True}
+
+
+def is_named_loss(given: Any) -> bool:
+    """Tell whether a loss can be made again from its name: none was given, a name, or a plain one of torch.nn."""
+    if given is None or isinstance(given, str):
+        return True
+    if type(given) is not getattr(nn, type(given).__name__, None):
+        return False
+    settings = [{key: value for key, value in vars(loss).items() if key[0] != "_"} for loss in (given, type(given)())]
+    return settings[0] == settings[1] and not any(buffer is not None for buffer in given._buffers.values())
+
+
+def describe_data(data: Any, options: Options) -> dict[str, Any]:
+    """Return how the recipe describes the data: where it is and how to open it, or that it was a live object."""
+    opening = options_to_json(data_options(options))
+    test = options.get("test_data")
+    if isinstance(data, (str, Path)) and (test is None or isinstance(test, (str, Path))):
+        source = str(Path(data).resolve()) if Path(data).exists() and str(data) not in DATASETS else str(data)
+        described = {
+            "name": Path(source).stem if source != str(data) else str(data),
+            "source": source,
+            "options": opening,
+        }
+        return (
+            {**described, "test": str(test) if str(test) in DATASETS else str(Path(test).resolve())}
+            if test
+            else described
+        )
+    name = data.name if isinstance(data, Data) else type(data).__name__
+    return {"name": name, "live": True, "options": opening}
+
+
+def label_of(described: dict[str, Any]) -> str:
+    """Return the short name of a described model."""
+    return str(described["name"])
+
+
+def write_records(folder: Path, recipe: Recipe, data: Data, device: torch.device, conditions: dict[str, Any]) -> None:
+    """Write environment.json and recipe.json. The recipe comes last: a folder that has it is a run, and has both."""
+    environment = {
+        "rushlight": __version__, **describe_environment(), "device": str(device), "command": sys.argv,
+        "host": platform.node(), "git_commit": git_commit(), "data_fingerprint": data.fingerprint,
+        "data_notes": list(data.notes), "conditions": conditions,
+    }  # fmt: skip
+    files.write_json(folder / "environment.json", environment)
+    files.write_json(folder / "recipe.json", recipe_to_json(recipe))
+
+
+def git_commit() -> str | None:
+    """Return the commit of the git checkout we are in, or None."""
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        command = ["git", "rev-parse", "HEAD"]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=2).stdout.strip()
+    return None

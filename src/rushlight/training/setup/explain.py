@@ -1,0 +1,253 @@
+"""Why a model failed on a batch, in a beginner's words: which layer, what it expects, what it got, what to write."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rushlight.data import Batch, Data, TargetSpec
+from rushlight.errors import ModelError, RushlightError, UsageError
+from rushlight.training.evaluation import eval_mode
+from rushlight.training.state import Training
+
+ENDS_IN_ACTIVATION = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.GELU, nn.Sigmoid, nn.Tanh)
+ENDS_IN_PROBABILITIES = (nn.Softmax, nn.LogSoftmax)
+
+
+@dataclass
+class Trace:
+    """What a forward pass went through: the layers entered and not left, and the last that gave an output."""
+
+    entered: list[tuple[str, nn.Module, Any]] = field(default_factory=list)
+    last: tuple[str, nn.Module, Any] | None = None
+
+    @property
+    def failed(self) -> tuple[str, nn.Module, Any] | None:
+        """The innermost layer that was entered and not left: (name, layer, its input)."""
+        return self.entered[-1] if self.entered else None
+
+
+@contextmanager
+def traced(model: nn.Module) -> Iterator[Trace]:
+    """Follow the forward passes of a block through the model's layers."""
+    trace = Trace()
+    names = {module: name for name, module in model.named_modules()}
+
+    def enter(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        trace.entered.append((names[module], module, inputs[0] if inputs else None))
+
+    def leave(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        trace.entered.pop()
+        trace.last = (names[module], module, output) if not any(module.children()) else trace.last
+
+    hooks = [module.register_forward_pre_hook(enter) for module in names]
+    hooks += [module.register_forward_hook(leave) for module in names]
+    try:
+        yield trace
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def check_model(
+    model: nn.Module, data: Data, device: torch.device, loss: object
+) -> tuple[TargetSpec | None, tuple[str, ...]]:
+    """Run the model on two samples before training, in eval mode, so that nothing in it changes.
+
+    Returns the target spec (with more classes where the model has more outputs than the labels use) and what there is
+    to say. Lazy layers take their shape here.
+
+    Raises:
+        ModelError: the model cannot take the data, or gives outputs of another shape than the targets need.
+    """
+    batch = first_samples(data, device)
+    if batch is None or data.features is None:
+        return data.target, ()
+    with torch.random.fork_rng(devices=[]), eval_mode(model), torch.no_grad(), traced(model) as trace:
+        try:
+            outputs = model(batch[0])
+        except Exception as error:  # whatever is wrong in a forward of the user's own, its line is what they need
+            raise explain_forward(error, model, trace, batch[0]) from error
+    if data.target is None:
+        return None, ()
+    target = check_outputs(outputs, data.target, model)
+    return target, tuple(last_layer_notes(trace, target, outputs, loss))
+
+
+def first_samples(data: Data, device: torch.device) -> Batch | None:
+    """Return a batch of the first training samples, or None where the batches are not (inputs, targets)."""
+    split = data.train.to(device)
+    for batch in split.in_order(2):
+        if isinstance(batch, (tuple, list)) and len(batch) == 2 and isinstance(batch[0], Tensor):
+            return batch
+        return None
+    return None
+
+
+def check_outputs(outputs: Any, target: TargetSpec, model: nn.Module) -> TargetSpec:
+    """Check the shape of the outputs against the targets; return the target spec that fits them."""
+    name, wanted = type(model).__name__, target.outputs
+    if not isinstance(outputs, Tensor):
+        raise ModelError("outputs-no-tensor", model=name, found=type(outputs).__name__)
+    if outputs.dim() < 2 or outputs.shape[0] == 0:
+        raise ModelError("outputs-shape", model=name, found=tuple(outputs.shape), wanted=f"(batch, {wanted})")
+    found = int(outputs.shape[1])
+    if target.task == "classification" and found > wanted:
+        extra = tuple(f"class {number}" for number in range(wanted, found))
+        return TargetSpec(target.task, target.classes + extra, target.width, target.name)
+    if found != wanted:
+        key = "too-few-outputs" if target.task == "classification" else "wrong-outputs"
+        raise ModelError(
+            key,
+            model=name,
+            found=found,
+            wanted=wanted,
+            task=target.task,
+            last=found - 1,
+            last_label=wanted - 1,
+        )
+    return target
+
+
+def last_layer_notes(trace: Trace, target: TargetSpec, outputs: Tensor, loss: object) -> Iterator[str]:
+    """Say when the network ends in a layer that hampers its loss: a ReLU on the logits, a softmax before cross-entropy."""
+    if trace.last is None or not isinstance(trace.last[2], Tensor) or trace.last[2] is not outputs:
+        return
+    name, layer, _ = trace.last
+    kind = type(layer).__name__
+    wants_logits = isinstance(loss, (nn.CrossEntropyLoss, nn.BCEWithLogitsLoss))
+    if wants_logits and isinstance(layer, ENDS_IN_ACTIVATION):
+        yield (
+            f'The network ends in {kind} (layer "{name}"), on the logits: they cannot take every value there, so some classes may '
+            f"never be learnt. Leave that {kind} out."
+        )
+    if wants_logits and isinstance(layer, ENDS_IN_PROBABILITIES):
+        yield (
+            f'The network ends in {kind} (layer "{name}"), and {type(loss).__name__} applies one itself: training is slowed twice over. '
+            f"Leave that {kind} out."
+        )
+    if target.task == "regression" and isinstance(layer, nn.ReLU):
+        yield f'The network ends in ReLU (layer "{name}"): it can never predict a value below the mean. Leave it out.'
+
+
+def explain_step_error(error: Exception, model: nn.Module, batch: Batch | None, training: Training) -> BaseException:
+    """Return the error to raise for a step that failed: an explained one, or `error` itself where we know no better."""
+    if isinstance(error, RushlightError):
+        return error
+    text = str(error)
+    if "Expected more than 1 value per channel" in text and batch is not None:
+        return ModelError(
+            "batch-of-one", batch_size=training.recipe.batch_size, step=training.state["step"] + 1,
+            samples=training.data.train.samples,
+        )  # fmt: skip
+    if "can be implicitly created only for scalar outputs" in text:
+        return UsageError("loss-not-scalar")
+    if "does not require grad and does not have a grad_fn" in text:
+        return UsageError("loss-without-gradient")
+    if "does not support dense gradients" in text or "does not support sparse gradients" in text:
+        return UsageError("optimizer-gradients", reason=text.splitlines()[0])
+    inputs = batch[0] if isinstance(batch, (tuple, list)) and batch and isinstance(batch[0], Tensor) else None
+    if inputs is None:
+        return error
+    target = training.data.target
+    targets = batch[1] if batch is not None and len(batch) > 1 else None
+    if isinstance(targets, Tensor) and "out of bounds" in text and target is not None:
+        return ModelError(
+            "label-beyond-outputs", low=int(targets.min()), high=int(targets.max()), reason=text,
+            step=training.state["step"] + 1,
+        )  # fmt: skip
+    with torch.no_grad(), torch.random.fork_rng(devices=[]), traced(model) as trace:
+        try:
+            model(inputs)
+        except (RuntimeError, ValueError, TypeError, IndexError) as again:
+            return explain_forward(again, model, trace, inputs)
+    return error
+
+
+def explain_forward(error: Exception, model: nn.Module, trace: Trace, inputs: Tensor) -> ModelError:
+    """Return the error that names the layer a forward pass failed in, what it expects, and what it got."""
+    name, layer, given = trace.failed or ("", model, inputs)
+    place = f'layer "{name}" ({type(layer).__name__})' if name else f"{type(model).__name__}.forward"
+    shape = shape_of(given)
+    text = str(error).strip().splitlines()[0]
+    if isinstance(given, Tensor) and isinstance(
+        error, (RuntimeError, ValueError, TypeError, IndexError)
+    ):  # torch's own
+        if isinstance(layer, nn.Linear) and given.shape[-1] != layer.in_features:
+            return linear_mismatch(layer, place, given, inputs)
+        if isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+            if given.dim() - 2 != len(layer.kernel_size) and given.dim() - 1 != len(layer.kernel_size):
+                return ModelError("conv-dimensions", place=place, shape=shape, dimensions=len(layer.kernel_size) + 2)
+            channels = given.shape[1] if given.dim() - 2 == len(layer.kernel_size) else given.shape[0]
+            if channels != layer.in_channels:
+                kind = type(layer).__name__
+                return ModelError(
+                    "conv-channels", place=place, expected=layer.in_channels, found=channels, shape=shape, kind=kind,
+                    outputs=layer.out_channels,
+                )  # fmt: skip
+        features = getattr(layer, "num_features", None)
+        if features is not None and given.dim() > 1 and given.shape[1] != features:
+            kind = type(layer).__name__
+            return ModelError(
+                "norm-features", place=place, expected=features, found=given.shape[1], shape=shape, kind=kind
+            )
+        if isinstance(layer, nn.Embedding):
+            found = str(given.dtype).removeprefix("torch.")
+            low, high = (float(given.min()), float(given.max())) if given.numel() else (0, 0)
+            return ModelError(
+                "embedding", place=place, size=layer.num_embeddings, last=layer.num_embeddings - 1, low=f"{low:g}",
+                high=f"{high:g}", found=found,
+            )  # fmt: skip
+    return ModelError(
+        "forward-failed", place=place, shape=shape, reason=f"{type(error).__name__}: {text}", where=user_line(error, place),
+        batch=shape_of(inputs),
+    )  # fmt: skip
+
+
+def linear_mismatch(layer: nn.Linear, place: str, given: Tensor, inputs: Tensor) -> ModelError:
+    """Return the error for a linear layer whose input has another size, with the line to write."""
+    found, sample = int(given.shape[-1]), tuple(inputs.shape[1:])
+    flattened = 1
+    for size in given.shape[1:]:
+        flattened *= int(size)
+    if given.dim() > 2 and flattened == layer.in_features:
+        return ModelError("needs-flatten", place=place, expected=layer.in_features, shape=shape_of(given))
+    if given.dim() > 2 and given is inputs:
+        return ModelError(
+            "linear-on-image", place=place, expected=layer.in_features, shape=shape_of(given), flat=flattened,
+            outputs=layer.out_features,
+        )  # fmt: skip
+    whole = 1
+    for size in sample:
+        whole *= int(size)
+    origin = f" ({'×'.join(map(str, sample))} flattened)" if whole == found and len(sample) > 1 else ""
+    return ModelError(
+        "linear-features",
+        place=place,
+        expected=layer.in_features,
+        found=found,
+        origin=origin,
+        outputs=layer.out_features,
+    )
+
+
+def shape_of(value: Any) -> str:
+    """Return a tensor's shape as a person writes it, '(64, 1, 28, 28) float32', or the type of anything else."""
+    if isinstance(value, Tensor):
+        return f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"
+    return type(value).__name__
+
+
+def user_line(error: Exception, place: str) -> str:
+    """Return ' at net.py, line 12: x = x.view(-1, 784)' for the last line outside torch and Rushlight, or ''."""
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        path = frame.filename.replace("\\", "/")
+        if "/torch/" not in path and "/rushlight/" not in path:
+            return f" at {frame.filename}, line {frame.lineno}: {frame.line}"
+    return ""

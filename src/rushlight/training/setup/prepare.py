@@ -1,0 +1,76 @@
+"""From what was given to a `Training`: open, build, fit together and check, before anything is written."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+
+from rushlight.console import Progress, fetch_progress
+from rushlight.data import open_source
+from rushlight.device import bfloat16_refusal, choose_device, keep_freed_memory
+from rushlight.errors import UsageError
+from rushlight.training.record import open_history
+from rushlight.training.setup.announcement import batch_notes
+from rushlight.training.setup.choose import (
+    check_together,
+    choose_model,
+    choose_objective,
+    choose_optimizer,
+    data_options,
+    fit,
+    make_schedule,
+)
+from rushlight.training.setup.conditions import conditions_of
+from rushlight.training.setup.describe import describe_data, make_recipe, write_records
+from rushlight.training.setup.options import Options, default_schedule
+from rushlight.training.setup.origin import begun_or_new, check_way_back
+from rushlight.training.state import Training, new_state
+
+
+def start_training(
+    model: str | nn.Module, data: Any, options: Options, stack: contextlib.ExitStack
+) -> tuple[Training, str]:
+    """Open, build and check everything that one run needs; its folder is made last, when nothing can be wrong any more."""
+    check_together(model, options)
+    progress = Progress(options.get("quiet", False), options.get("to_stderr", False))
+    stack.callback(progress.close)
+    keep_freed_memory()
+    device, device_notes = choose_device(options.get("device", "auto"))
+    opened = open_source(
+        data,
+        options.get("test_data"),
+        data_options(options),
+        None if options.get("quiet") else fetch_progress(),
+    )
+    if options.get("schedule", "auto") == "auto":
+        options = {**options, "schedule": default_schedule(options, opened.train.samples is not None)}
+    objective, opened, loss_name = choose_objective(options, opened)
+    module, described = choose_model(model, opened, options)
+    training_data, notes = fit(module, opened, objective, device, described.get("seed"))
+    optimizer = choose_optimizer(options, module)
+    recipe = make_recipe(options, described, describe_data(data, options), loss_name, optimizer, opened)
+    if not options.get("warmup", 0) >= 0:
+        raise UsageError("negative", option="warmup", value=options["warmup"])
+    own_size = getattr(getattr(opened.train, "loader", None), "batch_size", None)
+    if own_size is not None and options.get("batch_size", own_size) != own_size:
+        raise UsageError("batch-size-of-loader", given=options["batch_size"], own=own_size)
+    if recipe.precision == "bfloat16" and (refusal := bfloat16_refusal(device)):
+        raise UsageError("no-bfloat16", reason=refusal)
+    schedule = make_schedule(options["schedule"], options.get("warmup", 0), optimizer, training_data, recipe)
+    notes = (*device_notes, *opened.notes, *batch_notes(opened, recipe), *notes)
+    training_data = replace(training_data, notes=notes)
+    conditions = conditions_of(module, training_data, device)
+    folder, origin = begun_or_new(recipe, conditions, opened.name, options, stack)
+    if origin is None:
+        write_records(folder, recipe, training_data, device, conditions)
+    else:
+        check_way_back(folder, recipe, origin.checkpoint)
+    history = open_history(folder, recipe, progress, stack)
+    training = Training(
+        recipe, module, training_data, objective, optimizer, schedule, device, folder, history, progress, new_state(),
+        conditions, origin,
+    )  # fmt: skip
+    return training, loss_name

@@ -1,0 +1,591 @@
+"""Who reads, and how: whatever it is, the batches are those that seeded reads of one sample after the other give."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import signal
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import Dataset, Subset
+
+import rushlight
+from rushlight.data.feed import reading
+from rushlight.data.feed.reading import Reader, Threads, digest
+from rushlight.data.feed.streamed import StreamedSplit
+from rushlight.data.order import epoch_order, sample_seed
+from rushlight.data.sources.datasets.datasets import open_dataset
+from rushlight.data.sources.images.folder import open_image_folder
+from rushlight.data.sources.images.pixels import no_image_warnings
+from rushlight.errors import DataError
+from rushlight.training.checkpoint.checkpoint import state_digest
+
+COUNT = 23
+
+
+def as_given(batch: Any) -> Any:
+    return batch
+
+
+class Numbers(Dataset[Any]):
+    """Samples that draw from all three generators where `drawing` says so; it counts how it was read."""
+
+    def __init__(self, drawing: frozenset[int] = frozenset(), count: int = COUNT) -> None:
+        self.drawing, self.count = drawing, count
+        self.one_by_one = 0
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        self.one_by_one += 1
+        return self.read(index)
+
+    def read(self, index: int) -> tuple[Tensor, int]:
+        drawn = [0.0, 0.0, 0.0]
+        if index in self.drawing:
+            drawn = [random.random(), float(np.random.rand()), torch.rand(()).item()]
+        return torch.tensor([float(index), *drawn], dtype=torch.float64), index % 3
+
+
+class Together(Numbers):
+    """The same, which can also give several samples at once."""
+
+    def __init__(self, drawing: frozenset[int] = frozenset(), count: int = COUNT) -> None:
+        super().__init__(drawing, count)
+        self.at_once = 0
+
+    def __getitems__(self, indices: list[int]) -> list[tuple[Tensor, int]]:
+        self.at_once += 1
+        return [self.read(index) for index in indices]
+
+
+class Pids(Numbers):
+    """Samples that say which process read them."""
+
+    def read(self, index: int) -> tuple[Tensor, int]:
+        return torch.tensor([os.getpid()]), index
+
+
+def by_hand(dataset: Numbers, size: int, seed: int = 5, epoch: int = 1) -> list[tuple[Tensor, Tensor]]:
+    """Read as the documentation says: each sample with its own seed, one after the other."""
+    batches = []
+    indices = epoch_order(seed, epoch, len(dataset)).tolist()
+    for first in range(0, len(indices), size):
+        samples = []
+        for index in indices[first : first + size]:
+            random.seed(sample_seed(seed, epoch, index))
+            np.random.seed(sample_seed(seed, epoch, index))
+            torch.manual_seed(sample_seed(seed, epoch, index))
+            samples.append(dataset.read(index))
+        batches.append((torch.stack([x for x, _ in samples]), torch.tensor([y for _, y in samples])))
+    return batches
+
+
+def read(split: Any, size: int = 4, seed: int = 5, epoch: int = 1) -> list[tuple[Tensor, Tensor]]:
+    return list(split.batches(size, seed=seed, epoch=epoch))
+
+
+def assert_same(one: list[Any], other: list[Any]) -> None:
+    assert len(one) == len(other)
+    for (x, y), (other_x, other_y) in zip(one, other, strict=True):
+        assert torch.equal(x, other_x)
+        assert torch.equal(y, other_y)
+
+
+def positions() -> tuple[Any, ...]:
+    """Return the next numbers of all three generators, and leave them where they were."""
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    drawn = random.random(), float(np.random.rand()), torch.rand(2).tolist()
+    random.setstate(states[0])
+    np.random.set_state(states[1])
+    torch.set_rng_state(states[2])
+    return drawn
+
+
+class Interrupting(BaseException):
+    """What a signal that ends the reading raises, as training's own does."""
+
+
+@pytest.mark.parametrize("kind", ["seeded samples", "samples that are watched", "a block", "entering a block"])
+def test_a_signal_in_the_midst_of_putting_the_generators_back_leaves_none_of_them_elsewhere(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def leave(number: int, frame: Any) -> None:
+        raise Interrupting
+
+    def signalled(owner: Any, name: str) -> None:
+        plain = getattr(owner, name)
+
+        def once(*arguments: Any) -> Any:
+            result = plain(*arguments)
+            monkeypatch.setattr(owner, name, plain)
+            signal.raise_signal(signal.SIGTERM)
+            return result
+
+        monkeypatch.setattr(owner, name, once)
+
+    def seed_a_block() -> None:
+        with reading.seeded(3):
+            random.random()
+
+    reader = Reader(Numbers(frozenset(range(COUNT))), as_given, True if kind == "seeded samples" else None, False)
+    request = reading.Request(5, 1, [3, 4])
+    for seed in (random.seed, np.random.seed, torch.manual_seed):
+        seed(7)
+    before, handler = positions(), signal.signal(signal.SIGTERM, leave)
+    try:
+        signalled(np.random, "seed" if kind == "entering a block" else "set_state")
+        with pytest.raises(Interrupting):
+            seed_a_block() if kind.endswith("block") else reader.read(request)
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+    assert positions() == before
+
+
+# ── one by one, or together ──────────────────────────────────────────────────────────────────────────────────
+
+
+@given(
+    drawing=st.frozensets(st.integers(0, COUNT - 1)), size=st.integers(1, 30), epoch=st.integers(1, 5),
+    kind=st.sampled_from([Numbers, Together]), draws=st.sampled_from([True, None]),
+)  # fmt: skip
+@settings(max_examples=60, deadline=None)
+def test_batches_are_those_of_seeded_reads_whichever_samples_draw(
+    drawing: frozenset[int], size: int, epoch: int, kind: type[Numbers], draws: bool | None
+) -> None:
+    dataset = kind(drawing)
+    expected = by_hand(dataset, size, epoch=epoch)
+    random.seed(1)
+    np.random.seed(1)
+    torch.manual_seed(1)
+    before = positions()
+    split = StreamedSplit(dataset, as_given, draws=draws, together=kind is Together)
+    assert_same(read(split, size, epoch=epoch), expected)
+    assert positions() == before
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("drawing", [frozenset(), frozenset({3, 11}), frozenset(range(COUNT))], ids=len)
+def test_workers_find_out_for_themselves_whether_reading_draws(drawing: frozenset[int], workers: int) -> None:
+    dataset = Together(drawing)
+    split = StreamedSplit(dataset, as_given, workers, draws=None, together=True)
+    assert_same(read(split), by_hand(dataset, 4))
+
+
+@pytest.mark.parametrize("draws", [True, None])
+def test_a_signal_in_the_middle_of_a_read_leaves_the_generators_as_they_were(draws: bool | None) -> None:
+    class Signal(BaseException):
+        pass
+
+    class Left(Numbers):
+        def read(self, index: int) -> tuple[Tensor, int]:
+            super().read(index)
+            raise Signal
+
+    before = positions()
+    with pytest.raises(Signal):
+        read(StreamedSplit(Left(frozenset(range(COUNT))), as_given, draws=draws))
+    assert positions() == before
+
+
+def test_a_dataset_that_gives_batches_is_asked_for_batches() -> None:
+    dataset = Together()
+    assert_same(read(StreamedSplit(dataset, as_given, draws=None, together=True)), by_hand(dataset, 4))
+    assert (dataset.at_once, dataset.one_by_one) == (6, 0)
+
+
+def test_once_a_batch_has_drawn_all_are_read_one_by_one() -> None:
+    dataset = Together(frozenset(range(COUNT)))
+    split = StreamedSplit(dataset, as_given, draws=None, together=True)
+    for epoch in (1, 2):
+        assert_same(read(split, epoch=epoch), by_hand(dataset, 4, epoch=epoch))
+    assert (dataset.at_once, dataset.one_by_one) == (1, 2 * COUNT)
+
+
+def opened(train: Any, test: Any = None, limit: int = 100) -> Any:
+    return open_dataset(train, train if test is None else test, memory_limit=limit)
+
+
+def test_a_users_dataset_that_draws_nothing_is_read_in_batches_to_train_and_to_test_on() -> None:
+    dataset = Together()
+    data = opened(dataset)
+    dataset.at_once = dataset.one_by_one = 0
+    assert len(list(data.train.batches(4, seed=0, epoch=1))) == len(list(data.test.in_order(4))) == 6
+    assert (dataset.at_once, dataset.one_by_one) == (12, 0)
+    subset = Subset(Together(), list(range(5, 20)))  # torch's own has __getitems__ too
+    assert opened(subset).train.together
+
+
+def test_one_that_draws_is_read_sample_by_sample_though_it_could_give_batches() -> None:
+    dataset = Together(frozenset(range(COUNT)))
+    data = opened(dataset, limit=2**30)
+    assert (data.train.draws, data.train.together, data.test.together) == (True, False, False)
+    assert dataset.at_once == 0
+
+
+def test_batches_that_differ_from_the_samples_are_not_used_and_that_is_said() -> None:
+    class Sorted(Together):
+        def __getitems__(self, indices: list[int]) -> list[tuple[Tensor, int]]:
+            return [self.read(index) for index in sorted(indices)]
+
+    data = opened(Sorted())
+    assert not data.train.together
+    said = "Sorted is read one sample at a time: its __getitems__ gives other samples than its __getitem__."
+    assert said in data.notes
+
+
+class FailsTogether(Together):
+    def __getitems__(self, indices: list[int]) -> Any:
+        if self.at_once > 2:
+            return "nothing" if self.drawing else super().__getitems__(indices)[1:]
+        return super().__getitems__(indices)
+
+
+class LacksSeven(Together):
+    def read(self, index: int) -> tuple[Tensor, int]:
+        if index == 7:
+            raise KeyError("no such thing")
+        return super().read(index)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_sample_that_fails_in_a_batch_is_named(workers: int) -> None:
+    with pytest.raises(DataError) as caught:
+        list(StreamedSplit(LacksSeven(), as_given, workers, draws=None, together=True).in_order(5))
+    assert caught.value.key == "sample-failed"
+    assert "reading sample 7 failed: KeyError: 'no such thing'" in caught.value.problem
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_batches_that_fail_where_samples_do_not_are_an_error_that_says_so(workers: int) -> None:
+    with pytest.raises(DataError) as caught:
+        list(StreamedSplit(FailsTogether(), as_given, workers, draws=None, together=True).in_order(5))
+    assert caught.value.key == "samples-failed-together"
+    assert "reading 5 samples at once (15 is the first of them) by its __getitems__ failed" in caught.value.problem
+    assert "it gave 4 samples for 5 indices" in caught.value.problem
+
+
+def test_a_batch_that_cannot_be_had_is_found_when_the_data_is_opened() -> None:
+    class Broken(Together):
+        def __getitems__(self, indices: list[int]) -> Any:
+            raise OSError("the file is gone")
+
+    with pytest.raises(DataError, match="the file is gone") as caught:
+        opened(Broken())
+    assert caught.value.key == "samples-failed-together"
+
+
+# ── threads ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def write_images(folder: Path, count: int = 40) -> Path:
+    pixels = np.random.default_rng(0)
+    for split in ("train", "test"):
+        for number in range(count):
+            path = folder / split / f"class-{number % 2}" / f"{number:03d}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels.integers(0, 256, (9, 12, 3), dtype=np.uint8)).save(path)
+    return folder
+
+
+@pytest.fixture
+def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of images that are read by threads, as if each took its time."""
+    monkeypatch.setattr(reading, "THREADS_FROM", 0.0)
+    monkeypatch.setattr(reading, "usable_cores", lambda: 2)
+    return write_images(tmp_path / "images")
+
+
+def streamed_images(folder: Path, workers: int = 0) -> Any:
+    return open_image_folder(folder, memory_limit=0, workers=workers)
+
+
+def reader_threads() -> int:
+    return sum(thread.name == "rushlight-reader" for thread in threading.enumerate())
+
+
+def ends(is_over: Callable[[], bool], seconds: float = 10.0) -> bool:
+    """Tell whether something comes to an end."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and not is_over():
+        time.sleep(0.01)
+    return is_over()
+
+
+def test_images_that_threads_read_are_those_that_workers_and_a_plain_loop_read(images: Path) -> None:
+    data = streamed_images(images)
+    dataset, features = data.train.dataset, data.features
+    assert data.train.draws is False
+    order = epoch_order(3, 2, len(dataset)).tolist()
+    samples = [[dataset[index] for index in order[first : first + 7]] for first in range(0, len(order), 7)]
+    expected = [
+        (features.prepare(torch.stack([x for x, _ in batch])), torch.tensor([y for _, y in batch])) for batch in samples
+    ]
+    assert_same(read(data.train, 7, seed=3, epoch=2), expected)
+    assert_same(read(streamed_images(images, 2).train, 7, seed=3, epoch=2), expected)
+    assert_same(list(data.train.batches(7, seed=3, epoch=2, start=4)), expected[4:])
+    assert ends(lambda: not reader_threads())
+
+
+@pytest.mark.parametrize("size", [1, 3, 40, 100])
+def test_threads_leave_out_no_sample_whatever_the_batch_size(images: Path, size: int) -> None:
+    labels = [y for _, batch in streamed_images(images).test.in_order(size) for y in batch.tolist()]
+    assert labels == [0] * 20 + [1] * 20
+
+
+def test_threads_disturb_no_generator(images: Path) -> None:
+    torch.manual_seed(1)
+    random.seed(1)
+    np.random.seed(1)
+    before = positions()
+    batches = streamed_images(images).train.batches(4, seed=0, epoch=1)
+    seen = [positions() for _ in batches]
+    assert len(seen) == 10
+    assert set(map(str, seen)) == {str(before)}
+
+
+def test_leaving_an_epoch_ends_the_threads(images: Path) -> None:
+    batches = streamed_images(images).train.batches(4, seed=0, epoch=1)
+    next(batches)
+    assert reader_threads() == 0  # the first batch tells whether they are worth it
+    next(batches)
+    assert reader_threads() == 2
+    batches.close()
+    assert ends(lambda: not reader_threads())
+
+
+@pytest.mark.parametrize(("seconds", "cores", "threads"), [(0.0, 2, 0), (0.002, 2, 2), (0.002, 1, 0), (0.002, 99, 8)])
+def test_threads_read_what_takes_long_where_there_are_cores_for_them(
+    seconds: float, cores: int, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Slow(Numbers):
+        def read(self, index: int) -> tuple[Tensor, int]:
+            time.sleep(seconds)
+            return super().read(index)
+
+    monkeypatch.setattr(reading, "usable_cores", lambda: cores)
+    batches = StreamedSplit(Slow(), as_given, draws=False).batches(4, seed=5, epoch=1)
+    found = [next(batches), next(batches)]
+    assert reader_threads() == threads
+    assert_same([*found, *batches], by_hand(Numbers(), 4))
+    assert ends(lambda: not reader_threads())
+
+
+def test_an_image_that_breaks_after_opening_is_named_when_its_turn_comes(images: Path) -> None:
+    data = streamed_images(images)
+    broken = data.train.dataset.paths[epoch_order(0, 1, 40).tolist()[25]]
+    broken.write_bytes(b"no image")
+    batches = data.train.batches(10, seed=0, epoch=1)
+    next(batches)
+    next(batches)
+    with pytest.raises(DataError, match=broken.name) as caught:
+        next(batches)
+    assert caught.value.key == "image-not-readable"
+    assert ends(lambda: not reader_threads())
+
+
+def test_threads_do_what_they_are_given_hand_back_errors_and_drop_what_is_not_begun() -> None:
+    threads = Threads(2)
+    assert [threads.begin(abs, number).result(5) for number in (-1, 2)] == [1, 2]
+    with pytest.raises(TypeError):
+        threads.begin(abs, "text").result(5)
+    gate = threading.Event()
+    waiting = [threads.begin(gate.wait, 5) for _ in range(2)]
+    dropped = threads.begin(abs, -3)
+    assert ends(lambda: threads.tasks.qsize() == 1)
+    threads.close()
+    gate.set()
+    assert [each.result(5) for each in waiting] == [True, True]
+    assert ends(lambda: not reader_threads())
+    assert not dropped.done()
+
+
+def test_pillows_warnings_are_silent_in_all_threads_and_the_filters_are_then_as_before() -> None:
+    before = list(warnings.filters)
+    barrier = threading.Barrier(4)
+
+    def silent(turns: int) -> None:
+        for _ in range(turns):
+            with no_image_warnings():
+                barrier.wait()
+                warnings.warn_explicit(
+                    "odd metadata", UserWarning, "PIL/PngImagePlugin.py", 1, module="PIL.PngImagePlugin"
+                )
+                barrier.wait()
+
+    threads = Threads(4)
+    results = [threads.begin(silent, 50) for _ in range(4)]
+    assert [result.result(30) for result in results] == [None] * 4  # a warning is an error here
+    threads.close()
+    assert warnings.filters == before
+    with pytest.raises(UserWarning):
+        warnings.warn_explicit("odd metadata", UserWarning, "PIL/PngImagePlugin.py", 1, module="PIL.PngImagePlugin")
+
+
+def test_warnings_caught_within_a_block_do_not_make_a_filter_stay() -> None:
+    before = list(warnings.filters)
+    with warnings.catch_warnings():
+        block = no_image_warnings()
+        block.__enter__()
+    block.__exit__(None, None, None)
+    assert warnings.filters == before
+
+
+# ── workers that outlive an epoch ────────────────────────────────────────────────────────────────────────────
+
+
+def pids(split: StreamedSplit, epoch: int = 1) -> set[int]:
+    return {int(pid) for x, _ in read(split, epoch=epoch) for pid in x}
+
+
+def test_workers_are_kept_only_while_somebody_asks_for_it() -> None:
+    split = StreamedSplit(Pids(), as_given, 2)
+    assert not pids(split) & pids(split)
+    with split.source.keep_workers():
+        kept = pids(split)
+        assert pids(split, 2) == pids(split, 3) == kept
+        assert os.getpid() not in kept
+    assert ends(lambda: not kept & {child.pid for child in multiprocessing.active_children()})
+    assert not pids(split) & kept
+
+
+@pytest.mark.parametrize("draws", [True, None])
+def test_kept_workers_read_each_epoch_as_new_ones_do(draws: bool | None) -> None:
+    dataset = Together(frozenset({2, 3, 5, 7}))
+    split = StreamedSplit(dataset, as_given, 2, draws=draws, together=draws is None)
+    with split.source.keep_workers():
+        for epoch, seed in ((1, 5), (2, 5), (2, 6), (1, 5)):
+            assert_same(read(split, seed=seed, epoch=epoch), by_hand(dataset, 4, seed, epoch))
+
+
+def test_an_epoch_that_is_left_has_no_part_in_the_next_one() -> None:
+    split = StreamedSplit(Numbers(), as_given, 2)
+    with split.source.keep_workers():
+        read(split)
+        left = split.batches(4, seed=5, epoch=2)
+        next(left)
+        both = read(split, epoch=3)  # while the other is still there
+        left.close()
+        assert_same(both, by_hand(Numbers(), 4, epoch=3))
+        assert_same(read(split, epoch=4), by_hand(Numbers(), 4, epoch=4))
+
+
+class Growing(Numbers):
+    """A dataset that whoever owns the loop changes between two epochs."""
+
+    scale = 1.0
+
+    def read(self, index: int) -> tuple[Tensor, int]:
+        return torch.tensor([index * self.scale, os.getpid()]), index
+
+
+def test_a_dataset_that_is_changed_between_epochs_is_read_as_it_is_now() -> None:
+    dataset = Growing()
+    split = StreamedSplit(dataset, as_given, 2)
+    with split.source.keep_workers():
+        first, again = read(split), read(split)
+        assert_same(first, again)
+        dataset.scale = 10.0
+        changed = read(split)
+    assert torch.equal(torch.cat([x for x, _ in changed])[:, 0], 10 * torch.cat([x for x, _ in first])[:, 0])
+
+
+@pytest.mark.parametrize("kind", ["a lambda", "a large array"])
+def test_a_dataset_that_cannot_be_looked_at_gets_new_workers_for_each_epoch(kind: str) -> None:
+    dataset: Any = Growing()
+    dataset.more = (lambda: 1) if kind == "a lambda" else torch.zeros(2**20)
+    split = StreamedSplit(dataset, as_given, 1)
+    with split.source.keep_workers():
+        assert not {float(x[0, 1]) for x, _ in read(split)} & {float(x[0, 1]) for x, _ in read(split)}
+
+
+def test_the_digest_of_a_dataset_is_that_of_what_a_worker_is_given() -> None:
+    def of(dataset: Any) -> bytes | None:
+        return digest(Reader(dataset, as_given, True, False))
+
+    dataset = Growing()
+    dataset.table = np.arange(1000)  # type: ignore[attr-defined]
+    first = of(dataset)
+    assert first is not None
+    assert of(dataset) == first
+    dataset.table[3] = -1  # type: ignore[attr-defined]
+    assert of(dataset) not in (None, first)
+    dataset.names = ["a name"] * 10  # type: ignore[attr-defined]
+    assert of(dataset) is not None
+    dataset.names = [f"name {number}" for number in range(200_000)]  # type: ignore[attr-defined]
+    assert of(dataset) is None
+
+
+@pytest.fixture
+def spawning() -> Iterator[None]:
+    before = multiprocessing.get_start_method()
+    multiprocessing.set_start_method("spawn", force=True)
+    yield
+    multiprocessing.set_start_method(before, force=True)
+
+
+@pytest.mark.usefixtures("spawning")
+def test_workers_that_are_started_anew_as_on_windows_read_the_same(images: Path) -> None:
+    threads, workers = streamed_images(images).train, streamed_images(images, 1).train
+    with workers.source.keep_workers():
+        for epoch in (1, 2):
+            assert_same(read(workers, 7, epoch=epoch), read(threads, 7, epoch=epoch))
+
+
+# ── in a training ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(3 * 9 * 12, 8), nn.Dropout(0.2), nn.ReLU(), nn.Linear(8, 2))
+
+
+def test_threads_workers_and_memory_train_to_the_same_bits(images: Path, tmp_path: Path) -> None:
+    digests = set()
+    for data in (
+        streamed_images(images),
+        streamed_images(images, 2),
+        open_image_folder(images, normalize="unit", memory_limit=2**30),
+        open_image_folder(images, normalize="unit", memory_limit=0),
+    ):
+        run = rushlight.train(
+            network(), data, epochs=2, batch_size=7, numerics="exact", runs=tmp_path / "runs", quiet=True
+        )
+        digests.add((data.features.normalization.name, state_digest(run.model)))
+    assert len(digests) == 2  # one for each normalisation
+
+
+class Watched(Numbers):
+    """Samples of one feature that draw, and so are streamed."""
+
+    def read(self, index: int) -> tuple[Tensor, int]:
+        return torch.rand(1), index % 3
+
+
+def test_a_training_keeps_its_workers_from_epoch_to_epoch_and_leaves_none_behind(tmp_path: Path) -> None:
+    def children() -> set[int | None]:
+        return {child.pid for child in multiprocessing.active_children()}
+
+    iterator = rushlight.epochs(
+        nn.Linear(1, 3), Watched(), test_data=Watched(), workers=1, epochs=3, batch_size=8, runs=tmp_path / "runs",
+        quiet=True, device="cpu",
+    )  # fmt: skip
+    before = children()
+    seen = [children() - before for _ in iterator]
+    assert len(seen[0]) == 2  # one to train, one to test
+    assert seen[0] == seen[1] == seen[2]
+    assert ends(lambda: not seen[0] & children())
