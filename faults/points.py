@@ -21,7 +21,7 @@ from typing import Any
 
 from rushlight import files
 from rushlight.data.feed import reading
-from rushlight.training import evaluate
+from rushlight.training import evaluation as evaluate
 from rushlight.training.checkpoint import saver
 from rushlight.training.objective import schedule
 from rushlight.training.record import ledger

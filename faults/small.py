@@ -82,7 +82,9 @@ def fast_pace(checkpoints: bool = True) -> Iterator[None]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(replaced(importlib.import_module("rushlight.run"), "write_plots", write_small_pictures))
+        stack.enter_context(
+            replaced(importlib.import_module("rushlight.training.finish"), "write_plots", write_small_pictures)
+        )
         for (module, name), value in PACE.items() if checkpoints else ():
             stack.enter_context(replaced(importlib.import_module(module), name, value))
         try:

@@ -18,13 +18,12 @@ ERRORS = {name for name, value in vars(errors).items() if isinstance(value, type
 
 # Calls whose key or values are computed: where they stand, and the keys they may raise with.
 COMPUTED: dict[str, set[str]] = {
-    "data/array_files.py:array_error": {"array-is-pickled", "array-not-readable"},
-    "data/batches.py:error": set(),  # any error that a worker sends back: its key was given where it was raised
-    "data/batches.py:failed": {"sample-failed"},
-    "data/batches.py:not_collated": {"unequal-samples", "samples-not-batchable"},
-    "data/idx.py:check_length": {"idx-truncated", "idx-too-long"},
+    "data/sources/arrays/files.py:array_error": {"array-is-pickled", "array-not-readable"},
+    "data/feed/reading.py:error": set(),  # any error that a worker sends back: its key was given where `Failed` was made
+    "data/feed/reading.py:failed": set(),  # the same: an error of ours, sent by a worker
+    "data/sources/arrays/idx.py:check_length": {"idx-truncated", "idx-too-long"},
     "export/weights.py:read_content": {"weights-page", "weights-pointer"},
-    "training/explain.py:check_outputs": {"too-few-outputs", "wrong-outputs"},
+    "training/setup/explain.py:check_outputs": {"too-few-outputs", "wrong-outputs"},
 }
 
 
@@ -33,9 +32,14 @@ class Call:
 
     def __init__(self, path: Path, function: str, node: ast.Call) -> None:
         self.place = f"{path.relative_to(SOURCE).as_posix()}:{function}"
-        first = node.args[0] if node.args else None
+        is_sent = (
+            isinstance(node.func, ast.Name) and node.func.id == "Failed"
+        )  # Failed(kind, key, values, …), by a worker
+        first = node.args[is_sent] if len(node.args) > is_sent else None
         self.key = first.value if isinstance(first, ast.Constant) and isinstance(first.value, str) else None
         self.values = {keyword.arg for keyword in node.keywords if keyword.arg is not None}
+        if is_sent and isinstance(node.args[2], ast.Dict):
+            self.values = {key.value for key in node.args[2].keys if isinstance(key, ast.Constant)}
         self.is_open = any(keyword.arg is None for keyword in node.keywords)  # **values
         self.line = node.lineno
 
@@ -48,7 +52,7 @@ def calls() -> Iterator[Call]:
             if not (isinstance(node, ast.Call) and isinstance(node.func, (ast.Name, ast.Attribute))):
                 continue
             name = node.func.id if isinstance(node.func, ast.Name) else node.func.attr
-            if name in ERRORS or (name == "kind" and path.name == "batches.py"):
+            if name in {*ERRORS, "Failed"} or (name == "kind" and path.name == "reading.py"):
                 inside = [f for f in functions if f.lineno <= node.lineno <= (f.end_lineno or 0)]
                 yield Call(path, inside[-1].name if inside else "", node)
 
@@ -64,7 +68,8 @@ def fields(text: texts.Text) -> set[str]:
 
 def test_every_error_in_the_source_is_found() -> None:
     assert len(CALLS) > 100
-    assert {call.place for call in CALLS if call.key is None} <= set(COMPUTED)
+    assert {call.place for call in CALLS if call.key is None} == set(COMPUTED)
+    assert {"sample-failed", "samples-failed-together", "unequal-samples"} <= {call.key for call in CALLS}
 
 
 def test_every_error_that_is_raised_has_its_words_and_gives_the_values_they_need() -> None:

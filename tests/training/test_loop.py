@@ -37,7 +37,7 @@ from rushlight.training.engine import policy as ways
 from rushlight.training.loop import Epoch, epochs
 from rushlight.training.record.ledger import is_finite
 from rushlight.training.setup.options import check_options
-from rushlight.training.setup.prepare import prepare
+from rushlight.training.setup.prepare import start_training
 from rushlight.training.state import Training
 
 WEIGHTS = torch.tensor([1.0, 4.0, 0.5, 2.0, 1.0, 3.0, 0.1, 1.0, 1.0, 2.0])
@@ -65,7 +65,7 @@ def train(tmp_path: Path, model: Any = None, data: Any = "digits", **options: An
     """Train without the plots and the bundle of a run's end."""
     chosen = {"epochs": 1, "normalize": "unit", "runs": tmp_path, "quiet": True, **options}
     with ExitStack() as stack:
-        training, _ = prepare(model or network(), data, check_options(chosen), stack)
+        training, _ = start_training(model or network(), data, check_options(chosen), stack)
         return list(epochs(training)), training
 
 
@@ -163,7 +163,7 @@ def test_between_two_epochs_a_loop_of_ones_own_may_change_the_mode(tmp_path: Pat
     model = Watched()
     with ExitStack() as stack:
         options = check_options({"epochs": 2, "batch_size": 2000, "runs": tmp_path, "quiet": True})
-        training, _ = prepare(model, "digits", options, stack)
+        training, _ = start_training(model, "digits", options, stack)
         for _ in epochs(training):
             assert model.training
             model.eval()

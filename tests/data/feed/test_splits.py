@@ -17,8 +17,9 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from rushlight.data.feed.batch import ALIGNMENT
 from rushlight.data.feed.loader import LoaderSplit
+from rushlight.data.feed.reading import seeded
 from rushlight.data.feed.resident import ResidentSplit
-from rushlight.data.feed.split import seeded, to_device
+from rushlight.data.feed.split import to_device
 from rushlight.data.feed.streamed import StreamedSplit
 from rushlight.data.order import epoch_order
 from rushlight.errors import DataError

@@ -37,7 +37,7 @@ from rushlight.runs.history import read_history
 from rushlight.training.checkpoint.checkpoint import state_digest
 from rushlight.training.loop import epochs
 from rushlight.training.setup.options import check_options
-from rushlight.training.setup.prepare import prepare
+from rushlight.training.setup.prepare import start_training
 from rushlight.training.state import Training
 
 ROOM = 2**30
@@ -82,7 +82,7 @@ def train(data: Any, tmp_path: Path, model: Any = None, **options: Any) -> Train
     """Train without the plots and the bundle of a run's end; what a run would record is in its history."""
     given = check_options({"epochs": 1, "runs": tmp_path, "quiet": True, "numerics": "exact", **options})
     with ExitStack() as stack:
-        training, _ = prepare(model or network(), data, given, stack)
+        training, _ = start_training(model or network(), data, given, stack)
         for epoch in epochs(training):
             training.history.write({"kind": "event", "event": "test", **asdict(epoch.test or Report(None, 0.0, 0))})
     return training

@@ -469,8 +469,8 @@ FETCHER = """
 import sys
 from dataclasses import replace
 from pathlib import Path
-from rushlight.data.declared import Content, FASHION_MNIST, Mirror, RemoteFile
-from rushlight.data.fetch import fetch_files
+from rushlight.data.sources.named.catalog import Content, FASHION_MNIST, Mirror, RemoteFile
+from rushlight.data.sources.named.fetch import fetch_files
 url, cache, size, packed_digest, content_size, content_digest = sys.argv[1:]
 content = Content("pieces", int(content_size), "train", content_digest)
 file = RemoteFile("pieces.gz", int(size), packed_digest, (content,))

@@ -82,7 +82,7 @@ def test_a_wrong_idx_file_is_explained(tmp_path: Path, content: bytes, key: str,
 
 LIAR = """
 import resource, sys
-from rushlight.data.idx import read_idx
+from rushlight.data.sources.arrays.idx import read_idx
 from rushlight.errors import DataError
 resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))
 try:

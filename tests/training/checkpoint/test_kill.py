@@ -18,8 +18,8 @@ TRAIN = """
 import sys
 import torch
 import rushlight
-import rushlight.training.ways as ways
-import rushlight.training.saver as saver
+import rushlight.training.engine.policy as ways
+import rushlight.training.checkpoint.saver as saver
 
 torch.set_num_threads(1)
 saver.CHECKPOINT_SECONDS, saver.CHECKPOINT_SHARE = 0.02, 1.0

@@ -41,7 +41,7 @@ from rushlight.training.engine.step_check import copies, put, tensors_of
 from rushlight.training.loop import parts_of
 from rushlight.training.objective.losses import make_objective
 from rushlight.training.setup.options import check_options
-from rushlight.training.setup.prepare import prepare
+from rushlight.training.setup.prepare import start_training
 from rushlight.training.step.exact import Parts, exact_step
 
 HAS_COMPILER = compiled.why_not_here() is None
@@ -887,7 +887,7 @@ def test_no_more_steps_are_taken_in_a_call_than_an_epoch_has(samples: int, toget
     test = (torch.rand(9, 4), torch.arange(9) % 3)
     with ExitStack() as stack:
         options = check_options({"batch_size": 16, "optimizer": "SGD", "lr": 0.1, "runs": tmp_path, "quiet": True})
-        training, _ = prepare(nn.Linear(4, 3), (data, test), options, stack)
+        training, _ = start_training(nn.Linear(4, 3), (data, test), options, stack)
         steps = ways.Steps(training, parts_of(training), Saver(training))
         steps.last_window = [(data[0][:16], data[1][:16])]
         assert steps.count_together() == together
@@ -941,7 +941,8 @@ BESIDE = """
 import sys
 import torch
 import rushlight
-from rushlight.training import compiled, ways
+from rushlight.training.engine import compiled
+from rushlight.training.engine import policy as ways
 
 ways.FEWEST_STEPS = ways.DECIDE_AFTER = 0
 ways.compile_seconds = lambda model: 0

@@ -54,7 +54,7 @@ def tell():
 
 assert tell() and not torch.compiler.is_compiling()
 
-from rushlight.training.objective import named_optimizer
+from rushlight.training.objective.optimizers import named_optimizer
 
 plain = torch.nn.Linear(3, 2)
 other = torch.nn.Linear(3, 2)
@@ -74,7 +74,7 @@ assert all(map(torch.equal, plain.parameters(), other.parameters()))
 ALL_OF_THEM = """
 import sys
 import torch
-from rushlight.training.uncompiled import make_optimizer
+from rushlight.training.objective.lazy_dynamo import make_optimizer
 
 for name in sys.argv[1:]:
     parameter = torch.nn.Parameter(torch.ones(2, 2))
@@ -264,7 +264,7 @@ import sys
 import torch
 from torch import nn
 import rushlight
-from rushlight.training.ways import read_ways
+from rushlight.training.engine.policy import read_ways
 
 model = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Dropout(0.1), nn.Linear(32, 10))
 looks = []

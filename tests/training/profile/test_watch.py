@@ -28,7 +28,7 @@ from rushlight.training.loop import Epoch
 from rushlight.training.profile.clock import Stopwatch, phases
 from rushlight.training.profile.figures import PARTS
 from rushlight.training.profile.watch import profiled
-from rushlight.training.setup.prepare import prepare
+from rushlight.training.setup.prepare import start_training
 from rushlight.training.state import Training
 
 SMALL: dict[str, Any] = {"model_arguments": {"hidden": (8,)}, "numerics": "exact"}
@@ -299,7 +299,7 @@ def watched(folder: Path, take: Callable[[Training, int, Any], None]) -> dict[st
 
     with contextlib.ExitStack() as stack:
         options: Any = {"epochs": 10, "optimizer": "SGD", "runs": folder, "name": "watched", "quiet": True, **SMALL}
-        training, _ = prepare("mlp", "digits", options, stack)
+        training, _ = start_training("mlp", "digits", options, stack)
         assert list(profiled(training, loop)) == []
     content: dict[str, Any] = json.loads((folder / "watched" / "profile" / "profile.json").read_text(encoding="utf-8"))
     return content

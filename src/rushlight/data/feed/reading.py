@@ -382,8 +382,10 @@ def failed(error: Exception, name: str, index: int) -> Failed:
 def failed_together(error: Exception, name: str, indices: Sequence[int]) -> Failed:
     """Return the failure to read samples at once that can be read one by one."""
     reason = f"{type(error).__name__}: {error}"
-    values = {"data": name, "count": len(indices), "first": indices[0], "reason": reason}
-    return Failed(DataError, "samples-failed-together", values, traceback.format_exc())
+    return Failed(
+        DataError, "samples-failed-together",
+        {"data": name, "count": len(indices), "first": indices[0], "reason": reason}, traceback.format_exc(),
+    )  # fmt: skip
 
 
 def not_collated(error: Exception, name: str, samples: list[Any]) -> Failed:
