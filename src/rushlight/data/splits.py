@@ -14,9 +14,9 @@ from rushlight.data.spec import FeatureSpec, TargetSpec
 
 @dataclass(frozen=True)
 class Data:
-    """Train and test splits with what a model must know of them.
+    """Train, validation and test splits with what a model must know of them.
 
-    `test` is None when there is nothing to test on. `notes` are the decisions made while opening, one sentence
+    `validation` is None where nothing chooses by it, `test` where there is nothing to test on. `notes` are the decisions made while opening, one sentence
     each, to be said aloud. `fingerprint` is a SHA-256 over the samples (or a description, where these cannot be read).
     `features` and `target` are None when the batches are not (inputs, targets): only an `objective` can train on these.
     """
@@ -30,13 +30,20 @@ class Data:
     notes: tuple[str, ...] = ()
     batch_size: int | None = None  # a DataLoader of the user's brings its own
     examples: Tensor | None = None  # a few training inputs as stored, for the bundle
+    validation: Split | None = None  # what chooses: the best epoch, early stopping, plateau schedules
+
+    @property
+    def splits(self) -> dict[str, Split]:
+        """The splits there are, by name."""
+        known = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {name: split for name, split in known.items() if split is not None}
 
 
 @contextlib.contextmanager
 def keeping_workers(data: Data) -> Iterator[None]:
     """Let the worker processes that read the data outlive an epoch, for the block: starting them takes its time."""
     with contextlib.ExitStack() as stack:
-        for split in (data.train, data.test):
+        for split in data.splits.values():
             if isinstance(split, StreamedSplit):
                 stack.enter_context(split.source.keep_workers())
         yield

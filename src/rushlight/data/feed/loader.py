@@ -27,6 +27,7 @@ class LoaderSplit:
     finish: Callable[[Batch], Batch]
     device: torch.device = CPU
     kind: str = field(default="streamed", init=False)
+    names: None = field(default=None, init=False)  # unknown, as is the order
 
     @property
     def samples(self) -> int | None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -25,6 +25,7 @@ class ResidentSplit:
     targets: Tensor
     prepare: Callable[[Tensor], Tensor]
     is_shuffled: bool = True
+    names: Sequence[str] | None = None  # of each sample: its file or row, for reports and errors
     kind: str = field(default="resident", init=False)
 
     def __post_init__(self) -> None:
@@ -80,5 +81,4 @@ class ResidentSplit:
 
     def to(self, device: torch.device) -> ResidentSplit:
         """Return the split with its samples on `device`."""
-        inputs, targets = self.inputs.to(device), self.targets.to(device)
-        return ResidentSplit(inputs, targets, self.prepare, self.is_shuffled)
+        return replace(self, inputs=self.inputs.to(device), targets=self.targets.to(device))

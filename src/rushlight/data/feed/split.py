@@ -6,7 +6,7 @@ depend on workers, devices or earlier epochs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import torch
@@ -28,6 +28,11 @@ class Split(Protocol):
     @property
     def samples(self) -> int | None:
         """How many samples an epoch has; None when only reading it to the end can tell."""
+        ...
+
+    @property
+    def names(self) -> Sequence[str] | None:
+        """The samples' names, by index: files, or rows of a table; None where they have none."""
         ...
 
     def batches(self, size: int, *, seed: int, epoch: int, start: int = 0) -> Iterator[Batch]:

@@ -33,6 +33,7 @@ class StreamedSplit:
     draws: bool | None = True  # None: reading draws nothing, as far as was seen; False: it never does, in any thread
     together: bool = False  # whether the dataset's own __getitems__ gives a batch's samples
     around: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext  # holds while it is read
+    names: Sequence[str] | None = None  # of each sample: its file or row, for reports and errors
     kind: str = field(default="streamed", init=False)
     source: Source = field(init=False, repr=False, compare=False)  # who reads
 
