@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from rushlight.data.feed import Split, StreamedSplit
@@ -37,6 +38,12 @@ class Data:
         """The splits there are, by name."""
         known = {"train": self.train, "validation": self.validation, "test": self.test}
         return {name: split for name, split in known.items() if split is not None}
+
+    def to(self, device: torch.device) -> Data:
+        """Return the data with the batches of every split on `device`."""
+        validation = None if self.validation is None else self.validation.to(device)
+        test = None if self.test is None else self.test.to(device)
+        return replace(self, train=self.train.to(device), validation=validation, test=test)
 
 
 @contextlib.contextmanager

@@ -124,7 +124,7 @@ def fit(
     module.to(device)
     if isinstance(objective.loss, nn.Module):
         objective.loss.to(device)
-    on_device = replace(data, **{name: split.to(device) for name, split in data.splits.items()})
+    on_device = data.to(device)
     is_lazy = any(isinstance(parameter, UninitializedParameter) for parameter in module.parameters())
     if (
         objective.loss is None and not is_lazy
