@@ -756,6 +756,10 @@ ENGLISH: dict[str, Text] = {
         "The live scheduler {schedule} was made for fewer steps than are trained: {reason}.",
         "Make it for steps per epoch × epochs.",
     ),
+    "plateau-without-figure": Text(
+        'The live scheduler ReduceLROnPlateau has mode "max", and this run has neither an accuracy nor an R² to follow.',
+        'Make it with mode "min": it then follows the loss.',
+    ),
     # ── training ─────────────────────────────────────────────────────────────────────────────────────────
     "not-checkpointable": Text(
         "{name} is a {found}, which a checkpoint cannot hold; the run could not be resumed.",
