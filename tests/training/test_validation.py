@@ -19,9 +19,9 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.utils.data import Dataset, TensorDataset
 
 import rushlight
-from rushlight.data import Data, DataOptions, open_source
+from rushlight.data import Data, DataOptions, ResidentSplit, open_source
 from rushlight.data.sources.named.named import open_named
-from rushlight.errors import UsageError
+from rushlight.errors import TrainingError, UsageError
 from rushlight.runs import list_runs, read_history
 from rushlight.training import finish_run
 from rushlight.training.checkpoint.checkpoint import state_digest
@@ -148,6 +148,25 @@ def test_with_validation_and_nothing_chosen_the_last_weights_are_tested_once(tmp
     assert len(predictions["truth"]) == 360
     (summary,) = list_runs(tmp_path)
     assert (summary.split, summary.accuracy) == ("validation", by_epoch[-1]["validation"]["accuracy"])
+
+
+def test_the_samples_names_stand_in_the_predictions_and_in_what_is_said_of_a_loss_that_is_not_finite(
+    tmp_path: Path,
+) -> None:
+    data = open_source("digits")
+    train_split, test_split = data.train, data.test
+    assert isinstance(train_split, ResidentSplit)
+    assert isinstance(test_split, ResidentSplit)
+    named = replace(
+        data,
+        train=replace(train_split, names=[f"行 {number}" for number in range(len(train_split.inputs))]),
+        test=replace(test_split, names=[f"test/{number}.png" for number in range(len(test_split.inputs))]),
+    )
+    _, training, _ = train(named, tmp_path, epochs=1)
+    predictions = np.load(training.folder / "predictions.npz", allow_pickle=False)
+    assert predictions["names"].tolist() == [f"test/{number}.png" for number in range(360)]
+    with pytest.raises(TrainingError, match=r"samples 行 \d+, 行 \d+"):
+        train(named, tmp_path, nn.Sequential(network(), nn.Linear(10, 10)), optimizer="SGD", lr=1e30)
 
 
 def test_without_validation_a_line_of_history_is_what_it_was_before_there_was_any(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -70,13 +71,17 @@ def load_best(training: Training) -> int | None:
 
 
 def save_report(folder: Path, report: Report | None, outcome: Outcome | None) -> None:
-    """Write report.json and predictions.npz of a test."""
+    """Write report.json and predictions.npz of a test, with the samples' names where they have any."""
     if report is None:
         return
     files.write_json(folder / "report.json", report.to_json())
     if outcome is not None:
         with files.replacing(folder / "predictions.npz") as file:
-            arrays = {name: getattr(outcome, name).numpy() for name in ("truth", "predicted", "confidence")}
+            arrays: dict[str, Any] = {
+                name: getattr(outcome, name).numpy() for name in ("truth", "predicted", "confidence")
+            }
+            if outcome.names is not None:
+                arrays["names"] = np.array(list(outcome.names), dtype=np.str_)
             np.savez_compressed(file, **arrays)
 
 
