@@ -317,7 +317,7 @@ ENGLISH: dict[str, Text] = {
         "whole), or leave it out.",
     ),
     "shapes-differ": Text(
-        "{data}: a training sample has the shape {train}, a test sample {test}; they must be the same.",
+        "{data}: a training sample has the shape {train}, a {split} sample {other}; they must be the same.",
         "Prepare both splits in the same way: the same columns, the same image size.",
     ),
     "inputs-one-dimensional": Text(
@@ -362,7 +362,7 @@ ENGLISH: dict[str, Text] = {
         "For classes give one number per sample, y.reshape(-1); for quantities use y.astype('float32').",
     ),
     "targets-differ": Text(
-        "{data}: the training targets are {train}, the test targets {test}; they must be of one kind and width.",
+        "{data}: the training targets are {train}, the {split} targets {other}; they must be of one kind and width.",
         "Prepare both splits in the same way.",
     ),
     "task-does-not-fit": Text(
@@ -479,6 +479,14 @@ ENGLISH: dict[str, Text] = {
     "option-of-other-data": Text(
         "{option} ({value}) is for {kind}, and this data is of another kind.",
         "Leave it out, or check the path of the data.",
+    ),
+    "two-validation-splits": Text(
+        "Validation data was given, and val_fraction {fraction} asks to cut more from the training data.",
+        "Leave one of the two out.",
+    ),
+    "loader-not-cut": Text(
+        "{data} is read as it is, in its own order, so no validation split can be cut from it.",
+        "Leave {option} out and pass val_data= (a DataLoader or Dataset of its own); or give the Dataset instead of the DataLoader.",
     ),
     "unknown-file-kind": Text(
         "{path}: this kind of file ({found}) cannot be opened as data.",
