@@ -484,6 +484,10 @@ ENGLISH: dict[str, Text] = {
         "Validation data was given, and val_fraction {fraction} asks to cut more from the training data.",
         "Leave one of the two out.",
     ),
+    "no-validation": Text(
+        "{chooser} chooses by validation data, and {data} has none: nothing is chosen by the test data.",
+        "Set a part of the training data aside (val_fraction=0.1), or pass some: val_data=…. Data opened by open_data takes both there.",
+    ),
     "loader-not-cut": Text(
         "{data} is read as it is, in its own order, so no validation split can be cut from it.",
         "Leave {option} out and pass val_data= (a DataLoader or Dataset of its own); or give the Dataset instead of the DataLoader.",
