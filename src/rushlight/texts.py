@@ -797,6 +797,11 @@ ENGLISH: dict[str, Text] = {
         "Memory ran out while the optimizer updated the weights, at step {step:,}. {kept}",
         "The optimizer's own state does not fit: take one that has less of it (--optimizer SGD), a smaller model, or close other programs.",
     ),
+    "value-not-loggable": Text(
+        "epoch.log writes numbers, text of at most 1,000 characters and images, and was given {found}.",
+        "An image is a PIL image, or an array of shape (height, width), (height, width, channels) or (channels, height, width): "
+        "uint8, or numbers from 0 to 1.",
+    ),
     "tensorboard-missing": Text(
         "TensorBoard's event files were asked for, but the package tensorboard is not installed.",
         'Install it: pip install "rushlight[tensorboard]". The run folder has its own curves without it.',

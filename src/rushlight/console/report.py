@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rushlight.console.formats import format_duration, format_figure, format_share
 from rushlight.console.output import open_console
+from rushlight.formats import format_duration, format_figure, format_share
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -7,10 +7,10 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rushlight.console.formats import format_count, format_duration, format_figure
 from rushlight.console.output import can_encode, open_console, print_marked
 from rushlight.console.progress import evaluated, metric_of, of, show_metric
 from rushlight.console.report import open_table, print_titled
+from rushlight.formats import format_count, format_duration, format_figure
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -166,13 +166,12 @@ def print_epochs(console: Console, epochs: Sequence[Mapping[str, Any]], best_epo
         return
     split, figures = next((found for found in map(evaluated, reversed(epochs)) if found[1]), ("test", {}))
     metric = metric_of(figures)
-    short = "val" if split == "validation" else "test"
     table = open_table()
     for heading in (
         "epoch",
         "train loss",
-        f"{short} loss",
-        metric and f"{'val ' if short == 'val' else ''}{metric}",
+        f"{split} loss",
+        metric and f"{'val ' if split == 'val' else ''}{metric}",
         "time",
     ):
         if heading:
@@ -255,7 +254,7 @@ def print_curves(console: Console, epochs: Sequence[Mapping[str, Any]], losses: 
     points = [(epoch, figures[metric]) for epoch, _, figures in found if metric and figures.get(metric) is not None]
     if len(points) > 1:
         scale = 100 if metric == "accuracy" else 1
-        title = f"{found[-1][1]} {metric}{', %' if metric == 'accuracy' else ''}"
+        title = f"{'validation' if found[-1][1] == 'val' else 'test'} {metric}{', %' if metric == 'accuracy' else ''}"
         draw_curve(console, title, "epoch", [epoch for epoch, _ in points], [value * scale for _, value in points])
 
 

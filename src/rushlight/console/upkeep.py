@@ -7,10 +7,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rushlight.console.formats import format_bytes
 from rushlight.console.output import open_console
 from rushlight.console.progress import DRAW_SECONDS, LiveLine, of
 from rushlight.console.report import open_table
+from rushlight.formats import format_bytes
 
 if TYPE_CHECKING:
     from rich.console import Console

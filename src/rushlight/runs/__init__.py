@@ -23,6 +23,7 @@ from rushlight.runs.lock import is_locked, lock_run
 from rushlight.runs.parts import size_of
 from rushlight.runs.sessions import inexact_resumes, list_sessions, write_notice, write_session
 from rushlight.runs.summary import RunSummary, list_runs, summarize, summarize_files_or_damage
+from rushlight.runs.values import MEDIA, append_values, keep_values, read_values
 from rushlight.runs.verify import Verification, meaning, typed, verify_run
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "FORMAT",
     "HISTORY",
     "LOSSES",
+    "MEDIA",
     "MID_EPOCH",
     "STATE",
     "SUMS",
@@ -38,6 +40,7 @@ __all__ = [
     "RunSummary",
     "Verification",
     "age",
+    "append_values",
     "checksums",
     "create_run",
     "damage_of",
@@ -46,6 +49,7 @@ __all__ = [
     "find_run_to_delete",
     "inexact_resumes",
     "is_locked",
+    "keep_values",
     "list_checkpoints",
     "list_runs",
     "list_sessions",
@@ -57,6 +61,7 @@ __all__ = [
     "read_json",
     "read_losses",
     "read_recipe",
+    "read_values",
     "run_folders",
     "size_of",
     "started_at",

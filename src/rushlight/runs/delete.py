@@ -24,7 +24,7 @@ from rushlight.runs.verify import typed
 
 OURS = {
     RECIPE, ENVIRONMENT, HISTORY, LOSSES, SESSIONS, CHECKPOINTS, REPORT, PREDICTIONS, BUNDLE, LOCK, HOLDER, "loss.png",
-    "confusion.png", "tensorboard", "profile", "ways.json",
+    "confusion.png", "tensorboard", "profile", "ways.json", "values.jsonl", "media",
 }  # fmt: skip
 
 

@@ -27,12 +27,11 @@ def finish_run(training: Training, last: Epoch | None) -> None:
 
     The report is of the test split and of the weights that are kept: the last epoch's test, where it was of these.
     """
-    training.progress.close()
     training.model.eval()  # training is over: from here on it is used
     report, outcome = (last.test, last.outcome) if last is not None else (None, None)
     step = load_best(training)
     if step is not None:
-        training.progress.message(f"The weights of the best epoch (step {step:,}) are kept.")
+        training.events.message(f"The weights of the best epoch (step {step:,}) are kept.")
     has_validation, test = training.data.validation is not None, training.data.test
     if step is not None or has_validation or (last is None and training.state["step"]):
         report, outcome = None, None
@@ -45,14 +44,15 @@ def finish_run(training: Training, last: Epoch | None) -> None:
     try:
         write_plots(training.folder, report)
     except Exception as error:  # whatever a font or a canvas may raise, a picture must not cost the run its end
-        training.progress.warning(f"The plots could not be drawn: {type(error).__name__}: {error}")
-    event = {"kind": "event", "event": "finished", "step": step, "state_sha256": state_digest(training.model)}
+        training.events.warning(f"The plots could not be drawn: {type(error).__name__}: {error}")
     tested = {"test": report.short()} if has_validation and report else {}  # else the epochs' lines have it
-    training.history.write({**event, **tested, "time": time.time()})
+    training.events.emit("event", event="finished", step=step, state_sha256=state_digest(training.model), **tested)
     training.history.flush()
     for file in (training.history.lines, training.history.losses):  # what is told to be finished survives a power cut
         files.sync_file(file.path)
     write_session(training.folder, "finished", training.state["step"])
+    if training.events.error is not None:  # the user's function raised after the last step
+        raise training.events.error
 
 
 def load_best(training: Training) -> int | None:
@@ -65,7 +65,7 @@ def load_best(training: Training) -> int | None:
     try:
         load_state(training.model, read_model_state(best), str(best))
     except WeightsError as error:
-        training.progress.warning(f"{error.problem} The last weights are kept instead of the best.")
+        training.events.warning(f"{error.problem} The last weights are kept instead of the best.")
         return None
     return age(best)[0]
 

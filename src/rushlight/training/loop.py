@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Generator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
+from PIL.Image import Image
 from torch import nn
 
 from rushlight import files
@@ -27,7 +28,7 @@ from rushlight.training.engine import Steps
 from rushlight.training.evaluation import Outcome, evaluate
 from rushlight.training.interrupt import Interrupt, Interrupted, interruptible
 from rushlight.training.recipe import Recipe
-from rushlight.training.record import BlownUp, Ledger
+from rushlight.training.record import BlownUp, Ledger, loggable, write_media
 from rushlight.training.setup import explain_step_error
 from rushlight.training.state import State, Training
 from rushlight.training.step import Parts, has_images, roll_back
@@ -53,6 +54,23 @@ class Epoch:
     is_best: bool
     outcome: Outcome | None = None  # of each evaluated sample
     validation: Report | None = None
+    training: Training | None = field(default=None, repr=False, compare=False)
+
+    def log(self, **values: Any) -> None:
+        """Log numbers, short text (at most 1,000 characters) and images, by name: into the run's `values.jsonl` and `media/`.
+
+        An image is a PIL image, or an array (height, width), (height, width, channels) or (channels, height, width): uint8,
+        or numbers from 0 to 1. Raises UsageError for anything else, and StorageError where the disk refuses.
+        """
+        assert self.training is not None
+        found = {name: loggable(value) for name, value in values.items()}  # all of it, before any is written
+        entries = {
+            name: write_media(self.training.folder, f"{self.step:08d}-{name}", value)
+            if isinstance(value, Image)
+            else value
+            for name, value in found.items()
+        }
+        self.training.events.emit("values", epoch=self.number, step=self.step, values=entries)
 
 
 def epochs(training: Training) -> Generator[Epoch]:
@@ -63,14 +81,14 @@ def epochs(training: Training) -> Generator[Epoch]:
     begin_random_streams(training)
     saver = Saver(training)
     if training.chooses and training.data.validation is None:  # as runs did that the previous release began
-        training.progress.warning(
+        training.events.warning(
             f"This run has no validation split, so it chooses by its {'test' if training.data.test else 'training loss'}, as it "
             "was begun to: its test figures are a little better than they would be on new data."
         )
     steps = Steps(training, parts_of(training), saver)
     try:
         while state["epoch"] <= recipe.epochs and not is_patience_spent(recipe, state):
-            with interruptible() as interrupt:
+            with interruptible(training.events) as interrupt:
                 epoch = train_and_evaluate(training, steps, interrupt, saver)
                 if interrupt.requested:
                     stop_here(training, interrupt, saver)
@@ -78,7 +96,7 @@ def epochs(training: Training) -> Generator[Epoch]:
                 stop_here(training, interrupt, saver)
             if epoch is not None:
                 yield epoch
-        with interruptible() as interrupt:
+        with interruptible(training.events) as interrupt:
             saver.save_now()
         if interrupt.requested:
             stop_here(training, interrupt, saver)
@@ -167,7 +185,7 @@ def evaluate_epoch(training: Training, interrupt: Interrupt, saver: Saver) -> tu
     data, split = training.data, training.evaluated
     if split is None:
         return None, None
-    watch = interrupt.watching(training.progress, split.samples)
+    watch = interrupt.watching(training.evaluated_name, split.samples)
     streams, since = random_streams(), time.perf_counter()
     try:
         with interrupt.leaving_at_once():
@@ -190,7 +208,7 @@ def evaluate_epoch(training: Training, interrupt: Interrupt, saver: Saver) -> tu
 
 def finish_epoch(training: Training, report: Report | None, outcome: Outcome | None) -> Epoch:
     """Record an epoch that is trained and evaluated, and move the state to the next."""
-    state, recipe = training.state, training.recipe
+    state = training.state
     if not state["samples"]:
         raise DataError("no-batches", data=training.data.name, epoch=state["epoch"])
     train_loss = state["loss_sum"] / state["weight_sum"] if state["weight_sum"] else math.nan
@@ -198,28 +216,32 @@ def finish_epoch(training: Training, report: Report | None, outcome: Outcome | N
     reports = {"validation": None, "test": None, training.evaluated_name: report}
     epoch = Epoch(
         state["epoch"], train_loss, reports["test"], float(training.optimizer.param_groups[0]["lr"]), state["seconds"],
-        state["step"], note_best(state, judged, training.evaluated_name if report else "train"), outcome, reports["validation"],
+        state["step"], note_best(state, judged, training.evaluated_name if report else "train"), outcome, reports["validation"], training,
     )  # fmt: skip
     training.schedule.after_epoch(judged)
     state.update(
         epoch=epoch.number + 1, window=0, loss_sum=0.0, weight_sum=0.0, samples=0, line_sum=0.0, line_weight=0.0,
         seconds=0.0, rollbacks=0,
     )  # fmt: skip
-    line = {
-        "epoch": epoch.number, "step": epoch.step, "train_loss": train_loss,
+    training.events.emit(
+        "epoch", epoch=epoch.number, step=epoch.step, train_loss=train_loss,
         **({"validation": epoch.validation.short()} if epoch.validation else {}),
-        "test": epoch.test.short() if epoch.test else None, "learning_rate": epoch.learning_rate, "seconds": epoch.seconds,
-    }  # fmt: skip
-    training.history.write({"kind": "epoch", **line, "time": time.time()})
+        test=epoch.test.short() if epoch.test else None, learning_rate=epoch.learning_rate, seconds=epoch.seconds,
+        is_best=epoch.is_best,
+    )  # fmt: skip
     training.history.try_flush()
-    training.progress.epoch_done(line, epochs=recipe.epochs, is_best=epoch.is_best)
     return epoch
 
 
 def stop_here(training: Training, interrupt: Interrupt, saver: Saver) -> NoReturn:
-    """Save the state, and leave as the signal asked."""
+    """Save the state, and leave as the signal asked, or with the error of the user's function."""
     saver.save_now()
-    raise interrupt.error()
+    error = interrupt.error()
+    context = error.__context__
+    try:
+        raise error
+    finally:
+        error.__context__ = context  # its own, not what is handled here
 
 
 def sweep_run(folder: Path) -> None:

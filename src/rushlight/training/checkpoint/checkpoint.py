@@ -41,6 +41,7 @@ from rushlight.runs import (
     age,
     checksums,
     damage_of,
+    keep_values,
     list_checkpoints,
     newer_format,
 )
@@ -192,6 +193,7 @@ def restore(training: Training, folder: Path, *, drops_newer: bool = False) -> N
         drop_newer(training.folder, folder)  # a kill after this leaves a run whose newest checkpoint is this one
     tails = [tensors[f"{name}_tail"].numpy().tobytes() for name in ("history", "losses")]
     training.history.restore(content["history_bytes"], content["losses_bytes"], tails[0], tails[1])
+    keep_values(training.folder, training.state["epoch"] - 1)
 
 
 def bring_back(training: Training, folder: Path, content: dict[str, Any], tensors: dict[str, Tensor]) -> None:

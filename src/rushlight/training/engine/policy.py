@@ -470,7 +470,7 @@ class Steps:
     def tell_not_compiled(self, reason: str, aloud: bool = False) -> None:
         """Say why the steps are not compiled, `aloud` or to whoever asked for it."""
         if aloud or self.training.recipe.compile == "first":
-            self.training.progress.message(f"The steps are not compiled: {reason}. Training goes on as it is.")
+            self.training.events.message(f"The steps are not compiled: {reason}. Training goes on as it is.")
 
     def note(self, message: str) -> None:
         """Note for this session what depends on the machine and the moment."""
@@ -515,7 +515,7 @@ class Steps:
             return None
         self.looked_at = now
         if waits:
-            self.training.progress.message("The steps are being compiled …")
+            self.training.events.message("The steps are being compiled …")
         result = self.compilation.result(waits)
         if result is None:
             return None
@@ -559,7 +559,7 @@ class Steps:
 
     def compiled_again(self, way: Way) -> Package | str:
         """Compile once more what the cache has lost, with the same choices; return why that failed where it did."""
-        self.training.progress.message("The steps are being compiled again …")
+        self.training.events.message("The steps are being compiled again …")
         if (reason := why_not_here()) is not None:
             return reason
         samples, targets = laid_out(way.takes)
@@ -582,7 +582,7 @@ class Steps:
         if self.is_entered:  # said now that the step is done: what is saved before it must not have the line yet
             self.is_entered = False
             for line in self.record.messages(step):
-                self.training.history.write({**line, "time": time.time()})
+                self.training.events.emit(**line)
         return taken
 
     def take_some(self, window: list[Batch]) -> Taken:
@@ -789,7 +789,7 @@ class Steps:
             way = replace(way, since=way.step, message=adopted(way))
             self.record.add(way)
             if way.name == "compiled":
-                self.training.progress.message(way.message)
+                self.training.events.message(way.message)
             return
         base = self.base if candidate.is_new or way.name == "compiled" else replace(EXACT, spared=self.way.spared)
         back = replace(base, step=way.step, message="")
@@ -805,7 +805,7 @@ class Steps:
                     self.tell_not_compiled(f"what they computed was not near enough ({reason})")
             else:
                 back = replace(back, message=message)
-                self.training.progress.message(message)
+                self.training.events.message(message)
         elif way.name == "compiled":
             self.give_up_compiling(f"that was only {way.gain:.2f} times as fast")
         if self.record.at(self.state["step"]).name != back.name or back.message:

@@ -33,7 +33,7 @@ def telling_of_waiting(training: Training) -> Training:
 
     def tell(share: float) -> None:
         message = sentence(share, reading_of(data.train))
-        training.progress.warning(message)
+        training.events.warning(message)
         write_notice(training.folder, training.state["step"], message)
 
     return replace(training, data=replace(data, train=TimedSplit(data.train, tell)))

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor, nn
 
 from rushlight import files
-from rushlight.console import print_profile
 from rushlight.data import Batch, Split
 from rushlight.device import bfloat16_refusal, usable_cores
 from rushlight.errors import StorageError
@@ -210,7 +209,7 @@ class Watch:
             with undisturbed():
                 trace.start()
         except RuntimeError as error:  # the user's own profiler is at work
-            self.training.progress.warning(f"No trace could be taken: {str(error).splitlines()[0]}.")
+            self.training.events.warning(f"No trace could be taken: {str(error).splitlines()[0]}.")
             self.enter([])
         else:
             self.trace = self.stopwatch.trace = trace
@@ -236,17 +235,17 @@ class Watch:
             return
         self.is_told, self.remaining = True, []
         self.let_go()
-        progress, profile = self.training.progress, self.profile()
+        events, profile = self.training.events, self.profile()
         if profile is None:
-            progress.message("No step was taken, so there is no profile.")
+            events.message("No step was taken, so there is no profile.")
             return
         with undisturbed():
             content = {**profile_to_json(profile), "trace": TRACE if profile.traced_steps else None}
             try:
                 self.write(content)
             except StorageError as error:  # a measurement must not cost the run its end
-                progress.warning(f"The profile is not on the disk. {error.problem}")
-            print_profile(progress, content, self.training.folder / FOLDER)
+                events.warning(f"The profile is not on the disk. {error.problem}")
+            events.emit("profile", **content, folder=str(self.training.folder / FOLDER))
 
     def profile(self) -> Profile | None:
         """Return the profile of the measured steps; of those to warm up, where there are no others; None without any."""

@@ -113,7 +113,8 @@ class Ledger:
         if self.steps is not None:
             steps_left = self.steps - self.state["window"] + self.steps * (self.recipe.epochs - self.state["epoch"])
             left = steps_left * elapsed / max(done, 1)
-        self.training.progress.update(
+        self.training.events.emit(
+            "progress",
             epoch=self.state["epoch"], epochs=self.recipe.epochs, step=self.state["window"], steps=self.steps,
             loss=self.shown_loss, accuracy=self.shown_accuracy, samples_per_second=self.samples_done / elapsed, seconds_left=left,
         )  # fmt: skip
@@ -130,12 +131,9 @@ class Ledger:
 
     def write_line(self, step: int, rate: float, samples: int, loss: float | None) -> None:
         """Write the line of history that is due at this step: `loss` is the mean since the last line."""
-        self.training.history.write(
-            {
-                "kind": "steps", "epoch": self.state["epoch"], "step": step, "loss": loss, "learning_rate": float(rate),
-                "samples": samples, "time": time.time(),
-            }
-        )  # fmt: skip
+        self.training.events.emit(
+            "steps", epoch=self.state["epoch"], step=step, loss=loss, learning_rate=float(rate), samples=samples
+        )
 
     def blow_up(self, losses: list[float], place: int) -> NoReturn:
         """Raise BlownUp for the loss at a place, which is NaN or infinite, naming its step and samples.
