@@ -238,7 +238,7 @@ class Epochs:
                 run = training.folder.name if training.folder.parent == Path("runs") else training.folder
                 training.progress.message(f"Stopped. {kept} Go on with: rushlight resume {run}")
                 return
-            message = error.problem if isinstance(error, RushlightError) else f"{type(error).__name__}: {error}"
+            message = error.record if isinstance(error, RushlightError) else f"{type(error).__name__}: {error}"
             with contextlib.suppress(RushlightError):  # the first error is the one to show
                 write_session(training.folder, "failed", training.state["step"], message=message)
             training.progress.close()
