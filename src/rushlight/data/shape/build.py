@@ -1,4 +1,4 @@
-"""From raw samples to `Data`: cut a test split, check, learn the normalisation on the training split, make the specs.
+"""From raw samples to `Data`: cut the splits, check, learn the normalisation on the training split, make the specs.
 
 Every source that fits in memory (by name, a folder of images, a table, arrays) hands its samples over as `Samples`
 and ends here, so checks and normalisation are the same for all of them.
@@ -9,13 +9,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from rushlight.data.feed import ResidentSplit
-from rushlight.data.order import split_seed
+from rushlight.data.order import split_seed, validation_seed
 from rushlight.data.spec import Column, FeatureKind, FeatureSpec, Normalization, NormalizeName, TargetSpec
 from rushlight.data.splits import Data
 from rushlight.errors import DataError
@@ -32,6 +33,11 @@ class Samples:
     inputs: Tensor
     targets: Tensor
 
+    def take(self, indices: np.ndarray) -> Samples:
+        """Return the samples at `indices`."""
+        chosen = torch.from_numpy(indices)
+        return Samples(self.inputs.index_select(0, chosen), self.targets.index_select(0, chosen))
+
 
 def build_data(
     name: str,
@@ -40,16 +46,17 @@ def build_data(
     test: Samples | None,
     target: TargetSpec,
     *,
+    validation: Samples | None = None,
     normalize: NormalizeName = "auto",
     columns: tuple[Column, ...] = (),
     notes: tuple[str, ...] = (),
 ) -> Data:
-    """Make `Data` of samples in memory; both splits are already cut.
+    """Make `Data` of samples in memory; the splits are already cut.
 
     Raises:
         DataError: a split is empty, inputs are not finite, labels are outside 0…C-1, or there is one class only.
     """
-    for split_name, samples in (("train", train), ("test", test)):
+    for split_name, samples in (("train", train), ("validation", validation), ("test", test)):
         if samples is not None:
             check_samples(name, split_name, samples, target)
     if target.task in ("classification", "binary"):
@@ -61,10 +68,11 @@ def build_data(
     return Data(
         name=name,
         train=resident(train, features, target),
+        validation=None if validation is None else resident(validation, features, target),
         test=None if test is None else resident(test, features, target),
         features=features,
         target=target,
-        fingerprint=fingerprint(train, test),
+        fingerprint=fingerprint(train, validation, test),
         notes=(*notes, *unseen_class_notes(train.targets, target), *normalization_notes(features, target)),
         examples=train.inputs[:EXAMPLES].clone(),
     )
@@ -86,51 +94,85 @@ def as_it_is(inputs: Tensor) -> Tensor:
 
 
 def split_indices(
-    targets: np.ndarray, fraction: float, seed: int, *, stratified: bool
+    targets: np.ndarray,
+    fraction: float,
+    seed: int,
+    *,
+    stratified: bool,
+    split: Literal["validation", "test"] = "test",
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Cut n samples into (train, test) index arrays, each sorted, by `seed` alone.
+    """Cut n samples into (train, `split`) index arrays, each sorted, by `seed` alone.
 
-    Stratified, every class gives `round(fraction * its count)` samples to the test split, at least one if it has two
+    Stratified, every class gives `round(fraction * its count)` samples to `split`, at least one if it has two
     or more, and always keeps one for training.
     """
-    generator = np.random.Generator(np.random.PCG64(split_seed(seed)))
+    generator = np.random.Generator(np.random.PCG64(split_seed(seed) if split == "test" else validation_seed(seed)))
     groups = (
         [np.flatnonzero(targets == value) for value in np.unique(targets)] if stratified else [np.arange(len(targets))]
     )
-    test = []
+    set_aside = []
     for group in groups:
         count = min(max(round(fraction * len(group)), 1), len(group) - 1) if fraction > 0 else 0
-        test.append(generator.permutation(group)[:count])
-    test_indices = np.sort(np.concatenate(test)) if test else np.empty(0, dtype=np.int64)
-    return np.setdiff1d(np.arange(len(targets)), test_indices), test_indices
+        set_aside.append(generator.permutation(group)[:count])
+    indices = np.sort(np.concatenate(set_aside)) if set_aside else np.empty(0, dtype=np.int64)
+    return np.setdiff1d(np.arange(len(targets)), indices), indices
 
 
-def cut_test_split(
-    samples: Samples, fraction: float, seed: int, target: TargetSpec
-) -> tuple[Samples, Samples | None, str]:
-    """Cut a test split off samples that have none; return (train, test, the sentence that says so)."""
-    if fraction <= 0 or len(samples.inputs) < 2:
-        return samples, None, "There is no test split."
+@dataclass(frozen=True)
+class Cut:
+    """The indices of each split's samples (None: no such split was cut), and the sentences that tell of them."""
+
+    train: np.ndarray
+    validation: np.ndarray | None
+    test: np.ndarray | None
+    notes: tuple[str, ...]
+
+
+def cut_splits(
+    labels: np.ndarray, *, test_fraction: float | None, val_fraction: float | None, seed: int, stratified: bool
+) -> Cut:
+    """Set samples aside for testing, then, of the rest, samples for validation; before anything is learnt of them.
+
+    `labels` (n,) are the samples' classes, or anything of that length where the cut is not stratified. A fraction of
+    None means that the split is not to be cut, or came from elsewhere.
+    """
+    share = ", the same share of every class" if stratified else ""
+    train, test, validation, notes = np.arange(len(labels)), None, None, []
+    if test_fraction is not None:
+        rest, found = split_indices(labels, test_fraction, seed, stratified=stratified)
+        if len(found):
+            notes.append(
+                f"No test split was given: {len(found):,} of {len(labels):,} samples were set aside for testing{share} (seed {seed})."
+            )
+            train, test = rest, found
+        elif test_fraction <= 0 or len(labels) < 2:
+            notes.append("There is no test split.")
+        else:
+            notes.append("There is no test split: no class has a sample to spare.")
+    if val_fraction:
+        kept, found = split_indices(labels[train], val_fraction, seed, stratified=stratified, split="validation")
+        if len(found):
+            notes.append(
+                f"{len(found):,} of {len(train):,} training samples were set aside for validation{share} (seed {seed})."
+            )
+            train, validation = train[kept], train[found]
+        else:
+            notes.append("There is no validation split: no class has a sample to spare.")
+    return Cut(train, validation, test, tuple(notes))
+
+
+def cut_samples(
+    samples: Samples, target: TargetSpec, *, test_fraction: float | None, val_fraction: float | None, seed: int
+) -> tuple[Samples, Samples | None, Samples | None, tuple[str, ...]]:
+    """Cut samples as `cut_splits` cuts their indices; return (train, validation, test, notes)."""
+    if len(samples.inputs) != len(samples.targets):
+        return samples, None, None, ()  # `build_data` raises on unequal counts
     stratified = target.task in ("classification", "binary")
-    train, test = split_indices(labels_of(samples, stratified), fraction, seed, stratified=stratified)
-    if len(test) == 0:
-        return samples, None, "There is no test split: no class has a sample to spare."
-    note = (
-        f"No test split was given: {len(test):,} of {len(train) + len(test):,} samples were set aside for testing"
-        f"{', the same share of every class' if stratified else ''} (seed {seed})."
-    )
-    return take(samples, train), take(samples, test), note
-
-
-def labels_of(samples: Samples, stratified: bool) -> np.ndarray:
-    """Return what a split goes by: one label for each sample, or just as many zeros."""
-    return samples.targets.numpy().reshape(-1) if stratified else np.zeros(len(samples.targets), dtype=np.int64)
-
-
-def take(samples: Samples, indices: np.ndarray) -> Samples:
-    """Return the samples at `indices`."""
-    chosen = torch.from_numpy(indices)
-    return Samples(samples.inputs.index_select(0, chosen), samples.targets.index_select(0, chosen))
+    labels = samples.targets.numpy().reshape(-1) if stratified else np.zeros(len(samples.targets))
+    cut = cut_splits(labels, test_fraction=test_fraction, val_fraction=val_fraction, seed=seed, stratified=stratified)
+    train = samples if len(cut.train) == len(samples.inputs) else samples.take(cut.train)
+    validation, test = (None if rows is None else samples.take(rows) for rows in (cut.validation, cut.test))
+    return train, validation, test, cut.notes
 
 
 def as_stored(inputs: Tensor) -> Tensor:
@@ -297,10 +339,19 @@ def normalization_notes(features: FeatureSpec, target: TargetSpec) -> tuple[str,
     return tuple(note for note in (said, scaled) if note)
 
 
-def fingerprint(train: Samples, test: Samples | None) -> str:
-    """Return a SHA-256 over the samples, as they are stored before any preparation."""
+def fingerprint(train: Samples, validation: Samples | None, test: Samples | None) -> str:
+    """Return a SHA-256 over train and test as they are stored before any preparation, and "-" and one of validation.
+
+    A run that was begun before there were validation splits still knows its data: the first half is what it recorded.
+    """
+    digest = split_digest(train, test)
+    return digest if validation is None else f"{digest}-{split_digest(validation)}"
+
+
+def split_digest(*splits: Samples | None) -> str:
+    """Return a SHA-256 over the samples of some splits; of large tensors evenly spaced rows are hashed."""
     digest = hashlib.sha256()
-    for samples in (train, test):
+    for samples in splits:
         for tensor in () if samples is None else (samples.inputs, samples.targets):
             digest.update(f"{dtype_name(tensor)}{tuple(tensor.shape)}".encode())
             size = tensor.numel() * tensor.element_size()

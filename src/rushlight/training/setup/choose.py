@@ -75,7 +75,7 @@ def choose_objective(options: Options, data: Data) -> tuple[Objective, Data, str
         raise UsageError("no-loss", found=f"the class {name}" if isinstance(loss, type) else name)
     check_loss_fits(loss, data.target, getattr(getattr(data.train, "targets", None), "dtype", None))
     data = retarget(data, task_of_loss(loss, data.target.task))
-    are_labels_checked = all(map(has_class_numbers, (data.train, data.test)))
+    are_labels_checked = all(map(has_class_numbers, data.splits.values()))
     return make_objective(loss, are_labels_checked), data, getattr(loss, "__name__", type(loss).__name__)
 
 

@@ -50,7 +50,7 @@ def architecture_digest(model: nn.Module) -> str:
 
 def differences(then: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
     """Give a sentence for each condition that is not what it was."""
-    if then.get("data") != now["data"]:
+    if then.get("data") not in (now["data"], now["data"].partition("-")[0]):  # before validation had a part in it
         yield "the data is not what this run was trained on: its fingerprint differs"
     if then.get("model") != now["model"]:
         yield "the model is not the one this run was trained with: its layers or their settings differ"

@@ -52,37 +52,37 @@ def open_image_folder(
     normalize: NormalizeName = "auto",
     image_size: tuple[int, int] | None = None,
     seed: int = 0,
-    test_fraction: float = 0.2,
+    test_fraction: float | None = 0.2,
+    val_fraction: float | None = None,
     skip_bad: bool = False,
     workers: int = 0,
     memory_limit: int,
 ) -> Data:
-    """Open `path/train/<class>/*` with `path/test/` or `path/val/`, or `path/<class>/*`, as data.
+    """Open `path/train/<class>/*` with `path/test/` and `path/val/`, or `path/<class>/*`, as data.
 
-    `image_size` is (height, width). Images that together need more than `memory_limit` bytes, decoded, are streamed by
+    `val/` without `test/` is what is tested. A `test_fraction` of None means that the test split comes from elsewhere. `image_size` is (height, width). Images that together need more than `memory_limit` bytes, decoded, are streamed by
     `workers` processes. Raises DataError for a folder without classes or images, and for unreadable images unless
     `skip_bad`.
     """
-    train, test, classes, notes = find_images(Path(path), seed, test_fraction)
+    splits, classes, notes = find_images(Path(path), test_fraction=test_fraction, val_fraction=val_fraction, seed=seed)
     target = TargetSpec("classification", classes)
-    paths = [*train.paths, *(test.paths if test else ())]
+    paths = [path for files in splits.values() for path in files.paths]
     headers, bad = read_headers(paths)
-    if not headers:
-        raise unreadable(path, bad, len(bad))
-    shape, size_note = choose_shape(headers.values(), image_size)
-    train, test = without(train, bad), None if test is None else without(test, bad)
+    splits = {split: without(files, bad) for split, files in splits.items()}
+    sized = [headers[path] for split, files in splits.items() for path in files.paths if split != "validation"]
+    if not sized:
+        raise unreadable(path, bad, len(paths))
+    shape, size_note = choose_shape(sized, image_size)
     notes.append(size_note)
     if len(headers) * int(np.prod(shape)) > memory_limit:
-        return open_streamed(path, train, test, target, shape, bad, notes, normalize, skip_bad, workers)
-    samples = []
-    for files in (train, test):
-        if files is not None:
-            kept, newly_bad = decode(files, shape)
-            samples.append(kept)
-            bad += newly_bad
+        return open_streamed(path, splits, target, shape, bad, notes, normalize, skip_bad, workers)
+    samples = {}
+    for split, files in splits.items():
+        samples[split], newly_bad = decode(files, shape)
+        bad += newly_bad
     notes += bad_notes(path, bad, len(paths), skip_bad)
     return build_data(
-        Path(path).name, "image", samples[0], samples[1] if len(samples) > 1 else None, target,
+        Path(path).name, "image", samples["train"], samples.get("test"), target, validation=samples.get("validation"),
         normalize=normalize, notes=tuple(notes),
     )  # fmt: skip
 
@@ -184,31 +184,34 @@ class ImageFolderDataset(Dataset[tuple[Tensor, int]]):
 
 
 def open_streamed(
-    root: Path, train: ImageFiles, test: ImageFiles | None, target: TargetSpec, shape: tuple[int, int, int],
+    root: Path, splits: dict[str, ImageFiles], target: TargetSpec, shape: tuple[int, int, int],
     bad: list[BadImage], notes: list[str], normalize: NormalizeName, skip_bad: bool, workers: int,
 ) -> Data:  # fmt: skip
     """Make data whose images are read from disk every time; the normalisation is learnt from a sample of them."""
-    splits = [files for files in (train, test) if files is not None]
-    total = sum(len(files.paths) for files in splits) + len(bad)
+    total = sum(len(files.paths) for files in splits.values()) + len(bad)
     if skip_bad:  # only decoding tells; without --skip-bad a broken image stops the epoch that meets it, by name
-        paths = [path for files in splits for path in files.paths]
+        paths = [path for files in splits.values() for path in files.paths]
         results = in_threads(partial(check_pixels, shape=shape), paths)
         bad = bad + [result for result in results if isinstance(result, BadImage)]
-        splits = [without(files, bad) for files in splits]
+        splits = {split: without(files, bad) for split, files in splits.items()}
     notes = [*notes, *bad_notes(root, bad, total, skip_bad)]
-    for split_name, files in zip(("train", "test"), splits, strict=False):
+    for split, files in splits.items():
         if not files.paths:
-            raise DataError("empty-split", data=Path(root).name, split=split_name)
-    check_more_than_one_class(Path(root).name, torch.tensor(splits[0].labels), target)
-    features, note = learn_from_sample(splits[0], shape, normalize, root)
-    examples, _ = decode(splits[0].take(list(range(min(EXAMPLES, len(splits[0].paths))))), shape)
+            raise DataError("empty-split", data=Path(root).name, split=split)
+    train, validation, test = (splits.get(split) for split in ("train", "validation", "test"))
+    assert train is not None
+    check_more_than_one_class(Path(root).name, torch.tensor(train.labels), target)
+    features, note = learn_from_sample(train, shape, normalize, root)
+    examples, _ = decode(train.take(list(range(min(EXAMPLES, len(train.paths))))), shape)
+    digest = names_fingerprint(root, [files for files in (train, test) if files is not None])
     return Data(
         name=Path(root).name,
-        train=stream(splits[0], features, workers),
-        test=stream(splits[1], features, workers) if len(splits) > 1 else None,
+        train=stream(train, features, workers),
+        validation=None if validation is None else stream(validation, features, workers),
+        test=None if test is None else stream(test, features, workers),
         features=features,
         target=target,
-        fingerprint=names_fingerprint(root, splits),
+        fingerprint=digest if validation is None else f"{digest}-{names_fingerprint(root, [validation])}",
         notes=(*notes, note, *normalization_notes(features, target)),
         examples=examples.inputs,
     )
