@@ -36,6 +36,7 @@ COMPUTED: dict[str, set[str]] = {
 
 # Rooms some of whose texts the code does not use yet: each goes from here when its last inline text is gone.
 AWAITED = {"console", "data", "device", "engine", "export", "help", "runs", "training", "words"}
+NOT_TRANSLATED = {"training.remedy.torch"}  # nothing but a command
 COMPUTED_KEYS = ("words.between.",)  # keys that are put together from a name
 
 
@@ -171,7 +172,7 @@ def test_every_chinese_text_is_chinese_with_chinese_punctuation() -> None:
     """Half-width marks stand only in code, and beside Latin letters and figures; quotes are “ ”."""
     chinese = r"[\u4e00-\u9fff]"
     for key, form in ((key, form) for key, forms in CHINESE.items() for form in forms):
-        if key.startswith("words.between.") or not form:
+        if key.startswith("words.between.") or key in NOT_TRANSLATED or not form:
             continue
         bare = re.sub(r"`[^`]*`|\{[^}]*\}", "0", form)  # without code and values
         assert re.search(chinese, form) or not re.search(r"[a-z]{2,} [a-z]{2,}", ENGLISH[key][0]), key
@@ -195,7 +196,7 @@ def test_every_advice_ends_in_a_full_stop_or_in_something_to_type() -> None:
 def test_a_chinese_text_ends_as_the_english_one_does() -> None:
     """A sentence in a full stop, what is to be typed without one."""
     for key, forms in ENGLISH.items():
-        if key.startswith("errors."):
+        if not key.startswith("words."):
             english, chinese = forms[-1][-1:], CHINESE[key][0][-1:]
             assert (english in (".", "?")) == (chinese in ("。", "？")), key
 
