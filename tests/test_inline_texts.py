@@ -24,7 +24,6 @@ REMAINING = {
     "cli/listing.py": 1,
     "cli/overview.py": 30,
     "console/output.py": 1,
-    "console/profile.py": 15,
     "console/progress.py": 10,
     "console/report.py": 28,
     "console/runs.py": 22,
@@ -51,13 +50,7 @@ REMAINING = {
     "data/sources/tables/columns.py": 14,
     "data/sources/tables/frames.py": 1,
     "data/sources/tables/tables.py": 5,
-    "device.py": 7,
-    "export/bundle.py": 13,
-    "export/formats.py": 7,
-    "export/inputs.py": 20,
-    "export/weights.py": 15,
     "files.py": 1,
-    "models/custom.py": 3,
     "run.py": 2,
     "runs/checkpoint_files.py": 4,
     "runs/folder.py": 7,
@@ -77,7 +70,6 @@ REMAINING = {
     "training/finish.py": 3,
     "training/loop.py": 2,
     "training/objective/schedule.py": 1,
-    "training/profile/figures.py": 25,
     "training/profile/waiting.py": 7,
     "training/profile/watch.py": 3,
     "training/record/ledger.py": 4,
@@ -169,12 +161,15 @@ class Scan(ast.NodeVisitor):
             self.visit(node.slice)
 
     def visit_For(self, node: ast.For) -> None:
-        if isinstance(node.iter, ast.Tuple) and any(name_of(inner) == "add_column" for inner in ast.walk(node)):
-            self.found += [(entry.lineno, heading) for entry in node.iter.elts if (heading := literal(entry))]
-            for child in node.body:
-                self.visit(child)
-        else:
-            self.generic_visit(node)
+        headings = [
+            call.args[0]
+            for call in ast.walk(node)
+            if isinstance(call, ast.Call) and name_of(call) == "add_column" and call.args
+        ]
+        if isinstance(node.iter, ast.Tuple) and ast.unparse(node.target) in map(ast.unparse, headings):
+            for entry in node.iter.elts:
+                self.add(entry, literal(entry) or "")
+        self.generic_visit(node)
 
     def visit_Call(self, node: ast.Call) -> None:
         name = name_of(node)
@@ -209,7 +204,7 @@ class Scan(ast.NodeVisitor):
             self.add(node, text)
 
     def add(self, node: ast.expr, text: str) -> None:
-        if not NO_PROSE.match(text):
+        if text and not NO_PROSE.match(text) and (node.lineno, text) not in self.found:
             self.found.append((node.lineno, text))
 
 
@@ -272,6 +267,7 @@ def test_an_inline_text_is_found(code: str) -> None:
         '"""What this module does."""\n\ndef f():\n    """Return what it does."""',
         'table.add_column("")',
         'value = content["not a text"]',
+        'for heading in ("epoch", "time"):\n    table.add_column(text(f"console.headings.{heading}"))',
     ],
 )
 def test_what_is_no_text_for_users_is_not_found(code: str) -> None:
