@@ -424,6 +424,10 @@ ENGLISH: dict[str, Text] = {
         "Counts (epochs, batch_size, accumulate, early_stopping) are whole numbers from 1.",
     ),
     "option-not-a-number": Text("{option} must be a number, 0 or greater; it is {value!r}."),
+    "option-not-recordable": Text(
+        "{option} cannot be recorded in the run's recipe, which is JSON: {reason}; it is {value!r}.",
+        "Give numbers, texts, and lists or dicts of these. A model that needs other things: make it, and pass it instead of its name.",
+    ),
     "negative": Text("{option} must be 0 or more; it is {value!r}."),
     "bad-fraction": Text(
         "{option} must be at least 0 and less than 1; it is {value!r}.",
