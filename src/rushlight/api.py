@@ -151,6 +151,10 @@ def from_checkpoint(training: Training, origin: Origin) -> None:
                 f"{newer} is damaged and was not used; {origin.checkpoint.name}, before it, is whole."
             )
     restore(training, origin.checkpoint, drops_newer=origin.goes_back)
+    for index, settings in enumerate(origin.settings):  # in place of those in the checkpoint
+        training.optimizer.param_groups[index].update({key: now for key, (_, now) in settings.items()})
+        if "lr" in settings:
+            training.schedule.base_rates[index] = settings["lr"][1]
     keep_recipe(training)
     more = said_differences(training, origin)
     epochs = training.recipe.epochs
