@@ -20,6 +20,7 @@ from rushlight.training.setup.choose import (
     choose_objective,
     choose_optimizer,
     data_options,
+    eval_notes,
     fit,
     make_schedule,
 )
@@ -60,7 +61,7 @@ def start_training(
     if recipe.precision == "bfloat16" and (refusal := bfloat16_refusal(device)):
         raise UsageError("no-bfloat16", reason=refusal)
     schedule = make_schedule(options["schedule"], options.get("warmup", 0), optimizer, training_data, recipe)
-    notes = (*device_notes, *opened.notes, *batch_notes(opened, recipe), *notes)
+    notes = (*device_notes, *opened.notes, *batch_notes(opened, recipe), *eval_notes(described.get("eval", [])), *notes)
     training_data = replace(training_data, notes=notes)
     conditions = conditions_of(module, training_data, device)
     folder, origin = begun_or_new(recipe, conditions, opened.name, options, stack)
