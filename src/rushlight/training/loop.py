@@ -146,6 +146,8 @@ def train_epoch(training: Training, steps: Steps, interrupt: Interrupt, saver: S
     state, schedule, since = training.state, training.schedule, time.perf_counter()
     ledger = Ledger(training, saver)
     training.model.train()
+    for name in training.recipe.model.get("eval", ()):  # those that were given in eval mode
+        training.model.get_submodule(name).training = False
     steps.check_settings()
     for window in interrupt.reading(steps.windows()):
         try:

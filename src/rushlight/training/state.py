@@ -27,6 +27,7 @@ class Origin:
     goes_back: bool = False  # whether the checkpoint was asked for by name, newer ones or not
     differences: tuple[str, ...] = ()  # what changed that the bits depend on
     is_inexact: bool = False  # whether the user allowed other bits, for these or for what shows later
+    settings: tuple[dict[str, tuple[Any, Any]], ...] = ()  # a live optimizer's that changed, by group: (then, now)
 
 
 @dataclass(frozen=True)

@@ -105,6 +105,7 @@ def choose_model(model: object, data: Data, options: Options) -> tuple[nn.Module
             "class": f"{type(model).__module__}.{type(model).__qualname__}",
             "name": type(model).__name__,
             "live": True,
+            **({"eval": kept} if (kept := modules_in_eval(model)) else {}),
         }
     if isinstance(model, type):
         raise ModelError("class-not-instance", name=model.__name__)
@@ -124,6 +125,29 @@ def choose_model(model: object, data: Data, options: Options) -> tuple[nn.Module
         }
     described["seed"] = options.get("seed", 0)
     return build_described(described, data), described
+
+
+def modules_in_eval(model: nn.Module) -> list[str]:
+    """Return the names of the modules given in eval mode inside a module in training mode: they stay in eval mode."""
+    outermost = [
+        f"{outer}.{name}".lstrip(".")
+        for outer, parent in model.named_modules() if parent.training
+        for name, child in parent.named_children() if not child.training
+    ]  # fmt: skip
+    return [
+        f"{outer}.{name}".rstrip(".")
+        for outer in outermost
+        for name, module in model.get_submodule(outer).named_modules() if not module.training
+    ]  # fmt: skip
+
+
+def eval_notes(names: list[str]) -> tuple[str, ...]:
+    """Say which modules stay in eval mode."""
+    outermost = [name for name in names if not any(name.startswith(f"{other}.") for other in names)]
+    if not outermost:
+        return ()
+    listed = ", ".join(outermost[:5]) + (", …" if len(outermost) > 5 else "")
+    return (f"{listed}: given in eval mode, stays in eval mode: no dropout there, and its running statistics stay.",)
 
 
 def fit(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import platform
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from rushlight import files
 from rushlight.data import DATASETS, Data, options_to_json
 from rushlight.device import describe_environment
+from rushlight.errors import UsageError
 from rushlight.training.objective import describe_optimizer
 from rushlight.training.recipe import Recipe, recipe_to_json
 from rushlight.training.setup.choose import data_options
@@ -40,7 +42,7 @@ def make_recipe(
     chosen.setdefault("batch_size", opened.batch_size or 64)
     is_live_loss = "objective" in options or not is_named_loss(options.get("loss"))
     is_live_optimizer = isinstance(options.get("optimizer"), Optimizer)
-    return Recipe(
+    recipe = Recipe(
         model=model,
         data=data,
         loss={"name": loss_name, **({"live": True} if is_live_loss else {})},
@@ -48,6 +50,18 @@ def make_recipe(
         schedule=describe_schedule(schedule, options.get("warmup", 0)),
         **chosen,
     )  # fmt: skip
+    check_recordable("model_arguments", model.get("arguments", {}))
+    for option, value in {**data["options"], **chosen}.items():
+        check_recordable(option, value)
+    return recipe
+
+
+def check_recordable(option: str, value: Any) -> None:
+    """Raise UsageError for an option that JSON cannot hold, before a folder is made for its run."""
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UsageError("option-not-recordable", option=option, value=value, reason=error) from error
 
 
 def describe_schedule(schedule: str | LRScheduler, warmup: int) -> dict[str, Any]:

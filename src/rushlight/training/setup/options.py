@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypedDict, cast
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -69,6 +71,8 @@ class Options(TypedDict, total=False):
     to_stderr: bool  # print to standard error, so that standard output is free (False)
 
 
+LIVE = ("loss", "objective", "optimizer", "schedule", "test_data")  # may be objects, which stay as they are
+
 OTHER_NAMES = {  # what other libraries call an option of ours
     "learning_rate": "lr",
     "max_epochs": "epochs",
@@ -98,8 +102,24 @@ def check_options(options: Options) -> Options:
             ours = OTHER_NAMES.get(option)
             suggestion = f" Here it is called {ours}." if ours else suggest(option, known)
             raise UsageError("unknown-option", option=option, known=", ".join(known), suggestion=suggestion)
-    chosen: Any = {option: value for option, value in options.items() if value is not None}
+    given: dict[str, Any] = dict(options)
+    chosen: Any = {
+        option: value if option in LIVE else plain(value) for option, value in given.items() if value is not None
+    }
     return cast(Options, chosen)
+
+
+def plain(value: Any) -> Any:
+    """Return NumPy's numbers, one-element tensors and devices as the Python values that JSON and torch agree on."""
+    if isinstance(value, dict):
+        return {key: plain(entry) for key, entry in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(map(plain, value))
+    if isinstance(value, torch.device):
+        return str(value)
+    if isinstance(value, (np.generic, np.ndarray, Tensor)):
+        return value.tolist() if isinstance(value, np.ndarray) or not getattr(value, "ndim", 0) else value
+    return value
 
 
 def default_schedule(options: Options, knows_length: bool) -> str:

@@ -21,6 +21,7 @@ from rushlight.training.setup.choose import (
     choose_objective,
     choose_optimizer,
     data_options,
+    eval_notes,
     fit,
     make_schedule,
     with_validation,
@@ -75,7 +76,7 @@ def start_training(
         raise UsageError(
             "no-validation", chooser="early_stopping" if recipe.early_stopping else schedule.name, data=opened.name
         )
-    notes = (*device_notes, *opened.notes, *batch_notes(opened, recipe), *notes)
+    notes = (*device_notes, *opened.notes, *batch_notes(opened, recipe), *eval_notes(described.get("eval", [])), *notes)
     training_data = replace(training_data, notes=notes)
     conditions = conditions_of(module, training_data, device)
     folder, origin = begun_or_new(recipe, conditions, opened.name, options, stack)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,11 @@ from rushlight.runs import (
     read_recipe,
 )
 from rushlight.training.events import Events
+from rushlight.training.objective import describe_optimizer
 from rushlight.training.recipe import Recipe, recipe_from_json, recipe_to_json
 from rushlight.training.record import open_history
 from rushlight.training.setup.choose import choose_objective, choose_optimizer, fit, make_schedule
-from rushlight.training.setup.conditions import conditions_of
+from rushlight.training.setup.conditions import changed_settings, conditions_of
 from rushlight.training.setup.describe import describe_schedule
 from rushlight.training.setup.options import Options
 from rushlight.training.setup.origin import as_written, check_way_back, origin_of
@@ -91,8 +93,13 @@ def resume_training(
     training_data, _ = fit(module, opened, objective, device)
     optimizer = choose_optimizer(merged, module)
     conditions = conditions_of(module, training_data, device)
-    origin = origin_of(folder, conditions, options, changed)
+    compare = partial(changed_settings, optimizer, merged["schedule"], recipe.optimizer)
+    origin = origin_of(
+        folder, conditions, options, changed, compare if recipe.optimizer.get("live") else lambda content: ()
+    )  # fmt: skip
     recipe = extended(recipe, merged)
+    if origin.settings:
+        recipe = replace(recipe, optimizer={**describe_optimizer(optimizer), "live": True})
     check_way_back(folder, recipe, origin.checkpoint)
     schedule = make_schedule(merged["schedule"], recipe.schedule["warmup"], optimizer, training_data, recipe)
     history = open_history(folder, recipe, events, stack)
