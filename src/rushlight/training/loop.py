@@ -9,13 +9,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-from PIL.Image import Image
 from torch import nn
 
 from rushlight import files
 from rushlight.data import CPU, ResidentSplit, Split
 from rushlight.errors import DataError
 from rushlight.report import Report
+from rushlight.texts import Note
 from rushlight.training.checkpoint import (
     Saver,
     begin_random_streams,
@@ -28,7 +28,7 @@ from rushlight.training.engine import Steps
 from rushlight.training.evaluation import Outcome, evaluate
 from rushlight.training.interrupt import Interrupt, Interrupted, interruptible
 from rushlight.training.recipe import Recipe
-from rushlight.training.record import BlownUp, Ledger, loggable, write_media
+from rushlight.training.record import BlownUp, Ledger, log_values
 from rushlight.training.setup import explain_step_error
 from rushlight.training.state import State, Training
 from rushlight.training.step import Parts, has_images, roll_back
@@ -63,14 +63,7 @@ class Epoch:
         or numbers from 0 to 1. Raises UsageError for anything else, and StorageError where the disk refuses.
         """
         assert self.training is not None
-        found = {name: loggable(value) for name, value in values.items()}  # all of it, before any is written
-        entries = {
-            name: write_media(self.training.folder, f"{self.step:08d}-{name}", value)
-            if isinstance(value, Image)
-            else value
-            for name, value in found.items()
-        }
-        self.training.events.emit("values", epoch=self.number, step=self.step, values=entries)
+        log_values(self.training, self.number, self.step, values)
 
 
 def epochs(training: Training) -> Generator[Epoch]:
@@ -81,10 +74,7 @@ def epochs(training: Training) -> Generator[Epoch]:
     begin_random_streams(training)
     saver = Saver(training)
     if training.chooses and training.data.validation is None:  # as runs did that the previous release began
-        training.events.warning(
-            f"This run has no validation split, so it chooses by its {'test' if training.data.test else 'training loss'}, as it "
-            "was begun to: its test figures are a little better than they would be on new data."
-        )
+        training.events.warning(Note(f"training.chooses-by-its-{'test' if training.data.test else 'training-loss'}"))
     steps = Steps(training, parts_of(training), saver)
     try:
         while state["epoch"] <= recipe.epochs and not is_patience_spent(recipe, state):

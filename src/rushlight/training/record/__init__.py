@@ -2,6 +2,6 @@
 
 from rushlight.training.record.ledger import BlownUp, Ledger, Taken, name_samples
 from rushlight.training.record.open import open_history
-from rushlight.training.record.values import loggable, write_media
+from rushlight.training.record.values import log_values
 
-__all__ = ["BlownUp", "Ledger", "Taken", "loggable", "name_samples", "open_history", "write_media"]
+__all__ = ["BlownUp", "Ledger", "Taken", "log_values", "name_samples", "open_history"]
