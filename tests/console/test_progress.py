@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from rushlight.console import Progress, fetch_progress
-from rushlight.console.progress import shortened
+from rushlight.console.progress import cut_in_middle
 from rushlight.training.events import Event
 
 SHOW = """
@@ -227,5 +227,5 @@ def test_a_download_without_a_known_size_is_shown_too(capsys: pytest.CaptureFixt
 
 
 def test_long_names_are_cut_in_their_middle() -> None:
-    assert shortened("abcdefghijklmnop", 11) == "abcd...mnop"
-    assert shortened("short", 11) == "short"
+    assert cut_in_middle("abcdefghijklmnop", 11) == "abcd...mnop"
+    assert cut_in_middle("short", 11) == "short"

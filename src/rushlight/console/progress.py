@@ -9,12 +9,12 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from rushlight.console.output import can_encode, open_console, print_marked
 from rushlight.console.profile import print_profile
 from rushlight.formats import format_bytes, format_count, format_duration, format_figure, format_share
+from rushlight.texts import shown
 
 PLAIN_SECONDS = 10.0  # between the lines inside a long epoch when nobody watches a terminal
 DRAW_SECONDS = 0.05
@@ -108,14 +108,14 @@ class Progress:
         elif kind == "epoch":
             self.show_epoch(data)
         elif kind == "message":
-            self.print(data["text"])
+            self.print(shown(data["text"]))
         elif kind == "warning" or (kind == "event" and data["event"] in WARNED_OF):
             self.line.clear()
-            print_marked(self.console, "warning:", "bold yellow", data["message" if kind == "event" else "text"])
+            print_marked(self.console, "warning:", "bold yellow", shown(data["message" if kind == "event" else "text"]))
         elif kind == "announcement":
             self.epochs = data["epochs"]
             for text, style in ((data["title"], "bold"), *((text, "dim") for text in data["lines"])):
-                self.console.print(text, style=style, soft_wrap=not self.line.is_live)
+                self.console.print(shown(text), style=style, soft_wrap=not self.line.is_live)
         elif kind == "profile":
             self.line.clear()
             print_profile(self.console, data, wraps=not self.line.is_live)
@@ -220,55 +220,32 @@ def fetch_progress(quiet: bool = False, to_stderr: bool = True) -> Callable[[str
     if quiet:
         return lambda name, done, total: None
     line = LiveLine(to_stderr)
-    download = Download("", 0.0, 0, 0.0)
+    pause = DRAW_SECONDS if line.is_live else PLAIN_SECONDS
+    download, begun_at, begun_bytes = "", 0.0, 0  # not 0 bytes when an interrupted download goes on
+    shown_at, shown_bytes, is_over = 0.0, 0, True
 
     def progress(name: str, done: int, total: int | None) -> None:
-        nonlocal download
+        nonlocal download, begun_at, begun_bytes, shown_at, shown_bytes, is_over
         now = time.monotonic()
-        is_new, is_done = name != download.name or done < download.shown_bytes, done == total
-        if is_new:
-            download = Download(name, now, done, now)
-        elif download.is_done or not (is_done or download.is_due(now, line.is_live)):
+        if name != download or done < shown_bytes:
+            download, begun_at, begun_bytes = name, now, done
+        elif is_over or (done != total and now - shown_at < pause):
             return
-        download.shown_at, download.shown_bytes, download.is_done = now, done, is_done
-        show_download(line, name, done, total, download.speed(now, done))
+        shown_at, shown_bytes, is_over = now, done, done == total
+        size = format_bytes(done) + (f" of {format_bytes(total)}" if total is not None else "")
+        seconds = now - begun_at
+        speed = f"{format_bytes((done - begun_bytes) / seconds)}/s" if seconds > 0.2 else ""  # else too early to tell
+        if line.is_live and not is_over:
+            room = line.width - len(line.joined(["", size, speed])) - BAR_LEAST - 3 * len(line.gap)
+            line.draw([cut_in_middle(name, room), size, speed], done / total if total else None)
+        else:
+            line.clear()
+            line.console.print(line.joined([name, size, speed]), soft_wrap=True)
 
     return progress
 
 
-@dataclass
-class Download:
-    """The download on show, and when it was last shown (seconds of the monotonic clock)."""
-
-    name: str
-    begun_at: float
-    begun_bytes: int  # not 0 when an interrupted download goes on
-    shown_at: float
-    shown_bytes: int = 0
-    is_done: bool = False
-
-    def is_due(self, now: float, is_live: bool) -> bool:
-        """Tell whether it is time to show it again."""
-        return now - self.shown_at >= (DRAW_SECONDS if is_live else PLAIN_SECONDS)
-
-    def speed(self, now: float, done: int) -> float | None:
-        """Return bytes per second, None while it is too early to tell."""
-        return (done - self.begun_bytes) / (now - self.begun_at) if now - self.begun_at > 0.2 else None
-
-
-def show_download(line: LiveLine, name: str, done: int, total: int | None, speed: float | None) -> None:
-    """Draw the download's live line, or print a lasting one at its end and when nobody watches."""
-    size = format_bytes(done) + (f" of {format_bytes(total)}" if total is not None else "")
-    parts = [size] if speed is None else [size, f"{format_bytes(speed)}/s"]
-    if line.is_live and done != total:
-        room = line.width - len(line.joined(["", *parts])) - BAR_LEAST - 3 * len(line.gap)
-        line.draw([shortened(name, room), *parts], done / total if total else None)
-    else:
-        line.clear()
-        line.console.print(line.joined([name, *parts]), soft_wrap=True)
-
-
-def shortened(text: str, room: int) -> str:
+def cut_in_middle(text: str, room: int) -> str:
     """Return the text, cut with '...' in its middle to at most `room` characters (never below eight)."""
     room = max(8, room)
     if len(text) <= room:
