@@ -32,7 +32,8 @@ from rushlight.report.report import Report
 from rushlight.training.setup.options import Options
 
 ROOT = Path(__file__).parents[1]
-PAGES = ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
+FOLDERS = ("docs", "notes", "benchmarks", "faults")
+PAGES = ["README.md", *sorted(str(path.relative_to(ROOT)) for name in FOLDERS for path in (ROOT / name).rglob("*.md"))]
 GUIDES = ["docs/guide.md", "docs/guide.zh-CN.md"]
 COMMANDS: dict[str, click.Command] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 DOWNLOADED = [name for name, dataset in DATASETS.items() if dataset.layout != "shipped"]

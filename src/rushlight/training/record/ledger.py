@@ -177,8 +177,8 @@ def name_samples(training: Training, step: int) -> str:
     order, size = training.data.train.order(recipe.seed, state["epoch"]), recipe.batch_size * recipe.accumulate
     if order is None:
         return "samples unknown: the order is the loader's own"
-    chosen = order[step * size : (step + 1) * size].tolist()
-    listed = ", ".join(map(str, chosen[:8]))
+    chosen, names = order[step * size : (step + 1) * size].tolist(), training.data.train.names
+    listed = ", ".join(f"{index}" if names is None else names[index] for index in chosen[:8])
     return f"samples {listed}{f' … ({len(chosen)} in all)' if len(chosen) > 8 else ''}"
 
 
