@@ -33,12 +33,12 @@ from rushlight.runs.summary import list_runs
 from rushlight.training import loop
 from rushlight.training.checkpoint import saver
 from rushlight.training.checkpoint.checkpoint import read_checkpoint, state_digest, unpack
-from rushlight.training.engine import policy as ways
 from rushlight.training.loop import Epoch, epochs
 from rushlight.training.record.ledger import is_finite
 from rushlight.training.setup.options import check_options
 from rushlight.training.setup.prepare import start_training
 from rushlight.training.state import Training
+from rushlight.training.step import runner
 
 WEIGHTS = torch.tensor([1.0, 4.0, 0.5, 2.0, 1.0, 3.0, 0.1, 1.0, 1.0, 2.0])
 
@@ -329,7 +329,7 @@ def test_without_a_test_split_validation_decides_all_the_same(tmp_path: Path) ->
 def clocked(monkeypatch: pytest.MonkeyPatch, cost: float) -> tuple[list[float], list[str]]:
     """Let every step take one second of a clock of ours, and every checkpoint `cost`; return the clock and what is saved."""
     now, saved = [0.0], []
-    take, write, seed = saver.take_snapshot, saver.Saver.write, ways.step_seed
+    take, write, seed = saver.take_snapshot, saver.Saver.write, runner.step_seed
 
     def taking(training: Training) -> Any:
         now[0] += cost
@@ -349,7 +349,7 @@ def clocked(monkeypatch: pytest.MonkeyPatch, cost: float) -> tuple[list[float], 
 
     monkeypatch.setattr(saver, "take_snapshot", taking)
     monkeypatch.setattr(saver.Saver, "write", writing)
-    monkeypatch.setattr(ways, "step_seed", ticking)
+    monkeypatch.setattr(runner, "step_seed", ticking)
     clock = SimpleNamespace(monotonic=lambda: now[0], perf_counter=lambda: now[0], time=time.time)
     monkeypatch.setattr(loop, "time", clock)
     monkeypatch.setattr(saver, "time", SimpleNamespace(monotonic=lambda: now[0]))

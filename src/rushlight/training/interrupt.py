@@ -9,10 +9,10 @@ import contextlib
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 
-from rushlight.data import Batch
+from rushlight.data import Batch, Feed
 from rushlight.signals import ENDING, exit_code, handling
 from rushlight.training.events import Events
 
@@ -51,24 +51,25 @@ class Interrupt:
             self.may_leave = False
             raise Interrupted
 
-    def reading(self, windows: Iterable[list[Batch]]) -> Iterator[list[Batch]]:
-        """Give the windows until somebody asks to stop; reading one may be left at any point."""
-        iterator = iter(windows)
-        while True:
-            self.may_leave = True
-            try:
-                window = None if self.requested else next(iterator, None)
-            except Interrupted:
-                return
-            except RuntimeError:  # a worker that got the signal too
-                if self.requested:
-                    return
-                raise
-            finally:
-                self.may_leave = False
-            if window is None:
-                return
-            yield window
+    def take(self, feed: Feed, count: int, micro_batches: int) -> list[Batch]:
+        """Take a step's micro-batches, or one batch for `count` steps; none at the epoch's end or once a signal came.
+
+        Reading may be left at any point.
+        """
+        batches: list[Batch] = []
+        self.may_leave = True
+        try:
+            while not self.requested and len(batches) < micro_batches and (batch := feed.take(count)) is not None:
+                batches.append(batch)
+        except Interrupted:
+            return []
+        except RuntimeError:  # a worker that got the signal too
+            if self.requested:
+                return []
+            raise
+        finally:
+            self.may_leave = False
+        return batches
 
     @contextlib.contextmanager
     def leaving_at_once(self) -> Iterator[None]:

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 from torch import nn
 
 from rushlight import files
-from rushlight.data import CPU, ResidentSplit, Split
+from rushlight.data import CPU, Feed, ResidentSplit, Split
 from rushlight.errors import DataError
 from rushlight.report import Report
 from rushlight.texts import Note
@@ -24,14 +24,14 @@ from rushlight.training.checkpoint import (
     random_streams,
     restore_random_streams,
 )
-from rushlight.training.engine import Steps
+from rushlight.training.engine import Engine, open_engine
 from rushlight.training.evaluation import Outcome, evaluate
 from rushlight.training.interrupt import Interrupt, Interrupted, interruptible
 from rushlight.training.recipe import Recipe
 from rushlight.training.record import BlownUp, Ledger, log_values
 from rushlight.training.setup import explain_step_error
 from rushlight.training.state import State, Training
-from rushlight.training.step import Parts, has_images, roll_back
+from rushlight.training.step import Parts, StepFailed, has_images, roll_back
 
 MOST_SAMPLES = 512  # evaluated at a time, unless more are trained at a time
 MOST_IMAGES = 128  # the same, where images go through convolutions: activations of more do not fit a processor's caches
@@ -75,11 +75,11 @@ def epochs(training: Training) -> Generator[Epoch]:
     saver = Saver(training)
     if training.chooses and training.data.validation is None:  # as runs did that the previous release began
         training.events.warning(Note(f"training.chooses-by-its-{'test' if training.data.test else 'training-loss'}"))
-    steps = Steps(training, parts_of(training), saver)
+    engine = open_engine(training, parts_of(training), saver)
     try:
         while state["epoch"] <= recipe.epochs and not is_patience_spent(recipe, state):
             with interruptible(training.events) as interrupt:
-                epoch = train_and_evaluate(training, steps, interrupt, saver)
+                epoch = train_and_evaluate(training, engine, interrupt, saver)
                 if interrupt.requested:
                     stop_here(training, interrupt, saver)
             if interrupt.requested:  # since that was last looked at
@@ -99,7 +99,7 @@ def epochs(training: Training) -> Generator[Epoch]:
         saver.finish_quietly()  # the error that is on its way is the one to show
         raise
     finally:
-        steps.close()
+        engine.close()
 
 
 def parts_of(training: Training) -> Parts:
@@ -111,19 +111,19 @@ def parts_of(training: Training) -> Parts:
     )  # fmt: skip
 
 
-def train_and_evaluate(training: Training, steps: Steps, interrupt: Interrupt, saver: Saver) -> Epoch | None:
+def train_and_evaluate(training: Training, engine: Engine, interrupt: Interrupt, saver: Saver) -> Epoch | None:
     """Do an epoch, or what is left of it; return None where it blew up and was rolled back to its beginning."""
     may_roll_back = training.recipe.on_nan == "rollback"
     if may_roll_back and not training.state["window"]:
         saver.save_now()  # what a rollback goes back to
     try:
-        train_epoch(training, steps, interrupt, saver)
+        train_epoch(training, engine, interrupt, saver)
     except BlownUp as error:
         if not may_roll_back:
             raise
         saver.finish()
         roll_back(training, error)
-        steps.forget()
+        engine.reset()
         return None
     report, outcome = evaluate_epoch(training, interrupt, saver)
     epoch = finish_epoch(training, report, outcome)
@@ -131,34 +131,46 @@ def train_and_evaluate(training: Training, steps: Steps, interrupt: Interrupt, s
     return epoch
 
 
-def train_epoch(training: Training, steps: Steps, interrupt: Interrupt, saver: Saver) -> None:
+def train_epoch(training: Training, engine: Engine, interrupt: Interrupt, saver: Saver) -> None:
     """Take the steps of this epoch that are not done yet. Raises BlownUp where the recipe says to roll back."""
-    state, schedule, since = training.state, training.schedule, time.perf_counter()
-    ledger = Ledger(training, saver)
+    recipe, state, since = training.recipe, training.state, time.perf_counter()
+    ledger, feed = Ledger(training, saver), open_feed(training)
     training.model.train()
     for name in training.recipe.model.get("eval", ()):  # those that were given in eval mode
         training.model.get_submodule(name).training = False
-    steps.check_settings()
-    for window in interrupt.reading(steps.windows()):
-        try:
-            taken = steps.take(window, interrupt)
-        except (RuntimeError, ValueError, TypeError, IndexError) as error:
-            raise explain_step_error(error, training.model, steps.last_window[-1], training) from error
-        schedule.after_step()
-        ledger.add(taken, window[-1])
-        del taken  # its outputs would lie in the way of the next step's
-        if interrupt.requested:
+    while not interrupt.requested:
+        plan = engine.next(state, feed)
+        batches = interrupt.take(feed, plan.count, recipe.accumulate)
+        if not batches:
             break
-        if saver.is_due:
+        try:
+            done = engine.run(plan, batches, interrupt)
+        except StepFailed as failed:
+            error = failed.error
+            raise explain_step_error(error, training.model, failed.batch, training) from error
+        training.schedule.after_step()
+        ledger.add(done, batches[-1])
+        if len(done.losses) < plan.count:  # the state was to be saved before the rest
+            feed = open_feed(training)
+        del done  # its outputs would lie in the way of the next step's
+        if not interrupt.requested and saver.is_due:
             ledger.flush()
             ledger.check_weights()
             since = count_seconds(state, since)
             saver.save_soon()
+    feed.close()
     ledger.flush()
     ledger.check_weights()
     count_seconds(state, since)
     if interrupt.requested:
         stop_here(training, interrupt, saver)
+
+
+def open_feed(training: Training) -> Feed:
+    """Open the batches of this epoch that are left."""
+    recipe, state = training.recipe, training.state
+    start = state["window"] * recipe.accumulate
+    return training.data.train.batches(recipe.batch_size, seed=recipe.seed, epoch=state["epoch"], start=start)
 
 
 def count_seconds(state: State, since: float) -> float:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from rushlight import files
-from rushlight.data import Batch, Split
+from rushlight.data import Batch, Feed, Split
 from rushlight.device import bfloat16_refusal, usable_cores
 from rushlight.errors import StorageError
 from rushlight.training.checkpoint import random_streams, restore_random_streams
@@ -59,6 +59,29 @@ class Tally:
         return {part: lap * 1e-9 / self.steps for part, lap in self.laps.items()}
 
 
+class WatchedFeed(Feed):
+    """A feed that tells a watch when a batch is asked for, and when it came."""
+
+    def __init__(self, feed: Feed, watch: Watch) -> None:
+        self.feed, self.watch = feed, watch
+        self.joins, self.ahead = feed.joins, feed.ahead
+
+    def take(self, count: int = 1) -> Batch | None:
+        """Return the feed's next batches."""
+        self.watch.before_batch()
+        batch = self.feed.take(count)
+        if batch is None:
+            self.watch.after_last_batch()
+        else:
+            self.watch.has_batch = True
+            self.watch.stopwatch.switch("rest")
+        return batch
+
+    def close(self) -> None:
+        """Close the feed."""
+        self.feed.close()
+
+
 class Watch:
     """Owns what the watched steps took, and says it when there are enough of them.
 
@@ -94,19 +117,11 @@ class Watch:
 
     def reading(self, split: Split) -> Split:
         """Return the split with the reading of its training batches watched."""
-        watched, give = copy.copy(split), split.batches
+        watched, opened = copy.copy(split), split.batches
 
-        def batches(size: int, **named: Any) -> Iterator[Batch]:
+        def batches(size: int, **named: Any) -> Feed:
             self.stopwatch.drop()
-            self.before_batch()
-            if "together" in named:
-                named["together"] = self.between(named["together"])
-            for batch in give(size, **named):
-                self.has_batch = True
-                self.stopwatch.switch("rest")
-                yield batch
-                self.before_batch()
-            self.after_last_batch()
+            return WatchedFeed(opened(size, **named), self)
 
         object.__setattr__(watched, "batches", batches)  # of this instance; all else about it is as it was
         return watched
@@ -130,17 +145,6 @@ class Watch:
             self.stopwatch.switch("rest")
         else:
             self.stopwatch.drop()
-
-    def between(self, choose: Callable[[], int]) -> Callable[[], int]:
-        """Return the function that is asked in the midst of reading, as no part of it."""
-
-        def chosen() -> int:
-            self.stopwatch.switch("rest")
-            together = choose()
-            self.stopwatch.switch("data")
-            return together
-
-        return chosen
 
     def computing(self, objective: Objective) -> Objective:
         """Return the objective with its passes watched."""

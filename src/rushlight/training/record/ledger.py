@@ -14,7 +14,7 @@ from typing import NamedTuple, NoReturn
 import torch
 from torch import Tensor
 
-from rushlight.data import Batch, epoch_order
+from rushlight.data import Batch
 from rushlight.errors import TrainingError
 from rushlight.training.checkpoint import Saver, describe_kept
 from rushlight.training.recipe import steps_per_epoch
@@ -26,8 +26,8 @@ LINES_PER_EPOCH = 10
 SHORTEST_LINE = 100  # steps
 
 
-class Taken(NamedTuple):
-    """Steps that were taken together, one or several."""
+class StepsDone(NamedTuple):
+    """Optimizer steps done by one call of an engine, one or several; the state counts them already."""
 
     losses: Sequence[float | Tensor]  # of each step; tensors () where a device may have them still to compute
     outputs: Tensor | None  # of the last samples
@@ -59,14 +59,14 @@ class Ledger:
         self.shown_loss: float | None = None
         self.shown_accuracy: float | None = None
 
-    def add(self, taken: Taken, last: Batch) -> None:
-        """Take over the losses of steps that the state counts already; `last` is a batch that ends with their last samples."""
-        self.pending += taken.losses
-        self.weights += taken.weights
-        self.rates += taken.rates
-        self.samples += taken.samples
+    def add(self, done: StepsDone, last: Batch) -> None:
+        """Add the losses of steps that are done; `last` is a batch that ends with their last samples."""
+        self.pending += done.losses
+        self.weights += done.weights
+        self.rates += done.rates
+        self.samples += done.samples
         if len(self.weights) >= MOST_PENDING or time.perf_counter() >= self.due:
-            self.read_accuracy(taken.outputs, last)
+            self.read_accuracy(done.outputs, last)
             self.flush()
 
     def flush(self) -> None:
@@ -169,16 +169,13 @@ class BlownUp(TrainingError):
     """The loss or the weights are not finite any more."""
 
 
-def name_samples(training: Training, window: int) -> str:
-    """Return which training samples a window of this epoch held, where that can be told."""
-    split, recipe = training.data.train, training.recipe
-    n, size = split.samples, recipe.batch_size * recipe.accumulate
-    if n is None:
+def name_samples(training: Training, step: int) -> str:
+    """Return which training samples step `step` (from 0) of this epoch held, where that can be told."""
+    recipe, state = training.recipe, training.state
+    order, size = training.data.train.order(recipe.seed, state["epoch"]), recipe.batch_size * recipe.accumulate
+    if order is None:
         return "samples unknown: the order is the loader's own"
-    is_shuffled = getattr(split, "is_shuffled", True)
-    order = epoch_order(recipe.seed, training.state["epoch"], n) if is_shuffled else torch.arange(n)
-    chosen = order[window * size : (window + 1) * size].tolist()
-    names = split.names
+    chosen, names = order[step * size : (step + 1) * size].tolist(), training.data.train.names
     listed = ", ".join(f"{index}" if names is None else names[index] for index in chosen[:8])
     return f"samples {listed}{f' … ({len(chosen)} in all)' if len(chosen) > 8 else ''}"
 
