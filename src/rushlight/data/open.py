@@ -379,7 +379,7 @@ def open_like(
         targets = split.targets if numbers is None else numbers[split.targets.long().flatten()]
         if isinstance(source, Data) and is_scaled(source):
             return replace(split, targets=targets.float().reshape(-1, 1) if target.task == "binary" else targets)
-        return kept(opened.name, Samples(split.inputs, targets), features, target)
+        return replace(kept(opened.name, Samples(split.inputs, targets), features, target), names=split.names)
     assert isinstance(split, (StreamedSplit, LoaderSplit))
     return replace(split, finish=Finish(target, features, numbers))
 

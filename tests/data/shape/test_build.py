@@ -14,16 +14,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from rushlight.data.feed.resident import ResidentSplit
-from rushlight.data.shape.build import (
-    Samples,
-    build_data,
-    cut_samples,
-    cut_splits,
-    fingerprint,
-    learn_normalization,
-    mean_and_std,
-    split_indices,
-)
+from rushlight.data.shape.build import build_data, fingerprint, learn_normalization, mean_and_std
+from rushlight.data.shape.samples import Samples, cut_samples, cut_splits, split_indices
 from rushlight.data.sources.named.named import open_named
 from rushlight.data.spec import TargetSpec
 from rushlight.data.splits import Data

@@ -2,15 +2,11 @@
 
 from rushlight.data.shape.build import (
     EXAMPLES,
-    Cut,
-    Samples,
     as_stored,
     build_data,
     check_more_than_one_class,
     check_same_dtype,
     check_samples,
-    cut_samples,
-    cut_splits,
     dtype_name,
     identity_of,
     learn_normalization,
@@ -18,6 +14,7 @@ from rushlight.data.shape.build import (
     resident,
     split_digest,
 )
+from rushlight.data.shape.samples import Cut, Names, Samples, cut_samples, cut_splits
 from rushlight.data.shape.targets import as_array, as_float32, check_same_shape, owned, read_targets, target_notes
 from rushlight.data.shape.to_model import Finish, FinishBinary
 
@@ -26,6 +23,7 @@ __all__ = [
     "Cut",
     "Finish",
     "FinishBinary",
+    "Names",
     "Samples",
     "as_array",
     "as_float32",

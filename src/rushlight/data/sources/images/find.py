@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rushlight.data.shape import cut_splits
+from rushlight.data.shape import Names, cut_splits
 from rushlight.errors import DataError
 
 IMAGE_ENDINGS = frozenset((".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff"))
@@ -29,6 +29,11 @@ class ImageFiles:
     def take(self, indices: Sequence[int]) -> ImageFiles:
         """Return the files at `indices`."""
         return ImageFiles(tuple(self.paths[i] for i in indices), tuple(self.labels[i] for i in indices))
+
+    def names(self, root: Path) -> Names:
+        """Return each file's path from `root` on, with slashes."""
+        paths = [path.relative_to(root).as_posix() for path in self.paths]
+        return Names(np.array(paths, dtype=object))
 
 
 def find_images(

@@ -64,7 +64,7 @@ def open_image_folder(
     `workers` processes. Raises DataError for a folder without classes or images, and for unreadable images unless
     `skip_bad`.
     """
-    splits, classes, notes = find_images(Path(path), test_fraction=test_fraction, val_fraction=val_fraction, seed=seed)
+    splits, classes, notes = find_images(path, test_fraction=test_fraction, val_fraction=val_fraction, seed=seed)
     target = TargetSpec("classification", classes)
     paths = [path for files in splits.values() for path in files.paths]
     headers, bad = read_headers(paths)
@@ -78,7 +78,7 @@ def open_image_folder(
         return open_streamed(path, splits, target, shape, bad, notes, normalize, skip_bad, workers)
     samples = {}
     for split, files in splits.items():
-        samples[split], newly_bad = decode(files, shape)
+        samples[split], newly_bad = decode(files, shape, path)
         bad += newly_bad
     notes += bad_notes(path, bad, len(paths), skip_bad)
     return build_data(
@@ -115,7 +115,7 @@ def choose_shape(headers: Iterable[Header], image_size: tuple[int, int] | None) 
     ), f"Images are {colour}, resized to {height}×{width}: {why} {CHOOSE_SIZE}."
 
 
-def decode(files: ImageFiles, shape: tuple[int, int, int]) -> tuple[Samples, list[BadImage]]:
+def decode(files: ImageFiles, shape: tuple[int, int, int], root: Path) -> tuple[Samples, list[BadImage]]:
     """Decode all files into one uint8 tensor (n, channels, height, width), leaving out the broken ones."""
     pixels = np.empty((len(files.paths), *shape), dtype=np.uint8)
     position = {path: number for number, path in enumerate(files.paths)}
@@ -125,10 +125,10 @@ def decode(files: ImageFiles, shape: tuple[int, int, int]) -> tuple[Samples, lis
 
     bad = [result for result in in_threads(read_into_place, files.paths) if isinstance(result, BadImage)]
     labels = np.array(files.labels, dtype=np.int64)
+    samples = Samples(torch.from_numpy(pixels), torch.from_numpy(labels), files.names(root))
     if bad:
-        kept = np.setdiff1d(np.arange(len(pixels)), [position[image.path] for image in bad])
-        pixels, labels = pixels[kept], labels[kept]
-    return Samples(torch.from_numpy(pixels), torch.from_numpy(labels)), bad
+        samples = samples.take(np.setdiff1d(np.arange(len(pixels)), [position[image.path] for image in bad]))
+    return samples, bad
 
 
 def without(files: ImageFiles, bad: list[BadImage]) -> ImageFiles:
@@ -202,13 +202,13 @@ def open_streamed(
     assert train is not None
     check_more_than_one_class(Path(root).name, torch.tensor(train.labels), target)
     features, note = learn_from_sample(train, shape, normalize, root)
-    examples, _ = decode(train.take(list(range(min(EXAMPLES, len(train.paths))))), shape)
+    examples, _ = decode(train.take(list(range(min(EXAMPLES, len(train.paths))))), shape, root)
     digest = names_fingerprint(root, [files for files in (train, test) if files is not None])
     return Data(
         name=Path(root).name,
-        train=stream(train, features, workers),
-        validation=None if validation is None else stream(validation, features, workers),
-        test=None if test is None else stream(test, features, workers),
+        train=stream(root, train, features, workers),
+        validation=None if validation is None else stream(root, validation, features, workers),
+        test=None if test is None else stream(root, test, features, workers),
         features=features,
         target=target,
         fingerprint=digest if validation is None else f"{digest}-{names_fingerprint(root, [validation])}",
@@ -228,7 +228,7 @@ def learn_from_sample(
     """Learn the normalisation from evenly spaced training images."""
     count = min(SAMPLE_FOR_NORMALIZATION, len(files.paths))
     chosen = np.linspace(0, len(files.paths) - 1, count).round().astype(int).tolist()
-    samples, bad = decode(files.take(chosen), shape)
+    samples, bad = decode(files.take(chosen), shape, root)
     if bad:
         raise unreadable(root, bad, len(files.paths))
     note = (
@@ -238,12 +238,14 @@ def learn_from_sample(
     return FeatureSpec("image", shape, "uint8", learn_normalization(samples.inputs, "image", normalize)), note
 
 
-def stream(files: ImageFiles, features: FeatureSpec, workers: int) -> StreamedSplit:
+def stream(root: Path, files: ImageFiles, features: FeatureSpec, workers: int) -> StreamedSplit:
     """Return a split that reads these files."""
     channels, height, width = features.shape
     dataset = ImageFolderDataset(files, (channels, height, width))
     finish = partial(prepare_batch, features)
-    return StreamedSplit(dataset, finish, workers, draws=False, together=True, around=no_image_warnings)
+    return StreamedSplit(
+        dataset, finish, workers, draws=False, together=True, around=no_image_warnings, names=files.names(root)
+    )
 
 
 def prepare_batch(features: FeatureSpec, batch: Any) -> Any:
@@ -256,9 +258,7 @@ def names_fingerprint(root: Path, splits: Sequence[ImageFiles]) -> str:
     """Return a SHA-256 over the relative paths and sizes of all files: reading all their bytes would take too long."""
     digest = hashlib.sha256()
     for files in splits:
-        for path in files.paths:
-            digest.update(
-                f"{path.relative_to(root).as_posix()}\0{path.stat().st_size}\n".encode("utf-8", "surrogatepass")
-            )
+        for path, name in zip(files.paths, files.names(root), strict=True):
+            digest.update(f"{name}\0{path.stat().st_size}\n".encode("utf-8", "surrogatepass"))
         digest.update(b"\n")
     return digest.hexdigest()

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rushlight.data.shape import Samples, build_data, cut_splits
+from rushlight.data.shape import Names, Samples, build_data, cut_splits
 from rushlight.data.sources.tables.columns import MISSING, as_number, encode, feature_names, learn_columns
 from rushlight.data.sources.tables.frames import TABLE_ENDINGS, first_line, open_frame, polars, read_frame
 from rushlight.data.spec import Column, FeatureSpec, NormalizeName, TargetSpec, Task
@@ -46,13 +46,15 @@ def open_table(
 ) -> Data:
     """Open a CSV or Parquet file as data that predicts its column `target` from the others.
 
+    A sample is called "row 7", the seventh row of the file's data (the header is not counted), with the file's name
+    before it where there are several files.
     Without `test`, a share of the rows is set aside by `seed`, the same of every class. Raises DataError for a file
     that cannot be read, a target that is not there, or columns from which nothing can be learnt.
     """
     path = Path(path)
     frame, notes = open_frame(path)
     target = check_target(path, frame, target)
-    frame, dropped = with_target(path, frame, target)
+    frame, rows, dropped = with_target(path, frame, target)
     labels = read_target(path, frame, target, task)
     notes += dropped + labels.notes
     cut = cut_splits(
@@ -60,7 +62,8 @@ def open_table(
         test_fraction=test_fraction if test is None else None, val_fraction=val_fraction if validation is None else None,
     )  # fmt: skip
     columns, column_notes = learn_columns(path, frame.drop(target), cut.train)
-    samples = Samples(encode(frame, columns), labels.values)
+    prefix = "row " if validation is None and test is None else f"{path.name} row "
+    samples = Samples(encode(frame, columns), labels.values, Names(rows, prefix))
     held_out = {
         split: None if rows is None else samples.take(rows)
         for split, rows in (("validation", cut.validation), ("test", cut.test))
@@ -77,12 +80,12 @@ def open_table(
 
 
 def read_other_table(path: Path, columns: tuple[Column, ...], target: TargetSpec) -> tuple[Samples, list[str]]:
-    """Read the rows of another file with the columns and the classes learnt on the training file."""
+    """Read the rows of another file, named by file and row, with the columns and the classes learnt on the training file."""
     frame, notes = open_frame(path)
     name = check_target(path, frame, target.name)
-    frame, dropped = with_target(path, frame, name)
+    frame, rows, dropped = with_target(path, frame, name)
     values = target_numbers(path, frame[name], target)
-    return Samples(encode(frame, columns), values), [*notes, *dropped]
+    return Samples(encode(frame, columns), values, Names(rows, f"{path.name} row ")), [*notes, *dropped]
 
 
 def read_rows(source: Any, features: FeatureSpec) -> Tensor:
@@ -158,16 +161,16 @@ def check_target(path: Path, frame: pl.DataFrame, target: str | None) -> str:
     return target
 
 
-def with_target(path: Path, frame: pl.DataFrame, target: str) -> tuple[pl.DataFrame, list[str]]:
-    """Leave out the rows whose target is missing."""
-    values = [not is_missing(value) for value in frame[target].to_list()]
-    count = values.count(False)
-    if count == len(values):
+def with_target(path: Path, frame: pl.DataFrame, target: str) -> tuple[pl.DataFrame, np.ndarray, list[str]]:
+    """Leave out the rows whose target is missing; return the rest, their row numbers (from 1) and what to say."""
+    known = np.array([not is_missing(value) for value in frame[target].to_list()])
+    rows, count = np.flatnonzero(known), int((~known).sum())
+    if count == len(known):
         raise DataError("target-all-missing", path=path, target=target)
     if count == 0:
-        return frame, []
-    note = f'{count:,} of {len(values):,} rows of "{path.name}" have no "{target}" and were left out.'
-    return frame.filter(polars().Series(values)), [note]
+        return frame, rows + 1, []
+    note = f'{count:,} of {len(known):,} rows of "{path.name}" have no "{target}" and were left out.'
+    return frame[rows], rows + 1, [note]
 
 
 def is_missing(value: object) -> bool:
