@@ -13,7 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from torch import nn
 
 import rushlight
 from rushlight import errors, texts
@@ -328,6 +330,42 @@ def test_texts_in_a_row_are_joined_as_is_usual_in_the_language(environment: pyte
     for copied in (row, pickle.loads(pickle.dumps(row))):
         assert shown(copied) == "用“val”来测试。cnn"
     assert shown(inside) == "没有用列“x”：每个值都空缺、b。"
+
+
+def test_no_blank_stands_between_chinese_characters_that_were_put_together(environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("RUSHLIGHT_LANGUAGE", "zh")
+    found = Note("export.folder-with", entries="a.txt")
+    assert (
+        "实际是一个装着 a.txt 的文件夹。"
+        in errors.WeightsError("bundle-missing", path="x", found=found, suggestion="").problem
+    )
+    named = errors.WeightsError("bundle-missing", path="我的 数据", found="x", suggestion="").problem
+    assert named.startswith("我的 数据：")  # what the user wrote stays
+
+
+def test_a_run_in_chinese_has_the_same_history_as_one_in_english(
+    environment: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """On data and with a model about which there are notes, and with steps that are left out."""
+    inputs = np.random.default_rng(0).random((60, 4), "float32")
+    inputs[7] = 3e38  # four of these are infinite, and so is the loss
+    model = nn.Sequential(nn.Linear(4, 3), nn.ReLU())
+    nn.init.ones_(model[0].weight)
+    histories = []
+    for code in texts.LANGUAGES:
+        environment.setenv("RUSHLIGHT_LANGUAGE", code)
+        run = rushlight.train(
+            copy.deepcopy(model), (inputs, np.arange(60) % 3), test_data=(inputs[20:40], np.arange(20) % 3), epochs=1, batch_size=8, on_nan="skip", normalize="none",
+            seed=0, runs=tmp_path / code, name="same", quiet=True,
+        )  # fmt: skip
+        lines = [json.loads(line) for line in (run.folder / "history.jsonl").read_text("utf-8").splitlines()]
+        histories.append(
+            [{key: value for key, value in line.items() if key not in ("time", "seconds")} for line in lines]
+        )
+        histories[-1].append(json.loads((run.folder / "environment.json").read_text("utf-8"))["data_notes"])
+    assert any(line.get("event") == "skipped" for line in histories[0][:-1])
+    assert any("ReLU" in note for note in histories[0][-1])
+    assert histories[0] == histories[1]
 
 
 def test_a_text_that_is_missing_in_chinese_is_shown_in_english(environment: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 
 FOLDER = Path(__file__).parent
 LANGUAGES = ("en", "zh")
+CHINESE = "[\u4e00-\u9fff\u3000-\u303f\uff00-\uffef“”]"  # characters and marks
 LOCALE_VARIABLES = ("LC_ALL", "LC_MESSAGES", "LANG")  # the first that is set counts
 
 
@@ -92,8 +93,18 @@ def fill(code: str, key: str, values: Mapping[str, object]) -> str:
         found = found[step]
     if isinstance(found, dict):
         found = found["one" if values["count"] == 1 else "other"]
-    written = {name: value.translated(code) if isinstance(value, Note) else value for name, value in values.items()}
-    return str(found.format(**written))
+    notes = {name: value.translated(code) for name, value in values.items() if isinstance(value, Note)}
+    return str(close_up(found, notes).format(**{**values, **notes}))
+
+
+def close_up(template: str, notes: Mapping[str, str]) -> str:
+    """Remove the blanks of a template that would stand between two Chinese characters once the notes are filled in."""
+    for name, note in notes.items():
+        if re.match(CHINESE, note):
+            template = re.sub(rf"(?<={CHINESE}) (?=\{{{name}\}})", "", template)
+        if re.search(rf"{CHINESE}$", note):
+            template = re.sub(rf"(?<=\{{{name}\}}) (?={CHINESE})", "", template)
+    return template
 
 
 @functools.cache
