@@ -12,24 +12,13 @@ from typing import IO, TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
 PLAIN_WIDTH = 100  # columns when nobody says how wide the page is: a file, a pipe
+WIDEST = 100_000
 PLAIN = str.maketrans(
-    {
-        "×": "x",
-        "–": "-",
-        "—": "-",
-        "…": "...",
-        "━": "#",
-        "╸": ">",
-        "─": "-",
-        "·": ".",
-        "→": "->",
-        "µ": "u",
-        "“": '"',
-        "”": '"',
-    }
-)
+    {"×": "x", "–": "-", "—": "-", "…": "...", "━": "#", "╸": ">", "─": "-", "·": ".", "→": "->", "µ": "u", "“": '"', "”": '"'}
+)  # fmt: skip
 
 
 class Unheard(io.StringIO):
@@ -122,3 +111,11 @@ def print_marked(console: Console, mark: str, style: str, text: str) -> None:
     from rich.text import Text
 
     console.print(Text.assemble((mark, style), " ", text), soft_wrap=not console.is_terminal)
+
+
+def print_unwrapped(console: Console, table: Table) -> None:
+    """Print a table; into a file or a pipe as wide as it is, so that nothing wraps there."""
+    if not console.is_terminal:
+        widest = console.measure(table, options=console.options.update(max_width=WIDEST)).maximum
+        console.width = max(console.width, widest)
+    console.print(table)
