@@ -12,7 +12,7 @@ from rushlight.console.progress import of
 
 
 def ask_to_delete(row: Mapping[str, Any], typed: str) -> bool:
-    """Show a run and ask whether to delete it; `row` is its summary with its "bytes" and "strangers"."""
+    """Ask whether to delete a run; `row` is its summary with its "bytes" and "strangers"."""
     from rich.table import Table
     from rich.text import Text
 

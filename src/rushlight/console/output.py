@@ -1,4 +1,4 @@
-"""Where words go: standard output or standard error, whatever their encoding can take."""
+"""Standard output and standard error, whatever their encoding can write."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PLAIN = str.maketrans(
 
 
 class Unheard(io.StringIO):
-    """What stands for a standard stream that is not there: a process without a terminal, or started with `>&-`."""
+    """Stands for a missing standard stream: a process without a terminal, or begun with `>&-`."""
 
     def write(self, text: str) -> int:
         """Keep nothing."""
@@ -30,9 +30,9 @@ class Unheard(io.StringIO):
 
 
 class SafeStream:
-    """A text stream that never refuses a character: what its encoding lacks is written in ASCII, at worst as '?'.
+    """A text stream that writes characters its encoding lacks in ASCII, at worst as '?'.
 
-    With `drops`, what cannot be written is left out: for words beside work that goes on without a reader.
+    With `drops`, text that cannot be written is dropped: training goes on without a reader.
     """
 
     def __init__(self, stream: IO[str] | None, drops: bool = False) -> None:
@@ -74,7 +74,7 @@ def can_encode(stream: Any, text: str) -> bool:
 
 
 def open_console(to_stderr: bool = False, drops: bool = False) -> Console:
-    """Return a rich console on today's sys.stdout or sys.stderr; markup and highlighting are off.
+    """Return a rich console on sys.stdout or sys.stderr, without markup and highlighting.
 
     When nobody reads on, rich ends the process at the next word; with `drops`, words are left out instead.
     """
@@ -88,7 +88,7 @@ def open_console(to_stderr: bool = False, drops: bool = False) -> Console:
 
 
 def print_json(content: object) -> None:
-    """Print one JSON object on standard output, on one line; NaN and infinity are refused with ValueError."""
+    """Print one JSON object on one line of standard output; NaN and infinity raise ValueError."""
     text = json.dumps(content, ensure_ascii=not can_encode(sys.stdout, "数×"), allow_nan=False)
     stream = SafeStream(sys.stdout)
     stream.write(text + "\n")
@@ -96,7 +96,7 @@ def print_json(content: object) -> None:
 
 
 def print_error(error: BaseException, traceback: bool = False) -> None:
-    """Print what is wrong and what to do next, on standard error; with `traceback`, where it happened before that."""
+    """Print an error and its advice on standard error; with `traceback`, its place first."""
     console = open_console(to_stderr=True, drops=True)  # unread or not, the exit code tells
     if traceback:
         console.print("".join(tracebacks.format_exception(error)).rstrip(), style="dim", soft_wrap=True)

@@ -77,7 +77,7 @@ def print_run(
     summary: Mapping[str, Any], recipe: Mapping[str, Any], history: Sequence[Mapping[str, Any]],
     losses: Sequence[float], sessions: Sequence[Mapping[str, Any]] = (),
 ) -> None:  # fmt: skip
-    """Print one run: its status, its recipe, a row for each epoch and for each process that worked on it, its curves.
+    """Print one run: status, recipe, a row for each epoch and each process, curves.
 
     `history` is the lines of history.jsonl, `losses` the loss of every step, `sessions` the result of `list_sessions`.
     """
@@ -182,7 +182,7 @@ def print_sessions(console: Console, sessions: Sequence[Mapping[str, Any]]) -> N
 
 
 def moment(seconds: Any, since: Any = None) -> str:
-    """Return Unix seconds as a local time, "?" where they are none; without the date on the day of `since`."""
+    """Return Unix seconds as a local time ("?" if they are none), without the day of `since`."""
     try:
         day, minute = time.strftime("%Y-%m-%d %H:%M", time.localtime(float(seconds))).split()
     except (TypeError, ValueError, OverflowError, OSError):
@@ -191,7 +191,7 @@ def moment(seconds: Any, since: Any = None) -> str:
 
 
 def print_curves(console: Console, epochs: Sequence[Mapping[str, Any]], losses: Sequence[float]) -> None:
-    """Draw the training loss by step, and the test metric by epoch, each where it has two points or more."""
+    """Draw the training loss by step and the test metric by epoch, each from two points on."""
     steps, values = thinned(losses)
     if len(values) > 1:
         draw_curve(console, f"training loss, {format_count(len(losses))} steps", "step", steps, values)
@@ -205,7 +205,7 @@ def print_curves(console: Console, epochs: Sequence[Mapping[str, Any]], losses: 
 
 
 def thinned(losses: Sequence[float]) -> tuple[list[float], list[float]]:
-    """Return at most CURVE_POINTS steps and the mean of the finite losses around each, as two lists."""
+    """Return at most CURVE_POINTS steps, and the mean of the finite losses around each."""
     size = max(1, math.ceil(len(losses) / CURVE_POINTS))
     steps, means = [], []
     for start in range(0, len(losses), size):
@@ -217,7 +217,7 @@ def thinned(losses: Sequence[float]) -> tuple[list[float], list[float]]:
 
 
 def draw_curve(console: Console, title: str, label: str, x: Sequence[float], y: Sequence[float]) -> None:
-    """Draw one curve in characters, as wide as the page; in ASCII where the stream has nothing finer."""
+    """Draw one curve in characters, as wide as the page; in ASCII where the stream needs it."""
     from plotext import figure, terminal
 
     has_braille = can_encode(console.file, "⢕┤")
@@ -240,7 +240,7 @@ def draw_curve(console: Console, title: str, label: str, x: Sequence[float], y: 
 
 
 def whole_ticks(low: float, high: float, most: int) -> list[int]:
-    """Return up to `most` round whole numbers from low to high, evenly spaced: steps or epochs to write at an axis."""
+    """Return up to `most` round whole numbers from low to high, evenly spaced, for an axis."""
     step = 1
     while (high - low) / step >= max(most, 2):
         leading = int(str(step)[0])

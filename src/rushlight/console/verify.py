@@ -24,7 +24,7 @@ WIDE, FULL = 64, 100  # columns from which sizes are shown: of one run's files, 
 
 @contextlib.contextmanager
 def checking(total: int) -> Iterator[Callable[[int], None]]:
-    """Yield a function that takes the bytes just checked, and shows their sum on standard error in a terminal."""
+    """Yield a function that adds up checked bytes and shows the sum on standard error."""
     line, done, shown_at = LiveLine(to_stderr=True), 0, 0.0
 
     def watch(count: int) -> None:
@@ -84,7 +84,7 @@ def print_verifications(results: Sequence[Mapping[str, Any]]) -> None:
 
 
 def verification_table(heading: str, has_size: bool) -> Table:
-    """Return an empty table with a column for names, states, sizes where there is room, and details."""
+    """Return an empty table for names, states, sizes where there is room, and details."""
     table = open_table()
     table.add_column(heading, overflow="fold")
     table.add_column("state", no_wrap=True)
@@ -103,7 +103,7 @@ def state_text(found: Mapping[str, Any]) -> Any:
 
 
 def in_short(found: Mapping[str, Any]) -> str:
-    """Return a run's state in one line: its first damage, or the checkpoints and the bundle that can be used."""
+    """Return a run's first damage, or the checkpoints and the bundle that can be used."""
     broken = [file for file in found["parts"] if file["state"] in ("damaged", "missing")]
     if broken:
         first = f"{broken[0]['name']}: {broken[0]['detail'] or broken[0]['state']}"

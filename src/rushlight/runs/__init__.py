@@ -1,4 +1,4 @@
-"""Runs on disk: their folders, history, sessions and lock; the list of them, verifying them and deleting them.
+"""Runs on disk: folders, history, sessions, lock; listing, verifying and deleting them.
 
 Nothing here imports torch or numpy, so that listing runs is instant. What a checkpoint's files are called and whether
 they are whole stands in `checkpoint_files`, which `training.checkpoint` imports too.

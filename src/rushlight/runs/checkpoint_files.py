@@ -1,4 +1,4 @@
-"""The files of a checkpoint, and whether every byte of them is as it was written. Needs no torch."""
+"""The files of a checkpoint and their checksums. Needs no torch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Watch = Callable[[int], None]  # called with the number of bytes just checked
 
 
 def list_checkpoints(run: Path) -> list[Path]:
-    """Return the folders of a run's published checkpoints, oldest first; [] where it has no folder for them.
+    """Return the folders of a run's published checkpoints, oldest first.
 
     Raises StorageError where that folder cannot be read: to take that for none would begin the run anew.
     """
@@ -34,12 +34,12 @@ def list_checkpoints(run: Path) -> list[Path]:
 
 
 def age(folder: Path) -> tuple[int, bool]:
-    """Return the order of a checkpoint: the steps done, then whether its epoch is tested and closed."""
+    """Return what orders checkpoints: the steps done, then whether the epoch is closed."""
     return int(folder.name.removesuffix(MID_EPOCH)), not folder.name.endswith(MID_EPOCH)
 
 
 def checksums(folder: Path, watch: Watch | None = None) -> bytes:
-    """Return the content of a checkpoint's SHA256SUMS, as `sha256sum -c` reads it. Raises OSError."""
+    """Return the content of a checkpoint's SHA256SUMS, for `sha256sum -c`. Raises OSError."""
     return b"".join(f"{sha256(folder / name, watch)}  {name}\n".encode() for name in (STATE, TENSORS))
 
 
@@ -55,7 +55,7 @@ def sha256(path: Path, watch: Watch | None = None) -> str:
 
 
 def damage_of(folder: Path, watch: Watch | None = None) -> str | None:
-    """Return what is damaged in a checkpoint, or None when every byte of it is as it was written."""
+    """Return what is damaged in a checkpoint; None when every byte is as it was written."""
     try:
         recorded = (folder / SUMS).read_bytes()
         found = checksums(folder, watch)
@@ -88,10 +88,9 @@ def newer_format(folder: Path) -> int | None:
 
 
 def read_state(folder: Path) -> dict[str, Any]:
-    """Return the content of a checkpoint's state.json, unchecked; {} where it cannot be read or names no format."""
+    """Return a checkpoint's state.json, unchecked; {} where it cannot be read or has no format."""
     try:
         content = json.loads((folder / STATE).read_bytes())
     except (OSError, ValueError, RecursionError):
         return {}
-    content = content.get("content", content) if isinstance(content, dict) else {}  # format 2 was wrapped in another
     return content if isinstance(content, dict) and isinstance(content.get("format"), int) else {}

@@ -10,7 +10,7 @@ from pathlib import Path
 from rushlight import files
 from rushlight.errors import RunError
 from rushlight.runs.checkpoint_files import CHECKPOINTS
-from rushlight.runs.folder import find_run, is_run, run_folders, size_of, typed
+from rushlight.runs.folder import LATEST, find_run, run_folders, size_of, typed
 from rushlight.runs.history import HISTORY, LOSSES
 from rushlight.runs.lock import DELETED, HOLDER, LOCK, describe_holder, is_locked, lock_run
 from rushlight.runs.read import ENVIRONMENT, RECIPE, REPORT
@@ -29,7 +29,9 @@ def find_run_to_delete(runs: Path, run: str) -> Path:
     Raises RunError when it is given by less, when it is a link, when other runs lie in it, when it does not look like a
     run, and when it is in use.
     """
-    folder = find_exactly(runs, run)
+    folder = find_run(runs, run)
+    if run == LATEST or folder not in (runs / run, Path(run), Path(run).resolve()):
+        raise RunError("delete-whole-name", run=run, name=typed(folder))
     is_junction = getattr(folder.lstat(), "st_reparse_tag", 0) == getattr(stat, "IO_REPARSE_TAG_MOUNT_POINT", -1)
     if folder.is_symlink() or is_junction:
         raise RunError("delete-link", path=folder, target=os.path.realpath(folder))
@@ -44,20 +46,6 @@ def find_run_to_delete(runs: Path, run: str) -> Path:
     return folder
 
 
-def find_exactly(runs: Path, run: str) -> Path:
-    """Return the folder that a whole name or a path names; RunError for "latest" and for fragments of names."""
-    if run in {folder.name for folder in run_folders(runs)}:
-        return runs / run
-    path = Path(run)
-    if run.strip() and path.is_dir():
-        path = path.resolve() if path.name in ("", "..") else path
-        if not is_run(path):
-            raise RunError("not-a-run", path=path)
-        return path
-    found = find_run(runs, run)  # raises for a name that fits none or several
-    raise RunError("delete-whole-name", run=run, name=typed(found))
-
-
 def strangers(folder: Path) -> list[str]:
     """Return the names of the files and folders in a run's folder that Rushlight did not write."""
     names = sorted(path.name for path in folder.iterdir())
@@ -65,7 +53,7 @@ def strangers(folder: Path) -> list[str]:
 
 
 def delete_run(folder: Path) -> tuple[int, Path | None]:
-    """Delete a run that `find_run_to_delete` gave; return the bytes freed, and the path of what could not be deleted.
+    """Delete a run; return the bytes freed, and the path of a rest that could not be deleted.
 
     It is renamed first: a run is in the list whole or not at all, and the next command finishes a killed deletion. Raises
     RunError when a process has begun to use it, StorageError when the disk refuses; it is then still there, whole.

@@ -33,7 +33,7 @@ LAST_SECOND = 1e11  # of the year 5138: a later time is damage, and no calendar 
 
 @contextlib.contextmanager
 def new_run(runs: Path, model: str, data: str, name: str | None = None) -> Iterator[Path]:
-    """Make a run's folder as `create_run` does, and hold its lock for the block; yield the folder."""
+    """Make a run's folder as `create_run` does, and yield it, locked for the block."""
     folder = create_run(runs, model, data, name)
     with lock_run(folder):
         if not is_unbegun(folder):  # another process took this name in the meantime
@@ -42,7 +42,7 @@ def new_run(runs: Path, model: str, data: str, name: str | None = None) -> Itera
 
 
 def create_run(runs: Path, model: str, data: str, name: str | None = None, now: datetime | None = None) -> Path:
-    """Make and return a new run folder, `runs/20261123-0331-mlp-digits-k7` (local time) or `runs/NAME`.
+    """Make a new run folder, `runs/20261123-0331-mlp-digits-k7` (local time) or `runs/NAME`.
 
     A folder of that name in which no run has begun is used again. Raises RunError for a name that exists or that some
     system refuses, StorageError when the disk refuses.
@@ -61,7 +61,7 @@ def create_run(runs: Path, model: str, data: str, name: str | None = None, now: 
 
 
 def is_unbegun(folder: Path) -> bool:
-    """Tell whether a folder holds only the files of a process that ended before it wrote the recipe."""
+    """Tell whether a folder has only the files of a process that ended before the recipe."""
     if folder.is_symlink() or not folder.is_dir():
         return False
     with files.explained(folder):
@@ -70,7 +70,7 @@ def is_unbegun(folder: Path) -> bool:
 
 
 def check_name(name: str) -> None:
-    """Raise RunError if `name` cannot be a folder's name on every system, or means something else."""
+    """Raise RunError if `name` cannot name a folder on every system, or means something else."""
     bad = sorted({character for character in name if character in FORBIDDEN or not character.isprintable()})
     if not name.strip():
         reason = "a name needs at least one letter or digit"
@@ -90,7 +90,7 @@ def check_name(name: str) -> None:
 
 
 def slug(text: str) -> str:
-    """Return a model's or data's name for use in a folder name: 'nets/my net.py:Net' becomes 'net'."""
+    """Return a model's or data's name for a folder name: 'nets/my net.py:Net' becomes 'net'."""
     last = re.split(r"[/\\]", text.rstrip("/\\"))[-1].split(":")[-1]
     letters = unicodedata.normalize("NFC", last).lower()
     words = re.sub(r"[\W_]+", "-", letters).strip("-")
@@ -101,7 +101,7 @@ def slug(text: str) -> str:
 
 
 def find_run(runs: Path, run: str) -> Path:
-    """Return the folder of a run given by its path, its name, a fragment that no other name has, or "latest".
+    """Return the folder of a run given by path, name, unique fragment of a name, or "latest".
 
     Raises RunError if there is none, or more than one; "latest" is the one started last.
     """
@@ -112,6 +112,7 @@ def find_run(runs: Path, run: str) -> Path:
         return runs / run
     path = Path(run)
     if run.strip() and path.is_dir():
+        path = path.resolve() if path.name in ("", "..") else path
         if not is_run(path):
             raise RunError("not-a-run", path=path)
         return path
@@ -145,7 +146,7 @@ def is_run(folder: Path) -> bool:
 
 
 def started_at(folder: Path) -> float:
-    """Return when the run started, in Unix seconds: its first line of history, else its files' age."""
+    """Return when the run started (Unix seconds): by its history, else by its files' age."""
     with contextlib.suppress(OSError, KeyError, TypeError, ValueError, RecursionError):
         with (folder / HISTORY).open("rb") as file:
             started = float(json.loads(file.readline())["time"])
@@ -158,14 +159,14 @@ def started_at(folder: Path) -> float:
 
 
 def typed(path: Path) -> str:
-    """Return a run or a path as it is typed in a command; a run in `runs/` is found by its name alone."""
+    """Return a path as it is typed in a command; a run in `runs/` is found by its name alone."""
     if path.parent == Path("runs"):
         return path.name
     return f'"{path}"' if " " in str(path) else str(path)
 
 
 def size_of(path: Path) -> int:
-    """Return the bytes in a file, or in all files of a folder; links are not followed, a missing file counts 0."""
+    """Return the bytes in a file or a folder; links are not followed, a missing file counts 0."""
     try:
         status = path.lstat()
         return sum(map(size_of, path.iterdir())) if stat.S_ISDIR(status.st_mode) else status.st_size

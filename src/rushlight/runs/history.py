@@ -1,4 +1,4 @@
-"""What happened in a run, line by line: `history.jsonl` and `losses.f32`, appended while it trains.
+"""The events of a run, line by line: `history.jsonl` and `losses.f32`, appended in training.
 
 The lines, each one JSON object (times in Unix seconds, `step` counts optimizer steps since the run's start):
 
@@ -31,11 +31,10 @@ LOSSES = "losses.f32"
 FLUSH_SECONDS = 1.0
 GRACE_SECONDS = 300.0  # how long training goes on while the history cannot be written
 LOSS_BYTES = 4  # float32
-BLOCK = 65536  # bytes read at a time, from the end backwards, to find the last line end
 
 
 class Appended:
-    """One file that only grows. New bytes wait in `pending` for `flush`, and stay there if the disk refuses."""
+    """One file that only grows. Bytes wait in `pending` for `flush`, or until the disk takes them."""
 
     def __init__(self, path: Path, length: int) -> None:
         self.path = path
@@ -49,7 +48,7 @@ class Appended:
         return self.path.stat().st_size if self.path.exists() else 0
 
     def flush(self) -> None:
-        """Append the pending bytes. Raises StorageError; the next flush then tries the same bytes again."""
+        """Append the pending bytes. Raises StorageError; the next flush then tries them again."""
         if not self.pending:
             return
         if self.is_torn and self.path.exists():
@@ -76,7 +75,7 @@ class Appended:
 
 
 class History:
-    """The two growing files of the run in `folder`. The first write cuts off an end that a crash has torn.
+    """The two growing files of a run. The first write cuts off an end that a crash has torn.
 
     Lines and losses are buffered; they reach the disk about once a second, at once for a start or an event, and on
     `flush` and `close`. While the disk refuses, they are kept in memory and in the checkpoints, for `GRACE_SECONDS`.
@@ -93,7 +92,7 @@ class History:
         self.watchers: list[Callable[[Mapping[str, Any]], None]] = []  # called with every line
 
     def write(self, line: Mapping[str, Any]) -> None:
-        """Add a line. JSON has no NaN or infinity: they become null (`losses.f32` has the exact value)."""
+        """Add a line. NaN and infinity become null in JSON (`losses.f32` has the exact value)."""
         text = json.dumps(files.without_nan(line), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
         self.lines.pending += text.encode("utf-8") + b"\n"
         for watch in self.watchers:
@@ -102,17 +101,17 @@ class History:
             self.try_flush()
 
     def write_losses(self, values: bytes) -> None:
-        """Add the losses of some steps: little-endian float32, as `array('f')` or NumPy's `<f4` have them."""
+        """Add the losses of some steps, as little-endian float32 (NumPy's `<f4`)."""
         self.losses.pending += values
 
     def flush(self) -> None:
-        """Hand everything to the operating system. Raises StorageError; a later flush then tries again."""
+        """Append all to the files. Raises StorageError; a later flush then tries again."""
         self.flushed_at = time.monotonic()  # first: a disk that refuses must not be asked at every step
         self.losses.flush()
         self.lines.flush()
 
     def try_flush(self) -> None:
-        """Flush; while the disk refuses, say so once and go on. Raises StorageError after `GRACE_SECONDS` of that."""
+        """Flush; a disk that refuses is told once, and raises StorageError after `GRACE_SECONDS`."""
         try:
             self.flush()
         except StorageError as error:
@@ -136,7 +135,7 @@ class History:
         self.losses.check_length(losses_length)
 
     def restore(self, history_length: int, losses_length: int, history_tail: bytes, losses_tail: bytes) -> None:
-        """Cut both files back to a checkpoint's lengths, and add the bytes that were pending when it was made.
+        """Cut both files back to a checkpoint's lengths, and add the bytes that were pending then.
 
         Raises RunError if one is shorter than that.
         """
@@ -159,7 +158,7 @@ class History:
 
 
 def read_history(folder: Path, with_steps: bool = True) -> list[dict[str, Any]]:
-    """Return the lines of a run's history, oldest first; a torn last line (a crash in mid-write) is left out.
+    """Return the lines of a run's history, oldest first, without a torn last line.
 
     Without steps, the lines of kind "steps" are left out, unless one is the last. Raises RunError if there is no
     history, or if a line that is not the torn last one is damaged.
@@ -179,15 +178,4 @@ def read_losses(folder: Path) -> array[float]:
 
 def whole_lines_length(path: Path) -> int:
     """Return the length in bytes of the file up to its last line end; 0 if it does not exist."""
-    if not path.exists():
-        return 0
-    with path.open("rb") as file:
-        end = file.seek(0, 2)
-        while end > 0:
-            start = max(0, end - BLOCK)
-            file.seek(start)
-            position = file.read(end - start).rfind(b"\n")
-            if position >= 0:
-                return start + position + 1
-            end = start
-    return 0
+    return path.read_bytes().rfind(b"\n") + 1 if path.exists() else 0

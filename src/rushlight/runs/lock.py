@@ -27,7 +27,7 @@ DELETED = ".deleted"  # a run is renamed before it is deleted: "first-try.delete
 
 @contextlib.contextmanager
 def lock_run(folder: Path) -> Iterator[None]:
-    """Hold the run in `folder` for the block; raises RunError("run-in-use") naming who else has it.
+    """Hold the run in `folder` for the block; raises RunError naming who else has it.
 
     Deletions beside it that were killed are finished first.
     """
@@ -47,7 +47,7 @@ def lock_run(folder: Path) -> Iterator[None]:
 
 
 def is_locked(folder: Path) -> bool:
-    """Tell whether a living process holds the run. Costs nothing for a run that was left in good order."""
+    """Tell whether a living process holds the run; costs nothing where its holder left properly."""
     if not (folder / HOLDER).exists():
         return False
     lock = FileLock(folder / LOCK)
@@ -62,7 +62,7 @@ def is_locked(folder: Path) -> bool:
 
 
 def read_holder(folder: Path) -> dict[str, Any]:
-    """Return what the holder wrote about itself: pid, host, started (Unix time); {} if it cannot be read."""
+    """Return the holder's pid, host, started (Unix time); {} if it cannot be read."""
     try:
         content = json.loads((folder / HOLDER).read_bytes())
     except (OSError, ValueError):
@@ -81,7 +81,7 @@ def describe_holder(folder: Path) -> str:
 
 
 def is_alive(holder: dict[str, Any]) -> bool:
-    """Tell whether the process that `holder` names runs on this machine, as far as its number can tell."""
+    """Tell whether a process with the holder's number runs on this machine."""
     pid = holder.get("pid")
     if os.name == "nt" or holder.get("host") != platform.node() or not isinstance(pid, int) or pid <= 0:
         return False  # on Windows os.kill would end the process instead of asking

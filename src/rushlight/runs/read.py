@@ -1,4 +1,4 @@
-"""Reading a run's files: each is read whole, or a RunError names the file that is missing or damaged."""
+"""Reading a run's files; RunError names one that is missing or damaged."""
 
 from __future__ import annotations
 
@@ -42,9 +42,10 @@ def read_recipe(folder: Path) -> dict[str, Any]:
 
 
 def read_lines(path: Path, key: str, skip: bytes = b"\n", length: int | None = None) -> list[dict[str, Any]]:
-    """Return the objects in a file of JSON lines, or in its first `length` bytes, oldest first; each has the text `key`.
+    """Return the objects in a file of JSON lines, or in its first `length` bytes.
 
-    A torn last line (a crash in mid-write) is left out, and so is every line but the last that begins with `skip`.
+    Each has the text `key`. A torn last line (a crash in mid-write) is left out, and so is every line but the last that
+    begins with `skip`.
     """
     *whole, _torn = read_file(path)[:length].split(b"\n")
     chosen = [line for line in whole[:-1] if not line.startswith(skip)] + whole[-1:]

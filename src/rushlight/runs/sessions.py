@@ -1,4 +1,4 @@
-"""Who worked on a run, and how it ended each time: `sessions.jsonl`, a line for each beginning and each end.
+"""The processes that worked on a run: `sessions.jsonl`, a line for each beginning and end.
 
 `history.jsonl` ends the same whether or not training was ever interrupted; this file tells the interruptions. No line of
 it is ever removed. Each line is one JSON object (time in Unix seconds):
@@ -27,7 +27,7 @@ SESSIONS = "sessions.jsonl"
 
 
 def write_session(folder: Path, event: str, step: int, **more: Any) -> None:
-    """Add a line, and wait until it is on the disk. An end of the file that a crash has torn is cut off first."""
+    """Add a line, after cutting off a torn last one, and wait until it is on the disk."""
     path = folder / SESSIONS
     whole = whole_lines_length(path)
     if path.exists() and path.stat().st_size > whole:
@@ -38,13 +38,13 @@ def write_session(folder: Path, event: str, step: int, **more: Any) -> None:
 
 
 def write_notice(folder: Path, step: int, message: str) -> None:
-    """Add a notice; a disk that refuses it is no error here, for the next checkpoint meets it too."""
+    """Add a notice; a disk that refuses it is no error here: the next checkpoint meets it too."""
     with contextlib.suppress(StorageError):
         write_session(folder, "notice", step, message=message)
 
 
 def read_sessions(folder: Path) -> list[dict[str, Any]]:
-    """Return the lines that can be read, oldest first: training needs none of them, so a damaged one is left out."""
+    """Return the lines that can be read, oldest first; training needs none of the others."""
     lines = []
     with contextlib.suppress(RunError):
         for number, line in enumerate(read_file(folder / SESSIONS).split(b"\n"), start=1):
@@ -54,7 +54,7 @@ def read_sessions(folder: Path) -> list[dict[str, Any]]:
 
 
 def list_sessions(folder: Path, is_running: bool = False) -> list[dict[str, Any]]:
-    """Return who worked on the run, oldest first: one entry for each process, from its beginning to its end.
+    """Return one entry for each process that worked on the run, oldest first.
 
     Each has "began" and "ended" (Unix seconds), "from_step" and "step", "end", "pid", "host", "differences" of a resume
     that was not exact, "notices" (sentences), and "message" of a failure. "end" is "interrupted", "failed" or "finished",
@@ -81,7 +81,7 @@ def list_sessions(folder: Path, is_running: bool = False) -> list[dict[str, Any]
 
 
 def inexact_resumes(folder: Path) -> list[str]:
-    """Return what had changed at resumes that were not exact, a sentence each; [] when every resume was exact."""
+    """Return a sentence for each change at a resume that was not exact."""
     return [
         f"resumed at step {line.get('step')}: {difference}"
         for line in read_sessions(folder)

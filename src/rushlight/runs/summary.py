@@ -18,11 +18,12 @@ from rushlight.runs.sessions import inexact_resumes, read_sessions
 
 @dataclass(frozen=True)
 class RunSummary:
-    """A run at a glance. `status` is running, finished, interrupted, failed, unfinished (killed) or damaged.
+    """A run at a glance.
 
+    `status` is running, finished, interrupted, failed, unfinished (killed) or damaged; `problem` says what is damaged.
     Losses and figures are of the last epoch that has them, None when there are none. `metric` is what the run is
     judged by ("accuracy", "mae", "loss"; None without tests), and `best_epoch` the epoch at which it was best.
-    `seconds` is training with testing, over whole epochs. `problem` says what is damaged.
+    `seconds` is training with testing, over whole epochs.
     """
 
     name: str
@@ -47,7 +48,7 @@ class RunSummary:
 
 
 def list_runs(runs: Path) -> list[RunSummary]:
-    """Return all runs in the folder, the newest first. A damaged one is listed as such, with its problem."""
+    """Return all runs in the folder, the newest first; a damaged one has the status "damaged"."""
     sweep_deleted(runs)
     summaries = map(summarize_damaged_too, run_folders(runs))
     return sorted(summaries, key=lambda summary: (summary.started, summary.name), reverse=True)
@@ -94,7 +95,7 @@ def label(named: Any) -> str:
 
 
 def status_of(folder: Path, lines: list[dict[str, Any]]) -> str:
-    """Return the state that a run is in; "unfinished" if no process holds it and none wrote how it ended."""
+    """Return a run's status; "unfinished" if no process holds it and none wrote how it ended."""
     if any(line["kind"] == "event" and line["event"] == "finished" for line in lines):
         return "finished"
     if is_locked(folder):
@@ -104,7 +105,7 @@ def status_of(folder: Path, lines: list[dict[str, Any]]) -> str:
 
 
 def figures_of(lines: list[dict[str, Any]], folder: Path) -> dict[str, Any]:
-    """Return the summary's losses and metrics: of the epochs' lines, or the report if no epoch was tested."""
+    """Return the summary's figures: of the epochs, or the report if no epoch was tested."""
     epochs = [line for line in lines if line["kind"] == "epoch"]
     tests = [(line["epoch"], line["test"]) for line in epochs if line.get("test")]
     if not tests and (folder / REPORT).exists():

@@ -53,7 +53,7 @@ SENTENCES = {
 
 @dataclass(frozen=True)
 class CheckedFile:
-    """One file or folder of a run: "whole", "damaged", "missing", "not yet" written, or of an "other version"."""
+    """One file or folder of a run; `state` is one of these five, `detail` locates the damage."""
 
     name: str
     state: str
@@ -63,7 +63,7 @@ class CheckedFile:
 
 @dataclass(frozen=True)
 class Verification:
-    """What verifying one run found; `holder` names the living process that uses it, "" when none does."""
+    """The result of verifying one run; `holder` names the process that uses it, "" if none does."""
 
     summary: RunSummary
     holder: str
@@ -107,7 +107,7 @@ def verify_run(folder: Path, watch: Watch | None = None) -> Verification:
 
 
 def check(path: Path, damage: Callable[[Path], str], absent: str | None) -> CheckedFile | None:
-    """Check one file or folder; one that does not exist has the state `absent`, or is left out where that is None."""
+    """Check a file or folder; a missing one has the state `absent`, or is left out for None."""
     if not path.exists():
         return CheckedFile(path.name, absent) if absent else None
     try:
@@ -121,7 +121,7 @@ def check(path: Path, damage: Callable[[Path], str], absent: str | None) -> Chec
 
 
 def unreadable(read: Callable[..., object], *arguments: Any) -> str:
-    """Check that a reader takes a file. A torn last line is no damage: the next start cuts it off."""
+    """Check that a file can be read. A torn last line is no damage: the next start cuts it off."""
     try:
         read(*arguments)
     except RunError as error:
@@ -132,7 +132,7 @@ def unreadable(read: Callable[..., object], *arguments: Any) -> str:
 
 
 def shortfalls(checkpoint: Path) -> dict[str, str]:
-    """Return by name in which files that grow a checkpoint finds less than was written when it was made."""
+    """Return by file name what the history and the losses lack to go on from a checkpoint."""
     run, state, found = checkpoint.parents[1], read_state(checkpoint), {}
     for name in (HISTORY, LOSSES):
         size, needed = size_of(run / name), state.get(f"{Path(name).stem}_bytes", 0)
@@ -172,7 +172,7 @@ def archive_damage(path: Path) -> str:
 
 
 def check_checkpoints(run: Path, watch: Watch | None) -> list[CheckedFile]:
-    """Check all checkpoints, oldest first. One that its process deletes meanwhile does not count, a new one does."""
+    """Check all checkpoints, oldest first: new ones too, without those deleted meanwhile."""
     found: dict[Path, CheckedFile] = {}
     try:
         for _ in range(3):
@@ -196,7 +196,7 @@ def check_checkpoint(folder: Path, watch: Watch | None) -> CheckedFile:
 
 
 def sentences(summary: RunSummary, holder: str, files: Sequence[CheckedFile]) -> Iterator[str]:
-    """Give what the files' states mean: whether the run can be resumed, and whether its model can be used."""
+    """Give what the files' states mean: whether the run can be resumed and its model used."""
     broken = {file.name for file in files if file.state in (DAMAGED, MISSING)}
     if holder:
         yield SENTENCES["in-use"].format(holder=holder)
@@ -237,7 +237,7 @@ def resuming(folder: Path, files: Sequence[CheckedFile]) -> tuple[str, dict[str,
 
 
 def command(folder: Path, step: int | None = None) -> str:
-    """Return the command that goes on with a run, from its newest checkpoint or from the one after `step`."""
+    """Return the command that resumes a run, from its newest checkpoint or that of `step`."""
     if any(isinstance(entry, dict) and entry.get("live") for entry in read_recipe(folder).values()):
         chosen = "" if step is None else f', checkpoint="{step}"'
         return f'rushlight.resume("{folder}"{chosen}, …), with the objects it was trained with,'
