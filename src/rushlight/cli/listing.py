@@ -9,6 +9,8 @@ from typing import Any
 from rushlight import console, runs
 from rushlight.errors import RunError, UsageError
 
+NO_RUNS = "There are no runs in {} yet. The first one: rushlight train"
+
 
 def show_runs(folder: Path, as_json: bool) -> None:
     """Print all runs, the newest first."""
@@ -18,12 +20,7 @@ def show_runs(folder: Path, as_json: bool) -> None:
     elif found:
         console.print_runs(found)
     else:
-        print_no_runs(folder)
-
-
-def print_no_runs(folder: Path) -> None:
-    """Say that a folder has no runs, and how to make the first."""
-    print(f"There are no runs in {folder} yet. The first one: rushlight train")  # noqa: T201
+        print(NO_RUNS.format(folder))  # noqa: T201
 
 
 def show_run(folder: Path, run: str, as_json: bool) -> None:
@@ -56,7 +53,7 @@ def verify(folder: Path, run: str | None, as_json: bool) -> bool:
     elif found:
         console.print_verifications(found)
     else:
-        print_no_runs(folder)
+        print(NO_RUNS.format(folder))  # noqa: T201
     return not damaged
 
 
@@ -64,7 +61,7 @@ def verified(path: Path, watch: Any) -> dict[str, Any]:
     """Verify one run; return the result as JSON-ready values."""
     found = runs.verify_run(path, watch)
     return {
-        "run": path.name, "folder": str(path), "typed": runs.typed(path), "status": found.summary.status,
+        "run": path.name, "folder": str(path), "typed": found.typed, "status": found.summary.status,
         "whole": found.is_whole, "in_use_by": found.holder or None, "bytes": sum(file.bytes for file in found.files),
         "meaning": found.meaning, "parts": [vars(file) for file in found.files],
     }  # fmt: skip
@@ -77,8 +74,7 @@ def delete(folder: Path, run: str | None, is_sure: bool, as_json: bool) -> None:
     path = runs.find_run_to_delete(folder, run)
     if not is_sure and not sys.stdin.isatty():
         raise RunError("delete-needs-answer", path=path)
-    row = {**plain(runs.summarize_damaged_too(path)), "bytes": runs.size_of(path), "strangers": runs.strangers(path)}
-    if not is_sure and not console.ask_to_delete(row, runs.typed(path)):
+    if not is_sure and not console.ask_to_delete(runs.describe_deletion(path)):
         return
     freed, left = runs.delete_run(path)
     if as_json:

@@ -11,8 +11,8 @@ from rushlight.console.output import open_console
 from rushlight.console.progress import of
 
 
-def ask_to_delete(row: Mapping[str, Any], typed: str) -> bool:
-    """Ask whether to delete a run; `row` is its summary with its "bytes" and "strangers"."""
+def ask_to_delete(row: Mapping[str, Any]) -> bool:
+    """Ask whether to delete a run; `row` is the result of `describe_deletion`."""
     from rich.table import Table
     from rich.text import Text
 
@@ -26,7 +26,8 @@ def ask_to_delete(row: Mapping[str, Any], typed: str) -> bool:
         table.add_row("trained", f"{row['model']} on {row['data']}, {of(row['epochs_done'], row['epochs'])} epochs")
     table.add_row("started", time.strftime("%Y-%m-%d %H:%M", time.localtime(row["started"])))
     can_resume = row["status"] in ("interrupted", "failed", "unfinished")
-    table.add_row("status", row["status"] + (f"; rushlight resume {typed} would go on with it" if can_resume else ""))
+    resume = f"; rushlight resume {row['typed']} would go on with it" if can_resume else ""
+    table.add_row("status", row["status"] + resume)
     table.add_row("size", format_bytes(row["bytes"]))
     if row["strangers"]:
         table.add_row("also in it", f"{', '.join(row['strangers'])}: not written by Rushlight, and deleted too")

@@ -5,19 +5,20 @@ they are whole stands in `checkpoint_files`, which `training.checkpoint` imports
 """
 
 from rushlight.runs.checkpoint_files import age, list_checkpoints
-from rushlight.runs.delete import delete_run, find_run_to_delete, strangers
-from rushlight.runs.folder import find_run, new_run, run_folders, size_of, started_at, typed
+from rushlight.runs.delete import delete_run, describe_deletion, find_run_to_delete
+from rushlight.runs.folder import find_run, new_run, run_folders, size_of, started_at
 from rushlight.runs.history import History, read_history, read_losses
 from rushlight.runs.lock import lock_run
 from rushlight.runs.read import read_json, read_recipe
 from rushlight.runs.sessions import inexact_resumes, list_sessions, write_notice, write_session
-from rushlight.runs.summary import list_runs, summarize, summarize_damaged_too
+from rushlight.runs.summary import list_runs, summarize
 from rushlight.runs.verify import verify_run
 
 __all__ = [
     "History",
     "age",
     "delete_run",
+    "describe_deletion",
     "find_run",
     "find_run_to_delete",
     "inexact_resumes",
@@ -33,10 +34,7 @@ __all__ = [
     "run_folders",
     "size_of",
     "started_at",
-    "strangers",
     "summarize",
-    "summarize_damaged_too",
-    "typed",
     "verify_run",
     "write_notice",
     "write_session",

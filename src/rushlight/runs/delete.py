@@ -6,6 +6,7 @@ import contextlib
 import os
 import stat
 from pathlib import Path
+from typing import Any
 
 from rushlight import files
 from rushlight.errors import RunError
@@ -15,6 +16,7 @@ from rushlight.runs.history import HISTORY, LOSSES
 from rushlight.runs.lock import DELETED, HOLDER, LOCK, describe_holder, is_locked, lock_run
 from rushlight.runs.read import ENVIRONMENT, RECIPE, REPORT
 from rushlight.runs.sessions import SESSIONS
+from rushlight.runs.summary import summarize_damaged_too
 from rushlight.runs.verify import BUNDLE, PREDICTIONS
 
 OURS = {
@@ -50,6 +52,12 @@ def strangers(folder: Path) -> list[str]:
     """Return the names of the files and folders in a run's folder that Rushlight did not write."""
     names = sorted(path.name for path in folder.iterdir())
     return [name for name in names if name not in OURS and not name.endswith(files.TEMPORARY)]
+
+
+def describe_deletion(folder: Path) -> dict[str, Any]:
+    """Return what goes with a run: its summary's fields, "typed", "bytes", "strangers"."""
+    summary = vars(summarize_damaged_too(folder))
+    return {**summary, "typed": typed(folder), "bytes": size_of(folder), "strangers": strangers(folder)}
 
 
 def delete_run(folder: Path) -> tuple[int, Path | None]:

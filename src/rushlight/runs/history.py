@@ -34,7 +34,7 @@ LOSS_BYTES = 4  # float32
 
 
 class Appended:
-    """One file that only grows. Bytes wait in `pending` for `flush`, or until the disk takes them."""
+    """One file that only grows. Bytes wait in `pending` for `flush`, or for a refusing disk."""
 
     def __init__(self, path: Path, length: int) -> None:
         self.path = path

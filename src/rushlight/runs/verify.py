@@ -71,6 +71,11 @@ class Verification:
     meaning: str  # what still works, and what puts the rest right
 
     @property
+    def typed(self) -> str:
+        """The run as it is typed in a command."""
+        return typed(self.summary.folder)
+
+    @property
     def is_whole(self) -> bool:
         """Whether nothing is damaged or missing."""
         return not any(file.state in (DAMAGED, MISSING) for file in self.files)
