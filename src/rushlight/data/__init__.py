@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from rushlight.data.look import describe_data, write_contact_sheet
     from rushlight.data.open import (
         DataOptions,
-        is_table,
         memory_limit,
         open_like,
         open_source,
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
         ImageFolderDataset,
         cache_folder,
         describe_datasets,
+        is_table,
         read_image,
         read_rows,
     )
@@ -69,7 +69,6 @@ __getattr__, __dir__ = lazy_names(
         "rushlight.data.open": [
             "DataOptions",
             "open_like",
-            "is_table",
             "memory_limit",
             "open_source",
             "options_from_json",
@@ -82,6 +81,7 @@ __getattr__, __dir__ = lazy_names(
             "ImageFolderDataset",
             "cache_folder",
             "describe_datasets",
+            "is_table",
             "read_image",
             "read_rows",
         ],
