@@ -17,7 +17,7 @@ import pytest
 
 import rushlight
 from rushlight import errors, texts
-from rushlight.texts import Note, shown, text
+from rushlight.texts import Joined, Note, shown, text
 
 SOURCE = Path(rushlight.__file__).parent
 ROOMS = sorted(path.stem for path in (texts.FOLDER / "en").glob("*.toml"))
@@ -34,7 +34,9 @@ COMPUTED: dict[str, set[str]] = {
 }
 
 
-AWAITED: set[str] = set()  # texts that the code does not use yet
+# Rooms some of whose texts the code does not use yet: each goes from here when its last inline text is gone.
+AWAITED = {"console", "data", "engine", "help", "runs", "training", "words"}
+NOT_TRANSLATED = {"training.remedy.torch"}  # nothing but a command
 
 
 class Call:
@@ -128,8 +130,22 @@ def mentioned() -> set[str]:
 
 
 def test_every_text_is_used() -> None:
+    """By its key, or by the beginning of one that is put together: f"console.profile.{heading}"."""
     keys = {key.split(".")[1] if key.startswith("errors.") else key for key in ENGLISH}
-    assert keys - mentioned() - AWAITED == set()
+    beginnings = tuple(text for text in mentioned() if re.fullmatch(r"([a-z0-9-]+\.){2,}", text))
+    unused = {key for key in keys - mentioned() if not key.startswith(beginnings)}
+    assert {key for key in unused if key.partition(".")[0] not in AWAITED} == set()
+
+
+def test_every_text_that_is_asked_for_is_there() -> None:
+    rooms = "|".join(ROOMS)
+    asked = {text for text in mentioned() if re.fullmatch(rf"({rooms})(\.[a-z0-9]+(-[a-z0-9]+)*)+", text)}
+    files = {
+        text
+        for text in asked
+        if text.partition(".")[2] in ("py", "txt", "json", "jsonl", "pth", "parquet", "csv", "safetensors")
+    }
+    assert asked - files - set(ENGLISH) == set()
 
 
 def test_every_error_has_a_problem_and_an_advice_and_nothing_else() -> None:
@@ -141,21 +157,25 @@ def test_every_error_has_a_problem_and_an_advice_and_nothing_else() -> None:
 def test_both_languages_have_the_same_texts_with_the_same_values_in_them() -> None:
     assert set(CHINESE) == set(ENGLISH)
     for key, forms in ENGLISH.items():
-        assert fields(CHINESE[key]) == fields(forms), key
+        assert fields(CHINESE[key]) == fields(forms[-1:]), key  # the form for one may leave values out
 
 
 def test_a_text_with_two_forms_has_a_count_and_chinese_has_one_form() -> None:
     for key, forms in ENGLISH.items():
         if len(forms) == 2:
-            assert "count" in {name for name, _, _ in fields(forms)}, key
+            one, other = ({name for name, _, _ in fields([form])} for form in forms)
+            assert "count" in other, key
+            assert one <= other, key
         assert len(CHINESE[key]) == 1, key
 
 
 def test_every_text_is_tidy() -> None:
     for key, form in ((key, form) for key, forms in (ENGLISH | CHINESE).items() for form in forms):
         assert re.fullmatch(r"[a-z]+(\.[a-z0-9]+(-[a-z0-9]+)*)+", key)
-        assert form or key.endswith(".advice"), key
-        assert form == form.strip() or key.startswith("words."), key
+        if not key.startswith("words.between."):
+            assert form or key.endswith(".advice"), key
+            assert form == form.rstrip(), key
+            assert form == form.lstrip() or not key.startswith("errors."), key  # others may stand inside a text
         assert not re.search(r"[^\n ]  ", form), key
         assert "..." not in form, key
 
@@ -164,7 +184,7 @@ def test_every_chinese_text_is_chinese_with_chinese_punctuation() -> None:
     """Half-width marks stand only in code, and beside Latin letters and figures; quotes are “ ”."""
     chinese = r"[\u4e00-\u9fff]"
     for key, form in ((key, form) for key, forms in CHINESE.items() for form in forms):
-        if key.endswith(".advice") and not form:
+        if key.startswith("words.between.") or key in NOT_TRANSLATED or not form:
             continue
         bare = re.sub(r"`[^`]*`|\{[^}]*\}", "0", form)  # without code and values
         assert re.search(chinese, form) or not re.search(r"[a-z]{2,} [a-z]{2,}", ENGLISH[key][0]), key
@@ -179,7 +199,7 @@ def test_every_advice_ends_in_a_full_stop_or_in_something_to_type() -> None:
     """What is to be typed stands after a colon, or is a command, so that no full stop is copied with it."""
     typed = re.compile(r": [^.]*\S$|: .*[)}]$|: --.*$|--[a-z-]+ [^.]*$|\{(hint|suggestion)\}$|net\.py:Net$")
     wrong = {
-        key: advice for key, (advice,) in ENGLISH.items()
+        key: advice for key, (advice, *_) in ENGLISH.items()
         if key.endswith(".advice") and advice and not advice.endswith((".", "?")) and not typed.search(advice)
     }  # fmt: skip
     assert wrong == {}
@@ -188,7 +208,7 @@ def test_every_advice_ends_in_a_full_stop_or_in_something_to_type() -> None:
 def test_a_chinese_text_ends_as_the_english_one_does() -> None:
     """A sentence in a full stop, what is to be typed without one."""
     for key, forms in ENGLISH.items():
-        if key.startswith("errors."):
+        if not key.startswith("words."):
             english, chinese = forms[-1][-1:], CHINESE[key][0][-1:]
             assert (english in (".", "?")) == (chinese in ("。", "？")), key
 
@@ -297,6 +317,17 @@ def test_a_note_is_english_in_files_and_shown_in_the_language_of_the_user(enviro
         assert shown(copied) == "你是不是想写“mlp”？"
     assert Note("words.did-you-mean", name="mlp") == note  # whatever language is shown when it is made
     assert shown("any other text") == "any other text"
+
+
+def test_texts_in_a_row_are_joined_as_is_usual_in_the_language(environment: pytest.MonkeyPatch) -> None:
+    row = Joined("sentences", [Note("data.tested-on", name="val"), "cnn"])
+    inside = Note("data.left-out", name="x", reason=Joined("list", [Note("data.all-missing"), "b"]))
+    assert row == 'Tested on "val". cnn'
+    assert inside == 'The column "x" was left out: every value is missing, b.'
+    environment.setenv("RUSHLIGHT_LANGUAGE", "zh")
+    for copied in (row, pickle.loads(pickle.dumps(row))):
+        assert shown(copied) == "用“val”来测试。cnn"
+    assert shown(inside) == "没有用列“x”：每个值都空缺、b。"
 
 
 def test_a_text_that_is_missing_in_chinese_is_shown_in_english(environment: pytest.MonkeyPatch) -> None:

@@ -218,3 +218,78 @@ def test_a_run_of_the_previous_release_goes_on_choosing_by_its_test_and_says_so_
     assert run.history[-1]["step"] == of_kind(run.history, "epoch")[best]["step"]
     assert "test" not in run.history[-1]
     assert (run.folder / "loss.png").is_file()
+
+
+# ── where nobody has given a validation split ────────────────────────────────────────────────────────────────
+
+
+def test_where_something_chooses_a_tenth_of_train_is_set_aside_said_and_cut_again_at_resume(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options: dict[str, Any] = {"early_stopping": 2, "epochs": 30, "optimizer": "SGD", "lr": 2.0, "runs": tmp_path}
+    whole = rushlight.train("linear", "digits", name="whole", **options)
+    assert "1,294 samples + 143 to validate + 360 to test" in capsys.readouterr().out
+    assert any(note.startswith("143 of 1,437 training samples were set aside for validation") for note in whole.notes)
+    recipe = json.loads((whole.folder / "recipe.json").read_text())
+    assert recipe["data"]["options"] == {"val_fraction": 0.1}
+
+    halves = rushlight.epochs("linear", "digits", name="halves", **options)
+    for _ in range(3):
+        next(halves)
+    halves._abandon(KeyboardInterrupt())
+    resumed = rushlight.resume("halves", runs=tmp_path, quiet=True)
+    assert resumed.summary()["state_sha256"] == whole.summary()["state_sha256"]
+    without_time = [
+        [{key: value for key, value in line.items() if key not in ("time", "seconds", "run")} for line in run.history]
+        for run in (whole, resumed)
+    ]
+    assert without_time[0] == without_time[1]
+    assert whole.report == resumed.report == rushlight.open_run("halves", runs=tmp_path).test()
+
+
+@pytest.mark.parametrize("way", ["early stopping", "plateau"])
+def test_open_data_without_validation_that_should_choose_is_refused(way: str, tmp_path: Path) -> None:
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    chooser = {"early_stopping": 2} if way == "early stopping" else {"schedule": ReduceLROnPlateau(optimizer)}
+    with pytest.raises(UsageError, match="nothing is chosen by the test data") as caught:
+        train(open_source("digits"), tmp_path, model, optimizer=optimizer, **chooser)
+    assert caught.value.key == "no-validation"
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_source_that_brings_its_own_validation_split_is_not_cut(tmp_path: Path) -> None:
+    (x, y), (test_x, test_y) = (tuple(part.numpy() for part in digits(kind)) for kind in ("train", "test"))
+    np.savez(
+        tmp_path / "own.npz",
+        x_train=x[300:],
+        y_train=y[300:],
+        x_val=x[:300],
+        y_val=y[:300],
+        x_test=test_x,
+        y_test=test_y,
+    )
+    parts = ((x[300:], y[300:]), (x[:300], y[:300]), (test_x, test_y))
+    for number, source in enumerate((str(tmp_path / "own.npz"), parts)):
+        run = rushlight.train("linear", source, early_stopping=1, epochs=2, runs=tmp_path / f"{number}", quiet=True)
+        assert of_kind(run.history, "epoch")[0]["validation"]["n"] == 300
+        assert run.report is not None
+        assert run.report.n == 360
+
+
+def test_validation_data_given_by_path_is_opened_again_at_resume(tmp_path: Path) -> None:
+    x, y = (part.numpy() for part in digits("train"))
+    for name, rows in (("train", slice(300, None)), ("val", slice(300))):
+        np.savez(tmp_path / f"{name}.npz", x=x[rows], y=y[rows])
+    options: dict[str, Any] = {
+        "early_stopping": 9,
+        "epochs": 3,
+        "val_data": tmp_path / "val.npz",
+        "runs": tmp_path,
+        "quiet": True,
+    }
+    stopped = rushlight.epochs("linear", tmp_path / "train.npz", name="it", schedule="constant", **options)
+    next(stopped)
+    stopped._abandon(KeyboardInterrupt())
+    run = rushlight.resume("it", runs=tmp_path, quiet=True)
+    assert [line["validation"]["n"] for line in of_kind(run.history, "epoch")] == [300] * 3

@@ -11,7 +11,7 @@ import functools
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,14 @@ def text(key: str, /, **values: object) -> str:
 
     A text with a form for one and a form for many is chosen by the value `count`.
     """
-    return fill(language(), key, {name: shown(value) for name, value in values.items()})
+    return fill(language(), key, values)
 
 
 class Note(str):
-    """A text that is also written into a run's files: in English as a string, in the user's language by `shown`."""
+    """A text that is also written into a run's files: in English as a string, in the user's language by `shown`.
+
+    Its values may be notes themselves.
+    """
 
     __slots__ = ("key", "values")
     key: str
@@ -41,14 +44,42 @@ class Note(str):
         note.key, note.values = key, values
         return note
 
-    def __getnewargs_ex__(self) -> tuple[tuple[str], dict[str, object]]:
-        """Return what makes the same note anew, for copies and pickles."""
+    def __getnewargs_ex__(self) -> tuple[tuple[object, ...], dict[str, object]]:
+        """Return the arguments that make the same note, for copies and pickles."""
         return (self.key,), dict(self.values)
 
+    def translated(self, code: str) -> str:
+        """Return the text in another language."""
+        return fill(code, self.key, self.values)
 
-def shown(value: Any) -> Any:
-    """Return a note in the language of this process; any other value as it is."""
-    return text(value.key, **value.values) if isinstance(value, Note) else value
+
+class Joined(Note):
+    """Texts in a row, with what stands between them in each language: by "list", "reasons", "sentences" or "lines"."""
+
+    __slots__ = ("by", "parts")
+    by: str
+    parts: tuple[str, ...]
+
+    def __new__(cls, by: str, parts: Iterable[str]) -> Joined:
+        """Join the English texts."""
+        parts = tuple(parts)
+        note = str.__new__(cls, fill("en", f"words.between.{by}", {}).join(parts))
+        note.by, note.parts = by, parts
+        return note
+
+    def __getnewargs_ex__(self) -> tuple[tuple[object, ...], dict[str, object]]:
+        """Return the arguments that make the same note, for copies and pickles."""
+        return (self.by, self.parts), {}
+
+    def translated(self, code: str) -> str:
+        """Return the texts in another language, joined as is usual there."""
+        parts = (part.translated(code) if isinstance(part, Note) else part for part in self.parts)
+        return fill(code, f"words.between.{self.by}", {}).join(parts)
+
+
+def shown(value: str) -> str:
+    """Return a note in the language of this process; any other text as it is."""
+    return value.translated(language()) if isinstance(value, Note) else value
 
 
 def fill(code: str, key: str, values: Mapping[str, object]) -> str:
@@ -61,7 +92,8 @@ def fill(code: str, key: str, values: Mapping[str, object]) -> str:
         found = found[step]
     if isinstance(found, dict):
         found = found["one" if values["count"] == 1 else "other"]
-    return str(found.format(**values))
+    written = {name: value.translated(code) if isinstance(value, Note) else value for name, value in values.items()}
+    return str(found.format(**written))
 
 
 @functools.cache

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import UninitializedParameter
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from rushlight.data import Data, DataOptions, ResidentSplit, Split, StreamedSplit, retarget
 from rushlight.errors import ModelError, UsageError
@@ -32,6 +32,8 @@ from rushlight.training.setup.explain import check_model
 from rushlight.training.setup.options import Options
 from rushlight.training.setup.rebuild import build_described
 
+VAL_FRACTION = 0.1  # of the training samples, where something chooses
+
 
 def data_options(options: Options) -> DataOptions:
     """Return those of the options that say how to open the data."""
@@ -40,6 +42,16 @@ def data_options(options: Options) -> DataOptions:
     if given.get("classes") is not None:
         given["classes"] = tuple(given["classes"])
     return DataOptions(**given)
+
+
+def with_validation(data: Any, options: Options) -> Options:
+    """Return the options with a tenth of the training samples for validation, where something chooses and none is given.
+
+    A triple and open data bring their own, and a source that brings its own is not cut.
+    """
+    chooses = "early_stopping" in options or isinstance(options.get("schedule"), ReduceLROnPlateau)
+    brings = isinstance(data, Data) or (isinstance(data, (tuple, list)) and len(data) == 3) or "val_data" in options
+    return {"val_fraction": VAL_FRACTION, **options} if chooses and not brings else options
 
 
 def data_choices(options: Options) -> dict[str, Any]:

@@ -84,19 +84,14 @@ def is_named_loss(given: Any) -> bool:
 def describe_data(data: Any, options: Options) -> dict[str, Any]:
     """Return how the recipe describes the data: where it is and how to open it, or that it was a live object."""
     opening = options_to_json(data_options(options))
-    test = options.get("test_data")
-    if isinstance(data, (str, Path)) and (test is None or isinstance(test, (str, Path))):
+    others = {"validation": options.get("val_data"), "test": options.get("test_data")}
+    given = {split: source for split, source in others.items() if source is not None}
+    if all(isinstance(source, (str, Path)) for source in (data, *given.values())):
         source = str(Path(data).resolve()) if Path(data).exists() and str(data) not in DATASETS else str(data)
-        described = {
-            "name": Path(source).stem if source != str(data) else str(data),
-            "source": source,
-            "options": opening,
-        }
-        return (
-            {**described, "test": str(test) if str(test) in DATASETS else str(Path(test).resolve())}
-            if test
-            else described
-        )
+        return {
+            "name": Path(source).stem if source != str(data) else str(data), "source": source, "options": opening,
+            **{split: str(path) if str(path) in DATASETS else str(Path(path).resolve()) for split, path in given.items()},
+        }  # fmt: skip
     name = data.name if isinstance(data, Data) else type(data).__name__
     return {"name": name, "live": True, "options": opening}
 

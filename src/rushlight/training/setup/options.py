@@ -41,6 +41,10 @@ class Options(TypedDict, total=False):
     device: str  # "auto", "cpu", "cuda", "cuda:1", "mps", "xpu" ("auto")
     model_arguments: dict[str, Any]  # for a model by name, {"hidden": (512, 512)}
     test_data: Any  # what to test on, where `data` does not bring it
+    val_data: Any  # validation data, which early stopping and plateau schedules choose by
+    val_fraction: (
+        float | None
+    )  # the share of the training samples set aside for validation (0.1 where something chooses)
     target: str | None  # tables: the column to predict
     task: Task | None  # "classification", "regression", …, where the data could be read in two ways
     kind: str | None  # arrays: "image", "array" or "tokens" (whole numbers that are ids), where the shape does not tell
@@ -78,9 +82,8 @@ OTHER_NAMES = {  # what other libraries call an option of ours
     "criterion": "loss",
     "loss_fn": "loss",
     "scheduler": "schedule",
-    "validation_split": "test_fraction",
-    "validation_data": "test_data",
-    "val_data": "test_data",
+    "validation_split": "val_fraction",
+    "validation_data": "val_data",
     "patience": "early_stopping",
     "num_workers": "workers",
     "verbose": "quiet",

@@ -17,6 +17,7 @@ from rushlight.device import choose_device, keep_freed_memory
 from rushlight.errors import RunError, UsageError
 from rushlight.models import restored, source_digest
 from rushlight.runs import (
+    read_json,
     read_recipe,
 )
 from rushlight.training.objective import describe_optimizer
@@ -39,6 +40,7 @@ RESUME_TAKES = frozenset(
         "objective",
         "optimizer",
         "test_data",
+        "val_data",
         "runs",
         "quiet",
         "to_stderr",
@@ -74,7 +76,12 @@ def resume_training(
     opened = open_source(
         described["source"] if data is None else data, described.get("test") if data is None else merged.get("test_data"),
         options_from_json(described["options"]), None,
+        validation=described.get("validation") if data is None else merged.get("val_data"),
     )  # fmt: skip
+    environment = folder / "environment.json"
+    recorded = read_json(environment).get("data_fingerprint") if environment.is_file() else None
+    if recorded != opened.fingerprint and recorded == opened.fingerprint.partition("-")[0]:
+        opened = replace(opened, validation=None)  # it was begun when a folder's own validation split was left out
     objective, opened, loss_name = choose_objective(merged, opened)
     module = rebuild_model(folder, recipe.model, opened) if model is None else model
     training_data, _ = fit(module, opened, objective, device)
@@ -109,7 +116,7 @@ def check_resumable(folder: Path, recipe: Recipe, data: Any, options: Options) -
     if missing:
         raise RunError("live-parts", run=folder.name, parts=", ".join(missing))
     fixed = {part for part in ("loss", "optimizer") if not getattr(recipe, part).get("live")}
-    fixed |= {"test_data"} if data is None else set()
+    fixed |= {"test_data", "val_data"} if data is None else set()
     for option in options:
         if option not in RESUME_TAKES or option in fixed:
             raise UsageError("resume-option", run=folder.name, option=option)

@@ -6,8 +6,8 @@ import torch
 
 from rushlight.data.shape import Samples, build_data, cut_samples
 from rushlight.data.sources.kind import SourceKind
+from rushlight.data.sources.named.cache import Progress
 from rushlight.data.sources.named.catalog import DATASETS
-from rushlight.data.sources.named.download import Progress
 from rushlight.data.sources.named.named import open_named
 from rushlight.data.spec import NormalizeName, TargetSpec
 from rushlight.data.splits import Data
