@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from rushlight.data.look import describe_data, write_contact_sheet
     from rushlight.data.open import (
         DataOptions,
-        is_table,
         memory_limit,
         open_like,
         open_source,
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
         ImageFolderDataset,
         cache_folder,
         describe_datasets,
+        is_table,
         read_image,
         read_rows,
     )
@@ -71,7 +71,6 @@ __getattr__, __dir__ = lazy_names(
         "rushlight.data.open": [
             "DataOptions",
             "open_like",
-            "is_table",
             "memory_limit",
             "open_source",
             "options_from_json",
@@ -84,6 +83,7 @@ __getattr__, __dir__ = lazy_names(
             "ImageFolderDataset",
             "cache_folder",
             "describe_datasets",
+            "is_table",
             "read_image",
             "read_rows",
         ],

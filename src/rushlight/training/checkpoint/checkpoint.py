@@ -29,11 +29,10 @@ from torch import Tensor
 
 from rushlight import files
 from rushlight.errors import RunError, StorageError, UsageError, WeightsError
-from rushlight.runs import (
+from rushlight.runs import keep_values
+from rushlight.runs.checkpoint_files import (
     CHECKPOINTS,
     FORMAT,
-    HISTORY,
-    LOSSES,
     MID_EPOCH,
     STATE,
     SUMS,
@@ -41,7 +40,6 @@ from rushlight.runs import (
     age,
     checksums,
     damage_of,
-    keep_values,
     list_checkpoints,
     newer_format,
 )
@@ -120,7 +118,7 @@ def write_snapshot(run: Path, snapshot: Snapshot, keep_epochs: bool = False) -> 
     """
     folder = run / CHECKPOINTS / snapshot.name
     if not is_whole(folder):  # a whole one of this name holds this very state, and may be the only one there is
-        for name in (HISTORY, LOSSES):
+        for name in ("history.jsonl", "losses.f32"):
             if (run / name).exists():
                 files.sync_file(run / name)
         with files.replacing_folder(folder) as temporary:
