@@ -196,5 +196,5 @@ def print_summary(
     console.print(Text(f"\n{done}", "bold green"), soft_wrap=True)
     console.print(text("console.summary.folder", folder=folder), soft_wrap=True)
     console.print(f"\n{text('console.summary.next')}", style="dim")
-    for command in (f"test {run}", f"predict {run} FILE", f"save {run} {weights}"):
-        console.print(f"  rushlight {command}", soft_wrap=True)
+    for command in (f"rushlight test {run}", f"rushlight predict {run} FILE", f"rushlight save {run} {weights}"):
+        console.print(f"  {command}", soft_wrap=True)
