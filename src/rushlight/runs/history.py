@@ -90,14 +90,11 @@ class History:
         self.tell = tell  # shows the user a sentence
         self.flushed_at = time.monotonic()
         self.refused_at: float | None = None  # since when the disk refuses
-        self.watchers: list[Callable[[Mapping[str, Any]], None]] = []  # called with every line
 
     def write(self, line: Mapping[str, Any]) -> None:
         """Add a line. NaN and infinity become null in JSON (`losses.f32` has the exact value)."""
         text = json.dumps(files.without_nan(line), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
         self.lines.pending += text.encode("utf-8") + b"\n"
-        for watch in self.watchers:
-            watch(line)
         if line["kind"] in ("start", "event") or time.monotonic() - self.flushed_at >= FLUSH_SECONDS:
             self.try_flush()
 
