@@ -376,6 +376,15 @@ def test_a_text_that_is_missing_in_chinese_is_shown_in_english(environment: pyte
         text("console.nowhere")
 
 
+def test_a_process_that_cannot_read_the_texts_says_key_and_values(
+    environment: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    environment.setattr(texts, "read_room", texts.read_room.__wrapped__)
+    environment.setattr(texts, "FOLDER", tmp_path)
+    error = errors.StorageError("disk-error", path="runs/a", reason="too many open files")
+    assert error.problem == "errors.disk-error.problem, path runs/a, reason too many open files"
+
+
 def test_one_and_many_have_their_forms(environment: pytest.MonkeyPatch) -> None:
     rooms = {"en": {"steps": {"one": "{count} step", "other": "{count:,} steps"}}, "zh": {"steps": "{count:,} 步"}}
     environment.setattr(texts, "read_room", lambda code, room: rooms[code])
