@@ -6,7 +6,7 @@
 
 device → network → loss and optimizer → data → train → test → save and load → NumPy, and a table at the end. Wherever the
 two ways must agree, the script checks that they do; where a beginner trips, it trips, and prints what is said.
-docs/guide.md tells the same walk in words.
+docs/guide tells the same walk in words.
 """
 
 from __future__ import annotations

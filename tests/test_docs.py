@@ -1,17 +1,21 @@
 """The documents run: every Python block is executed, every command is parsed, and run where that is cheap.
 
-Blocks of one document share one namespace and one temporary folder, from top to bottom. A ```text block right after a
-Python block is what the block prints; after a command, one that begins with "error:" is how the command fails. Words
-are compared and figures are not, since these differ between machines.
+Blocks of one walk (a page, or the pages of the guide) share one namespace and one temporary folder, from top to bottom.
+A ```text block right after a Python block is what the block prints; after a command, one that begins with "error:" is
+how the command fails. Words are compared and figures are not, since these differ between machines. A block after
+`<!-- needs: NAME -->` is executed once there is an option of that name.
 """
 
 from __future__ import annotations
 
 import ast
 import contextlib
+import importlib.util
 import io
+import os
 import re
 import shlex
+import subprocess
 import sys
 import types
 from collections.abc import Iterator
@@ -34,26 +38,36 @@ from rushlight.training.setup.options import Options
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("docs", "notes", "benchmarks", "faults")
 PAGES = ["README.md", *sorted(str(path.relative_to(ROOT)) for name in FOLDERS for path in (ROOT / name).rglob("*.md"))]
-GUIDES = ["docs/guide.md", "docs/guide.zh-CN.md"]
+CHINESE = [page for page in PAGES if page.startswith("docs/zh/")]
+GUIDE = ["docs/guide/index.md", *(f"docs/guide/{name}.md" for name in (
+    "network", "data", "training", "testing", "saving", "your-data", "keeping-going"
+))]  # fmt: skip
+WALKS = [GUIDE, *([page] for page in PAGES if page not in {*GUIDE, *CHINESE})]  # the Chinese pages have the same code
+LONG = {"docs/guide/index.md", *(f"docs/how-to/{name}.md" for name in (
+    "pictures", "table", "few-samples", "imbalance", "transfer", "report", "old-gpu"
+))}  # fmt: skip  # walks of more than about four seconds
 COMMANDS: dict[str, click.Command] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 DOWNLOADED = [name for name, dataset in DATASETS.items() if dataset.layout != "shipped"]
 ELSEWHERE = {"--version", "--traceback", "--help"}  # of `rushlight` itself
+OPTIONS = set(Options.__annotations__)
+AWAITED = {"val_data", "val_fraction"} - OPTIONS  # the pages name them already
 
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block: its language, its text, and the line its text starts on."""
+    """A fenced block: its language, its text, the line its text starts on, and the option that it needs."""
 
     language: str
     text: str
     line: int
+    needs: str = ""
 
 
 def blocks(page: str) -> list[Block]:
     """Return a page's fenced blocks."""
     text = read(page)
-    found = re.finditer(r"^```(\w+)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-    return [Block(match[1], match[2], text.count("\n", 0, match.start()) + 2) for match in found]
+    found = re.finditer(r"^(?:<!-- needs: (\w+) -->\n)?```(\w+)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return [Block(match[2], match[3], text.count("\n", 0, match.start(3)) + 1, match[1] or "") for match in found]
 
 
 def prose(page: str) -> str:
@@ -69,7 +83,7 @@ def follower(page: str, block: Block) -> Block | None:
     """Return the block that comes next with nothing but empty lines between."""
     after = "\n".join(read(page).splitlines()[block.line - 1 + block.text.count("\n") + 1 :])
     following = next((later for earlier, later in pairwise(blocks(page)) if earlier == block), None)
-    return following if after.lstrip("\n").startswith("```text") else None
+    return following if re.match(r"\n*(<!-- .* -->\n)?```text", after) else None
 
 
 def words(text: str) -> list[str]:
@@ -125,16 +139,24 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+def walk_id(walk: list[str]) -> str:
+    return walk[0].removesuffix("/index.md")
+
+
 @pytest.mark.usefixtures("one_thread")
-@pytest.mark.parametrize("page", [page for page in PAGES if page != GUIDES[1]])  # whose code is that of the other
+@pytest.mark.parametrize(
+    "walk", [pytest.param(walk, marks=[pytest.mark.slow] * (walk[0] in LONG), id=walk_id(walk)) for walk in WALKS]
+)
 def test_every_block_of_a_page_does_what_the_page_says(
-    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    walk: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "100")
     module = types.ModuleType("__main__")  # as in a script, so that its classes are called __main__.Net
     monkeypatch.setitem(sys.modules, "__main__", module)
-    for block in blocks(page):
+    for page, block in ((name, block) for name in walk for block in blocks(name)):
+        if block.needs in AWAITED:
+            continue
         shown = follower(page, block)
         if block.language == "python":
             code = compile("\n" * (block.line - 1) + on_small_data(block.text), page, "exec")
@@ -167,7 +189,8 @@ def test_every_command_in_a_block_parses(page: str) -> None:
 def test_every_command_and_option_in_the_prose_exists(page: str) -> None:
     options = {name: {option for parameter in command.params for option in parameter.opts + parameter.secondary_opts}
                for name, command in COMMANDS.items()}  # fmt: skip
-    every = set().union(*options.values(), ELSEWHERE)
+    awaited = {f"--{name.replace('_', '-')}" for name in AWAITED}
+    every = set().union(*options.values(), ELSEWHERE, awaited)
     guide = read("examples/guide.py")
     for span in re.findall(r"`([^`\n]+)`", prose(page)):
         named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", span))
@@ -192,7 +215,7 @@ def test_every_python_name_in_the_prose_exists(page: str) -> None:
             assert name in Report.__dataclass_fields__ or hasattr(Report, name) or name == "json", f"{page}: `{span}`"
         for call in re.findall(r"(?:rushlight\.)?(?:train|epochs|open_data)\(([^`]*)\)", span):
             for name in re.findall(r"(?:^|, )([a-z_]+)=", call):
-                assert name in Options.__annotations__, f"{page}: `{span}`"
+                assert name in OPTIONS | AWAITED, f"{page}: `{span}`"
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -211,21 +234,72 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-def test_both_guides_have_the_same_code_and_the_same_output() -> None:
-    english, chinese = ([block for block in blocks(page) if block.language != "text"] for page in GUIDES)
-    assert [block.language for block in english] == [block.language for block in chinese]
+@pytest.mark.parametrize("page", CHINESE)
+def test_a_chinese_page_has_the_code_and_the_output_of_the_english_one(page: str) -> None:
+    english, chinese = (blocks(name) for name in (page.replace("docs/zh/", "docs/"), page))
+    assert [(block.language, block.needs) for block in english] == [(block.language, block.needs) for block in chinese]
     for one, other in zip(english, chinese, strict=True):
+        place = f"{page}: line {one.line} and {other.line}"
         if one.language == "python":  # comments may be translated
-            assert ast.dump(ast.parse(one.text)) == ast.dump(ast.parse(other.text)), f"line {one.line} and {other.line}"
+            assert ast.dump(ast.parse(one.text)) == ast.dump(ast.parse(other.text)), place
+        elif one.language == "bash":
+            assert commands(one) == commands(other), place
         else:
-            assert commands(one) == commands(other), f"line {one.line} and {other.line}"
-    outputs = [[block.text for block in blocks(page) if block.language == "text"] for page in GUIDES]
-    assert outputs[0] == outputs[1]
+            assert one.text == other.text, place
+
+
+def test_every_page_of_the_site_stands_in_both_languages() -> None:
+    english = {page.removeprefix("docs/") for page in PAGES if page.startswith("docs/") and page not in CHINESE}
+    assert english == {page.removeprefix("docs/zh/") for page in CHINESE}
 
 
 def test_the_pages_hold_what_is_checked_here() -> None:
-    for page in GUIDES:
-        found = [block.language for block in blocks(page)]
-        assert found.count("python") > 10, page
-        assert sum(len(commands(block)) for block in blocks(page) if block.language == "bash") > 10, page
-    assert "python" in [block.language for block in blocks("docs/from-keras.md")]
+    found = [block for page in GUIDE for block in blocks(page)]
+    assert sum(block.language == "python" for block in found) > 10
+    assert sum(len(commands(block)) for block in found if block.language == "bash") > 10
+    assert [page for page in PAGES if page.startswith("docs/guide/") and page not in GUIDE] == []
+    how_to = [page for page in PAGES if page.startswith("docs/how-to/") and not page.endswith("index.md")]
+    assert len(how_to) >= 10
+    assert all("python" in [block.language for block in blocks(page)] for page in [*how_to, "docs/from-keras.md"])
+
+
+@pytest.fixture(scope="module")
+def generated() -> types.ModuleType:
+    """What the site's pages are filled with from the code."""
+    location = importlib.util.spec_from_file_location("generated", ROOT / "docs" / "generated.py")
+    assert location is not None
+    assert location.loader is not None
+    module = importlib.util.module_from_spec(location)
+    location.loader.exec_module(module)
+    return module
+
+
+def test_the_reference_has_every_option_command_and_error(generated: types.ModuleType) -> None:
+    table = generated.markdown("options", "en")
+    assert [name for name in OPTIONS if f"`{name}`" not in table] == []
+    described = generated.markdown("commands", "en")
+    for name, command in COMMANDS.items():
+        assert f"## rushlight {name}\n" in described
+        options = {option for parameter in command.params for option in parameter.opts if option.startswith("--")}
+        assert [option for option in options - ELSEWHERE if f"`{option}`" not in described] == []
+    catalogue, _ = generated.read_errors("en")
+    index = generated.markdown("errors", "en")
+    assert len(catalogue) > 100
+    assert [key for key in catalogue if f"(error-{key})=" not in index] == []
+
+
+@pytest.mark.slow
+def test_the_site_is_built_without_a_warning_in_both_languages(tmp_path: Path) -> None:
+    pytest.importorskip("sphinx", reason='the site is built with the extra "docs"')
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONWARNINGS"}
+    built = subprocess.run(
+        [sys.executable, "-m", "docs", str(tmp_path / "site")], cwd=ROOT, env=environment, capture_output=True, text=True,
+        encoding="utf-8", timeout=300, check=False,
+    )  # fmt: skip
+    assert built.returncode == 0, built.stdout + built.stderr
+    pages = [page.removeprefix("docs/").replace(".md", ".html") for page in PAGES if page.startswith("docs/")]
+    assert [
+        page for page in pages if not (tmp_path / "site" / (page if page.startswith("zh/") else f"en/{page}")).is_file()
+    ] == []
+    html = (tmp_path / "site" / "en" / "index.html").read_text(encoding="utf-8")
+    assert not re.search(r'<(?:script|link|img)[^>]+(?:src|href)="https?://', html)  # offline

@@ -94,6 +94,24 @@ def test_every_kind_of_split_can_move_to_a_device() -> None:
         assert [x.flatten().tolist() for x, _ in split.to(CPU).batches(2, seed=0, epoch=1)] == [[0, 2], [4, 6], [8]]
 
 
+def test_a_feed_gives_each_batch_once_in_the_order_of_its_split_and_then_none() -> None:
+    data = TensorDataset(torch.arange(5.0).unsqueeze(1), torch.arange(5))
+    splits = (
+        ResidentSplit(torch.arange(5.0).unsqueeze(1), torch.arange(5), as_given),
+        StreamedSplit(data, as_given),
+        LoaderSplit(DataLoader(data, 2), as_given),
+    )
+    for split in splits:
+        feed, found = split.batches(2, seed=0, epoch=1), []
+        assert (feed.joins, feed.ahead) == (2 if isinstance(split, ResidentSplit) else 1, 1)
+        while (batch := feed.take()) is not None:
+            found += batch[1].tolist()
+        order = split.order(0, 1)
+        assert found == (list(range(5)) if order is None else order.tolist())
+        assert feed.take() is None
+        feed.close()
+
+
 def test_seeding_a_block_puts_all_generators_back() -> None:
     torch.manual_seed(3)
     expected = torch.rand(2)
@@ -165,7 +183,9 @@ def test_gathering_ahead_gives_each_sample_in_its_turn_where_memory_of_its_own_w
     asked = itertools.cycle(counts)
     order = epoch_order(5, 2, n)[start * size :]
     at = 0
-    for x, y in split.batches(size, seed=5, epoch=2, start=start, together=lambda: next(asked)):
+    feed = split.batches(size, seed=5, epoch=2, start=start)
+    while (batch := feed.take(next(asked))) is not None:
+        x, y = batch
         expected = order[at : at + len(y)]
         assert torch.equal(y, targets[expected])
         assert torch.equal(x, inputs[expected].float() / 3)
@@ -175,6 +195,7 @@ def test_gathering_ahead_gives_each_sample_in_its_turn_where_memory_of_its_own_w
         assert x.data_ptr() % ALIGNMENT == y.data_ptr() % ALIGNMENT == 0
         at += len(y)
     assert at == len(order)
+    assert feed.take() is None
 
 
 def test_a_model_may_write_into_its_batches() -> None:

@@ -8,9 +8,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
 from rushlight.data.feed.batch import Batch
+from rushlight.data.feed.feed import Feed
 from rushlight.data.feed.reading import Failed, Reader, Request, Source
 from rushlight.data.feed.split import CPU, to_device
 from rushlight.data.order import epoch_order
@@ -46,10 +48,14 @@ class StreamedSplit:
         """How many samples there are."""
         return len(self.dataset)  # type: ignore[arg-type]  # map-style datasets have a length
 
-    def batches(self, size: int, *, seed: int, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """Give the batches of a training epoch, in the order of `order.py`."""
-        order = epoch_order(seed, epoch, self.samples) if self.is_shuffled else torch.arange(self.samples)
-        return self._read(order[start * size :].tolist(), size, seed, epoch)
+    def order(self, seed: int, epoch: int) -> Tensor:
+        """Return the samples' indices in the order of a training epoch."""
+        return epoch_order(seed, epoch, self.samples) if self.is_shuffled else torch.arange(self.samples)
+
+    def batches(self, size: int, *, seed: int, epoch: int, start: int = 0) -> Feed:
+        """Open the batches of a training epoch, read as they are taken."""
+        indices = self.order(seed, epoch)[start * size :].tolist()
+        return Feed(self._read(indices, size, seed, epoch))
 
     def in_order(self, size: int) -> Iterator[Batch]:
         """Give all samples once, unshuffled; what is random in them is drawn as in epoch 0."""

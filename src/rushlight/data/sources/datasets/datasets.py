@@ -7,7 +7,7 @@ by reading some samples twice, and what was found is said.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -36,8 +36,8 @@ from rushlight.data.shape import (
     cut_splits,
     dtype_name,
     identity_of,
+    read_targets,
 )
-from rushlight.data.sources.arrays import read_targets
 from rushlight.data.sources.datasets.samples import (
     PROBES,
     can_read_together,
@@ -49,6 +49,7 @@ from rushlight.data.sources.datasets.samples import (
     sample_count,
     size_of,
 )
+from rushlight.data.sources.kind import SourceKind
 from rushlight.data.spec import FeatureKind, FeatureSpec, Normalization, NormalizeName, TargetSpec, Task
 from rushlight.data.splits import Data
 from rushlight.errors import DataError, UsageError
@@ -60,18 +61,17 @@ ITERABLE_BATCH = 64  # samples in a batch of an iterable dataset that came witho
 
 def open_dataset(
     train: Dataset[Any] | DataLoader[Any],
-    test: Dataset[Any] | DataLoader[Any] | None,
+    test: Dataset[Any] | DataLoader[Any] | None = None,
     *,
     validation: Dataset[Any] | DataLoader[Any] | None = None,
     task: Task | None = None,
     classes: Sequence[str] | None = None,
     normalize: NormalizeName = "auto",
     seed: int = 0,
-    test_fraction: float = 0.2,
+    test_fraction: float | None = 0.2,
     val_fraction: float | None = None,
     workers: int = 0,
     memory_limit: int,
-    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Data:
     """Open a map-style or iterable dataset, or a DataLoader, as `Data`.
 
@@ -85,14 +85,10 @@ def open_dataset(
     """
     batched, validation, test = (in_batches(source, workers) for source in (train, validation, test))
     if isinstance(batched, DataLoader) and not is_ordinary(batched):
-        note = (
-            ""
-            if batched is train
-            else f"{type(train).__name__} is read in batches of {ITERABLE_BATCH}, in its own order."
-        )
-        if val_fraction:
-            raise UsageError("loader-not-cut", data=type(train).__name__, option="val_fraction")
-        return open_loader(batched, validation, test, task, classes, normalize, note)
+        return open_loader(
+            batched, test, validation=validation, task=task, classes=classes, normalize=normalize, val_fraction=val_fraction,
+            note="" if batched is train else f"{type(train).__name__} is read in batches of {ITERABLE_BATCH}, in its own order.",
+        )  # fmt: skip
     dataset, batch_size, is_shuffled, loader_notes = unwrap(train)
     given = {"validation": validation, "test": test}
     others: dict[str, Any] = {
@@ -116,7 +112,7 @@ def open_dataset(
         f"{name} is kept in memory: {min(PROBES, count)} samples read again gave the same, and drew nothing at random."
     )
     classes = classes or class_names(dataset)
-    train_samples, target = read_all(dataset, count, task, classes, workers, progress)
+    train_samples, target = read_all(dataset, count, task, classes, workers)
     kept: dict[str, Samples] = {}
     loaders = {split: other for split, other in others.items() if isinstance(other, DataLoader)}
     for split, other in others.items():
@@ -124,9 +120,7 @@ def open_dataset(
             notes.append(f"The {split} DataLoader is used as it is.")
             continue
         names = target.classes if classes is None and not all(map(str.isdecimal, target.classes)) else classes
-        kept[split], other_target = read_all(
-            other, sample_count(other, name, split), target.task, names, workers, progress
-        )
+        kept[split], other_target = read_all(other, sample_count(other, name, split), target.task, names, workers)
         check_same_dtype(name, dtype_name(train_samples.inputs), dtype_name(kept[split].inputs))
         if len(other_target.classes) > len(target.classes):
             target = other_target
@@ -219,15 +213,19 @@ def open_other(
 
 def open_loader(
     loader: DataLoader[Any],
-    validation: Dataset[Any] | DataLoader[Any] | None,
-    test: Dataset[Any] | DataLoader[Any] | None,
-    task: Task | None,
-    classes: Sequence[str] | None,
-    normalize: NormalizeName,
+    test: Dataset[Any] | DataLoader[Any] | None = None,
+    *,
+    validation: Dataset[Any] | DataLoader[Any] | None = None,
+    task: Task | None = None,
+    classes: Sequence[str] | None = None,
+    normalize: NormalizeName = "auto",
+    val_fraction: float | None = None,
     note: str = "",
 ) -> Data:
-    """Use a DataLoader as it is, its order included."""
+    """Use a DataLoader as it is, its order included; UsageError where a validation split is to be cut from it."""
     name = type(loader.dataset).__name__
+    if val_fraction:
+        raise UsageError("loader-not-cut", data=name, option="val_fraction")
     notes = [note or f"The DataLoader of {name} is used as it is: its order and batches are its own."]
     with seeded(0):
         first = next(iter(loader), None)
@@ -315,7 +313,6 @@ def describe_fingerprint(dataset: Any) -> str:
 
 def read_all(
     dataset: Dataset[Any], count: int, task: Task | None, classes: Sequence[str] | None, workers: int,
-    progress: Callable[[int, int], None],
 ) -> tuple[Samples, TargetSpec]:  # fmt: skip
     """Read every sample once and keep it."""
     name = type(dataset).__name__
@@ -333,7 +330,6 @@ def read_all(
             for x, y in loader:
                 inputs.append(x)
                 targets.append(np.asarray(y))
-                progress(min(len(inputs) * READ_BATCH, count), count)
     except Exception as error:
         first = len(inputs) * READ_BATCH
         samples = [read_one(dataset, index, name) for index in range(first, min(first + READ_BATCH, count))]
@@ -388,3 +384,9 @@ def probe_target(dataset: Any, task: Task | None, classes: Sequence[str] | None,
     if not isinstance(labels, Tensor) and isinstance(first := next(iter(labels)), str):
         raise DataError("streamed-texts", data=type(dataset).__name__, found=first)
     return read_targets(labels, task, classes)[1]
+
+
+DATASET = SourceKind(
+    "datasets", lambda source: isinstance(source, (Dataset, DataLoader)) and is_ordinary(source), open_dataset
+)
+LOADER = SourceKind("DataLoaders", lambda source: isinstance(source, DataLoader), open_loader)
