@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rushlight.console.output import can_encode, open_console, print_marked
 from rushlight.console.profile import print_profile
 from rushlight.formats import format_bytes, format_count, format_duration, format_figure, format_share
-from rushlight.texts import shown
+from rushlight.texts import shown, text
 
 PLAIN_SECONDS = 10.0  # between the lines inside a long epoch when nobody watches a terminal
 DRAW_SECONDS = 0.05
@@ -54,13 +54,15 @@ class LiveLine:
 
     def draw(self, parts: Sequence[str], done: float | None = None) -> None:
         """Draw the parts over the line before; with a bar of the share `done` after the first, where there is room."""
+        from rich.cells import cell_len, set_cell_size
+
         line = self.joined(parts)
-        room = min(BAR_MOST, self.width - len(line) - len(self.gap))
+        room = min(BAR_MOST, self.width - cell_len(line) - len(self.gap))
+        length = cell_len(line) + room + len(self.gap)
         if done is None or room < BAR_LEAST:
-            line = line[: self.width]
-            length = len(line)
+            length = min(cell_len(line), self.width)
+            line = set_cell_size(line, length)
         else:
-            length = len(line) + room + len(self.gap)
             line = self.joined([parts[0], self.bar(done, room), *parts[1:]])
         self.console.file.write("\r" + line + " " * max(0, self.width - length) + "\r")
         self.console.file.flush()
@@ -104,18 +106,24 @@ class Progress:
             self.show_steps(data)
         elif kind == "evaluating" and self.is_due():
             word, total = ("validating" if data["split"] == "validation" else "testing"), data["total"]
-            self.show_live([f"{word} {of(data['done'], total)}"], data["done"] / total if total else None)
+            words = text(f"console.progress.{word}", done=of(data["done"], total))
+            self.show_live([words], data["done"] / total if total else None)
         elif kind == "epoch":
             self.show_epoch(data)
         elif kind == "message":
             self.print(shown(data["text"]))
         elif kind == "warning" or (kind == "event" and data["event"] in WARNED_OF):
             self.line.clear()
-            print_marked(self.console, "warning:", "bold yellow", shown(data["message" if kind == "event" else "text"]))
+            print_marked(
+                self.console,
+                text("console.warning"),
+                "bold yellow",
+                shown(data["message" if kind == "event" else "text"]),
+            )
         elif kind == "announcement":
             self.epochs = data["epochs"]
-            for text, style in ((data["title"], "bold"), *((text, "dim") for text in data["lines"])):
-                self.console.print(shown(text), style=style, soft_wrap=not self.line.is_live)
+            for line, style in ((data["title"], "bold"), *((line, "dim") for line in data["lines"])):
+                self.console.print(shown(line), style=style, soft_wrap=not self.line.is_live)
         elif kind == "profile":
             self.line.clear()
             print_profile(self.console, data, wraps=not self.line.is_live)
@@ -133,14 +141,16 @@ class Progress:
         """Show where the epoch is, and the averages since it began."""
         step, steps, accuracy, speed, left = (data.get(name) for name in ("step", "steps", "accuracy", "samples_per_second", "seconds_left"))  # fmt: skip
         assert step is not None
-        parts = [
-            of(data["epoch"], data["epochs"]), of(step, steps), f"loss {format_figure(data['loss'])}",
-            "" if accuracy is None else f"{accuracy * 100:.1f}%", "" if speed is None else f"{format_count(speed)}/s",
-            "" if left is None else format_duration(left),
-        ]  # fmt: skip
+        loss = text("console.progress.loss", value=format_figure(data["loss"]))
+        share = "" if accuracy is None else f"{accuracy * 100:.1f}%"
+        pace = "" if speed is None else f"{format_count(speed)}/s"
+        time_left = "" if left is None else format_duration(left)
+        epoch, at = of(data["epoch"], data["epochs"]), of(step, steps)
         if self.line.is_wide:
-            words = ("epoch {}", "step {}", "{}", "acc {}", "{}", "{} left")
-            parts = [word.format(part) if part else "" for word, part in zip(words, parts, strict=True)]
+            epoch, at = text("console.progress.epoch", done=epoch), text("console.progress.step", done=at)
+            share = share and text("console.progress.accuracy", value=share)
+            time_left = time_left and text("console.progress.left", time=time_left)
+        parts = [epoch, at, loss, share, pace, time_left]
         self.show_live(parts, step / steps if steps else None)
 
     def show_live(self, parts: list[str], done: float | None) -> None:
@@ -148,9 +158,11 @@ class Progress:
         if not self.line.is_live:
             self.print(self.line.joined(parts))
             return
+        from rich.cells import cell_len
+
         room = self.line.width - (BAR_LEAST + 2 if done is not None else 0)
         for position in (4, 3, 1, 5):  # the speed is missed least, then the accuracy, then what the bar shows too
-            if len(self.line.joined(parts)) > room and position < len(parts):
+            if cell_len(self.line.joined(parts)) > room and position < len(parts):
                 parts[position] = ""
         self.line.draw(parts, done)
 
@@ -160,31 +172,36 @@ class Progress:
         is_wide = self.line.is_wide
         split, figures = evaluated(data)
         metric = metric_of(figures) or self.metric or "accuracy"
+        head = {
+            name: text(f"console.headings.{name}") for name in ("epoch", "train-loss", f"{split}-loss", "lr", "time")
+        }
+        title = text(f"console.headings.{'validation-' if split == 'validation' and is_wide else ''}{metric}")
         cells = [
-            ("epoch", of(data["epoch"], self.epochs), 7 if is_wide else 6),
-            ("train loss", format_figure(data["train_loss"]), 11),
-            (f"{split} loss", format_figure(figures.get("loss")), 10),
-            (f"val {metric}" if split == "val" and is_wide else metric, show_metric(metric, figures.get(metric)), 9),
-            ("lr", f"{data['learning_rate']:.3g}", 10) if is_wide else ("", "", 0),
-            ("time", format_duration(data["seconds"]), 8 if is_wide else 7),
+            (head["epoch"], of(data["epoch"], self.epochs), 7 if is_wide else 6),
+            (head["train-loss"], format_figure(data["train_loss"]), 11),
+            (head[f"{split}-loss"], format_figure(figures.get("loss")), 10),
+            (title, show_metric(metric, figures.get(metric)), 9),
+            *([(head["lr"], f"{data['learning_rate']:.3g}", 10)] if is_wide else []),
+            (head["time"], format_duration(data["seconds"]), 8 if is_wide else 7),
         ]
         self.line.clear()
-        widths = [max(width, len(head)) for head, _, width in cells]
         if metric != self.metric:
-            self.print_row((head for head, _, _ in cells), widths, style="dim")
+            self.print_row([(title, title, width) for title, _, width in cells], style="dim")
             self.metric = metric
-        mark = (" best" if is_wide else " *") if data["is_best"] else ""
-        self.print_row((value for _, value, _ in cells), widths, mark)
+        mark = f" {text('console.best')}" if is_wide else " *"
+        self.print_row(cells, mark if data["is_best"] else "")
 
-    def print_row(self, cells: Iterable[str], widths: Sequence[int], mark: str = "", style: str | None = None) -> None:
-        """Print cells, right-aligned in columns of these widths (0: no column), and a mark after them."""
-        row = " ".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True) if width)
+    def print_row(self, cells: Sequence[tuple[str, str, int]], mark: str = "", style: str | None = None) -> None:
+        """Print cells, each a (heading, value, least width), right-aligned in their columns; and a mark after them."""
+        from rich.cells import cell_len  # Chinese characters are two columns wide
+
+        row = " ".join(" " * (max(width, cell_len(head)) - cell_len(value)) + value for head, value, width in cells)
         self.console.print(row + mark, style=style, soft_wrap=True)
 
-    def print(self, text: str) -> None:
+    def print(self, line: str) -> None:
         """Print a lasting line above the live one."""
         self.line.clear()
-        self.console.print(text, soft_wrap=not self.line.is_live)
+        self.console.print(line, soft_wrap=not self.line.is_live)
 
     def close(self) -> None:
         """Clear the live line; the lasting ones stay. May be called more than once."""
@@ -197,9 +214,9 @@ def of(number: int, total: int | None) -> str:
 
 
 def evaluated(line: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
-    """Return the split that an epoch was evaluated on, "val" or "test", and the figures; {} where it was on none."""
-    validation = line.get("validation")
-    return ("val", validation) if validation else ("test", line.get("test") or {})
+    """Return the split that an epoch was evaluated on, and the figures; {} where it was on none."""
+    split = "validation" if line.get("validation") else "test"
+    return split, line.get(split) or {}
 
 
 def metric_of(figures: Mapping[str, Any]) -> str | None:
@@ -232,7 +249,9 @@ def fetch_progress(quiet: bool = False, to_stderr: bool = True) -> Callable[[str
         elif is_over or (done != total and now - shown_at < pause):
             return
         shown_at, shown_bytes, is_over = now, done, done == total
-        size = format_bytes(done) + (f" of {format_bytes(total)}" if total is not None else "")
+        size = format_bytes(done)
+        if total is not None:
+            size = text("console.progress.downloaded", done=size, total=format_bytes(total))
         seconds = now - begun_at
         speed = f"{format_bytes((done - begun_bytes) / seconds)}/s" if seconds > 0.2 else ""  # else too early to tell
         if line.is_live and not is_over:
@@ -245,9 +264,9 @@ def fetch_progress(quiet: bool = False, to_stderr: bool = True) -> Callable[[str
     return progress
 
 
-def cut_in_middle(text: str, room: int) -> str:
-    """Return the text, cut with '...' in its middle to at most `room` characters (never below eight)."""
+def cut_in_middle(name: str, room: int) -> str:
+    """Return the name, cut with '...' in its middle to at most `room` characters (never below eight)."""
     room = max(8, room)
-    if len(text) <= room:
-        return text
-    return text[: (room - 3) // 2] + "..." + text[len(text) - (room - 3 - (room - 3) // 2) :]
+    if len(name) <= room:
+        return name
+    return name[: (room - 3) // 2] + "..." + name[len(name) - (room - 3 - (room - 3) // 2) :]

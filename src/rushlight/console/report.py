@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rushlight.console.output import open_console
 from rushlight.formats import format_duration, format_figure, format_share
+from rushlight.texts import Joined, text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -26,19 +27,20 @@ def print_report(report: Mapping[str, Any], to_stderr: bool = False, drops: bool
     from rich.text import Text
 
     console = open_console(to_stderr, drops)
-    text = Text()
+    head = Text()
     if report.get("accuracy") is not None:
-        text.append(f"test accuracy {format_share(report['accuracy'])}", "bold")
+        head.append(text("console.report.accuracy", value=format_share(report["accuracy"])), "bold")
         if interval := report.get("accuracy_interval"):
-            text.append(f" (95% interval {share_range(interval)})")
+            head.append(" " + text("console.report.interval", interval=share_range(interval)))
     elif report.get("mae") is not None:
-        target = f" of {report['target']}" if report.get("target") else ""
-        text.append(f"test mean absolute error{target} {format_figure(report['mae'])}", "bold")
-        text.append(f"\nRMSE {format_figure(report.get('rmse'))}, R² {format_figure(report.get('r2'))}")
+        key, figure = "mae-of" if report.get("target") else "mae", format_figure(report["mae"])
+        head.append(text(f"console.report.{key}", value=figure, target=report.get("target")), "bold")
+        rmse, r2 = (format_figure(report.get(name)) for name in ("rmse", "r2"))
+        head.append("\n" + text("console.report.rmse", rmse=rmse, r2=r2))
     else:
-        text.append("test", "bold")
-    text.append(f"\nloss {format_figure(report.get('loss'))}, on {report.get('n', 0):,} samples")
-    console.print(text)
+        head.append(text("console.report.test"), "bold")
+    head.append("\n" + text("console.report.loss", loss=format_figure(report.get("loss")), count=report.get("n", 0)))
+    console.print(head)
     classes: Sequence[Mapping[str, Any]] = report.get("classes") or ()
     if classes:
         print_classes(console, classes)
@@ -57,15 +59,15 @@ def share_range(interval: Sequence[float]) -> str:
 def print_classes(console: Console, classes: Sequence[Mapping[str, Any]]) -> None:
     """Print the table of classes; of many, only those recognised worst."""
     shown = list(classes)
-    title = "by class"
+    title = text("console.report.by-class")
     if len(shown) > CLASSES_SHOWN:
         shown = sorted(shown, key=lambda entry: -1.0 if entry.get("f1") is None else float(entry["f1"]))[:WORST_CLASSES]
-        title = f"the {WORST_CLASSES} worst of {len(classes)} classes"
+        title = text("console.report.worst-classes", shown=WORST_CLASSES, count=len(classes))
     is_wide = console.width >= INTERVAL_WIDTH
     table = open_table()
-    table.add_column("class", max_width=NAME_WIDTH, overflow="ellipsis")
-    for heading in ("samples", "precision", "recall", "F1"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column(text("console.report.class"), max_width=NAME_WIDTH, overflow="ellipsis")
+    for name in ("samples", "precision", "recall", "f1"):
+        table.add_column(text(f"console.report.{name}"), justify="right", no_wrap=True)
     for entry in shown:
         figures = [one_digit(entry.get(name)) for name in ("precision", "recall")]
         if is_wide:
@@ -102,13 +104,13 @@ def print_titled(console: Console, title: str, table: Table) -> None:
 def print_confusion(console: Console, confusion: Sequence[Sequence[int]], names: Sequence[str]) -> None:
     """Print the confusion matrix where it fits the width, else the pairs that are confused most."""
     table = confusion_table(confusion, names, console.width)
-    title = "confusion: rows are the true class, columns what it was taken for"
+    title = text("console.report.confusion")
     if table is None:
         pairs = [(-n, i, j) for i, row in enumerate(confusion) for j, n in enumerate(row) if i != j and n]
-        title, table = "most confused", open_table()
-        for heading in ("true class", "taken for"):
-            table.add_column(heading, max_width=NAME_WIDTH, overflow="ellipsis", no_wrap=True)
-        table.add_column("times", justify="right")
+        title, table = text("console.report.most-confused"), open_table()
+        for name in ("true-class", "taken-for"):
+            table.add_column(text(f"console.report.{name}"), max_width=NAME_WIDTH, overflow="ellipsis", no_wrap=True)
+        table.add_column(text("console.report.times"), justify="right")
         for count, true, predicted in sorted(pairs)[:CONFUSED_PAIRS]:
             table.add_row(names[true], names[predicted], f"{-count:,}")
     if table.row_count:
@@ -155,16 +157,17 @@ def print_mistakes(console: Console, mistakes: Sequence[Mapping[str, Any]]) -> N
     is_number = "error" in mistakes[0]
     table = open_table()
     has_names = all("name" in entry for entry in mistakes)
-    table.add_column("sample", justify="left" if has_names else "right", overflow="fold")
-    for heading in ("true", "predicted"):
+    table.add_column(text("console.report.sample"), justify="left" if has_names else "right", overflow="fold")
+    for name in ("true", "predicted"):
+        heading = text(f"console.report.{name}")
         table.add_column(heading, justify="right" if is_number else "left", max_width=NAME_WIDTH, overflow="ellipsis")
-    table.add_column("error" if is_number else "probability", justify="right")
+    table.add_column(text(f"console.report.{'error' if is_number else 'probability'}"), justify="right")
     for entry in mistakes[:MISTAKES_SHOWN]:
         size = format_figure(entry["error"]) if is_number else one_digit(entry.get("probability"))
         table.add_row(
             entry["name"] if has_names else f"{entry['index']}", spoken(entry["true"]), spoken(entry["predicted"]), size
         )
-    print_titled(console, "furthest off" if is_number else "most confidently wrong", table)
+    print_titled(console, text(f"console.report.{'furthest-off' if is_number else 'most-wrong'}"), table)
 
 
 def spoken(value: Any) -> str:
@@ -183,14 +186,15 @@ def print_summary(
 
     console = open_console(to_stderr, drops=True)  # all is done, whether or not anybody reads it
     figures: list[str] = []
-    for name, words in (("accuracy", "accuracy"), ("mae", "mean absolute error"), ("loss", "test loss")):
+    for name in ("accuracy", "mae", "loss"):
         if not figures and test and test.get(name) is not None:
-            figures.append(f"{words} {format_share(test[name]) if name == 'accuracy' else format_figure(test[name])}")
+            value = format_share(test[name]) if name == "accuracy" else format_figure(test[name])
+            figures.append(text(f"console.summary.{name}", value=value))
     if best_epoch is not None:
-        figures.append(f"best at epoch {best_epoch}")
-    figures.append(f"{format_duration(seconds)}")
-    console.print(Text("\ndone: " + ", ".join(figures), "bold green"), soft_wrap=True)
-    console.print(f"the run is in {folder}", soft_wrap=True)
-    console.print("\nnext:", style="dim")
-    for command in (f"test {run}", f"predict {run} FILE", f"save {run} {weights}"):
-        console.print(f"  rushlight {command}", soft_wrap=True)
+        figures.append(text("console.summary.best", epoch=best_epoch))
+    done = text("console.summary.done", figures=Joined("list", [*figures, format_duration(seconds)]))
+    console.print(Text(f"\n{done}", "bold green"), soft_wrap=True)
+    console.print(text("console.summary.folder", folder=folder), soft_wrap=True)
+    console.print(f"\n{text('console.summary.next')}", style="dim")
+    for command in (f"rushlight test {run}", f"rushlight predict {run} FILE", f"rushlight save {run} {weights}"):
+        console.print(f"  {command}", soft_wrap=True)

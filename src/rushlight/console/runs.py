@@ -140,8 +140,8 @@ def print_epochs(console: Console, epochs: Sequence[Mapping[str, Any]], best_epo
     for heading in (
         "epoch",
         "train loss",
-        f"{split} loss",
-        metric and f"{'val ' if split == 'val' else ''}{metric}",
+        f"{'val' if split == 'validation' else split} loss",
+        metric and f"{'val ' if split == 'validation' else ''}{metric}",
         "time",
     ):
         if heading:
@@ -208,7 +208,7 @@ def print_curves(console: Console, epochs: Sequence[Mapping[str, Any]], losses: 
     points = [(epoch, figures[metric]) for epoch, _, figures in found if metric and figures.get(metric) is not None]
     if len(points) > 1:
         scale, unit = (100, ", %") if metric == "accuracy" else (1, "")
-        title = f"{'validation' if found[-1][1] == 'val' else 'test'} {metric}{unit}"
+        title = f"{found[-1][1]} {metric}{unit}"
         draw_curve(console, title, "epoch", [epoch for epoch, _ in points], [value * scale for _, value in points])
 
 

@@ -74,7 +74,10 @@ def epochs(training: Training) -> Generator[Epoch]:
     begin_random_streams(training)
     saver = Saver(training)
     if training.chooses and training.data.validation is None:  # as runs did that the previous release began
-        training.events.warning(Note(f"training.chooses-by-its-{'test' if training.data.test else 'training-loss'}"))
+        has_test = training.data.test is not None
+        training.events.warning(
+            Note("training.chooses-by-its-test" if has_test else "training.chooses-by-its-training-loss")
+        )
     engine = open_engine(training, parts_of(training), saver)
     try:
         while state["epoch"] <= recipe.epochs and not is_patience_spent(recipe, state):

@@ -21,6 +21,7 @@ from rushlight import files
 from rushlight.data import Batch, Feed, Split
 from rushlight.device import bfloat16_refusal, usable_cores
 from rushlight.errors import StorageError
+from rushlight.texts import Note
 from rushlight.training.checkpoint import random_streams, restore_random_streams
 from rushlight.training.loop import Epoch
 from rushlight.training.objective import Objective, make_objective
@@ -213,7 +214,7 @@ class Watch:
             with undisturbed():
                 trace.start()
         except RuntimeError as error:  # the user's own profiler is at work
-            self.training.events.warning(f"No trace could be taken: {str(error).splitlines()[0]}.")
+            self.training.events.warning(Note("training.no-trace", reason=str(error).splitlines()[0]))
             self.enter([])
         else:
             self.trace = self.stopwatch.trace = trace
@@ -241,14 +242,14 @@ class Watch:
         self.let_go()
         events, profile = self.training.events, self.profile()
         if profile is None:
-            events.message("No step was taken, so there is no profile.")
+            events.message(Note("training.no-profile"))
             return
         with undisturbed():
             content = {**profile_to_json(profile), "trace": TRACE if profile.traced_steps else None}
             try:
                 self.write(content)
             except StorageError as error:  # a measurement must not cost the run its end
-                events.warning(f"The profile is not on the disk. {error.problem}")
+                events.warning(Note("training.profile-not-written", problem=error.record))
             events.emit("profile", **content, folder=str(self.training.folder / FOLDER))
 
     def profile(self) -> Profile | None:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from rushlight.data import Batch
 from rushlight.errors import TrainingError
+from rushlight.texts import Joined, Note
 from rushlight.training.checkpoint import Saver, describe_kept
 from rushlight.training.recipe import steps_per_epoch
 from rushlight.training.state import Training
@@ -143,7 +144,8 @@ class Ledger:
         """
         self.saver.finish_quietly()  # so that the message names the newest state there is
         window, step = (self.state[name] - len(losses) + place for name in ("window", "step"))
-        before = f"; or by the gradient of step {step:,} ({name_samples(self.training, window - 1)})" if window else ""
+        earlier = name_samples(self.training, window - 1) if window else ""
+        before = Note("training.or-by-gradient", step=step, samples=earlier) if window else ""
         raise BlownUp(
             "loss-not-finite", value=losses[place], step=step + 1, epoch=self.state["epoch"], before=before,
             samples=name_samples(self.training, window), learning_rate=f"{float(self.rates[place]):g}",
@@ -170,15 +172,15 @@ class BlownUp(TrainingError):
     """The loss or the weights are not finite any more."""
 
 
-def name_samples(training: Training, step: int) -> str:
+def name_samples(training: Training, step: int) -> Note:
     """Return which training samples step `step` (from 0) of this epoch held, where that can be told."""
     recipe, state = training.recipe, training.state
     order, size = training.data.train.order(recipe.seed, state["epoch"]), recipe.batch_size * recipe.accumulate
     if order is None:
-        return "samples unknown: the order is the loader's own"
+        return Note("training.samples-unknown")
     chosen, names = order[step * size : (step + 1) * size].tolist(), training.data.train.names
-    listed = ", ".join(f"{index}" if names is None else names[index] for index in chosen[:8])
-    return f"samples {listed}{f' … ({len(chosen)} in all)' if len(chosen) > 8 else ''}"
+    listed = Joined("list", (f"{index}" if names is None else names[index] for index in chosen[:8]))
+    return Note("training.samples-in-all" if len(chosen) > 8 else "training.samples", listed=listed, count=len(chosen))
 
 
 def as_float32(losses: Sequence[float | Tensor]) -> array[float]:
