@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: for this process, and for those that tests start
+os.environ["RUSHLIGHT_LANGUAGE"] = "en"  # whatever the language of this machine
 
 
 @pytest.fixture(autouse=True)

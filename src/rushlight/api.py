@@ -151,6 +151,10 @@ def from_checkpoint(training: Training, origin: Origin) -> None:
                 f"{newer} is damaged and was not used; {origin.checkpoint.name}, before it, is whole."
             )
     restore(training, origin.checkpoint, drops_newer=origin.goes_back)
+    for index, settings in enumerate(origin.settings):  # in place of those in the checkpoint
+        training.optimizer.param_groups[index].update({key: now for key, (_, now) in settings.items()})
+        if "lr" in settings:
+            training.schedule.base_rates[index] = settings["lr"][1]
     keep_recipe(training)
     more = said_differences(training, origin)
     epochs = training.recipe.epochs
@@ -238,7 +242,7 @@ class Epochs:
                 run = training.folder.name if training.folder.parent == Path("runs") else training.folder
                 training.progress.message(f"Stopped. {kept} Go on with: rushlight resume {run}")
                 return
-            message = error.problem if isinstance(error, RushlightError) else f"{type(error).__name__}: {error}"
+            message = error.record if isinstance(error, RushlightError) else f"{type(error).__name__}: {error}"
             with contextlib.suppress(RushlightError):  # the first error is the one to show
                 write_session(training.folder, "failed", training.state["step"], message=message)
             training.progress.close()

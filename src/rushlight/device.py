@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from rushlight.errors import UsageError
+from rushlight.texts import Note
 
 LEAST_USED = 0.75  # of the processor time that a measurement's threads could have had
 
@@ -36,11 +37,9 @@ def choose_device(name: str = "auto") -> tuple[torch.device, tuple[str, ...]]:
             reason = trial(torch.device(kind))
             if reason is None:
                 return torch.device(kind), tuple(notes)
-            notes.append(
-                f"{device_name(torch.device(kind))} is there but this torch cannot use it: {reason}. Using the CPU."
-            )
+            notes.append(Note("device.gpu-unusable", name=device_name(torch.device(kind)), reason=reason))
     if not notes and (gpu := nvidia_gpu_without_cuda()):
-        notes.append(f"{gpu}; this torch ({torch.__version__}) was built without CUDA. Using the CPU.")
+        notes.append(Note("device.gpu-without-cuda", name=gpu, torch=torch.__version__))
     return torch.device("cpu"), tuple(notes)
 
 
@@ -79,7 +78,7 @@ def trial(device: torch.device) -> str | None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             ones = torch.ones(8, 8, device=device)
-            return None if float((ones @ ones).sum()) == 512.0 else "it computed a wrong product"
+            return None if float((ones @ ones).sum()) == 512.0 else Note("device.wrong-product")
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         return str(error).strip().splitlines()[0]
 
@@ -100,14 +99,14 @@ def device_name(device: torch.device) -> str:
 
 
 def nvidia_gpu_without_cuda() -> str | None:
-    """Return a sentence about an NVIDIA GPU whose driver is loaded while torch has no CUDA, or None."""
+    """Return the name of an NVIDIA GPU whose driver is loaded while torch has no CUDA, or None."""
     if torch.version.cuda is not None:
         return None
     cards = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
     for card in cards:
         for line in card.read_text(errors="replace").splitlines():
             if line.startswith("Model:"):
-                return f"This machine has an {line.removeprefix('Model:').strip()}"
+                return line.removeprefix("Model:").strip()
     return None
 
 
@@ -180,14 +179,14 @@ def bfloat16_refusal(device: torch.device) -> str | None:
     """Return why bfloat16 would not be fast (or not work) on the device, or None when the hardware has it."""
     if device.type == "cuda":
         major, minor = torch.cuda.get_device_capability(device)
-        return (
-            None if major >= 8 else f"{device_name(device)} has compute capability {major}.{minor}; bfloat16 needs 8.0"
-        )
+        if major >= 8:
+            return None
+        return Note("device.compute-capability", name=device_name(device), found=f"{major}.{minor}")
     if device.type == "cpu":
         features = cpu_features()
         has_it = features["AVX-512 bfloat16"] or features["AMX bfloat16"]
-        return None if has_it else f"{cpu_name()} has neither AVX-512 bfloat16 nor AMX, so bfloat16 would be slower"
-    return None if device.type == "xpu" else f"bfloat16 training on {device.type} is not supported"
+        return None if has_it else Note("device.no-bfloat16", name=cpu_name())
+    return None if device.type == "xpu" else Note("device.bfloat16-unsupported", device=device.type)
 
 
 @dataclass(frozen=True)

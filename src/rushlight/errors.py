@@ -10,7 +10,7 @@ RushlightError             the root; `except rushlight.RushlightError` catches a
 ├── StorageError           the disk refused: no space, no permission, an I/O error                (exit code 1)
 └── TrainingError          training itself failed: the loss is not finite, memory ran out         (exit code 1)
 
-Every error has a key into `texts.ENGLISH`, where its words are kept, and the values those words need.
+Every error has a key into texts/LANGUAGE/errors.toml, where its words are kept, and the values those words need.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 
-from rushlight import texts
+from rushlight.texts import Note, text
 
 
 class RushlightError(Exception):
@@ -29,10 +29,14 @@ class RushlightError(Exception):
     def __init__(self, key: str, /, **values: object) -> None:
         self.key = key
         self.values = values
-        text = texts.ENGLISH[key]
-        self.problem = text.problem.format(**values)
-        self.advice = text.advice.format(**values)
+        self.problem = text(f"errors.{key}.problem", **values)
+        self.advice = text(f"errors.{key}.advice", **values)
         super().__init__(f"{self.problem}\n{self.advice}" if self.advice else self.problem)
+
+    @property
+    def record(self) -> Note:
+        """The problem for a run's files: in English, whatever language is shown."""
+        return Note(f"errors.{self.key}.problem", **self.values)
 
 
 class UsageError(RushlightError):
@@ -77,7 +81,7 @@ def suggest(name: str, known: Iterable[str]) -> str:
     """Return ' Did you mean "mlp"?' for the known name nearest to `name`, or '' when none is near."""
     lowered = {candidate.lower(): candidate for candidate in known}
     near = difflib.get_close_matches(name.lower(), lowered, n=1, cutoff=0.5)
-    return f' Did you mean "{lowered[near[0]]}"?' if near else ""
+    return Note("words.did-you-mean", name=lowered[near[0]]) if near else ""
 
 
 def check_choice(option: str, value: object, choices: Sequence[str]) -> None:

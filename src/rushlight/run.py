@@ -36,6 +36,7 @@ from rushlight.training import (
     check_rebuildable,
     data_choices,
     evaluate,
+    evaluation_size,
     latest_checkpoint,
     make_objective,
     named_loss,
@@ -46,7 +47,6 @@ from rushlight.training import (
     save_report,
     task_of_loss,
     test_batch_size,
-    tested_together,
 )
 
 
@@ -155,7 +155,7 @@ class Run:
         device, _ = choose_device(self.recipe.device)
         training = self._training
         model, split = self.model.to(device), split.to(device)
-        size = test_batch_size(self.recipe, split, model) if training is None else tested_together(training, split)
+        size = test_batch_size(self.recipe, split, model) if training is None else evaluation_size(training, split)
         report, outcome = evaluate(model, split, self._objective(loss), target, size)
         save_report(self.folder, report, outcome)
         return report
@@ -247,7 +247,8 @@ class Run:
             "epochs": last["epoch"] if last else 0,
             "seconds": seconds,
             "train_loss": last["train_loss"] if last else None,
-            "test": last["test"] if last else None,
+            **({"validation": last["validation"]} if last and "validation" in last else {}),
+            "test": finished.get("test", last["test"] if last else None),
             "state_sha256": finished.get("state_sha256"),
             "inexact": inexact_resumes(self.folder),
             "ways": [

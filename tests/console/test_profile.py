@@ -100,7 +100,14 @@ def test_quiet_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
 def test_the_rows_after_a_profile_have_their_header_again(capsys: pytest.CaptureFixture[str]) -> None:
     progress = Progress()
     for epoch in (1, 2, 3):
-        progress.epoch_done(epoch, 3, 0.5, {"loss": 0.4, "accuracy": 0.85}, 3.2, 0.001)
+        line = {
+            "epoch": epoch,
+            "train_loss": 0.5,
+            "test": {"loss": 0.4, "accuracy": 0.85},
+            "learning_rate": 0.1,
+            "seconds": 3.2,
+        }
+        progress.epoch_done(line, epochs=3)
         if epoch == 1:
             print_profile(progress, profile(), FOLDER)
     assert capsys.readouterr().out.count("train loss") == 2

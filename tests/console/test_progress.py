@@ -23,7 +23,9 @@ for epoch in (1, 2):
     progress.testing(5000, 10000)
     if epoch == 1:
         progress.warning("this is × a warning…")
-    progress.epoch_done(epoch, 5, 0.5, {{"loss": 0.4, "accuracy": 0.85, "n": 10000}}, 3.2, 0.001, is_best=epoch == 2)
+    line = {{"epoch": epoch, "train_loss": 0.5, "test": {{"loss": 0.4, "accuracy": 0.85, "n": 10000}},
+             "learning_rate": 0.001, "seconds": 3.2}}
+    progress.epoch_done(line, epochs=5, is_best=epoch == 2)
 progress.message("a message")
 progress.close()
 fetch = fetch_progress({fetch})
@@ -162,12 +164,32 @@ def test_no_encoding_makes_it_crash(encoding: str) -> None:
 
 def test_a_run_without_accuracy_or_tests_has_rows_all_the_same(capsys: pytest.CaptureFixture[str]) -> None:
     progress = Progress()
-    progress.epoch_done(1, None, float("nan"), None, 0.1, 1e-5)
-    progress.epoch_done(2, None, 0.5, {"loss": 2.0, "mae": 12.5, "n": 3}, 0.1, 1e-5)
+    line = {"epoch": 1, "train_loss": float("nan"), "test": None, "learning_rate": 1e-5, "seconds": 0.1}
+    progress.epoch_done(line, epochs=None)
+    test = {"loss": 2.0, "mae": 12.5, "n": 3}
+    progress.epoch_done({**line, "epoch": 2, "train_loss": 0.5, "test": test}, epochs=None)
     lines = capsys.readouterr().out.splitlines()
     assert lines[1].split() == ["1", "nan", "-", "-", "1e-05", "0.10s"]
     assert lines[2].split() == ["epoch", "train", "loss", "test", "loss", "mae", "lr", "time"]
     assert lines[3].split() == ["2", "0.5000", "2.0000", "12.5000", "1e-05", "0.10s"]
+
+
+@pytest.mark.parametrize(
+    ("columns", "head"), [(100, ["val", "loss", "val", "accuracy"]), (50, ["val", "loss", "accuracy"])]
+)
+def test_the_header_says_that_figures_are_of_the_validation_split(
+    columns: int, head: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    progress = Progress()
+    progress.line.is_live = columns == 50  # only a terminal is narrow
+    figures = {"loss": 0.4, "accuracy": 0.85, "n": 100}
+    line = {"epoch": 1, "train_loss": 0.5, "validation": figures, "test": None, "learning_rate": 0.1, "seconds": 0.1}
+    progress.epoch_done(line, epochs=2)
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.split()[3 : 3 + len(head)] == head
+    assert second.split()[2:4] == ["0.4000", "85.00%"]
+    assert (len(first), second.index("85.00%") + 6) == (len(second), first.index("accuracy") + 8)
 
 
 def test_an_update_costs_far_less_than_a_thousandth_of_a_second() -> None:

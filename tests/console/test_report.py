@@ -47,6 +47,13 @@ def test_a_report_has_accuracy_classes_confusion_and_mistakes(capsys: pytest.Cap
     assert "98.7%" in text
 
 
+def test_mistakes_are_listed_by_the_samples_names_where_they_have_any(capsys: pytest.CaptureFixture[str]) -> None:
+    content = report(3)
+    content["most_wrong"][0]["name"] = "class 2/[b] 图.png"
+    rows = shown(capsys, content).splitlines()
+    assert rows[-1].split() == ["class", "2/[b]", "图.png", "class", "0", "class", "2", "98.7%"]
+
+
 def test_up_to_twenty_classes_have_a_matrix_and_more_have_the_most_confused_pairs(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

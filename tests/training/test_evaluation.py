@@ -117,6 +117,21 @@ def test_the_most_wrong_are_the_wrong_ones_the_surest_first() -> None:
     assert [entry["index"] for entry in many.most_wrong] == list(range(10))  # the first ten of equals
 
 
+def test_samples_with_names_are_named_among_the_most_wrong() -> None:
+    names = [f"bee/{number}.png" for number in range(8)]
+    split = ResidentSplit(one_hot(PREDICTED), TRUTH, as_it_is, names=names)
+    report, outcome = evaluate(nn.Identity(), split, make_objective(nn.CrossEntropyLoss()), THREE, 4)
+    assert [(entry["index"], entry["name"]) for entry in report.most_wrong] == [
+        (2, "bee/2.png"), (5, "bee/5.png"), (7, "bee/7.png")
+    ]  # fmt: skip
+    assert outcome is not None
+    assert outcome.names == names
+    numbers = TargetSpec("regression", (), name="price")
+    off = ResidentSplit(torch.tensor([[1.0], [5.0]]), torch.tensor([[1.0], [2.0]]), as_it_is, names=["row 2", "row 3"])
+    report, _ = evaluate(nn.Identity(), off, make_objective(nn.MSELoss()), numbers, 4)
+    assert [(entry["name"], entry["error"]) for entry in report.most_wrong] == [("row 3", 3.0), ("row 2", 0.0)]
+
+
 def test_classes_that_the_test_split_does_not_have_are_null_in_json() -> None:
     report, _ = report_on(one_hot(torch.tensor([0, 0])), torch.tensor([0, 0]), THREE, nn.CrossEntropyLoss())
     assert strict(report)["classes"][1] == {

@@ -72,7 +72,7 @@ def print_overview(described: Mapping[str, Any]) -> None:
     for name, split in splits.items():
         samples = "unknown" if split["samples"] is None else f"{split['samples']:,}"
         values = "" if split["min"] is None else f", values {split['min']:g} to {split['max']:g}"
-        console.print(f"  {name:<5} {samples} samples, {split['storage']}{values}", highlight=False)
+        console.print(f"  {name:<10} {samples} samples, {split['storage']}{values}", highlight=False)
     print_counts(console, splits)
     print_columns(console, described["columns"])
     duplicates = described["duplicates"]

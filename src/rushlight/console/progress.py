@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -150,30 +150,34 @@ class Progress:
                 parts[position] = ""
         self.line.draw(parts, done)
 
-    def epoch_done(
-        self, epoch: int, epochs: int | None, train_loss: float | None, test: Mapping[str, Any] | None, seconds: float,
-        learning_rate: float, is_best: bool = False,
-    ) -> None:  # fmt: skip
-        """Print a lasting row for the epoch; the first one is preceded by the header."""
+    def epoch_done(self, line: Mapping[str, Any], *, epochs: int | None, is_best: bool = False) -> None:
+        """Print a lasting row for an epoch, given as its line of history; the first row follows the header."""
         if self.quiet:
             return
         self.shown_at = -math.inf if self.line.is_live else time.monotonic()
-        metric = metric_of(test) or self.metric or "accuracy"
         is_wide = self.line.is_wide
+        split, figures = evaluated(line)
+        metric = metric_of(figures) or self.metric or "accuracy"
+        short = "val" if split == "validation" else "test"
         cells = [
-            ("epoch", of(epoch, epochs), 7 if is_wide else 6),
-            ("train loss", format_figure(train_loss), 11),
-            ("test loss", format_figure(test.get("loss")) if test else "-", 10),
-            (metric, show_metric(metric, test.get(metric) if test else None), 9),
-            ("lr", f"{learning_rate:.3g}", 10) if is_wide else ("", "", 0),
-            ("time", format_duration(seconds), 8 if is_wide else 7),
+            ("epoch", of(line["epoch"], epochs), 7 if is_wide else 6),
+            ("train loss", format_figure(line["train_loss"]), 11),
+            (f"{short} loss", format_figure(figures.get("loss")), 10),
+            (f"val {metric}" if short == "val" and is_wide else metric, show_metric(metric, figures.get(metric)), 9),
+            ("lr", f"{line['learning_rate']:.3g}", 10) if is_wide else ("", "", 0),
+            ("time", format_duration(line["seconds"]), 8 if is_wide else 7),
         ]
         self.line.clear()
+        widths = [max(width, len(head)) for head, _, width in cells]
         if metric != self.metric:
-            self.console.print(" ".join(f"{head:>{width}}" for head, _, width in cells if width), style="dim")
+            self.print_row((head for head, _, _ in cells), widths, style="dim")
             self.metric = metric
-        row = " ".join(f"{value:>{width}}" for _, value, width in cells if width)
-        self.console.print(row + ((" best" if is_wide else " *") if is_best else ""), soft_wrap=True)
+        self.print_row((value for _, value, _ in cells), widths, (" best" if is_wide else " *") if is_best else "")
+
+    def print_row(self, cells: Iterable[str], widths: Sequence[int], mark: str = "", style: str | None = None) -> None:
+        """Print cells, right-aligned in columns of these widths (0: no column), and a mark after them."""
+        row = " ".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True) if width)
+        self.console.print(row + mark, style=style, soft_wrap=True)
 
     def message(self, text: str) -> None:
         """Print a lasting line."""
@@ -199,6 +203,12 @@ class Progress:
 def of(number: int, total: int | None) -> str:
     """Return '312/938', or '312' when there is no telling of how many."""
     return f"{number}" if total is None else f"{number}/{total}"
+
+
+def evaluated(line: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+    """Return the split that an epoch was evaluated on, and the figures, from its line of history; {} where on none."""
+    split = "validation" if line.get("validation") else "test"
+    return split, line.get(split) or {}
 
 
 def metric_of(test: Mapping[str, Any] | None) -> str | None:

@@ -170,13 +170,16 @@ def print_mistakes(console: Console, mistakes: Sequence[Mapping[str, Any]]) -> N
     """Print the predictions that were wrong by most (regression), or wrong with most confidence (classes)."""
     is_number = "error" in mistakes[0]
     table = open_table()
-    table.add_column("sample", justify="right")
+    has_names = all("name" in entry for entry in mistakes)
+    table.add_column("sample", justify="left" if has_names else "right", overflow="fold")
     for heading in ("true", "predicted"):
         table.add_column(heading, justify="right" if is_number else "left", max_width=NAME_WIDTH, overflow="ellipsis")
     table.add_column("error" if is_number else "probability", justify="right")
     for entry in mistakes[:MISTAKES_SHOWN]:
         size = format_figure(entry["error"]) if is_number else one_digit(entry.get("probability"))
-        table.add_row(f"{entry['index']}", spoken(entry["true"]), spoken(entry["predicted"]), size)
+        table.add_row(
+            entry["name"] if has_names else f"{entry['index']}", spoken(entry["true"]), spoken(entry["predicted"]), size
+        )
     print_titled(console, "furthest off" if is_number else "most confidently wrong", table)
 
 

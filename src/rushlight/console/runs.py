@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rushlight.console.formats import format_count, format_duration, format_figure
 from rushlight.console.output import can_encode, open_console, print_marked
-from rushlight.console.progress import metric_of, of, show_metric
+from rushlight.console.progress import evaluated, metric_of, of, show_metric
 from rushlight.console.report import open_table, print_titled
 
 if TYPE_CHECKING:
@@ -164,17 +164,24 @@ def print_epochs(console: Console, epochs: Sequence[Mapping[str, Any]], best_epo
     """Print a row for each epoch; the best one is marked."""
     if not epochs:
         return
-    tested = next((line["test"] for line in reversed(epochs) if line.get("test")), None)
-    metric = metric_of(tested)
+    split, figures = next((found for found in map(evaluated, reversed(epochs)) if found[1]), ("test", {}))
+    metric = metric_of(figures)
+    short = "val" if split == "validation" else "test"
     table = open_table()
-    for heading in ("epoch", "train loss", "test loss", metric or "", "time"):
+    for heading in (
+        "epoch",
+        "train loss",
+        f"{short} loss",
+        metric and f"{'val ' if short == 'val' else ''}{metric}",
+        "time",
+    ):
         if heading:
             table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("")
     for line in epochs[-EPOCH_ROWS:]:
-        test = line.get("test") or {}
-        cells = [f"{line['epoch']}", format_figure(line.get("train_loss")), format_figure(test.get("loss"))]
-        cells += [show_metric(metric, test.get(metric))] if metric else []
+        figures = evaluated(line)[1]
+        cells = [f"{line['epoch']}", format_figure(line.get("train_loss")), format_figure(figures.get("loss"))]
+        cells += [show_metric(metric, figures.get(metric))] if metric else []
         mark = "best" if line["epoch"] == best_epoch and len(epochs) > 1 else ""
         table.add_row(*cells, format_duration(line.get("seconds") or 0), mark)
     print_titled(
@@ -243,12 +250,12 @@ def print_curves(console: Console, epochs: Sequence[Mapping[str, Any]], losses: 
     steps, values = thinned(losses)
     if len(values) > 1:
         draw_curve(console, f"training loss, {format_count(len(losses))} steps", "step", steps, values)
-    tests = [(line["epoch"], line["test"]) for line in epochs if line.get("test")]
-    metric = metric_of(tests[-1][1]) if tests else None
-    points = [(epoch, test[metric]) for epoch, test in tests if metric and test.get(metric) is not None]
+    found = [(line["epoch"], *evaluated(line)) for line in epochs]
+    metric = next((metric_of(figures) for _, _, figures in reversed(found) if figures), None)
+    points = [(epoch, figures[metric]) for epoch, _, figures in found if metric and figures.get(metric) is not None]
     if len(points) > 1:
         scale = 100 if metric == "accuracy" else 1
-        title = "test accuracy, %" if metric == "accuracy" else f"test {metric}"
+        title = f"{found[-1][1]} {metric}{', %' if metric == 'accuracy' else ''}"
         draw_curve(console, title, "epoch", [epoch for epoch, _ in points], [value * scale for _, value in points])
 
 

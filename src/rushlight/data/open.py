@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from rushlight.data.feed import LoaderSplit, ResidentSplit, Split, StreamedSplit
-from rushlight.data.shape import Finish, Samples, check_same_dtype, check_samples, resident
+from rushlight.data.shape import Finish, Samples, check_same_dtype, check_samples, resident, split_digest
 from rushlight.data.spec import FeatureSpec, Normalization, NormalizeName, TargetSpec, Task
 from rushlight.data.splits import Data
 from rushlight.device import available_memory
@@ -37,6 +37,7 @@ TAKEN_BY = {  # which kinds of data an option is for; the seed is every run's
     "normalize": ("named", "folder", "table", "arrays", "dataset", "loader"),
     "image_size": ("folder",),
     "test_fraction": ("folder", "table", "arrays", "dataset"),
+    "val_fraction": ("named", "folder", "table", "arrays", "dataset", "loader"),
     "skip_bad": ("folder",),
     "workers": ("folder", "dataset"),
 }
@@ -57,8 +58,9 @@ class DataOptions:
     classes: tuple[str, ...] | None = None  # names, where the data has none
     normalize: NormalizeName = "auto"
     image_size: tuple[int, int] | None = None  # (height, width); None: by the images
-    test_fraction: float = 0.2  # what is set aside when there is no test split
-    seed: int = 0  # of that cut
+    test_fraction: float = 0.2  # of all samples, set aside for testing when there is no test split
+    val_fraction: float | None = None  # of the training samples, set aside for validation; None: no cut
+    seed: int = 0  # of these cuts
     skip_bad: bool = False  # leave unreadable images out
     workers: int = 0  # processes that read streamed data
 
@@ -70,63 +72,87 @@ class DataOptions:
         ):
             if value is not None:
                 check_choice(option, value, choices)
-        if not 0 <= self.test_fraction < 1:
-            raise UsageError("bad-fraction", option="test_fraction", value=self.test_fraction)
+        for option, fraction in (("test_fraction", self.test_fraction), ("val_fraction", self.val_fraction)):
+            if fraction is not None and not 0 <= fraction < 1:
+                raise UsageError("bad-fraction", option=option, value=fraction)
         if self.workers < 0:
             raise UsageError("negative", option="workers", value=self.workers)
 
 
+@dataclass(frozen=True)
+class Given:
+    """Sources as the user gave them: the training data, and validation and test data where these come apart."""
+
+    train: Any
+    validation: Any = None
+    test: Any = None
+
+
 def open_source(
-    source: Any, test: Any = None, options: DataOptions = DataOptions(), progress: FetchProgress | None = None
+    source: Any,
+    test: Any = None,
+    options: DataOptions = DataOptions(),
+    progress: FetchProgress | None = None,
+    *,
+    validation: Any = None,
 ) -> Data:
     """Open data given as a name, a path, arrays, a Dataset, a DataLoader, or already opened.
 
-    `source` may be a pair (train, test) of anything that `source` and `test` may be: so Keras'
-    `((x, y), (x_test, y_test))` is fine, and so is `(train_loader, test_loader)`.
+    `source` may be a pair (train, test) or a triple (train, validation, test) of anything that `source`, `validation`
+    and `test` may be: so Keras' `((x, y), (x_test, y_test))` is fine, and so is `(train_loader, test_loader)`.
+    Validation and test data are prepared exactly as the training data.
 
     Raises:
         UsageError: there is no such name or path, or it is of a kind nobody here can open.
         DataError: what is there cannot be trained on.
     """
-    source, test = as_parts(source, test)
-    check_options_apply(source, test, options)
-    return open_parts(source, test, options, progress)
+    given = as_given(source, validation, test)
+    check_options_apply(given, options)
+    return open_given(given, options, progress)
 
 
-def as_parts(source: Any, test: Any) -> tuple[Any, Any]:
-    """Return (train, test) as two, also where they were given as one."""
-    if isinstance(source, (tuple, list)) and len(source) == 4:
-        return (source[0], source[1]), (source[2], source[3])
-    if isinstance(source, (tuple, list)) and len(source) == 2 and test is None and holds_two_splits(source):
-        return source[0], source[1]
-    return source, test
+def as_given(source: Any, validation: Any = None, test: Any = None) -> Given:
+    """Return the sources one by one, also where they were given in one tuple."""
+    if isinstance(source, (tuple, list)) and test is None:
+        if len(source) == 4:
+            return Given((source[0], source[1]), validation, (source[2], source[3]))
+        if len(source) == 2 and are_splits(source):
+            return Given(source[0], validation, source[1])
+        if len(source) == 3 and validation is None and are_splits(source):
+            return Given(*source)
+    return Given(source, validation, test)
 
 
-def open_parts(source: Any, test: Any, options: DataOptions, progress: FetchProgress | None) -> Data:
-    """Open train and test data; options that are for other kinds of data are passed over."""
+def open_given(given: Given, options: DataOptions, progress: FetchProgress | None) -> Data:
+    """Open train, validation and test data; options that are for other kinds of data are passed over."""
+    source = given.train
     if isinstance(source, Data):
         return source
     if isinstance(source, (str, Path)):
-        return open_named_or_path(source, test, options, progress)
+        return open_named_or_path(given, options, progress)
     if isinstance(source, (Dataset, DataLoader)):
         from rushlight.data.sources import open_dataset
 
         return open_dataset(
-            source, test, task=options.task, classes=options.classes, normalize=options.normalize, seed=options.seed,
-            test_fraction=options.test_fraction, workers=options.workers, memory_limit=memory_limit(),
+            source, given.test, validation=given.validation, task=options.task, classes=options.classes,
+            normalize=options.normalize, seed=options.seed, test_fraction=options.test_fraction,
+            val_fraction=options.val_fraction, workers=options.workers, memory_limit=memory_limit(),
         )  # fmt: skip
     if isinstance(source, (tuple, list)) and len(source) == 2:
-        return open_array_pairs((source[0], source[1]), test, options)
+        return open_array_pairs((source[0], source[1]), given, options)
     raise UsageError("unknown-data-kind", found=type(source).__name__)
 
 
-def check_options_apply(source: Any, test: Any, options: DataOptions) -> None:
+def check_options_apply(given: Given, options: DataOptions) -> None:
     """Raise UsageError for an option that this kind of data would ignore."""
-    kind = kind_of(source)
+    kind = kind_of(given.train)
     if kind is None:
         return  # what it is will be asked by the one who opens it
-    if kind == "open" and test is not None:
-        raise UsageError("option-of-other-data", option="test_data", value=type(test).__name__, kind=NOT_OPEN_YET)
+    for option, other in (("val_data", given.validation), ("test_data", given.test)):
+        if kind == "open" and other is not None:
+            raise UsageError("option-of-other-data", option=option, value=type(other).__name__, kind=NOT_OPEN_YET)
+    if given.validation is not None and options.val_fraction:
+        raise UsageError("two-validation-splits", fraction=options.val_fraction)
     for option, value in vars(options).items():
         if value == getattr(DataOptions(), option) or kind in TAKEN_BY.get(option, KIND_WORDS):
             continue
@@ -163,25 +189,24 @@ def kind_of_path(source: str | Path) -> str | None:
     return "folder" if path.is_dir() else None
 
 
-def holds_two_splits(pair: Sequence[Any]) -> bool:
-    """Tell a pair of splits from one pair of (inputs, targets)."""
-    if any(isinstance(part, (Dataset, DataLoader, str, Path)) for part in pair):
+def are_splits(parts: Sequence[Any]) -> bool:
+    """Tell whether a tuple holds a source for each split, and not one pair of (inputs, targets)."""
+    if any(isinstance(part, (Dataset, DataLoader, str, Path)) for part in parts):
         return True
-    return all(isinstance(part, (tuple, list)) and len(part) == 2 and is_array(part[0]) for part in pair)
+    return all(
+        isinstance(part, (tuple, list)) and len(part) == 2 and isinstance(part[0], (np.ndarray, Tensor))
+        for part in parts
+    )
 
 
-def is_array(value: Any) -> bool:
-    """Tell whether a value is an array or a tensor."""
-    return isinstance(value, (np.ndarray, Tensor))
-
-
-def open_named_or_path(source: str | Path, test: Any, options: DataOptions, progress: FetchProgress | None) -> Data:
+def open_named_or_path(given: Given, options: DataOptions, progress: FetchProgress | None) -> Data:
     """Open a dataset by name, or a file or folder by path."""
     from rushlight.data.sources import DATASETS
 
+    source = given.train
     path = Path(source).expanduser()
     if str(source) in DATASETS:
-        return with_test(open_by_name(str(source), options, progress), test, options, progress)
+        return with_others(open_by_name(str(source), options, progress), given, options, progress)
     if not path.exists():
         raise UsageError(
             "unknown-data", name=source, known=", ".join(DATASETS), suggestion=suggest(str(source), DATASETS),
@@ -191,32 +216,36 @@ def open_named_or_path(source: str | Path, test: Any, options: DataOptions, prog
         from rushlight.data.sources import open_table
 
         return open_table(
-            path, target=options.target, test=None if test is None else Path(test), normalize=options.normalize,
-            seed=options.seed, test_fraction=options.test_fraction, task=options.task,
+            path, target=options.target, validation=given.validation, test=given.test, normalize=options.normalize,
+            seed=options.seed, test_fraction=options.test_fraction, val_fraction=options.val_fraction, task=options.task,
         )  # fmt: skip
     if holds_arrays(path):
-        return open_array_path(path, test, options)
+        return open_array_path(path, given, options)
     if not path.is_dir():
         raise UsageError("unknown-file-kind", path=path, found=path.suffix or "no ending")
     from rushlight.data.sources import open_image_folder
 
     images = open_image_folder(
         path, normalize=options.normalize, image_size=options.image_size, seed=options.seed,
-        test_fraction=0.0 if test is not None else options.test_fraction, skip_bad=options.skip_bad,
-        workers=options.workers, memory_limit=memory_limit(),
+        test_fraction=None if given.test is not None else options.test_fraction, val_fraction=options.val_fraction,
+        skip_bad=options.skip_bad, workers=options.workers, memory_limit=memory_limit(),
     )  # fmt: skip
-    return with_test(images, test, options, progress)
+    return with_others(images, given, options, progress)
 
 
-def with_test(data: Data, test: Any, options: DataOptions, progress: FetchProgress | None) -> Data:
-    """Return the data with another test split, prepared as its own samples are."""
-    if test is None:
-        return data
-
+def with_others(data: Data, given: Given, options: DataOptions, progress: FetchProgress | None) -> Data:
+    """Return the data with the validation and test splits that were given apart, prepared as its own samples are."""
     assert data.features is not None
     assert data.target is not None
-    notes = tuple(note for note in data.notes if not note.startswith("There is no test split"))
-    return replace(data, notes=notes, test=open_like(test, data.features, data.target, options, progress))
+    opened = {
+        split: open_like(source, data.features, data.target, options, progress)
+        for split, source in (("validation", given.validation), ("test", given.test))
+        if source is not None
+    }
+    if isinstance(validation := opened.get("validation"), ResidentSplit):  # what chooses has its part in the bits
+        digest = split_digest(Samples(validation.inputs, validation.targets))
+        data = replace(data, fingerprint=f"{data.fingerprint}-{digest}")
+    return data.with_splits(opened)
 
 
 def is_table(path: Path) -> bool:
@@ -237,33 +266,43 @@ def holds_arrays(path: Path) -> bool:
 
 def open_by_name(name: str, options: DataOptions, progress: FetchProgress | None) -> Data:
     """Open one of the datasets we know by name."""
-    from rushlight.data.shape import Samples, build_data
+    from rushlight.data.shape import Samples, build_data, cut_samples
     from rushlight.data.sources import open_named
 
     arrays = open_named(name, progress=progress)
     train = Samples(torch.from_numpy(arrays.train_inputs), torch.from_numpy(arrays.train_targets))
     test = Samples(torch.from_numpy(arrays.test_inputs), torch.from_numpy(arrays.test_targets))
     target = TargetSpec("classification", tuple(arrays.classes))
-    return build_data(name, "image", train, test, target, normalize=options.normalize, notes=tuple(arrays.notes))
+    train, validation, _, cut_notes = cut_samples(
+        train, target, test_fraction=None, val_fraction=options.val_fraction, seed=options.seed
+    )
+    return build_data(
+        name, "image", train, test, target, validation=validation, normalize=options.normalize,
+        notes=(*arrays.notes, *cut_notes),
+    )  # fmt: skip
 
 
-def open_array_path(path: Path, test: Any, options: DataOptions) -> Data:
-    """Open .npz, .npy or idx files."""
+def open_array_path(path: Path, given: Given, options: DataOptions) -> Data:
+    """Open .npz, .npy or idx files; of files given apart, the training arrays are read."""
     from rushlight.data.sources import read_array_files
 
-    train, file_test = read_array_files(path)
-    if test is not None:
-        file_test = read_array_files(Path(test))[0] if isinstance(test, (str, Path)) else test
-    return open_array_pairs(train, file_test, options, name=path.stem)
+    def first_of(source: Any) -> Any:
+        return read_array_files(Path(source))[0] if isinstance(source, (str, Path)) else source
+
+    train, validation, test = read_array_files(path)
+    validation = validation if given.validation is None else first_of(given.validation)
+    test = test if given.test is None else first_of(given.test)
+    return open_array_pairs(train, Given(train, validation, test), options, name=path.stem)
 
 
-def open_array_pairs(train: tuple[Any, Any], test: Any, options: DataOptions, name: str = "arrays") -> Data:
+def open_array_pairs(train: tuple[Any, Any], given: Given, options: DataOptions, name: str = "arrays") -> Data:
     """Open (inputs, targets) pairs in memory."""
     from rushlight.data.sources import open_arrays
 
     return open_arrays(
-        train, test, name=name, kind=options.kind, task=options.task, classes=options.classes, normalize=options.normalize,
-        seed=options.seed, test_fraction=options.test_fraction,
+        train, given.test, validation=given.validation, name=name, kind=options.kind, task=options.task,
+        classes=options.classes, normalize=options.normalize, seed=options.seed, test_fraction=options.test_fraction,
+        val_fraction=options.val_fraction,
     )  # fmt: skip
 
 
@@ -279,8 +318,8 @@ def retarget(data: Data, task: Task) -> Data:
     if len(data.target.classes) != 2:
         raise DataError("not-binary", classes=len(data.target.classes), data=data.name)
     target = replace(data.target, task=task)
-    test = None if data.test is None else retarget_split(data.test, target)
-    return replace(data, train=retarget_split(data.train, target), test=test, target=target)
+    splits = {name: retarget_split(split, target) for name, split in data.splits.items()}
+    return replace(data, target=target).with_splits(splits)
 
 
 def retarget_split(split: Split, target: TargetSpec) -> Split:
@@ -320,13 +359,13 @@ def open_like(
         DataError: the samples have another shape than the model takes, or classes it does not know.
     """
     if features.kind == "table" and isinstance(source, (str, Path)) and is_table(Path(source)):
-        from rushlight.data.sources import read_test_table
+        from rushlight.data.sources import read_other_table
 
-        samples, _ = read_test_table(Path(source), features.columns, target)
+        samples, _ = read_other_table(Path(source), features.columns, target)
         return kept(str(source), samples, features, target)
     size = (features.shape[1], features.shape[2]) if features.kind == "image" else None
-    plain = replace(options, normalize="none", test_fraction=0.0, image_size=size)
-    opened = open_parts(*as_parts(source, None), plain, progress)
+    plain = replace(options, normalize="none", test_fraction=0.0, val_fraction=None, image_size=size)
+    opened = open_given(as_given(source), plain, progress)
     split = opened.test if opened.test is not None else opened.train
     if opened.features is not None:
         check_same_dtype(opened.name, features.dtype, opened.features.dtype)
@@ -340,7 +379,7 @@ def open_like(
         targets = split.targets if numbers is None else numbers[split.targets.long().flatten()]
         if isinstance(source, Data) and is_scaled(source):
             return replace(split, targets=targets.float().reshape(-1, 1) if target.task == "binary" else targets)
-        return kept(opened.name, Samples(split.inputs, targets), features, target)
+        return replace(kept(opened.name, Samples(split.inputs, targets), features, target), names=split.names)
     assert isinstance(split, (StreamedSplit, LoaderSplit))
     return replace(split, finish=Finish(target, features, numbers))
 

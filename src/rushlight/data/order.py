@@ -40,3 +40,8 @@ def sample_seed(seed: int, epoch: int, index: int) -> int:
 def split_seed(seed: int) -> int:
     """Return the seed of cutting a test split from data that has none: CRC-32 of 'split/seed'."""
     return zlib.crc32(b"split/%d" % seed)
+
+
+def validation_seed(seed: int) -> int:
+    """Return the seed of cutting a validation split from the training samples: CRC-32 of 'validation/seed'."""
+    return zlib.crc32(b"validation/%d" % seed)

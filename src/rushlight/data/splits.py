@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -17,8 +17,10 @@ from rushlight.data.spec import FeatureSpec, TargetSpec
 class Data:
     """Train, validation and test splits with what a model must know of them.
 
-    `validation` is None where nothing chooses by it, `test` where there is nothing to test on. `notes` are the decisions made while opening, one sentence
-    each, to be said aloud. `fingerprint` is a SHA-256 over the samples (or a description, where these cannot be read).
+    `validation` is None where nothing chooses by it, `test` where there is nothing to test on. `notes` are the
+    decisions made while opening, one sentence each, to be shown. `fingerprint` is a SHA-256 over the samples of train
+    and test, and "-" and one over those of validation, if there are any (or over a description, where samples cannot
+    be read).
     `features` and `target` are None when the batches are not (inputs, targets): only an `objective` can train on these.
     """
 
@@ -39,11 +41,13 @@ class Data:
         known = {"train": self.train, "validation": self.validation, "test": self.test}
         return {name: split for name, split in known.items() if split is not None}
 
+    def with_splits(self, splits: Mapping[str, Split]) -> Data:
+        """Return the data with these splits, by name, instead of its own of those names."""
+        return replace(self, **splits)  # type: ignore[arg-type]  # the names are those of `splits`
+
     def to(self, device: torch.device) -> Data:
         """Return the data with the batches of every split on `device`."""
-        validation = None if self.validation is None else self.validation.to(device)
-        test = None if self.test is None else self.test.to(device)
-        return replace(self, train=self.train.to(device), validation=validation, test=test)
+        return self.with_splits({name: split.to(device) for name, split in self.splits.items()})
 
 
 @contextlib.contextmanager

@@ -36,6 +36,7 @@ from rushlight.errors import UsageError, WeightsError
 from rushlight.export.formats import decode_safetensors, encode_safetensors
 from rushlight.export.predictions import answering, device_of
 from rushlight.export.weights import is_plain, listed, load_state, portable_state, restore
+from rushlight.texts import Note
 
 FORMAT, VERSION = "rushlight-bundle", 1
 MODEL, WEIGHTS, EXAMPLES = "model.json", "weights.safetensors", "examples.safetensors"
@@ -113,10 +114,10 @@ def read_bundle(folder: Path) -> Bundle:
         target = description["target"] and target_from_json(known(TargetSpec, description["target"]))
         architecture, provenance = dict(description["architecture"]), dict(description["provenance"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        reason = f"{MODEL} lacks or garbles {error}"
+        reason = Note("export.garbled", name=MODEL, entry=error)
         raise WeightsError("bundle-damaged", path=folder, reason=reason) from error
     if WEIGHTS not in sums:
-        raise WeightsError("bundle-damaged", path=folder, reason=f"{MODEL} lists no {WEIGHTS}")
+        raise WeightsError("bundle-damaged", path=folder, reason=Note("export.lists-no", name=MODEL, file=WEIGHTS))
     weights = read_tensors(folder, WEIGHTS, sums[WEIGHTS])
     examples = read_tensors(folder, EXAMPLES, sums[EXAMPLES]) if EXAMPLES in sums else {}
     return Bundle(weights, features, target, architecture, provenance, examples)
@@ -152,9 +153,10 @@ def check_free(folder: Path) -> None:
     if folder.is_dir():
         others = sorted({entry.name for entry in folder.iterdir()} - {MODEL, WEIGHTS, EXAMPLES})
         if others:
-            raise UsageError("bundle-occupied", path=folder, kind="folder", entries=listed(others))
+            raise UsageError("bundle-occupied", path=folder, kind=Note("words.folder"), entries=listed(others))
     elif folder.exists():
-        raise UsageError("bundle-occupied", path=folder, kind="file", entries=f"{folder.stat().st_size:,} bytes")
+        size = Note("export.bytes", count=folder.stat().st_size)
+        raise UsageError("bundle-occupied", path=folder, kind=Note("words.file"), entries=size)
 
 
 def describe_signature(features: FeatureSpec | None, target: TargetSpec | None) -> dict[str, Any]:
@@ -201,13 +203,15 @@ def read_description(folder: Path) -> dict[str, Any]:
     except (FileNotFoundError, NotADirectoryError):
         raise WeightsError("bundle-missing", path=folder, **what_is_there(folder)) from None
     except (OSError, ValueError) as error:  # ValueError: no UTF-8, or no JSON
-        raise WeightsError("bundle-damaged", path=folder, reason=f"{MODEL} cannot be read: {error}") from error
+        reason = Note("export.unreadable", name=MODEL, reason=error)
+        raise WeightsError("bundle-damaged", path=folder, reason=reason) from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        found = f'a {MODEL} that does not say "format": "{FORMAT}"'
+        found = Note("export.says-no-format", name=MODEL, format=FORMAT)
         raise WeightsError("bundle-missing", path=folder, found=found, suggestion="")
     version = content.get("version")
     if not isinstance(version, int):
-        raise WeightsError("bundle-damaged", path=folder, reason=f"{MODEL} has the version {version!r}, no number")
+        reason = Note("export.version-no-number", name=MODEL, version=version)
+        raise WeightsError("bundle-damaged", path=folder, reason=reason)
     if version > VERSION:
         raise WeightsError("bundle-newer", path=folder, found=version, known=VERSION)
     return content
@@ -216,11 +220,12 @@ def read_description(folder: Path) -> dict[str, Any]:
 def what_is_there(folder: Path) -> dict[str, str]:
     """Return what a path without a bundle is instead, and where a bundle may be."""
     if (folder / "model" / MODEL).is_file():
-        return {"found": "a run's folder", "suggestion": f" This run's bundle is {folder / 'model'}."}
+        return {"found": Note("export.run-folder"), "suggestion": Note("export.bundle-of-run", path=folder / "model")}
     if folder.is_dir():
         entries = listed(sorted(entry.name for entry in folder.iterdir()))
-        return {"found": f"a folder with {entries or 'nothing in it'}", "suggestion": ""}
-    return {"found": "a file" if folder.exists() else "nothing there", "suggestion": ""}
+        found = Note("export.folder-with", entries=entries) if entries else Note("export.empty-folder")
+        return {"found": found, "suggestion": ""}
+    return {"found": Note("export.a-file" if folder.exists() else "export.nothing-there"), "suggestion": ""}
 
 
 def read_tensors(folder: Path, name: str, expected: str) -> dict[str, Tensor]:
@@ -228,10 +233,10 @@ def read_tensors(folder: Path, name: str, expected: str) -> dict[str, Tensor]:
     try:
         content = (folder / name).read_bytes()
     except OSError as error:
-        reason = f"{name} cannot be read: {error.strerror or error}"
+        reason = Note("export.unreadable", name=name, reason=error.strerror or error)
         raise WeightsError("bundle-damaged", path=folder, reason=reason) from error
     if sha256(content) != expected:
-        reason = f"{name} ({len(content):,} bytes) is not the file that was saved: its SHA-256 differs"
+        reason = Note("export.changed", name=name, size=len(content))
         raise WeightsError("bundle-damaged", path=folder, reason=reason)
     return decode_safetensors(content, folder / name)
 
@@ -251,7 +256,7 @@ def known_features(content: dict[str, Any]) -> dict[str, Any]:
 
 def needs_model(folder: Path, architecture: dict[str, Any]) -> WeightsError:
     """Return the error that says which class has to be passed along."""
-    needed = str(architecture.get("import") or architecture.get("class") or "a class it does not name")
+    needed: str = architecture.get("import") or architecture.get("class") or Note("export.class-not-named")
     arguments = architecture.get("arguments") or {}
     class_name = needed.rpartition(":")[2].rpartition(".")[2] if " " not in needed else "Net"
     written = ", ".join(f"{name}={value!r}" for name, value in arguments.items())

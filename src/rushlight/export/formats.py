@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from rushlight.errors import WeightsError
+from rushlight.texts import Note
 
 
 def encode_torch(state: OrderedDict[str, Tensor]) -> bytes:
@@ -63,9 +64,9 @@ def decode_torch(content: bytes, path: Path) -> object:
     except pickle.UnpicklingError as error:
         named = re.search(r"GLOBAL ([\w.]+)", str(error))
         if named or content.startswith((b"PK\x03\x04", b"\x80")):
-            found = f'the class "{named[1]}"' if named else "a class torch does not name"
+            found = Note("export.class", name=named[1]) if named else Note("export.unknown-class")
             raise WeightsError("pickled-model", path=path, found=found) from error
-        raise damaged(path, content, "it does not start as a file of torch.save does") from error
+        raise damaged(path, content, Note("export.no-torch-file")) from error
     except Exception as error:  # torch's reader raises RuntimeError, EOFError, ValueError, … for what is damaged
         if "TorchScript" in str(error):
             raise WeightsError("weights-torchscript", path=path) from error
@@ -75,17 +76,15 @@ def decode_torch(content: bytes, path: Path) -> object:
 def why_not_torch(content: bytes, error: Exception) -> str:
     """Return, in a few words, why torch's reader gave up."""
     if content.startswith(b"PK") and "central directory" in str(error):
-        return "its end is missing, as after a copy or download that was cut off"
+        return Note("export.end-missing")
     if content.startswith(b"PK"):
-        return "it is a zip archive, but not one made by torch.save"
-    return (
-        "it does not start as a file of torch.save does" if "legacy .tar" in str(error) else str(error).split("\n")[0]
-    )
+        return Note("export.other-zip")
+    return Note("export.no-torch-file") if "legacy .tar" in str(error) else str(error).split("\n")[0]
 
 
 def damaged(path: Path, content: bytes, reason: str) -> WeightsError:
     """Return the error for a file that is torn, or no weights file at all."""
-    return WeightsError("weights-damaged", path=path, size=len(content), reason=reason or "it ends too early")
+    return WeightsError("weights-damaged", path=path, size=len(content), reason=reason or Note("export.too-short"))
 
 
 def identity(value: Tensor) -> tuple[object, ...] | None:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from rushlight.data import FeatureSpec
 from rushlight.errors import DataError
+from rushlight.texts import Joined, Note
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -57,8 +58,7 @@ def is_image_source(value: Any) -> bool:
 def check_takes_image_files(features: FeatureSpec) -> None:
     """Raise DataError when the training images were no 8-bit ones: a file does not tell what scale they had."""
     if features.dtype != "uint8":
-        hint = "Read the files, scale the values as they were in training, and pass the array."
-        raise dtype_error(features, "image files of 8-bit values", hint)
+        raise dtype_error(features, Note("export.image-files"), Note("export.hint.scale-images"))
 
 
 def is_table(inputs: Any) -> bool:
@@ -94,12 +94,13 @@ def as_array(inputs: Any, features: FeatureSpec) -> Array | Tensor:
     try:
         array = np.asarray(inputs)
     except ValueError as error:  # rows of different lengths
-        raise shape_error(features, "made of parts of different lengths") from error
+        raise shape_error(features, Note("export.unequal-parts")) from error
     if isinstance(inputs, np.ma.MaskedArray) and np.ma.is_masked(inputs):
-        raise dtype_error(features, "masked values", "Fill them first: array.filled(…).")
+        raise dtype_error(features, Note("export.masked"), Note("export.hint.fill"))
     if array.dtype.kind not in "biuf":
-        found = {"U": "text", "S": "text", "O": "Python objects", "c": "complex numbers"}.get(array.dtype.kind)
-        raise dtype_error(features, found or f"{array.dtype} values", how_to_convert(features))
+        known = {"U": "export.text", "S": "export.text", "O": "export.objects", "c": "export.complex"}
+        found = Note(known.get(array.dtype.kind, "export.values-of"), dtype=array.dtype)
+        raise dtype_error(features, found, how_to_convert(features))
     return array
 
 
@@ -138,10 +139,11 @@ def stored(part: Array | Tensor, features: FeatureSpec, first: int) -> Tensor:
     if batch.dtype == wanted:
         return batch
     if batch.is_floating_point() or batch.is_complex() or batch.dtype == torch.bool:
-        raise dtype_error(features, f"{str(batch.dtype).removeprefix('torch.')} values", how_to_store(batch, features))
+        found = Note("export.values-of", dtype=str(batch.dtype).removeprefix("torch."))
+        raise dtype_error(features, found, how_to_store(batch, features))
     if features.dtype == "uint8" and batch.numel() and not 0 <= batch.min() <= batch.max() <= 255:
-        found = f"values from {batch.min().item()} to {batch.max().item()}"
-        raise dtype_error(features, found, "Pass the values as they were stored in training, 0 to 255.")
+        found = Note("export.values-from", low=batch.min().item(), high=batch.max().item())
+        raise dtype_error(features, found, Note("export.hint.bytes"))
     return batch.to(wanted)
 
 
@@ -165,7 +167,7 @@ def as_tensor(part: Array | Tensor) -> Tensor:
 def as_float32(batch: Tensor, features: FeatureSpec) -> Tensor:
     """Return real numbers as float32; raises DataError for complex ones."""
     if batch.is_complex():
-        raise dtype_error(features, "complex numbers", "Pass real numbers: their abs(), or real and imag as features.")
+        raise dtype_error(features, Note("export.complex"), Note("export.hint.real"))
     return batch.float()
 
 
@@ -183,15 +185,15 @@ def check_finite(batch: Tensor, first: int) -> Tensor:
 def how_to_convert(features: FeatureSpec) -> str:
     """Return what to do with text and other things that are no numbers."""
     if features.kind == "table":
-        return "Pass the columns by name, a dict of columns or a list of dicts: text is then encoded as in training."
-    return "Convert to numbers first: array.astype('float32')."
+        return Note("export.hint.columns-by-name")
+    return Note("export.hint.to-numbers")
 
 
 def how_to_store(batch: Tensor, features: FeatureSpec) -> str:
     """Return what to write so that floats or booleans become what the data was stored as."""
     if features.dtype == "uint8" and batch.numel() and not batch.is_complex() and batch.max() <= 1:
-        return "Images were stored as 0 to 255. For values from 0 to 1: (array * 255).round().astype('uint8')."
-    return f"Pass them as they were stored in training: array.astype('{features.dtype}')."
+        return Note("export.hint.images-to-bytes")
+    return Note("export.hint.as-stored", dtype=features.dtype)
 
 
 def described(features: FeatureSpec) -> str:
@@ -199,16 +201,18 @@ def described(features: FeatureSpec) -> str:
     shape = f"(n, {', '.join(str(length) for length in features.shape)})"
     if features.kind == "image":
         channels, height, width = features.shape
-        return f"{shape} images in {features.dtype} (channels {channels}, height {height}, width {width})"
-    return f"{shape} {'whole ' if features.dtype != 'float32' else ''}numbers"
+        return Note(
+            "export.takes-images", shape=shape, dtype=features.dtype, channels=channels, height=height, width=width
+        )
+    return Note("export.takes-numbers" if features.dtype == "float32" else "export.takes-whole-numbers", shape=shape)
 
 
 def shape_error(features: FeatureSpec, found: str) -> DataError:
     """Return the error for inputs of another shape."""
-    size = " and ".join(str(length) for length in features.shape)
-    hint = f"Give the last dimension{'s' if len(features.shape) > 1 else ''} {size}, in the order used in training."
+    key = "export.hint.last-dimension" if len(features.shape) == 1 else "export.hint.last-dimensions"
+    hint = Note(key, size=Joined("list", map(str, features.shape)))
     if features.kind == "image":
-        hint = "Resize the images first, or pass their files: those are resized as in training."
+        hint = Note("export.hint.resize")
     return DataError("predict-shape", expected=described(features), found=found, hint=hint)
 
 

@@ -7,6 +7,7 @@ refuses in a `.pth` we refuse too, with the way out.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ from torch.nn.parameter import is_lazy
 from rushlight import files
 from rushlight.errors import UsageError, WeightsError, suggest
 from rushlight.export.formats import decode_safetensors, decode_torch, encode_safetensors, encode_torch, identity
+from rushlight.texts import Joined, Note
 
 TORCH_ENDINGS = (".pth", ".pt")
 ENDINGS = (*TORCH_ENDINGS, ".safetensors")
@@ -129,12 +131,12 @@ def portable_state(model: nn.Module, path: Path) -> OrderedDict[str, Tensor]:
 def why_unwritable(value: object) -> str:
     """Return why an entry of a state_dict cannot be written as plain numbers, or '' when it can."""
     if not isinstance(value, Tensor):
-        return f"a {type(value).__name__}, no tensor"
+        return Note("export.no-tensor", kind=type(value).__name__)
     if is_lazy(value):
-        return "not initialised: run the model once on a batch"
+        return Note("export.not-initialised")
     if value.is_meta:
-        return "on the meta device, without values"
-    return "" if value.layout == torch.strided and not value.is_quantized else "sparse or quantised"
+        return Note("export.no-values")
+    return "" if value.layout == torch.strided and not value.is_quantized else Note("export.sparse")
 
 
 def compact(value: Tensor) -> Tensor:
@@ -172,15 +174,14 @@ def unwrap(content: object, path: Path) -> tuple[object, tuple[str, ...]]:
     nested = [key for key in CHECKPOINT_KEYS if isinstance(content.get(key), dict)]
     if not nested:
         return content, ()
-    others = listed(str(key) for key in content if key != nested[0]) or "nothing else"
-    note = f'{path}: a checkpoint; its weights are in "{nested[0]}", beside {others}, which was left out.'
-    return content[nested[0]], (note,)
+    others = listed(str(key) for key in content if key != nested[0]) or Note("export.nothing-else")
+    return content[nested[0]], (Note("export.nested", path=path, name=nested[0], others=others),)
 
 
 def check_entries(state: object, path: Path) -> dict[str, Tensor]:
     """Return the state with its values as plain tensors; raises WeightsError for anything else in it."""
     if not isinstance(state, dict):
-        raise WeightsError("weights-no-dictionary", path=path, found=f"a {type(state).__name__}")
+        raise WeightsError("weights-no-dictionary", path=path, found=Note("export.a-kind", kind=type(state).__name__))
     others = [
         f"{name} ({type(value).__name__})"
         for name, value in state.items()
@@ -219,8 +220,7 @@ def match_names(model: nn.Module, state: dict[str, Tensor]) -> tuple[dict[str, T
         return state, ()
     renamed = {ours[bare]: state[theirs[bare]] for bare in ours}
     before, after = next((theirs[bare], ours[bare]) for bare in ours if ours[bare] != theirs[bare])
-    note = f'The file\'s names differ from the model\'s only by a wrapper\'s prefix and were matched: "{before}" is "{after}".'
-    return renamed, (note,)
+    return renamed, (Note("export.prefix-matched", before=before, after=after),)
 
 
 def bare_names(names: dict[str, Any]) -> dict[str, str]:
@@ -243,15 +243,18 @@ def mismatch(model: nn.Module, state: dict[str, Tensor], source: str) -> Weights
     missing = [f"{name} {size(value)}" for name, value in expected.items() if name not in state]
     unexpected = [f"{name} {size(value)}" for name, value in state.items() if name not in expected]
     reshaped = [name for name in expected if name in state and size(expected[name]) != size(state[name])]
-    shapes = [f"{name}: {size(state[name])} in the file, {size(expected[name])} in the model" for name in reshaped]
+    shapes = [
+        Note("export.shape-differs", name=name, found=size(state[name]), wanted=size(expected[name]))
+        for name in reshaped
+    ]
     lines = [
-        *([f"  missing from the file ({len(missing)}): {listed(missing)}"] if missing else []),
-        *([f"  not in the model ({len(unexpected)}): {listed(unexpected)}"] if unexpected else []),
-        *([f"  of another shape ({len(shapes)}): {listed(shapes, '; ')}"] if shapes else []),
+        *([Note("export.missing", count=len(missing), names=listed(missing))] if missing else []),
+        *([Note("export.unexpected", count=len(unexpected), names=listed(unexpected))] if unexpected else []),
+        *([Note("export.of-another-shape", count=len(shapes), names=listed(shapes, "reasons"))] if shapes else []),
     ]
     hint = "" if missing or unexpected else explain_shapes(expected, state, reshaped)
-    hint = hint or "This file belongs to another architecture, or to the same one with other arguments."
-    return WeightsError("weights-mismatch", source=source, differences="\n".join(lines), hint=hint)
+    hint = hint or Note("export.other-architecture")
+    return WeightsError("weights-mismatch", source=source, differences=Joined("lines", lines), hint=hint)
 
 
 def explain_shapes(expected: dict[str, Tensor], state: dict[str, Tensor], reshaped: list[str]) -> str:
@@ -263,14 +266,14 @@ def explain_shapes(expected: dict[str, Tensor], state: dict[str, Tensor], reshap
         return ""
     found, wanted = pairs[0]
     if changed == {layers[-1]} and all(found[1:] == wanted[1:] for found, wanted in pairs):
-        return f"The file was trained for {found[0]} outputs (classes), the model has {wanted[0]}."
+        return Note("export.other-outputs", found=found[0], wanted=wanted[0])
     if (
         changed == {layers[0]}
         and len(pairs) == 1
         and len(found) > 1
         and found[:1] + found[2:] == wanted[:1] + wanted[2:]
     ):
-        return f"The file was trained on {found[1]} inputs (features or channels), the model takes {wanted[1]}."
+        return Note("export.other-inputs", found=found[1], wanted=wanted[1])
     return ""
 
 
@@ -284,8 +287,8 @@ def is_plain(value: object) -> bool:
     return isinstance(value, Tensor) and not is_lazy(value)
 
 
-def listed(entries: Any, separator: str = ", ", most: int = 8) -> str:
-    """Return the first few entries as one string, with how many more there are."""
+def listed(entries: Iterable[str], by: str = "list", most: int = 8) -> str:
+    """Return the first few entries as one text, with how many more there are."""
     entries = list(entries)
-    shown = separator.join(entries[:most])
-    return f"{shown}{separator}and {len(entries) - most} more" if len(entries) > most else shown
+    more = [Note("export.and-more", count=len(entries) - most)] if len(entries) > most else []
+    return Joined(by, [*entries[:most], *more])

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from rushlight.errors import ModelError, suggest
+from rushlight.texts import Note
 
 
 def load_model_class(reference: str) -> type[nn.Module]:
@@ -33,7 +34,7 @@ def load_model_class(reference: str) -> type[nn.Module]:
     found = getattr(module, name, None)
     if found is None:
         raise ModelError(
-            "no-such-class", where=where, name=name, known=", ".join(classes) or "no nn.Module at all",
+            "no-such-class", where=where, name=name, known=", ".join(classes) or Note("device.no-module-class"),
             suggestion=suggest(name, classes),
         )  # fmt: skip
     if not (inspect.isclass(found) and issubclass(found, nn.Module)):
@@ -123,7 +124,7 @@ def last_line(error: BaseException) -> str:
     torch_folder = str(Path(torch.__file__).parent)
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if not frame.filename.startswith((torch_folder, "<frozen"))]
-    return f"{own[-1].filename}, line {own[-1].lineno}" if own else "unknown place"
+    return Note("device.place", path=own[-1].filename, line=own[-1].lineno) if own else Note("device.unknown-place")
 
 
 def describe(error: BaseException) -> str:

@@ -38,25 +38,26 @@ TRAIN, TEST, SCORE = "#3b6fb6", "#d1495b", "#2a9d6f"
 
 
 def write_loss_plot(path: Path, losses: Sequence[float], epochs: Sequence[Mapping[str, Any]]) -> None:
-    """Write the training loss of every step, with each epoch's test loss and accuracy (or MAE), as a PNG.
+    """Write the training loss of every step, with each epoch's validation or test loss and accuracy (or MAE), as a PNG.
 
     `losses` has one number for each step; `epochs` the "epoch" lines of the history. Long curves are thinned and
     smoothed; losses that are not finite leave gaps. Raises StorageError.
     """
-    tests = [(line["step"], line["test"]) for line in epochs if line.get("test")]
-    metric = next((name for name in ("accuracy", "mae") if tests and tests[-1][1].get(name) is not None), None)
+    split = "validation" if any(line.get("validation") for line in epochs) else "test"
+    points = [(line["step"], line[split]) for line in epochs if line.get(split)]
+    metric = next((name for name in ("accuracy", "mae") if points and points[-1][1].get(name) is not None), None)
     figure = new_figure(8, 6 if metric else 4)
     axes: list[Axes] = list(
         figure.subplots(2 if metric else 1, 1, sharex=True, squeeze=False, height_ratios=[2, 1] if metric else [1]).flat
     )
     draw_training_loss(axes[0], np.asarray(losses, dtype=np.float64))
-    draw_tests(axes[0], tests, "loss", "test loss, by epoch", TEST)
+    draw_figure(axes[0], points, "loss", f"{split} loss, by epoch", TEST)
     axes[0].set_ylabel("loss")
     if axes[0].get_legend_handles_labels()[0]:
         axes[0].legend(frameon=False)
     if metric:
-        label = "test accuracy" if metric == "accuracy" else "test mean absolute error"
-        draw_tests(axes[1], tests, metric, label, SCORE)
+        label = f"{split} {'accuracy' if metric == 'accuracy' else 'mean absolute error'}"
+        draw_figure(axes[1], points, metric, label, SCORE)
         axes[1].set_ylabel(label)
         if metric == "accuracy":
             axes[1].yaxis.set_major_formatter(lambda value, _: f"{value * 100:.4g}%")
@@ -83,12 +84,14 @@ def draw_training_loss(axes: Axes, losses: NDArray[np.float64]) -> None:
         axes.set_ylim(min(0.0, float(finite.min())), max(top, 1e-12))
 
 
-def draw_tests(axes: Axes, tests: Sequence[tuple[int, Mapping[str, Any]]], name: str, label: str, colour: str) -> None:
-    """Draw one figure of the tests, at the step each was made."""
-    points = [(step, test[name]) for step, test in tests if test.get(name) is not None]
-    if points:
-        marker = "o" if len(points) <= 50 else None
-        axes.plot(*zip(*points, strict=True), color=colour, linewidth=1.4, marker=marker, markersize=4, label=label)
+def draw_figure(
+    axes: Axes, points: Sequence[tuple[int, Mapping[str, Any]]], name: str, label: str, colour: str
+) -> None:
+    """Draw one figure of the evaluations, given as (step, figures)."""
+    known = [(step, figures[name]) for step, figures in points if figures.get(name) is not None]
+    if known:
+        marker = "o" if len(known) <= 50 else None
+        axes.plot(*zip(*known, strict=True), color=colour, linewidth=1.4, marker=marker, markersize=4, label=label)
 
 
 def thinned(losses: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

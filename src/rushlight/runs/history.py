@@ -5,8 +5,9 @@ The lines, each one JSON object (times in Unix seconds, `step` counts optimizer 
     {"kind": "start", "time", "run", "epochs", "steps_per_epoch": 938 or null}
     {"kind": "steps", "epoch", "step", "loss": mean since the last one, "learning_rate", "samples", "time"}
     {"kind": "epoch", "epoch", "step", "train_loss", "test": {"loss", "accuracy", "n", …} or null,
-     "learning_rate", "seconds", "time"}
+     "validation": the same, where there is a validation split: then "test" is null, "learning_rate", "seconds", "time"}
     {"kind": "event", "event": "finished" | "skipped" | "rolled-back" | "micro-batch" | "way", "step", "message", "time"}
+    of these, "finished" has "state_sha256", and "test" where the epochs have "validation"
 
 `losses.f32` has the loss of every step, little-endian float32, and nothing else. Both are a pure function of the recipe,
 less "time" and "seconds": a run that was killed and resumed has the same. Who ran it when is in `sessions.jsonl`.

@@ -24,8 +24,9 @@ ENDS = ("interrupted", "failed")
 class RunSummary:
     """A run at a glance. `status` is running, finished, interrupted, failed, unfinished (killed) or damaged.
 
-    Losses and figures are of the last epoch that has them, None when there are none. `metric` is what the run is
-    judged by ("accuracy", "mae", "loss"; None without tests), and `best_epoch` the epoch at which it was best.
+    Losses and figures are of the last epoch that has them, None when there are none, and of `split`: what every epoch was
+    evaluated on. `metric` is what the run is judged by ("accuracy", "mae", "loss"; None without tests), and `best_epoch`
+    the epoch at which it was best.
     `seconds` is training with testing, over whole epochs. `problem` says what is damaged.
     """
 
@@ -38,6 +39,7 @@ class RunSummary:
     epochs_done: int = 0
     epochs: int | None = None
     steps: int = 0
+    split: str = "test"  # or "validation"
     train_loss: float | None = None
     test_loss: float | None = None
     accuracy: float | None = None
@@ -136,7 +138,8 @@ def status_of(lines: list[dict[str, Any]], sessions: list[dict[str, Any]]) -> st
 def figures_of(lines: list[dict[str, Any]], folder: Path) -> dict[str, Any]:
     """Return the summary's losses and metrics: of the epochs' lines, or the report if no epoch was tested."""
     epochs = [line for line in lines if line["kind"] == "epoch"]
-    tests = [(line["epoch"], line["test"]) for line in epochs if line.get("test")]
+    split = "validation" if any(line.get("validation") for line in epochs) else "test"
+    tests = [(line["epoch"], line[split]) for line in epochs if line.get(split)]
     if not tests and (folder / REPORT).exists():
         report = read_json(folder / REPORT)
         tests = [(epochs[-1]["epoch"] if epochs else None, report)]
@@ -145,7 +148,7 @@ def figures_of(lines: list[dict[str, Any]], folder: Path) -> dict[str, Any]:
         "train_loss": epochs[-1]["train_loss"] if epochs else None,
         "seconds": sum(float(line["seconds"]) for line in epochs),
     }
-    return {**figures, **(figures_of_tests(tests) if tests else {})}
+    return {**figures, "split": split, **(figures_of_tests(tests) if tests else {})}
 
 
 def figures_of_tests(tests: list[tuple[int | None, dict[str, Any]]]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from rushlight.training.checkpoint import describe_kept, latest_checkpoint, read_model_state, restore
 from rushlight.training.evaluation import evaluate
 from rushlight.training.finish import finish_run, save_bundle, save_report
-from rushlight.training.loop import Epoch, epochs, test_batch_size, tested_together
+from rushlight.training.loop import Epoch, epochs, evaluation_size, test_batch_size
 from rushlight.training.objective import Objective, make_objective, named_loss, task_of_loss
 from rushlight.training.profile import profiled, telling_of_waiting
 from rushlight.training.recipe import Recipe, recipe_from_json, steps_per_epoch
@@ -38,6 +38,7 @@ __all__ = [
     "describe_kept",
     "epochs",
     "evaluate",
+    "evaluation_size",
     "finish_run",
     "keep_recipe",
     "latest_checkpoint",
@@ -56,5 +57,4 @@ __all__ = [
     "task_of_loss",
     "telling_of_waiting",
     "test_batch_size",
-    "tested_together",
 ]

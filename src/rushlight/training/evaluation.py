@@ -1,10 +1,10 @@
-"""Testing a model: what comes out is a `Report`."""
+"""Evaluating a model on a split: what comes out is a `Report`."""
 
 from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,20 +18,21 @@ from rushlight.training.objective import Objective
 from rushlight.training.step import FasterMaxPool, may_pool
 
 MOST_WRONG = 10
-VECTOR = 16  # numbers that the widest instructions take at once
+VECTOR = 16  # numbers that the widest instructions process at once
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the model said about each sample, in order; everything on the CPU.
+    """The model's prediction for each sample, in order; everything on the CPU.
 
-    For classes: `truth`, `predicted` int64 (n,) and `confidence` float32 (n,), the probability of what was predicted.
+    For classes: `truth`, `predicted` int64 (n,) and `confidence` float32 (n,), the probability of the predicted class.
     For labels: truth and predicted are bool (n, labels). For regression: float32 (n, width), in the data's units.
     """
 
     truth: Tensor
     predicted: Tensor
     confidence: Tensor
+    names: Sequence[str] | None = None  # of the samples: files, or rows of a table
 
 
 def evaluate(
@@ -43,14 +44,14 @@ def evaluate(
     *,
     watch: Callable[[int], None] = lambda done: None,
 ) -> tuple[Report, Outcome | None]:
-    """Test `model` on all samples of `split`, in order, in eval mode and without gradients.
+    """Evaluate `model` on all samples of `split`, in order, in eval mode and without gradients.
 
     `watch(samples done)` is called after every batch. Nothing is read back from the device before the end, and the
     model returns to the mode it was in.
     """
     losses: list[Tensor] = []
     weights: list[float] = []
-    seen: list[tuple[Tensor, Tensor, Tensor]] = []
+    judged: list[tuple[Tensor, Tensor, Tensor]] = []
     done = 0
     pooling = FasterMaxPool() if may_pool(model) else contextlib.nullcontext()
     # not inference_mode: what a model caches there could not be trained with
@@ -60,16 +61,16 @@ def evaluate(
             losses.append(loss)
             weights.append(objective.weight(batch))
             if outputs is not None and target is not None:
-                seen.append(judge(outputs, batch[1], target))
+                judged.append(judge(outputs, batch[1], target))
             done += len(batch[1]) if outputs is not None else round(weights[-1])
             watch(done)
     values = torch.stack(losses).double().tolist() if losses else []
     total = sum(objective.total(*pair) for pair in zip(values, weights, strict=True) if pair[1])
     loss_mean = total / sum(weights) if sum(weights) else math.nan
-    if not seen or target is None:
+    if not judged or target is None:
         return Report(None, loss_mean, done), None
-    truth, predicted, confidence = (torch.cat(column).cpu() for column in zip(*seen, strict=True))
-    outcome = Outcome(truth, predicted, confidence)
+    truth, predicted, confidence = (torch.cat(column).cpu() for column in zip(*judged, strict=True))
+    outcome = Outcome(truth, predicted, confidence, split.names)
     return make_report(outcome, target, loss_mean), outcome
 
 
@@ -96,66 +97,44 @@ def judge(outputs: Tensor, targets: Tensor, target: TargetSpec) -> tuple[Tensor,
     if target.task == "binary":
         probability = outputs.float().sigmoid().flatten()
         predicted = (probability > 0.5).long()
-        return (
-            targets.flatten().long(),
-            predicted,
-            torch.where(predicted.bool(), probability, 1 - probability),
-        )
+        return targets.flatten().long(), predicted, torch.where(predicted.bool(), probability, 1 - probability)
     if target.task == "multilabel":
         probability = outputs.float().sigmoid()
         return targets > 0.5, probability > 0.5, probability
     outputs = outputs.float().reshape(targets.shape)
-    return (
-        target.in_units(targets),
-        target.in_units(outputs),
-        torch.zeros(len(targets), device=targets.device),
-    )
+    return target.in_units(targets), target.in_units(outputs), torch.zeros(len(targets), device=targets.device)
 
 
 def likeliest(outputs: Tensor) -> tuple[Tensor, Tensor]:
     """Return the probability and the number of each sample's likeliest class, (n,), from outputs (n, classes)."""
     if outputs.shape[1] >= VECTOR:
         confidence, predicted = outputs.softmax(1).max(1)
-    else:  # torch takes short rows one number at a time: columns take half as long
+    else:  # torch processes short rows one number at a time: columns need half the time
         confidence, predicted = outputs.t().contiguous().softmax(0).max(0)
     return confidence, predicted
 
 
 def make_report(outcome: Outcome, target: TargetSpec, loss: float) -> Report:
-    """Return the report of one test."""
+    """Return the report of one evaluation."""
     if target.task == "regression":
         return regression_report(outcome, target, loss)
-    if target.task == "multilabel":
-        return multilabel_report(outcome, target, loss)
     truth, predicted = outcome.truth.numpy(), outcome.predicted.numpy()
-    count = len(target.classes)
-    confusion = np.bincount(truth * count + predicted, minlength=count * count).reshape(count, count)
-    right, n = int(np.trace(confusion)), len(truth)
-    counts = zip(confusion.diagonal().tolist(), confusion.sum(0).tolist(), confusion.sum(1).tolist(), strict=True)
-    figures = (class_figures(name, *counted) for name, counted in zip(target.classes, counts, strict=True))
+    confusion: tuple[tuple[int, ...], ...] = ()
+    mistakes: tuple[dict[str, Any], ...] = ()
+    if target.task == "multilabel":  # each label is judged by itself
+        right, n = int((truth == predicted).sum()), truth.size
+        counts = zip((truth & predicted).sum(0).tolist(), predicted.sum(0).tolist(), truth.sum(0).tolist(), strict=True)
+    else:
+        size = len(target.classes)
+        counted = np.bincount(truth * size + predicted, minlength=size * size).reshape(size, size)
+        right, n = int(np.trace(counted)), len(truth)
+        counts = zip(counted.diagonal().tolist(), counted.sum(0).tolist(), counted.sum(1).tolist(), strict=True)
+        confusion = tuple(tuple(row) for row in counted.tolist())
+        mistakes = tuple(most_wrong(outcome, target))
     return Report(
-        task=target.task, loss=loss, n=n, accuracy=right / n, accuracy_interval=wilson(right, n), classes=tuple(figures),
-        confusion=tuple(tuple(row) for row in confusion.tolist()), target=target.name,
-        most_wrong=tuple(most_wrong_classes(outcome, target)),
-    )  # fmt: skip
-
-
-def multilabel_report(outcome: Outcome, target: TargetSpec, loss: float) -> Report:
-    """Return the report of a multilabel test: each label is judged by itself."""
-    truth, predicted = outcome.truth.numpy(), outcome.predicted.numpy()
-    right = int((truth == predicted).sum())
-    figures = (
-        class_figures(
-            name,
-            int((truth[:, i] & predicted[:, i]).sum()),
-            int(predicted[:, i].sum()),
-            int(truth[:, i].sum()),
-        )
-        for i, name in enumerate(target.classes)
-    )
-    return Report(
-        task=target.task, loss=loss, n=len(truth), accuracy=right / truth.size,
-        accuracy_interval=wilson(right, truth.size), classes=tuple(figures), target=target.name,
+        task=target.task, loss=loss, n=len(truth), accuracy=right / n, accuracy_interval=wilson(right, n),
+        classes=tuple(class_figures(name, *count) for name, count in zip(target.classes, counts, strict=True)),
+        confusion=confusion, target=target.name, most_wrong=mistakes,
     )  # fmt: skip
 
 
@@ -166,29 +145,31 @@ def regression_report(outcome: Outcome, target: TargetSpec, loss: float) -> Repo
     spread = ((truth - truth.mean(0)) ** 2).sum(0)
     r2 = np.where(spread > 0, 1 - (error**2).sum(0) / np.where(spread > 0, spread, 1), math.nan).mean()
     size = np.abs(error).max(1)
-    worst = [
+    worst = (
         {
-            "index": int(i),
-            "true": truth[i].tolist(),
-            "predicted": predicted[i].tolist(),
-            "error": float(size[i]),
+            **identified(index, outcome), "true": truth[index].tolist(), "predicted": predicted[index].tolist(),
+            "error": float(size[index]),
         }
-        for i in np.argsort(-size, kind="stable")[:MOST_WRONG]
-    ]
+        for index in np.argsort(-size, kind="stable")[:MOST_WRONG].tolist()
+    )  # fmt: skip
     return Report(
         task=target.task, loss=loss, n=len(truth), mae=float(np.abs(error).mean()), rmse=float(np.sqrt((error**2).mean())),
         r2=float(r2), target=target.name, most_wrong=tuple(worst),
     )  # fmt: skip
 
 
-def most_wrong_classes(outcome: Outcome, target: TargetSpec) -> Iterator[dict[str, Any]]:
-    """Give the wrong predictions that the model was surest of."""
+def most_wrong(outcome: Outcome, target: TargetSpec) -> Iterator[dict[str, Any]]:
+    """Give the wrong predictions with the highest confidence."""
     wrong = (outcome.truth != outcome.predicted).nonzero().flatten()
-    order = torch.argsort(outcome.confidence[wrong], descending=True, stable=True)[:MOST_WRONG]
-    shown = wrong[order]
+    shown = wrong[torch.argsort(outcome.confidence[wrong], descending=True, stable=True)[:MOST_WRONG]]
     columns = (column[shown].tolist() for column in (outcome.truth, outcome.predicted, outcome.confidence))
     for index, true, predicted, probability in zip(shown.tolist(), *columns, strict=True):
         yield {
-            "index": index, "true": target.classes[true], "predicted": target.classes[predicted],
+            **identified(index, outcome), "true": target.classes[true], "predicted": target.classes[predicted],
             "probability": round(probability, 6),
         }  # fmt: skip
+
+
+def identified(index: int, outcome: Outcome) -> dict[str, Any]:
+    """Return a sample's index, and its name where the samples have names."""
+    return {"index": index} if outcome.names is None else {"index": index, "name": outcome.names[index]}

@@ -5,34 +5,40 @@ from __future__ import annotations
 import math
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from rushlight import files
-from rushlight.data import Split
 from rushlight.errors import WeightsError
 from rushlight.export import bundle_architecture, load_state, write_bundle
 from rushlight.report import Report
 from rushlight.runs import age, inexact_resumes, read_history, read_losses, write_session
 from rushlight.training.checkpoint import best_checkpoint, read_model_state, state_digest
 from rushlight.training.evaluation import Outcome, evaluate
-from rushlight.training.loop import Epoch, tested_together
+from rushlight.training.loop import Epoch, evaluation_size
 from rushlight.training.state import Training
 from rushlight.version import __version__
 
 
 def finish_run(training: Training, last: Epoch | None) -> None:
-    """Write the bundle, the report and the plots of a run, and close its history."""
+    """Write the bundle, the report and the plots of a run, and close its history.
+
+    The report is of the test split and of the weights that are kept: the last epoch's test, where it was of these.
+    """
     training.progress.close()
     training.model.eval()  # training is over: from here on it is used
     report, outcome = (last.test, last.outcome) if last is not None else (None, None)
     step = load_best(training)
     if step is not None:
         training.progress.message(f"The weights of the best epoch (step {step:,}) are kept.")
-    if step is not None or (last is None and training.state["step"]):  # the last test was of other weights, or is gone
-        report, outcome = test_model(training.model, training.data.test, training)
+    has_validation, test = training.data.validation is not None, training.data.test
+    if step is not None or has_validation or (last is None and training.state["step"]):
+        report, outcome = None, None
+        if test is not None:
+            size = evaluation_size(training, test)
+            report, outcome = evaluate(training.model, test, training.objective, training.data.target, size)
     step = training.state["step"] if step is None else step
     save_bundle(training.folder / "model", training, report, step)
     save_report(training.folder, report, outcome)
@@ -41,7 +47,8 @@ def finish_run(training: Training, last: Epoch | None) -> None:
     except Exception as error:  # whatever a font or a canvas may raise, a picture must not cost the run its end
         training.progress.warning(f"The plots could not be drawn: {type(error).__name__}: {error}")
     event = {"kind": "event", "event": "finished", "step": step, "state_sha256": state_digest(training.model)}
-    training.history.write({**event, "time": time.time()})
+    tested = {"test": report.short()} if has_validation and report else {}  # else the epochs' lines have it
+    training.history.write({**event, **tested, "time": time.time()})
     training.history.flush()
     for file in (training.history.lines, training.history.losses):  # what is told to be finished survives a power cut
         files.sync_file(file.path)
@@ -63,21 +70,18 @@ def load_best(training: Training) -> int | None:
     return age(best)[0]
 
 
-def test_model(model: nn.Module, split: Split | None, training: Training) -> tuple[Report | None, Outcome | None]:
-    """Test a model of a run on one split."""
-    if split is None:
-        return None, None
-    return evaluate(model, split, training.objective, training.data.target, tested_together(training, split))
-
-
 def save_report(folder: Path, report: Report | None, outcome: Outcome | None) -> None:
-    """Write report.json and predictions.npz of a test."""
+    """Write report.json and predictions.npz of a test, with the samples' names where they have any."""
     if report is None:
         return
     files.write_json(folder / "report.json", report.to_json())
     if outcome is not None:
         with files.replacing(folder / "predictions.npz") as file:
-            arrays = {name: getattr(outcome, name).numpy() for name in ("truth", "predicted", "confidence")}
+            arrays: dict[str, Any] = {
+                name: getattr(outcome, name).numpy() for name in ("truth", "predicted", "confidence")
+            }
+            if outcome.names is not None:
+                arrays["names"] = np.array(list(outcome.names), dtype=np.str_)
             np.savez_compressed(file, **arrays)
 
 

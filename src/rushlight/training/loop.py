@@ -32,14 +32,17 @@ from rushlight.training.setup import explain_step_error
 from rushlight.training.state import State, Training
 from rushlight.training.step import Parts, has_images, roll_back
 
-MOST_SAMPLES = 512  # tested at a time, unless more are trained at a time
-MOST_IMAGES = 128  # the same, where images go through convolutions
+MOST_SAMPLES = 512  # evaluated at a time, unless more are trained at a time
+MOST_IMAGES = 128  # the same, where images go through convolutions: activations of more do not fit a processor's caches
 MOST_ROWS, ROW_NUMBERS = 4096, 1 << 15  # of a table
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """One epoch, done and tested. `seconds` counts its training and its test, before and after an interruption."""
+    """One epoch, trained and evaluated: on the validation split where there is one, else on the test split.
+
+    `seconds` counts training and evaluation, before and after an interruption. `is_best` compares the epochs so far.
+    """
 
     number: int  # from 1
     train_loss: float
@@ -48,7 +51,8 @@ class Epoch:
     seconds: float
     step: int  # optimizer steps since the start of the run
     is_best: bool
-    outcome: Outcome | None = None  # what the test saw, sample by sample
+    outcome: Outcome | None = None  # of each evaluated sample
+    validation: Report | None = None
 
 
 def epochs(training: Training) -> Generator[Epoch]:
@@ -58,11 +62,16 @@ def epochs(training: Training) -> Generator[Epoch]:
     sweep_run(training.folder)
     begin_random_streams(training)
     saver = Saver(training)
+    if training.chooses and training.data.validation is None:  # as runs did that the previous release began
+        training.progress.warning(
+            f"This run has no validation split, so it chooses by its {'test' if training.data.test else 'training loss'}, as it "
+            "was begun to: its test figures are a little better than they would be on new data."
+        )
     steps = Steps(training, parts_of(training), saver)
     try:
         while state["epoch"] <= recipe.epochs and not is_patience_spent(recipe, state):
             with interruptible() as interrupt:
-                epoch = train_and_test(training, steps, interrupt, saver)
+                epoch = train_and_evaluate(training, steps, interrupt, saver)
                 if interrupt.requested:
                     stop_here(training, interrupt, saver)
             if interrupt.requested:  # since that was last looked at
@@ -94,7 +103,7 @@ def parts_of(training: Training) -> Parts:
     )  # fmt: skip
 
 
-def train_and_test(training: Training, steps: Steps, interrupt: Interrupt, saver: Saver) -> Epoch | None:
+def train_and_evaluate(training: Training, steps: Steps, interrupt: Interrupt, saver: Saver) -> Epoch | None:
     """Do an epoch, or what is left of it; return None where it blew up and was rolled back to its beginning."""
     may_roll_back = training.recipe.on_nan == "rollback"
     if may_roll_back and not training.state["window"]:
@@ -108,7 +117,7 @@ def train_and_test(training: Training, steps: Steps, interrupt: Interrupt, saver
         roll_back(training, error)
         steps.forget()
         return None
-    report, outcome = test_epoch(training, interrupt, saver)
+    report, outcome = evaluate_epoch(training, interrupt, saver)
     epoch = finish_epoch(training, report, outcome)
     saver.save_epoch(epoch.is_best)
     return epoch
@@ -119,6 +128,8 @@ def train_epoch(training: Training, steps: Steps, interrupt: Interrupt, saver: S
     state, schedule, since = training.state, training.schedule, time.perf_counter()
     ledger = Ledger(training, saver)
     training.model.train()
+    for name in training.recipe.model.get("eval", ()):  # those that were given in eval mode
+        training.model.get_submodule(name).training = False
     steps.check_settings()
     for window in interrupt.reading(steps.windows()):
         try:
@@ -149,27 +160,27 @@ def count_seconds(state: State, since: float) -> float:
     return now
 
 
-def test_epoch(training: Training, interrupt: Interrupt, saver: Saver) -> tuple[Report | None, Outcome | None]:
-    """Test after an epoch, if there is anything to test on.
+def evaluate_epoch(training: Training, interrupt: Interrupt, saver: Saver) -> tuple[Report | None, Outcome | None]:
+    """Evaluate the model on the split that every epoch is evaluated on; (None, None) where there is none.
 
-    A signal or an error leaves the test unfinished: what is saved is the state after the epoch's last step, and a
-    resumed run tests again.
+    A signal or an error leaves the evaluation unfinished: the state after the epoch's last step is saved, and a resumed
+    run evaluates again.
     """
-    data = training.data
-    if data.test is None:
+    data, split = training.data, training.evaluated
+    if split is None:
         return None, None
-    watch = interrupt.watching(training.progress, data.test.samples)
-    size = tested_together(training, data.test)
+    watch = interrupt.watching(training.progress, split.samples)
     streams, since = random_streams(), time.perf_counter()
     try:
         with interrupt.leaving_at_once():
-            tested = evaluate(training.model, data.test, training.objective, data.target, size, watch=watch)
+            size = evaluation_size(training, split)
+            evaluated = evaluate(training.model, split, training.objective, data.target, size, watch=watch)
         count_seconds(training.state, since)
-        return tested
+        return evaluated
     except KeyboardInterrupt:  # the second Ctrl-C leaves at once
         raise
     except BaseException as error:
-        restore_random_streams(streams)  # whatever the test has drawn from them since
+        restore_random_streams(streams)  # whatever the evaluation has drawn from them since
         if isinstance(error, Interrupted) or interrupt.requested:
             stop_here(training, interrupt, saver)
         if training.state["window"]:
@@ -180,31 +191,30 @@ def test_epoch(training: Training, interrupt: Interrupt, saver: Saver) -> tuple[
 
 
 def finish_epoch(training: Training, report: Report | None, outcome: Outcome | None) -> Epoch:
-    """Record an epoch that is trained and tested, and move the state to the next."""
-    state, optimizer = training.state, training.optimizer
+    """Record an epoch that is trained and evaluated, and move the state to the next."""
+    state, recipe = training.state, training.recipe
     if not state["samples"]:
         raise DataError("no-batches", data=training.data.name, epoch=state["epoch"])
     train_loss = state["loss_sum"] / state["weight_sum"] if state["weight_sum"] else math.nan
-    learning_rate, seconds = float(optimizer.param_groups[0]["lr"]), state["seconds"]
-    is_best = note_best(state, report, train_loss)
-    epoch = Epoch(state["epoch"], train_loss, report, learning_rate, seconds, state["step"], is_best, outcome)
-    training.schedule.after_epoch(report.loss if report else train_loss)
+    judged = report or Report(None, train_loss, 0)
+    reports = {"validation": None, "test": None, training.evaluated_name: report}
+    epoch = Epoch(
+        state["epoch"], train_loss, reports["test"], float(training.optimizer.param_groups[0]["lr"]), state["seconds"],
+        state["step"], note_best(state, judged, training.evaluated_name if report else "train"), outcome, reports["validation"],
+    )  # fmt: skip
+    training.schedule.after_epoch(judged)
     state.update(
         epoch=epoch.number + 1, window=0, loss_sum=0.0, weight_sum=0.0, samples=0, line_sum=0.0, line_weight=0.0,
         seconds=0.0, rollbacks=0,
     )  # fmt: skip
-    test = report.short() if report else None
-    training.history.write(
-        {
-            "kind": "epoch", "epoch": epoch.number, "step": epoch.step, "train_loss": train_loss, "test": test,
-            "learning_rate": learning_rate, "seconds": seconds, "time": time.time(),
-        }
-    )  # fmt: skip
+    line = {
+        "epoch": epoch.number, "step": epoch.step, "train_loss": train_loss,
+        **({"validation": epoch.validation.short()} if epoch.validation else {}),
+        "test": epoch.test.short() if epoch.test else None, "learning_rate": epoch.learning_rate, "seconds": epoch.seconds,
+    }  # fmt: skip
+    training.history.write({"kind": "epoch", **line, "time": time.time()})
     training.history.try_flush()
-    training.progress.epoch_done(
-        epoch=epoch.number, epochs=training.recipe.epochs, train_loss=train_loss, test=test, seconds=seconds,
-        learning_rate=learning_rate, is_best=is_best,
-    )  # fmt: skip
+    training.progress.epoch_done(line, epochs=recipe.epochs, is_best=epoch.is_best)
     return epoch
 
 
@@ -220,15 +230,17 @@ def sweep_run(folder: Path) -> None:
         files.sweep(place)
 
 
-def note_best(state: State, report: Report | None, train_loss: float) -> bool:
-    """Remember the best test so far (the best training loss, where nothing is tested); return whether it is this one."""
-    current = report or Report(None, train_loss, 0)
+def note_best(state: State, report: Report, split: str) -> bool:
+    """Remember the best report so far, and the split that it is of; return whether it is this one.
+
+    Where nothing is evaluated, it is the best training loss.
+    """
     best = state["best"]
-    is_best = best is None or current.is_better_than(report_like(current, best))
+    is_best = best is None or report.is_better_than(report_like(report, best))
     if is_best:
-        name, value = current.headline
+        name, value = report.headline
         state["best"] = {
-            "epoch": state["epoch"], "step": state["step"], "name": name, "value": value, "loss": current.loss,
+            "epoch": state["epoch"], "step": state["step"], "split": split, "name": name, "value": value, "loss": report.loss,
         }  # fmt: skip
     state["epochs_since_best"] = 0 if is_best else state["epochs_since_best"] + 1
     return is_best
@@ -247,17 +259,14 @@ def is_patience_spent(recipe: Recipe, state: State) -> bool:
     return recipe.early_stopping is not None and state["epochs_since_best"] >= recipe.early_stopping
 
 
-def tested_together(training: Training, split: Split) -> int:
-    """Return how many samples of a run are tested at a time; where memory ran out in training, as many as fitted there."""
+def evaluation_size(training: Training, split: Split) -> int:
+    """Return how many samples to evaluate at a time; where memory ran out in training, as many as fitted there."""
     size, most = test_batch_size(training.recipe, split, training.model), training.state["micro_batch"]
     return size if most is None else min(size, most)
 
 
 def test_batch_size(recipe: Recipe, split: Split, model: nn.Module) -> int:
-    """Return how many samples are tested at a time: no gradients are kept, so more fit than in training; many more of short rows.
-
-    What convolutions make of many images does not fit into a processor's caches: 128 at a time took the least.
-    """
+    """Return how many samples to evaluate at a time: without gradients more fit than in training, of short rows many more."""
     is_on_processor = all(parameter.device == CPU for parameter in model.parameters())
     most = MOST_IMAGES if has_images(model) and is_on_processor else MOST_SAMPLES
     size = max(recipe.batch_size, min(4 * recipe.batch_size, most))

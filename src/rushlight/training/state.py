@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from rushlight.console import Progress
-from rushlight.data import Data
+from rushlight.data import Data, Split
 from rushlight.runs import History
 from rushlight.training.objective import Objective, Schedule
 from rushlight.training.recipe import Recipe
@@ -27,6 +27,7 @@ class Origin:
     goes_back: bool = False  # whether the checkpoint was asked for by name, newer ones or not
     differences: tuple[str, ...] = ()  # what changed that the bits depend on
     is_inexact: bool = False  # whether the user allowed other bits, for these or for what shows later
+    settings: tuple[dict[str, tuple[Any, Any]], ...] = ()  # a live optimizer's that changed, by group: (then, now)
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,21 @@ class Training:
     conditions: dict[str, Any]  # what the bits depend on besides the recipe
     origin: Origin | None = None  # None: it is new
 
+    @property
+    def chooses(self) -> bool:
+        """Whether evaluations decide something: when to stop, which weights are kept, the learning rate."""
+        return self.recipe.early_stopping is not None or self.schedule.is_plateau
+
+    @property
+    def evaluated_name(self) -> str:
+        """The name of the split that every epoch is evaluated on: validation where there is one, else test."""
+        return "test" if self.data.validation is None else "validation"
+
+    @property
+    def evaluated(self) -> Split | None:
+        """The split that every epoch is evaluated on; it alone decides early stopping, the best epoch and plateaus."""
+        return self.data.splits.get(self.evaluated_name)
+
 
 def new_state() -> State:
     """Return the state before the first step."""
@@ -59,8 +75,8 @@ def new_state() -> State:
         "samples": 0,  # of this epoch
         "line_sum": 0.0,  # since the last line of history, weighted
         "line_weight": 0.0,
-        "seconds": 0.0,  # spent in training and testing this epoch
-        "best": None,  # {"epoch", "step", "name", "value", "loss"} of the best test so far
+        "seconds": 0.0,  # spent in training and evaluating this epoch
+        "best": None,  # {"epoch", "step", "split", "name", "value", "loss"} of the best evaluation so far
         "epochs_since_best": 0,
         "micro_batch": None,  # samples at a time, where memory ran out for more
         "skipped": 0,  # steps left out one after the other, up to here

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import zlib
 from typing import Any
 
 import numpy as np
@@ -13,15 +14,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from rushlight.data.feed.resident import ResidentSplit
-from rushlight.data.shape.build import (
-    Samples,
-    build_data,
-    cut_test_split,
-    fingerprint,
-    learn_normalization,
-    mean_and_std,
-    split_indices,
-)
+from rushlight.data.shape.build import build_data, fingerprint, learn_normalization, mean_and_std
+from rushlight.data.shape.samples import Samples, cut_samples, cut_splits, split_indices
 from rushlight.data.sources.named.named import open_named
 from rushlight.data.spec import TargetSpec
 from rushlight.data.splits import Data
@@ -61,13 +55,34 @@ def test_a_cut_loses_no_sample_doubles_none_and_repeats(
 
 def test_the_note_of_a_cut_tells_numbers_and_seed() -> None:
     samples = Samples(torch.zeros(50, 2), torch.arange(50) % 2)
-    train, test, note = cut_test_split(samples, 0.2, 3, TWO)
+    train, validation, test, (note,) = cut_samples(samples, TWO, test_fraction=0.2, val_fraction=None, seed=3)
     assert test is not None
+    assert validation is None
     assert (len(train.inputs), len(test.inputs)) == (40, 10)
     assert test.targets.bincount().tolist() == [5, 5]
     assert "10 of 50 samples" in note
     assert "(seed 3)" in note
-    assert cut_test_split(samples, 0, 3, TWO)[1:] == (None, "There is no test split.")
+    uncut = cut_samples(samples, TWO, test_fraction=0, val_fraction=0, seed=3)
+    assert uncut == (samples, None, None, ("There is no test split.",))
+
+
+def test_a_validation_cut_leaves_the_test_cut_as_it_is_and_has_a_draw_of_its_own() -> None:
+    labels = np.arange(100) % 2
+    options = {"test_fraction": 0.2, "seed": 3, "stratified": True}
+    alone, both = cut_splits(labels, val_fraction=None, **options), cut_splits(labels, val_fraction=0.25, **options)
+    assert alone.test is not None
+    assert both.test is not None
+    assert both.validation is not None
+    assert both.test.tolist() == alone.test.tolist()
+    assert sorted([*both.train, *both.validation]) == alone.train.tolist()
+    assert np.bincount(labels[both.validation]).tolist() == [10, 10]
+    assert (
+        "20 of 80 training samples were set aside for validation, the same share of every class (seed 3)"
+        in both.notes[1]
+    )
+    by_hand = np.random.Generator(np.random.PCG64(zlib.crc32(b"validation/3")))  # the formula, written out
+    groups = [by_hand.permutation(np.flatnonzero(labels[alone.train] == value))[:10] for value in (0, 1)]
+    assert both.validation.tolist() == alone.train[np.sort(np.concatenate(groups))].tolist()
 
 
 # ── the checks ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -151,15 +166,16 @@ def test_regression_targets_are_standardised_and_come_back_in_their_units() -> N
 
 def test_the_fingerprint_notices_one_bit_the_dtype_and_the_shape() -> None:
     inputs, targets = torch.arange(12.0).reshape(4, 3), torch.tensor([0, 1, 0, 1])
-    base = fingerprint(Samples(inputs, targets), None)
-    assert fingerprint(Samples(inputs.clone(), targets.clone()), None) == base
+    base = fingerprint(Samples(inputs, targets), None, None)
+    assert fingerprint(Samples(inputs.clone(), targets.clone()), None, None) == base
     changed = inputs.clone()
     changed[2, 1] = torch.nextafter(changed[2, 1], torch.tensor(9.0))
     others = [
-        fingerprint(Samples(changed, targets), None),
-        fingerprint(Samples(inputs.reshape(4, 1, 3), targets), None),
-        fingerprint(Samples(inputs.to(torch.uint8), targets), None),
-        fingerprint(Samples(inputs, targets.flip(0)), None),
-        fingerprint(Samples(inputs, targets), Samples(inputs, targets)),
+        fingerprint(Samples(changed, targets), None, None),
+        fingerprint(Samples(inputs.reshape(4, 1, 3), targets), None, None),
+        fingerprint(Samples(inputs.to(torch.uint8), targets), None, None),
+        fingerprint(Samples(inputs, targets.flip(0)), None, None),
+        fingerprint(Samples(inputs, targets), None, Samples(inputs, targets)),
+        fingerprint(Samples(inputs, targets), Samples(inputs, targets), None),
     ]
-    assert len({base, *others}) == 6
+    assert len({base, *others}) == 7

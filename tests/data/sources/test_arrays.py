@@ -244,7 +244,7 @@ X, Y = noise(6, 4), np.arange(6) % 2
 )
 def test_npz_pairs_are_told_by_name(tmp_path: Path, names: tuple[str, str]) -> None:
     np.savez(tmp_path / "a.npz", **{names[0]: X, names[1]: Y, "other": X})
-    (x, y), test = read_array_files(tmp_path / "a.npz")
+    (x, y), _, test = read_array_files(tmp_path / "a.npz")
     assert np.array_equal(x, X)
     assert np.array_equal(y, Y)
     assert test is None
@@ -252,7 +252,7 @@ def test_npz_pairs_are_told_by_name(tmp_path: Path, names: tuple[str, str]) -> N
 
 def test_keras_npz_brings_its_test_split(tmp_path: Path) -> None:
     np.savez_compressed(tmp_path / "mnist.npz", x_train=X, y_train=Y, x_test=X[:2], y_test=Y[:2])
-    (x, _), test = read_array_files(tmp_path / "mnist.npz")
+    (x, _), _, test = read_array_files(tmp_path / "mnist.npz")
     assert test is not None
     assert (len(x), len(test[0]), len(test[1])) == (6, 2, 2)
 
@@ -263,7 +263,7 @@ def test_a_folder_of_npy_files_is_a_pair(tmp_path: Path) -> None:
     np.save(folder / "x.npy", X)
     np.save(folder / "y.npy", Y)
     assert holds_array_files(folder)
-    (x, y), _ = read_array_files(folder)
+    (x, y), _, _ = read_array_files(folder)
     assert np.array_equal(x, X)
     assert np.array_equal(y, Y)
 
@@ -283,7 +283,7 @@ def test_a_folder_of_idx_files_is_read(tmp_path: Path, mark: str, ending: str) -
         write_idx(tmp_path / f"{prefix}-labels{mark}idx1-ubyte{ending}", Y[:count])
     assert holds_array_files(tmp_path)
     for path in (tmp_path, tmp_path / f"train-labels{mark}idx1-ubyte{ending}"):
-        (x, y), test = read_array_files(path)
+        (x, y), _, test = read_array_files(path)
         assert np.array_equal(x, images)
         assert np.array_equal(y, Y)
         assert test is not None

@@ -61,12 +61,26 @@ def test_train_and_test_folders_become_the_splits(tmp_path: Path, test_folder: s
     assert any(f'Tested on "{test_folder}"' in note for note in data.notes)
 
 
-def test_val_stays_unused_beside_test(tmp_path: Path) -> None:
-    for name, count in (("train", 4), ("test", 1), ("val", 3)):
-        write_classes(tmp_path / name, count=count)
-    data = open_image_folder(tmp_path, memory_limit=PLENTY)
-    assert resident(data)[1].samples == 2
-    assert any('Not used: "val"' in note for note in data.notes)
+@pytest.mark.parametrize("memory_limit", [PLENTY, 10])
+@pytest.mark.parametrize("name", ["val", "valid", "validation"])
+def test_a_validation_folder_beside_test_is_the_validation_split(tmp_path: Path, name: str, memory_limit: int) -> None:
+    for folder, count in (("train", 4), ("test", 1)):
+        write_classes(tmp_path / folder, count=count)
+    before = open_image_folder(tmp_path, memory_limit=memory_limit)
+    write_classes(tmp_path / name, count=3)
+    data = open_image_folder(tmp_path, memory_limit=memory_limit, val_fraction=0.5)
+    assert {split: part.samples for split, part in data.splits.items()} == {"train": 8, "validation": 6, "test": 2}
+    assert any(f'Validated on "{name}"' in note for note in data.notes)
+    assert data.features == before.features
+    assert data.fingerprint.startswith(f"{before.fingerprint}-")  # a run begun before it still knows its data
+
+
+def test_other_folders_of_splits_are_not_used_and_named(tmp_path: Path) -> None:
+    for folder in ("train", "test", "testing", "val", "valid"):
+        write_classes(tmp_path / folder, count=1)
+    assert any(
+        'Not used: "testing", "valid"' in note for note in open_image_folder(tmp_path, memory_limit=PLENTY).notes
+    )
 
 
 def test_one_level_is_cut_by_seed_with_every_class_in_both(tmp_path: Path) -> None:

@@ -20,11 +20,12 @@ from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 
 from rushlight.data.sources.arrays.idx import DTYPES, read_idx
-from rushlight.data.sources.named.cache import digest_of
-from rushlight.data.sources.named.catalog import CIFAR10, CIFAR100, FASHION_MNIST, Folder, NamedDataset
-from rushlight.data.sources.named.named import DATASETS, describe_datasets, open_dataset, open_named
+from rushlight.data.sources.named.cache import sha256_of
+from rushlight.data.sources.named.catalog import DATASETS, NamedDataset
+from rushlight.data.sources.named.named import describe_datasets, open_dataset, open_named
 from rushlight.errors import DataError, UsageError
 
+FASHION_MNIST = DATASETS["fashion-mnist"]
 CODES = {np.dtype(dtype).newbyteorder("="): code for code, dtype in DTYPES.items()}
 
 
@@ -120,10 +121,10 @@ def test_a_torn_gzip_and_a_missing_file_are_explained(tmp_path: Path) -> None:
 @pytest.mark.parametrize("dataset", DATASETS.values(), ids=list(DATASETS))
 def test_a_declaration_is_consistent(dataset: NamedDataset) -> None:
     assert len(set(dataset.classes)) == len(dataset.classes) == (100 if dataset.name == "cifar100" else 10)
+    assert all(source.endswith("/") for source in dataset.sources if source.startswith("http"))  # a file's name follows
     for file in dataset.files:
-        algorithm, _, digest = file.digest.partition(":")
-        assert (algorithm, len(bytes.fromhex(digest))) in [("sha256", 32), ("md5", 16)]
-        assert all(len(content.digest) == 71 for content in file.contents if content.digest)
+        digests = [file.sha256, *(content.sha256 for content in file.contents if content.sha256)]
+        assert all(len(bytes.fromhex(digest)) == 32 for digest in digests)
     if dataset.layout == "idx":
         pixels = int(np.prod(dataset.shape))
         sizes = [content.size_bytes for file in dataset.files for content in file.contents]
@@ -189,13 +190,12 @@ def idx_copy(place: Path) -> tuple[NamedDataset, NDArray[Any], NDArray[Any]]:
         content = idx_bytes(array)
         path = place / file.name
         path.write_bytes(gzip.compress(content))
-        inner = replace(file.contents[0], size_bytes=len(content), digest=None)
-        digest = digest_of(path, "sha256:")
-        files.append(replace(file, size_bytes=path.stat().st_size, digest=digest, contents=(inner,)))
+        inner = replace(file.contents[0], size_bytes=len(content), sha256=None)
+        files.append(replace(file, size_bytes=path.stat().st_size, sha256=sha256_of(path), contents=(inner,)))
     dataset = replace(
         FASHION_MNIST,
         files=tuple(files),
-        sources=(Folder(str(place)),),
+        sources=(str(place),),
         shape=(1, 2, 2),
         train_count=4,
         test_count=2,
@@ -214,7 +214,7 @@ def test_an_idx_dataset_opens_as_images_with_a_channel_and_says_where_it_came_fr
     assert str(tmp_path / "copy") in opened.notes[0]
 
 
-@pytest.mark.parametrize(("dataset", "label_bytes"), [(CIFAR10, 1), (CIFAR100, 2)])
+@pytest.mark.parametrize(("dataset", "label_bytes"), [(DATASETS["cifar10"], 1), (DATASETS["cifar100"], 2)])
 def test_cifar_records_open_as_colour_images(tmp_path: Path, dataset: NamedDataset, label_bytes: int) -> None:
     generator = np.random.default_rng(0)
     folder = tmp_path / dataset.name
@@ -223,8 +223,8 @@ def test_cifar_records_open_as_colour_images(tmp_path: Path, dataset: NamedDatas
     for content in dataset.files[0].contents:
         records = generator.integers(0, 10, (3, label_bytes + 3072), dtype=np.uint8)
         (folder / content.name).write_bytes(records.tobytes())
-        digest = digest_of(folder / content.name, "sha256:")
-        contents.append(replace(content, size_bytes=records.nbytes, digest=digest))
+        digest = sha256_of(folder / content.name)
+        contents.append(replace(content, size_bytes=records.nbytes, sha256=digest))
         everything.append(records)
     file = replace(dataset.files[0], contents=tuple(contents))
     small = replace(dataset, files=(file,), sources=(), train_count=3 * (len(contents) - 1), test_count=3)
@@ -245,7 +245,7 @@ def test_opening_from_the_cache_reads_fifty_megabytes_quickly(tmp_path: Path) ->
     ):
         path = folder / file.contents[0].name
         path.write_bytes(idx_bytes(np.zeros(shape, np.uint8)))
-        inner = replace(file.contents[0], digest=digest_of(path, "sha256:"))
+        inner = replace(file.contents[0], sha256=sha256_of(path))
         files.append(replace(file, contents=(inner,)))
     dataset = replace(FASHION_MNIST, files=tuple(files), sources=())
     seconds = []

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rushlight.data.feed.resident import ResidentSplit
-from rushlight.data.shape.build import split_indices
+from rushlight.data.shape.samples import split_indices
 from rushlight.data.sources.tables.tables import encode, feature_names, open_table, read_frame, read_rows
 from rushlight.data.spec import Column, FeatureSpec, TargetSpec
 from rushlight.data.splits import Data

@@ -30,6 +30,7 @@ import rushlight
 from rushlight import files
 from rushlight.errors import RunError, RushlightError, UsageError, WeightsError
 from rushlight.models import build_model
+from rushlight.report import Report
 from rushlight.runs.checkpoint_files import list_checkpoints
 from rushlight.runs.history import read_history, read_losses
 from rushlight.training.checkpoint import saver
@@ -206,7 +207,7 @@ def test_every_scheduler_goes_on_from_its_packed_state(name: str) -> None:
     def move(optimizer: torch.optim.Optimizer, schedule: Schedule) -> float:
         optimizer.step()
         schedule.after_step()
-        schedule.after_epoch(1.0)
+        schedule.after_epoch(Report(None, 1.0, 0))
         return float(optimizer.param_groups[0]["lr"])
 
     optimizer, schedule = made()

@@ -18,6 +18,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, OneCycleLR, Re
 
 import rushlight
 from rushlight.errors import UsageError
+from rushlight.report import Report
 from rushlight.training.loop import Epoch, epochs
 from rushlight.training.objective.schedule import Schedule, schedule_factor
 from rushlight.training.setup.options import check_options
@@ -171,13 +172,16 @@ def test_a_live_onecycle_moves_after_every_step_as_in_a_plain_loop(tmp_path: Pat
     assert seen == torchs(lambda optimizer: OneCycleLR(optimizer, 0.5, total_steps=12, cycle_momentum=False), 12)
 
 
-def test_a_live_plateau_scheduler_gets_the_test_loss(tmp_path: Path) -> None:
-    done, _, scheduler = train(tmp_path, lambda optimizer: ReduceLROnPlateau(optimizer, patience=0))
-    losses = [epoch.test.loss for epoch in done if epoch.test]
-    assert scheduler.best == min(losses)
-    done, seen, _ = train(tmp_path, lambda optimizer: ReduceLROnPlateau(optimizer, "max", patience=0, factor=0.1))
-    assert done[1].test is not None
-    assert seen[6] == pytest.approx(0.1)  # the loss fell, which this one takes for a setback
+@pytest.mark.parametrize(("mode", "figure"), [("min", "loss"), ("max", "accuracy")])
+def test_a_live_plateau_scheduler_gets_the_figure_that_its_mode_asks_for(
+    mode: Any, figure: str, tmp_path: Path
+) -> None:
+    done, seen, scheduler = train(
+        tmp_path, lambda optimizer: ReduceLROnPlateau(optimizer, mode, patience=0, factor=0.1)
+    )
+    found = [getattr(epoch.validation or epoch.test, figure) for epoch in done]
+    assert scheduler.best == (min if mode == "min" else max)(found)
+    assert seen[3] == 1.0  # the second epoch's: there was nothing yet to compare the first with
 
 
 def test_a_scheduler_of_another_optimizer_is_refused(tmp_path: Path) -> None:
@@ -204,9 +208,9 @@ def test_a_live_schedulers_state_goes_through_state_dict() -> None:
     one = Schedule(first, LambdaLR(first, lambda epoch: 0.5**epoch), None)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        one.after_epoch(1.0)
-        one.after_epoch(1.0)
+        one.after_epoch(Report(None, 1.0, 0))
+        one.after_epoch(Report(None, 1.0, 0))
         other = Schedule(second, LambdaLR(second, lambda epoch: 0.5**epoch), None)
         other.load_state_dict(one.state_dict())
-        other.after_epoch(1.0)
+        other.after_epoch(Report(None, 1.0, 0))
     assert second.param_groups[0]["lr"] == pytest.approx(0.125)

@@ -319,3 +319,75 @@ def test_what_only_resuming_takes_is_refused_at_the_start(tmp_path: Path) -> Non
             rushlight.train("mlp", "digits", runs=tmp_path, **option, **SMALL)
         assert caught.value.key == "only-for-resume"
     assert not list(tmp_path.iterdir())
+
+
+# ── the settings of a live optimizer ─────────────────────────────────────────────────────────────────────────
+
+
+def live(**settings: Any) -> tuple[nn.Module, torch.optim.Optimizer]:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    return model, torch.optim.SGD(model.parameters(), **{"lr": 0.1, "momentum": 0.9, **settings})
+
+
+def rates(run: rushlight.Run) -> list[float]:
+    return [line["learning_rate"] for line in run.history if line["kind"] == "epoch"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "now"), [("lr", 0.001), ("momentum", 0.5), ("weight_decay", 0.01), ("nesterov", True)]
+)
+def test_another_setting_of_a_live_optimizer_is_refused_and_with_inexact_in_force(
+    setting: str, now: Any, tmp_path: Path
+) -> None:
+    model, optimizer = live()
+    run = rushlight.train(model, "digits", optimizer=optimizer, epochs=1, runs=tmp_path, quiet=True)
+    before = (run.folder / "recipe.json").read_bytes()
+    model, optimizer = live(**{setting: now})
+    with pytest.raises(RunError, match=f"the optimizer's {setting}: {live()[1].defaults[setting]} then, {now} now"):
+        rushlight.resume(run.folder, model, optimizer=optimizer, epochs=2, quiet=True)
+    assert (run.folder / "recipe.json").read_bytes() == before
+    more = rushlight.resume(run.folder, model, optimizer=optimizer, epochs=2, inexact=True, quiet=True)
+    assert optimizer.param_groups[0][setting] == now
+    assert rates(more)[-1] == optimizer.param_groups[0]["lr"] == optimizer.defaults["lr"]
+    assert f"the optimizer's {setting}" in more.summary()["inexact"][0]
+    model, optimizer = live(**{setting: now})  # what it goes on with is now the run's own
+    assert len(rates(rushlight.resume(run.folder, model, optimizer=optimizer, epochs=3, quiet=True))) == 3
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine", "StepLR"])
+def test_a_live_optimizer_that_was_in_use_since_goes_on(schedule: str, tmp_path: Path) -> None:
+    model, optimizer = live()
+    given: Any = torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5) if schedule == "StepLR" else schedule
+    chosen: dict[str, Any] = {"optimizer": optimizer, "schedule": given, "quiet": True}
+    training = rushlight.epochs(model, "digits", epochs=3, name="a", runs=tmp_path, **chosen)
+    next(training)
+    training._abandon(KeyboardInterrupt())
+    chosen |= {} if schedule == "StepLR" else {"schedule": None}
+    assert len(rates(rushlight.resume("a", model, runs=tmp_path, **chosen))) == 3
+
+
+def test_a_rate_that_was_set_on_a_live_optimizer_in_use_is_not_passed_over(tmp_path: Path) -> None:
+    model, optimizer = live()
+    run = rushlight.train(model, "digits", optimizer=optimizer, epochs=1, runs=tmp_path, quiet=True)
+    optimizer.param_groups[0]["lr"] = 0.003
+    with pytest.raises(RunError, match=r"lr: 0.1 then, 0.003 now"):
+        rushlight.resume(run.folder, model, optimizer=optimizer, epochs=2, quiet=True)
+    more = rushlight.resume(run.folder, model, optimizer=optimizer, epochs=2, inexact=True, quiet=True)
+    assert rates(more) == [0.1, 0.003]
+
+
+def test_the_rates_of_several_groups_are_each_compared(tmp_path: Path) -> None:
+    def groups(second: float) -> dict[str, Any]:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.Linear(8, 10))
+        parts = [{"params": model[1].parameters()}, {"params": model[2].parameters(), "lr": second}]
+        return {"model": model, "optimizer": torch.optim.SGD(parts, lr=0.1), "quiet": True}
+
+    run = rushlight.train(data="digits", epochs=1, runs=tmp_path, **groups(0.02))
+    assert len(rates(rushlight.resume(run.folder, epochs=2, **groups(0.02)))) == 2
+    with pytest.raises(RunError, match=r"lr of parameter group 1: 0.02 then, 0.05 now"):
+        rushlight.resume(run.folder, epochs=3, **groups(0.05))
+    given = groups(0.05)
+    rushlight.resume(run.folder, epochs=3, inexact=True, **given)
+    assert [group["lr"] for group in given["optimizer"].param_groups] == [0.1, 0.05]

@@ -44,7 +44,7 @@ def describe_data(data: Data, *, table: Path | None = None) -> dict[str, Any]:
     """Return what the data holds, ready for JSON. `table` is the training file, where it is a table.
 
     Keys: `name`, `fingerprint`, `notes`; `kind`, `shape`, `dtype`, `task` (None where batches are not (inputs, targets));
-    `splits`: for "train" and "test" None or {`samples`, `storage`, `read` (samples looked at), `counts` (by class, or
+    `splits`: for "train", "validation" and "test" None or {`samples`, `storage`, `read` (samples looked at), `counts` (by class, or
     None), `target` (min, max, mean by column of a regression, or None), `min`, `max` (of the inputs)};
     `mean`, `std`: by channel or column where learnt, else None;
     `columns`: for a table, each column's `name`, `kind`, `missing`, `different`, and its range or most common values;
@@ -61,7 +61,7 @@ def describe_data(data: Data, *, table: Path | None = None) -> dict[str, Any]:
         "task": None if target is None else target.task,
         "splits": {
             name: None if split is None else describe_split(split, features, target)
-            for name, split in (("train", data.train), ("test", data.test))
+            for name, split in (("train", data.train), ("validation", data.validation), ("test", data.test))
         },
         "mean": list(normalization.mean) if normalization and len(normalization.mean) <= SHOWN_COLUMNS else None,
         "std": list(normalization.std) if normalization and len(normalization.std) <= SHOWN_COLUMNS else None,

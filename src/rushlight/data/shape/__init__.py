@@ -2,27 +2,28 @@
 
 from rushlight.data.shape.build import (
     EXAMPLES,
-    Samples,
     as_stored,
     build_data,
     check_more_than_one_class,
     check_same_dtype,
     check_samples,
-    cut_test_split,
     dtype_name,
     identity_of,
     learn_normalization,
     normalization_notes,
     resident,
-    split_indices,
+    split_digest,
 )
+from rushlight.data.shape.samples import Cut, Names, Samples, cut_samples, cut_splits
 from rushlight.data.shape.targets import as_array, as_float32, check_same_shape, owned, read_targets, target_notes
 from rushlight.data.shape.to_model import Finish, FinishBinary
 
 __all__ = [
     "EXAMPLES",
+    "Cut",
     "Finish",
     "FinishBinary",
+    "Names",
     "Samples",
     "as_array",
     "as_float32",
@@ -32,7 +33,8 @@ __all__ = [
     "check_same_dtype",
     "check_same_shape",
     "check_samples",
-    "cut_test_split",
+    "cut_samples",
+    "cut_splits",
     "dtype_name",
     "identity_of",
     "learn_normalization",
@@ -40,6 +42,6 @@ __all__ = [
     "owned",
     "read_targets",
     "resident",
-    "split_indices",
+    "split_digest",
     "target_notes",
 ]

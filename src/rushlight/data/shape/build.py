@@ -1,4 +1,4 @@
-"""From raw samples to `Data`: cut a test split, check, learn the normalisation on the training split, make the specs.
+"""From raw samples to `Data`: check, learn the normalisation on the training split, make the specs.
 
 Every source that fits in memory (by name, a folder of images, a table, arrays) hands its samples over as `Samples`
 and ends here, so checks and normalisation are the same for all of them.
@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from rushlight.data.feed import ResidentSplit
-from rushlight.data.order import split_seed
+from rushlight.data.shape.samples import Samples
 from rushlight.data.spec import Column, FeatureKind, FeatureSpec, Normalization, NormalizeName, TargetSpec
 from rushlight.data.splits import Data
 from rushlight.errors import DataError
@@ -25,14 +25,6 @@ CHUNK_ROWS = 8192
 EXAMPLES = 4  # kept as they are stored, for the bundle
 
 
-@dataclass(frozen=True)
-class Samples:
-    """Raw samples: inputs (n, *shape) in the dtype they are kept in, targets (n,) int64 or (n, width) float32."""
-
-    inputs: Tensor
-    targets: Tensor
-
-
 def build_data(
     name: str,
     kind: FeatureKind,
@@ -40,16 +32,17 @@ def build_data(
     test: Samples | None,
     target: TargetSpec,
     *,
+    validation: Samples | None = None,
     normalize: NormalizeName = "auto",
     columns: tuple[Column, ...] = (),
     notes: tuple[str, ...] = (),
 ) -> Data:
-    """Make `Data` of samples in memory; both splits are already cut.
+    """Make `Data` of samples in memory; the splits are already cut.
 
     Raises:
         DataError: a split is empty, inputs are not finite, labels are outside 0…C-1, or there is one class only.
     """
-    for split_name, samples in (("train", train), ("test", test)):
+    for split_name, samples in (("train", train), ("validation", validation), ("test", test)):
         if samples is not None:
             check_samples(name, split_name, samples, target)
     if target.task in ("classification", "binary"):
@@ -61,10 +54,11 @@ def build_data(
     return Data(
         name=name,
         train=resident(train, features, target),
+        validation=None if validation is None else resident(validation, features, target),
         test=None if test is None else resident(test, features, target),
         features=features,
         target=target,
-        fingerprint=fingerprint(train, test),
+        fingerprint=fingerprint(train, validation, test),
         notes=(*notes, *unseen_class_notes(train.targets, target), *normalization_notes(features, target)),
         examples=train.inputs[:EXAMPLES].clone(),
     )
@@ -76,61 +70,13 @@ def resident(samples: Samples, features: FeatureSpec, target: TargetSpec) -> Res
     if target.mean:
         targets = (targets - targets.new_tensor(target.mean)) / targets.new_tensor(target.std)
     if samples.inputs.dtype == torch.float32:
-        return ResidentSplit(features.prepare(samples.inputs), targets, prepare=as_it_is)
-    return ResidentSplit(samples.inputs, targets, features.prepare)
+        return ResidentSplit(features.prepare(samples.inputs), targets, prepare=as_it_is, names=samples.names)
+    return ResidentSplit(samples.inputs, targets, features.prepare, names=samples.names)
 
 
 def as_it_is(inputs: Tensor) -> Tensor:
     """Return inputs that were prepared before they were kept."""
     return inputs
-
-
-def split_indices(
-    targets: np.ndarray, fraction: float, seed: int, *, stratified: bool
-) -> tuple[np.ndarray, np.ndarray]:
-    """Cut n samples into (train, test) index arrays, each sorted, by `seed` alone.
-
-    Stratified, every class gives `round(fraction * its count)` samples to the test split, at least one if it has two
-    or more, and always keeps one for training.
-    """
-    generator = np.random.Generator(np.random.PCG64(split_seed(seed)))
-    groups = (
-        [np.flatnonzero(targets == value) for value in np.unique(targets)] if stratified else [np.arange(len(targets))]
-    )
-    test = []
-    for group in groups:
-        count = min(max(round(fraction * len(group)), 1), len(group) - 1) if fraction > 0 else 0
-        test.append(generator.permutation(group)[:count])
-    test_indices = np.sort(np.concatenate(test)) if test else np.empty(0, dtype=np.int64)
-    return np.setdiff1d(np.arange(len(targets)), test_indices), test_indices
-
-
-def cut_test_split(
-    samples: Samples, fraction: float, seed: int, target: TargetSpec
-) -> tuple[Samples, Samples | None, str]:
-    """Cut a test split off samples that have none; return (train, test, the sentence that says so)."""
-    if fraction <= 0 or len(samples.inputs) < 2:
-        return samples, None, "There is no test split."
-    stratified = target.task in ("classification", "binary")
-    train, test = split_indices(labels_of(samples, stratified), fraction, seed, stratified=stratified)
-    if len(test) == 0:
-        return samples, None, "There is no test split: no class has a sample to spare."
-    note = (
-        f"No test split was given: {len(test):,} of {len(train) + len(test):,} samples were set aside for testing"
-        f"{', the same share of every class' if stratified else ''} (seed {seed})."
-    )
-    return take(samples, train), take(samples, test), note
-
-
-def labels_of(samples: Samples, stratified: bool) -> np.ndarray:
-    """Return what a split goes by: one label for each sample, or just as many zeros."""
-    return samples.targets.numpy().reshape(-1) if stratified else np.zeros(len(samples.targets), dtype=np.int64)
-
-
-def take(samples: Samples, indices: np.ndarray) -> Samples:
-    """Return the samples at `indices`."""
-    chosen = torch.from_numpy(indices)
-    return Samples(samples.inputs.index_select(0, chosen), samples.targets.index_select(0, chosen))
 
 
 def as_stored(inputs: Tensor) -> Tensor:
@@ -297,10 +243,19 @@ def normalization_notes(features: FeatureSpec, target: TargetSpec) -> tuple[str,
     return tuple(note for note in (said, scaled) if note)
 
 
-def fingerprint(train: Samples, test: Samples | None) -> str:
-    """Return a SHA-256 over the samples, as they are stored before any preparation."""
+def fingerprint(train: Samples, validation: Samples | None, test: Samples | None) -> str:
+    """Return a SHA-256 over train and test as they are stored before any preparation, and "-" and one of validation.
+
+    A run that was begun before there were validation splits still knows its data: the first half is what it recorded.
+    """
+    digest = split_digest(train, test)
+    return digest if validation is None else f"{digest}-{split_digest(validation)}"
+
+
+def split_digest(*splits: Samples | None) -> str:
+    """Return a SHA-256 over the samples of some splits; of large tensors evenly spaced rows are hashed."""
     digest = hashlib.sha256()
-    for samples in (train, test):
+    for samples in splits:
         for tensor in () if samples is None else (samples.inputs, samples.targets):
             digest.update(f"{dtype_name(tensor)}{tuple(tensor.shape)}".encode())
             size = tensor.numel() * tensor.element_size()

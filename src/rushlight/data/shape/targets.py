@@ -154,12 +154,13 @@ def found(array: np.ndarray) -> str:
     )
 
 
-def check_same_shape(name: str, targets: list[np.ndarray]) -> None:
-    """Raise DataError when the train and the test targets cannot stand in one array."""
-    kinds = {"U" if array.dtype.kind in "UO" else "number" for array in targets}
-    if len({array.shape[1:] for array in targets}) > 1 or len(kinds) > 1:
-        train, test = (f"{array.dtype} {tuple(array.shape)}" for array in targets)
-        raise DataError("targets-differ", data=name, train=train, test=test)
+def check_same_shape(name: str, targets: dict[str, np.ndarray]) -> None:
+    """Raise DataError when the targets of the splits cannot stand in one array."""
+    kinds = {split: (array.dtype.kind in "UO", array.shape[1:]) for split, array in targets.items()}
+    for split, array in targets.items():
+        if kinds[split] != kinds["train"]:
+            train, other = (f"{array.dtype} {tuple(array.shape)}" for array in (targets["train"], array))
+            raise DataError("targets-differ", data=name, split=split, train=train, other=other)
 
 
 def as_float32(array: np.ndarray, name: str, split: str) -> Tensor:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from rushlight.data.sources.datasets import is_ordinary, open_dataset
     from rushlight.data.sources.images import ImageFolderDataset, open_image_folder, read_image
     from rushlight.data.sources.named import DATASETS, cache_folder, describe_datasets, open_named
-    from rushlight.data.sources.tables import TABLE_ENDINGS, describe_columns, open_table, read_rows, read_test_table
+    from rushlight.data.sources.tables import TABLE_ENDINGS, describe_columns, open_table, read_other_table, read_rows
 
 __all__ = [
     "DATASETS",
@@ -29,8 +29,8 @@ __all__ = [
     "open_table",
     "read_array_files",
     "read_image",
+    "read_other_table",
     "read_rows",
-    "read_test_table",
 ]
 
 __getattr__, __dir__ = lazy_names(
@@ -45,7 +45,7 @@ __getattr__, __dir__ = lazy_names(
             "describe_columns",
             "open_table",
             "read_rows",
-            "read_test_table",
+            "read_other_table",
         ],
     },
 )

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from rushlight.errors import UsageError, check_choice
+from rushlight.report import Report
 from rushlight.training.recipe import SCHEDULES
 
 BY_STEP = (
@@ -24,7 +25,8 @@ class Schedule:
 
     A named schedule is a pure function of the step's number, so resuming needs nothing but that number. A live
     scheduler advances after every step if it is one that torch documents so (OneCycleLR, CyclicLR), else after
-    every epoch; ReduceLROnPlateau gets the test loss.
+    every epoch. ReduceLROnPlateau follows the split that every epoch is evaluated on: its loss with mode "min", its
+    accuracy (R² of a regression) with mode "max".
     """
 
     def __init__(
@@ -37,6 +39,7 @@ class Schedule:
         self.total_steps = total_steps
         self.base_rates = [float(group["lr"]) for group in optimizer.param_groups]
         self.by_step = isinstance(schedule, BY_STEP)
+        self.is_plateau = isinstance(schedule, ReduceLROnPlateau)  # it chooses, by what an epoch is evaluated on
         self.moves = self.live is None and (self.name != "constant" or warmup > 0)
         if self.live is None:
             check_choice("schedule", self.name, SCHEDULES)
@@ -65,14 +68,19 @@ class Schedule:
             except ValueError as error:  # OneCycleLR beyond its total_steps
                 raise UsageError("scheduler-ended", schedule=self.name, reason=error) from error
 
-    def after_epoch(self, loss: float) -> None:
-        """Advance a live scheduler that goes by epochs; `loss` is the test loss."""
+    def after_epoch(self, report: Report) -> None:
+        """Advance a live scheduler that goes by epochs; `report` is of the split that decides."""
         if self.live is None or self.by_step:
             return
-        if isinstance(self.live, ReduceLROnPlateau):
-            self.live.step(loss)
-        else:
+        if not isinstance(self.live, ReduceLROnPlateau):
             self.live.step()
+        elif self.live.mode == "min":
+            self.live.step(report.loss)
+        else:
+            figure = report.r2 if report.accuracy is None else report.accuracy
+            if figure is None:
+                raise UsageError("plateau-without-figure")
+            self.live.step(figure)
 
     def scale(self, factor: float) -> None:
         """Multiply the learning rate by `factor`, from here on."""

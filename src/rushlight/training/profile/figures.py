@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rushlight.console import format_count, format_step
+from rushlight.texts import Note
 
 PARTS = ("data", "forward", "loss", "backward", "update", "compiled", "rest")  # compiled: all but the data in one
 PASSES = ("forward", "loss", "backward")
@@ -154,86 +155,50 @@ def long_operators(
 def sentence(profile: Profile) -> str:
     """Return what limits a step, and what helps, in one sentence."""
     cause = limit_of(profile)
-    share = f"{profile.share(causes(profile)[cause]):.0%}"
+    share = profile.share(causes(profile)[cause])
     setting, is_exact = profile.setting, profile.setting.numerics == "exact"
     if cause == "data":
         return about_data(profile, share)
     if cause == "products":
-        return f"Matrix products and convolutions take {share} of a step: {about_arithmetic(setting)}."
+        if setting.precision == "float32" and setting.has_bfloat16:
+            return Note("training.limit.products-bfloat16", share=share)
+        key = "training.limit.products-cpu" if setting.device == "cpu" else "training.limit.products-device"
+        return Note(key, share=share, precision=setting.precision)
     if cause == "update":
-        fused = ", and --numerics fast may do it in one pass" if is_exact else ""
-        which = f"{format_count(setting.parameters)} parameters by {setting.optimizer}"
-        return f"Updating {which} takes {share} of a step: a larger --batch-size does it less often{fused}."
+        key = "training.limit.update-exact" if is_exact else "training.limit.update"
+        return Note(key, share=share, parameters=format_count(setting.parameters), optimizer=setting.optimizer)
     if cause == "calls":
-        merged = ", and --numerics fast may merge them" if is_exact else ""
         brief = round(sum(operator.calls for operator in profile.operators if operator.is_brief))
-        return (
-            f"Python and the start of {brief:,} small operations take {share} of a step: "
-            f"a larger --batch-size gets more out of each of them{merged}."
-        )
+        return Note("training.limit.calls-exact" if is_exact else "training.limit.calls", share=share, count=brief)
     if cause == "operators":
         name, most = longest(profile)
-        return (
-            f"Operations other than matrix products take {share} of a step, {name} most of all ({most:.0%}): "
-            "the trace shows each of them."
-        )
+        return Note("training.limit.operators", share=share, name=name, most=most)
     if cause == "rest":
-        return (
-            f"What is done around the step (clearing gradients, recording losses, the screen) takes {share} of it: "
-            "a larger --batch-size makes fewer steps."
-        )
+        return Note("training.limit.rest", share=share)
     if cause == "waiting":
-        fewer = " (then OMP_NUM_THREADS=1 may be faster)" if setting.threads > 1 else ""
-        return (
-            f"In {share} of a step the processor is not at work on it: other programs use it too{fewer}, "
-            "or the model waits for something itself."
-        )
+        return Note("training.limit.waiting-threads" if setting.threads > 1 else "training.limit.waiting", share=share)
     if cause == "compiled":
-        return (
-            f"The compiled step takes {share} of the time, in one piece: there is little to gain around it, "
-            "and --compile never shows what it consists of."
-        )
-    inside = (
-        "the trace shows what in them" if profile.traced_steps else "without a trace there is no telling what in them"
-    )
-    return f"The forward and backward passes take {share} of a step; {inside}."
+        return Note("training.limit.compiled", share=share)
+    return Note("training.limit.passes-traced" if profile.traced_steps else "training.limit.passes", share=share)
 
 
-def about_data(profile: Profile, share: str) -> str:
+def about_data(profile: Profile, share: float) -> str:
     """Return the sentence for a training that waits for its data."""
     setting = profile.setting
     if setting.reading == "resident":
-        return (
-            f"Taking a batch from memory and preparing it takes {share} of a step: the data is in memory already, so workers "
-            "would not help, but a larger --batch-size gets more out of each operation."
-        )
-    option = "num_workers={} in the DataLoader" if setting.reading == "loader" else "--workers {}"
+        return Note("training.limit.resident", share=share)
+    option = "training.workers-of-loader" if setting.reading == "loader" else "training.workers-of-run"
     if not setting.workers:
         computing = max(profile.step - profile.parts["data"], 1e-9)
         wanted = max(1, min(setting.cores, math.ceil(profile.parts["data"] / computing)))
-        return (
-            f"Reading the data takes {share} of a step: let other processes read while this one computes "
-            f"({option.format(wanted)})."
-        )
+        return Note("training.limit.reading", share=share, option=Note(option, count=wanted))
+    workers = Note("words.workers", count=setting.workers)
     if setting.workers < setting.cores:
-        return (
-            f"Waiting for the data takes {share} of a step, with {workers_of(setting)} reading it: "
-            f"more of them help ({option.format(setting.cores)}, one for each core)."
+        return Note(
+            "training.limit.few-workers", share=share, workers=workers, option=Note(option, count=setting.cores)
         )
-    return (
-        f"Waiting for the data takes {share} of a step, with {workers_of(setting)} reading it on {setting.cores} "
-        f"core{'' if setting.cores == 1 else 's'}: make a sample cheaper to read (smaller images, simpler transforms), "
-        "or give it more workers if they mostly wait for a disk or a network."
-    )
-
-
-def about_arithmetic(setting: Setting) -> str:
-    """Return what to do about a step that is limited by its matrix products."""
-    if setting.precision == "float32" and setting.has_bfloat16:
-        return "that is this machine's limit in float32, and --precision bfloat16 may lower it (rushlight env measures that)"
-    if setting.device == "cpu":
-        return f"that is this machine's limit in {setting.precision}; a smaller model or a GPU lowers it"
-    return f"that is this device's limit in {setting.precision}; a smaller model lowers it"
+    cores = Note("training.limit.cores", count=setting.cores)
+    return Note("training.limit.all-workers", share=share, workers=workers, cores=cores)
 
 
 def longest(profile: Profile) -> tuple[str, float]:
@@ -262,13 +227,11 @@ def about_reading(profile: Profile) -> str | None:
     setting, waiting = profile.setting, profile.parts["data"]
     if setting.reading == "resident":
         return None
-    what = f"Waiting for the {workers_of(setting)}" if setting.workers else "Reading"
-    return f"{what} took {format_step(waiting)} of a step, all else {format_step(profile.step - waiting)}."
-
-
-def workers_of(setting: Setting) -> str:
-    """Return '1 worker', '4 workers'."""
-    return f"{setting.workers} worker{'' if setting.workers == 1 else 's'}"
+    waited, rest = format_step(waiting), format_step(profile.step - waiting)
+    if not setting.workers:
+        return Note("training.reading-took", waiting=waited, rest=rest)
+    workers = Note("words.workers", count=setting.workers)
+    return Note("training.waiting-took", workers=workers, waiting=waited, rest=rest)
 
 
 def profile_to_json(profile: Profile) -> dict[str, Any]:

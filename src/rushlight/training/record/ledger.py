@@ -180,7 +180,8 @@ def name_samples(training: Training, window: int) -> str:
     is_shuffled = getattr(split, "is_shuffled", True)
     order = epoch_order(recipe.seed, training.state["epoch"], n) if is_shuffled else torch.arange(n)
     chosen = order[window * size : (window + 1) * size].tolist()
-    listed = ", ".join(map(str, chosen[:8]))
+    names = split.names
+    listed = ", ".join(f"{index}" if names is None else names[index] for index in chosen[:8])
     return f"samples {listed}{f' … ({len(chosen)} in all)' if len(chosen) > 8 else ''}"
 
 

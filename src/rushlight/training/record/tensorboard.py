@@ -38,7 +38,9 @@ def scalars(line: Mapping[str, Any]) -> dict[str, float]:
     found: dict[str, float | None] = {}
     if line["kind"] == "steps":
         found = {"train/loss": line["loss"], "train/learning_rate": line["learning_rate"]}
-    elif line["kind"] == "epoch":
-        tests = {f"test/{name}": value for name, value in (line["test"] or {}).items() if name != "n"}
-        found = {"train/epoch_loss": line["train_loss"], **tests}
+    if line["kind"] == "epoch":
+        found = {"train/epoch_loss": line["train_loss"]}
+    for split in ("validation", "test"):  # the test stands in the last line where validation is evaluated by epoch
+        figures = line.get(split) or {}
+        found |= {f"{split}/{name}": value for name, value in figures.items() if name != "n"}
     return {name: value for name, value in found.items() if value is not None}

@@ -27,8 +27,13 @@ def announce(training: Training, loss_name: str) -> None:
     """Say what is trained on what, and every decision that was made on the way."""
     recipe, data = training.recipe, training.data
     parameters = sum(parameter.numel() for parameter in training.model.parameters() if parameter.requires_grad)
-    test = "" if data.test is None or data.test.samples is None else f" + {data.test.samples:,} to test"
-    samples = "streamed" if data.train.samples is None else f"{data.train.samples:,} samples{test}"
+    others = {"to validate": data.validation, "to test": data.test}
+    counts = [
+        f" + {split.samples:,} {what}"
+        for what, split in others.items()
+        if split is not None and split.samples is not None
+    ]
+    samples = "streamed" if data.train.samples is None else f"{data.train.samples:,} samples{''.join(counts)}"
     steps = steps_per_epoch(data.train.samples, recipe)
     each = "" if steps is None else f" of {plural(steps, 'step')}"
     rate = training.optimizer.param_groups[0]["lr"]

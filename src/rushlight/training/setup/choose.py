@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import UninitializedParameter
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from rushlight.data import Data, DataOptions, ResidentSplit, Split, StreamedSplit, retarget
 from rushlight.errors import ModelError, UsageError
@@ -32,6 +32,8 @@ from rushlight.training.setup.explain import check_model
 from rushlight.training.setup.options import Options
 from rushlight.training.setup.rebuild import build_described
 
+VAL_FRACTION = 0.1  # of the training samples, where something chooses
+
 
 def data_options(options: Options) -> DataOptions:
     """Return those of the options that say how to open the data."""
@@ -40,6 +42,16 @@ def data_options(options: Options) -> DataOptions:
     if given.get("classes") is not None:
         given["classes"] = tuple(given["classes"])
     return DataOptions(**given)
+
+
+def with_validation(data: Any, options: Options) -> Options:
+    """Return the options with a tenth of the training samples for validation, where something chooses and none is given.
+
+    A triple and open data bring their own, and a source that brings its own is not cut.
+    """
+    chooses = "early_stopping" in options or isinstance(options.get("schedule"), ReduceLROnPlateau)
+    brings = isinstance(data, Data) or (isinstance(data, (tuple, list)) and len(data) == 3) or "val_data" in options
+    return {"val_fraction": VAL_FRACTION, **options} if chooses and not brings else options
 
 
 def data_choices(options: Options) -> dict[str, Any]:
@@ -75,7 +87,7 @@ def choose_objective(options: Options, data: Data) -> tuple[Objective, Data, str
         raise UsageError("no-loss", found=f"the class {name}" if isinstance(loss, type) else name)
     check_loss_fits(loss, data.target, getattr(getattr(data.train, "targets", None), "dtype", None))
     data = retarget(data, task_of_loss(loss, data.target.task))
-    are_labels_checked = all(map(has_class_numbers, (data.train, data.test)))
+    are_labels_checked = all(map(has_class_numbers, data.splits.values()))
     return make_objective(loss, are_labels_checked), data, getattr(loss, "__name__", type(loss).__name__)
 
 
@@ -93,6 +105,7 @@ def choose_model(model: object, data: Data, options: Options) -> tuple[nn.Module
             "class": f"{type(model).__module__}.{type(model).__qualname__}",
             "name": type(model).__name__,
             "live": True,
+            **({"eval": kept} if (kept := modules_in_eval(model)) else {}),
         }
     if isinstance(model, type):
         raise ModelError("class-not-instance", name=model.__name__)
@@ -112,6 +125,29 @@ def choose_model(model: object, data: Data, options: Options) -> tuple[nn.Module
         }
     described["seed"] = options.get("seed", 0)
     return build_described(described, data), described
+
+
+def modules_in_eval(model: nn.Module) -> list[str]:
+    """Return the names of the modules given in eval mode inside a module in training mode: they stay in eval mode."""
+    outermost = [
+        f"{outer}.{name}".lstrip(".")
+        for outer, parent in model.named_modules() if parent.training
+        for name, child in parent.named_children() if not child.training
+    ]  # fmt: skip
+    return [
+        f"{outer}.{name}".rstrip(".")
+        for outer in outermost
+        for name, module in model.get_submodule(outer).named_modules() if not module.training
+    ]  # fmt: skip
+
+
+def eval_notes(names: list[str]) -> tuple[str, ...]:
+    """Say which modules stay in eval mode."""
+    outermost = [name for name in names if not any(name.startswith(f"{other}.") for other in names)]
+    if not outermost:
+        return ()
+    listed = ", ".join(outermost[:5]) + (", …" if len(outermost) > 5 else "")
+    return (f"{listed}: given in eval mode, stays in eval mode: no dropout there, and its running statistics stay.",)
 
 
 def fit(

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from rushlight.data import Data
 from rushlight.device import device_name
+from rushlight.models import restored
+from rushlight.training.checkpoint import unpack
 
 WORDS = {
     "torch": "the version of torch",
@@ -50,13 +55,47 @@ def architecture_digest(model: nn.Module) -> str:
 
 def differences(then: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
     """Give a sentence for each condition that is not what it was."""
-    if then.get("data") != now["data"]:
+    if then.get("data") not in (now["data"], now["data"].partition("-")[0]):  # before validation had a part in it
         yield "the data is not what this run was trained on: its fingerprint differs"
     if then.get("model") != now["model"]:
         yield "the model is not the one this run was trained with: its layers or their settings differ"
     for name, words in WORDS.items():
         if name in then and then[name] != now[name]:
             yield f"{words}: {then[name]} then, {now[name]} now"
+
+
+def changed_settings(
+    optimizer: Optimizer, schedule: str | LRScheduler, described: dict[str, Any], content: dict[str, Any] | None
+) -> tuple[dict[str, tuple[Any, Any]], ...]:
+    """Return each parameter group's settings that are neither the run's first nor the checkpoint's: {name: (then, now)}.
+
+    `described` is the recipe's optimizer, `content` a checkpoint's (None: there is none). A schedule may have moved a
+    setting of an optimizer that was in use since, so of that only the optimizer's default is compared.
+    """
+    moved: tuple[str, ...] = ("lr", "momentum", "betas") if not isinstance(schedule, str) else ("lr",)
+    moved = () if schedule == "constant" else moved
+    saved: list[dict[str, Any]] = []
+    if content is not None:
+        tensors: dict[str, Tensor] = defaultdict(lambda: torch.zeros(()))  # none of them is a setting in the recipe
+        saved = unpack(content["optimizer"], tensors)["param_groups"]
+        rates = unpack(content["schedule"], tensors)["base_rates"]
+    changed: list[dict[str, tuple[Any, Any]]] = []
+    for index, group in enumerate(optimizer.param_groups):
+        now = {key: optimizer.defaults[key] if key in moved else group.get(key) for key in described["arguments"]}
+        known = [{key: restored(value) for key, value in described["arguments"].items()}]
+        known += [saved[index], {**saved[index], "lr": rates[index]}] if index < len(saved) else []
+        changed.append(
+            {key: (known[-1].get(key, known[0][key]), now[key]) for key in now if all(then.get(key) != now[key] for then in known)}
+        )  # fmt: skip
+    return tuple(changed) if any(changed) else ()
+
+
+def setting_differences(settings: tuple[dict[str, tuple[Any, Any]], ...]) -> Iterator[str]:
+    """Give a sentence for each setting of a live optimizer that is another."""
+    for index, changed in enumerate(settings):
+        group = f" of parameter group {index}" if len(settings) > 1 else ""
+        for key, (then, now) in changed.items():
+            yield f"the optimizer's {key}{group}: {then} then, {now} now"
 
 
 def remedies(then: dict[str, Any], now: dict[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import platform
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from rushlight import files
 from rushlight.data import DATASETS, Data, options_to_json
 from rushlight.device import describe_environment
+from rushlight.errors import UsageError
 from rushlight.training.objective import describe_optimizer
 from rushlight.training.recipe import Recipe, recipe_to_json
 from rushlight.training.setup.choose import data_options
@@ -40,7 +42,7 @@ def make_recipe(
     chosen.setdefault("batch_size", opened.batch_size or 64)
     is_live_loss = "objective" in options or not is_named_loss(options.get("loss"))
     is_live_optimizer = isinstance(options.get("optimizer"), Optimizer)
-    return Recipe(
+    recipe = Recipe(
         model=model,
         data=data,
         loss={"name": loss_name, **({"live": True} if is_live_loss else {})},
@@ -48,6 +50,18 @@ def make_recipe(
         schedule=describe_schedule(schedule, options.get("warmup", 0)),
         **chosen,
     )  # fmt: skip
+    check_recordable("model_arguments", model.get("arguments", {}))
+    for option, value in {**data["options"], **chosen}.items():
+        check_recordable(option, value)
+    return recipe
+
+
+def check_recordable(option: str, value: Any) -> None:
+    """Raise UsageError for an option that JSON cannot hold, before a folder is made for its run."""
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UsageError("option-not-recordable", option=option, value=value, reason=error) from error
 
 
 def describe_schedule(schedule: str | LRScheduler, warmup: int) -> dict[str, Any]:
@@ -70,19 +84,14 @@ def is_named_loss(given: Any) -> bool:
 def describe_data(data: Any, options: Options) -> dict[str, Any]:
     """Return how the recipe describes the data: where it is and how to open it, or that it was a live object."""
     opening = options_to_json(data_options(options))
-    test = options.get("test_data")
-    if isinstance(data, (str, Path)) and (test is None or isinstance(test, (str, Path))):
+    others = {"validation": options.get("val_data"), "test": options.get("test_data")}
+    given = {split: source for split, source in others.items() if source is not None}
+    if all(isinstance(source, (str, Path)) for source in (data, *given.values())):
         source = str(Path(data).resolve()) if Path(data).exists() and str(data) not in DATASETS else str(data)
-        described = {
-            "name": Path(source).stem if source != str(data) else str(data),
-            "source": source,
-            "options": opening,
-        }
-        return (
-            {**described, "test": str(test) if str(test) in DATASETS else str(Path(test).resolve())}
-            if test
-            else described
-        )
+        return {
+            "name": Path(source).stem if source != str(data) else str(data), "source": source, "options": opening,
+            **{split: str(path) if str(path) in DATASETS else str(Path(path).resolve()) for split, path in given.items()},
+        }  # fmt: skip
     name = data.name if isinstance(data, Data) else type(data).__name__
     return {"name": name, "live": True, "options": opening}
 

@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypedDict, cast
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -39,6 +41,10 @@ class Options(TypedDict, total=False):
     device: str  # "auto", "cpu", "cuda", "cuda:1", "mps", "xpu" ("auto")
     model_arguments: dict[str, Any]  # for a model by name, {"hidden": (512, 512)}
     test_data: Any  # what to test on, where `data` does not bring it
+    val_data: Any  # validation data, which early stopping and plateau schedules choose by
+    val_fraction: (
+        float | None
+    )  # the share of the training samples set aside for validation (0.1 where something chooses)
     target: str | None  # tables: the column to predict
     task: Task | None  # "classification", "regression", …, where the data could be read in two ways
     kind: str | None  # arrays: "image", "array" or "tokens" (whole numbers that are ids), where the shape does not tell
@@ -63,6 +69,8 @@ class Options(TypedDict, total=False):
     to_stderr: bool  # print to standard error, so that standard output is free (False)
 
 
+LIVE = ("loss", "objective", "optimizer", "schedule", "test_data")  # may be objects, which stay as they are
+
 OTHER_NAMES = {  # what other libraries call an option of ours
     "learning_rate": "lr",
     "max_epochs": "epochs",
@@ -74,9 +82,8 @@ OTHER_NAMES = {  # what other libraries call an option of ours
     "criterion": "loss",
     "loss_fn": "loss",
     "scheduler": "schedule",
-    "validation_split": "test_fraction",
-    "validation_data": "test_data",
-    "val_data": "test_data",
+    "validation_split": "val_fraction",
+    "validation_data": "val_data",
     "patience": "early_stopping",
     "num_workers": "workers",
     "verbose": "quiet",
@@ -93,8 +100,24 @@ def check_options(options: Options) -> Options:
             ours = OTHER_NAMES.get(option)
             suggestion = f" Here it is called {ours}." if ours else suggest(option, known)
             raise UsageError("unknown-option", option=option, known=", ".join(known), suggestion=suggestion)
-    chosen: Any = {option: value for option, value in options.items() if value is not None}
+    given: dict[str, Any] = dict(options)
+    chosen: Any = {
+        option: value if option in LIVE else plain(value) for option, value in given.items() if value is not None
+    }
     return cast(Options, chosen)
+
+
+def plain(value: Any) -> Any:
+    """Return NumPy's numbers, one-element tensors and devices as the Python values that JSON and torch agree on."""
+    if isinstance(value, dict):
+        return {key: plain(entry) for key, entry in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(map(plain, value))
+    if isinstance(value, torch.device):
+        return str(value)
+    if isinstance(value, (np.generic, np.ndarray, Tensor)):
+        return value.tolist() if isinstance(value, np.ndarray) or not getattr(value, "ndim", 0) else value
+    return value
 
 
 def default_schedule(options: Options, knows_length: bool) -> str:

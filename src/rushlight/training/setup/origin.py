@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from rushlight.training.checkpoint import (
     unpack,
 )
 from rushlight.training.recipe import Recipe, recipe_from_json, recipe_to_json
-from rushlight.training.setup.conditions import differences, remedies
+from rushlight.training.setup.conditions import differences, remedies, setting_differences
 from rushlight.training.setup.describe import label_of
 from rushlight.training.setup.options import Options
 from rushlight.training.state import Origin
@@ -66,7 +67,13 @@ def as_written(content: dict[str, Any]) -> Any:
     return json.loads(json.dumps(content))
 
 
-def origin_of(folder: Path, conditions: dict[str, Any], options: Options, changed: tuple[str, ...] = ()) -> Origin:
+def origin_of(
+    folder: Path,
+    conditions: dict[str, Any],
+    options: Options,
+    changed: tuple[str, ...] = (),
+    compare: Callable[[dict[str, Any] | None], tuple[dict[str, tuple[Any, Any]], ...]] = lambda content: (),
+) -> Origin:
     """Return the checkpoint that a run goes on from, once it is checked that it ends with the same bits.
 
     Raises:
@@ -78,15 +85,17 @@ def origin_of(folder: Path, conditions: dict[str, Any], options: Options, change
         checkpoint: Path | None = named_checkpoint(folder, str(chosen))
     else:
         checkpoint = latest_checkpoint(folder) if list_checkpoints(folder) else None
-    if checkpoint is not None:
-        then = unpack(read_content(checkpoint)["conditions"], {})
+    content = None if checkpoint is None else read_content(checkpoint)
+    if content is not None:
+        then = unpack(content["conditions"], {})
     else:
         then = read_json(folder / "environment.json").get("conditions", conditions)
-    found = (*changed, *differences(then, conditions))
+    settings = compare(content)
+    found = (*changed, *differences(then, conditions), *setting_differences(settings))
     if found and not options.get("inexact"):
         listed = "".join(f"\n  - {difference}" for difference in found)
         raise RunError("not-exact", run=folder.name, differences=listed, remedies=remedies(then, conditions))
-    return Origin(checkpoint, chosen is not None, found, bool(options.get("inexact")))
+    return Origin(checkpoint, chosen is not None, found, bool(options.get("inexact")), settings)
 
 
 def check_way_back(folder: Path, recipe: Recipe, checkpoint: Path | None) -> None:

@@ -20,8 +20,10 @@ from rushlight.training.setup.choose import (
     choose_objective,
     choose_optimizer,
     data_options,
+    eval_notes,
     fit,
     make_schedule,
+    with_validation,
 )
 from rushlight.training.setup.conditions import conditions_of
 from rushlight.training.setup.describe import describe_data, make_recipe, write_records
@@ -39,11 +41,13 @@ def start_training(
     stack.callback(progress.close)
     keep_freed_memory()
     device, device_notes = choose_device(options.get("device", "auto"))
+    options = with_validation(data, options)
     opened = open_source(
         data,
         options.get("test_data"),
         data_options(options),
         None if options.get("quiet") else fetch_progress(),
+        validation=options.get("val_data"),
     )
     if options.get("schedule", "auto") == "auto":
         options = {**options, "schedule": default_schedule(options, opened.train.samples is not None)}
@@ -60,7 +64,11 @@ def start_training(
     if recipe.precision == "bfloat16" and (refusal := bfloat16_refusal(device)):
         raise UsageError("no-bfloat16", reason=refusal)
     schedule = make_schedule(options["schedule"], options.get("warmup", 0), optimizer, training_data, recipe)
-    notes = (*device_notes, *opened.notes, *batch_notes(opened, recipe), *notes)
+    if (recipe.early_stopping is not None or schedule.is_plateau) and opened.validation is None:
+        raise UsageError(
+            "no-validation", chooser="early_stopping" if recipe.early_stopping else schedule.name, data=opened.name
+        )
+    notes = (*device_notes, *opened.notes, *batch_notes(opened, recipe), *eval_notes(described.get("eval", [])), *notes)
     training_data = replace(training_data, notes=notes)
     conditions = conditions_of(module, training_data, device)
     folder, origin = begun_or_new(recipe, conditions, opened.name, options, stack)

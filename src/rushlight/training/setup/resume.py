@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,14 @@ from rushlight.device import choose_device, keep_freed_memory
 from rushlight.errors import RunError, UsageError
 from rushlight.models import restored, source_digest
 from rushlight.runs import (
+    read_json,
     read_recipe,
 )
+from rushlight.training.objective import describe_optimizer
 from rushlight.training.recipe import Recipe, recipe_from_json, recipe_to_json
 from rushlight.training.record import open_history
 from rushlight.training.setup.choose import choose_objective, choose_optimizer, fit, make_schedule
-from rushlight.training.setup.conditions import conditions_of
+from rushlight.training.setup.conditions import changed_settings, conditions_of
 from rushlight.training.setup.describe import describe_schedule
 from rushlight.training.setup.options import Options
 from rushlight.training.setup.origin import as_written, check_way_back, origin_of
@@ -37,6 +40,7 @@ RESUME_TAKES = frozenset(
         "objective",
         "optimizer",
         "test_data",
+        "val_data",
         "runs",
         "quiet",
         "to_stderr",
@@ -72,14 +76,24 @@ def resume_training(
     opened = open_source(
         described["source"] if data is None else data, described.get("test") if data is None else merged.get("test_data"),
         options_from_json(described["options"]), None,
+        validation=described.get("validation") if data is None else merged.get("val_data"),
     )  # fmt: skip
+    environment = folder / "environment.json"
+    recorded = read_json(environment).get("data_fingerprint") if environment.is_file() else None
+    if recorded != opened.fingerprint and recorded == opened.fingerprint.partition("-")[0]:
+        opened = replace(opened, validation=None)  # it was begun when a folder's own validation split was left out
     objective, opened, loss_name = choose_objective(merged, opened)
     module = rebuild_model(folder, recipe.model, opened) if model is None else model
     training_data, _ = fit(module, opened, objective, device)
     optimizer = choose_optimizer(merged, module)
     conditions = conditions_of(module, training_data, device)
-    origin = origin_of(folder, conditions, options, changed)
+    compare = partial(changed_settings, optimizer, merged["schedule"], recipe.optimizer)
+    origin = origin_of(
+        folder, conditions, options, changed, compare if recipe.optimizer.get("live") else lambda content: ()
+    )  # fmt: skip
     recipe = extended(recipe, merged)
+    if origin.settings:
+        recipe = replace(recipe, optimizer={**describe_optimizer(optimizer), "live": True})
     check_way_back(folder, recipe, origin.checkpoint)
     schedule = make_schedule(merged["schedule"], recipe.schedule["warmup"], optimizer, training_data, recipe)
     history = open_history(folder, recipe, progress, stack)
@@ -102,7 +116,7 @@ def check_resumable(folder: Path, recipe: Recipe, data: Any, options: Options) -
     if missing:
         raise RunError("live-parts", run=folder.name, parts=", ".join(missing))
     fixed = {part for part in ("loss", "optimizer") if not getattr(recipe, part).get("live")}
-    fixed |= {"test_data"} if data is None else set()
+    fixed |= {"test_data", "val_data"} if data is None else set()
     for option in options:
         if option not in RESUME_TAKES or option in fixed:
             raise UsageError("resume-option", run=folder.name, option=option)

@@ -124,7 +124,7 @@ def roll_back(training: Training, error: BlownUp) -> None:
     training.schedule.scale(ROLLBACK_FACTOR**count)
     state["rollbacks"] = count
     rate = training.schedule.base_rates[0]
-    message = f"{error.problem} Rolled back to step {state['step']:,}, with half the learning rate: {rate:g}."
+    message = f"{error.record} Rolled back to step {state['step']:,}, with half the learning rate: {rate:g}."
     training.progress.warning(message)
     line = {"kind": "event", "event": "rolled-back", "step": state["step"], "message": message, "time": time.time()}
     training.history.write(line)

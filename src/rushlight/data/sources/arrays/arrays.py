@@ -16,7 +16,7 @@ from rushlight.data.shape import (
     build_data,
     check_same_dtype,
     check_same_shape,
-    cut_test_split,
+    cut_samples,
     dtype_name,
     owned,
     read_targets,
@@ -38,6 +38,7 @@ def open_arrays(
     train: Pair,
     test: Pair | None = None,
     *,
+    validation: Pair | None = None,
     name: str,
     kind: ArrayKind | None = None,
     task: Task | None = None,
@@ -45,6 +46,7 @@ def open_arrays(
     normalize: NormalizeName = "auto",
     seed: int = 0,
     test_fraction: float = 0.2,
+    val_fraction: float | None = None,
 ) -> Data:
     """Make data of (inputs, targets) pairs; without `test` a share of the samples is set aside by `seed`.
 
@@ -52,26 +54,30 @@ def open_arrays(
     become float32 features, unless `kind="tokens"` keeps whole numbers as int64. Raises DataError or UsageError for
     what cannot be read so.
     """
-    inputs, feature_kind, notes = read_inputs(train[0], kind, name, "train")
-    held_out = None if test is None else read_inputs(test[0], kind, name, "test")[0]
-    if test is not None and held_out is not None:
-        check_same_scale(name, as_array(train[0], name, "inputs"), as_array(test[0], name, "inputs"))
-        check_same_dtype(name, dtype_name(inputs), dtype_name(held_out))
-    if held_out is not None and held_out.shape[1:] != inputs.shape[1:]:
-        raise DataError("shapes-differ", data=name, train=tuple(inputs.shape[1:]), test=tuple(held_out.shape[1:]))
-    raw = [as_array(pair[1], name, "targets") for pair in (train, test) if pair is not None]
+    given = {"train": train, "validation": validation, "test": test}
+    pairs = {split: pair for split, pair in given.items() if pair is not None}
+    read = {split: read_inputs(pair[0], kind, name, split) for split, pair in pairs.items()}
+    inputs, feature_kind, notes = read["train"]
+    for split in pairs.keys() - {"train"}:
+        check_same_scale(name, as_array(train[0], name, "inputs"), as_array(pairs[split][0], name, "inputs"))
+        check_same_dtype(name, dtype_name(inputs), dtype_name(read[split][0]))
+        if read[split][0].shape[1:] != inputs.shape[1:]:
+            shapes = tuple(inputs.shape[1:]), tuple(read[split][0].shape[1:])
+            raise DataError("shapes-differ", data=name, split=split, train=shapes[0], other=shapes[1])
+    raw = {split: as_array(pair[1], name, "targets") for split, pair in pairs.items()}
     check_same_shape(name, raw)
-    values, target = read_targets(np.concatenate(raw), task, classes)
-    notes += target_notes(raw[0], target, task)
-    samples = Samples(inputs, values[: len(raw[0])])
-    if held_out is not None:
-        test_samples: Samples | None = Samples(held_out, values[len(raw[0]) :])
-    elif len(samples.inputs) == len(samples.targets):
-        samples, test_samples, note = cut_test_split(samples, test_fraction, seed, target)
-        notes.append(note)
-    else:
-        test_samples = None  # build_data says that the counts are unequal
-    return build_data(name, feature_kind, samples, test_samples, target, normalize=normalize, notes=tuple(notes))
+    values, target = read_targets(np.concatenate(list(raw.values())), task, classes)
+    notes += target_notes(raw["train"], target, task)
+    parts = zip(pairs, torch.split(values, [len(array) for array in raw.values()]), strict=True)
+    samples = {split: Samples(read[split][0], targets) for split, targets in parts}
+    kept, cut_validation, cut_test, cut_notes = cut_samples(
+        samples["train"], target, seed=seed,
+        test_fraction=test_fraction if test is None else None, val_fraction=val_fraction if validation is None else None,
+    )  # fmt: skip
+    return build_data(
+        name, feature_kind, kept, samples.get("test", cut_test), target, validation=samples.get("validation", cut_validation),
+        normalize=normalize, notes=(*notes, *cut_notes),
+    )  # fmt: skip
 
 
 # ── inputs ───────────────────────────────────────────────────────────────────────────────────────────────────

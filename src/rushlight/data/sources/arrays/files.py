@@ -1,7 +1,8 @@
 """Arrays in files: .npz, folders of .npy, and the idx files of MNIST. Nothing is ever unpickled.
 
 Inputs and targets are told by name: `x` and `y`, `inputs` and `targets`, `images` and `labels`, `data` and `target`,
-each with `_train` and `_test` (or `train_` and `test_`) where there are two splits.
+each with `_train`, `_val` and `_test` (or `train_`, `val_` and `test_`) where there are several splits. `_val` without
+`_test` is what is tested.
 """
 
 from __future__ import annotations
@@ -26,11 +27,12 @@ PAIR_NAMES = (
     ("data", "target"),
     ("features", "labels"),
 )
+VALIDATION_NAMES = ("val", "valid", "validation")
 IDX_SPLITS = {"train": ("train",), "test": ("t10k", "test")}
 
 
-def read_array_files(path: Path) -> tuple[Pair, Pair | None]:
-    """Read (train, test) from an .npz file, or from a folder of .npy or idx files; test is None where there is none.
+def read_array_files(path: Path) -> tuple[Pair, Pair | None, Pair | None]:
+    """Read (train, validation, test) from an .npz file, or from a folder of .npy or idx files; None where one is absent.
 
     Pickled arrays are refused: unpickling runs whatever is in the file.
     """
@@ -40,7 +42,7 @@ def read_array_files(path: Path) -> tuple[Pair, Pair | None]:
     if path.is_dir():
         idx = idx_files(path)
         if idx is not None:
-            return idx
+            return idx[0], None, idx[1]
         files = {file.stem: file for file in sorted(path.glob("*.npy"))}
         if not files:
             raise DataError("no-array-files", path=path)
@@ -61,23 +63,30 @@ def holds_array_files(path: Path) -> bool:
     return path.is_dir() and (any(path.glob("*.npy")) or idx_file(path, "train", "images") is not None)
 
 
-def read_pairs(path: Path, stored: Mapping[str, Any]) -> tuple[Pair, Pair | None]:
+def read_pairs(path: Path, stored: Mapping[str, Any]) -> tuple[Pair, Pair | None, Pair | None]:
     """Pick inputs and targets by name out of what is stored."""
     keys = {key.lower(): key for key in stored}
     for x, y in PAIR_NAMES:
-        plain = pick(keys, (x,), (y,))
-        train = pick(keys, (f"{x}_train", f"train_{x}"), (f"{y}_train", f"train_{y}"))
-        test = pick(keys, (f"{x}_test", f"test_{x}", f"{x}_val"), (f"{y}_test", f"test_{y}", f"{y}_val"))
-        if train or plain:
-            first = train or plain
-            assert first is not None
-            return read_pair(path, stored, first), read_pair(path, stored, test) if test else None
+        train = pick(keys, x, y, ("train",)) or ((keys[x], keys[y]) if x in keys and y in keys else None)
+        if train is None:
+            continue
+        validation, test = pick(keys, x, y, VALIDATION_NAMES), pick(keys, x, y, ("test",))
+        if test is None:
+            validation, test = None, validation
+        return (
+            read_pair(path, stored, train),
+            read_pair(path, stored, validation) if validation else None,
+            read_pair(path, stored, test) if test else None,
+        )
     raise DataError("no-pairs", path=path, keys=", ".join(stored) or "nothing")
 
 
-def pick(keys: Mapping[str, str], xs: tuple[str, ...], ys: tuple[str, ...]) -> tuple[str, str] | None:
-    """Return the stored names of inputs and targets that belong together."""
-    return next(((keys[x], keys[y]) for x, y in zip(xs, ys, strict=True) if x in keys and y in keys), None)
+def pick(keys: Mapping[str, str], x: str, y: str, splits: tuple[str, ...]) -> tuple[str, str] | None:
+    """Return the stored names of a split's inputs and targets: `x_test` and `y_test`, or `test_x` and `test_y`."""
+    named = (
+        (pattern.format(x, split), pattern.format(y, split)) for split in splits for pattern in ("{}_{}", "{1}_{0}")
+    )
+    return next(((keys[one], keys[other]) for one, other in named if one in keys and other in keys), None)
 
 
 def read_pair(path: Path, stored: Mapping[str, Any], names: tuple[str, str]) -> Pair:

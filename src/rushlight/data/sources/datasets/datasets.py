@@ -20,6 +20,7 @@ from torch.utils.data import (
     IterableDataset,
     RandomSampler,
     SequentialSampler,
+    Subset,
     default_collate,
 )
 
@@ -31,7 +32,8 @@ from rushlight.data.shape import (
     as_stored,
     build_data,
     check_same_dtype,
-    cut_test_split,
+    cut_samples,
+    cut_splits,
     dtype_name,
     identity_of,
 )
@@ -49,7 +51,7 @@ from rushlight.data.sources.datasets.samples import (
 )
 from rushlight.data.spec import FeatureKind, FeatureSpec, Normalization, NormalizeName, TargetSpec, Task
 from rushlight.data.splits import Data
-from rushlight.errors import DataError
+from rushlight.errors import DataError, UsageError
 
 LABEL_PROBES = 2000  # samples read to see which labels occur in data that is not kept
 READ_BATCH = 256
@@ -60,11 +62,13 @@ def open_dataset(
     train: Dataset[Any] | DataLoader[Any],
     test: Dataset[Any] | DataLoader[Any] | None,
     *,
+    validation: Dataset[Any] | DataLoader[Any] | None = None,
     task: Task | None = None,
     classes: Sequence[str] | None = None,
     normalize: NormalizeName = "auto",
     seed: int = 0,
     test_fraction: float = 0.2,
+    val_fraction: float | None = None,
     workers: int = 0,
     memory_limit: int,
     progress: Callable[[int, int], None] = lambda done, total: None,
@@ -79,16 +83,21 @@ def open_dataset(
     Raises:
         DataError: the dataset is empty, or its samples are of a kind that cannot be batched.
     """
-    batched, test = in_batches(train, workers), in_batches(test, workers)
+    batched, validation, test = (in_batches(source, workers) for source in (train, validation, test))
     if isinstance(batched, DataLoader) and not is_ordinary(batched):
         note = (
             ""
             if batched is train
             else f"{type(train).__name__} is read in batches of {ITERABLE_BATCH}, in its own order."
         )
-        return open_loader(batched, test, task, classes, normalize, note)
+        if val_fraction:
+            raise UsageError("loader-not-cut", data=type(train).__name__, option="val_fraction")
+        return open_loader(batched, validation, test, task, classes, normalize, note)
     dataset, batch_size, is_shuffled, loader_notes = unwrap(train)
-    test_dataset = unwrap(test)[0] if test is not None and is_ordinary(test) else test
+    given = {"validation": validation, "test": test}
+    others: dict[str, Any] = {
+        split: unwrap(other)[0] if is_ordinary(other) else other for split, other in given.items() if other is not None
+    }
     name = type(dataset).__name__
     count = sample_count(dataset, name)
     first = read_one(dataset, 0, name)
@@ -96,52 +105,68 @@ def open_dataset(
     draws = True if how_random else None
     needed = count * size_of(first)
     notes = list(loader_notes)
-    if how_random or needed > memory_limit:
-        why = how_random or f"{needed / 2**30:.1f} GiB would not fit in memory"
-        notes.append(f"{name} is streamed: {why}.")
+    if how_random or needed > memory_limit or not is_pair(first):
+        too_large = f"{needed / 2**30:.1f} GiB would not fit in memory" if needed > memory_limit else ""
+        notes.append(f"{name} is streamed: {how_random or too_large or 'its samples are not (input, target)'}.")
+        cut = None if "validation" in others else val_fraction
         return open_streamed(
-            dataset, test_dataset, first, task, classes, normalize, workers, is_shuffled, notes, batch_size, draws
-        )
-    if not is_pair(first):
-        notes.append(f"{name} is streamed: its samples are not (input, target).")
-        return open_streamed(
-            dataset, test_dataset, first, task, classes, normalize, workers, is_shuffled, notes, batch_size, draws
+            dataset, others, first, task, classes, normalize, workers, is_shuffled, notes, batch_size, draws, cut, seed
         )
     notes.append(
         f"{name} is kept in memory: {min(PROBES, count)} samples read again gave the same, and drew nothing at random."
     )
     classes = classes or class_names(dataset)
     train_samples, target = read_all(dataset, count, task, classes, workers, progress)
-    test_samples = None
-    if isinstance(test_dataset, DataLoader):
-        notes.append("The test DataLoader is used as it is.")
-    elif test_dataset is not None:
-        test_count = sample_count(test_dataset, name, "test")
+    kept: dict[str, Samples] = {}
+    loaders = {split: other for split, other in others.items() if isinstance(other, DataLoader)}
+    for split, other in others.items():
+        if split in loaders:
+            notes.append(f"The {split} DataLoader is used as it is.")
+            continue
         names = target.classes if classes is None and not all(map(str.isdecimal, target.classes)) else classes
-        test_samples, test_target = read_all(test_dataset, test_count, target.task, names, workers, progress)
-        check_same_dtype(name, dtype_name(train_samples.inputs), dtype_name(test_samples.inputs))
-        if len(test_target.classes) > len(target.classes):
-            target = test_target
-    else:
-        train_samples, test_samples, note = cut_test_split(train_samples, test_fraction, seed, target)
-        notes.append(note)
+        kept[split], other_target = read_all(
+            other, sample_count(other, name, split), target.task, names, workers, progress
+        )
+        check_same_dtype(name, dtype_name(train_samples.inputs), dtype_name(kept[split].inputs))
+        if len(other_target.classes) > len(target.classes):
+            target = other_target
+    train_samples, cut_validation, cut_test, cut_notes = cut_samples(
+        train_samples, target, seed=seed,
+        test_fraction=None if "test" in others else test_fraction,
+        val_fraction=None if "validation" in others else val_fraction,
+    )  # fmt: skip
+    notes += cut_notes
     notes += whole_number_notes(train_samples.inputs)
     data = build_data(
-        name, feature_kind(train_samples.inputs), train_samples, test_samples, target,
+        name, feature_kind(train_samples.inputs), train_samples, kept.get("test", cut_test), target,
+        validation=kept.get("validation", cut_validation),
         normalize="none" if normalize == "auto" and train_samples.inputs.dtype != torch.uint8 else normalize,
         notes=tuple(notes),
     )  # fmt: skip
     if not is_shuffled:
         assert isinstance(data.train, ResidentSplit)
         data = replace(data, train=replace(data.train, is_shuffled=False))
-    if isinstance(test_dataset, DataLoader):
-        data = replace(data, test=LoaderSplit(test_dataset, Finish(data.target, data.features)))
-    return replace(data, batch_size=batch_size)
+    as_they_are = {split: LoaderSplit(loader, Finish(data.target, data.features)) for split, loader in loaders.items()}
+    return replace(data, batch_size=batch_size).with_splits(as_they_are)
+
+
+def cut_dataset(
+    dataset: Dataset[Any], fraction: float, seed: int
+) -> tuple[Dataset[Any], Dataset[Any] | None, tuple[str, ...]]:
+    """Cut a validation split off a map-style dataset, by index; stratified where the dataset lists its targets."""
+    count, listed = len(dataset), getattr(dataset, "targets", ())  # type: ignore[arg-type]
+    labels = np.asarray(listed) if len(listed) == count else np.zeros((count, 0))
+    stratified = labels.ndim == 1 and labels.dtype.kind in "iubU"
+    cut = cut_splits(labels, test_fraction=None, val_fraction=fraction, seed=seed, stratified=stratified)
+    if cut.validation is None:
+        return dataset, None, cut.notes
+    return Subset(dataset, cut.train.tolist()), Subset(dataset, cut.validation.tolist()), cut.notes
 
 
 def open_streamed(
-    dataset: Dataset[Any], test: Dataset[Any] | DataLoader[Any] | None, first: Any, task: Task | None, classes: Sequence[str] | None,
+    dataset: Dataset[Any], others: dict[str, Any], first: Any, task: Task | None, classes: Sequence[str] | None,
     normalize: NormalizeName, workers: int, is_shuffled: bool, notes: list[str], batch_size: int | None, draws: bool | None,
+    val_fraction: float | None, seed: int,
 ) -> Data:  # fmt: skip
     """Make `Data` that reads its samples as they are needed. `draws`: as in `StreamedSplit`."""
     name = type(dataset).__name__
@@ -157,36 +182,44 @@ def open_streamed(
         features = feature_spec(inputs, normalize, name, notes)
         target = probe_target(dataset, task, classes or class_names(dataset), notes)
     finish = Finish(target, features)
-    if test is None:
+    train = dataset
+    if val_fraction:
+        train, others["validation"], cut_notes = cut_dataset(dataset, val_fraction, seed)
+        notes += cut_notes
+    if "test" not in others:
         notes.append("There is no test split: pass test_data=, or a dataset that is the same each time it is read.")
     return Data(
         name=name,
-        train=StreamedSplit(dataset, finish, workers, collate_samples, is_shuffled, draws=draws, together=together),
-        test=open_test(test, finish, workers, name, notes),
+        train=StreamedSplit(train, finish, workers, collate_samples, is_shuffled, draws=draws, together=together),
+        validation=open_other("validation", others.get("validation"), finish, workers, name, notes),
+        test=open_other("test", others.get("test"), finish, workers, name, notes),
         features=features, target=target, fingerprint=describe_fingerprint(dataset), notes=tuple(notes),
         batch_size=batch_size, examples=examples,
     )  # fmt: skip
 
 
-def open_test(
-    test: Dataset[Any] | DataLoader[Any] | None, finish: Finish, workers: int, name: str, notes: list[str]
+def open_other(
+    split: str, source: Dataset[Any] | DataLoader[Any] | None, finish: Finish, workers: int, name: str, notes: list[str]
 ) -> StreamedSplit | LoaderSplit | None:
-    """Make a test split that is read as it is needed; its first sample is looked at now, a DataLoader's when it comes."""
-    if test is None or isinstance(test, DataLoader):
-        return None if test is None else LoaderSplit(test, finish)
-    count = sample_count(test, name, "test")
-    first = read_one(test, 0, name)
+    """Make a validation or test split that is read as it is needed; its first sample is checked, a DataLoader's is not."""
+    if source is None or isinstance(source, DataLoader):
+        return None if source is None else LoaderSplit(source, finish)
+    count = sample_count(source, name, split)
+    first = read_one(source, 0, name)
     if finish.features is not None and is_pair(first):
         inputs, _ = collate_checked([first], name)
         check_same_dtype(name, finish.features.dtype, dtype_name(as_stored(inputs)))
-    if not hasattr(test, "__getitems__") or randomness(test, count):  # finding out is worth it for whole batches only
-        return StreamedSplit(test, finish, workers, collate_samples, False)
-    together = can_read_together(test, count, name, notes)
-    return StreamedSplit(test, finish, workers, collate_samples, False, draws=None, together=together)
+    if not hasattr(source, "__getitems__") or randomness(
+        source, count
+    ):  # finding out is worth it for whole batches only
+        return StreamedSplit(source, finish, workers, collate_samples, False)
+    together = can_read_together(source, count, name, notes)
+    return StreamedSplit(source, finish, workers, collate_samples, False, draws=None, together=together)
 
 
 def open_loader(
     loader: DataLoader[Any],
+    validation: Dataset[Any] | DataLoader[Any] | None,
     test: Dataset[Any] | DataLoader[Any] | None,
     task: Task | None,
     classes: Sequence[str] | None,
@@ -217,7 +250,8 @@ def open_loader(
     if test is None:
         notes.append("There is no test split: pass test_data=.")
     return Data(
-        name=name, train=LoaderSplit(loader, finish), test=open_test(test, finish, 0, name, notes), features=features, target=target,
+        name=name, train=LoaderSplit(loader, finish), validation=open_other("validation", validation, finish, 0, name, notes),
+        test=open_other("test", test, finish, 0, name, notes), features=features, target=target,
         fingerprint=describe_fingerprint(loader.dataset), notes=tuple(notes), batch_size=loader.batch_size,
         examples=examples,
     )  # fmt: skip

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
-from rushlight.data.shape import split_indices
+from rushlight.data.shape import Names, cut_splits
 from rushlight.errors import DataError
 
 IMAGE_ENDINGS = frozenset((".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff"))
 TRAIN_FOLDERS = ("train", "training")
-TEST_FOLDERS = ("test", "testing", "val", "valid", "validation")  # the first one there is used
+TEST_FOLDERS = ("test", "testing")
+VALIDATION_FOLDERS = ("val", "valid", "validation")  # without a folder to test on, the first one there is tested
 
 
 @dataclass(frozen=True)
@@ -29,57 +30,80 @@ class ImageFiles:
         """Return the files at `indices`."""
         return ImageFiles(tuple(self.paths[i] for i in indices), tuple(self.labels[i] for i in indices))
 
+    def names(self, root: Path) -> Names:
+        """Return each file's path from `root` on, with slashes."""
+        paths = [path.relative_to(root).as_posix() for path in self.paths]
+        return Names(np.array(paths, dtype=object))
+
 
 def find_images(
-    path: Path, seed: int, test_fraction: float
-) -> tuple[ImageFiles, ImageFiles | None, tuple[str, ...], list[str]]:
-    """Return (train, test, class names, notes) for either layout; nothing is decoded."""
+    path: Path, *, test_fraction: float | None, val_fraction: float | None, seed: int
+) -> tuple[dict[str, ImageFiles], tuple[str, ...], list[str]]:
+    """Return ({split: its files}, class names, notes) for either layout; nothing is decoded."""
     if not path.is_dir():
         raise DataError("no-image-folder", path=path)
     folders = {folder.name.lower(): folder for folder in folders_in(path)}
     train_folder = next((folders[name] for name in TRAIN_FOLDERS if name in folders), None)
-    tests = [folders[name] for name in TEST_FOLDERS if name in folders]
-    if train_folder is None and tests:
-        raise DataError("no-train-folder", path=path, found=tests[0].name)
-    root = train_folder or path
-    by_class, notes = list_classes(root)
-    classes = tuple(sorted(by_class))
-    files = ImageFiles(
-        tuple(file for name in classes for file in by_class[name]),
-        tuple(number for number, name in enumerate(classes) for _ in by_class[name]),
+    tests, validations = (
+        [folders[name] for name in names if name in folders] for names in (TEST_FOLDERS, VALIDATION_FOLDERS)
     )
-    test, test_notes = find_test(tests, classes) if train_folder is not None else (None, [])
-    notes += test_notes
-    if test is None:
-        files, test, note = cut_files(files, seed, test_fraction)
-        notes.append(note)
-    return files, test, classes, notes
+    if train_folder is None and (tests or validations):
+        raise DataError("no-train-folder", path=path, found=(tests + validations)[0].name)
+    by_class, notes = list_classes(train_folder or path)
+    classes = tuple(sorted(by_class))
+    splits = {"train": files_of(by_class, classes)}
+    if train_folder is not None:
+        test, validation, other_notes = choose_folders(tests, validations)
+        notes += other_notes
+        for split, folder in (("test", test), ("validation", validation)):
+            if folder is not None:
+                splits[split], folder_notes = find_other(folder, classes)
+                notes += [*folder_notes, f'{"Tested" if split == "test" else "Validated"} on "{folder.name}".']
+    train = splits["train"]
+    cut = cut_splits(
+        np.array(train.labels), stratified=True, seed=seed,
+        test_fraction=test_fraction if "test" not in splits else None,
+        val_fraction=val_fraction if "validation" not in splits else None,
+    )  # fmt: skip
+    for split, indices in (("train", cut.train), ("validation", cut.validation), ("test", cut.test)):
+        if indices is not None:
+            splits[split] = train.take(indices.tolist())
+    return splits, classes, [*notes, *cut.notes]
 
 
-def find_test(candidates: list[Path], classes: tuple[str, ...]) -> tuple[ImageFiles | None, list[str]]:
-    """Return the files of the first test folder that has class folders, and what is to be said of all of them."""
-    notes: list[str] = []
-    for folder in candidates:
-        if not any(has_images(inner) for inner in folders_in(folder)):
-            notes.append(f'"{folder.name}" has no class folders with images in them, so it is not used.')
-            continue
-        by_class, folder_notes = list_classes(folder)
-        if strangers := sorted(set(by_class) - set(classes)):
-            raise DataError(
-                "class-in-test-only",
-                path=folder,
-                found=strangers[0],
-                count=len(strangers),
-                known=listed(classes),
-            )
-        notes += [*folder_notes, f'Tested on "{folder.name}".']
-        if absent := [name for name in classes if name not in by_class]:
-            notes.append(f'"{folder.name}" has no images of {listed(absent)}.')
-        if unused := [other.name for other in candidates[candidates.index(folder) + 1 :]]:
-            notes.append(f"Not used: {listed(unused)}.")
-        pairs = [(file, number) for number, name in enumerate(classes) for file in by_class.get(name, ())]
-        return ImageFiles(tuple(file for file, _ in pairs), tuple(number for _, number in pairs)), notes
-    return None, notes
+def files_of(by_class: dict[str, list[Path]], classes: tuple[str, ...]) -> ImageFiles:
+    """Return the files of all classes, in the order of `classes`."""
+    pairs = [(file, number) for number, name in enumerate(classes) for file in by_class.get(name, ())]
+    return ImageFiles(tuple(file for file, _ in pairs), tuple(number for _, number in pairs))
+
+
+def choose_folders(tests: list[Path], validations: list[Path]) -> tuple[Path | None, Path | None, list[str]]:
+    """Return (folder to test on, folder to validate on, notes) of those that have class folders with images."""
+    usable = [folder for folder in tests + validations if any(map(has_images, folders_in(folder)))]
+    notes = [
+        f'"{folder.name}" has no class folders with images in them, so it is not used.'
+        for folder in tests + validations
+        if folder not in usable
+    ]
+    test = usable[0] if usable else None
+    validation = (
+        next((folder for folder in usable if folder in validations and folder != test), None) if test in tests else None
+    )
+    if unused := [folder.name for folder in usable if folder not in (test, validation)]:
+        notes.append(f"Not used: {listed(unused)}.")
+    return test, validation, notes
+
+
+def find_other(folder: Path, classes: tuple[str, ...]) -> tuple[ImageFiles, list[str]]:
+    """Return the files of a split that has a folder of its own; DataError for a class that the training files lack."""
+    by_class, notes = list_classes(folder)
+    if strangers := sorted(set(by_class) - set(classes)):
+        raise DataError(
+            "class-in-test-only", path=folder, found=strangers[0], count=len(strangers), known=listed(classes)
+        )
+    if absent := [name for name in classes if name not in by_class]:
+        notes.append(f'"{folder.name}" has no images of {listed(absent)}.')
+    return files_of(by_class, classes), notes
 
 
 def list_classes(root: Path) -> tuple[dict[str, list[Path]], list[str]]:
@@ -132,18 +156,6 @@ def is_image(file: Path) -> bool:
 def has_images(folder: Path) -> bool:
     """Tell whether there is an image anywhere in a folder."""
     return any(is_image(Path(name)) for _, _, names in os.walk(folder) for name in names)
-
-
-def cut_files(files: ImageFiles, seed: int, fraction: float) -> tuple[ImageFiles, ImageFiles | None, str]:
-    """Set the same share of every class aside for testing."""
-    train, test = split_indices(np.array(files.labels), fraction, seed, stratified=True)
-    if len(test) == 0:
-        return files, None, "There is no test split."
-    note = (
-        f"No test split was given: {len(test):,} of {len(files.paths):,} samples were set aside for testing, "
-        f"the same share of every class (seed {seed})."
-    )
-    return files.take(train.tolist()), files.take(test.tolist()), note
 
 
 def listed(names: Sequence[str], most: int = 10) -> str:

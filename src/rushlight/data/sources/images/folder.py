@@ -52,37 +52,37 @@ def open_image_folder(
     normalize: NormalizeName = "auto",
     image_size: tuple[int, int] | None = None,
     seed: int = 0,
-    test_fraction: float = 0.2,
+    test_fraction: float | None = 0.2,
+    val_fraction: float | None = None,
     skip_bad: bool = False,
     workers: int = 0,
     memory_limit: int,
 ) -> Data:
-    """Open `path/train/<class>/*` with `path/test/` or `path/val/`, or `path/<class>/*`, as data.
+    """Open `path/train/<class>/*` with `path/test/` and `path/val/`, or `path/<class>/*`, as data.
 
-    `image_size` is (height, width). Images that together need more than `memory_limit` bytes, decoded, are streamed by
+    `val/` without `test/` is what is tested. A `test_fraction` of None means that the test split comes from elsewhere. `image_size` is (height, width). Images that together need more than `memory_limit` bytes, decoded, are streamed by
     `workers` processes. Raises DataError for a folder without classes or images, and for unreadable images unless
     `skip_bad`.
     """
-    train, test, classes, notes = find_images(Path(path), seed, test_fraction)
+    splits, classes, notes = find_images(path, test_fraction=test_fraction, val_fraction=val_fraction, seed=seed)
     target = TargetSpec("classification", classes)
-    paths = [*train.paths, *(test.paths if test else ())]
+    paths = [path for files in splits.values() for path in files.paths]
     headers, bad = read_headers(paths)
-    if not headers:
-        raise unreadable(path, bad, len(bad))
-    shape, size_note = choose_shape(headers.values(), image_size)
-    train, test = without(train, bad), None if test is None else without(test, bad)
+    splits = {split: without(files, bad) for split, files in splits.items()}
+    sized = [headers[path] for split, files in splits.items() for path in files.paths if split != "validation"]
+    if not sized:
+        raise unreadable(path, bad, len(paths))
+    shape, size_note = choose_shape(sized, image_size)
     notes.append(size_note)
     if len(headers) * int(np.prod(shape)) > memory_limit:
-        return open_streamed(path, train, test, target, shape, bad, notes, normalize, skip_bad, workers)
-    samples = []
-    for files in (train, test):
-        if files is not None:
-            kept, newly_bad = decode(files, shape)
-            samples.append(kept)
-            bad += newly_bad
+        return open_streamed(path, splits, target, shape, bad, notes, normalize, skip_bad, workers)
+    samples = {}
+    for split, files in splits.items():
+        samples[split], newly_bad = decode(files, shape, path)
+        bad += newly_bad
     notes += bad_notes(path, bad, len(paths), skip_bad)
     return build_data(
-        Path(path).name, "image", samples[0], samples[1] if len(samples) > 1 else None, target,
+        Path(path).name, "image", samples["train"], samples.get("test"), target, validation=samples.get("validation"),
         normalize=normalize, notes=tuple(notes),
     )  # fmt: skip
 
@@ -115,7 +115,7 @@ def choose_shape(headers: Iterable[Header], image_size: tuple[int, int] | None) 
     ), f"Images are {colour}, resized to {height}×{width}: {why} {CHOOSE_SIZE}."
 
 
-def decode(files: ImageFiles, shape: tuple[int, int, int]) -> tuple[Samples, list[BadImage]]:
+def decode(files: ImageFiles, shape: tuple[int, int, int], root: Path) -> tuple[Samples, list[BadImage]]:
     """Decode all files into one uint8 tensor (n, channels, height, width), leaving out the broken ones."""
     pixels = np.empty((len(files.paths), *shape), dtype=np.uint8)
     position = {path: number for number, path in enumerate(files.paths)}
@@ -125,10 +125,10 @@ def decode(files: ImageFiles, shape: tuple[int, int, int]) -> tuple[Samples, lis
 
     bad = [result for result in in_threads(read_into_place, files.paths) if isinstance(result, BadImage)]
     labels = np.array(files.labels, dtype=np.int64)
+    samples = Samples(torch.from_numpy(pixels), torch.from_numpy(labels), files.names(root))
     if bad:
-        kept = np.setdiff1d(np.arange(len(pixels)), [position[image.path] for image in bad])
-        pixels, labels = pixels[kept], labels[kept]
-    return Samples(torch.from_numpy(pixels), torch.from_numpy(labels)), bad
+        samples = samples.take(np.setdiff1d(np.arange(len(pixels)), [position[image.path] for image in bad]))
+    return samples, bad
 
 
 def without(files: ImageFiles, bad: list[BadImage]) -> ImageFiles:
@@ -184,31 +184,34 @@ class ImageFolderDataset(Dataset[tuple[Tensor, int]]):
 
 
 def open_streamed(
-    root: Path, train: ImageFiles, test: ImageFiles | None, target: TargetSpec, shape: tuple[int, int, int],
+    root: Path, splits: dict[str, ImageFiles], target: TargetSpec, shape: tuple[int, int, int],
     bad: list[BadImage], notes: list[str], normalize: NormalizeName, skip_bad: bool, workers: int,
 ) -> Data:  # fmt: skip
     """Make data whose images are read from disk every time; the normalisation is learnt from a sample of them."""
-    splits = [files for files in (train, test) if files is not None]
-    total = sum(len(files.paths) for files in splits) + len(bad)
+    total = sum(len(files.paths) for files in splits.values()) + len(bad)
     if skip_bad:  # only decoding tells; without --skip-bad a broken image stops the epoch that meets it, by name
-        paths = [path for files in splits for path in files.paths]
+        paths = [path for files in splits.values() for path in files.paths]
         results = in_threads(partial(check_pixels, shape=shape), paths)
         bad = bad + [result for result in results if isinstance(result, BadImage)]
-        splits = [without(files, bad) for files in splits]
+        splits = {split: without(files, bad) for split, files in splits.items()}
     notes = [*notes, *bad_notes(root, bad, total, skip_bad)]
-    for split_name, files in zip(("train", "test"), splits, strict=False):
+    for split, files in splits.items():
         if not files.paths:
-            raise DataError("empty-split", data=Path(root).name, split=split_name)
-    check_more_than_one_class(Path(root).name, torch.tensor(splits[0].labels), target)
-    features, note = learn_from_sample(splits[0], shape, normalize, root)
-    examples, _ = decode(splits[0].take(list(range(min(EXAMPLES, len(splits[0].paths))))), shape)
+            raise DataError("empty-split", data=Path(root).name, split=split)
+    train, validation, test = (splits.get(split) for split in ("train", "validation", "test"))
+    assert train is not None
+    check_more_than_one_class(Path(root).name, torch.tensor(train.labels), target)
+    features, note = learn_from_sample(train, shape, normalize, root)
+    examples, _ = decode(train.take(list(range(min(EXAMPLES, len(train.paths))))), shape, root)
+    digest = names_fingerprint(root, [files for files in (train, test) if files is not None])
     return Data(
         name=Path(root).name,
-        train=stream(splits[0], features, workers),
-        test=stream(splits[1], features, workers) if len(splits) > 1 else None,
+        train=stream(root, train, features, workers),
+        validation=None if validation is None else stream(root, validation, features, workers),
+        test=None if test is None else stream(root, test, features, workers),
         features=features,
         target=target,
-        fingerprint=names_fingerprint(root, splits),
+        fingerprint=digest if validation is None else f"{digest}-{names_fingerprint(root, [validation])}",
         notes=(*notes, note, *normalization_notes(features, target)),
         examples=examples.inputs,
     )
@@ -225,7 +228,7 @@ def learn_from_sample(
     """Learn the normalisation from evenly spaced training images."""
     count = min(SAMPLE_FOR_NORMALIZATION, len(files.paths))
     chosen = np.linspace(0, len(files.paths) - 1, count).round().astype(int).tolist()
-    samples, bad = decode(files.take(chosen), shape)
+    samples, bad = decode(files.take(chosen), shape, root)
     if bad:
         raise unreadable(root, bad, len(files.paths))
     note = (
@@ -235,12 +238,14 @@ def learn_from_sample(
     return FeatureSpec("image", shape, "uint8", learn_normalization(samples.inputs, "image", normalize)), note
 
 
-def stream(files: ImageFiles, features: FeatureSpec, workers: int) -> StreamedSplit:
+def stream(root: Path, files: ImageFiles, features: FeatureSpec, workers: int) -> StreamedSplit:
     """Return a split that reads these files."""
     channels, height, width = features.shape
     dataset = ImageFolderDataset(files, (channels, height, width))
     finish = partial(prepare_batch, features)
-    return StreamedSplit(dataset, finish, workers, draws=False, together=True, around=no_image_warnings)
+    return StreamedSplit(
+        dataset, finish, workers, draws=False, together=True, around=no_image_warnings, names=files.names(root)
+    )
 
 
 def prepare_batch(features: FeatureSpec, batch: Any) -> Any:
@@ -253,9 +258,7 @@ def names_fingerprint(root: Path, splits: Sequence[ImageFiles]) -> str:
     """Return a SHA-256 over the relative paths and sizes of all files: reading all their bytes would take too long."""
     digest = hashlib.sha256()
     for files in splits:
-        for path in files.paths:
-            digest.update(
-                f"{path.relative_to(root).as_posix()}\0{path.stat().st_size}\n".encode("utf-8", "surrogatepass")
-            )
+        for path, name in zip(files.paths, files.names(root), strict=True):
+            digest.update(f"{name}\0{path.stat().st_size}\n".encode("utf-8", "surrogatepass"))
         digest.update(b"\n")
     return digest.hexdigest()

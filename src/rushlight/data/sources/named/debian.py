@@ -1,145 +1,97 @@
 """Getting the files of a Debian or Ubuntu package without installing it and without being root.
 
-Many machines reach a Debian mirror and nothing else. `apt-get download` needs no rights, only package lists;
-where the machine has none (containers often delete them) or old ones, private lists are fetched into a
-scratch folder.
+Many machines reach a Debian mirror and nothing else. `apt-get download` needs no rights, only package lists; where the
+machine has none (containers often delete them) or old ones, lists of our own are fetched into a scratch folder.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
-import re
 import shutil
 import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from rushlight import files
-from rushlight.data.sources.named.catalog import Refusal
-from rushlight.data.sources.named.download import Patience, Progress
+from rushlight.data.sources.named.cache import Progress, Refusal
 
-POLL_S = 0.05
-QUICK = (
+PACKAGE_S = 300.0  # for all of it
+OPTIONS = (
     "-o=Acquire::Retries=1",
     "-o=Acquire::http::Timeout=10",
     "-o=Acquire::https::Timeout=10",
     "-o=Acquire::Languages=none",
-    # As root, apt fetches as the user _apt, who may not enter a private folder; the digests are checked
-    # anyway.
+    # As root, apt fetches as the user _apt, who may not enter a private folder; the digests are checked anyway.
     "-o=APT::Sandbox::User=root",
 )
 
 
-def unpack_package(package: str, scratch: Path, *, patience: Patience, progress: Progress | None = None) -> Path:
-    """Download `package` and unpack it under `scratch`; return the folder that stands for '/'.
+def unpack_package(package: str, scratch: Path, progress: Progress | None = None) -> Path:
+    """Download `package` and unpack it under `scratch`, an empty folder; return the folder that stands for '/'.
 
     Raises:
-        Refusal: this is no Debian, its mirror cannot be reached, or lacks the package; says what apt said.
-        StorageError: the disk refused.
+        Refusal: this is no Debian, its mirror cannot be reached, or lacks the package; quotes apt.
     """
     for program in ("apt-get", "dpkg-deb"):
         if shutil.which(program) is None:
             raise Refusal(f"{program} is not on this machine (it belongs to Debian and Ubuntu)")
-    deadline = time.monotonic() + patience.package_s
+    deadline = time.monotonic() + PACKAGE_S
+    command = ["apt-get", *OPTIONS, "download", package]
     try:
-        archive = download_package(package, scratch, (), deadline, progress)
+        run(command, scratch, deadline, package, progress)
     except Refusal as first:
         if time.monotonic() >= deadline:
             raise
+        for folder in ("lists/partial", "cache/archives/partial"):
+            files.make_folder(scratch / folder)
+        own_lists = [f"-o=Dir::State::lists={scratch / 'lists'}", f"-o=Dir::Cache={scratch / 'cache'}"]
         try:
-            options = private_lists(scratch, deadline, progress)
-            archive = download_package(package, scratch, options, deadline, progress)
+            run(["apt-get", *OPTIONS, *own_lists, "update"], scratch, deadline, "package lists", progress)
+            run([*command, *own_lists], scratch, deadline, package, progress)
         except Refusal as second:
-            reasons = str(first) if str(first) == str(second) else f"{first}; with fresh package lists: {second}"
-            raise Refusal(reasons) from second
-    root = scratch / "unpacked"
-    run(["dpkg-deb", "-x", str(archive), str(root)], scratch, deadline)
-    return root
+            raise Refusal(f"{first}; with fresh package lists: {second}") from second
+    archive = next(scratch.glob("*.deb"), scratch / f"{package}.deb")
+    run(["dpkg-deb", "-x", str(archive), str(scratch / "unpacked")], scratch, deadline)
+    return scratch / "unpacked"
 
 
-def download_package(
-    package: str, scratch: Path, options: Sequence[str], deadline: float, progress: Progress | None
-) -> Path:
-    """Fetch the package's archive into `scratch`."""
-    offered = run(["apt-get", *QUICK, *options, "--print-uris", "download", package], scratch, deadline)
-    found = re.search(r"^'[^']*' (\S+) (\d+)", offered, re.MULTILINE)
-    if found is None:
-        raise Refusal(f"apt-get does not say where {package} is")
-    archive, size_bytes = scratch / found[1], int(found[2])
-
-    def watch() -> None:
-        if progress and (fetched := bytes_of(archive)):
-            progress(archive.name, min(fetched, size_bytes), size_bytes)
-
-    run(["apt-get", *QUICK, *options, "download", package], scratch, deadline, watch)
-    if not archive.is_file():
-        raise Refusal(f"apt-get said it was done, but {archive.name} is not there")
-    watch()
-    return archive
-
-
-def private_lists(scratch: Path, deadline: float, progress: Progress | None) -> list[str]:
-    """Fetch the mirrors' package lists into `scratch`; return the options that make apt use them."""
-    for folder in ("lists/partial", "cache/archives/partial"):
-        files.make_folder(scratch / folder)
-    options = [f"-o=Dir::State::lists={scratch / 'lists'}", f"-o=Dir::Cache={scratch / 'cache'}"]
-
-    def watch() -> None:
-        if progress:
-            progress("package lists", bytes_of(scratch / "lists"), None)
-
-    run(["apt-get", *QUICK, *options, "update"], scratch, deadline, watch)
-    return options
-
-
-def run(command: Sequence[str], scratch: Path, deadline: float, watch: Callable[[], None] | None = None) -> str:
-    """Run a program in `scratch` and return what it printed; refuse with the last words of its complaint."""
-    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as complaint:
+def run(
+    command: Sequence[str], scratch: Path, deadline: float, name: str = "", progress: Progress | None = None
+) -> None:
+    """Run a program in `scratch`, reporting the bytes that appear there; Refusal with its complaint when it fails."""
+    with tempfile.TemporaryFile() as complaint:
         process = subprocess.Popen(
-            command,
-            cwd=scratch,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=complaint,
+            command, cwd=scratch, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=complaint,
             env={**os.environ, "LC_ALL": "C.UTF-8", "DEBIAN_FRONTEND": "noninteractive"},
-            start_new_session=True,  # so that Ctrl-C comes to us, and we end its helpers with it
-        )
+            start_new_session=True,  # Ctrl-C reaches this process only, which ends the program with its helpers
+        )  # fmt: skip
         try:
             while process.poll() is None and time.monotonic() < deadline:
-                time.sleep(POLL_S)
-                if watch:
-                    watch()
+                time.sleep(0.05)
+                if progress and name:
+                    progress(name, bytes_in(scratch), None)
         finally:
             is_late = process.poll() is None
             if is_late:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
-        output.seek(0)
         complaint.seek(0)
-        said = complaint.read().decode("utf-8", "replace")
-        if is_late:
-            raise Refusal(f"{command[0]} took too long and was stopped; it said: {last_words(said)}")
-        if process.returncode != 0:
-            raise Refusal(f"{command[0]} failed ({process.returncode}): {last_words(said)}")
-        return output.read().decode("utf-8", "replace")
+        lines = [line.strip() for line in complaint.read().decode("utf-8", "replace").splitlines() if line.strip()]
+    quoted = " | ".join(([line for line in lines if line.startswith("E:")] or lines)[-3:]) or "nothing"
+    if is_late:
+        raise Refusal(f"{command[0]} took too long and was stopped; it printed: {quoted}")
+    if process.returncode != 0:
+        raise Refusal(f"{command[0]} failed ({process.returncode}): {quoted}")
 
 
-def bytes_of(path: Path) -> int:
-    """Return the bytes of a file or of all files in a folder that another program is busy with."""
-    fetched = 0
-    for entry in (path, *path.rglob("*")) if path.is_dir() else (path,):
-        try:
-            fetched += entry.stat().st_size if entry.is_file() else 0
-        except FileNotFoundError:  # moved since it was listed
-            continue
-    return fetched
-
-
-def last_words(said: str) -> str:
-    """Return the errors of apt's complaint, or its last lines when none is marked as one."""
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
-    errors = [line for line in lines if line.startswith("E:")]
-    return " | ".join((errors or lines)[-3:]) or "nothing"
+def bytes_in(folder: Path) -> int:
+    """Return the bytes of all files in a folder that another program writes to."""
+    size = 0
+    for path in folder.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):  # moved since it was listed
+            size += path.stat().st_size if path.is_file() else 0
+    return size

@@ -18,22 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rushlight.data.sources.arrays import read_idx
-from rushlight.data.sources.named.cache import cache_folder, is_complete
-from rushlight.data.sources.named.catalog import DATASETS, NamedDataset, RemoteFile
-from rushlight.data.sources.named.download import Progress
-from rushlight.data.sources.named.fetch import PATIENCE, Fetched, fetch_files
+from rushlight.data.sources.named.cache import Progress, cache_folder, is_complete
+from rushlight.data.sources.named.catalog import DATASETS, NamedDataset
 from rushlight.errors import UsageError, suggest
-
-__all__ = [
-    "DATASETS",
-    "DatasetRow",
-    "NamedArrays",
-    "NamedDataset",
-    "RemoteFile",
-    "describe_datasets",
-    "open_dataset",
-    "open_named",
-]
 
 SHIPPED = Path(__file__).with_name("digits.npz")
 
@@ -48,16 +35,12 @@ class NamedArrays:
     test_inputs: NDArray[np.uint8]
     test_targets: NDArray[np.int64]
     classes: tuple[str, ...]
-    kind: str = "image"
     notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class DatasetRow:
-    """One line of `rushlight data`.
-
-    `download_bytes` is 0 for what ships with Rushlight, None where it is not published.
-    """
+    """One line of `rushlight data`; `download_bytes` is 0 for data that ships with Rushlight."""
 
     name: str
     title: str
@@ -65,7 +48,7 @@ class DatasetRow:
     test_count: int
     shape: tuple[int, int, int]
     classes: int
-    download_bytes: int | None
+    download_bytes: int
     licence: str
     is_cached: bool
 
@@ -90,31 +73,36 @@ def open_dataset(dataset: NamedDataset, *, cache: Path | None = None, progress: 
         arrays = open_digits()
         notes: tuple[str, ...] = ("It ships with Rushlight.",)
     else:
-        fetched = fetch_files(dataset, cache=cache, progress=progress, patience=PATIENCE)
+        from rushlight.data.sources.named.fetch import fetch_files  # not needed to list the names
+
+        folder, found = fetch_files(dataset, cache=cache, progress=progress)
         read = read_idx_split if dataset.layout == "idx" else read_cifar_split
-        arrays = (*read(dataset, fetched, "train"), *read(dataset, fetched, "test"))
-        came_from = f", where it came from {fetched.origin}" if fetched.origin else ""
-        notes = (f"Read from {from_home(fetched.folder)}{came_from}.", *fetched.notes)
+        arrays = (*read(dataset, folder, "train"), *read(dataset, folder, "test"))
+        notes = tuple(found)
     if dataset.remark:
         notes = (*notes, dataset.remark)
     return NamedArrays(dataset.name, *arrays, classes=dataset.classes, notes=notes)
 
 
-def read_idx_split(dataset: NamedDataset, fetched: Fetched, split: str) -> tuple[NDArray[Any], NDArray[np.int64]]:
+def read_idx_split(dataset: NamedDataset, folder: Path, split: str) -> tuple[NDArray[Any], NDArray[np.int64]]:
     """Read a split whose first file holds the images and whose second holds the labels."""
-    contents = [content for file in dataset.files for content in file.contents if content.split == split]
-    images, labels = (read_idx(fetched.path(content)) for content in contents)
+    images, labels = (read_idx(path) for path in paths_of(dataset, folder, split))
     return images.reshape(-1, *dataset.shape), labels.astype(np.int64)
 
 
-def read_cifar_split(dataset: NamedDataset, fetched: Fetched, split: str) -> tuple[NDArray[Any], NDArray[np.int64]]:
+def read_cifar_split(dataset: NamedDataset, folder: Path, split: str) -> tuple[NDArray[Any], NDArray[np.int64]]:
     """Read records of one or two label bytes, the last of which is the class, and an image's bytes."""
-    contents = [content for file in dataset.files for content in file.contents if content.split == split]
-    count = (dataset.train_count if split == "train" else dataset.test_count) // len(contents)
-    records = np.concatenate([np.fromfile(fetched.path(content), np.uint8).reshape(count, -1) for content in contents])
+    paths = paths_of(dataset, folder, split)
+    count = (dataset.train_count if split == "train" else dataset.test_count) // len(paths)
+    records = np.concatenate([np.fromfile(path, np.uint8).reshape(count, -1) for path in paths])
     pixels = int(np.prod(dataset.shape))
     images = np.ascontiguousarray(records[:, -pixels:]).reshape(-1, *dataset.shape)
     return images, records[:, -pixels - 1].astype(np.int64)
+
+
+def paths_of(dataset: NamedDataset, folder: Path, split: str) -> list[Path]:
+    """Return the cached files of one split, in the order of their declaration."""
+    return [folder / content.name for file in dataset.files for content in file.contents if content.split == split]
 
 
 def open_digits() -> tuple[NDArray[Any], NDArray[np.int64], NDArray[Any], NDArray[np.int64]]:
@@ -133,26 +121,17 @@ def open_digits() -> tuple[NDArray[Any], NDArray[np.int64], NDArray[Any], NDArra
 
 def describe_datasets() -> tuple[DatasetRow, ...]:
     """Return a row for every dataset that has a name, in the order of `DATASETS`; reads no data."""
-    return tuple(describe(dataset) for dataset in DATASETS.values())
-
-
-def describe(dataset: NamedDataset) -> DatasetRow:
-    """Return one dataset's row."""
-    sizes = [file.size_bytes for file in dataset.files]
-    known = [size for size in sizes if size is not None]
-    return DatasetRow(
-        name=dataset.name,
-        title=dataset.title,
-        train_count=dataset.train_count,
-        test_count=dataset.test_count,
-        shape=dataset.shape,
-        classes=len(dataset.classes),
-        download_bytes=sum(known) if len(known) == len(sizes) else None,
-        licence=dataset.licence,
-        is_cached=is_complete(dataset, cache_folder() / dataset.name),
+    return tuple(
+        DatasetRow(
+            name=dataset.name,
+            title=dataset.title,
+            train_count=dataset.train_count,
+            test_count=dataset.test_count,
+            shape=dataset.shape,
+            classes=len(dataset.classes),
+            download_bytes=sum(file.size_bytes for file in dataset.files),
+            licence=dataset.licence,
+            is_cached=is_complete(dataset, cache_folder() / dataset.name),
+        )
+        for dataset in DATASETS.values()
     )
-
-
-def from_home(path: Path) -> str:
-    """Return a path as a person writes it, with ~ for their home."""
-    return f"~/{path.relative_to(Path.home()).as_posix()}" if path.is_relative_to(Path.home()) else str(path)

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rushlight.data.shape import Samples, build_data, split_indices
+from rushlight.data.shape import Names, Samples, build_data, cut_splits
 from rushlight.data.sources.tables.columns import MISSING, as_number, encode, feature_names, learn_columns
 from rushlight.data.sources.tables.frames import TABLE_ENDINGS, first_line, open_frame, polars, read_frame
 from rushlight.data.spec import Column, FeatureSpec, NormalizeName, TargetSpec, Task
@@ -36,48 +36,56 @@ def open_table(
     path: Path,
     *,
     target: str | None,
+    validation: Path | None = None,
     test: Path | None = None,
     normalize: NormalizeName = "auto",
     seed: int = 0,
     test_fraction: float = 0.2,
+    val_fraction: float | None = None,
     task: Task | None = None,
 ) -> Data:
     """Open a CSV or Parquet file as data that predicts its column `target` from the others.
 
+    A sample is called "row 7", the seventh row of the file's data (the header is not counted), with the file's name
+    before it where there are several files.
     Without `test`, a share of the rows is set aside by `seed`, the same of every class. Raises DataError for a file
     that cannot be read, a target that is not there, or columns from which nothing can be learnt.
     """
     path = Path(path)
     frame, notes = open_frame(path)
     target = check_target(path, frame, target)
-    frame, dropped = with_target(path, frame, target)
+    frame, rows, dropped = with_target(path, frame, target)
     labels = read_target(path, frame, target, task)
     notes += dropped + labels.notes
-    if test is None:
-        train_rows, test_rows, note = cut_rows(labels, seed, test_fraction)
-        notes.append(note)
-    else:
-        train_rows, test_rows = np.arange(len(frame)), None
-    columns, column_notes = learn_columns(path, frame.drop(target), train_rows)
-    inputs = encode(frame, columns)
-    train = Samples(inputs[train_rows], labels.values[train_rows])
-    held_out = None if test_rows is None else Samples(inputs[test_rows], labels.values[test_rows])
-    if test is not None:
-        held_out, test_notes = read_test_table(Path(test), columns, labels.spec)
-        notes += test_notes
+    cut = cut_splits(
+        labels.values.numpy().reshape(-1), stratified=labels.spec.task != "regression", seed=seed,
+        test_fraction=test_fraction if test is None else None, val_fraction=val_fraction if validation is None else None,
+    )  # fmt: skip
+    columns, column_notes = learn_columns(path, frame.drop(target), cut.train)
+    prefix = "row " if validation is None and test is None else f"{path.name} row "
+    samples = Samples(encode(frame, columns), labels.values, Names(rows, prefix))
+    held_out = {
+        split: None if rows is None else samples.take(rows)
+        for split, rows in (("validation", cut.validation), ("test", cut.test))
+    }
+    notes += cut.notes
+    for split, other in (("validation", validation), ("test", test)):
+        if other is not None:
+            held_out[split], other_notes = read_other_table(Path(other), columns, labels.spec)
+            notes += [*other_notes, f'{"Tested" if split == "test" else "Validated"} on "{Path(other).name}".']
     return build_data(
-        path.name, "table", train, held_out, labels.spec,
+        path.name, "table", samples.take(cut.train), held_out["test"], labels.spec, validation=held_out["validation"],
         normalize=normalize, columns=columns, notes=(*notes, *column_notes),
     )  # fmt: skip
 
 
-def read_test_table(path: Path, columns: tuple[Column, ...], target: TargetSpec) -> tuple[Samples, list[str]]:
-    """Read the rows of a test file with the columns and the classes learnt on the training file."""
+def read_other_table(path: Path, columns: tuple[Column, ...], target: TargetSpec) -> tuple[Samples, list[str]]:
+    """Read the rows of another file, named by file and row, with the columns and the classes learnt on the training file."""
     frame, notes = open_frame(path)
     name = check_target(path, frame, target.name)
-    frame, dropped = with_target(path, frame, name)
+    frame, rows, dropped = with_target(path, frame, name)
     values = target_numbers(path, frame[name], target)
-    return Samples(encode(frame, columns), values), [*notes, *dropped, f'Tested on "{path.name}".']
+    return Samples(encode(frame, columns), values, Names(rows, f"{path.name} row ")), [*notes, *dropped]
 
 
 def read_rows(source: Any, features: FeatureSpec) -> Tensor:
@@ -153,16 +161,16 @@ def check_target(path: Path, frame: pl.DataFrame, target: str | None) -> str:
     return target
 
 
-def with_target(path: Path, frame: pl.DataFrame, target: str) -> tuple[pl.DataFrame, list[str]]:
-    """Leave out the rows whose target is missing."""
-    values = [not is_missing(value) for value in frame[target].to_list()]
-    count = values.count(False)
-    if count == len(values):
+def with_target(path: Path, frame: pl.DataFrame, target: str) -> tuple[pl.DataFrame, np.ndarray, list[str]]:
+    """Leave out the rows whose target is missing; return the rest, their row numbers (from 1) and what to say."""
+    known = np.array([not is_missing(value) for value in frame[target].to_list()])
+    rows, count = np.flatnonzero(known), int((~known).sum())
+    if count == len(known):
         raise DataError("target-all-missing", path=path, target=target)
     if count == 0:
-        return frame, []
-    note = f'{count:,} of {len(values):,} rows of "{path.name}" have no "{target}" and were left out.'
-    return frame.filter(polars().Series(values)), [note]
+        return frame, rows + 1, []
+    note = f'{count:,} of {len(known):,} rows of "{path.name}" have no "{target}" and were left out.'
+    return frame[rows], rows + 1, [note]
 
 
 def is_missing(value: object) -> bool:
@@ -258,19 +266,3 @@ def class_name(value: object) -> str:
     """Return the name of a numeric class however it is written: 3, 3.0 and 03 are all '3'."""
     number = as_number(value)
     return str(value) if number is None else str(int(number) if number.is_integer() else number)
-
-
-def cut_rows(labels: Labels, seed: int, fraction: float) -> tuple[np.ndarray, np.ndarray | None, str]:
-    """Set rows aside for testing, the same share of every class, before anything is learnt."""
-    stratified = labels.spec.task != "regression"
-    count = len(labels.values)
-    if fraction <= 0 or count < 2:
-        return np.arange(count), None, "There is no test split."
-    train, test = split_indices(labels.values.numpy().reshape(-1), fraction, seed, stratified=stratified)
-    if len(test) == 0:
-        return train, None, "There is no test split: every class has one row only."
-    note = (
-        f"No test split was given: {len(test):,} of {count:,} samples were set aside for testing"
-        f"{', the same share of every class' if stratified else ''} (seed {seed})."
-    )
-    return train, test, note

@@ -1,0 +1,126 @@
+"""Raw samples with their names, and how a share of them is set aside for testing and for validation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rushlight.data.order import split_seed, validation_seed
+from rushlight.data.spec import TargetSpec
+
+
+class Names(Sequence[str]):
+    """The samples' names: `prefix` and each sample's own value, (n,); a name is made when it is asked for."""
+
+    def __init__(self, values: np.ndarray, prefix: str = "") -> None:
+        self.values, self.prefix = values, prefix
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, index: Any) -> Any:
+        """Return one name, or, for a slice or an array of indices, those names."""
+        value = self.values[index]
+        return Names(value, self.prefix) if isinstance(value, np.ndarray) else f"{self.prefix}{value}"
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Raw samples: inputs (n, *shape) in the dtype they are kept in, targets (n,) int64 or (n, width) float32."""
+
+    inputs: Tensor
+    targets: Tensor
+    names: Names | None = None
+
+    def take(self, indices: np.ndarray) -> Samples:
+        """Return the samples at `indices`."""
+        chosen = torch.from_numpy(indices)
+        names = None if self.names is None else self.names[indices]
+        return Samples(self.inputs.index_select(0, chosen), self.targets.index_select(0, chosen), names)
+
+
+def split_indices(
+    targets: np.ndarray,
+    fraction: float,
+    seed: int,
+    *,
+    stratified: bool,
+    split: Literal["validation", "test"] = "test",
+) -> tuple[np.ndarray, np.ndarray]:
+    """Cut n samples into (train, `split`) index arrays, each sorted, by `seed` alone.
+
+    Stratified, every class gives `round(fraction * its count)` samples to `split`, at least one if it has two
+    or more, and always keeps one for training.
+    """
+    generator = np.random.Generator(np.random.PCG64(split_seed(seed) if split == "test" else validation_seed(seed)))
+    groups = (
+        [np.flatnonzero(targets == value) for value in np.unique(targets)] if stratified else [np.arange(len(targets))]
+    )
+    set_aside = []
+    for group in groups:
+        count = min(max(round(fraction * len(group)), 1), len(group) - 1) if fraction > 0 else 0
+        set_aside.append(generator.permutation(group)[:count])
+    indices = np.sort(np.concatenate(set_aside)) if set_aside else np.empty(0, dtype=np.int64)
+    return np.setdiff1d(np.arange(len(targets)), indices), indices
+
+
+@dataclass(frozen=True)
+class Cut:
+    """The indices of each split's samples (None: no such split was cut), and the sentences that tell of them."""
+
+    train: np.ndarray
+    validation: np.ndarray | None
+    test: np.ndarray | None
+    notes: tuple[str, ...]
+
+
+def cut_splits(
+    labels: np.ndarray, *, test_fraction: float | None, val_fraction: float | None, seed: int, stratified: bool
+) -> Cut:
+    """Set samples aside for testing, then, of the rest, samples for validation; before anything is learnt of them.
+
+    `labels` (n,) are the samples' classes, or anything of that length where the cut is not stratified. A fraction of
+    None means that the split is not to be cut, or came from elsewhere.
+    """
+    share = ", the same share of every class" if stratified else ""
+    train, test, validation, notes = np.arange(len(labels)), None, None, []
+    if test_fraction is not None:
+        rest, found = split_indices(labels, test_fraction, seed, stratified=stratified)
+        if len(found):
+            notes.append(
+                f"No test split was given: {len(found):,} of {len(labels):,} samples were set aside for testing{share} (seed {seed})."
+            )
+            train, test = rest, found
+        elif test_fraction <= 0 or len(labels) < 2:
+            notes.append("There is no test split.")
+        else:
+            notes.append("There is no test split: no class has a sample to spare.")
+    if val_fraction:
+        kept, found = split_indices(labels[train], val_fraction, seed, stratified=stratified, split="validation")
+        if len(found):
+            notes.append(
+                f"{len(found):,} of {len(train):,} training samples were set aside for validation{share} (seed {seed})."
+            )
+            train, validation = train[kept], train[found]
+        else:
+            notes.append("There is no validation split: no class has a sample to spare.")
+    return Cut(train, validation, test, tuple(notes))
+
+
+def cut_samples(
+    samples: Samples, target: TargetSpec, *, test_fraction: float | None, val_fraction: float | None, seed: int
+) -> tuple[Samples, Samples | None, Samples | None, tuple[str, ...]]:
+    """Cut samples as `cut_splits` cuts their indices; return (train, validation, test, notes)."""
+    if len(samples.inputs) != len(samples.targets):
+        return samples, None, None, ()  # `build_data` raises on unequal counts
+    stratified = target.task in ("classification", "binary")
+    labels = samples.targets.numpy().reshape(-1) if stratified else np.zeros(len(samples.targets))
+    cut = cut_splits(labels, test_fraction=test_fraction, val_fraction=val_fraction, seed=seed, stratified=stratified)
+    train = samples if len(cut.train) == len(samples.inputs) else samples.take(cut.train)
+    validation, test = (None if rows is None else samples.take(rows) for rows in (cut.validation, cut.test))
+    return train, validation, test, cut.notes

@@ -1,0 +1,275 @@
+"""No words for users stand in the code: they stand in texts/, in both languages. What still does may only shrink.
+
+Found are: strings that read as prose (two words in a row, or a word beside a value), the headings and labels of tables,
+the help of options, the docstrings of commands. Not found are single words in a constant, such as a table of labels.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+import rushlight
+
+SOURCE = Path(rushlight.__file__).parent
+
+# Inline texts of each file that has some. Whoever moves one into texts/ lowers the number; none may rise, none be added.
+REMAINING = {
+    "api.py": 5,
+    "cli/app.py": 86,
+    "cli/environment.py": 15,
+    "cli/listing.py": 1,
+    "cli/overview.py": 30,
+    "console/output.py": 1,
+    "console/profile.py": 15,
+    "console/progress.py": 10,
+    "console/report.py": 28,
+    "console/runs.py": 22,
+    "console/upkeep.py": 33,
+    "data/feed/reading.py": 2,
+    "data/look/overview.py": 3,
+    "data/open.py": 5,
+    "data/shape/build.py": 12,
+    "data/shape/targets.py": 6,
+    "data/shape/to_model.py": 1,
+    "data/sources/arrays/arrays.py": 2,
+    "data/sources/arrays/files.py": 1,
+    "data/sources/arrays/idx.py": 2,
+    "data/sources/datasets/datasets.py": 15,
+    "data/sources/datasets/samples.py": 3,
+    "data/sources/images/find.py": 9,
+    "data/sources/images/folder.py": 9,
+    "data/sources/images/pixels.py": 5,
+    "data/sources/named/cache.py": 12,
+    "data/sources/named/debian.py": 7,
+    "data/sources/named/download.py": 14,
+    "data/sources/named/fetch.py": 11,
+    "data/sources/named/named.py": 3,
+    "data/sources/tables/columns.py": 14,
+    "data/sources/tables/frames.py": 1,
+    "data/sources/tables/tables.py": 5,
+    "files.py": 1,
+    "run.py": 2,
+    "runs/checkpoint_files.py": 4,
+    "runs/folder.py": 7,
+    "runs/history.py": 3,
+    "runs/lock.py": 2,
+    "runs/parts.py": 15,
+    "runs/records.py": 11,
+    "runs/sessions.py": 1,
+    "runs/summary.py": 1,
+    "runs/verify.py": 29,
+    "training/checkpoint/checkpoint.py": 6,
+    "training/checkpoint/serialize.py": 2,
+    "training/engine/capture.py": 4,
+    "training/engine/compiled.py": 8,
+    "training/engine/policy.py": 43,
+    "training/engine/step_check.py": 1,
+    "training/finish.py": 3,
+    "training/loop.py": 2,
+    "training/objective/schedule.py": 1,
+    "training/profile/waiting.py": 7,
+    "training/profile/watch.py": 3,
+    "training/record/ledger.py": 4,
+    "training/setup/announcement.py": 8,
+    "training/setup/choose.py": 2,
+    "training/setup/conditions.py": 12,
+    "training/setup/explain.py": 6,
+    "training/setup/options.py": 1,
+    "training/setup/resume.py": 1,
+    "training/step/recovery.py": 5,
+}
+
+EXEMPT = {
+    "data/sources/named/catalog.py": "citations and licences, as their authors wrote them",
+    "report/plots.py": "pictures belong to the run's files, which are English",
+    "runs/index.py": "SQL",
+    "training/engine/fingerprint.py": "digests",
+    "training/engine/lower_matmul.py": "an operator's signature",
+    "training/step/memory.py": "torch's own messages, to be recognised",
+}
+
+VALUE = "\0"  # stands for the values of an f-string
+PROSE = re.compile(
+    r"(?<![-\w.])[A-Za-z][a-z]+[,;:.]? [a-z]{2,}"  # two words
+    r"|(?<![-\w.\"'/])[A-Za-z][a-z]{2,}:? \0|\0 [a-z]{2,}\b"  # a word and a value
+)
+NO_PROSE = re.compile(
+    r"rushlight [a-z]+ "  # a command to type
+    r"|(bold|dim|white|red|yellow|green|cyan)( [a-z]+)*( \0)?$"  # a style
+    r"|\(\?s\)"
+)
+RECOGNISED_BY = {
+    "count", "endswith", "filterwarnings", "find", "findall", "fullmatch", "index", "match", "partition", "removeprefix",
+    "removesuffix", "replace", "rpartition", "search", "split", "startswith", "strip", "sub",
+}  # fmt: skip
+PROGRAMMERS_ERRORS = {
+    "AssertionError", "AttributeError", "KeyError", "NotImplementedError", "RuntimeError", "TypeError", "ValueError",
+}  # fmt: skip
+LABELLED_BY = {"add_column", "add_row", "print_marked", "print_titled"}
+HELP = {"help", "epilog", "show_default", "rich_help_panel"}
+
+
+def literal(node: ast.AST) -> str | None:
+    """The text of a string or an f-string; None for anything else."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return node.value
+    if isinstance(node, ast.JoinedStr):
+        return "".join(str(part.value) if isinstance(part, ast.Constant) else VALUE for part in node.values)
+    return None
+
+
+def name_of(call: ast.AST) -> str:
+    """The name of the function or method that is called."""
+    function = call.func if isinstance(call, ast.Call) else None
+    return getattr(function, "attr", getattr(function, "id", ""))
+
+
+class Scan(ast.NodeVisitor):
+    """Finds the inline texts of one file as (line, text)."""
+
+    def __init__(self, code: str) -> None:
+        self.found: list[tuple[int, str]] = []
+        self.visit(ast.parse(code))
+
+    def visit_Module(self, node: ast.Module | ast.ClassDef | ast.FunctionDef) -> None:
+        has_docstring = ast.get_docstring(node) is not None
+        for child in node.body[has_docstring:]:
+            self.visit(child)
+
+    visit_ClassDef = visit_Module
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
+        docstring = ast.get_docstring(node)
+        if docstring and {name_of(decorator) for decorator in node.decorator_list} & {"command", "callback"}:
+            self.found.append((node.lineno, docstring))
+        for decorator in node.decorator_list:
+            self.visit(decorator)
+        self.visit(node.args)
+        self.visit_Module(node)
+
+    def visit_Compare(self, node: ast.Compare) -> None:
+        for part in (node.left, *node.comparators):
+            if literal(part) is None:  # a text that is compared with is not shown
+                self.visit(part)
+
+    def visit_Subscript(self, node: ast.Subscript) -> None:
+        self.visit(node.value)
+        if literal(node.slice) is None:
+            self.visit(node.slice)
+
+    def visit_For(self, node: ast.For) -> None:
+        headings = [
+            call.args[0]
+            for call in ast.walk(node)
+            if isinstance(call, ast.Call) and name_of(call) == "add_column" and call.args
+        ]
+        if isinstance(node.iter, ast.Tuple) and ast.unparse(node.target) in map(ast.unparse, headings):
+            for entry in node.iter.elts:
+                self.add(entry, literal(entry) or "")
+        self.generic_visit(node)
+
+    def visit_Call(self, node: ast.Call) -> None:
+        name = name_of(node)
+        if name in PROGRAMMERS_ERRORS:
+            return
+        self.visit(node.func)
+        for argument in node.args:
+            text = literal(argument)
+            if text is not None and name in LABELLED_BY and re.search(r"[A-Za-z]{2}", text):
+                self.add(argument, text)
+            elif text is None or name not in RECOGNISED_BY:
+                self.visit(argument)
+        for keyword in node.keywords:
+            text = literal(keyword.value)
+            if text and keyword.arg in HELP:
+                self.add(keyword.value, text)
+            elif keyword.arg != "style":
+                self.visit(keyword.value)
+
+    def visit_Constant(self, node: ast.Constant) -> None:
+        if isinstance(node.value, str):
+            self.look_at(node, node.value.replace("{}", VALUE))
+
+    def visit_JoinedStr(self, node: ast.JoinedStr) -> None:
+        self.look_at(node, literal(node) or "")
+        for part in node.values:
+            if isinstance(part, ast.FormattedValue):
+                self.visit(part.value)
+
+    def look_at(self, node: ast.expr, text: str) -> None:
+        if PROSE.search(text):
+            self.add(node, text)
+
+    def add(self, node: ast.expr, text: str) -> None:
+        if text and not NO_PROSE.match(text) and (node.lineno, text) not in self.found:
+            self.found.append((node.lineno, text))
+
+
+def inline_texts() -> dict[str, list[tuple[int, str]]]:
+    """The inline texts of each file that has some."""
+    paths = {path.relative_to(SOURCE).as_posix(): path for path in sorted(SOURCE.rglob("*.py"))}
+    found = {name: Scan(path.read_text(encoding="utf-8")).found for name, path in paths.items() if name not in EXEMPT}
+    return {name: texts for name, texts in found.items() if texts}
+
+
+def test_no_text_is_inline_but_those_that_were_and_these_only_shrink() -> None:
+    found = inline_texts()
+    more = {name: texts for name, texts in found.items() if len(texts) > REMAINING.get(name, 0)}
+    lines = [f"{name}, line {line}: {text}" for name, texts in more.items() for line, text in texts]
+    assert not more, "move these into texts/, or lower what remains:\n" + "\n".join(lines)
+
+
+def test_every_number_that_remains_is_of_a_file_that_has_inline_texts() -> None:
+    """A file without any has no number: it cannot get some back."""
+    assert set(REMAINING) - set(inline_texts()) == set()
+
+
+def test_every_exemption_is_of_a_file_that_is_there() -> None:
+    assert [name for name in EXEMPT if not (SOURCE / name).is_file()] == []
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        'progress.message("No step was taken.")',
+        'progress.message(f"Saved {path}")',
+        'notes.append(f"{name} is read in batches.")',
+        'raise DataError("key", reason="it ends too early")',
+        'table.add_column("train")',
+        'for heading in ("epoch", "time"):\n    table.add_column(heading)',
+        'x = typer.Option("--runs", help="Where?")',
+        'def f(runs: Annotated[Path, typer.Option(help="Where?")]) -> None:\n    pass',
+        'word = "epoch {}".format(epoch)',
+        '@app.command()\ndef save() -> None:\n    """Save."""',
+        'def f():\n    """Return."""\n    return "nothing to do"',
+        'print_marked(console, "note:", "yellow", text)',
+    ],
+)
+def test_an_inline_text_is_found(code: str) -> None:
+    assert Scan(code).found
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        'progress.message(text("training.no-profile"))',
+        'progress.message(Note("training.kept", step=step, path=path))',
+        'raise DataError("no-table", path=path)',
+        'raise ValueError("a value that nobody sees")',
+        'is_full = "no space left" in str(error)',
+        'reason = str(error).removeprefix("os error ")',
+        'console.print(text, style="bold red")',
+        'command = f"rushlight resume {run}"',
+        'path = f"{folder}/{name}.png"',
+        '"""What this module does."""\n\ndef f():\n    """Return what it does."""',
+        'table.add_column("")',
+        'value = content["not a text"]',
+        'for heading in ("epoch", "time"):\n    table.add_column(text(f"console.headings.{heading}"))',
+    ],
+)
+def test_what_is_no_text_for_users_is_not_found(code: str) -> None:
+    assert Scan(code).found == []
