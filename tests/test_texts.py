@@ -28,8 +28,7 @@ ERRORS = {name for name, value in vars(errors).items() if isinstance(value, type
 # Calls whose key or values are computed: where they stand, and the keys they may raise with.
 COMPUTED: dict[str, set[str]] = {
     "data/sources/arrays/files.py:array_error": {"array-is-pickled", "array-not-readable"},
-    "data/feed/reading.py:error": set(),  # any error that a worker sends back: its key was given where `Failed` was made
-    "data/feed/reading.py:failed": set(),  # the same: an error of ours, sent by a worker
+    "data/feed/reading.py:error": set(),  # any error that a worker sends back: its key was given where it was raised
     "data/sources/idx.py:check_length": {"idx-truncated", "idx-too-long"},
     "export/weights.py:read_content": {"weights-page", "weights-pointer"},
     "training/setup/explain.py:check_outputs": {"too-few-outputs", "wrong-outputs"},
@@ -66,7 +65,7 @@ def calls() -> Iterator[Call]:
             if not (isinstance(node, ast.Call) and isinstance(node.func, (ast.Name, ast.Attribute))):
                 continue
             name = node.func.id if isinstance(node.func, ast.Name) else node.func.attr
-            if name in {*ERRORS, "Failed"} or (name == "kind" and path.name == "reading.py"):
+            if name in ERRORS or (name == "kind" and path.name == "reading.py"):
                 inside = [f for f in functions if f.lineno <= node.lineno <= (f.end_lineno or 0)]
                 yield Call(path, inside[-1].name if inside else "", node)
 
@@ -374,6 +373,15 @@ def test_a_text_that_is_missing_in_chinese_is_shown_in_english(environment: pyte
     assert text("console.only-here") == "Whole."
     with pytest.raises(KeyError):
         text("console.nowhere")
+
+
+def test_a_process_that_cannot_read_the_texts_says_key_and_values(
+    environment: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    environment.setattr(texts, "read_room", texts.read_room.__wrapped__)
+    environment.setattr(texts, "FOLDER", tmp_path)
+    error = errors.StorageError("disk-error", path="runs/a", reason="too many open files")
+    assert error.problem == "errors.disk-error.problem, path runs/a, reason too many open files"
 
 
 def test_one_and_many_have_their_forms(environment: pytest.MonkeyPatch) -> None:

@@ -86,7 +86,10 @@ def shown(value: str) -> str:
 def fill(code: str, key: str, values: Mapping[str, object]) -> str:
     """Return the text of `key` in one language, English where that has none, with its values filled in."""
     room, _, name = key.partition(".")
-    found: Any = read_room(code, room)
+    try:
+        found: Any = read_room(code, room)
+    except (OSError, ImportError):  # a process may lose the right to read files; its errors still say what they can
+        return ", ".join([key, *(f"{name} {value}" for name, value in values.items())])
     for step in name.split("."):
         if step not in found and code != "en":
             return fill("en", key, values)

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from rushlight.data.feed.batch import Batch
 from rushlight.data.feed.feed import Feed
-from rushlight.data.feed.reading import seeded
+from rushlight.data.feed.reading import explained_workers, seeded, start_reading
 from rushlight.data.feed.split import CPU, to_device
 from rushlight.data.order import sample_seed
 
@@ -43,16 +43,16 @@ class LoaderSplit:
         return Feed(self._read(seed, epoch, start))
 
     def _read(self, seed: int, epoch: int, start: int) -> Iterator[Batch]:
+        name = type(self.loader.dataset).__name__
         with seeded(sample_seed(seed, epoch, -1)):
             for owner in (self.loader, self.loader.sampler, self.loader.batch_sampler):
                 generator = getattr(owner, "generator", None)
                 if isinstance(generator, torch.Generator):
                     generator.manual_seed(sample_seed(seed, epoch, -1))
-            batches = iter(self.loader)
+            batches = start_reading(self.loader, name)
         for number in range(10**18):
-            with seeded(
-                sample_seed(seed, epoch, -2 - number)
-            ):  # reading in this process must not touch the step's stream
+            # reading in this process must not touch the step's stream
+            with seeded(sample_seed(seed, epoch, -2 - number)), explained_workers(name, self.loader.num_workers):
                 batch = next(batches, None)
             if batch is None:
                 return

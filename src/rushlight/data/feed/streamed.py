@@ -13,7 +13,7 @@ from torch.utils.data import Dataset, default_collate
 
 from rushlight.data.feed.batch import Batch
 from rushlight.data.feed.feed import Feed
-from rushlight.data.feed.reading import Failed, Reader, Request, Source
+from rushlight.data.feed.reading import BatchReader, BatchRequest, SeededDataset
 from rushlight.data.feed.split import CPU, to_device
 from rushlight.data.order import epoch_order
 
@@ -22,8 +22,7 @@ from rushlight.data.order import epoch_order
 class StreamedSplit:
     """Samples of a map-style dataset, read as they are needed, by worker processes or in this one.
 
-    Whatever is random in reading a sample depends on (seed, epoch, index) alone: see `reading.py`, which `draws` and
-    `together` are for.
+    Whatever is random in reading a sample depends on (seed, epoch, index) alone: see `reading.py`.
     """
 
     dataset: Dataset[Any]
@@ -32,16 +31,17 @@ class StreamedSplit:
     collate: Callable[[list[Any]], Any] = default_collate
     is_shuffled: bool = True
     device: torch.device = CPU
-    draws: bool | None = True  # None: reading draws nothing, as far as was seen; False: it never does, in any thread
-    together: bool = False  # whether the dataset's own __getitems__ gives a batch's samples
+    is_random: bool | None = (
+        True  # None: reading draws nothing, as far as is known; False: it never does, in any thread
+    )
     around: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext  # holds while it is read
     names: Sequence[str] | None = None  # of each sample: its file or row, for reports and errors
     kind: str = field(default="streamed", init=False)
-    source: Source = field(init=False, repr=False, compare=False)  # who reads
+    reader: BatchReader = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        reader = Reader(self.dataset, self.collate, self.draws, self.together)
-        object.__setattr__(self, "source", Source(reader, self.workers))
+        samples = SeededDataset(self.dataset, self.collate, self.is_random)
+        object.__setattr__(self, "reader", BatchReader(samples, self.workers))
 
     @property
     def samples(self) -> int:
@@ -62,11 +62,10 @@ class StreamedSplit:
         return self._read(range(self.samples), size, seed=0, epoch=0)
 
     def _read(self, indices: Sequence[int], size: int, seed: int, epoch: int) -> Iterator[Batch]:
-        requests = (Request(seed, epoch, indices[first : first + size]) for first in range(0, len(indices), size))
-        with self.around(), contextlib.closing(self.source.batches(requests, self.device.type == "cuda")) as batches:
+        requests = (BatchRequest(seed, epoch, indices[first : first + size]) for first in range(0, len(indices), size))
+        batches = self.reader.batches(requests, self.device.type == "cuda")
+        with self.around(), contextlib.closing(batches):
             for batch in batches:
-                if isinstance(batch, Failed):
-                    raise batch.error() from RuntimeError(batch.traceback)
                 yield to_device(self.finish(batch), self.device)
 
     def to(self, device: torch.device) -> StreamedSplit:

@@ -245,9 +245,7 @@ def stream(root: Path, files: ImageFiles, features: FeatureSpec, workers: int) -
     channels, height, width = features.shape
     dataset = ImageFolderDataset(files, (channels, height, width))
     finish = partial(prepare_batch, features)
-    return StreamedSplit(
-        dataset, finish, workers, draws=False, together=True, around=no_image_warnings, names=files.names(root)
-    )
+    return StreamedSplit(dataset, finish, workers, is_random=False, around=no_image_warnings, names=files.names(root))
 
 
 def prepare_batch(features: FeatureSpec, batch: Any) -> Any:
