@@ -66,7 +66,6 @@ REMAINING = {
     "training/engine/compiled.py": 8,
     "training/engine/policy.py": 43,
     "training/engine/step_check.py": 1,
-    "training/profile/waiting.py": 7,
     "training/setup/announcement.py": 8,
     "training/setup/choose.py": 2,
     "training/setup/conditions.py": 12,
@@ -77,7 +76,6 @@ REMAINING = {
 }
 
 EXEMPT = {
-    "data/sources/named/catalog.py": "citations and licences, as their authors wrote them",
     "report/plots.py": "pictures belong to the run's files, which are English",
     "runs/index.py": "SQL",
     "training/engine/fingerprint.py": "digests",
