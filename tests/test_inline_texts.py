@@ -61,7 +61,6 @@ REMAINING = {
     "training/engine/modes.py": 5,
     "training/engine/obstacles.py": 11,
     "training/engine/step_check.py": 1,
-    "training/profile/waiting.py": 7,
     "training/setup/announcement.py": 8,
     "training/setup/choose.py": 2,
     "training/setup/conditions.py": 12,
@@ -72,7 +71,6 @@ REMAINING = {
 }
 
 EXEMPT = {
-    "data/sources/named/catalog.py": "citations and licences, as their authors wrote them",
     "report/plots.py": "pictures belong to the run's files, which are English",
     "training/engine/fingerprint.py": "digests",
     "training/engine/lower_matmul.py": "an operator's signature",

@@ -13,7 +13,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from rushlight.data.feed import LoaderSplit, ResidentSplit, Split, StreamedSplit
-from rushlight.data.shape import Finish, FinishBinary, Samples, check_same_dtype, check_samples, resident, split_digest
+from rushlight.data.shape import (
+    PrepareBatch,
+    PrepareBinaryBatch,
+    Samples,
+    check_same_dtype,
+    check_samples,
+    resident,
+    split_digest,
+)
 from rushlight.data.sources import (
     ARRAYS,
     DATASET,
@@ -212,7 +220,7 @@ def retarget_split(split: Split, target: TargetSpec) -> Split:
     if isinstance(split, ResidentSplit):
         return replace(split, targets=split.targets.float().reshape(-1, 1))
     assert isinstance(split, (StreamedSplit, LoaderSplit))
-    return replace(split, finish=FinishBinary(split.finish))
+    return replace(split, prepare=PrepareBinaryBatch(split.prepare))
 
 
 def options_to_json(options: DataOptions) -> dict[str, Any]:
@@ -263,7 +271,7 @@ def open_like(
             return replace(split, targets=targets.float().reshape(-1, 1) if target.task == "binary" else targets)
         return replace(kept(opened.name, Samples(split.inputs, targets), features, target), names=split.names)
     assert isinstance(split, (StreamedSplit, LoaderSplit))
-    return replace(split, finish=Finish(target, features, numbers))
+    return replace(split, prepare=PrepareBatch(target, features, numbers))
 
 
 def is_scaled(data: Data) -> bool:

@@ -244,8 +244,8 @@ def stream(root: Path, files: ImageFiles, features: FeatureSpec, workers: int) -
     """Return a split that reads these files."""
     channels, height, width = features.shape
     dataset = ImageFolderDataset(files, (channels, height, width))
-    finish = partial(prepare_batch, features)
-    return StreamedSplit(dataset, finish, workers, is_random=False, around=no_image_warnings, names=files.names(root))
+    prepare = partial(prepare_batch, features)
+    return StreamedSplit(dataset, prepare, workers, is_random=False, around=no_image_warnings, names=files.names(root))
 
 
 def prepare_batch(features: FeatureSpec, batch: Any) -> Any:
