@@ -16,6 +16,7 @@ from rushlight import texts
 from rushlight.cli.app import app
 from rushlight.training.setup import options as options_module
 
+FLAG = r"(?<![\w-])--[a-z][a-z-]*"  # of the command line
 WORDS = {
     "en": {"option": "option", "meaning": "meaning", "default": "default", "kind": "type", "problem": "problem", "advice": "advice", "arguments": "Arguments", "options": "Options"},
     "zh": {"option": "选项", "meaning": "含义", "default": "默认值", "kind": "类型", "problem": "问题", "advice": "怎么办", "arguments": "参数", "options": "选项"},
@@ -66,7 +67,7 @@ def errors(language: str) -> str:
         elif key := re.match(r'(?:\[| {4}")([a-z0-9-]+)(?:\]|": Text\()', line):
             groups.setdefault(group, []).append(key[1])
     for group, keys in groups.items():
-        lines += ["", f"## {group}"]
+        lines += ["", f"## {group[:1].upper()}{group[1:]}"]
         for key in keys:
             problem, advice = catalogue[key]
             lines += [
@@ -100,7 +101,7 @@ def whole(text: str | dict[str, str]) -> str:
 def literal(text: str) -> str:
     """Return a text as Markdown that shows it as it is, with its `{places}` marked."""
     escaped = re.sub(r"([\\<>*_\[\]#|~])", r"\\\1", " ".join(text.replace("`", "").split()))
-    return re.sub(r"\{[^{}]*\}", lambda place: f"`{place[0].replace(chr(92), '')}`", escaped)
+    return re.sub(r"\{[^{}]*\}|" + FLAG, lambda place: f"`{place[0].replace(chr(92), '')}`", escaped)
 
 
 # ── the command line ─────────────────────────────────────────────────────────────────────────────────────
@@ -117,7 +118,8 @@ def describe(name: str, command: click.Command, language: str) -> Iterator[str]:
     words = WORDS[language]
     context = click.Context(command, info_name=f"rushlight {name}")
     pieces = [piece for piece in command.collect_usage_pieces(context) if piece]
-    yield from ("", f"## rushlight {name}", "", "```text", " ".join(["rushlight", name, *pieces]), "```", "")
+    usage = " ".join(["rushlight", name, *pieces]).replace("[[", "[").replace("]]", "]")
+    yield from ("", f"## rushlight {name}", "", "```text", usage, "```", "")
     yield plain(command.help or "")
     if command.epilog:
         yield from ("", plain(command.epilog))
@@ -155,8 +157,8 @@ def shown_default(parameter: click.Parameter) -> str:
 
 
 def plain(text: str) -> str:
-    """Return a help text without rich's markup."""
-    return " ".join(re.sub(r"\[/?(?:bold|dim|cyan|green|yellow|red)\]", "", text).split())
+    """Return a help text as Markdown, without rich's markup."""
+    return re.sub(FLAG, r"`\g<0>`", " ".join(re.sub(r"\[/?(?:bold|dim|cyan|green|yellow|red)\]", "", text).split()))
 
 
 def cell(text: str) -> str:
