@@ -15,9 +15,9 @@ from faults.small import result_of, resume, timeless_lines
 from rushlight.errors import RushlightError
 from rushlight.export.bundle import read_bundle
 from rushlight.run import Run
-from rushlight.runs import list_runs, read_recipe
+from rushlight.runs import list_runs, read_json, read_recipe
 from rushlight.runs.checkpoint_files import age, list_checkpoints
-from rushlight.runs.folder import is_run, read_json
+from rushlight.runs.folder import is_run
 from rushlight.runs.history import LOSS_BYTES, History
 from rushlight.training.checkpoint.checkpoint import latest_checkpoint, restore
 from rushlight.training.recipe import recipe_from_json

@@ -1,4 +1,4 @@
-"""Damage to what lies beside checkpoints and bundle: records, history, losses, and the index of all runs."""
+"""Damage to what lies beside checkpoints and bundle: records, history and losses."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from faults.outcome import case_random
 from rushlight.errors import RushlightError
 from rushlight.run import Run
 from rushlight.runs import History, list_runs, read_history, read_losses
-from rushlight.runs.index import INDEX
 
 RECORDS = ("recipe.json", "environment.json", "report.json", "history.jsonl")
 
@@ -22,7 +21,6 @@ def damage_side_files(run: Run, count: int, seed: int, figures: Counter[str]) ->
     return [
         *damage_records(run, count, random, figures),
         *tear_history(run, count, random, figures),
-        *damage_index(run.folder.parent, count, random, figures),
     ]
 
 
@@ -89,25 +87,3 @@ def repaired(folder: Path) -> tuple[bytes, bytes] | str:
     except Exception as error:
         return f"{type(error).__name__}: {error}"
     return (folder / "history.jsonl").read_bytes(), (folder / "losses.f32").read_bytes()
-
-
-def damage_index(runs: Path, count: int, random: Random, figures: Counter[str]) -> list[str]:
-    """Damage the index of all runs: what is listed does not change, and it is whole again."""
-    failures = []
-    expected, index = list_runs(runs), runs / INDEX
-    content = index.read_bytes()
-    for _ in range(count):
-        at, kind = random.randrange(len(content)), random.choice(("bit", "cut", "zeros"))
-        rest = {
-            "bit": bytes([content[at] ^ (1 << random.randrange(8))]) + content[at + 1 :],
-            "cut": b"",
-            "zeros": bytes(len(content) - at),
-        }
-        index.write_bytes(content[:at] + rest[kind])
-        figures["damaged"] += 1
-        try:
-            if list_runs(runs) != expected:
-                failures.append(f"{INDEX}: {kind} at byte {at}: other runs are listed")
-        except Exception as error:
-            failures.append(f"{INDEX}: {kind} at byte {at}: {type(error).__name__}: {error}")
-    return failures

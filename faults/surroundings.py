@@ -13,8 +13,8 @@ from pathlib import Path
 
 import rushlight
 from faults.small import OPTIONS, clock_moved, result_of, resume, train
-from rushlight.runs import create_run, list_runs
-from rushlight.runs.checkpoint_files import list_checkpoints
+from rushlight.runs import list_checkpoints, list_runs
+from rushlight.runs.folder import create_run
 from rushlight.training.checkpoint.checkpoint import is_whole
 
 HOUR, YEAR = 3600.0, 365 * 86400.0

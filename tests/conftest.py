@@ -20,3 +20,13 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+def pytest_configure() -> None:
+    """Print tables as wide as into a file: readline, which pytest imports, sets both for every process begun here.
+
+    Under xdist the workers would find them in their own environment too.
+    """
+    for name in ("COLUMNS", "LINES"):
+        os.environ.pop(name, None)
+        os.unsetenv(name)  # readline sets them behind the back of `os.environ`

@@ -13,7 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from torch import nn
 
 import rushlight
 from rushlight import errors, texts
@@ -26,9 +28,8 @@ ERRORS = {name for name, value in vars(errors).items() if isinstance(value, type
 # Calls whose key or values are computed: where they stand, and the keys they may raise with.
 COMPUTED: dict[str, set[str]] = {
     "data/sources/arrays/files.py:array_error": {"array-is-pickled", "array-not-readable"},
-    "data/feed/reading.py:error": set(),  # any error that a worker sends back: its key was given where `Failed` was made
-    "data/feed/reading.py:failed": set(),  # the same: an error of ours, sent by a worker
-    "data/sources/arrays/idx.py:check_length": {"idx-truncated", "idx-too-long"},
+    "data/feed/reading.py:error": set(),  # any error that a worker sends back: its key was given where it was raised
+    "data/sources/idx.py:check_length": {"idx-truncated", "idx-too-long"},
     "export/weights.py:read_content": {"weights-page", "weights-pointer"},
     "training/setup/explain.py:check_outputs": {"too-few-outputs", "wrong-outputs"},
 }
@@ -64,7 +65,7 @@ def calls() -> Iterator[Call]:
             if not (isinstance(node, ast.Call) and isinstance(node.func, (ast.Name, ast.Attribute))):
                 continue
             name = node.func.id if isinstance(node.func, ast.Name) else node.func.attr
-            if name in {*ERRORS, "Failed"} or (name == "kind" and path.name == "reading.py"):
+            if name in ERRORS or (name == "kind" and path.name == "reading.py"):
                 inside = [f for f in functions if f.lineno <= node.lineno <= (f.end_lineno or 0)]
                 yield Call(path, inside[-1].name if inside else "", node)
 
@@ -330,12 +331,57 @@ def test_texts_in_a_row_are_joined_as_is_usual_in_the_language(environment: pyte
     assert shown(inside) == "没有用列“x”：每个值都空缺、b。"
 
 
+def test_no_blank_stands_between_chinese_characters_that_were_put_together(environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("RUSHLIGHT_LANGUAGE", "zh")
+    found = Note("export.folder-with", entries="a.txt")
+    assert (
+        "实际是一个装着 a.txt 的文件夹。"
+        in errors.WeightsError("bundle-missing", path="x", found=found, suggestion="").problem
+    )
+    named = errors.WeightsError("bundle-missing", path="我的 数据", found="x", suggestion="").problem
+    assert named.startswith("我的 数据：")  # what the user wrote stays
+
+
+def test_a_run_in_chinese_has_the_same_history_as_one_in_english(
+    environment: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """On data and with a model about which there are notes, and with steps that are left out."""
+    inputs = np.random.default_rng(0).random((60, 4), "float32")
+    inputs[7] = 3e38  # four of these are infinite, and so is the loss
+    model = nn.Sequential(nn.Linear(4, 3), nn.ReLU())
+    nn.init.ones_(model[0].weight)
+    histories = []
+    for code in texts.LANGUAGES:
+        environment.setenv("RUSHLIGHT_LANGUAGE", code)
+        run = rushlight.train(
+            copy.deepcopy(model), (inputs, np.arange(60) % 3), test_data=(inputs[20:40], np.arange(20) % 3), epochs=1, batch_size=8, on_nan="skip", normalize="none",
+            seed=0, runs=tmp_path / code, name="same", quiet=True,
+        )  # fmt: skip
+        lines = [json.loads(line) for line in (run.folder / "history.jsonl").read_text("utf-8").splitlines()]
+        histories.append(
+            [{key: value for key, value in line.items() if key not in ("time", "seconds")} for line in lines]
+        )
+        histories[-1].append(json.loads((run.folder / "environment.json").read_text("utf-8"))["data_notes"])
+    assert any(line.get("event") == "skipped" for line in histories[0][:-1])
+    assert any("ReLU" in note for note in histories[0][-1])
+    assert histories[0] == histories[1]
+
+
 def test_a_text_that_is_missing_in_chinese_is_shown_in_english(environment: pytest.MonkeyPatch) -> None:
     environment.setenv("RUSHLIGHT_LANGUAGE", "zh")
     environment.setattr(texts, "read_room", lambda code, room: {"only-here": "Whole."} if code == "en" else {})
     assert text("console.only-here") == "Whole."
     with pytest.raises(KeyError):
         text("console.nowhere")
+
+
+def test_a_process_that_cannot_read_the_texts_says_key_and_values(
+    environment: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    environment.setattr(texts, "read_room", texts.read_room.__wrapped__)
+    environment.setattr(texts, "FOLDER", tmp_path)
+    error = errors.StorageError("disk-error", path="runs/a", reason="too many open files")
+    assert error.problem == "errors.disk-error.problem, path runs/a, reason too many open files"
 
 
 def test_one_and_many_have_their_forms(environment: pytest.MonkeyPatch) -> None:

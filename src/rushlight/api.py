@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import sys
-import time
 import warnings
 import weakref
 from collections.abc import Callable, Generator, Iterator
@@ -14,15 +13,16 @@ from typing import Any, Unpack
 
 from torch import nn
 
-from rushlight.console import fetch_progress
+from rushlight.console import Progress, fetch_progress
 from rushlight.data import Data, keeping_workers, open_source
 from rushlight.errors import RunError, RushlightError, UsageError
 from rushlight.export import SavedModel, build_bundled, load_bundle, load_weights, read_bundle
 from rushlight.run import Run
-from rushlight.runs import age, find_run, list_checkpoints, lock_run, read_recipe, write_session
+from rushlight.runs import age, find_run, keep_values, list_checkpoints, lock_run, read_recipe, write_session
 from rushlight.signals import Terminated
 from rushlight.training import (
     Epoch,
+    Events,
     Options,
     Origin,
     Training,
@@ -81,7 +81,8 @@ def epochs(model: str | nn.Module, data: Any = "fashion-mnist", **options: Unpac
     for option in ("checkpoint", "inexact"):
         if options.get(option) and not (option == "inexact" and options.get("resume")):
             raise UsageError("only-for-resume", option=option)
-    return started(lambda stack: start_training(model, data, options, stack), options)
+    fetch = None if options.get("quiet") else fetch_progress()
+    return started(lambda stack, events: start_training(model, data, options, stack, events, fetch), options)
 
 
 def resume(
@@ -102,18 +103,20 @@ def resume(
     folder = find_run(Path(options.get("runs", "runs")), str(run))
     recipe = recipe_from_json(read_recipe(folder))
 
-    def again(stack: contextlib.ExitStack) -> tuple[Training, str]:
+    def again(stack: contextlib.ExitStack, events: Events) -> tuple[Training, str]:
         stack.enter_context(lock_run(folder))
-        return resume_training(folder, recipe, model, data, options, stack)
+        return resume_training(folder, recipe, model, data, options, stack, events)
 
     return drained(started(again, options))
 
 
-def started(make: Callable[[contextlib.ExitStack], tuple[Training, str]], options: Options) -> Epochs:
+def started(make: Callable[[contextlib.ExitStack, Events], tuple[Training, str]], options: Options) -> Epochs:
     """Make a training, begin its history and announce it; whatever it holds is let go if any of that fails."""
     stack = contextlib.ExitStack()
+    screen = Progress(options.get("quiet", False), options.get("to_stderr", False))
+    stack.callback(screen.close)
     try:
-        training, loss_name = make(stack)
+        training, loss_name = make(stack, Events(screen.show, on_event=options.get("on_event")))
         stack.enter_context(keeping_workers(training.data))
         if training.origin is None:
             from_start(training)
@@ -129,25 +132,25 @@ def started(make: Callable[[contextlib.ExitStack], tuple[Training, str]], option
 def from_start(training: Training, **more: Any) -> None:
     """Write the first line of a run's history, and with `more` that of its sessions."""
     steps = steps_per_epoch(training.data.train.samples, training.recipe)
-    line = {"kind": "start", "run": training.folder.name, "epochs": training.recipe.epochs, "steps_per_epoch": steps}
-    training.history.write({**line, "time": time.time()})
+    training.events.emit("start", run=training.folder.name, epochs=training.recipe.epochs, steps_per_epoch=steps)
     write_session(training.folder, "started", 0, **more)
 
 
 def from_checkpoint(training: Training, origin: Origin) -> None:
     """Bring back a checkpoint; a run that never wrote one begins anew."""
-    folder, tell = training.folder, training.progress.message
+    folder, tell = training.folder, training.events.message
     if origin.checkpoint is None:
         if (folder / "model").is_dir():
             raise RunError("no-checkpoint", run=folder.name)
         tell("No checkpoint was written before it stopped: it begins anew.")
         keep_recipe(training)
         training.history.restore(0, 0, b"", b"")
+        keep_values(folder, 0)
         from_start(training, **said_differences(training, origin))
         return
     for newer in list_checkpoints(folder):
         if age(newer) > age(origin.checkpoint) and not origin.goes_back:
-            training.progress.warning(
+            training.events.warning(
                 f"{newer} is damaged and was not used; {origin.checkpoint.name}, before it, is whole."
             )
     restore(training, origin.checkpoint, drops_newer=origin.goes_back)
@@ -167,7 +170,7 @@ def from_checkpoint(training: Training, origin: Origin) -> None:
 def said_differences(training: Training, origin: Origin) -> dict[str, Any]:
     """Say what changed that the bits depend on; return it for the sessions, which remember it."""
     for difference in origin.differences:
-        training.progress.warning(f"Not the same bits from here on: {difference}.")
+        training.events.warning(f"Not the same bits from here on: {difference}.")
     return {"differences": list(origin.differences)} if origin.differences else {}
 
 
@@ -240,12 +243,11 @@ class Epochs:
                     write_session(training.folder, "interrupted", training.state["step"])
                 kept = describe_kept(training.folder)
                 run = training.folder.name if training.folder.parent == Path("runs") else training.folder
-                training.progress.message(f"Stopped. {kept} Go on with: rushlight resume {run}")
+                training.events.message(f"Stopped. {kept} Go on with: rushlight resume {run}")
                 return
             message = error.record if isinstance(error, RushlightError) else f"{type(error).__name__}: {error}"
             with contextlib.suppress(RushlightError):  # the first error is the one to show
                 write_session(training.folder, "failed", training.state["step"], message=message)
-            training.progress.close()
 
     def __del__(self) -> None:
         if getattr(self, "_iterator", None) is not None and not sys.is_finalizing():

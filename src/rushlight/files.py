@@ -18,7 +18,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
+from rushlight import texts
 from rushlight.errors import StorageError
+
+texts.read_room(texts.language(), "errors")  # before the disk refuses: the words of its errors are on it
 
 TEMPORARY = ".part"  # what an unpublished file or folder ends in; safe to delete when nothing runs
 TO_SYNC = "rb+" if os.name == "nt" else "rb"  # Windows syncs for who may write; elsewhere who may read is enough

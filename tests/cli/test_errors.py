@@ -223,7 +223,7 @@ def test_no_permission_for_runs_says_where_and_what_to_do(tmp_path: Path) -> Non
     locked.mkdir(mode=0o555)
     is_root = os.geteuid() == 0
     code = (
-        "import os\nfrom rushlight.errors import StorageError\nfrom rushlight.runs import create_run\nfrom pathlib import Path\n"
+        "import os\nfrom rushlight.errors import StorageError\nfrom rushlight.runs.folder import create_run\nfrom pathlib import Path\n"
         + ("os.setgid(65534); os.setuid(65534)\n" if is_root else "") +
         f"try:\n    create_run(Path({str(locked / 'runs')!r}), 'mlp', 'digits')\n"
         "except StorageError as error:\n    print(error)\n"

@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from rushlight.runs import list_runs
-from rushlight.runs.folder import read_json
+from rushlight.runs import list_runs, read_json
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="pipes break in another way on Windows")
 

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rushlight.console import format_bytes, format_count, format_duration, print_error, print_json
+from rushlight.console import print_error, print_json
 from rushlight.console.output import SafeStream
 from rushlight.errors import RunError
+from rushlight.formats import format_bytes, format_count, format_duration
 
 
 def test_an_error_says_what_is_wrong_and_what_to_do_on_standard_error(capsys: pytest.CaptureFixture[str]) -> None:

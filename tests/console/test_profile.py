@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from rushlight.console import Progress, format_step
-from rushlight.console.profile import print_profile
+from rushlight.console import Progress
+from rushlight.formats import format_step
+from rushlight.training.events import Event
 
 FOLDER = Path("runs/20261124-0331-mlp-digits-k7/profile")
 
@@ -26,12 +27,12 @@ def profile(**changes: Any) -> dict[str, Any]:
         "step_seconds": 2e-3, "steps": 1200, "warm_up_steps": 10, "traced_steps": 5, "trace": "trace.json",
         "parts": {name: {"seconds": share * 2e-3, "share": share} for name, share in shares.items()},
         "operators": operators, "limit": {"sentence": "Matrix products and convolutions take 58% of a step: …"},
-        "reading": None, "setting": {"has_loss": True}, **changes,
+        "reading": None, "setting": {"has_loss": True}, "folder": str(FOLDER), **changes,
     }  # fmt: skip
 
 
 def shown(capsys: pytest.CaptureFixture[str], **changes: Any) -> str:
-    print_profile(Progress(), profile(**changes), FOLDER)
+    Progress().show(Event("profile", profile(**changes)))
     return capsys.readouterr().out
 
 
@@ -84,7 +85,7 @@ def test_no_table_is_wider_than_the_page(
 def test_a_page_that_has_only_ascii_gets_ascii(monkeypatch: pytest.MonkeyPatch) -> None:
     page = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(page, encoding="ascii"))
-    print_profile(Progress(), profile(), FOLDER)
+    Progress().show(Event("profile", profile()))
     sys.stdout.flush()
     said = page.getvalue().decode("ascii")
     assert "1.00 ms" in said
@@ -93,23 +94,18 @@ def test_a_page_that_has_only_ascii_gets_ascii(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_quiet_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    print_profile(Progress(quiet=True), profile(), FOLDER)
+    Progress(quiet=True).show(Event("profile", profile()))
     assert capsys.readouterr().out == ""
 
 
 def test_the_rows_after_a_profile_have_their_header_again(capsys: pytest.CaptureFixture[str]) -> None:
     progress = Progress()
     for epoch in (1, 2, 3):
-        line = {
-            "epoch": epoch,
-            "train_loss": 0.5,
-            "test": {"loss": 0.4, "accuracy": 0.85},
-            "learning_rate": 0.1,
-            "seconds": 3.2,
-        }
-        progress.epoch_done(line, epochs=3)
+        test = {"loss": 0.4, "accuracy": 0.85}
+        line = {"epoch": epoch, "train_loss": 0.5, "test": test, "learning_rate": 0.1, "seconds": 3.2, "is_best": False}
+        progress.show(Event("epoch", line))
         if epoch == 1:
-            print_profile(progress, profile(), FOLDER)
+            progress.show(Event("profile", profile()))
     assert capsys.readouterr().out.count("train loss") == 2
 
 

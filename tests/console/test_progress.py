@@ -5,33 +5,42 @@ import re
 import subprocess
 import sys
 import time
+from typing import Any
 
 import pytest
 
 from rushlight.console import Progress, fetch_progress
-from rushlight.console.progress import shortened
+from rushlight.console.progress import cut_in_middle
+from rushlight.training.events import Event
 
 SHOW = """
 from rushlight.console import Progress, fetch_progress
+from rushlight.training.events import Event
 progress = Progress({arguments})
-progress.start("mlp on fashion-mnist", ["60,000 samples [not markup]", "runs/数据"])
+def show(kind, **data):
+    progress.show(Event(kind, data))
+show("announcement", title="mlp on fashion-mnist", lines=["60,000 samples [not markup]", "runs/数据"], epochs=5)
 for epoch in (1, 2):
     for step in (1, 500, 938):
         progress.shown_at = 0
-        progress.update(epoch=epoch, epochs=5, step=step, steps=938, loss=0.4321, accuracy=0.842,
-                        samples_per_second=21034.0, seconds_left=72.0)
-    progress.testing(5000, 10000)
+        show("progress", epoch=epoch, epochs=5, step=step, steps=938, loss=0.4321, accuracy=0.842,
+             samples_per_second=21034.0, seconds_left=72.0)
+    show("evaluating", split="test", done=5000, total=10000)
     if epoch == 1:
-        progress.warning("this is × a warning…")
-    line = {{"epoch": epoch, "train_loss": 0.5, "test": {{"loss": 0.4, "accuracy": 0.85, "n": 10000}},
-             "learning_rate": 0.001, "seconds": 3.2}}
-    progress.epoch_done(line, epochs=5, is_best=epoch == 2)
-progress.message("a message")
+        show("event", event="skipped", step=3, message="this is × a warning…")
+    show("epoch", epoch=epoch, train_loss=0.5, test={{"loss": 0.4, "accuracy": 0.85, "n": 10000}}, learning_rate=0.001,
+         seconds=3.2, is_best=epoch == 2)
+show("event", event="way", step=3, message="not shown: it is said when it is found")
+show("message", text="a message")
 progress.close()
 fetch = fetch_progress({fetch})
 for done in (0, 300, 1000):
     fetch("a-rather-long-file-name-train-images-idx3-ubyte.gz", done, 1000)
 """
+
+
+def show(progress: Progress, kind: str, **data: Any) -> None:
+    progress.show(Event(kind, data))
 
 
 def run(arguments: str = "", encoding: str = "utf-8") -> subprocess.CompletedProcess[str]:
@@ -134,12 +143,12 @@ def plain(epoch: int, step: int) -> str:
 def test_inside_an_epoch_plain_lines_are_ten_seconds_apart(capsys: pytest.CaptureFixture[str]) -> None:
     progress = Progress()
     for step in range(1000):
-        progress.update(epoch=1, epochs=1, step=step, steps=1000, loss=0.5)
-        progress.testing(step, 1000)
+        show(progress, "progress", epoch=1, epochs=1, step=step, steps=1000, loss=0.5)
+        show(progress, "evaluating", split="validation", done=step, total=1000)
     assert capsys.readouterr().out == ""
     progress.shown_at -= 10.0
     for step in range(1000):
-        progress.update(epoch=1, epochs=1, step=step, steps=None, loss=None)
+        show(progress, "progress", epoch=1, epochs=1, step=step, steps=None, loss=None)
     assert capsys.readouterr().out == "epoch 1/1  step 0  loss -\n"
 
 
@@ -164,10 +173,16 @@ def test_no_encoding_makes_it_crash(encoding: str) -> None:
 
 def test_a_run_without_accuracy_or_tests_has_rows_all_the_same(capsys: pytest.CaptureFixture[str]) -> None:
     progress = Progress()
-    line = {"epoch": 1, "train_loss": float("nan"), "test": None, "learning_rate": 1e-5, "seconds": 0.1}
-    progress.epoch_done(line, epochs=None)
-    test = {"loss": 2.0, "mae": 12.5, "n": 3}
-    progress.epoch_done({**line, "epoch": 2, "train_loss": 0.5, "test": test}, epochs=None)
+    line = {
+        "epoch": 1,
+        "train_loss": float("nan"),
+        "test": None,
+        "learning_rate": 1e-5,
+        "seconds": 0.1,
+        "is_best": False,
+    }
+    show(progress, "epoch", **line)
+    show(progress, "epoch", **{**line, "epoch": 2, "train_loss": 0.5, "test": {"loss": 2.0, "mae": 12.5, "n": 3}})
     lines = capsys.readouterr().out.splitlines()
     assert lines[1].split() == ["1", "nan", "-", "-", "1e-05", "0.10s"]
     assert lines[2].split() == ["epoch", "train", "loss", "test", "loss", "mae", "lr", "time"]
@@ -185,11 +200,12 @@ def test_the_header_says_that_figures_are_of_the_validation_split(
     progress.line.is_live = columns == 50  # only a terminal is narrow
     figures = {"loss": 0.4, "accuracy": 0.85, "n": 100}
     line = {"epoch": 1, "train_loss": 0.5, "validation": figures, "test": None, "learning_rate": 0.1, "seconds": 0.1}
-    progress.epoch_done(line, epochs=2)
+    show(progress, "epoch", **line, is_best=True)
     first, second = capsys.readouterr().out.splitlines()
     assert first.split()[3 : 3 + len(head)] == head
     assert second.split()[2:4] == ["0.4000", "85.00%"]
-    assert (len(first), second.index("85.00%") + 6) == (len(second), first.index("accuracy") + 8)
+    assert second.index("85.00%") + 6 == first.index("accuracy") + 8
+    assert len(second) == len(first) + len(" best" if columns == 100 else " *")
 
 
 def test_an_update_costs_far_less_than_a_thousandth_of_a_second() -> None:
@@ -197,7 +213,7 @@ def test_an_update_costs_far_less_than_a_thousandth_of_a_second() -> None:
     progress.quiet, progress.line.is_live = False, True
     begun = time.perf_counter()
     for step in range(1000):
-        progress.testing(step, 1000)  # what every tested batch costs; drawing happens by the clock
+        show(progress, "evaluating", split="test", done=step, total=1000)  # drawing happens by the clock
     assert time.perf_counter() - begun < 0.1
 
 
@@ -211,5 +227,5 @@ def test_a_download_without_a_known_size_is_shown_too(capsys: pytest.CaptureFixt
 
 
 def test_long_names_are_cut_in_their_middle() -> None:
-    assert shortened("abcdefghijklmnop", 11) == "abcd...mnop"
-    assert shortened("short", 11) == "short"
+    assert cut_in_middle("abcdefghijklmnop", 11) == "abcd...mnop"
+    assert cut_in_middle("short", 11) == "short"

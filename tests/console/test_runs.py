@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -35,7 +34,7 @@ def test_runs_are_listed_with_their_last_and_best_figures(capsys: pytest.Capture
         "best_epoch": 2,
     }
     damaged = {"name": "hurt", "status": "damaged", "started": 0.0, "problem": "hurt/recipe.json: damaged"}
-    print_runs([SUMMARY, SimpleNamespace(**regression), damaged])
+    print_runs([SUMMARY, regression, damaged])
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert lines[2][:7] == [NAME, "finished", "5/5", "88.41%", "88.50%", "0.3100", "16.2s"]
     assert lines[3][:7] == ["houses", "running", "5/5", "mae", "12.5000", "epoch", "2"]

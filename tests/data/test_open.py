@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import rushlight
 from rushlight.data.feed.resident import ResidentSplit
 from rushlight.data.feed.streamed import StreamedSplit
-from rushlight.data.open import DataOptions, open_like, open_source, options_from_json, options_to_json, retarget
+from rushlight.data.open import KINDS, DataOptions, open_like, open_source, options_from_json, options_to_json, retarget
 from rushlight.data.sources.named.named import open_named
 from rushlight.data.spec import TargetSpec
 from rushlight.errors import DataError, UsageError
@@ -269,6 +269,21 @@ def test_options_that_the_data_would_ignore_are_refused_and_no_others(kind: str,
         with pytest.raises(UsageError, match=option) as caught:
             open_source(source, options=given)
         assert caught.value.key == "option-of-other-data"
+
+
+def test_every_option_is_for_some_kind_of_data_and_every_kind_takes_the_splits_apart_or_leaves_both() -> None:
+    for option in vars(DataOptions()):
+        assert any(kind.takes(option) for kind in KINDS), option
+    for kind in KINDS:
+        assert kind.takes("test") == kind.takes("validation")
+
+
+def test_a_path_from_home_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    table(tmp_path / "t.csv")
+    data = open_source("~/t.csv", "~/t.csv", DataOptions(target="y"), validation="~/t.csv")
+    assert {split.samples for split in data.splits.values()} == {40}
 
 
 def test_test_data_beside_open_data_is_refused() -> None:

@@ -208,6 +208,8 @@ def test_a_fraction_beside_validation_data_is_refused_and_validation_beside_open
     with pytest.raises(UsageError, match="val_data") as caught:
         open_source(open_source((X, Y)), validation=(X, Y))
     assert caught.value.key == "option-of-other-data"
+    with pytest.raises(UsageError, match="val_fraction"):
+        open_source(open_source((X, Y)), options=CUT)
 
 
 def test_validation_samples_of_another_shape_are_refused_by_the_splits_name() -> None:

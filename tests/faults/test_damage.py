@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from pathlib import Path
-from random import Random
 
 from faults.damage import Damage, header_length
-from faults.side_files import damage_index
-from faults.small import fast_pace, replaced, scratch_folder, train
 
 from faults import damage
-from rushlight.runs import index
 
 
 def test_every_kind_of_damage_is_detected_and_the_checkpoint_before_it_taken(tmp_path: Path) -> None:
@@ -30,15 +25,6 @@ def test_a_reader_that_checks_no_checksum_is_reported(tmp_path: Path) -> None:
     outcome = damage.campaign(300, 1, tmp_path, lambda line: None, read=careless)
     assert outcome.figures["undetected"] > 100
     assert outcome.figures["raised"] > 5
-
-
-def test_an_index_that_is_believed_without_its_checksum_is_reported(tmp_path: Path) -> None:
-    with scratch_folder("index", tmp_path) as runs, fast_pace():
-        train(runs)
-        assert damage_index(runs, 1500, Random(1), Counter()) == []
-        with replaced(index, "checksum_of", lambda *row: 0):
-            found = damage_index(runs, 1500, Random(1), Counter())
-    assert any("other runs are listed" in failure for failure in found)
 
 
 def test_each_kind_of_damage_changes_the_content() -> None:

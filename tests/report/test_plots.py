@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from rushlight.errors import StorageError
@@ -46,6 +47,17 @@ def test_any_course_of_a_training_has_a_loss_plot(
 ) -> None:
     write_loss_plot(tmp_path / "损失 loss.png", losses, lines)
     assert size_of(tmp_path / "损失 loss.png")[0] > 800
+
+
+@pytest.mark.parametrize("split", ["test", "validation"])
+def test_the_curves_say_which_split_they_are_of(split: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Figure] = []
+    monkeypatch.setattr(plots, "write_figure", lambda path, figure: drawn.append(figure))
+    lines = [{"step": line["step"], "test": None, split: line["test"]} for line in epochs(3, accuracy=0.5)]
+    write_loss_plot(tmp_path / "loss.png", [1.0, 0.5], lines)
+    loss, accuracy = drawn[0].axes
+    assert [text.get_text() for text in loss.get_legend().get_texts()] == ["training loss", f"{split} loss, by epoch"]
+    assert accuracy.get_ylabel() == f"{split} accuracy"
 
 
 @pytest.mark.parametrize("count", [1, 2, 10, 100])

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from rushlight.errors import RunError
-from rushlight.runs import is_locked, lock_run
+from rushlight.runs import lock_run
+from rushlight.runs.lock import is_locked
 
 HOLD = """
 import sys, time
@@ -105,7 +106,9 @@ def test_an_error_inside_releases_the_run(tmp_path: Path) -> None:
 
 def test_asking_whether_a_run_is_locked_never_takes_it_from_one_that_starts(tmp_path: Path) -> None:
     (tmp_path / "holder.json").write_text("{}")
-    code = "import sys\nfrom pathlib import Path\nfrom rushlight.runs import is_locked\nprint('asking', flush=True)\n"
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom rushlight.runs.lock import is_locked\nprint('asking', flush=True)\n"
+    )
     asker = subprocess.Popen(
         [sys.executable, "-c", code + "while True: is_locked(Path(sys.argv[1]))", str(tmp_path)],
         stdout=subprocess.PIPE,

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import os
-import sqlite3
 import subprocess
 import sys
 import time
@@ -122,7 +121,7 @@ def test_a_torn_line_of_sessions_is_left_out_and_the_next_begins_a_line_of_its_o
     assert list_runs(tmp_path)[0].inexact == list_runs(tmp_path)[0].inexact == summarize(folder).inexact
 
 
-def test_a_run_that_a_living_process_holds_is_running_even_from_the_index(tmp_path: Path) -> None:
+def test_a_run_that_a_living_process_holds_is_running(tmp_path: Path) -> None:
     folder = make_run(tmp_path, "a")
     assert list_runs(tmp_path)[0].status == "unfinished"
     with lock_run(folder):
@@ -148,7 +147,10 @@ def test_runs_are_listed_newest_first_and_what_is_no_run_is_not_listed(tmp_path:
         ("recipe.json", b"{"),
         ("recipe.json", b"[]"),
         ("history.jsonl", b"nonsense\n{}\n"),
+        ("recipe.json", b'{"model": "mlp", "data": "digits", "epochs": "3"}'),
         ("history.jsonl", b'{"kind":"epoch"}\n'),
+        ("history.jsonl", b'{"kind":"epoch","epoch":1,"train_loss":"x","seconds":1}\n'),
+        ("history.jsonl", b'{"kind":"epoch","epoch":1,"train_loss":1,"seconds":1,"test":3}\n'),
         ("history.jsonl", b'{"kind":"epoch","epoch":"x","train_loss":1,"seconds":1}\n'),
     ],
 )
@@ -164,18 +166,19 @@ def test_a_damaged_run_is_listed_as_damaged_beside_the_whole_ones(tmp_path: Path
         summarize(damaged)
 
 
-def test_a_thousand_runs_are_listed_in_under_a_second_the_second_time(tmp_path: Path) -> None:
+def test_a_thousand_runs_are_listed_without_a_noticeable_delay(tmp_path: Path) -> None:
+    steps = [{"kind": "steps", "epoch": 1, "step": step, "loss": 0.5, "learning_rate": 0.1, "samples": 640, "time": 2.0}
+             for step in range(10)]  # fmt: skip
+    lines = [*steps, epoch(1, loss=0.5, accuracy=0.8), *steps, epoch(2, loss=0.4, accuracy=0.9), event("finished")]
     for number in range(1000):
-        make_run(tmp_path, f"run-{number}", epoch(1, loss=0.5, accuracy=0.8), event("finished"), started=float(number))
-    first = list_runs(tmp_path)
-    begun = time.perf_counter()
-    second = list_runs(tmp_path)
-    assert time.perf_counter() - begun < 1.0
-    assert second == first
-    assert [run.name for run in first[:2]] == ["run-999", "run-998"]
+        make_run(tmp_path, f"run-{number}", *lines, started=float(number))
+    begun = time.process_time()  # other processes do not count
+    found = list_runs(tmp_path)
+    assert time.process_time() - begun < 1.0
+    assert [run.name for run in found[:2]] == ["run-999", "run-998"]
 
 
-def test_changed_and_removed_runs_are_never_served_from_the_index(tmp_path: Path) -> None:
+def test_changed_and_removed_runs_are_listed_as_they_are_now(tmp_path: Path) -> None:
     changed, removed = make_run(tmp_path, "changed"), make_run(tmp_path, "removed")
     assert {run.steps for run in list_runs(tmp_path)} == {0}
     write_lines(changed, {"kind": "start", "time": 5.0}, epoch(1, loss=0.5, accuracy=0.8))
@@ -186,64 +189,20 @@ def test_changed_and_removed_runs_are_never_served_from_the_index(tmp_path: Path
     assert (found.name, found.steps, found.started) == ("changed", 10, 5.0)
 
 
-def test_the_second_listing_comes_from_the_index_and_reads_no_history(tmp_path: Path) -> None:
-    folder = make_run(tmp_path, "a", epoch(1, loss=0.5, accuracy=0.8))
-    first = list_runs(tmp_path)
-    path = folder / "history.jsonl"
-    status = path.stat()
-    path.write_bytes(b"x" * status.st_size)  # same size and time: as far as the stamp can tell, unchanged
-    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
-    assert list_runs(tmp_path) == first
+def test_the_steps_since_the_last_epoch_count(tmp_path: Path) -> None:
+    step = {"kind": "steps", "epoch": 2, "step": 15, "loss": 0.5, "learning_rate": 0.1, "samples": 640, "time": 2.0}
+    folder = make_run(tmp_path, "a")
+    lines = [{"kind": "start", "time": 5.0}, {**step, "step": 5}, epoch(1, loss=0.5), {**step, "step": 12}, step]
+    text = "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines)
+    (folder / "history.jsonl").write_text(text + '{"kind":"steps","st')  # the end is torn
+    assert summarize(folder).steps == 15
 
 
-@pytest.mark.parametrize("damage", ["empty", "garbage", "cut", "flipped", "old version", "bad summary", "folder"])
-def test_a_damaged_index_changes_nothing_and_is_built_again(tmp_path: Path, damage: str) -> None:
-    make_run(tmp_path, "a", epoch(1, loss=0.5, accuracy=0.8))
-    make_run(tmp_path, "b", event("finished"))
-    expected = list_runs(tmp_path)
-    index = tmp_path / "index.sqlite"
-    whole = index.read_bytes()
-    if damage == "empty":
-        index.write_bytes(b"")
-    elif damage == "garbage":
-        index.write_bytes(b"no database at all" * 1000)
-    elif damage == "cut":
-        index.write_bytes(whole[: len(whole) // 2])
-    elif damage == "flipped":
-        index.write_bytes(whole[:100] + bytes(byte ^ 255 for byte in whole[100:]))
-    elif damage == "folder":
-        index.unlink()
-        index.mkdir()
-    else:
-        change = "PRAGMA user_version = 0" if damage == "old version" else "UPDATE runs SET summary = '{\"x\": 1}'"
-        database = sqlite3.connect(index)
-        database.execute(change)
-        database.commit()
-        database.close()
-    assert list_runs(tmp_path) == expected
-    if damage != "folder":
-        assert index.read_bytes() == whole
-
-
-def test_every_single_byte_of_the_index_may_be_wrong(tmp_path: Path) -> None:
-    make_run(tmp_path, "a", epoch(1, loss=0.5, accuracy=0.8))
-    expected = list_runs(tmp_path)
-    index = tmp_path / "index.sqlite"
-    whole = index.read_bytes()
-    for position in [*range(0, 100), *range(100, len(whole), 37), *range(len(whole) - 300, len(whole))]:
-        index.write_bytes(whole[:position] + bytes([whole[position] ^ 255]) + whole[position + 1 :])
-        assert list_runs(tmp_path) == expected
-
-
-def test_a_database_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
+def test_the_index_of_older_versions_is_left_alone(tmp_path: Path) -> None:
     make_run(tmp_path, "a")
-    database = sqlite3.connect(tmp_path / "index.sqlite")
-    database.execute("CREATE TABLE precious (value TEXT)")
-    database.commit()
-    database.close()
-    content = (tmp_path / "index.sqlite").read_bytes()
+    (tmp_path / "index.sqlite").write_bytes(b"SQLite format 3")
     assert [run.name for run in list_runs(tmp_path)] == ["a"]
-    assert (tmp_path / "index.sqlite").read_bytes() == content
+    assert (tmp_path / "index.sqlite").read_bytes() == b"SQLite format 3"
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid"), reason="POSIX permissions")

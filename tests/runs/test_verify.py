@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from rushlight.runs import list_runs, lock_run, parts
-from rushlight.runs.verify import Verification, meaning, verify_run
+from rushlight.runs import list_runs, lock_run, verify_run
+from rushlight.runs.verify import CheckedFile, Verification
 
 RECIPE = {
     "model": {"name": "mlp"}, "data": {"name": "digits"}, "loss": {"name": "CrossEntropyLoss"},
@@ -90,7 +90,15 @@ def unfinished(tmp_path: Path) -> Path:
 
 
 def states(found: Verification) -> dict[str, str]:
-    return {part.name: part.state for part in found.parts}
+    return {file.name: file.state for file in found.files}
+
+
+def wrong(found: Verification) -> list[CheckedFile]:
+    return [file for file in found.files if file.state in ("damaged", "missing")]
+
+
+def checkpoints(found: Verification) -> list[CheckedFile]:
+    return [file for file in found.files if file.name.startswith("checkpoints/")]
 
 
 def flip(path: Path, position: int = -1) -> None:
@@ -108,9 +116,9 @@ def test_a_finished_run_is_whole_and_verifying_changes_nothing(run: Path) -> Non
     found = verify_run(run)
     assert set(states(found).values()) == {"whole"}
     assert found.is_whole
-    assert meaning(found) == "Everything is whole."
-    assert [part.step for part in found.checkpoints] == [20, 30]
-    assert found.bytes == sum(map(len, before.values()))
+    assert found.meaning == "Everything is whole."
+    assert [file.name for file in checkpoints(found)] == ["checkpoints/00000020", "checkpoints/00000030"]
+    assert sum(file.bytes for file in found.files) == sum(map(len, before.values()))
     assert files_of(run) == before
 
 
@@ -118,7 +126,7 @@ def test_an_unfinished_run_says_where_resume_goes_on(unfinished: Path) -> None:
     found = verify_run(unfinished)
     assert found.is_whole
     assert states(found)["model"] == "not yet"
-    assert meaning(found) == f"2 checkpoints are whole: rushlight resume {unfinished} goes on after step 20."
+    assert found.meaning == f"It can be resumed: rushlight resume {unfinished} goes on after step 20."
 
 
 def test_a_flipped_bit_anywhere_in_a_checkpoint_and_in_the_bundles_tensors_is_found(run: Path) -> None:
@@ -129,9 +137,7 @@ def test_a_flipped_bit_anywhere_in_a_checkpoint_and_in_the_bundles_tensors_is_fo
         whole = path.read_bytes()
         for position in range(0, len(whole), 1 + len(whole) // 30):
             flip(path, position)
-            part = verify_run(run).part(path.parent.relative_to(run).as_posix())
-            assert part is not None
-            assert part.state == "damaged", (path, position)
+            assert states(verify_run(run))[path.parent.relative_to(run).as_posix()] == "damaged", (path, position)
             path.write_bytes(whole)
     assert verify_run(run).is_whole
 
@@ -145,27 +151,25 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_is_used(
     found = verify_run(unfinished)
     assert not found.is_whole
     assert states(found)["checkpoints/00000020"] == "damaged"
-    assert file == "SHA256SUMS" or file in found.checkpoints[-1].detail  # a wrong sum looks like a wrong file
-    assert "The newest checkpoint is damaged: " in meaning(found)
-    assert "uses the one after step 10, which is whole." in meaning(found)
+    assert file == "SHA256SUMS" or file in checkpoints(found)[-1].detail  # a wrong sum looks like a wrong file
+    assert found.meaning == f"It can be resumed: rushlight resume {unfinished} goes on after step 10."
 
 
 def test_an_older_damaged_checkpoint_does_not_keep_the_newest_from_being_used(run: Path) -> None:
     flip(run / "checkpoints" / "00000020" / "state.json")
-    assert meaning(verify_run(run)) == f"1 checkpoint is whole: rushlight resume {run} goes on after step 30."
+    resumed = f"It can be resumed: rushlight resume {run} goes on after step 30."
+    assert verify_run(run).meaning == f"{resumed} Its model is whole: rushlight predict {run / 'model'} FILE uses it."
 
 
 def test_when_no_checkpoint_is_whole_the_model_still_is(run: Path) -> None:
     for folder in (run / "checkpoints").iterdir():
         (folder / "SHA256SUMS").unlink()
-    said = meaning(verify_run(run))
-    assert said.startswith(
-        "No checkpoint is whole, so the run cannot be resumed. Its model is whole: rushlight predict "
-    )
+    said = verify_run(run).meaning
+    assert said.startswith("It cannot be resumed: no checkpoint is whole. Its model is whole: rushlight predict ")
     shutil.rmtree(run / "checkpoints")
     found = verify_run(run)
     assert states(found)["checkpoints"] == "missing"
-    assert "cannot be trained further" in meaning(found)
+    assert "It cannot be resumed: no checkpoint is whole." in found.meaning
 
 
 def test_checkpoints_that_cannot_be_looked_at_are_damage_of_that_run_alone(run: Path, unfinished: Path) -> None:
@@ -174,51 +178,39 @@ def test_checkpoints_that_cannot_be_looked_at_are_damage_of_that_run_alone(run: 
         (folder / "checkpoints").symlink_to("checkpoints")  # a link to itself, which nobody can look into
         found = verify_run(folder)
         assert states(found)["checkpoints"] == "damaged"
-        part = found.part("checkpoints")
-        assert part is not None
-        assert part.detail.startswith("cannot be read: ")
-        assert not found.can_go_on
-        assert "cannot be resumed while checkpoints cannot be read." in meaning(found)
+        assert next(file.detail for file in wrong(found)).startswith("cannot be read: ")
+        assert "It cannot be resumed: no checkpoint is whole." in found.meaning
     assert {summary.name: summary.status for summary in list_runs(run.parent)} == {
         "run": "finished",
         "unfinished": "unfinished",
     }
 
 
-def test_checkpoints_of_another_version_are_not_called_damaged(run: Path) -> None:
-    for folder in (run / "checkpoints").iterdir():
-        shutil.rmtree(folder)
-        folder.mkdir()
-        (folder / "state.json").write_text(json.dumps({"sha256": "0", "content": {"format": 2}}))
-        (folder / "state.safetensors").write_bytes(b"")
+def test_checkpoints_of_a_newer_version_are_not_called_damaged(run: Path) -> None:
+    shutil.rmtree(run / "checkpoints")
+    write_checkpoint(run, "00000030", b"", 0, version=4)
     found = verify_run(run)
     assert found.is_whole
     assert states(found)[LATEST] == "other version"
-    assert "of another version of Rushlight" in meaning(found)
-    shutil.rmtree(run / "checkpoints")
-    write_checkpoint(run, "00000030", b"", 0, version=4)
-    assert states(verify_run(run))[LATEST] == "other version"
 
 
-def test_a_newer_versions_checkpoint_is_not_passed_over_and_the_way_out_is_to_update(unfinished: Path) -> None:
+def test_a_newer_versions_checkpoint_is_not_passed_over_and_the_next_step_is_to_update(unfinished: Path) -> None:
     write_checkpoint(unfinished, "00000025", b"", 0, version=4)
     found = verify_run(unfinished)
     assert found.is_whole
-    assert not found.can_go_on
-    assert found.checkpoints[-1].detail == "written by a newer Rushlight: of format 4, this one reads 3"
-    update = "update with pip install --upgrade rushlight"
-    said = f"A newer Rushlight wrote its newest checkpoint: {update}, then rushlight resume {unfinished} goes on after step 25."
-    assert meaning(found) == said
+    assert checkpoints(found)[-1].detail == "of format 4, this Rushlight reads format 3"
+    update = "A newer Rushlight wrote its newest checkpoint: pip install --upgrade rushlight, then resume it."
+    assert found.meaning == update
     write_checkpoint(unfinished, "00000027", b"", 0)
     flip(unfinished / "checkpoints" / "00000027" / "state.safetensors")
-    assert not verify_run(unfinished).can_go_on  # the damaged one is passed over, the newer version's is not
+    assert verify_run(unfinished).meaning == update  # the damaged one is passed over, the newer version's is not
 
 
 def test_a_history_of_zeros_is_not_enough_for_any_checkpoint(unfinished: Path) -> None:
     path = unfinished / "history.jsonl"
     path.write_bytes(bytes(path.stat().st_size))
     assert (
-        meaning(verify_run(unfinished))
+        verify_run(unfinished).meaning
         == "Put history.jsonl back from a copy of the run: until then it cannot be resumed."
     )
 
@@ -234,30 +226,27 @@ def test_a_flipped_bit_in_the_number_of_the_format_is_damage(unfinished: Path, d
     ("file", "content", "detail"),
     [
         ("recipe.json", b"{", "cannot be read"),
-        ("recipe.json", b"[]", "no JSON object"),
+        ("recipe.json", b"[]", "expected one JSON object"),
         ("recipe.json", b"{}", 'lacks "model"'),
-        ("recipe.json", json.dumps({**RECIPE, "epochs": "3"}).encode(), "'3' as \"epochs\""),
         ("environment.json", b"\xff", "cannot be read"),
         ("report.json", b"nothing", "cannot be read"),
         ("predictions.npz", b"PK\x03\x04", "cannot be read"),
         ("model/model.json", b"{", "model.json cannot be read"),
-        ("model/model.json", b'{"format": "x", "version": 1, "files": {}}', 'does not say "format"'),
         ("model/model.json", b'{"format": "rushlight-bundle", "version": 1, "files": {}}', "does not list weights"),
         ("sessions.jsonl", b"nonsense\n", "line 1"),
-        ("history.jsonl", b"nonsense\n", "line 1: 'nonsense\\n' is no JSON object"),
-        ("history.jsonl", line(kind="start") + line(kind="epoch", epoch=1), 'line 2: lacks "step"'),
+        ("history.jsonl", b"nonsense\n", "line 1: 'nonsense' is no JSON object"),
+        ("history.jsonl", line(kind="start") + line(epoch=1), "line 2: "),
         ("history.jsonl", line(kind="start"), "when the newest checkpoint was made"),
         ("losses.f32", bytes(119), "has 119 bytes, and had 120 when the newest checkpoint was made"),
-        ("losses.f32", bytes(124), "has 31 losses, and the history tells of 30 steps"),
     ],
 )
 def test_damage_is_named_with_its_place(run: Path, file: str, content: bytes, detail: str) -> None:
     (run / file).write_bytes(content)
     found = verify_run(run)
-    wrong = [part for part in found.parts if part.state == "damaged"]
-    assert [part.name for part in wrong] == [file.split("/")[0]]
-    assert detail in wrong[0].detail
-    assert meaning(found) != "Everything is whole."
+    (damaged,) = wrong(found)
+    assert (damaged.name, damaged.state) == (file.split("/")[0], "damaged")
+    assert detail in damaged.detail
+    assert found.meaning != "Everything is whole."
 
 
 def test_a_flipped_bit_in_the_predictions_is_found(run: Path) -> None:
@@ -266,7 +255,7 @@ def test_a_flipped_bit_in_the_predictions_is_found(run: Path) -> None:
     flip(run / "predictions.npz", start + 4)
     found = verify_run(run)
     assert states(found)["predictions.npz"] == "damaged"
-    assert meaning(found) == f"rushlight test {run} writes predictions.npz anew."
+    assert f"rushlight test {run} writes predictions.npz anew." in found.meaning
 
 
 @pytest.mark.parametrize("name", ["recipe.json", "environment.json", "history.jsonl", "losses.f32", "model"])
@@ -277,12 +266,12 @@ def test_what_a_finished_run_must_have_is_missed(run: Path, name: str) -> None:
     assert not found.is_whole
 
 
-def test_torn_ends_are_for_the_next_start_to_repair_and_no_damage(unfinished: Path) -> None:
+def test_torn_ends_are_no_damage_for_the_next_start_repairs_them(unfinished: Path) -> None:
     for name in ("history.jsonl", "sessions.jsonl", "losses.f32"):
         with (unfinished / name).open("ab") as file:
             file.write(b'{"k')
     found = verify_run(unfinished)
-    assert [states(found)[name] for name in ("history.jsonl", "sessions.jsonl", "losses.f32")] == ["torn"] * 3
+    assert [states(found)[name] for name in ("history.jsonl", "sessions.jsonl", "losses.f32")] == ["whole"] * 3
     assert found.is_whole
 
 
@@ -290,25 +279,27 @@ def test_losses_that_a_power_cut_took_after_the_checkpoint_are_no_damage(unfinis
     with (unfinished / "history.jsonl").open("ab") as file:
         file.write(line(kind="steps", epoch=3, step=25))
     found = verify_run(unfinished)
-    assert (states(found)["losses.f32"], found.is_whole) == ("torn", True)
+    assert (states(found)["losses.f32"], found.is_whole) == ("whole", True)
 
 
-def test_what_resume_cuts_off_is_said_to_be_repaired_by_it_and_what_it_needs_is_not(run: Path) -> None:
+def test_damage_behind_the_newest_checkpoint_does_not_keep_a_run_from_being_resumed(run: Path) -> None:
     whole = (run / "history.jsonl").read_bytes()
     (run / "history.jsonl").write_bytes(whole + b"nonsense\n")
-    assert "cuts history.jsonl back to that step, and so repairs" in meaning(verify_run(run))
+    found = verify_run(run)
+    assert [file.name for file in wrong(found)] == ["history.jsonl"]
+    assert found.meaning.startswith(f"It can be resumed: rushlight resume {run} goes on after step 30.")
     (run / "history.jsonl").write_bytes(whole.replace(b'"epoch"', b"nonsense", 1))
-    said = meaning(verify_run(run))
+    said = verify_run(run).meaning
     assert said.startswith("Put history.jsonl back from a copy of the run: until then it cannot be resumed.")
     assert "Its model is whole" in said
 
 
 def test_what_is_left_of_the_losses_may_be_enough_for_an_older_checkpoint(run: Path) -> None:
     os.truncate(run / "losses.f32", 100)
-    said = meaning(verify_run(run))
-    assert f"Or rushlight resume {run} --checkpoint 20 goes back to step 20" in said
+    said = verify_run(run).meaning
+    assert f"from an older checkpoint: rushlight resume {run} --checkpoint 20 goes back to step 20." in said
     os.truncate(run / "losses.f32", 76)
-    assert "--checkpoint" not in meaning(verify_run(run))
+    assert "--checkpoint" not in verify_run(run).meaning
 
 
 def test_a_moved_line_end_where_the_checkpoint_was_made_is_found(run: Path) -> None:
@@ -319,25 +310,18 @@ def test_a_moved_line_end_where_the_checkpoint_was_made_is_found(run: Path) -> N
 
 def test_a_damaged_bundle_is_written_anew_by_resume_unless_nothing_is_left_to_write_it_from(run: Path) -> None:
     flip(run / "model" / "weights.safetensors")
-    assert meaning(verify_run(run)) == f"rushlight resume {run} writes the bundle (model/) anew."
+    resumed = f"It can be resumed: rushlight resume {run} goes on after step 30."
+    assert verify_run(run).meaning == f"{resumed} Resuming it writes its model anew."
     shutil.rmtree(run / "checkpoints")
-    assert "Its model cannot be brought back from here." in meaning(verify_run(run))
+    assert verify_run(run).meaning == "It cannot be resumed: no checkpoint is whole."
 
 
 def test_a_run_of_live_objects_is_gone_on_with_in_python(unfinished: Path) -> None:
     recipe = {**RECIPE, "model": {"class": "Net", "live": True}}
     (unfinished / "recipe.json").write_text(json.dumps(recipe))
-    assert f'rushlight.resume("{unfinished}", …), with what it was trained with' in meaning(verify_run(unfinished))
-
-
-def test_leftovers_are_named(unfinished: Path) -> None:
-    (unfinished / "checkpoints" / "00000030.0a1b2c3d.part").mkdir()
-    (unfinished / "report.json.0a1b2c3d.part").write_bytes(b"{")
-    found = verify_run(unfinished)
-    assert [part.name for part in found.parts if part.state == "leftover"] == [
-        "checkpoints/00000030.0a1b2c3d.part", "report.json.0a1b2c3d.part",
-    ]  # fmt: skip
-    assert found.is_whole
+    assert (
+        f'rushlight.resume("{unfinished}", …), with the objects it was trained with,' in verify_run(unfinished).meaning
+    )
 
 
 def test_a_run_that_was_stopped_before_it_trained_has_nothing_yet_and_no_damage(tmp_path: Path) -> None:
@@ -347,9 +331,9 @@ def test_a_run_that_was_stopped_before_it_trained_has_nothing_yet_and_no_damage(
         "recipe.json": "whole", "environment.json": "not yet", "history.jsonl": "not yet", "losses.f32": "not yet",
         "checkpoints": "not yet", "model": "not yet",
     }  # fmt: skip
-    assert meaning(found) == "It was stopped before it trained: start again with rushlight train."
+    assert found.meaning == "It was stopped before it trained: start again with rushlight train."
     (tmp_path / "environment.json").write_text(json.dumps(ENVIRONMENT))
-    assert meaning(verify_run(tmp_path)) == f"No checkpoint was written yet: rushlight resume {tmp_path} begins anew."
+    assert verify_run(tmp_path).meaning == f"No checkpoint was written yet: rushlight resume {tmp_path} begins anew."
 
 
 def test_a_run_in_use_is_said_to_be_and_half_written_things_are_no_damage(unfinished: Path) -> None:
@@ -358,7 +342,7 @@ def test_a_run_in_use_is_said_to_be_and_half_written_things_are_no_damage(unfini
         file.write(b'{"k')
     with lock_run(unfinished):
         found = verify_run(unfinished)
-    assert f"It is in use by process {os.getpid()} on " in meaning(found)
+    assert f"It is in use by process {os.getpid()} on " in found.meaning
     assert set(states(found).values()) <= {"whole", "not yet"}
 
 
@@ -386,8 +370,8 @@ def test_checkpoints_that_come_and_go_while_they_are_read_are_no_damage(unfinish
             seen = set()
             while time.monotonic() < until:
                 found = verify_run(unfinished)
-                assert found.is_whole, [part for part in found.parts if not part.is_whole]
-                seen |= {part.name for part in found.checkpoints}
+                assert found.is_whole, wrong(found)
+                seen |= {file.name for file in checkpoints(found)}
         finally:
             done.set()
             thread.join()
@@ -407,23 +391,22 @@ def test_a_real_run_is_whole_while_it_trains_and_after_it_is_killed(tmp_path: Pa
                 time.sleep(0.05)
             for _ in range(20):
                 found = verify_run(run)
-                assert found.is_whole, [part for part in found.parts if not part.is_whole]
-                assert f"It is in use by process {process.pid} on " in meaning(found)
+                assert found.is_whole, wrong(found)
+                assert f"It is in use by process {process.pid} on " in found.meaning
         finally:
             process.kill()
     found = verify_run(run)
-    assert found.is_whole, [part for part in found.parts if not part.is_whole]
-    assert [part.name for part in found.checkpoints] == [
+    assert found.is_whole, wrong(found)
+    assert [file.name for file in checkpoints(found)] == [
         f"checkpoints/{folder.name}" for folder in checkpoint.list_checkpoints(run)
     ]
-    assert checkpoint.FORMAT == parts.FORMAT
     step, _ = checkpoint.age(checkpoint.latest_checkpoint(run))
-    assert f"goes on after step {step:,}." in meaning(found)
+    assert f"goes on after step {step:,}." in found.meaning
 
 
 def test_verifying_imports_neither_torch_nor_numpy_nor_rich(run: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from rushlight.runs.verify import verify_run; verify_run(Path(sys.argv[1]))\n"
+        "import sys; from pathlib import Path; from rushlight.runs import verify_run; verify_run(Path(sys.argv[1]))\n"
         "print([name for name in ('torch', 'numpy', 'rich') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code, str(run)], capture_output=True, text=True, check=True)

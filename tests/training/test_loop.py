@@ -33,12 +33,12 @@ from rushlight.runs.summary import list_runs
 from rushlight.training import loop
 from rushlight.training.checkpoint import saver
 from rushlight.training.checkpoint.checkpoint import read_checkpoint, state_digest, unpack
-from rushlight.training.engine import policy as ways
 from rushlight.training.loop import Epoch, epochs
 from rushlight.training.record.ledger import is_finite
 from rushlight.training.setup.options import check_options
 from rushlight.training.setup.prepare import start_training
 from rushlight.training.state import Training
+from rushlight.training.step import runner
 
 WEIGHTS = torch.tensor([1.0, 4.0, 0.5, 2.0, 1.0, 3.0, 0.1, 1.0, 1.0, 2.0])
 
@@ -278,22 +278,24 @@ def test_an_error_in_a_loop_of_ones_own_leaves_a_finished_run(tmp_path: Path) ->
 
 
 def spoiled(model: nn.Module) -> dict[str, Any]:
-    """An optimizer and a scheduler that learn for two epochs and then climb away."""
+    """An optimizer and a scheduler that learn for two epochs, and then climb where they descended."""
     optimizer = torch.optim.SGD(model.parameters(), lr=0.2)
-    return {"optimizer": optimizer, "schedule": LambdaLR(optimizer, lambda epoch: 1.0 if epoch < 2 else 1e4)}
+    return {"optimizer": optimizer, "schedule": LambdaLR(optimizer, lambda epoch: 1.0 if epoch < 2 else -1.0)}
 
 
 def test_early_stopping_waits_its_epochs_and_keeps_the_best_weights(tmp_path: Path) -> None:
     model = network()
     options = {"epochs": 20, "early_stopping": 2, "runs": tmp_path, "quiet": True, "name": "spoiled"}
     training = rushlight.epochs(model, "digits", **options, **spoiled(model))
-    seen = [(epoch.is_best, state_digest(model), epoch.test.to_json() if epoch.test else None) for epoch in training]
-    assert [is_best for is_best, _, _ in seen] == [True, True, False, False]
+    seen = [(epoch.is_best, state_digest(model)) for epoch in training]
+    assert [is_best for is_best, _ in seen] == [True, True, False, False]
     run = training.run
     assert state_digest(run.model) == run.summary()["state_sha256"] == seen[1][1]
-    assert saved_report(run) == seen[1][2]
     saved = rushlight.open_run("spoiled", network(), runs=tmp_path)
     assert state_digest(saved.model) == seen[1][1]
+    report = saved_report(run)
+    assert report["n"] == 360  # it is of the test split, and of these weights
+    assert saved.test().to_json() == report
 
 
 def test_a_run_that_was_killed_before_it_finished_still_ends_with_the_best_weights(tmp_path: Path) -> None:
@@ -306,17 +308,18 @@ def test_a_run_that_was_killed_before_it_finished_still_ends_with_the_best_weigh
     again = network(seed=5)
     run = rushlight.resume("spoiled", again, runs=tmp_path, quiet=True, **spoiled(again))
     (*_, best) = [line for line in lines(training, "epoch") if line["epoch"] == 2]
+    assert run.history[-1]["step"] == best["step"]
     assert run.report is not None
-    assert run.report.accuracy == best["test"]["accuracy"]
+    assert run.report.n == 360
     assert run.summary()["state_sha256"] == state_digest(again)
     assert state_digest(again) != state_digest(model)  # which has the last epoch's
 
 
-def test_without_a_test_split_the_training_loss_decides(tmp_path: Path) -> None:
+def test_without_a_test_split_validation_decides_all_the_same(tmp_path: Path) -> None:
     model = network()
     data = (digits()[0].numpy(), digits()[1].numpy())
     done, _ = train(tmp_path, model, data, test_fraction=0.0, epochs=20, early_stopping=2, **spoiled(model))
-    assert all(epoch.test is None for epoch in done)
+    assert all(epoch.test is None and epoch.validation is not None for epoch in done)
     assert len(done) < 20
 
 
@@ -326,7 +329,7 @@ def test_without_a_test_split_the_training_loss_decides(tmp_path: Path) -> None:
 def clocked(monkeypatch: pytest.MonkeyPatch, cost: float) -> tuple[list[float], list[str]]:
     """Let every step take one second of a clock of ours, and every checkpoint `cost`; return the clock and what is saved."""
     now, saved = [0.0], []
-    take, write, seed = saver.take_snapshot, saver.Saver.write, ways.step_seed
+    take, write, seed = saver.take_snapshot, saver.Saver.write, runner.step_seed
 
     def taking(training: Training) -> Any:
         now[0] += cost
@@ -346,7 +349,7 @@ def clocked(monkeypatch: pytest.MonkeyPatch, cost: float) -> tuple[list[float], 
 
     monkeypatch.setattr(saver, "take_snapshot", taking)
     monkeypatch.setattr(saver.Saver, "write", writing)
-    monkeypatch.setattr(ways, "step_seed", ticking)
+    monkeypatch.setattr(runner, "step_seed", ticking)
     clock = SimpleNamespace(monotonic=lambda: now[0], perf_counter=lambda: now[0], time=time.time)
     monkeypatch.setattr(loop, "time", clock)
     monkeypatch.setattr(saver, "time", SimpleNamespace(monotonic=lambda: now[0]))

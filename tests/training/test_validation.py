@@ -19,6 +19,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.utils.data import Dataset, TensorDataset
 
 import rushlight
+from rushlight.console import print_run
 from rushlight.data import Data, DataOptions, ResidentSplit, open_source
 from rushlight.data.sources.named.named import open_named
 from rushlight.errors import TrainingError, UsageError
@@ -134,7 +135,9 @@ def test_the_epoch_that_is_kept_is_the_one_that_a_plain_loop_chooses_by_validati
     assert report["accuracy"] == right == lines[-1]["test"]["accuracy"]
 
 
-def test_with_validation_and_nothing_chosen_the_last_weights_are_tested_once(tmp_path: Path) -> None:
+def test_with_validation_and_nothing_chosen_the_last_weights_are_tested_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     done, training, lines = train(with_validation(), tmp_path, optimizer="SGD", lr=0.1)
     by_epoch = of_kind(lines, "epoch")
     assert [line["test"] for line in by_epoch] == [None] * 4
@@ -148,6 +151,11 @@ def test_with_validation_and_nothing_chosen_the_last_weights_are_tested_once(tmp
     assert len(predictions["truth"]) == 360
     (summary,) = list_runs(tmp_path)
     assert (summary.split, summary.accuracy) == ("validation", by_epoch[-1]["validation"]["accuracy"])
+    print_run(summary, {}, lines, [1.0, 0.5])
+    said = capsys.readouterr().out
+    assert "val loss" in said
+    assert "val accuracy" in said
+    assert "test" not in said.replace(str(tmp_path), "")
 
 
 def test_the_samples_names_stand_in_the_predictions_and_in_what_is_said_of_a_loss_that_is_not_finite(

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 
 import rushlight
-from rushlight.console import format_bytes, print_json
+from rushlight.console import print_json
 from rushlight.device import Bfloat16Speed, bfloat16_refusal, describe_environment, measure_bfloat16
+from rushlight.formats import format_bytes
 
 PAYS = 0.9  # of the time in float32: what is less is worth having
 

@@ -3,125 +3,82 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rushlight.console import (
-    ask_to_delete,
-    checking,
-    print_deletion,
-    print_json,
-    print_run,
-    print_runs,
-    print_verification,
-    print_verifications,
-)
+from rushlight import console, runs
 from rushlight.errors import RunError, UsageError
-from rushlight.runs import (
-    RunSummary,
-    Verification,
-    delete_run,
-    find_run,
-    find_run_to_delete,
-    list_runs,
-    list_sessions,
-    meaning,
-    read_history,
-    read_losses,
-    read_recipe,
-    run_folders,
-    size_of,
-    strangers,
-    summarize,
-    summarize_files_or_damage,
-    typed,
-    verify_run,
-)
+
+NO_RUNS = "There are no runs in {} yet. The first one: rushlight train"
 
 
-def show_runs(runs: Path, as_json: bool) -> None:
+def show_runs(folder: Path, as_json: bool) -> None:
     """Print all runs, the newest first."""
-    found = list_runs(runs)
+    found = [plain(summary) for summary in runs.list_runs(folder)]
     if as_json:
-        print_json([plain(summary) for summary in found])
+        console.print_json(found)
     elif found:
-        print_runs([plain(summary) for summary in found])
+        console.print_runs(found)
     else:
-        print(no_runs(runs))  # noqa: T201
+        print(NO_RUNS.format(folder))  # noqa: T201
 
 
-def no_runs(runs: Path) -> str:
-    """Return what to say of a folder without runs."""
-    return f"There are no runs in {runs} yet. The first one: rushlight train"
-
-
-def show_run(runs: Path, run: str, as_json: bool) -> None:
-    """Print one run: what was asked, what came out, who worked on it, and its curve."""
-    folder = find_run(runs, run)
-    summary, recipe, history = summarize(folder), read_recipe(folder), read_history(folder)
-    sessions = list_sessions(folder, summary.status == "running")
+def show_run(folder: Path, run: str, as_json: bool) -> None:
+    """Print one run: its recipe, its figures, its sessions, and its curves."""
+    path = runs.find_run(folder, run)
+    summary, recipe, history = runs.summarize(path), runs.read_recipe(path), runs.read_history(path)
+    sessions = runs.list_sessions(path, summary.status == "running")
     if as_json:
-        print_json({**plain(summary), "recipe": recipe, "history": history, "sessions": sessions})
+        console.print_json({**plain(summary), "recipe": recipe, "history": history, "sessions": sessions})
     else:
-        print_run(plain(summary), recipe=recipe, history=history, losses=read_losses(folder), sessions=sessions)
+        console.print_run(plain(summary), recipe, history, runs.read_losses(path), sessions)
 
 
-def plain(summary: RunSummary) -> dict[str, Any]:
+def plain(summary: Any) -> dict[str, Any]:
     """Return a summary as JSON-ready values."""
-    return {**asdict(summary), "folder": str(summary.folder)}
+    return {**vars(summary), "folder": str(summary.folder)}
 
 
-# ── verifying ────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def verify(runs: Path, run: str | None, as_json: bool) -> bool:
-    """Check one run, or all of them, and print what was found; return whether all is whole."""
-    folders = run_folders(runs) if run is None else [find_run(runs, run)]
-    with checking(sum(map(size_of, folders))) as watch:
-        found = [verify_run(folder, watch) for folder in folders]
-    results = [verified(verification) for verification in found]
+def verify(folder: Path, run: str | None, as_json: bool) -> bool:
+    """Check one run, or all of them, and print the result; return whether all is whole."""
+    folders = runs.run_folders(folder) if run is None else [runs.find_run(folder, run)]
+    with console.checking(sum(map(runs.size_of, folders))) as watch:
+        found = [verified(path, watch) for path in folders]
+    damaged = sum(not result["whole"] for result in found)
     if as_json:
-        whole = sum(result["whole"] for result in results)
-        print_json(results[0] if run is not None else {"runs": results, "whole": whole, "damaged": len(found) - whole})
+        everything = {"runs": found, "whole": len(found) - damaged, "damaged": damaged}
+        console.print_json(everything if run is None else found[0])
     elif run is not None:
-        print_verification(results[0])
-    elif results:
-        print_verifications(results)
+        console.print_verification(found[0])
+    elif found:
+        console.print_verifications(found)
     else:
-        print(no_runs(runs))  # noqa: T201
-    return all(verification.is_whole for verification in found)
+        print(NO_RUNS.format(folder))  # noqa: T201
+    return not damaged
 
 
-def verified(found: Verification) -> dict[str, Any]:
-    """Return a verification as JSON-ready values."""
-    folder = found.summary.folder
-    parts = [
-        {"name": part.name, "state": part.state, "detail": part.detail, "bytes": part.bytes} for part in found.parts
-    ]
+def verified(path: Path, watch: Any) -> dict[str, Any]:
+    """Verify one run; return the result as JSON-ready values."""
+    found = runs.verify_run(path, watch)
     return {
-        "run": found.name, "folder": str(folder), "typed": typed(folder), "status": found.summary.status,
-        "whole": found.is_whole, "in_use_by": found.holder or None, "bytes": found.bytes, "meaning": meaning(found),
-        "parts": parts,
+        "run": path.name, "folder": str(path), "typed": found.typed, "status": found.summary.status,
+        "whole": found.is_whole, "in_use_by": found.holder or None, "bytes": sum(file.bytes for file in found.files),
+        "meaning": found.meaning, "parts": [vars(file) for file in found.files],
     }  # fmt: skip
 
 
-# ── deleting ─────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def delete(runs: Path, run: str | None, is_sure: bool, as_json: bool) -> None:
-    """Show one run, ask whether it is to go, and delete it."""
+def delete(folder: Path, run: str | None, is_sure: bool, as_json: bool) -> None:
+    """Show one run, ask whether to delete it, and delete it."""
     if run is None:
         raise UsageError("delete-needs-run")
-    folder = find_run_to_delete(runs, run)
+    path = runs.find_run_to_delete(folder, run)
     if not is_sure and not sys.stdin.isatty():
-        raise RunError("delete-needs-answer", path=folder)
-    row = {**plain(summarize_files_or_damage(folder)), "bytes": size_of(folder), "strangers": strangers(folder)}
-    if not is_sure and not ask_to_delete(row, typed(folder)):
+        raise RunError("delete-needs-answer", path=path)
+    if not is_sure and not console.ask_to_delete(runs.describe_deletion(path)):
         return
-    done = delete_run(folder)
-    left = None if done.left is None else str(done.left)
+    freed, left = runs.delete_run(path)
     if as_json:
-        print_json({"deleted": folder.name, "folder": str(folder), "bytes": done.bytes, "left": left})
+        deleted = {"deleted": path.name, "folder": str(path), "bytes": freed}
+        console.print_json({**deleted, "left": None if left is None else str(left)})
     else:
-        print_deletion(folder.name, done.bytes, left)
+        console.print_deletion(path.name, freed, left)

@@ -7,7 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rushlight.console import fetch_progress, format_bytes, open_console, open_table, print_json, print_titled
+from rushlight.console import fetch_progress, open_console, open_table, print_json, print_titled
+from rushlight.formats import format_bytes
 
 SHOWN_CLASSES = 30
 

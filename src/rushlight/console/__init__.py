@@ -3,29 +3,23 @@
 rich and plotext are imported when something is printed, never before; torch and numpy not at all.
 """
 
-from rushlight.console.formats import format_bytes, format_count, format_duration, format_step
+from rushlight.console.delete import ask_to_delete, print_deletion
 from rushlight.console.output import open_console, print_error, print_json
-from rushlight.console.profile import print_profile
 from rushlight.console.progress import Progress, fetch_progress
 from rushlight.console.report import open_table, print_report, print_summary, print_titled
 from rushlight.console.runs import print_run, print_runs
-from rushlight.console.upkeep import ask_to_delete, checking, print_deletion, print_verification, print_verifications
+from rushlight.console.verify import checking, print_verification, print_verifications
 
 __all__ = [
     "Progress",
     "ask_to_delete",
     "checking",
     "fetch_progress",
-    "format_bytes",
-    "format_count",
-    "format_duration",
-    "format_step",
     "open_console",
     "open_table",
     "print_deletion",
     "print_error",
     "print_json",
-    "print_profile",
     "print_report",
     "print_run",
     "print_runs",

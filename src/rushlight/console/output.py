@@ -1,4 +1,4 @@
-"""Where words go: standard output or standard error, whatever their encoding can take."""
+"""Standard output and standard error, whatever their encoding can write."""
 
 from __future__ import annotations
 
@@ -12,28 +12,17 @@ from typing import IO, TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
 PLAIN_WIDTH = 100  # columns when nobody says how wide the page is: a file, a pipe
+WIDEST = 100_000
 PLAIN = str.maketrans(
-    {
-        "×": "x",
-        "–": "-",
-        "—": "-",
-        "…": "...",
-        "━": "#",
-        "╸": ">",
-        "─": "-",
-        "·": ".",
-        "→": "->",
-        "µ": "u",
-        "“": '"',
-        "”": '"',
-    }
-)
+    {"×": "x", "–": "-", "—": "-", "…": "...", "━": "#", "╸": ">", "─": "-", "·": ".", "→": "->", "µ": "u", "“": '"', "”": '"'}
+)  # fmt: skip
 
 
 class Unheard(io.StringIO):
-    """What stands for a standard stream that is not there: a process without a terminal, or started with `>&-`."""
+    """Stands for a missing standard stream: a process without a terminal, or begun with `>&-`."""
 
     def write(self, text: str) -> int:
         """Keep nothing."""
@@ -41,9 +30,9 @@ class Unheard(io.StringIO):
 
 
 class SafeStream:
-    """A text stream that never refuses a character: what its encoding lacks is written in ASCII, at worst as '?'.
+    """A text stream that writes characters its encoding lacks in ASCII, at worst as '?'.
 
-    With `drops`, what cannot be written is left out: for words beside work that goes on without a reader.
+    With `drops`, text that cannot be written is dropped: training goes on without a reader.
     """
 
     def __init__(self, stream: IO[str] | None, drops: bool = False) -> None:
@@ -85,7 +74,7 @@ def can_encode(stream: Any, text: str) -> bool:
 
 
 def open_console(to_stderr: bool = False, drops: bool = False) -> Console:
-    """Return a rich console on today's sys.stdout or sys.stderr; markup and highlighting are off.
+    """Return a rich console on sys.stdout or sys.stderr, without markup and highlighting.
 
     When nobody reads on, rich ends the process at the next word; with `drops`, words are left out instead.
     """
@@ -99,7 +88,7 @@ def open_console(to_stderr: bool = False, drops: bool = False) -> Console:
 
 
 def print_json(content: object) -> None:
-    """Print one JSON object on standard output, on one line; NaN and infinity are refused with ValueError."""
+    """Print one JSON object on one line of standard output; NaN and infinity raise ValueError."""
     text = json.dumps(content, ensure_ascii=not can_encode(sys.stdout, "数×"), allow_nan=False)
     stream = SafeStream(sys.stdout)
     stream.write(text + "\n")
@@ -107,7 +96,7 @@ def print_json(content: object) -> None:
 
 
 def print_error(error: BaseException, traceback: bool = False) -> None:
-    """Print what is wrong and what to do next, on standard error; with `traceback`, where it happened before that."""
+    """Print an error and its advice on standard error; with `traceback`, its place first."""
     console = open_console(to_stderr=True, drops=True)  # unread or not, the exit code tells
     if traceback:
         console.print("".join(tracebacks.format_exception(error)).rstrip(), style="dim", soft_wrap=True)
@@ -122,3 +111,11 @@ def print_marked(console: Console, mark: str, style: str, text: str) -> None:
     from rich.text import Text
 
     console.print(Text.assemble((mark, style), " ", text), soft_wrap=not console.is_terminal)
+
+
+def print_unwrapped(console: Console, table: Table) -> None:
+    """Print a table; into a file or a pipe as wide as it is, so that nothing wraps there."""
+    if not console.is_terminal:
+        widest = console.measure(table, options=console.options.update(max_width=WIDEST)).maximum
+        console.width = max(console.width, widest)
+    console.print(table)

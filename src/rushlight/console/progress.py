@@ -1,6 +1,6 @@
-"""The live line of training and downloading, and the lasting rows above it.
+"""What a person sees while a model trains or data is downloaded: a live line, and the lasting rows above it.
 
-The line is drawn by the thread that trains, only when it says so: no refresh thread, no cursor tricks that a killed
+The line is drawn by the thread that trains, when an event asks for it: no refresh thread, no cursor tricks that a killed
 process would leave behind, a few microseconds each time.
 """
 
@@ -8,24 +8,26 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from rushlight.console.formats import format_bytes, format_count, format_duration, format_figure, format_share
 from rushlight.console.output import can_encode, open_console, print_marked
+from rushlight.console.profile import print_profile
+from rushlight.formats import format_bytes, format_count, format_duration, format_figure, format_share
+from rushlight.texts import shown, text
 
 PLAIN_SECONDS = 10.0  # between the lines inside a long epoch when nobody watches a terminal
 DRAW_SECONDS = 0.05
 BAR_MOST, BAR_LEAST = 24, 6
 WIDE = 64  # columns from which rows and lines have all their parts
+WARNED_OF = ("skipped", "rolled-back", "micro-batch")  # events that are shown as warnings
 
 
 class LiveLine:
     """One line at the foot of the terminal that is drawn over and over; nothing when there is no terminal."""
 
     def __init__(self, to_stderr: bool) -> None:
-        self.console = open_console(to_stderr, drops=True)  # nobody reads it: what it tells of goes on
+        self.console = open_console(to_stderr, drops=True)  # training and downloads go on without a reader
         self.is_live = self.console.file.isatty() and not self.console.is_dumb_terminal
         self.is_drawn = False
         self.has_colour = self.console.color_system is not None and not self.console.legacy_windows
@@ -33,12 +35,12 @@ class LiveLine:
 
     @property
     def is_wide(self) -> bool:
-        """Tell whether there is room for words between the figures."""
+        """Whether there is room for words between the figures."""
         return not self.is_live or self.console.width >= WIDE
 
     @property
     def gap(self) -> str:
-        """What stands between two parts."""
+        """The space between two parts."""
         return "  " if self.is_wide else " "
 
     @property
@@ -46,23 +48,22 @@ class LiveLine:
         """Columns that can be filled without wrapping; some terminals wrap after the very last."""
         return self.console.width - 1
 
-    def draw(self, parts: Sequence[str], done: float | None = None) -> None:
-        """Draw the parts, and a bar of the share `done` in the room they leave; the first part comes before the bar."""
-        text = self.joined(parts)
-        room = min(BAR_MOST, self.width - len(text) - len(self.gap))
-        if done is None or room < BAR_LEAST:
-            line = text[: self.width]
-            self.put(line, len(line))
-            return
-        line = self.joined([parts[0], self.bar(done, room), *parts[1:]])
-        self.put(line, len(text) + room + len(self.gap))
-
     def joined(self, parts: Sequence[str]) -> str:
-        """Return the parts that there are, side by side."""
+        """Return the parts that are not empty, side by side."""
         return self.gap.join(part for part in parts if part)
 
-    def put(self, line: str, length: int) -> None:
-        """Write the line over the one before, and leave the cursor at its start."""
+    def draw(self, parts: Sequence[str], done: float | None = None) -> None:
+        """Draw the parts over the line before; with a bar of the share `done` after the first, where there is room."""
+        from rich.cells import cell_len, set_cell_size
+
+        line = self.joined(parts)
+        room = min(BAR_MOST, self.width - cell_len(line) - len(self.gap))
+        length = cell_len(line) + room + len(self.gap)
+        if done is None or room < BAR_LEAST:
+            length = min(cell_len(line), self.width)
+            line = set_cell_size(line, length)
+        else:
+            line = self.joined([parts[0], self.bar(done, room), *parts[1:]])
         self.console.file.write("\r" + line + " " * max(0, self.width - length) + "\r")
         self.console.file.flush()
         self.is_drawn = True
@@ -74,7 +75,7 @@ class LiveLine:
         return f"\x1b[32m{full}\x1b[0m\x1b[2m{rest}\x1b[0m" if self.has_colour else full + rest
 
     def clear(self) -> None:
-        """Take the line away, so that lasting lines can be printed."""
+        """Clear the line, so that lasting lines can be printed."""
         if self.is_drawn:
             self.console.file.write("\r" + " " * self.width + "\r")
             self.console.file.flush()
@@ -82,7 +83,7 @@ class LiveLine:
 
 
 class Progress:
-    """What a person sees while a model trains. Call it from the training thread only.
+    """Follows a run's events (the kinds are listed in `training.events`) and shows them, from the thread that trains.
 
     On a terminal it is one live line with a row for each epoch above it; elsewhere plain lines, one for each epoch
     and one every ten seconds inside long ones; with `quiet` nothing at all.
@@ -92,111 +93,118 @@ class Progress:
         self.quiet = quiet
         self.line = LiveLine(to_stderr)
         self.console = self.line.console
+        self.epochs: int | None = None  # of the run
         self.metric: str | None = None  # the header printed so far is for this one
         self.shown_at = -math.inf if self.line.is_live else time.monotonic()
 
-    def start(self, title: str, lines: Sequence[str] = ()) -> None:
-        """Print what is trained on what, and below it where, how, and what was decided."""
+    def show(self, event: Any) -> None:
+        """Show an event, if it is of a kind that is shown."""
+        kind, data = event.kind, event.data
         if self.quiet:
             return
-        self.console.print(title, style="bold", soft_wrap=not self.line.is_live)
-        for text in lines:
-            self.console.print(text, style="dim", soft_wrap=not self.line.is_live)
-
-    def update(
-        self, *, epoch: int, epochs: int | None, step: int, steps: int | None, loss: float | None,
-        accuracy: float | None = None, samples_per_second: float | None = None, seconds_left: float | None = None,
-    ) -> None:  # fmt: skip
-        """Show where the epoch is: `step` of `steps` (None if unknown), and the averages since the epoch began."""
-        if self.quiet or not self.is_due():
-            return
-        share = "" if accuracy is None else f"{accuracy * 100:.1f}%"
-        speed = "" if samples_per_second is None else f"{format_count(samples_per_second)}/s"
-        left = "" if seconds_left is None else format_duration(seconds_left)
-        parts = [of(epoch, epochs), of(step, steps), f"loss {format_figure(loss)}", share, speed, left]
-        if self.line.is_wide:
-            words = ("epoch {}", "step {}", "{}", "acc {}", "{}", "{} left")
-            parts = [word.format(part) if part else "" for word, part in zip(words, parts, strict=True)]
-        self.show(parts, step / steps if steps else None)
-
-    def testing(self, done: int, total: int | None) -> None:
-        """Show how many samples (or batches) have been tested."""
-        if not self.quiet and self.is_due():
-            self.show([f"testing {of(done, total)}"], done / total if total else None)
+        if kind == "progress" and self.is_due():
+            self.show_steps(data)
+        elif kind == "evaluating" and self.is_due():
+            word, total = ("validating" if data["split"] == "validation" else "testing"), data["total"]
+            words = text(f"console.progress.{word}", done=of(data["done"], total))
+            self.show_live([words], data["done"] / total if total else None)
+        elif kind == "epoch":
+            self.show_epoch(data)
+        elif kind == "message":
+            self.print(shown(data["text"]))
+        elif kind == "warning" or (kind == "event" and data["event"] in WARNED_OF):
+            self.line.clear()
+            print_marked(
+                self.console,
+                text("console.warning"),
+                "bold yellow",
+                shown(data["message" if kind == "event" else "text"]),
+            )
+        elif kind == "announcement":
+            self.epochs = data["epochs"]
+            for line, style in ((data["title"], "bold"), *((line, "dim") for line in data["lines"])):
+                self.console.print(shown(line), style=style, soft_wrap=not self.line.is_live)
+        elif kind == "profile":
+            self.line.clear()
+            print_profile(self.console, data, wraps=not self.line.is_live)
+            self.metric = None  # so that the header stands above the next row again
 
     def is_due(self) -> bool:
-        """Tell whether to say something now; what asks at every batch is answered by the clock."""
+        """Tell whether the live line, or a plain one, is due by the clock; if so, the next one is due later."""
         now = time.monotonic()
         if now - self.shown_at < (DRAW_SECONDS if self.line.is_live else PLAIN_SECONDS):
             return False
         self.shown_at = now
         return True
 
-    def show(self, parts: list[str], done: float | None) -> None:
+    def show_steps(self, data: Mapping[str, Any]) -> None:
+        """Show where the epoch is, and the averages since it began."""
+        step, steps, accuracy, speed, left = (data.get(name) for name in ("step", "steps", "accuracy", "samples_per_second", "seconds_left"))  # fmt: skip
+        assert step is not None
+        loss = text("console.progress.loss", value=format_figure(data["loss"]))
+        share = "" if accuracy is None else f"{accuracy * 100:.1f}%"
+        pace = "" if speed is None else f"{format_count(speed)}/s"
+        time_left = "" if left is None else format_duration(left)
+        epoch, at = of(data["epoch"], data["epochs"]), of(step, steps)
+        if self.line.is_wide:
+            epoch, at = text("console.progress.epoch", done=epoch), text("console.progress.step", done=at)
+            share = share and text("console.progress.accuracy", value=share)
+            time_left = time_left and text("console.progress.left", time=time_left)
+        parts = [epoch, at, loss, share, pace, time_left]
+        self.show_live(parts, step / steps if steps else None)
+
+    def show_live(self, parts: list[str], done: float | None) -> None:
         """Draw the parts that fit beside a bar; or, when nobody watches, print them all as a plain line."""
         if not self.line.is_live:
             self.print(self.line.joined(parts))
             return
+        from rich.cells import cell_len
+
         room = self.line.width - (BAR_LEAST + 2 if done is not None else 0)
-        for position in (
-            4,
-            3,
-            1,
-            5,
-        ):  # the speed is missed least, then the accuracy, then what the bar shows too
-            if len(self.line.joined(parts)) <= room:
-                break
-            if position < len(parts):
+        for position in (4, 3, 1, 5):  # the speed is missed least, then the accuracy, then what the bar shows too
+            if cell_len(self.line.joined(parts)) > room and position < len(parts):
                 parts[position] = ""
         self.line.draw(parts, done)
 
-    def epoch_done(self, line: Mapping[str, Any], *, epochs: int | None, is_best: bool = False) -> None:
-        """Print a lasting row for an epoch, given as its line of history; the first row follows the header."""
-        if self.quiet:
-            return
+    def show_epoch(self, data: Mapping[str, Any]) -> None:
+        """Print a lasting row for an epoch; the first row follows the header."""
         self.shown_at = -math.inf if self.line.is_live else time.monotonic()
         is_wide = self.line.is_wide
-        split, figures = evaluated(line)
+        split, figures = evaluated(data)
         metric = metric_of(figures) or self.metric or "accuracy"
-        short = "val" if split == "validation" else "test"
+        head = {
+            name: text(f"console.headings.{name}") for name in ("epoch", "train-loss", f"{split}-loss", "lr", "time")
+        }
+        title = text(f"console.headings.{'validation-' if split == 'validation' and is_wide else ''}{metric}")
         cells = [
-            ("epoch", of(line["epoch"], epochs), 7 if is_wide else 6),
-            ("train loss", format_figure(line["train_loss"]), 11),
-            (f"{short} loss", format_figure(figures.get("loss")), 10),
-            (f"val {metric}" if short == "val" and is_wide else metric, show_metric(metric, figures.get(metric)), 9),
-            ("lr", f"{line['learning_rate']:.3g}", 10) if is_wide else ("", "", 0),
-            ("time", format_duration(line["seconds"]), 8 if is_wide else 7),
+            (head["epoch"], of(data["epoch"], self.epochs), 7 if is_wide else 6),
+            (head["train-loss"], format_figure(data["train_loss"]), 11),
+            (head[f"{split}-loss"], format_figure(figures.get("loss")), 10),
+            (title, show_metric(metric, figures.get(metric)), 9),
+            *([(head["lr"], f"{data['learning_rate']:.3g}", 10)] if is_wide else []),
+            (head["time"], format_duration(data["seconds"]), 8 if is_wide else 7),
         ]
         self.line.clear()
-        widths = [max(width, len(head)) for head, _, width in cells]
         if metric != self.metric:
-            self.print_row((head for head, _, _ in cells), widths, style="dim")
+            self.print_row([(title, title, width) for title, _, width in cells], style="dim")
             self.metric = metric
-        self.print_row((value for _, value, _ in cells), widths, (" best" if is_wide else " *") if is_best else "")
+        mark = f" {text('console.best')}" if is_wide else " *"
+        self.print_row(cells, mark if data["is_best"] else "")
 
-    def print_row(self, cells: Iterable[str], widths: Sequence[int], mark: str = "", style: str | None = None) -> None:
-        """Print cells, right-aligned in columns of these widths (0: no column), and a mark after them."""
-        row = " ".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True) if width)
+    def print_row(self, cells: Sequence[tuple[str, str, int]], mark: str = "", style: str | None = None) -> None:
+        """Print cells, each a (heading, value, least width), right-aligned in their columns; and a mark after them."""
+        from rich.cells import cell_len  # Chinese characters are two columns wide
+
+        row = " ".join(" " * (max(width, cell_len(head)) - cell_len(value)) + value for head, value, width in cells)
         self.console.print(row + mark, style=style, soft_wrap=True)
 
-    def message(self, text: str) -> None:
-        """Print a lasting line."""
-        if not self.quiet:
-            self.print(text)
-
-    def warning(self, text: str) -> None:
-        """Print a lasting line that is marked as a warning."""
-        if not self.quiet:
-            self.line.clear()
-            print_marked(self.console, "warning:", "bold yellow", text)
-
-    def print(self, text: str) -> None:
+    def print(self, line: str) -> None:
         """Print a lasting line above the live one."""
         self.line.clear()
-        self.console.print(text, soft_wrap=not self.line.is_live)
+        self.console.print(line, soft_wrap=not self.line.is_live)
 
     def close(self) -> None:
-        """Take the live line away; the lasting ones stay. May be called more than once."""
+        """Clear the live line; the lasting ones stay. May be called more than once."""
         self.line.clear()
 
 
@@ -206,14 +214,14 @@ def of(number: int, total: int | None) -> str:
 
 
 def evaluated(line: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
-    """Return the split that an epoch was evaluated on, and the figures, from its line of history; {} where on none."""
+    """Return the split that an epoch was evaluated on, and the figures; {} where it was on none."""
     split = "validation" if line.get("validation") else "test"
     return split, line.get(split) or {}
 
 
-def metric_of(test: Mapping[str, Any] | None) -> str | None:
-    """Return the name of the figure that a test is judged by besides its loss."""
-    return next((name for name in ("accuracy", "mae") if test and test.get(name) is not None), None)
+def metric_of(figures: Mapping[str, Any]) -> str | None:
+    """Return the name of the figure that a split is judged by besides the loss."""
+    return next((name for name in ("accuracy", "mae") if figures.get(name) is not None), None)
 
 
 def show_metric(metric: str, value: float | None) -> str:
@@ -229,57 +237,36 @@ def fetch_progress(quiet: bool = False, to_stderr: bool = True) -> Callable[[str
     if quiet:
         return lambda name, done, total: None
     line = LiveLine(to_stderr)
-    download = Download("", 0.0, 0, 0.0)
+    pause = DRAW_SECONDS if line.is_live else PLAIN_SECONDS
+    download, begun_at, begun_bytes = "", 0.0, 0  # not 0 bytes when an interrupted download goes on
+    shown_at, shown_bytes, is_over = 0.0, 0, True
 
     def progress(name: str, done: int, total: int | None) -> None:
-        nonlocal download
+        nonlocal download, begun_at, begun_bytes, shown_at, shown_bytes, is_over
         now = time.monotonic()
-        is_new, is_done = name != download.name or done < download.shown_bytes, done == total
-        if is_new:
-            download = Download(name, now, done, now)
-        elif download.is_done or not (is_done or download.is_due(now, line.is_live)):
+        if name != download or done < shown_bytes:
+            download, begun_at, begun_bytes = name, now, done
+        elif is_over or (done != total and now - shown_at < pause):
             return
-        download.shown_at, download.shown_bytes, download.is_done = now, done, is_done
-        show_download(line, name, done, total, download.speed(now, done))
+        shown_at, shown_bytes, is_over = now, done, done == total
+        size = format_bytes(done)
+        if total is not None:
+            size = text("console.progress.downloaded", done=size, total=format_bytes(total))
+        seconds = now - begun_at
+        speed = f"{format_bytes((done - begun_bytes) / seconds)}/s" if seconds > 0.2 else ""  # else too early to tell
+        if line.is_live and not is_over:
+            room = line.width - len(line.joined(["", size, speed])) - BAR_LEAST - 3 * len(line.gap)
+            line.draw([cut_in_middle(name, room), size, speed], done / total if total else None)
+        else:
+            line.clear()
+            line.console.print(line.joined([name, size, speed]), soft_wrap=True)
 
     return progress
 
 
-@dataclass
-class Download:
-    """The download on show, and when it was last shown (seconds of the monotonic clock)."""
-
-    name: str
-    begun_at: float
-    begun_bytes: int  # not 0 when an interrupted download goes on
-    shown_at: float
-    shown_bytes: int = 0
-    is_done: bool = False
-
-    def is_due(self, now: float, is_live: bool) -> bool:
-        """Tell whether it is time to show it again."""
-        return now - self.shown_at >= (DRAW_SECONDS if is_live else PLAIN_SECONDS)
-
-    def speed(self, now: float, done: int) -> float | None:
-        """Return bytes per second, None while it is too early to tell."""
-        return (done - self.begun_bytes) / (now - self.begun_at) if now - self.begun_at > 0.2 else None
-
-
-def show_download(line: LiveLine, name: str, done: int, total: int | None, speed: float | None) -> None:
-    """Draw the download's live line, or print a lasting one at its end and when nobody watches."""
-    size = format_bytes(done) + (f" of {format_bytes(total)}" if total is not None else "")
-    parts = [size] if speed is None else [size, f"{format_bytes(speed)}/s"]
-    if line.is_live and done != total:
-        room = line.width - len(line.joined(["", *parts])) - BAR_LEAST - 3 * len(line.gap)
-        line.draw([shortened(name, room), *parts], done / total if total else None)
-    else:
-        line.clear()
-        line.console.print(line.joined([name, *parts]), soft_wrap=True)
-
-
-def shortened(text: str, room: int) -> str:
-    """Return the text, cut with '...' in its middle to at most `room` characters (never below eight)."""
+def cut_in_middle(name: str, room: int) -> str:
+    """Return the name, cut with '...' in its middle to at most `room` characters (never below eight)."""
     room = max(8, room)
-    if len(text) <= room:
-        return text
-    return text[: (room - 3) // 2] + "..." + text[len(text) - (room - 3 - (room - 3) // 2) :]
+    if len(name) <= room:
+        return name
+    return name[: (room - 3) // 2] + "..." + name[len(name) - (room - 3 - (room - 3) // 2) :]

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rushlight.console.formats import format_duration, format_figure, format_share
 from rushlight.console.output import open_console
+from rushlight.formats import format_duration, format_figure, format_share
+from rushlight.texts import Joined, text
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
-    from rich.text import Text
 
 CLASSES_SHOWN = 30  # more classes than that, and only the worst ten are listed
 WORST_CLASSES = 10
@@ -24,35 +24,30 @@ NAME_WIDTH = 24
 
 def print_report(report: Mapping[str, Any], to_stderr: bool = False, drops: bool = False) -> None:
     """Print what a test found; `report` is the content of report.json. With `drops`, nobody need be there to read it."""
+    from rich.text import Text
+
     console = open_console(to_stderr, drops)
-    console.print(headline(report))
+    head = Text()
+    if report.get("accuracy") is not None:
+        head.append(text("console.report.accuracy", value=format_share(report["accuracy"])), "bold")
+        if interval := report.get("accuracy_interval"):
+            head.append(" " + text("console.report.interval", interval=share_range(interval)))
+    elif report.get("mae") is not None:
+        key, figure = "mae-of" if report.get("target") else "mae", format_figure(report["mae"])
+        head.append(text(f"console.report.{key}", value=figure, target=report.get("target")), "bold")
+        rmse, r2 = (format_figure(report.get(name)) for name in ("rmse", "r2"))
+        head.append("\n" + text("console.report.rmse", rmse=rmse, r2=r2))
+    else:
+        head.append(text("console.report.test"), "bold")
+    head.append("\n" + text("console.report.loss", loss=format_figure(report.get("loss")), count=report.get("n", 0)))
+    console.print(head)
     classes: Sequence[Mapping[str, Any]] = report.get("classes") or ()
-    confusion: Sequence[Sequence[int]] = report.get("confusion") or ()
     if classes:
         print_classes(console, classes)
-    if confusion:
+    if confusion := report.get("confusion"):
         print_confusion(console, confusion, [str(entry["name"]) for entry in classes])
     if report.get("most_wrong"):
         print_mistakes(console, report["most_wrong"])
-
-
-def headline(report: Mapping[str, Any]) -> Text:
-    """Return the report's first lines: the main figure with its interval, the loss, and on how many samples."""
-    from rich.text import Text
-
-    text = Text()
-    if report.get("accuracy") is not None:
-        text.append(f"test accuracy {format_share(report['accuracy'])}", "bold")
-        if interval := report.get("accuracy_interval"):
-            text.append(f" (95% interval {share_range(interval)})")
-    elif report.get("mae") is not None:
-        target = f" of {report['target']}" if report.get("target") else ""
-        text.append(f"test mean absolute error{target} {format_figure(report['mae'])}", "bold")
-        text.append(f"\nRMSE {format_figure(report.get('rmse'))}, R² {format_figure(report.get('r2'))}")
-    else:
-        text.append("test", "bold")
-    text.append(f"\nloss {format_figure(report.get('loss'))}, on {report.get('n', 0):,} samples")
-    return text
 
 
 def share_range(interval: Sequence[float]) -> str:
@@ -64,27 +59,25 @@ def share_range(interval: Sequence[float]) -> str:
 def print_classes(console: Console, classes: Sequence[Mapping[str, Any]]) -> None:
     """Print the table of classes; of many, only those recognised worst."""
     shown = list(classes)
-    title = "by class"
+    title = text("console.report.by-class")
     if len(shown) > CLASSES_SHOWN:
         shown = sorted(shown, key=lambda entry: -1.0 if entry.get("f1") is None else float(entry["f1"]))[:WORST_CLASSES]
-        title = f"the {WORST_CLASSES} worst of {len(classes)} classes"
-    with_interval = console.width >= INTERVAL_WIDTH
+        title = text("console.report.worst-classes", shown=WORST_CLASSES, count=len(classes))
+    is_wide = console.width >= INTERVAL_WIDTH
     table = open_table()
-    table.add_column("class", max_width=NAME_WIDTH, overflow="ellipsis")
-    for heading in ("samples", "precision", "recall", "F1"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column(text("console.report.class"), max_width=NAME_WIDTH, overflow="ellipsis")
+    for name in ("samples", "precision", "recall", "f1"):
+        table.add_column(text(f"console.report.{name}"), justify="right", no_wrap=True)
     for entry in shown:
-        figures = [with_range(entry, name, with_interval) for name in ("precision", "recall")]
+        figures = [one_digit(entry.get(name)) for name in ("precision", "recall")]
+        if is_wide:
+            ranges = [entry.get(f"{name}_interval") for name in ("precision", "recall")]
+            figures = [
+                f"{figure} ({share_range(range)})" if range and figure != "-" else figure
+                for figure, range in zip(figures, ranges, strict=True)
+            ]
         table.add_row(str(entry["name"]), f"{entry['n']:,}", *figures, one_digit(entry.get("f1")))
     print_titled(console, title, table)
-
-
-def with_range(entry: Mapping[str, Any], name: str, with_interval: bool) -> str:
-    """Return a share in percent, with its interval if there is room for it."""
-    interval = entry.get(f"{name}_interval")
-    if not with_interval or interval is None or entry.get(name) is None:
-        return one_digit(entry.get(name))
-    return f"{one_digit(entry[name])} ({share_range(interval)})"
 
 
 def one_digit(share: float | None) -> str:
@@ -111,18 +104,17 @@ def print_titled(console: Console, title: str, table: Table) -> None:
 def print_confusion(console: Console, confusion: Sequence[Sequence[int]], names: Sequence[str]) -> None:
     """Print the confusion matrix where it fits the width, else the pairs that are confused most."""
     table = confusion_table(confusion, names, console.width)
-    if table is not None:
-        print_titled(console, "confusion: rows are the true class, columns what it was taken for", table)
-        return
-    pairs = confused_pairs(confusion)
-    if pairs:
-        table = open_table()
-        table.add_column("true class", max_width=NAME_WIDTH, overflow="ellipsis", no_wrap=True)
-        table.add_column("taken for", max_width=NAME_WIDTH, overflow="ellipsis", no_wrap=True)
-        table.add_column("times", justify="right")
-        for count, true, predicted in pairs:
-            table.add_row(names[true], names[predicted], f"{count:,}")
-        print_titled(console, "most confused", table)
+    title = text("console.report.confusion")
+    if table is None:
+        pairs = [(-n, i, j) for i, row in enumerate(confusion) for j, n in enumerate(row) if i != j and n]
+        title, table = text("console.report.most-confused"), open_table()
+        for name in ("true-class", "taken-for"):
+            table.add_column(text(f"console.report.{name}"), max_width=NAME_WIDTH, overflow="ellipsis", no_wrap=True)
+        table.add_column(text("console.report.times"), justify="right")
+        for count, true, predicted in sorted(pairs)[:CONFUSED_PAIRS]:
+            table.add_row(names[true], names[predicted], f"{-count:,}")
+    if table.row_count:
+        print_titled(console, title, table)
 
 
 def confusion_table(confusion: Sequence[Sequence[int]], names: Sequence[str], width: int) -> Table | None:
@@ -160,27 +152,22 @@ def shade(share: float, is_right: bool) -> str:
     return f"white on rgb(0,{strength},40)" if is_right else f"white on rgb({strength},30,30)"
 
 
-def confused_pairs(confusion: Sequence[Sequence[int]]) -> list[tuple[int, int, int]]:
-    """Return the most frequent mistakes as (count, true class, predicted class), the most frequent first."""
-    pairs = [(n, i, j) for i, row in enumerate(confusion) for j, n in enumerate(row) if i != j and n]
-    return sorted(pairs, key=lambda pair: (-pair[0], pair[1], pair[2]))[:CONFUSED_PAIRS]
-
-
 def print_mistakes(console: Console, mistakes: Sequence[Mapping[str, Any]]) -> None:
     """Print the predictions that were wrong by most (regression), or wrong with most confidence (classes)."""
     is_number = "error" in mistakes[0]
     table = open_table()
     has_names = all("name" in entry for entry in mistakes)
-    table.add_column("sample", justify="left" if has_names else "right", overflow="fold")
-    for heading in ("true", "predicted"):
+    table.add_column(text("console.report.sample"), justify="left" if has_names else "right", overflow="fold")
+    for name in ("true", "predicted"):
+        heading = text(f"console.report.{name}")
         table.add_column(heading, justify="right" if is_number else "left", max_width=NAME_WIDTH, overflow="ellipsis")
-    table.add_column("error" if is_number else "probability", justify="right")
+    table.add_column(text(f"console.report.{'error' if is_number else 'probability'}"), justify="right")
     for entry in mistakes[:MISTAKES_SHOWN]:
         size = format_figure(entry["error"]) if is_number else one_digit(entry.get("probability"))
         table.add_row(
             entry["name"] if has_names else f"{entry['index']}", spoken(entry["true"]), spoken(entry["predicted"]), size
         )
-    print_titled(console, "furthest off" if is_number else "most confidently wrong", table)
+    print_titled(console, text(f"console.report.{'furthest-off' if is_number else 'most-wrong'}"), table)
 
 
 def spoken(value: Any) -> str:
@@ -198,22 +185,16 @@ def print_summary(
     from rich.text import Text
 
     console = open_console(to_stderr, drops=True)  # all is done, whether or not anybody reads it
-    figures = []
-    if test and test.get("accuracy") is not None:
-        figures.append(f"accuracy {format_share(test['accuracy'])}")
-    elif test and test.get("mae") is not None:
-        figures.append(f"mean absolute error {format_figure(test['mae'])}")
-    elif test and test.get("loss") is not None:
-        figures.append(f"test loss {format_figure(test['loss'])}")
+    figures: list[str] = []
+    for name in ("accuracy", "mae", "loss"):
+        if not figures and test and test.get(name) is not None:
+            value = format_share(test[name]) if name == "accuracy" else format_figure(test[name])
+            figures.append(text(f"console.summary.{name}", value=value))
     if best_epoch is not None:
-        figures.append(f"best at epoch {best_epoch}")
-    figures.append(f"{format_duration(seconds)}")
-    console.print(Text("\ndone: " + ", ".join(figures), "bold green"), soft_wrap=True)
-    console.print(f"the run is in {folder}", soft_wrap=True)
-    console.print("\nnext:", style="dim")
-    for command in (
-        f"rushlight test {run}",
-        f"rushlight predict {run} FILE",
-        f"rushlight save {run} {weights}",
-    ):
+        figures.append(text("console.summary.best", epoch=best_epoch))
+    done = text("console.summary.done", figures=Joined("list", [*figures, format_duration(seconds)]))
+    console.print(Text(f"\n{done}", "bold green"), soft_wrap=True)
+    console.print(text("console.summary.folder", folder=folder), soft_wrap=True)
+    console.print(f"\n{text('console.summary.next')}", style="dim")
+    for command in (f"rushlight test {run}", f"rushlight predict {run} FILE", f"rushlight save {run} {weights}"):
         console.print(f"  {command}", soft_wrap=True)

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from rushlight.data.feed import (
         CPU,
         Batch,
+        Feed,
         ResidentSplit,
         Split,
         StreamedSplit,
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from rushlight.data.look import describe_data, write_contact_sheet
     from rushlight.data.open import (
         DataOptions,
-        is_table,
         memory_limit,
         open_like,
         open_source,
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         ImageFolderDataset,
         cache_folder,
         describe_datasets,
+        is_table,
         read_image,
         read_rows,
     )
@@ -50,7 +51,7 @@ if TYPE_CHECKING:
     )
     from rushlight.data.splits import Data, keeping_workers
 
-__all__ = ['CPU', 'DATASETS', 'Batch', 'Column', 'Data', 'DataOptions', 'FeatureSpec', 'ImageFolderDataset', 'Normalization', 'ResidentSplit', 'Split', 'StreamedSplit', 'TargetSpec', 'Task', 'cache_folder', 'count_samples', 'describe_data', 'describe_datasets', 'epoch_order', 'equal_parts', 'features_from_json', 'features_to_json', 'is_table', 'keeping_workers', 'memory_limit', 'open_like', 'open_source', 'options_from_json', 'options_to_json', 'read_image', 'read_rows', 'retarget', 'step_seed', 'target_from_json', 'target_to_json', 'tensors_in', 'write_contact_sheet']  # fmt: skip
+__all__ = ['CPU', 'DATASETS', 'Batch', 'Column', 'Data', 'DataOptions', 'FeatureSpec', 'Feed', 'ImageFolderDataset', 'Normalization', 'ResidentSplit', 'Split', 'StreamedSplit', 'TargetSpec', 'Task', 'cache_folder', 'count_samples', 'describe_data', 'describe_datasets', 'epoch_order', 'equal_parts', 'features_from_json', 'features_to_json', 'is_table', 'keeping_workers', 'memory_limit', 'open_like', 'open_source', 'options_from_json', 'options_to_json', 'read_image', 'read_rows', 'retarget', 'step_seed', 'target_from_json', 'target_to_json', 'tensors_in', 'write_contact_sheet']  # fmt: skip
 
 __getattr__, __dir__ = lazy_names(
     __name__,
@@ -58,6 +59,7 @@ __getattr__, __dir__ = lazy_names(
         "rushlight.data.feed": [
             "Batch",
             "CPU",
+            "Feed",
             "ResidentSplit",
             "Split",
             "StreamedSplit",
@@ -69,7 +71,6 @@ __getattr__, __dir__ = lazy_names(
         "rushlight.data.open": [
             "DataOptions",
             "open_like",
-            "is_table",
             "memory_limit",
             "open_source",
             "options_from_json",
@@ -82,6 +83,7 @@ __getattr__, __dir__ = lazy_names(
             "ImageFolderDataset",
             "cache_folder",
             "describe_datasets",
+            "is_table",
             "read_image",
             "read_rows",
         ],

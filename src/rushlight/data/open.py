@@ -1,4 +1,4 @@
-"""One way in for all data: look at what was given, and let the right reader open it."""
+"""One entry for all data: the kinds of sources are asked which of them a source is, and that one opens it."""
 
 from __future__ import annotations
 
@@ -13,34 +13,26 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from rushlight.data.feed import LoaderSplit, ResidentSplit, Split, StreamedSplit
-from rushlight.data.shape import Finish, Samples, check_same_dtype, check_samples, resident, split_digest
+from rushlight.data.shape import Finish, FinishBinary, Samples, check_same_dtype, check_samples, resident, split_digest
+from rushlight.data.sources import (
+    ARRAYS,
+    DATASET,
+    DATASETS,
+    IMAGES,
+    LOADER,
+    NAMED,
+    TABLE,
+    SourceKind,
+    read_other_table,
+)
 from rushlight.data.spec import FeatureSpec, Normalization, NormalizeName, TargetSpec, Task
 from rushlight.data.splits import Data
 from rushlight.device import available_memory
 from rushlight.errors import DataError, UsageError, check_choice, suggest
 
-ARRAYS = (".npy", ".npz", ".gz")
 NORMALIZE = ("auto", "standard", "unit", "none")
 TASKS = ("classification", "binary", "multilabel", "regression")
-KINDS = ("image", "array", "tokens")
-
-KIND_WORDS = {
-    "named": "data known by name", "folder": "folders of images", "table": "tables (.csv, .parquet)",
-    "arrays": "arrays", "dataset": "datasets", "loader": "DataLoaders", "open": "open data",
-}  # fmt: skip
-NOT_OPEN_YET = "data that is not open yet (open_data takes it)"
-TAKEN_BY = {  # which kinds of data an option is for; the seed is every run's
-    "target": ("table",),
-    "task": ("table", "arrays", "dataset", "loader"),
-    "kind": ("arrays",),
-    "classes": ("arrays", "dataset", "loader"),
-    "normalize": ("named", "folder", "table", "arrays", "dataset", "loader"),
-    "image_size": ("folder",),
-    "test_fraction": ("folder", "table", "arrays", "dataset"),
-    "val_fraction": ("named", "folder", "table", "arrays", "dataset", "loader"),
-    "skip_bad": ("folder",),
-    "workers": ("folder", "dataset"),
-}
+ARRAY_KINDS = ("image", "array", "tokens")
 
 ArrayKind = Literal["image", "array", "tokens"]
 FetchProgress = Callable[[str, int, int | None], None]
@@ -52,9 +44,7 @@ class DataOptions:
 
     target: str | None = None  # tables: the column to predict
     task: Task | None = None  # None: by the target's kind
-    kind: ArrayKind | None = (
-        None  # arrays: "image", "array" or "tokens" (whole numbers that are ids); None: by their shape
-    )
+    kind: ArrayKind | None = None  # arrays: "tokens" are whole numbers that are ids; None: by dtype and shape
     classes: tuple[str, ...] | None = None  # names, where the data has none
     normalize: NormalizeName = "auto"
     image_size: tuple[int, int] | None = None  # (height, width); None: by the images
@@ -68,7 +58,7 @@ class DataOptions:
         for option, value, choices in (
             ("normalize", self.normalize, NORMALIZE),
             ("task", self.task, TASKS),
-            ("kind", self.kind, KINDS),
+            ("kind", self.kind, ARRAY_KINDS),
         ):
             if value is not None:
                 check_choice(option, value, choices)
@@ -77,6 +67,15 @@ class DataOptions:
                 raise UsageError("bad-fraction", option=option, value=fraction)
         if self.workers < 0:
             raise UsageError("negative", option="workers", value=self.workers)
+
+
+def opened_before(data: Data) -> Data:
+    """Return data that is open already."""
+    return data
+
+
+OPENED = SourceKind("open data", lambda source: isinstance(source, Data), opened_before)
+KINDS = (OPENED, NAMED, TABLE, ARRAYS, IMAGES, DATASET, LOADER)  # the first that matches a source opens it
 
 
 @dataclass(frozen=True)
@@ -107,86 +106,21 @@ def open_source(
         DataError: what is there cannot be trained on.
     """
     given = as_given(source, validation, test)
-    check_options_apply(given, options)
-    return open_given(given, options, progress)
+    kind = kind_of(given.train)
+    check_options_apply(given, kind, options)
+    return open_given(given, kind, options, progress)
 
 
 def as_given(source: Any, validation: Any = None, test: Any = None) -> Given:
     """Return the sources one by one, also where they were given in one tuple."""
     if isinstance(source, (tuple, list)) and test is None:
         if len(source) == 4:
-            return Given((source[0], source[1]), validation, (source[2], source[3]))
-        if len(source) == 2 and are_splits(source):
-            return Given(source[0], validation, source[1])
-        if len(source) == 3 and validation is None and are_splits(source):
-            return Given(*source)
-    return Given(source, validation, test)
-
-
-def open_given(given: Given, options: DataOptions, progress: FetchProgress | None) -> Data:
-    """Open train, validation and test data; options that are for other kinds of data are passed over."""
-    source = given.train
-    if isinstance(source, Data):
-        return source
-    if isinstance(source, (str, Path)):
-        return open_named_or_path(given, options, progress)
-    if isinstance(source, (Dataset, DataLoader)):
-        from rushlight.data.sources import open_dataset
-
-        return open_dataset(
-            source, given.test, validation=given.validation, task=options.task, classes=options.classes,
-            normalize=options.normalize, seed=options.seed, test_fraction=options.test_fraction,
-            val_fraction=options.val_fraction, workers=options.workers, memory_limit=memory_limit(),
-        )  # fmt: skip
-    if isinstance(source, (tuple, list)) and len(source) == 2:
-        return open_array_pairs((source[0], source[1]), given, options)
-    raise UsageError("unknown-data-kind", found=type(source).__name__)
-
-
-def check_options_apply(given: Given, options: DataOptions) -> None:
-    """Raise UsageError for an option that this kind of data would ignore."""
-    kind = kind_of(given.train)
-    if kind is None:
-        return  # what it is will be asked by the one who opens it
-    for option, other in (("val_data", given.validation), ("test_data", given.test)):
-        if kind == "open" and other is not None:
-            raise UsageError("option-of-other-data", option=option, value=type(other).__name__, kind=NOT_OPEN_YET)
-    if given.validation is not None and options.val_fraction:
-        raise UsageError("two-validation-splits", fraction=options.val_fraction)
-    for option, value in vars(options).items():
-        if value == getattr(DataOptions(), option) or kind in TAKEN_BY.get(option, KIND_WORDS):
-            continue
-        words = NOT_OPEN_YET if kind == "open" else ", ".join(KIND_WORDS[taker] for taker in TAKEN_BY[option])
-        raise UsageError("option-of-other-data", option=option, value=value, kind=words)
-
-
-def kind_of(source: Any) -> str | None:
-    """Return the kind of data, one of KIND_WORDS; None for what nobody here can open."""
-    if isinstance(source, Data):
-        return "open"
-    if isinstance(source, (str, Path)):
-        return kind_of_path(source)
-    if isinstance(source, (Dataset, DataLoader)):
-        from rushlight.data.sources import is_ordinary
-
-        return "dataset" if is_ordinary(source) else "loader"
-    return "arrays" if isinstance(source, (tuple, list)) and len(source) == 2 else None
-
-
-def kind_of_path(source: str | Path) -> str | None:
-    """Return the kind of data that a name or path stands for."""
-    from rushlight.data.sources import DATASETS
-
-    path = Path(source).expanduser()
-    if str(source) in DATASETS:
-        return "named"
-    if not path.exists():
-        return None
-    if is_table(path):
-        return "table"
-    if holds_arrays(path):
-        return "arrays"
-    return "folder" if path.is_dir() else None
+            source, test = (source[0], source[1]), (source[2], source[3])
+        elif len(source) == 2 and are_splits(source):
+            source, test = source
+        elif len(source) == 3 and validation is None and are_splits(source):
+            source, validation, test = source
+    return Given(*map(from_home, (source, validation, test)))
 
 
 def are_splits(parts: Sequence[Any]) -> bool:
@@ -199,111 +133,62 @@ def are_splits(parts: Sequence[Any]) -> bool:
     )
 
 
-def open_named_or_path(given: Given, options: DataOptions, progress: FetchProgress | None) -> Data:
-    """Open a dataset by name, or a file or folder by path."""
-    from rushlight.data.sources import DATASETS
+def from_home(source: Any) -> Any:
+    """Return a path that begins with ~ as one that begins with the home folder; anything else as it is."""
+    return Path(source).expanduser() if isinstance(source, (str, Path)) and str(source).startswith("~") else source
 
-    source = given.train
-    path = Path(source).expanduser()
-    if str(source) in DATASETS:
-        return with_others(open_by_name(str(source), options, progress), given, options, progress)
-    if not path.exists():
-        raise UsageError(
-            "unknown-data", name=source, known=", ".join(DATASETS), suggestion=suggest(str(source), DATASETS),
-            folder=Path.cwd(),
-        )  # fmt: skip
-    if is_table(path):
-        from rushlight.data.sources import open_table
 
-        return open_table(
-            path, target=options.target, validation=given.validation, test=given.test, normalize=options.normalize,
-            seed=options.seed, test_fraction=options.test_fraction, val_fraction=options.val_fraction, task=options.task,
-        )  # fmt: skip
-    if holds_arrays(path):
-        return open_array_path(path, given, options)
-    if not path.is_dir():
-        raise UsageError("unknown-file-kind", path=path, found=path.suffix or "no ending")
-    from rushlight.data.sources import open_image_folder
+def kind_of(source: Any) -> SourceKind:
+    """Return the kind of a source; UsageError where it is of none."""
+    for kind in KINDS:
+        if kind.matches(source):
+            return kind
+    if not isinstance(source, (str, Path)):
+        raise UsageError("unknown-data-kind", found=type(source).__name__)
+    if Path(source).exists():
+        raise UsageError("unknown-file-kind", path=source, found=Path(source).suffix or "no ending")
+    near, known = suggest(str(source), DATASETS), ", ".join(DATASETS)
+    raise UsageError("unknown-data", name=source, known=known, suggestion=near, folder=Path.cwd())
 
-    images = open_image_folder(
-        path, normalize=options.normalize, image_size=options.image_size, seed=options.seed,
-        test_fraction=None if given.test is not None else options.test_fraction, val_fraction=options.val_fraction,
-        skip_bad=options.skip_bad, workers=options.workers, memory_limit=memory_limit(),
-    )  # fmt: skip
-    return with_others(images, given, options, progress)
+
+def check_options_apply(given: Given, kind: SourceKind, options: DataOptions) -> None:
+    """Raise UsageError for an option that this kind of data would ignore; the seed is every run's."""
+    if given.validation is not None and options.val_fraction:
+        raise UsageError("two-validation-splits", fraction=options.val_fraction)
+    apart = {"val_data": given.validation, "test_data": given.test}
+    chosen = {option: type(other).__name__ for option, other in apart.items() if kind is OPENED and other is not None}
+    chosen |= {option: value for option, value in vars(options).items() if value != getattr(DataOptions(), option)}
+    for option, value in chosen.items():
+        if option == "seed" or kind.takes(option):
+            continue
+        words = ", ".join(other.words for other in KINDS if other.takes(option))
+        words = "data that is not open yet (open_data takes it)" if kind is OPENED else words
+        raise UsageError("option-of-other-data", option=option, value=value, kind=words)
+
+
+def open_given(given: Given, kind: SourceKind, options: DataOptions, progress: FetchProgress | None) -> Data:
+    """Open train, validation and test data; options that are for other kinds of data are passed over."""
+    offered = {**vars(options), "progress": progress, "memory_limit": memory_limit()}
+    offered |= {"validation": given.validation, "test": given.test}
+    if given.test is not None:
+        offered["test_fraction"] = None
+    data = kind.open(given.train, **{name: value for name, value in offered.items() if kind.takes(name)})
+    is_whole = kind.takes("test") or (given.validation is None and given.test is None)
+    return data if is_whole else with_others(data, given, options, progress)
 
 
 def with_others(data: Data, given: Given, options: DataOptions, progress: FetchProgress | None) -> Data:
     """Return the data with the validation and test splits that were given apart, prepared as its own samples are."""
-    assert data.features is not None
-    assert data.target is not None
-    opened = {
-        split: open_like(source, data.features, data.target, options, progress)
-        for split, source in (("validation", given.validation), ("test", given.test))
-        if source is not None
-    }
+    opened = {}
+    for split, source in (("validation", given.validation), ("test", given.test)):
+        if source is not None:
+            assert data.features is not None
+            assert data.target is not None
+            opened[split] = open_like(source, data.features, data.target, options, progress)
     if isinstance(validation := opened.get("validation"), ResidentSplit):  # what chooses has its part in the bits
         digest = split_digest(Samples(validation.inputs, validation.targets))
         data = replace(data, fingerprint=f"{data.fingerprint}-{digest}")
     return data.with_splits(opened)
-
-
-def is_table(path: Path) -> bool:
-    """Tell a table by its ending."""
-    from rushlight.data.sources import TABLE_ENDINGS
-
-    return path.name.lower().endswith(TABLE_ENDINGS)
-
-
-def holds_arrays(path: Path) -> bool:
-    """Tell whether a file, or what is in a folder, is arrays: .npz, .npy or idx."""
-    if path.is_dir():
-        from rushlight.data.sources import holds_array_files
-
-        return holds_array_files(path)
-    return path.suffix.lower() in ARRAYS or "ubyte" in path.name
-
-
-def open_by_name(name: str, options: DataOptions, progress: FetchProgress | None) -> Data:
-    """Open one of the datasets we know by name."""
-    from rushlight.data.shape import Samples, build_data, cut_samples
-    from rushlight.data.sources import open_named
-
-    arrays = open_named(name, progress=progress)
-    train = Samples(torch.from_numpy(arrays.train_inputs), torch.from_numpy(arrays.train_targets))
-    test = Samples(torch.from_numpy(arrays.test_inputs), torch.from_numpy(arrays.test_targets))
-    target = TargetSpec("classification", tuple(arrays.classes))
-    train, validation, _, cut_notes = cut_samples(
-        train, target, test_fraction=None, val_fraction=options.val_fraction, seed=options.seed
-    )
-    return build_data(
-        name, "image", train, test, target, validation=validation, normalize=options.normalize,
-        notes=(*arrays.notes, *cut_notes),
-    )  # fmt: skip
-
-
-def open_array_path(path: Path, given: Given, options: DataOptions) -> Data:
-    """Open .npz, .npy or idx files; of files given apart, the training arrays are read."""
-    from rushlight.data.sources import read_array_files
-
-    def first_of(source: Any) -> Any:
-        return read_array_files(Path(source))[0] if isinstance(source, (str, Path)) else source
-
-    train, validation, test = read_array_files(path)
-    validation = validation if given.validation is None else first_of(given.validation)
-    test = test if given.test is None else first_of(given.test)
-    return open_array_pairs(train, Given(train, validation, test), options, name=path.stem)
-
-
-def open_array_pairs(train: tuple[Any, Any], given: Given, options: DataOptions, name: str = "arrays") -> Data:
-    """Open (inputs, targets) pairs in memory."""
-    from rushlight.data.sources import open_arrays
-
-    return open_arrays(
-        train, given.test, validation=given.validation, name=name, kind=options.kind, task=options.task,
-        classes=options.classes, normalize=options.normalize, seed=options.seed, test_fraction=options.test_fraction,
-        val_fraction=options.val_fraction,
-    )  # fmt: skip
 
 
 def memory_limit() -> int:
@@ -326,8 +211,6 @@ def retarget_split(split: Split, target: TargetSpec) -> Split:
     """Return one split with its targets as the binary task has them."""
     if isinstance(split, ResidentSplit):
         return replace(split, targets=split.targets.float().reshape(-1, 1))
-    from rushlight.data.shape import FinishBinary
-
     assert isinstance(split, (StreamedSplit, LoaderSplit))
     return replace(split, finish=FinishBinary(split.finish))
 
@@ -358,14 +241,13 @@ def open_like(
     Raises:
         DataError: the samples have another shape than the model takes, or classes it does not know.
     """
-    if features.kind == "table" and isinstance(source, (str, Path)) and is_table(Path(source)):
-        from rushlight.data.sources import read_other_table
-
+    if features.kind == "table" and TABLE.matches(source):
         samples, _ = read_other_table(Path(source), features.columns, target)
         return kept(str(source), samples, features, target)
     size = (features.shape[1], features.shape[2]) if features.kind == "image" else None
     plain = replace(options, normalize="none", test_fraction=0.0, val_fraction=None, image_size=size)
-    opened = open_given(as_given(source), plain, progress)
+    given = as_given(source)
+    opened = open_given(given, kind_of(given.train), plain, progress)
     split = opened.test if opened.test is not None else opened.train
     if opened.features is not None:
         check_same_dtype(opened.name, features.dtype, opened.features.dtype)

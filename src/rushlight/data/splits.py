@@ -56,5 +56,5 @@ def keeping_workers(data: Data) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         for split in data.splits.values():
             if isinstance(split, StreamedSplit):
-                stack.enter_context(split.source.keep_workers())
+                stack.enter_context(split.reader.keep_workers())
         yield

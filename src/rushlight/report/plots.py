@@ -97,15 +97,10 @@ def draw_figure(
 def thinned(losses: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return at most CURVE_POINTS (middle step, mean loss) of equal stretches; a stretch with no finite loss is NaN."""
     size = max(1, math.ceil(len(losses) / CURVE_POINTS))
-    starts = range(0, len(losses), size)
-    steps = np.array([(start + min(start + size, len(losses)) + 1) / 2 for start in starts])
-    return steps, np.array([mean_of_finite(losses[start : start + size]) for start in starts])
-
-
-def mean_of_finite(values: NDArray[np.float64]) -> float:
-    """Return the mean of the finite values, NaN if there is none."""
-    finite = values[np.isfinite(values)]
-    return float(finite.mean()) if len(finite) else math.nan
+    starts = np.arange(0, len(losses), size)
+    finite = [part[np.isfinite(part)] for part in (losses[start : start + size] for start in starts)]
+    steps = (starts + np.minimum(starts + size, len(losses)) + 1) / 2
+    return steps, np.array([part.mean() if len(part) else math.nan for part in finite])
 
 
 def smoothed(values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -119,21 +114,34 @@ def smoothed(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def write_confusion_plot(path: Path, confusion: Sequence[Sequence[int]], classes: Sequence[str]) -> None:
-    """Write the confusion matrix as a PNG: rows the true class, columns what it was taken for.
+    """Write the confusion matrix as a PNG: rows the true class, columns the predicted one.
 
-    `confusion` is (classes, classes) counts; a cell is shaded by its share of the row. Up to 20 classes have their numbers in the cells. Raises StorageError.
+    `confusion` is (classes, classes) counts; a cell is shaded by its share of the row. Up to 20 classes have their numbers
+    in the cells; of very many classes only every few have their names at the axes. Raises StorageError.
     """
     counts = np.asarray(confusion, dtype=np.int64)  # (classes, classes)
-    totals = counts.sum(axis=1, keepdims=True)
-    shares = counts / np.maximum(totals, 1)
+    # the square root of the share: a class predicted for another once in a hundred is still visible
+    darkness = np.sqrt(counts / np.maximum(counts.sum(axis=1, keepdims=True), 1))
     size = min(11.0, max(4.2, 2.4 + 0.55 * len(counts)))
     figure = new_figure(size + 0.8, size)
     axes = figure.subplots()
-    # the square root of the share: a class taken for another once in a hundred is still visible
-    image = axes.imshow(np.sqrt(shares), cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
-    name_axes(axes, classes)
+    image = axes.imshow(darkness, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
+    every = math.ceil(len(classes) / NAMES_UP_TO)
+    places = range(0, len(classes), every)
+    names = [shortened(classes[place]) if can_draw(classes[place]) else f"{place}" for place in places]
+    letters = 10 if len(names) <= 12 else 8 if len(names) <= 25 else 6
+    is_short = all(len(name) <= 3 for name in names) and len(names) <= 25
+    axes.set_xticks(places, names, rotation=0 if is_short else 90, fontsize=letters)
+    axes.set_yticks(places, names, fontsize=letters)
+    axes.set_xlabel("taken for")
+    axes.set_ylabel("true class")
+    axes.tick_params(length=0 if every == 1 else 3)
     if len(counts) <= NUMBERS_UP_TO:
-        write_numbers(axes, counts, np.sqrt(shares))
+        for i, j in np.argwhere(counts):
+            colour = "white" if darkness[i, j] > 0.6 else "#333333"
+            axes.text(
+                j, i, f"{counts[i, j]}", ha="center", va="center", color=colour, fontsize=10 if len(counts) <= 10 else 7
+            )
     ticks = [0, 0.01, 0.1, 0.25, 0.5, 1]
     bar = figure.colorbar(image, ax=axes, ticks=[math.sqrt(tick) for tick in ticks], shrink=0.75, pad=0.02)
     bar.ax.set_yticklabels([f"{tick:.0%}" for tick in ticks])
@@ -143,33 +151,11 @@ def write_confusion_plot(path: Path, confusion: Sequence[Sequence[int]], classes
     write_figure(path, figure)
 
 
-def name_axes(axes: Axes, classes: Sequence[str]) -> None:
-    """Write the classes' names at both axes, in a size that fits; of very many classes only every few."""
-    every = math.ceil(len(classes) / NAMES_UP_TO)
-    places = range(0, len(classes), every)
-    names = [shortened(classes[place]) if can_draw(classes[place]) else f"{place}" for place in places]
-    size = 10 if len(names) <= 12 else 8 if len(names) <= 25 else 6
-    is_short = all(len(name) <= 3 for name in names) and len(names) <= 25
-    axes.set_xticks(places, names, rotation=0 if is_short else 90, fontsize=size)
-    axes.set_yticks(places, names, fontsize=size)
-    axes.set_xlabel("taken for")
-    axes.set_ylabel("true class")
-    axes.tick_params(length=0 if every == 1 else 3)
-
-
 def shortened(name: str) -> str:
     """Return the name on one line, cut to a length that leaves room for the matrix; '$' is no formula here."""
     line = " ".join(name.split())
     line = line if len(line) <= NAME_LENGTH else line[: NAME_LENGTH - 1] + "…"
     return line.replace("$", r"\$")
-
-
-def write_numbers(axes: Axes, counts: NDArray[np.int64], darkness: NDArray[np.float64]) -> None:
-    """Write the count into each cell that has one, white on dark."""
-    size = 10 if len(counts) <= 10 else 7
-    for i, j in np.argwhere(counts):
-        colour = "white" if darkness[i, j] > 0.6 else "#333333"
-        axes.text(j, i, f"{counts[i, j]}", ha="center", va="center", color=colour, fontsize=size)
 
 
 def new_figure(width: float, height: float) -> Figure:

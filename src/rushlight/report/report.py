@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -76,33 +77,18 @@ class Report:
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> Report:
         """Rebuild what `to_json` wrote; what was not finite is NaN again."""
-        figures = {
-            "task": None,
-            "loss": math.nan,
-            **{key: value for key, value in content.items() if value is not None},
-        }
-        classes = tuple(
-            ClassFigures(**{key: as_figure(key, value) for key, value in entry.items()}) for entry in content["classes"]
+        given = {"task": None, "loss": math.nan, **{key: value for key, value in content.items() if value is not None}}
+        classes: Iterator[dict[str, Any]] = (
+            {key: math.nan if value is None else as_tuple(value) for key, value in entry.items()}
+            for entry in given["classes"]
         )
-        interval = content["accuracy_interval"]
-        return cls(
-            **{
-                **figures, "classes": classes, "confusion": tuple(map(tuple, content["confusion"])),
-                "accuracy_interval": None if interval is None else (interval[0], interval[1]),
-                "most_wrong": tuple(content["most_wrong"]),
-            }
-        )  # fmt: skip
+        given = {key: as_tuple(value) for key, value in given.items()}
+        return cls(**{**given, "classes": tuple(ClassFigures(**entry) for entry in classes)})
 
     def short(self) -> dict[str, Any]:
         """Return the figures a line of history holds."""
-        figures = {
-            "loss": self.loss,
-            "accuracy": self.accuracy,
-            "mae": self.mae,
-            "rmse": self.rmse,
-            "r2": self.r2,
-            "n": self.n,
-        }
+        names = ("loss", "accuracy", "mae", "rmse", "r2", "n")
+        figures = {name: getattr(self, name) for name in names}
         content: dict[str, Any] = files.without_nan({key: value for key, value in figures.items() if value is not None})
         return content
 
@@ -120,8 +106,6 @@ def class_figures(name: str, right: int, predicted: int, n: int) -> ClassFigures
     )  # fmt: skip
 
 
-def as_figure(key: str, value: Any) -> Any:
-    """Return a class's figure as it was before JSON: intervals are tuples, and null was NaN."""
-    if key.endswith("_interval"):
-        return (value[0], value[1])
-    return math.nan if value is None else value
+def as_tuple(value: Any) -> Any:
+    """Return a list from JSON as a tuple, and the lists in it; anything else as it is."""
+    return tuple(map(as_tuple, value)) if isinstance(value, list) else value

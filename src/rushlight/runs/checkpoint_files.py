@@ -1,4 +1,4 @@
-"""What a checkpoint's folder is made of, and whether every byte of it is as it was written. Needs no torch."""
+"""The files of a checkpoint and their checksums. Needs no torch."""
 
 from __future__ import annotations
 
@@ -11,21 +11,18 @@ from typing import Any
 from rushlight.errors import StorageError
 
 CHECKPOINTS = "checkpoints"  # the folder in a run's
-MID_EPOCH = "-mid-epoch"  # what the name of a state inside an epoch ends in
+MID_EPOCH = "-mid-epoch"  # the name of a state inside an epoch ends in this
 STATE, TENSORS, SUMS = "state.json", "state.safetensors", "SHA256SUMS"
 FORMAT = 3  # of the checkpoints that this version of Rushlight writes and reads
-PIECE = 1 << 18  # bytes read at a time: memory may be scarce when a checkpoint is written
+CHUNK = 1 << 18  # bytes read at a time: memory may be scarce when a checkpoint is written
 
-Watch = Callable[[int], None]  # told of the bytes that were just checked
-
-
-# ── finding them ─────────────────────────────────────────────────────────────────────────────────────────────
+Watch = Callable[[int], None]  # called with the number of bytes just checked
 
 
 def list_checkpoints(run: Path) -> list[Path]:
-    """Return the folders of a run's published checkpoints, oldest first; none where there is no folder for them.
+    """Return the folders of a run's published checkpoints, oldest first.
 
-    Raises StorageError where there is one that cannot be looked into: to take that for none would begin the run anew.
+    Raises StorageError where that folder cannot be read: to take that for none would begin the run anew.
     """
     try:
         found = list((run / CHECKPOINTS).iterdir())
@@ -37,39 +34,28 @@ def list_checkpoints(run: Path) -> list[Path]:
 
 
 def age(folder: Path) -> tuple[int, bool]:
-    """Return what orders checkpoints: the steps done, then whether the epoch is tested and closed."""
+    """Return what orders checkpoints: the steps done, then whether the epoch is closed."""
     return int(folder.name.removesuffix(MID_EPOCH)), not folder.name.endswith(MID_EPOCH)
 
 
-# ── checking them ────────────────────────────────────────────────────────────────────────────────────────────
+def checksums(folder: Path, watch: Watch | None = None) -> bytes:
+    """Return the content of a checkpoint's SHA256SUMS, for `sha256sum -c`. Raises OSError."""
+    return b"".join(f"{sha256(folder / name, watch)}  {name}\n".encode() for name in (STATE, TENSORS))
 
 
-def unwatched(count: int) -> None:
-    """Take no notice of the bytes that were just checked."""
-
-
-def checksums(folder: Path, watch: Watch = unwatched) -> bytes:
-    """Return the content of a checkpoint's SHA256SUMS, as `sha256sum -c` reads it. Raises OSError."""
-    return b"".join(sum_line(folder, name, watch) for name in (STATE, TENSORS))
-
-
-def sum_line(folder: Path, name: str, watch: Watch = unwatched) -> bytes:
-    """Return the line of SHA256SUMS for one file. Raises OSError."""
-    return f"{sha256(folder / name, watch)}  {name}\n".encode()
-
-
-def sha256(path: Path, watch: Watch = unwatched) -> str:
-    """Return the SHA-256 of a file of any size, as hexadecimal digits; `watch` is told of each piece. Raises OSError."""
+def sha256(path: Path, watch: Watch | None = None) -> str:
+    """Return the SHA-256 of a file of any size, as hexadecimal digits. Raises OSError."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
-        while piece := file.read(PIECE):
-            digest.update(piece)
-            watch(len(piece))
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+            if watch is not None:
+                watch(len(chunk))
     return digest.hexdigest()
 
 
-def damage_of(folder: Path, watch: Watch = unwatched) -> str | None:
-    """Return what is wrong with a checkpoint, or None when every byte of it is as it was written."""
+def damage_of(folder: Path, watch: Watch | None = None) -> str | None:
+    """Return what is damaged in a checkpoint; None when every byte is as it was written."""
     try:
         recorded = (folder / SUMS).read_bytes()
         found = checksums(folder, watch)
@@ -88,24 +74,23 @@ def damage_of(folder: Path, watch: Watch = unwatched) -> str | None:
 def newer_format(folder: Path) -> int | None:
     """Return the format of a checkpoint that a newer Rushlight wrote, None for any other.
 
-    Its state.json must be as recorded: a flipped bit makes nothing newer. What else lies there is for that Rushlight to
-    check.
+    Its state.json must be as recorded, since a flipped bit makes nothing newer; its other files are for the newer
+    Rushlight to check.
     """
-    found = read_state(folder).get("format", FORMAT)
+    found: int = read_state(folder).get("format", FORMAT)
     if found <= FORMAT:
         return None
     try:
-        is_as_recorded = sum_line(folder, STATE).rstrip() in (folder / SUMS).read_bytes().splitlines()
+        is_as_recorded = f"{sha256(folder / STATE)}  {STATE}".encode() in (folder / SUMS).read_bytes().splitlines()
     except OSError:
         return None
-    return int(found) if is_as_recorded else None
+    return found if is_as_recorded else None
 
 
 def read_state(folder: Path) -> dict[str, Any]:
-    """Return what a checkpoint's state.json says, unchecked; {} where that cannot be read or names no format."""
+    """Return a checkpoint's state.json, unchecked; {} where it cannot be read or has no format."""
     try:
         content = json.loads((folder / STATE).read_bytes())
     except (OSError, ValueError, RecursionError):
         return {}
-    content = content.get("content", content) if isinstance(content, dict) else {}  # format 2 was wrapped in another
     return content if isinstance(content, dict) and isinstance(content.get("format"), int) else {}

@@ -1,7 +1,4 @@
-"""Run folders: making one, finding one, reading its files.
-
-A run's folder is the truth about the run. `history` has what is appended to it, `index` how listing is fast.
-"""
+"""Run folders: making one, finding one. A run's folder is the truth about the run."""
 
 from __future__ import annotations
 
@@ -9,34 +6,34 @@ import contextlib
 import json
 import re
 import secrets
+import stat
 import unicodedata
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from rushlight import files
 from rushlight.errors import RunError, suggest
-from rushlight.runs.history import HISTORY, parse_line, read_file
-from rushlight.runs.index import INDEX
+from rushlight.runs.history import HISTORY
 from rushlight.runs.lock import HOLDER, LOCK, lock_run
+from rushlight.runs.read import ENVIRONMENT, RECIPE
 
-RECIPE, ENVIRONMENT = "recipe.json", "environment.json"
 LATEST = "latest"
 SLUG_LENGTH = 40
 NAME_BYTES = 200  # most file systems take 255; the rest is for the endings of temporary files
 BASE36 = "0123456789abcdefghijklmnopqrstuvwxyz"
 TEMPORARY_NAME = re.compile(r".+\.[0-9a-f]{8}" + re.escape(files.TEMPORARY))
-FORBIDDEN = '<>:"/\\|?*'  # what one of Windows, macOS and Linux does not take in a file name
+FORBIDDEN = '<>:"/\\|?*'  # characters that one of Windows, macOS and Linux refuses in a file name
 RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
+LAST_SECOND = 1e11  # of the year 5138: a later time is damage, and no calendar shows it
 
 
-# ── making and finding ────────────────────────────────────────────────────────────────────────────────────
+# ── making ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @contextlib.contextmanager
 def new_run(runs: Path, model: str, data: str, name: str | None = None) -> Iterator[Path]:
-    """Make a run's folder as `create_run` does, and hold its lock for the block; yield the folder."""
+    """Make a run's folder as `create_run` does, and yield it, locked for the block."""
     folder = create_run(runs, model, data, name)
     with lock_run(folder):
         if not is_unbegun(folder):  # another process took this name in the meantime
@@ -45,10 +42,10 @@ def new_run(runs: Path, model: str, data: str, name: str | None = None) -> Itera
 
 
 def create_run(runs: Path, model: str, data: str, name: str | None = None, now: datetime | None = None) -> Path:
-    """Make and return a new run folder, `runs/20261123-0331-mlp-digits-k7` (local time) or `runs/NAME`.
+    """Make a new run folder, `runs/20261123-0331-mlp-digits-k7` (local time) or `runs/NAME`.
 
-    A folder of that name in which a run was never begun is taken over. Raises RunError for a name that is taken or that
-    some system refuses, StorageError when the disk refuses.
+    A folder of that name in which no run has begun is used again. Raises RunError for a name that exists or that some
+    system refuses, StorageError when the disk refuses.
     """
     if name is not None:
         check_name(name)
@@ -56,7 +53,7 @@ def create_run(runs: Path, model: str, data: str, name: str | None = None, now: 
             raise RunError("run-exists", name=name, runs=runs)
         return runs / name
     time = (now or datetime.now()).strftime("%Y%m%d-%H%M")
-    stem = "-".join(part for part in (time, slug(model), slug(data)) if part)
+    stem = "-".join(word for word in (time, slug(model), slug(data)) if word)
     while True:  # 1,296 endings a minute; the operating system decides which process gets which folder
         folder = runs / f"{stem}-{secrets.choice(BASE36)}{secrets.choice(BASE36)}"
         if files.create_folder(folder):
@@ -64,7 +61,7 @@ def create_run(runs: Path, model: str, data: str, name: str | None = None, now: 
 
 
 def is_unbegun(folder: Path) -> bool:
-    """Tell whether a folder holds nothing but what a process leaves that ends before it has written the recipe."""
+    """Tell whether a folder has only the files of a process that ended before the recipe."""
     if folder.is_symlink() or not folder.is_dir():
         return False
     with files.explained(folder):
@@ -73,7 +70,7 @@ def is_unbegun(folder: Path) -> bool:
 
 
 def check_name(name: str) -> None:
-    """Raise RunError if `name` cannot be a folder's name on every system, or means something else."""
+    """Raise RunError if `name` cannot name a folder on every system, or means something else."""
     bad = sorted({character for character in name if character in FORBIDDEN or not character.isprintable()})
     if not name.strip():
         reason = "a name needs at least one letter or digit"
@@ -83,7 +80,7 @@ def check_name(name: str) -> None:
         reason = "file names do not begin or end with a dot or a space"
     elif name.split(".")[0].lower() in RESERVED:
         reason = "Windows keeps this name for a device"
-    elif name.lower() in (LATEST, INDEX) or name.endswith(files.TEMPORARY):
+    elif name.lower() == LATEST or name.endswith(files.TEMPORARY):
         reason = "this name means something else to Rushlight"
     elif len(name.encode()) > NAME_BYTES:
         reason = f"it is {len(name.encode())} bytes long, and {NAME_BYTES} is the most"
@@ -93,15 +90,18 @@ def check_name(name: str) -> None:
 
 
 def slug(text: str) -> str:
-    """Return a model's or data's name as part of a folder name: 'nets/my net.py:Net' becomes 'net'."""
+    """Return a model's or data's name for a folder name: 'nets/my net.py:Net' becomes 'net'."""
     last = re.split(r"[/\\]", text.rstrip("/\\"))[-1].split(":")[-1]
     letters = unicodedata.normalize("NFC", last).lower()
     words = re.sub(r"[\W_]+", "-", letters).strip("-")
     return words[:SLUG_LENGTH].rstrip("-")
 
 
+# ── finding ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
 def find_run(runs: Path, run: str) -> Path:
-    """Return the folder of a run given by its path, its name, a part of it that no other has, or "latest".
+    """Return the folder of a run given by path, name, unique fragment of a name, or "latest".
 
     Raises RunError if there is none, or more than one; "latest" is the one started last.
     """
@@ -112,6 +112,7 @@ def find_run(runs: Path, run: str) -> Path:
         return runs / run
     path = Path(run)
     if run.strip() and path.is_dir():
+        path = path.resolve() if path.name in ("", "..") else path
         if not is_run(path):
             raise RunError("not-a-run", path=path)
         return path
@@ -127,7 +128,7 @@ def find_run(runs: Path, run: str) -> Path:
 
 
 def run_folders(runs: Path) -> list[Path]:
-    """Return the run folders in `runs`, in name order; none if it does not exist."""
+    """Return the run folders in `runs`, in name order; [] if it does not exist."""
     try:
         return sorted(folder for folder in runs.iterdir() if is_run(folder))
     except (FileNotFoundError, NotADirectoryError):
@@ -140,39 +141,34 @@ def is_run(folder: Path) -> bool:
         return False
     try:
         return (folder / RECIPE).is_file() or (folder / HISTORY).is_file()
-    except PermissionError:  # a folder that this account may not look into is nothing it could show
+    except PermissionError:  # a folder that this account may not read has nothing to show
         return False
 
 
-# ── reading ───────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def read_json(path: Path) -> Any:
-    """Return the content of a run's JSON file; raises RunError naming it if it is missing or damaged."""
-    try:
-        return json.loads(read_file(path))
-    except (ValueError, RecursionError) as error:
-        raise RunError("run-file-damaged", path=path, reason=error) from error
-
-
-def read_recipe(folder: Path) -> dict[str, Any]:
-    """Return the run's recipe as JSON values; raises RunError naming the file if it is missing or damaged."""
-    content = read_json(folder / RECIPE)
-    if not isinstance(content, dict):
-        raise RunError("run-file-damaged", path=folder / RECIPE, reason="expected one JSON object with the recipe")
-    return content
-
-
 def started_at(folder: Path) -> float:
-    """Return when the run started, in Unix seconds: its first line of history, else its files' age."""
-    try:
+    """Return when the run started (Unix seconds): by its history, else by its files' age."""
+    with contextlib.suppress(OSError, KeyError, TypeError, ValueError, RecursionError):
         with (folder / HISTORY).open("rb") as file:
-            first = file.readline()
-        if first.endswith(b"\n"):
-            return float(parse_line(folder / HISTORY, 1, first)["time"])
-    except (OSError, RunError, KeyError, TypeError, ValueError):
-        pass  # damaged: the folder is still found, by the next best thing
+            started = float(json.loads(file.readline())["time"])
+        if 0 <= started < LAST_SECOND:
+            return started
+    for path in (folder / RECIPE, folder):  # the history is damaged: the run is still found
+        with contextlib.suppress(OSError):
+            return path.stat().st_mtime
+    return 0.0
+
+
+def typed(path: Path) -> str:
+    """Return a path as it is typed in a command; a run in `runs/` is found by its name alone."""
+    if path.parent == Path("runs"):
+        return path.name
+    return f'"{path}"' if " " in str(path) else str(path)
+
+
+def size_of(path: Path) -> int:
+    """Return the bytes in a file or a folder; links are not followed, a missing file counts 0."""
     try:
-        return (folder / RECIPE if (folder / RECIPE).exists() else folder).stat().st_mtime
+        status = path.lstat()
+        return sum(map(size_of, path.iterdir())) if stat.S_ISDIR(status.st_mode) else status.st_size
     except OSError:
-        return 0.0
+        return 0

@@ -1,7 +1,7 @@
 """One writer for each run: a lock that dies with its holder.
 
-The operating system holds the lock for the process, so a killed process leaves none behind. `holder.json`
-only says who it is, for the person who finds the run in use.
+The operating system holds the lock for the process, so a killed process leaves none behind. `holder.json` only names
+the process, for the person who finds the run in use.
 """
 
 from __future__ import annotations
@@ -19,18 +19,17 @@ from filelock import FileLock, Timeout
 
 from rushlight import files
 from rushlight.errors import RunError
-from rushlight.runs.sweep import sweep_deleted
 
-LOCK = "run.lock"
-HOLDER = "holder.json"
-PROBE_SECONDS = 0.2  # outlasts another process that only looks whether the run is in use
+LOCK, HOLDER = "run.lock", "holder.json"
+PROBE_SECONDS = 0.2  # outlasts another process that only tests whether the run is in use
+DELETED = ".deleted"  # a run is renamed before it is deleted: "first-try.deleted.0a1b2c3d.part"
 
 
 @contextlib.contextmanager
 def lock_run(folder: Path) -> Iterator[None]:
-    """Hold the run in `folder` for the block; raises RunError("run-in-use") naming who else has it.
+    """Hold the run in `folder` for the block; raises RunError naming who else has it.
 
-    Whoever begins to work here first finishes the deletions that were killed beside it.
+    Deletions beside it that were killed are finished first.
     """
     sweep_deleted(folder.parent)
     lock = FileLock(folder / LOCK)
@@ -38,17 +37,17 @@ def lock_run(folder: Path) -> Iterator[None]:
         try:
             lock.acquire(timeout=PROBE_SECONDS, poll_interval=0.02)
         except Timeout:
-            raise RunError("run-in-use", folder=folder, holder=describe(read_holder(folder))) from None
+            raise RunError("run-in-use", folder=folder, holder=describe_holder(folder)) from None
     try:
         files.write_json(folder / HOLDER, {"pid": os.getpid(), "host": platform.node(), "started": time.time()})
         yield
     finally:
-        files.delete_file(folder / HOLDER)  # what is left behind names a holder that no longer holds
+        files.delete_file(folder / HOLDER)  # a file left behind would name a holder that no longer holds
         lock.release()
 
 
 def is_locked(folder: Path) -> bool:
-    """Tell whether a living process holds the run. Costs nothing for a run that was left in good order."""
+    """Tell whether a living process holds the run; costs nothing where its holder left properly."""
     if not (folder / HOLDER).exists():
         return False
     lock = FileLock(folder / LOCK)
@@ -56,14 +55,14 @@ def is_locked(folder: Path) -> bool:
         lock.acquire(blocking=False)
     except Timeout:
         return True
-    except OSError:  # a folder we may only read: whoever may write there is asked by its number instead
+    except OSError:  # a folder that this account may only read
         return is_alive(read_holder(folder))
     lock.release()
     return False
 
 
 def read_holder(folder: Path) -> dict[str, Any]:
-    """Return what the holder wrote about itself: pid, host, started (Unix time); {} if it is not there."""
+    """Return the holder's pid, host, started (Unix time); {} if it cannot be read."""
     try:
         content = json.loads((folder / HOLDER).read_bytes())
     except (OSError, ValueError):
@@ -71,8 +70,9 @@ def read_holder(folder: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def describe(holder: dict[str, Any]) -> str:
-    """Return the holder in words: 'process 4242 on "ada", since 14:05:31 on 23 November'."""
+def describe_holder(folder: Path) -> str:
+    """Return a run's holder in words: 'process 4242 on "ada", since 14:05:31 on 23 November'."""
+    holder = read_holder(folder)
     try:
         since = time.strftime("%H:%M:%S on %d %B", time.localtime(holder["started"]))
         return f'process {holder["pid"]} on "{holder["host"]}", since {since}'
@@ -81,14 +81,18 @@ def describe(holder: dict[str, Any]) -> str:
 
 
 def is_alive(holder: dict[str, Any]) -> bool:
-    """Tell whether the process that `holder` names runs on this machine, as far as its number can tell."""
+    """Tell whether a process with the holder's number runs on this machine."""
     pid = holder.get("pid")
     if os.name == "nt" or holder.get("host") != platform.node() or not isinstance(pid, int) or pid <= 0:
         return False  # on Windows os.kill would end the process instead of asking
     try:
         os.kill(pid, 0)
-    except PermissionError:
-        return True
-    except OSError:
-        return False
+    except (OSError, OverflowError) as error:
+        return isinstance(error, PermissionError)
     return True
+
+
+def sweep_deleted(runs: Path) -> None:
+    """Delete what killed deletions have left of runs. Several processes may do that at once."""
+    for folder in runs.glob(f"*{DELETED}.????????{files.TEMPORARY}"):
+        files.disk.delete_tree(folder)

@@ -1,10 +1,10 @@
-"""Who worked on a run, and how it ended each time: `sessions.jsonl`, a line for each beginning and each end.
+"""The processes that worked on a run: `sessions.jsonl`, a line for each beginning and end.
 
-`history.jsonl` has what training did, and ends the same whether or not it was ever interrupted; here is the rest. Nothing
-is ever taken back from this file. The lines, each one JSON object (time in Unix seconds):
+`history.jsonl` ends the same whether or not training was ever interrupted; this file tells the interruptions. No line of
+it is ever removed. Each line is one JSON object (time in Unix seconds):
 
     {"event": "started" | "resumed", "step", "time", "pid", "host", "differences": [...] of a resume that was not exact}
-    {"event": "notice", "step", "time", "pid", "host", "message"}: what was found on the way and depends on the machine
+    {"event": "notice", "step", "time", "pid", "host", "message"}: a finding that depends on the machine
     {"event": "interrupted" | "failed" | "finished", "step", "time", "pid", "host", "message"}
 """
 
@@ -19,16 +19,15 @@ from pathlib import Path
 from typing import Any
 
 from rushlight import files
-from rushlight.errors import StorageError
+from rushlight.errors import RunError, StorageError
 from rushlight.runs.history import whole_lines_length
+from rushlight.runs.read import parse_line, read_file
 
 SESSIONS = "sessions.jsonl"
-BEGINNINGS = ("started", "resumed")
-NOTICE = "notice"
 
 
 def write_session(folder: Path, event: str, step: int, **more: Any) -> None:
-    """Add a line, and wait until it is on the disk. What a crash has torn at the file's end is cut off first."""
+    """Add a line, after cutting off a torn last one, and wait until it is on the disk."""
     path = folder / SESSIONS
     whole = whole_lines_length(path)
     if path.exists() and path.stat().st_size > whole:
@@ -39,39 +38,31 @@ def write_session(folder: Path, event: str, step: int, **more: Any) -> None:
 
 
 def write_notice(folder: Path, step: int, message: str) -> None:
-    """Add what was noticed on the way. A disk that refuses will show where it matters more."""
+    """Add a notice; a disk that refuses it is no error here: the next checkpoint meets it too."""
     with contextlib.suppress(StorageError):
-        write_session(folder, NOTICE, step, message=message)
+        write_session(folder, "notice", step, message=message)
 
 
 def read_sessions(folder: Path) -> list[dict[str, Any]]:
-    """Return the lines that can be read, oldest first; [] when there are none."""
-    try:
-        lines = (folder / SESSIONS).read_bytes().split(b"\n")
-    except OSError:
-        return []
-    return [content for content in map(parsed, lines) if content is not None]
-
-
-def parsed(line: bytes) -> dict[str, Any] | None:
-    """Return a line's object, or None for what is none."""
-    try:
-        content = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    return content if isinstance(content, dict) and isinstance(content.get("event"), str) else None
+    """Return the lines that can be read, oldest first; training needs none of the others."""
+    lines = []
+    with contextlib.suppress(RunError):
+        for number, line in enumerate(read_file(folder / SESSIONS).split(b"\n"), start=1):
+            with contextlib.suppress(RunError):
+                lines.append(parse_line(folder / SESSIONS, number, line, "event"))
+    return lines
 
 
 def list_sessions(folder: Path, is_running: bool = False) -> list[dict[str, Any]]:
-    """Return who worked on the run, oldest first: one entry for each process, from its beginning to its end.
+    """Return one entry for each process that worked on the run, oldest first.
 
-    Each has "began" and "ended" (Unix seconds), "from_step" and "step", "end", "pid", "host", "differences" of a resume that
-    was not exact, "notices" (sentences), and "message" of a failure. "end" is "interrupted", "failed" or "finished";
-    "running" for the last one while it lives; and "killed" where the process left no word: "ended" and "step" are then None.
+    Each has "began" and "ended" (Unix seconds), "from_step" and "step", "end", "pid", "host", "differences" of a resume
+    that was not exact, "notices" (sentences), and "message" of a failure. "end" is "interrupted", "failed" or "finished",
+    "running" for the last one while it lives, and "killed" where no end was written: "ended" and "step" are then None.
     """
     found: list[dict[str, Any]] = []
     for line in read_sessions(folder):
-        if line["event"] in BEGINNINGS:
+        if line["event"] in ("started", "resumed"):
             found.append(
                 {
                     "began": line.get("time"), "ended": None, "from_step": line.get("step"), "step": None, "end": "killed",
@@ -79,17 +70,20 @@ def list_sessions(folder: Path, is_running: bool = False) -> list[dict[str, Any]
                     "message": None, "notices": [],
                 }
             )  # fmt: skip
-        elif found and line["event"] == NOTICE:
+        elif found and line["event"] == "notice":
             found[-1]["notices"].append(line.get("message"))
         elif found and found[-1]["ended"] is None:
-            end = {"ended": line.get("time"), "step": line.get("step"), "end": line["event"]}
-            found[-1] |= {**end, "message": line.get("message")}
+            found[-1] |= {"ended": line.get("time"), "end": line["event"]}
+            found[-1] |= {"step": line.get("step"), "message": line.get("message")}
     if found and is_running and found[-1]["ended"] is None:
         found[-1]["end"] = "running"
     return found
 
 
 def inexact_resumes(folder: Path) -> list[str]:
-    """Return what had changed at resumes that were not exact, a sentence each; [] when the bits are those of one run."""
-    lines = [line for line in read_sessions(folder) if line.get("differences")]
-    return [f"resumed at step {line.get('step')}: {difference}" for line in lines for difference in line["differences"]]
+    """Return a sentence for each change at a resume that was not exact."""
+    return [
+        f"resumed at step {line.get('step')}: {difference}"
+        for line in read_sessions(folder)
+        for difference in line.get("differences") or ()
+    ]

@@ -17,6 +17,7 @@ from typing import Any
 
 FOLDER = Path(__file__).parent
 LANGUAGES = ("en", "zh")
+CHINESE = "[\u4e00-\u9fff\u3000-\u303f\uff00-\uffef“”]"  # characters and marks
 LOCALE_VARIABLES = ("LC_ALL", "LC_MESSAGES", "LANG")  # the first that is set counts
 
 
@@ -85,15 +86,28 @@ def shown(value: str) -> str:
 def fill(code: str, key: str, values: Mapping[str, object]) -> str:
     """Return the text of `key` in one language, English where that has none, with its values filled in."""
     room, _, name = key.partition(".")
-    found: Any = read_room(code, room)
+    try:
+        found: Any = read_room(code, room)
+    except (OSError, ImportError):  # a process may lose the right to read files; its errors still say what they can
+        return ", ".join([key, *(f"{name} {value}" for name, value in values.items())])
     for step in name.split("."):
         if step not in found and code != "en":
             return fill("en", key, values)
         found = found[step]
     if isinstance(found, dict):
         found = found["one" if values["count"] == 1 else "other"]
-    written = {name: value.translated(code) if isinstance(value, Note) else value for name, value in values.items()}
-    return str(found.format(**written))
+    notes = {name: value.translated(code) for name, value in values.items() if isinstance(value, Note)}
+    return str(close_up(found, notes).format(**{**values, **notes}))
+
+
+def close_up(template: str, notes: Mapping[str, str]) -> str:
+    """Remove the blanks of a template that would stand between two Chinese characters once the notes are filled in."""
+    for name, note in notes.items():
+        if re.match(CHINESE, note):
+            template = re.sub(rf"(?<={CHINESE}) (?=\{{{name}\}})", "", template)
+        if re.search(rf"{CHINESE}$", note):
+            template = re.sub(rf"(?<=\{{{name}\}}) (?={CHINESE})", "", template)
+    return template
 
 
 @functools.cache

@@ -2,6 +2,7 @@
 
 from rushlight.training.checkpoint import describe_kept, latest_checkpoint, read_model_state, restore
 from rushlight.training.evaluation import evaluate
+from rushlight.training.events import Event, Events
 from rushlight.training.finish import finish_run, save_bundle, save_report
 from rushlight.training.loop import Epoch, epochs, evaluation_size, test_batch_size
 from rushlight.training.objective import Objective, make_objective, named_loss, task_of_loss
@@ -24,6 +25,8 @@ from rushlight.training.state import Origin, Training
 
 __all__ = [
     "Epoch",
+    "Event",
+    "Events",
     "Objective",
     "Options",
     "Origin",

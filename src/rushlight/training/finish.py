@@ -15,6 +15,7 @@ from rushlight.errors import WeightsError
 from rushlight.export import bundle_architecture, load_state, write_bundle
 from rushlight.report import Report
 from rushlight.runs import age, inexact_resumes, read_history, read_losses, write_session
+from rushlight.texts import Note
 from rushlight.training.checkpoint import best_checkpoint, read_model_state, state_digest
 from rushlight.training.evaluation import Outcome, evaluate
 from rushlight.training.loop import Epoch, evaluation_size
@@ -27,12 +28,11 @@ def finish_run(training: Training, last: Epoch | None) -> None:
 
     The report is of the test split and of the weights that are kept: the last epoch's test, where it was of these.
     """
-    training.progress.close()
     training.model.eval()  # training is over: from here on it is used
     report, outcome = (last.test, last.outcome) if last is not None else (None, None)
     step = load_best(training)
     if step is not None:
-        training.progress.message(f"The weights of the best epoch (step {step:,}) are kept.")
+        training.events.message(Note("training.best-kept", step=step))
     has_validation, test = training.data.validation is not None, training.data.test
     if step is not None or has_validation or (last is None and training.state["step"]):
         report, outcome = None, None
@@ -45,14 +45,15 @@ def finish_run(training: Training, last: Epoch | None) -> None:
     try:
         write_plots(training.folder, report)
     except Exception as error:  # whatever a font or a canvas may raise, a picture must not cost the run its end
-        training.progress.warning(f"The plots could not be drawn: {type(error).__name__}: {error}")
-    event = {"kind": "event", "event": "finished", "step": step, "state_sha256": state_digest(training.model)}
+        training.events.warning(Note("training.plots-failed", reason=f"{type(error).__name__}: {error}"))
     tested = {"test": report.short()} if has_validation and report else {}  # else the epochs' lines have it
-    training.history.write({**event, **tested, "time": time.time()})
+    training.events.emit("event", event="finished", step=step, state_sha256=state_digest(training.model), **tested)
     training.history.flush()
     for file in (training.history.lines, training.history.losses):  # what is told to be finished survives a power cut
         files.sync_file(file.path)
     write_session(training.folder, "finished", training.state["step"])
+    if training.events.error is not None:  # the user's function raised after the last step
+        raise training.events.error
 
 
 def load_best(training: Training) -> int | None:
@@ -65,7 +66,7 @@ def load_best(training: Training) -> int | None:
     try:
         load_state(training.model, read_model_state(best), str(best))
     except WeightsError as error:
-        training.progress.warning(f"{error.problem} The last weights are kept instead of the best.")
+        training.events.warning(Note("training.last-kept", problem=error.record))
         return None
     return age(best)[0]
 

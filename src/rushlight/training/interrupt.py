@@ -8,13 +8,15 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator
+import time
+from collections.abc import Callable, Iterator
 from types import FrameType
 
-from rushlight.console import Progress
-from rushlight.data import Batch
+from rushlight.data import Batch, Feed
 from rushlight.signals import ENDING, exit_code, handling
+from rushlight.training.events import Events
 
+TELL_SECONDS = 0.1  # between two events of an evaluation
 CAUGHT = (signal.SIGINT, *ENDING)
 
 
@@ -23,16 +25,20 @@ class Interrupted(BaseException):  # no Exception: nothing on the way may swallo
 
 
 class Interrupt:
-    """Whether somebody asked to stop, and how. The second Ctrl-C leaves at once."""
+    """Whether somebody asked to stop, and how: by a signal, or by a function of the user's that raised.
 
-    def __init__(self) -> None:
+    The second Ctrl-C leaves at once.
+    """
+
+    def __init__(self, events: Events | None = None) -> None:
+        self.events = events or Events()
         self.signal: int | None = None
         self.may_leave = False  # whether what is being done can be left at any point
 
     @property
     def requested(self) -> bool:
-        """Whether a signal came."""
-        return self.signal is not None
+        """Whether a signal came, or the user's function raised."""
+        return self.signal is not None or self.events.error is not None
 
     def handle(self, number: int, frame: FrameType | None) -> None:
         """Note the signal; leave what can be left; raise on the second Ctrl-C."""
@@ -45,24 +51,25 @@ class Interrupt:
             self.may_leave = False
             raise Interrupted
 
-    def reading(self, windows: Iterable[list[Batch]]) -> Iterator[list[Batch]]:
-        """Give the windows until somebody asks to stop; reading one may be left at any point."""
-        iterator = iter(windows)
-        while True:
-            self.may_leave = True
-            try:
-                window = None if self.requested else next(iterator, None)
-            except Interrupted:
-                return
-            except RuntimeError:  # a worker that got the signal too
-                if self.requested:
-                    return
-                raise
-            finally:
-                self.may_leave = False
-            if window is None:
-                return
-            yield window
+    def take(self, feed: Feed, count: int, micro_batches: int) -> list[Batch]:
+        """Take a step's micro-batches, or one batch for `count` steps; none at the epoch's end or once a signal came.
+
+        Reading may be left at any point.
+        """
+        batches: list[Batch] = []
+        self.may_leave = True
+        try:
+            while not self.requested and len(batches) < micro_batches and (batch := feed.take(count)) is not None:
+                batches.append(batch)
+        except Interrupted:
+            return []
+        except RuntimeError:  # a worker that got the signal too
+            if self.requested:
+                return []
+            raise
+        finally:
+            self.may_leave = False
+        return batches
 
     @contextlib.contextmanager
     def leaving_at_once(self) -> Iterator[None]:
@@ -76,16 +83,22 @@ class Interrupt:
             self.may_leave = False
 
     def error(self) -> BaseException:
-        """Return what to raise once everything is saved: KeyboardInterrupt, or SystemExit(143) for SIGTERM."""
+        """Return what to raise once everything is saved: the user's own error, KeyboardInterrupt, SystemExit(143) for SIGTERM."""
+        if self.events.error is not None:
+            return self.events.error
         if self.signal is None or self.signal == signal.SIGINT:
             return KeyboardInterrupt()
         return SystemExit(exit_code(self.signal))
 
-    def watching(self, progress: Progress, total: int | None) -> Callable[[int], None]:
-        """Return the function that testing calls after every batch: shows how far it is, and leaves when asked to."""
+    def watching(self, split: str, total: int | None) -> Callable[[int], None]:
+        """Return the function that an evaluation calls after every batch: tells how far it is, and leaves when asked to."""
+        due = 0.0
 
         def watch(done: int) -> None:
-            progress.testing(done, total)
+            nonlocal due
+            if (now := time.perf_counter()) >= due:
+                due = now + TELL_SECONDS
+                self.events.emit("evaluating", split=split, done=done, total=total)
             if self.requested:
                 raise Interrupted
 
@@ -93,12 +106,12 @@ class Interrupt:
 
 
 @contextlib.contextmanager
-def interruptible() -> Iterator[Interrupt]:
+def interruptible(events: Events | None = None) -> Iterator[Interrupt]:
     """Catch the signals that end a process for a block, in the main thread; elsewhere they are not ours to catch.
 
     One that is ignored stays ignored: `nohup` does that to SIGHUP.
     """
-    interrupt = Interrupt()
+    interrupt = Interrupt(events)
     if threading.current_thread() is not threading.main_thread():
         yield interrupt
         return

@@ -5,16 +5,17 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Generator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
 from torch import nn
 
 from rushlight import files
-from rushlight.data import CPU, ResidentSplit, Split
+from rushlight.data import CPU, Feed, ResidentSplit, Split
 from rushlight.errors import DataError
 from rushlight.report import Report
+from rushlight.texts import Note
 from rushlight.training.checkpoint import (
     Saver,
     begin_random_streams,
@@ -23,14 +24,14 @@ from rushlight.training.checkpoint import (
     random_streams,
     restore_random_streams,
 )
-from rushlight.training.engine import Steps
+from rushlight.training.engine import Engine, open_engine
 from rushlight.training.evaluation import Outcome, evaluate
 from rushlight.training.interrupt import Interrupt, Interrupted, interruptible
 from rushlight.training.recipe import Recipe
-from rushlight.training.record import BlownUp, Ledger
+from rushlight.training.record import BlownUp, Ledger, log_values
 from rushlight.training.setup import explain_step_error
 from rushlight.training.state import State, Training
-from rushlight.training.step import Parts, has_images, roll_back
+from rushlight.training.step import Parts, StepFailed, has_images, roll_back
 
 MOST_SAMPLES = 512  # evaluated at a time, unless more are trained at a time
 MOST_IMAGES = 128  # the same, where images go through convolutions: activations of more do not fit a processor's caches
@@ -53,6 +54,16 @@ class Epoch:
     is_best: bool
     outcome: Outcome | None = None  # of each evaluated sample
     validation: Report | None = None
+    training: Training | None = field(default=None, repr=False, compare=False)
+
+    def log(self, **values: Any) -> None:
+        """Log numbers, short text (at most 1,000 characters) and images, by name: into the run's `values.jsonl` and `media/`.
+
+        An image is a PIL image, or an array (height, width), (height, width, channels) or (channels, height, width): uint8,
+        or numbers from 0 to 1. Raises UsageError for anything else, and StorageError where the disk refuses.
+        """
+        assert self.training is not None
+        log_values(self.training, self.number, self.step, values)
 
 
 def epochs(training: Training) -> Generator[Epoch]:
@@ -63,22 +74,22 @@ def epochs(training: Training) -> Generator[Epoch]:
     begin_random_streams(training)
     saver = Saver(training)
     if training.chooses and training.data.validation is None:  # as runs did that the previous release began
-        training.progress.warning(
-            f"This run has no validation split, so it chooses by its {'test' if training.data.test else 'training loss'}, as it "
-            "was begun to: its test figures are a little better than they would be on new data."
+        has_test = training.data.test is not None
+        training.events.warning(
+            Note("training.chooses-by-its-test" if has_test else "training.chooses-by-its-training-loss")
         )
-    steps = Steps(training, parts_of(training), saver)
+    engine = open_engine(training, parts_of(training), saver)
     try:
         while state["epoch"] <= recipe.epochs and not is_patience_spent(recipe, state):
-            with interruptible() as interrupt:
-                epoch = train_and_evaluate(training, steps, interrupt, saver)
+            with interruptible(training.events) as interrupt:
+                epoch = train_and_evaluate(training, engine, interrupt, saver)
                 if interrupt.requested:
                     stop_here(training, interrupt, saver)
             if interrupt.requested:  # since that was last looked at
                 stop_here(training, interrupt, saver)
             if epoch is not None:
                 yield epoch
-        with interruptible() as interrupt:
+        with interruptible(training.events) as interrupt:
             saver.save_now()
         if interrupt.requested:
             stop_here(training, interrupt, saver)
@@ -91,7 +102,7 @@ def epochs(training: Training) -> Generator[Epoch]:
         saver.finish_quietly()  # the error that is on its way is the one to show
         raise
     finally:
-        steps.close()
+        engine.close()
 
 
 def parts_of(training: Training) -> Parts:
@@ -103,19 +114,19 @@ def parts_of(training: Training) -> Parts:
     )  # fmt: skip
 
 
-def train_and_evaluate(training: Training, steps: Steps, interrupt: Interrupt, saver: Saver) -> Epoch | None:
+def train_and_evaluate(training: Training, engine: Engine, interrupt: Interrupt, saver: Saver) -> Epoch | None:
     """Do an epoch, or what is left of it; return None where it blew up and was rolled back to its beginning."""
     may_roll_back = training.recipe.on_nan == "rollback"
     if may_roll_back and not training.state["window"]:
         saver.save_now()  # what a rollback goes back to
     try:
-        train_epoch(training, steps, interrupt, saver)
+        train_epoch(training, engine, interrupt, saver)
     except BlownUp as error:
         if not may_roll_back:
             raise
         saver.finish()
         roll_back(training, error)
-        steps.forget()
+        engine.reset()
         return None
     report, outcome = evaluate_epoch(training, interrupt, saver)
     epoch = finish_epoch(training, report, outcome)
@@ -123,34 +134,46 @@ def train_and_evaluate(training: Training, steps: Steps, interrupt: Interrupt, s
     return epoch
 
 
-def train_epoch(training: Training, steps: Steps, interrupt: Interrupt, saver: Saver) -> None:
+def train_epoch(training: Training, engine: Engine, interrupt: Interrupt, saver: Saver) -> None:
     """Take the steps of this epoch that are not done yet. Raises BlownUp where the recipe says to roll back."""
-    state, schedule, since = training.state, training.schedule, time.perf_counter()
-    ledger = Ledger(training, saver)
+    recipe, state, since = training.recipe, training.state, time.perf_counter()
+    ledger, feed = Ledger(training, saver), open_feed(training)
     training.model.train()
     for name in training.recipe.model.get("eval", ()):  # those that were given in eval mode
         training.model.get_submodule(name).training = False
-    steps.check_settings()
-    for window in interrupt.reading(steps.windows()):
-        try:
-            taken = steps.take(window, interrupt)
-        except (RuntimeError, ValueError, TypeError, IndexError) as error:
-            raise explain_step_error(error, training.model, steps.last_window[-1], training) from error
-        schedule.after_step()
-        ledger.add(taken, window[-1])
-        del taken  # its outputs would lie in the way of the next step's
-        if interrupt.requested:
+    while not interrupt.requested:
+        plan = engine.next(state, feed)
+        batches = interrupt.take(feed, plan.count, recipe.accumulate)
+        if not batches:
             break
-        if saver.is_due:
+        try:
+            done = engine.run(plan, batches, interrupt)
+        except StepFailed as failed:
+            error = failed.error
+            raise explain_step_error(error, training.model, failed.batch, training) from error
+        training.schedule.after_step()
+        ledger.add(done, batches[-1])
+        if len(done.losses) < plan.count:  # the state was to be saved before the rest
+            feed = open_feed(training)
+        del done  # its outputs would lie in the way of the next step's
+        if not interrupt.requested and saver.is_due:
             ledger.flush()
             ledger.check_weights()
             since = count_seconds(state, since)
             saver.save_soon()
+    feed.close()
     ledger.flush()
     ledger.check_weights()
     count_seconds(state, since)
     if interrupt.requested:
         stop_here(training, interrupt, saver)
+
+
+def open_feed(training: Training) -> Feed:
+    """Open the batches of this epoch that are left."""
+    recipe, state = training.recipe, training.state
+    start = state["window"] * recipe.accumulate
+    return training.data.train.batches(recipe.batch_size, seed=recipe.seed, epoch=state["epoch"], start=start)
 
 
 def count_seconds(state: State, since: float) -> float:
@@ -169,7 +192,7 @@ def evaluate_epoch(training: Training, interrupt: Interrupt, saver: Saver) -> tu
     data, split = training.data, training.evaluated
     if split is None:
         return None, None
-    watch = interrupt.watching(training.progress, split.samples)
+    watch = interrupt.watching(training.evaluated_name, split.samples)
     streams, since = random_streams(), time.perf_counter()
     try:
         with interrupt.leaving_at_once():
@@ -192,7 +215,7 @@ def evaluate_epoch(training: Training, interrupt: Interrupt, saver: Saver) -> tu
 
 def finish_epoch(training: Training, report: Report | None, outcome: Outcome | None) -> Epoch:
     """Record an epoch that is trained and evaluated, and move the state to the next."""
-    state, recipe = training.state, training.recipe
+    state = training.state
     if not state["samples"]:
         raise DataError("no-batches", data=training.data.name, epoch=state["epoch"])
     train_loss = state["loss_sum"] / state["weight_sum"] if state["weight_sum"] else math.nan
@@ -200,28 +223,32 @@ def finish_epoch(training: Training, report: Report | None, outcome: Outcome | N
     reports = {"validation": None, "test": None, training.evaluated_name: report}
     epoch = Epoch(
         state["epoch"], train_loss, reports["test"], float(training.optimizer.param_groups[0]["lr"]), state["seconds"],
-        state["step"], note_best(state, judged, training.evaluated_name if report else "train"), outcome, reports["validation"],
+        state["step"], note_best(state, judged, training.evaluated_name if report else "train"), outcome, reports["validation"], training,
     )  # fmt: skip
     training.schedule.after_epoch(judged)
     state.update(
         epoch=epoch.number + 1, window=0, loss_sum=0.0, weight_sum=0.0, samples=0, line_sum=0.0, line_weight=0.0,
         seconds=0.0, rollbacks=0,
     )  # fmt: skip
-    line = {
-        "epoch": epoch.number, "step": epoch.step, "train_loss": train_loss,
+    training.events.emit(
+        "epoch", epoch=epoch.number, step=epoch.step, train_loss=train_loss,
         **({"validation": epoch.validation.short()} if epoch.validation else {}),
-        "test": epoch.test.short() if epoch.test else None, "learning_rate": epoch.learning_rate, "seconds": epoch.seconds,
-    }  # fmt: skip
-    training.history.write({"kind": "epoch", **line, "time": time.time()})
+        test=epoch.test.short() if epoch.test else None, learning_rate=epoch.learning_rate, seconds=epoch.seconds,
+        is_best=epoch.is_best,
+    )  # fmt: skip
     training.history.try_flush()
-    training.progress.epoch_done(line, epochs=recipe.epochs, is_best=epoch.is_best)
     return epoch
 
 
 def stop_here(training: Training, interrupt: Interrupt, saver: Saver) -> NoReturn:
-    """Save the state, and leave as the signal asked."""
+    """Save the state, and leave as the signal asked, or with the error of the user's function."""
     saver.save_now()
-    raise interrupt.error()
+    error = interrupt.error()
+    context = error.__context__
+    try:
+        raise error
+    finally:
+        error.__context__ = context  # its own, not what is handled here
 
 
 def sweep_run(folder: Path) -> None:

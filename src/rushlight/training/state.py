@@ -10,9 +10,9 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from rushlight.console import Progress
 from rushlight.data import Data, Split
 from rushlight.runs import History
+from rushlight.training.events import Events
 from rushlight.training.objective import Objective, Schedule
 from rushlight.training.recipe import Recipe
 
@@ -43,7 +43,7 @@ class Training:
     device: torch.device
     folder: Path
     history: History
-    progress: Progress
+    events: Events
     state: State
     conditions: dict[str, Any]  # what the bits depend on besides the recipe
     origin: Origin | None = None  # None: it is new

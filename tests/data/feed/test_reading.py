@@ -6,10 +6,13 @@ import multiprocessing
 import os
 import random
 import signal
+import subprocess
+import sys
 import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +23,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor, nn
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 import rushlight
 from rushlight.data.feed import reading
-from rushlight.data.feed.reading import Reader, Threads, digest
+from rushlight.data.feed.loader import LoaderSplit
+from rushlight.data.feed.reading import BatchReader, BatchRequest, SeededDataset
 from rushlight.data.feed.streamed import StreamedSplit
 from rushlight.data.order import epoch_order, sample_seed
 from rushlight.data.sources.datasets.datasets import open_dataset
@@ -142,8 +146,8 @@ def test_a_signal_in_the_midst_of_putting_the_generators_back_leaves_none_of_the
         with reading.seeded(3):
             random.random()
 
-    reader = Reader(Numbers(frozenset(range(COUNT))), as_given, True if kind == "seeded samples" else None, False)
-    request = reading.Request(5, 1, [3, 4])
+    reader = SeededDataset(Numbers(frozenset(range(COUNT))), as_given, True if kind == "seeded samples" else None)
+    request = BatchRequest(5, 1, [3, 4])
     for seed in (random.seed, np.random.seed, torch.manual_seed):
         seed(7)
     before, handler = positions(), signal.signal(signal.SIGTERM, leave)
@@ -161,11 +165,11 @@ def test_a_signal_in_the_midst_of_putting_the_generators_back_leaves_none_of_the
 
 @given(
     drawing=st.frozensets(st.integers(0, COUNT - 1)), size=st.integers(1, 30), epoch=st.integers(1, 5),
-    kind=st.sampled_from([Numbers, Together]), draws=st.sampled_from([True, None]),
+    kind=st.sampled_from([Numbers, Together]), is_random=st.sampled_from([True, None]),
 )  # fmt: skip
 @settings(max_examples=60, deadline=None)
 def test_batches_are_those_of_seeded_reads_whichever_samples_draw(
-    drawing: frozenset[int], size: int, epoch: int, kind: type[Numbers], draws: bool | None
+    drawing: frozenset[int], size: int, epoch: int, kind: type[Numbers], is_random: bool | None
 ) -> None:
     dataset = kind(drawing)
     expected = by_hand(dataset, size, epoch=epoch)
@@ -173,7 +177,7 @@ def test_batches_are_those_of_seeded_reads_whichever_samples_draw(
     np.random.seed(1)
     torch.manual_seed(1)
     before = positions()
-    split = StreamedSplit(dataset, as_given, draws=draws, together=kind is Together)
+    split = StreamedSplit(dataset, as_given, is_random=is_random)
     assert_same(read(split, size, epoch=epoch), expected)
     assert positions() == before
 
@@ -182,12 +186,12 @@ def test_batches_are_those_of_seeded_reads_whichever_samples_draw(
 @pytest.mark.parametrize("drawing", [frozenset(), frozenset({3, 11}), frozenset(range(COUNT))], ids=len)
 def test_workers_find_out_for_themselves_whether_reading_draws(drawing: frozenset[int], workers: int) -> None:
     dataset = Together(drawing)
-    split = StreamedSplit(dataset, as_given, workers, draws=None, together=True)
+    split = StreamedSplit(dataset, as_given, workers, is_random=None)
     assert_same(read(split), by_hand(dataset, 4))
 
 
-@pytest.mark.parametrize("draws", [True, None])
-def test_a_signal_in_the_middle_of_a_read_leaves_the_generators_as_they_were(draws: bool | None) -> None:
+@pytest.mark.parametrize("is_random", [True, None])
+def test_a_signal_in_the_middle_of_a_read_leaves_the_generators_as_they_were(is_random: bool | None) -> None:
     class Signal(BaseException):
         pass
 
@@ -198,19 +202,19 @@ def test_a_signal_in_the_middle_of_a_read_leaves_the_generators_as_they_were(dra
 
     before = positions()
     with pytest.raises(Signal):
-        read(StreamedSplit(Left(frozenset(range(COUNT))), as_given, draws=draws))
+        read(StreamedSplit(Left(frozenset(range(COUNT))), as_given, is_random=is_random))
     assert positions() == before
 
 
 def test_a_dataset_that_gives_batches_is_asked_for_batches() -> None:
     dataset = Together()
-    assert_same(read(StreamedSplit(dataset, as_given, draws=None, together=True)), by_hand(dataset, 4))
+    assert_same(read(StreamedSplit(dataset, as_given, is_random=None)), by_hand(dataset, 4))
     assert (dataset.at_once, dataset.one_by_one) == (6, 0)
 
 
 def test_once_a_batch_has_drawn_all_are_read_one_by_one() -> None:
     dataset = Together(frozenset(range(COUNT)))
-    split = StreamedSplit(dataset, as_given, draws=None, together=True)
+    split = StreamedSplit(dataset, as_given, is_random=None)
     for epoch in (1, 2):
         assert_same(read(split, epoch=epoch), by_hand(dataset, 4, epoch=epoch))
     assert (dataset.at_once, dataset.one_by_one) == (1, 2 * COUNT)
@@ -227,25 +231,15 @@ def test_a_users_dataset_that_draws_nothing_is_read_in_batches_to_train_and_to_t
     assert len(list(data.train.batches(4, seed=0, epoch=1))) == len(list(data.test.in_order(4))) == 6
     assert (dataset.at_once, dataset.one_by_one) == (12, 0)
     subset = Subset(Together(), list(range(5, 20)))  # torch's own has __getitems__ too
-    assert opened(subset).train.together
+    assert_same(read(opened(subset).train), read(StreamedSplit(subset, as_given)))
 
 
 def test_one_that_draws_is_read_sample_by_sample_though_it_could_give_batches() -> None:
     dataset = Together(frozenset(range(COUNT)))
     data = opened(dataset, limit=2**30)
-    assert (data.train.draws, data.train.together, data.test.together) == (True, False, False)
+    assert data.train.is_random
+    read(data.train)
     assert dataset.at_once == 0
-
-
-def test_batches_that_differ_from_the_samples_are_not_used_and_that_is_said() -> None:
-    class Sorted(Together):
-        def __getitems__(self, indices: list[int]) -> list[tuple[Tensor, int]]:
-            return [self.read(index) for index in sorted(indices)]
-
-    data = opened(Sorted())
-    assert not data.train.together
-    said = "Sorted is read one sample at a time: its __getitems__ gives other samples than its __getitem__."
-    assert said in data.notes
 
 
 class FailsTogether(Together):
@@ -265,7 +259,7 @@ class LacksSeven(Together):
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_sample_that_fails_in_a_batch_is_named(workers: int) -> None:
     with pytest.raises(DataError) as caught:
-        list(StreamedSplit(LacksSeven(), as_given, workers, draws=None, together=True).in_order(5))
+        list(StreamedSplit(LacksSeven(), as_given, workers, is_random=None).in_order(5))
     assert caught.value.key == "sample-failed"
     assert "reading sample 7 failed: KeyError: 'no such thing'" in caught.value.problem
 
@@ -273,20 +267,10 @@ def test_a_sample_that_fails_in_a_batch_is_named(workers: int) -> None:
 @pytest.mark.parametrize("workers", [0, 1])
 def test_batches_that_fail_where_samples_do_not_are_an_error_that_says_so(workers: int) -> None:
     with pytest.raises(DataError) as caught:
-        list(StreamedSplit(FailsTogether(), as_given, workers, draws=None, together=True).in_order(5))
+        list(StreamedSplit(FailsTogether(), as_given, workers, is_random=None).in_order(5))
     assert caught.value.key == "samples-failed-together"
     assert "reading 5 samples at once (15 is the first of them) by its __getitems__ failed" in caught.value.problem
     assert "it gave 4 samples for 5 indices" in caught.value.problem
-
-
-def test_a_batch_that_cannot_be_had_is_found_when_the_data_is_opened() -> None:
-    class Broken(Together):
-        def __getitems__(self, indices: list[int]) -> Any:
-            raise OSError("the file is gone")
-
-    with pytest.raises(DataError, match="the file is gone") as caught:
-        opened(Broken())
-    assert caught.value.key == "samples-failed-together"
 
 
 # ── threads ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -305,7 +289,6 @@ def write_images(folder: Path, count: int = 40) -> Path:
 @pytest.fixture
 def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder of images that are read by threads, as if each took its time."""
-    monkeypatch.setattr(reading, "THREADS_FROM", 0.0)
     monkeypatch.setattr(reading, "usable_cores", lambda: 2)
     return write_images(tmp_path / "images")
 
@@ -315,7 +298,7 @@ def streamed_images(folder: Path, workers: int = 0) -> Any:
 
 
 def reader_threads() -> int:
-    return sum(thread.name == "rushlight-reader" for thread in threading.enumerate())
+    return sum(thread.name.startswith("rushlight-reader") for thread in threading.enumerate())
 
 
 def ends(is_over: Callable[[], bool], seconds: float = 10.0) -> bool:
@@ -329,7 +312,7 @@ def ends(is_over: Callable[[], bool], seconds: float = 10.0) -> bool:
 def test_images_that_threads_read_are_those_that_workers_and_a_plain_loop_read(images: Path) -> None:
     data = streamed_images(images)
     dataset, features = data.train.dataset, data.features
-    assert data.train.draws is False
+    assert data.train.is_random is False
     order = epoch_order(3, 2, len(dataset)).tolist()
     samples = [[dataset[index] for index in order[first : first + 7]] for first in range(0, len(order), 7)]
     expected = [
@@ -361,27 +344,25 @@ def test_threads_disturb_no_generator(images: Path) -> None:
 def test_leaving_an_epoch_ends_the_threads(images: Path) -> None:
     batches = streamed_images(images).train.batches(4, seed=0, epoch=1)
     next(batches)
-    assert reader_threads() == 0  # the first batch tells whether they are worth it
-    next(batches)
     assert reader_threads() == 2
     batches.close()
     assert ends(lambda: not reader_threads())
 
 
-@pytest.mark.parametrize(("seconds", "cores", "threads"), [(0.0, 2, 0), (0.002, 2, 2), (0.002, 1, 0), (0.002, 99, 8)])
-def test_threads_read_what_takes_long_where_there_are_cores_for_them(
-    seconds: float, cores: int, threads: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("cores", "threads"), [(1, 0), (2, 2), (99, 8)])
+def test_as_many_threads_read_as_there_are_cores_eight_at_most(
+    cores: int, threads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Slow(Numbers):
         def read(self, index: int) -> tuple[Tensor, int]:
-            time.sleep(seconds)
+            time.sleep(0.002)
             return super().read(index)
 
     monkeypatch.setattr(reading, "usable_cores", lambda: cores)
-    batches = StreamedSplit(Slow(), as_given, draws=False).batches(4, seed=5, epoch=1)
-    found = [next(batches), next(batches)]
+    batches = StreamedSplit(Slow(), as_given, is_random=False).batches(8, seed=5, epoch=1)
+    found = [next(batches)]
     assert reader_threads() == threads
-    assert_same([*found, *batches], by_hand(Numbers(), 4))
+    assert_same([*found, *batches], by_hand(Numbers(), 8))
     assert ends(lambda: not reader_threads())
 
 
@@ -398,22 +379,6 @@ def test_an_image_that_breaks_after_opening_is_named_when_its_turn_comes(images:
     assert ends(lambda: not reader_threads())
 
 
-def test_threads_do_what_they_are_given_hand_back_errors_and_drop_what_is_not_begun() -> None:
-    threads = Threads(2)
-    assert [threads.begin(abs, number).result(5) for number in (-1, 2)] == [1, 2]
-    with pytest.raises(TypeError):
-        threads.begin(abs, "text").result(5)
-    gate = threading.Event()
-    waiting = [threads.begin(gate.wait, 5) for _ in range(2)]
-    dropped = threads.begin(abs, -3)
-    assert ends(lambda: threads.tasks.qsize() == 1)
-    threads.close()
-    gate.set()
-    assert [each.result(5) for each in waiting] == [True, True]
-    assert ends(lambda: not reader_threads())
-    assert not dropped.done()
-
-
 def test_pillows_warnings_are_silent_in_all_threads_and_the_filters_are_then_as_before() -> None:
     before = list(warnings.filters)
     barrier = threading.Barrier(4)
@@ -427,10 +392,9 @@ def test_pillows_warnings_are_silent_in_all_threads_and_the_filters_are_then_as_
                 )
                 barrier.wait()
 
-    threads = Threads(4)
-    results = [threads.begin(silent, 50) for _ in range(4)]
-    assert [result.result(30) for result in results] == [None] * 4  # a warning is an error here
-    threads.close()
+    with ThreadPoolExecutor(4) as threads:
+        results = [threads.submit(silent, 50) for _ in range(4)]
+        assert [result.result(30) for result in results] == [None] * 4  # a warning is an error here
     assert warnings.filters == before
     with pytest.raises(UserWarning):
         warnings.warn_explicit("odd metadata", UserWarning, "PIL/PngImagePlugin.py", 1, module="PIL.PngImagePlugin")
@@ -448,33 +412,62 @@ def test_warnings_caught_within_a_block_do_not_make_a_filter_stay() -> None:
 # ── workers that outlive an epoch ────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.fixture
+def spawning() -> Iterator[None]:
+    """Start worker processes anew, as Windows and macOS do."""
+    before = multiprocessing.get_start_method()
+    multiprocessing.set_start_method("spawn", force=True)
+    yield
+    multiprocessing.set_start_method(before, force=True)
+
+
 def pids(split: StreamedSplit, epoch: int = 1) -> set[int]:
     return {int(pid) for x, _ in read(split, epoch=epoch) for pid in x}
 
 
-def test_workers_are_kept_only_while_somebody_asks_for_it() -> None:
-    split = StreamedSplit(Pids(), as_given, 2)
+def test_workers_are_kept_only_while_somebody_asks_for_it_and_where_starting_them_takes_long() -> None:
+    split = StreamedSplit(Pids(), as_given, 2, is_random=False)
     assert not pids(split) & pids(split)
-    with split.source.keep_workers():
+    with split.reader.keep_workers():
         kept = pids(split)
         assert pids(split, 2) == pids(split, 3) == kept
         assert os.getpid() not in kept
     assert ends(lambda: not kept & {child.pid for child in multiprocessing.active_children()})
     assert not pids(split) & kept
+    split = StreamedSplit(Pids(), as_given, 2)
+    with split.reader.keep_workers():
+        assert not pids(split) & pids(split)  # forked in milliseconds, with the dataset as it is now
 
 
-@pytest.mark.parametrize("draws", [True, None])
-def test_kept_workers_read_each_epoch_as_new_ones_do(draws: bool | None) -> None:
+@pytest.mark.usefixtures("spawning")
+def test_workers_that_are_spawned_are_kept_while_their_dataset_stays_the_same() -> None:
+    def key(dataset: Any) -> bytes | None:
+        return BatchReader(SeededDataset(dataset, as_given), 1).workers_key()
+
+    dataset = Growing()
+    dataset.table = np.arange(1000)  # type: ignore[attr-defined]
+    first = key(dataset)
+    assert first is not None
+    assert key(dataset) == first
+    dataset.table[3] = -1  # type: ignore[attr-defined]
+    assert key(dataset) not in (None, first)
+    dataset.more = lambda: 1  # type: ignore[attr-defined]
+    assert key(dataset) is None
+
+
+@pytest.mark.parametrize("is_random", [True, None])
+def test_each_epoch_is_read_as_new_workers_read_it(is_random: bool | None) -> None:
     dataset = Together(frozenset({2, 3, 5, 7}))
-    split = StreamedSplit(dataset, as_given, 2, draws=draws, together=draws is None)
-    with split.source.keep_workers():
+    split = StreamedSplit(dataset, as_given, 2, is_random=is_random)
+    with split.reader.keep_workers():
         for epoch, seed in ((1, 5), (2, 5), (2, 6), (1, 5)):
             assert_same(read(split, seed=seed, epoch=epoch), by_hand(dataset, 4, seed, epoch))
 
 
-def test_an_epoch_that_is_left_has_no_part_in_the_next_one() -> None:
-    split = StreamedSplit(Numbers(), as_given, 2)
-    with split.source.keep_workers():
+@pytest.mark.parametrize("is_random", [True, False])
+def test_an_epoch_that_is_left_has_no_effect_on_the_next_one(is_random: bool) -> None:
+    split = StreamedSplit(Numbers(), as_given, 2, is_random=is_random)
+    with split.reader.keep_workers():
         read(split)
         left = split.batches(4, seed=5, epoch=2)
         next(left)
@@ -493,57 +486,114 @@ class Growing(Numbers):
         return torch.tensor([index * self.scale, os.getpid()]), index
 
 
-def test_a_dataset_that_is_changed_between_epochs_is_read_as_it_is_now() -> None:
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_dataset_that_is_changed_between_epochs_is_read_as_it_is_now(workers: int) -> None:
     dataset = Growing()
-    split = StreamedSplit(dataset, as_given, 2)
-    with split.source.keep_workers():
-        first, again = read(split), read(split)
-        assert_same(first, again)
+    split = StreamedSplit(dataset, as_given, workers)
+    with split.reader.keep_workers():
+        first = read(split)
         dataset.scale = 10.0
         changed = read(split)
     assert torch.equal(torch.cat([x for x, _ in changed])[:, 0], 10 * torch.cat([x for x, _ in first])[:, 0])
 
 
-@pytest.mark.parametrize("kind", ["a lambda", "a large array"])
-def test_a_dataset_that_cannot_be_looked_at_gets_new_workers_for_each_epoch(kind: str) -> None:
-    dataset: Any = Growing()
-    dataset.more = (lambda: 1) if kind == "a lambda" else torch.zeros(2**20)
-    split = StreamedSplit(dataset, as_given, 1)
-    with split.source.keep_workers():
-        assert not {float(x[0, 1]) for x, _ in read(split)} & {float(x[0, 1]) for x, _ in read(split)}
-
-
-def test_the_digest_of_a_dataset_is_that_of_what_a_worker_is_given() -> None:
-    def of(dataset: Any) -> bytes | None:
-        return digest(Reader(dataset, as_given, True, False))
-
-    dataset = Growing()
-    dataset.table = np.arange(1000)  # type: ignore[attr-defined]
-    first = of(dataset)
-    assert first is not None
-    assert of(dataset) == first
-    dataset.table[3] = -1  # type: ignore[attr-defined]
-    assert of(dataset) not in (None, first)
-    dataset.names = ["a name"] * 10  # type: ignore[attr-defined]
-    assert of(dataset) is not None
-    dataset.names = [f"name {number}" for number in range(200_000)]  # type: ignore[attr-defined]
-    assert of(dataset) is None
-
-
-@pytest.fixture
-def spawning() -> Iterator[None]:
-    before = multiprocessing.get_start_method()
-    multiprocessing.set_start_method("spawn", force=True)
-    yield
-    multiprocessing.set_start_method(before, force=True)
-
-
 @pytest.mark.usefixtures("spawning")
 def test_workers_that_are_started_anew_as_on_windows_read_the_same(images: Path) -> None:
     threads, workers = streamed_images(images).train, streamed_images(images, 1).train
-    with workers.source.keep_workers():
+    with workers.reader.keep_workers():
         for epoch in (1, 2):
             assert_same(read(workers, 7, epoch=epoch), read(threads, 7, epoch=epoch))
+
+
+# ── workers that do not start, or die ────────────────────────────────────────────────────────────────────────
+
+
+class Leaving(Numbers):
+    """A dataset whose sample 9 ends the process that reads it."""
+
+    def read(self, index: int) -> tuple[Tensor, int]:
+        if index == 9:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().read(index)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
+@pytest.mark.parametrize("kind", ["ours", "a DataLoader of the user's"])
+def test_a_worker_that_dies_is_an_error_and_no_hang(kind: str) -> None:
+    began = time.monotonic()
+    loader = LoaderSplit(DataLoader(Leaving(), 4, num_workers=1), as_given)
+    split = StreamedSplit(Leaving(), as_given, 1) if kind == "ours" else loader
+    with pytest.raises(
+        DataError,
+        match=r"Leaving: a worker process that reads samples ended: (.* exited unexpectedly|its connection is closed)",
+    ) as caught:
+        list(split.in_order(4))
+    assert caught.value.key == "worker-died"
+    assert "workers=0" in caught.value.advice
+    assert time.monotonic() - began < 30
+
+
+@pytest.mark.usefixtures("spawning")
+@pytest.mark.parametrize("kind", ["ours", "a DataLoader of the user's"])
+def test_a_dataset_that_cannot_be_sent_to_a_worker_is_an_error_that_says_how_it_can(kind: str) -> None:
+    dataset: Any = Numbers()
+    dataset.transform = lambda x: x
+    loader = LoaderSplit(DataLoader(dataset, 4, num_workers=1), as_given)
+    split = StreamedSplit(dataset, as_given, 1) if kind == "ours" else loader
+    with pytest.raises(DataError, match=r"Numbers: its worker processes could not be started: .*lambda") as caught:
+        list(split.in_order(4))
+    assert caught.value.key == "workers-not-started"
+    assert "no lambda" in caught.value.advice
+
+
+class Failing(Numbers):
+    """A dataset whose code raises what a dead worker's connection raises."""
+
+    def read(self, index: int) -> tuple[Tensor, int]:
+        raise ConnectionResetError("the server of the user's is gone")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_error_of_the_users_code_is_not_taken_for_a_dead_worker(workers: int) -> None:
+    with pytest.raises(DataError, match="sample 0 failed: ConnectionResetError: the server"):
+        list(StreamedSplit(Failing(), as_given, workers).in_order(4))
+    with pytest.raises(ConnectionResetError, match="the server"):
+        list(LoaderSplit(DataLoader(Failing(), 4, num_workers=workers), as_given).in_order(4))
+
+
+UNGUARDED = """
+import sys, multiprocessing, torch, rushlight
+from torch.utils.data import DataLoader, Dataset, WeightedRandomSampler
+class Noisy(Dataset):
+    def __len__(self):
+        return 8
+    def __getitem__(self, index):
+        return torch.rand(3), index % 2
+multiprocessing.set_start_method("spawn", force=True)
+loader = DataLoader(Noisy(), 4, sampler=WeightedRandomSampler([1.0] * 8, 8), num_workers=1)
+data, options = (loader, {}) if "loader" in sys.argv[1] else (Noisy(), {"workers": 1})
+rushlight.train(torch.nn.Linear(3, 2), data, epochs=1, quiet=True, device="cpu", runs="runs", **options)
+"""
+
+
+@pytest.mark.parametrize("kind", ["ours", "a loader of the user's"])
+def test_a_program_without_a_main_guard_is_told_the_lines_to_write(kind: str, tmp_path: Path) -> None:
+    program = tmp_path / "user.py"
+    program.write_text(UNGUARDED)
+    done = subprocess.run(
+        [sys.executable, str(program), kind],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        timeout=100,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        check=False,
+    )
+    assert done.returncode == 1
+    by_the_program = done.stderr.partition("rushlight.errors.UsageError: This program reads with")[2]
+    assert '  if __name__ == "__main__":\n      rushlight.train' in by_the_program
+    assert "rushlight.errors.DataError: Noisy: a worker process that reads samples ended" in by_the_program
+    assert len(list(tmp_path.glob("runs/*"))) <= 1  # none of the worker's
 
 
 # ── in a training ────────────────────────────────────────────────────────────────────────────────────────────
@@ -569,21 +619,13 @@ def test_threads_workers_and_memory_train_to_the_same_bits(images: Path, tmp_pat
     assert len(digests) == 2  # one for each normalisation
 
 
-class Watched(Numbers):
-    """Samples of one feature that draw, and so are streamed."""
-
-    def read(self, index: int) -> tuple[Tensor, int]:
-        return torch.rand(1), index % 3
-
-
-def test_a_training_keeps_its_workers_from_epoch_to_epoch_and_leaves_none_behind(tmp_path: Path) -> None:
+def test_a_training_keeps_its_workers_from_epoch_to_epoch_and_leaves_none_behind(images: Path, tmp_path: Path) -> None:
     def children() -> set[int | None]:
         return {child.pid for child in multiprocessing.active_children()}
 
     iterator = rushlight.epochs(
-        nn.Linear(1, 3), Watched(), test_data=Watched(), workers=1, epochs=3, batch_size=8, runs=tmp_path / "runs",
-        quiet=True, device="cpu",
-    )  # fmt: skip
+        network(), streamed_images(images, 1), epochs=3, batch_size=8, runs=tmp_path / "runs", quiet=True, device="cpu"
+    )
     before = children()
     seen = [children() - before for _ in iterator]
     assert len(seen[0]) == 2  # one to train, one to test

@@ -13,13 +13,9 @@ import pytest
 import torch
 
 from rushlight.data.feed.resident import ResidentSplit
-from rushlight.data.sources.arrays.arrays import (
-    holds_array_files,
-    open_arrays,
-    read_array_files,
-    read_inputs,
-    read_targets,
-)
+from rushlight.data.shape.targets import read_targets
+from rushlight.data.sources.arrays.arrays import open_arrays, read_inputs
+from rushlight.data.sources.arrays.files import holds_array_files, read_array_files
 from rushlight.data.splits import Data
 from rushlight.errors import DataError, RushlightError, UsageError
 

@@ -426,7 +426,10 @@ def test_an_iterable_dataset_without_a_loader_is_batched_and_said_so(tmp_path: P
     assert isinstance(opened(Digits(scaled), Lines()).test, LoaderSplit)
 
 
-def test_an_iterable_that_does_not_begin_anew_is_explained(tmp_path: Path) -> None:
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_an_iterable_that_gives_the_same_iterator_again_is_refused_before_a_batch_is_lost(
+    tmp_path: Path, epochs: int
+) -> None:
     class Once(Lines):
         def __init__(self) -> None:
             self.lines = super().__iter__()
@@ -434,8 +437,26 @@ def test_an_iterable_that_does_not_begin_anew_is_explained(tmp_path: Path) -> No
         def __iter__(self) -> Iterator[Any]:
             return self.lines
 
+    data = Once()
+    for source in (data, DataLoader(data, 64)):
+        with pytest.raises(
+            DataError, match="Once can be read only once: its __iter__ returns the same generator"
+        ) as caught:
+            train(source, tmp_path, epochs=epochs)
+        assert caught.value.key == "begins-once"
+    assert len(list(data)) == 300
+
+
+def test_an_iterable_that_does_not_begin_anew_is_explained(tmp_path: Path) -> None:
+    class Drained(Lines):
+        def __init__(self) -> None:
+            self.lines = super().__iter__()
+
+        def __iter__(self) -> Iterator[Any]:
+            yield from (line for line in self.lines)  # closing this does not close what it reads
+
     with pytest.raises(DataError, match="gave no batches in epoch 2") as caught:
-        train(DataLoader(Once(), 64), tmp_path, epochs=2)
+        train(DataLoader(Drained(), 64), tmp_path, epochs=2)
     assert caught.value.key == "no-batches"
 
 

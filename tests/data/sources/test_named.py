@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 
-from rushlight.data.sources.arrays.idx import DTYPES, read_idx
+from rushlight.data.sources.idx import DTYPES, read_idx
 from rushlight.data.sources.named.cache import sha256_of
 from rushlight.data.sources.named.catalog import DATASETS, NamedDataset
 from rushlight.data.sources.named.named import describe_datasets, open_dataset, open_named
@@ -83,7 +83,7 @@ def test_a_wrong_idx_file_is_explained(tmp_path: Path, content: bytes, key: str,
 
 LIAR = """
 import resource, sys
-from rushlight.data.sources.arrays.idx import read_idx
+from rushlight.data.sources.idx import read_idx
 from rushlight.errors import DataError
 resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))
 try:

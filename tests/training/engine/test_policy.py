@@ -38,10 +38,12 @@ from rushlight.training.engine.fingerprint import constants_of, settings_of, sou
 from rushlight.training.engine.lower_matmul import add_products, faster_products, use_products
 from rushlight.training.engine.policy import Way, read_ways
 from rushlight.training.engine.step_check import copies, put, tensors_of
+from rushlight.training.interrupt import Interrupt
 from rushlight.training.loop import parts_of
 from rushlight.training.objective.losses import make_objective
 from rushlight.training.setup.options import check_options
 from rushlight.training.setup.prepare import start_training
+from rushlight.training.step import runner
 from rushlight.training.step.exact import Parts, exact_step
 
 HAS_COMPILER = compiled.why_not_here() is None
@@ -485,16 +487,16 @@ def test_steps_that_are_taken_in_a_row_are_those_taken_one_by_one(
     tmp_path: Path, eager_to_look: None, monkeypatch: pytest.MonkeyPatch, numerics: str, options: dict[str, Any]
 ) -> None:
     rows: list[int] = []
-    plain = ways.Steps.take_eagerly
+    plain = runner.StepRunner.run
 
-    def counted(self: ways.Steps, execute: Any, windows: Any, *rest: Any) -> Any:
-        rows.append(len(windows))
-        return plain(self, execute, windows, *rest)
+    def counted(self: runner.StepRunner, execute: Any, steps: Any, *rest: Any) -> Any:
+        rows.append(len(steps))
+        return plain(self, execute, steps, *rest)
 
-    monkeypatch.setattr(ways.Steps, "take_eagerly", counted)
+    monkeypatch.setattr(runner.StepRunner, "run", counted)
     runs = []
     for name, seconds in (("single", 0.0), ("rows", 1e9)):
-        monkeypatch.setattr(ways, "ROW_SECONDS", seconds)
+        monkeypatch.setattr(runner, "ROW_SECONDS", seconds)
         rows.clear()
         make = WritesIntoItsBatch if numerics == "exact" else lambda: network(dropout=0.3)
         runs.append(trained(tmp_path, name, make, optimizer="SGD", numerics=numerics, epochs=3, **options))
@@ -625,8 +627,8 @@ def use(monkeypatch: pytest.MonkeyPatch, steps: type) -> None:
     package = compiled.Package("key", 1, (), (), TAKES, "")
     monkeypatch.setattr(ways, "CompiledSteps", steps)
     monkeypatch.setattr(ways, "find_package", lambda key: package)
-    monkeypatch.setattr(ways.Steps, "key", lambda self, takes, count: "key")
-    monkeypatch.setattr(ways.Steps, "count_together", lambda self: 1)
+    monkeypatch.setattr(ways.FastEngine, "key", lambda self, takes, count: "key")
+    monkeypatch.setattr(ways.FastEngine, "count_together", lambda self: 1)
 
 
 def test_a_resumed_run_takes_a_step_before_it_looks_for_compiled_ones(
@@ -888,9 +890,11 @@ def test_no_more_steps_are_taken_in_a_call_than_an_epoch_has(samples: int, toget
     with ExitStack() as stack:
         options = check_options({"batch_size": 16, "optimizer": "SGD", "lr": 0.1, "runs": tmp_path, "quiet": True})
         training, _ = start_training(nn.Linear(4, 3), (data, test), options, stack)
-        steps = ways.Steps(training, parts_of(training), Saver(training))
-        steps.last_window = [(data[0][:16], data[1][:16])]
-        assert steps.count_together() == together
+        engine = ways.FastEngine(training, parts_of(training), Saver(training))
+        feed = training.data.train.batches(16, seed=0, epoch=1)
+        engine.run(engine.next(training.state, feed), [feed.take()], Interrupt())
+        engine.next(training.state, feed)
+        assert engine.count_together() == together
 
 
 @needs_compiler
@@ -928,7 +932,7 @@ def test_wrong_or_slow_machine_code_is_dropped_and_has_changed_nothing(
 
     use(monkeypatch, Bent)
     options: dict[str, Any] = {"optimizer": "SGD", "lr": 1e-4, "epochs": 1}
-    monkeypatch.setattr(ways.Steps, "find_eager_ways", lambda self: [])
+    monkeypatch.setattr(ways.FastEngine, "find_eager_ways", lambda self: [])
     fast = trained(tmp_path, "fast", compile="first", quiet=False, **options)
     assert f"The steps are not compiled: {reason}" in " ".join(capsys.readouterr().out.split())
     exact = trained(tmp_path, "exact", numerics="exact", **options)
@@ -1034,7 +1038,7 @@ def compile_at_once(monkeypatch: pytest.MonkeyPatch, looks: int) -> list[AtWork]
     monkeypatch.setattr(ways, "usable_cores", lambda: 2)
     monkeypatch.setattr(ways, "DECIDE_AFTER", 0.0)
     monkeypatch.setattr(ways, "POLL_SECONDS", 0.0)
-    monkeypatch.setattr(ways, "CALLS_IN_A_ROW", 1)  # a look before each step
+    monkeypatch.setattr(runner, "MOST_IN_A_ROW", 1)  # a look before each step
     monkeypatch.setattr(ways, "compile_seconds", lambda model: 0.0)
     monkeypatch.setattr(ways, "why_not_here", lambda: None)
     monkeypatch.setattr(ways, "start_compiling", start)
@@ -1106,7 +1110,7 @@ def test_nothing_is_compiled_for_the_last_steps_and_a_note_says_so(
     begun = compile_at_once(monkeypatch, looks=1000)
     monkeypatch.setattr(ways, "FEWEST_STEPS", 60)
     notes: list[str] = []
-    monkeypatch.setattr(ways.Steps, "note", lambda self, message: notes.append(message))
+    monkeypatch.setattr(ways.FastEngine, "note", lambda self, message: notes.append(message))
     trained(tmp_path, "run", counting, optimizer="SGD", lr=0.05)
     assert [each.is_stopped for each in begun] == [True]
     assert set(THREADS[True][-59:]) == {2}

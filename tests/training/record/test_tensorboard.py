@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import rushlight
+from rushlight.training.record.tensorboard import scalars
 
 
 def test_event_files_hold_the_losses_and_the_test_figures_of_the_history(tmp_path: Path) -> None:
@@ -22,6 +23,14 @@ def test_event_files_hold_the_losses_and_the_test_figures_of_the_history(tmp_pat
     found = [(event.step, event.value) for event in events.Scalars("test/accuracy")]
     assert [step for step, _ in found] == [line["step"] for line in tests]
     assert [value for _, value in found] == pytest.approx([line["test"]["accuracy"] for line in tests])
+
+
+def test_figures_are_drawn_under_the_split_that_they_are_of() -> None:
+    figures = {"loss": 0.5, "accuracy": 0.75, "n": 100}
+    line = {"kind": "epoch", "train_loss": 0.25, "validation": figures, "test": None}
+    assert scalars(line) == {"train/epoch_loss": 0.25, "validation/loss": 0.5, "validation/accuracy": 0.75}
+    assert scalars({"kind": "event", "event": "finished", "test": figures}) == {"test/loss": 0.5, "test/accuracy": 0.75}
+    assert scalars({"kind": "event", "event": "finished"}) == {}
 
 
 def test_no_event_files_are_written_unasked(tmp_path: Path) -> None:

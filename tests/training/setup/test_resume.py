@@ -17,9 +17,8 @@ from torch import nn
 
 import rushlight
 from rushlight.errors import RunError, StorageError, UsageError, WeightsError
-from rushlight.runs import list_runs, read_recipe
+from rushlight.runs import list_runs, read_json, read_recipe
 from rushlight.runs.checkpoint_files import list_checkpoints
-from rushlight.runs.folder import read_json
 from rushlight.runs.sessions import list_sessions
 from rushlight.training.setup.resume import origin_of
 

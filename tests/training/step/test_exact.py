@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from rushlight.data.feed.batch import Batch
 from rushlight.data.sources.named.named import open_named
 from rushlight.training.objective.losses import make_objective
-from rushlight.training.step.exact import Parts, backward, can_run_engine, exact_step, windows
+from rushlight.training.step.exact import Parts, backward, can_run_engine, exact_step
 
 WEIGHTS = torch.tensor([1.0, 4.0, 0.5, 2.0, 1.0, 3.0, 0.1, 1.0, 1.0, 2.0], dtype=torch.float64)
 
@@ -52,7 +52,12 @@ def train(loss: nn.Module, given_batches: list[Batch], accumulate: int, **parts:
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
     step = exact_step(Parts(model, make_objective(loss), optimizer, **parts))
-    return model, [float(step(window)[0]) for window in windows(given_batches, accumulate)]
+    return model, [float(step(window)[0]) for window in grouped(given_batches, accumulate)]
+
+
+def grouped(given_batches: list[Batch], accumulate: int) -> list[list[Batch]]:
+    """The micro-batches of each step; the last may have fewer."""
+    return [given_batches[first : first + accumulate] for first in range(0, len(given_batches), accumulate)]
 
 
 def assert_equal_models(one: nn.Module, other: nn.Module) -> None:
@@ -75,17 +80,12 @@ def test_accumulated_micro_batches_equal_the_big_batch(kind: str, n: int, size: 
     else:
         micro = batches(n, size)
     big = [
-        (torch.cat([x for x, _ in window]), torch.cat([y for _, y in window])) for window in windows(micro, accumulate)
+        (torch.cat([x for x, _ in window]), torch.cat([y for _, y in window])) for window in grouped(micro, accumulate)
     ]
     mine, my_losses = train(loss, micro, accumulate)
     theirs, their_losses = train(loss, big, 1)
     assert_equal_models(mine, theirs)
     assert my_losses == pytest.approx(their_losses, rel=1e-10)
-
-
-def test_the_last_window_of_an_epoch_may_be_smaller() -> None:
-    assert [len(window) for window in windows(range(7), 3)] == [3, 3, 1]
-    assert list(windows([], 3)) == []
 
 
 # ── clipping ─────────────────────────────────────────────────────────────────────────────────────────────────

@@ -18,8 +18,8 @@ from rushlight.runs.checkpoint_files import list_checkpoints
 from rushlight.runs.history import read_history
 from rushlight.training.checkpoint import saver
 from rushlight.training.checkpoint.checkpoint import is_whole, read_checkpoint, unpack
-from rushlight.training.engine import policy as ways
 from rushlight.training.record import ledger
+from rushlight.training.step import runner
 from rushlight.training.step.memory import split
 
 
@@ -158,7 +158,7 @@ def test_a_rollback_to_a_checkpoint_that_is_not_whole_deletes_nothing_and_shows_
 ) -> None:
     monkeypatch.setattr(saver, "CHECKPOINT_SECONDS", 0.0)  # one at nearly every step
     monkeypatch.setattr(saver, "CHECKPOINT_SHARE", math.inf)
-    monkeypatch.setattr(ways, "ROW_SECONDS", 0.0)  # and nothing is looked at within a row of them
+    monkeypatch.setattr(runner, "ROW_SECONDS", 0.0)  # and nothing is looked at within a row of them
     run = tmp_path / "it"
 
     def objective(net: nn.Module, batch: Any) -> Tensor:

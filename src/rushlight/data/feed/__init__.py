@@ -1,8 +1,20 @@
 """How samples become batches: kept in memory, streamed, or by the user's own loader."""
 
 from rushlight.data.feed.batch import Batch, count_samples, equal_parts, tensors_in
+from rushlight.data.feed.feed import Feed
 from rushlight.data.feed.loader import LoaderSplit
-from rushlight.data.feed.reading import are_same, failed, failed_together, not_collated, read_together, seeded, streams
+from rushlight.data.feed.reading import (
+    BatchReader,
+    BatchRequest,
+    SeededDataset,
+    are_same,
+    collated,
+    explained_workers,
+    generator_states,
+    read_sample,
+    seeded,
+    start_reading,
+)
 from rushlight.data.feed.resident import ResidentSplit
 from rushlight.data.feed.split import CPU, Split
 from rushlight.data.feed.streamed import StreamedSplit
@@ -10,18 +22,22 @@ from rushlight.data.feed.streamed import StreamedSplit
 __all__ = [
     "CPU",
     "Batch",
+    "BatchReader",
+    "BatchRequest",
+    "Feed",
     "LoaderSplit",
     "ResidentSplit",
+    "SeededDataset",
     "Split",
     "StreamedSplit",
     "are_same",
+    "collated",
     "count_samples",
     "equal_parts",
-    "failed",
-    "failed_together",
-    "not_collated",
-    "read_together",
+    "explained_workers",
+    "generator_states",
+    "read_sample",
     "seeded",
-    "streams",
+    "start_reading",
     "tensors_in",
 ]

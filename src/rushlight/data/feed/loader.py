@@ -10,7 +10,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from rushlight.data.feed.batch import Batch
-from rushlight.data.feed.reading import seeded
+from rushlight.data.feed.feed import Feed
+from rushlight.data.feed.reading import explained_workers, seeded, start_reading
 from rushlight.data.feed.split import CPU, to_device
 from rushlight.data.order import sample_seed
 
@@ -34,18 +35,24 @@ class LoaderSplit:
         """Unknown: a sampler may repeat or leave out samples, and an iterable dataset has no length."""
         return None
 
-    def batches(self, size: int, *, seed: int, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """Give the loader's batches; `size` is the loader's own business."""
+    def order(self, seed: int, epoch: int) -> None:
+        """Unknown: the order is the loader's own."""
+
+    def batches(self, size: int, *, seed: int, epoch: int, start: int = 0) -> Feed:
+        """Open the loader's batches of a training epoch; their size is the loader's own."""
+        return Feed(self._read(seed, epoch, start))
+
+    def _read(self, seed: int, epoch: int, start: int) -> Iterator[Batch]:
+        name = type(self.loader.dataset).__name__
         with seeded(sample_seed(seed, epoch, -1)):
             for owner in (self.loader, self.loader.sampler, self.loader.batch_sampler):
                 generator = getattr(owner, "generator", None)
                 if isinstance(generator, torch.Generator):
                     generator.manual_seed(sample_seed(seed, epoch, -1))
-            batches = iter(self.loader)
+            batches = start_reading(self.loader, name)
         for number in range(10**18):
-            with seeded(
-                sample_seed(seed, epoch, -2 - number)
-            ):  # reading in this process must not touch the step's stream
+            # reading in this process must not touch the step's stream
+            with seeded(sample_seed(seed, epoch, -2 - number)), explained_workers(name, self.loader.num_workers):
                 batch = next(batches, None)
             if batch is None:
                 return
@@ -54,7 +61,7 @@ class LoaderSplit:
 
     def in_order(self, size: int) -> Iterator[Batch]:
         """Give the loader's batches once."""
-        return self.batches(size, seed=0, epoch=0)
+        return self._read(seed=0, epoch=0, start=0)
 
     def to(self, device: torch.device) -> LoaderSplit:
         """Return the split with its batches moved to `device`."""

@@ -9,9 +9,48 @@ import torch
 from torch import Tensor
 
 from rushlight.data.feed.batch import ALIGNMENT, Batch
+from rushlight.data.feed.feed import Feed
 from rushlight.data.order import epoch_order
 
 GATHERED_BYTES = 1 << 18  # of small batches at once: they stay in the processor's cache
+
+
+class ResidentFeed(Feed):
+    """Batches gathered by index from a split in memory; small ones several at once, since each gathering has its price.
+
+    A batch lies where memory of its own would lie, at a multiple of 64 bytes: kernels may round differently elsewhere.
+    """
+
+    def __init__(self, split: ResidentSplit, order: Tensor, size: int, at: int) -> None:
+        self.split, self.indices, self.size = split, order, size
+        self.at = self.first = at  # the next sample of the epoch; the first of those that are gathered
+        self.inputs, self.targets = split.inputs[:0], split.targets[:0]  # gathered
+        self.joins = max(1, len(order) // size)
+        batch_bytes = [size * tensor[:1].nbytes for tensor in (split.inputs, split.targets)]
+        is_aligned = split.inputs.device.type == "cpu" and not any(count % ALIGNMENT for count in batch_bytes)
+        self.ahead = max(1, GATHERED_BYTES // max(1, *batch_bytes)) if is_aligned else 1
+
+    def take(self, count: int = 1) -> Batch | None:
+        """Return the next `count` batches as one, shorter where the epoch ends; None after its last."""
+        wanted = min(count * self.size, len(self.indices) - self.at)
+        if wanted <= 0:
+            return None
+        if self.at + wanted > self.first + len(self.inputs):
+            self.gather(max(wanted, self.ahead * self.size))
+        rows = slice(self.at - self.first, self.at - self.first + wanted)
+        self.at += wanted
+        # .data: a model may write into its batch, and autograd would tie the next batch to that
+        return self.split.prepare(self.inputs[rows].data), self.targets[rows].data
+
+    def gather(self, samples: int) -> None:
+        """Gather the next samples."""
+        indices, self.first = self.indices[self.at : self.at + samples], self.at
+        # index_select is about four times faster than inputs[indices] at these sizes
+        self.inputs = self.split.inputs.index_select(0, indices)
+        self.targets = self.split.targets.index_select(0, indices)
+
+    def close(self) -> None:
+        """Nothing is read ahead that would have to stop."""
 
 
 @dataclass(frozen=True)
@@ -38,39 +77,13 @@ class ResidentSplit:
         """How many samples there are."""
         return len(self.inputs)
 
-    def batches(
-        self, size: int, *, seed: int, epoch: int, start: int = 0, together: Callable[[], int] = lambda: 1
-    ) -> Iterator[Batch]:
-        """Give the batches of a training epoch: gathered by index, then prepared.
+    def order(self, seed: int, epoch: int) -> Tensor:
+        """Return the samples' indices in the order of a training epoch."""
+        return epoch_order(seed, epoch, len(self.inputs)) if self.is_shuffled else torch.arange(len(self.inputs))
 
-        `together` is asked before each how many of them are wanted at once, one after the other in one.
-        """
-        order = epoch_order(seed, epoch, len(self.inputs)) if self.is_shuffled else torch.arange(len(self.inputs))
-        order = order.to(self.inputs.device)
-        ahead = self.gathered_together(size)
-        inputs, targets = self.inputs[:0], self.targets[:0]  # gathered, from sample `first` of the epoch on
-        first = at = start * size
-        while at < len(order):
-            count = min(together() * size, len(order) - at)
-            if at + count > first + len(inputs):
-                indices, first = order[at : at + max(count, ahead)], at
-                # index_select is about four times faster than inputs[indices] at these sizes
-                inputs, targets = self.inputs.index_select(0, indices), self.targets.index_select(0, indices)
-            rows = slice(at - first, at - first + count)
-            # .data: a model may write into its batch, and autograd would tie the next batch to that
-            yield self.prepare(inputs[rows].data), targets[rows].data
-            at += count
-
-    def gathered_together(self, size: int) -> int:
-        """Return how many samples are gathered at once: several small batches, since each gathering has its price.
-
-        A batch lies where memory of its own would lie, at a multiple of 64 bytes: kernels may round differently elsewhere.
-        """
-        if not len(self.inputs) or self.inputs.device.type != "cpu":
-            return size
-        batch_bytes = [size * tensor[:1].nbytes for tensor in (self.inputs, self.targets)]
-        is_aligned = not any(count % ALIGNMENT for count in batch_bytes)
-        return size * max(1, GATHERED_BYTES // max(1, *batch_bytes)) if is_aligned else size
+    def batches(self, size: int, *, seed: int, epoch: int, start: int = 0) -> Feed:
+        """Open the batches of a training epoch: gathered by index, then prepared."""
+        return ResidentFeed(self, self.order(seed, epoch).to(self.inputs.device), size, start * size)
 
     def in_order(self, size: int) -> Iterator[Batch]:
         """Give all samples once. A batch has memory of its own: a model may write into it."""

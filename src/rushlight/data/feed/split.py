@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from rushlight.data.feed.batch import Batch
+from rushlight.data.feed.feed import Feed
 
 CPU = torch.device("cpu")
 
@@ -35,8 +36,12 @@ class Split(Protocol):
         """The samples' names, by index: files, or rows of a table; None where they have none."""
         ...
 
-    def batches(self, size: int, *, seed: int, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """Give the batches of training epoch `epoch` (from 1), shuffled, leaving out the first `start` batches."""
+    def order(self, seed: int, epoch: int) -> Tensor | None:
+        """Return the samples' indices in the order of training epoch `epoch` (from 1); None where nobody can tell."""
+        ...
+
+    def batches(self, size: int, *, seed: int, epoch: int, start: int = 0) -> Feed:
+        """Open the batches of training epoch `epoch` (from 1), in its order, without the first `start` batches."""
         ...
 
     def in_order(self, size: int) -> Iterator[Batch]:

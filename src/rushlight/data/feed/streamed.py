@@ -8,10 +8,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
 from rushlight.data.feed.batch import Batch
-from rushlight.data.feed.reading import Failed, Reader, Request, Source
+from rushlight.data.feed.feed import Feed
+from rushlight.data.feed.reading import BatchReader, BatchRequest, SeededDataset
 from rushlight.data.feed.split import CPU, to_device
 from rushlight.data.order import epoch_order
 
@@ -20,8 +22,7 @@ from rushlight.data.order import epoch_order
 class StreamedSplit:
     """Samples of a map-style dataset, read as they are needed, by worker processes or in this one.
 
-    Whatever is random in reading a sample depends on (seed, epoch, index) alone: see `reading.py`, which `draws` and
-    `together` are for.
+    Whatever is random in reading a sample depends on (seed, epoch, index) alone: see `reading.py`.
     """
 
     dataset: Dataset[Any]
@@ -30,37 +31,41 @@ class StreamedSplit:
     collate: Callable[[list[Any]], Any] = default_collate
     is_shuffled: bool = True
     device: torch.device = CPU
-    draws: bool | None = True  # None: reading draws nothing, as far as was seen; False: it never does, in any thread
-    together: bool = False  # whether the dataset's own __getitems__ gives a batch's samples
+    is_random: bool | None = (
+        True  # None: reading draws nothing, as far as is known; False: it never does, in any thread
+    )
     around: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext  # holds while it is read
     names: Sequence[str] | None = None  # of each sample: its file or row, for reports and errors
     kind: str = field(default="streamed", init=False)
-    source: Source = field(init=False, repr=False, compare=False)  # who reads
+    reader: BatchReader = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        reader = Reader(self.dataset, self.collate, self.draws, self.together)
-        object.__setattr__(self, "source", Source(reader, self.workers))
+        samples = SeededDataset(self.dataset, self.collate, self.is_random)
+        object.__setattr__(self, "reader", BatchReader(samples, self.workers))
 
     @property
     def samples(self) -> int:
         """How many samples there are."""
         return len(self.dataset)  # type: ignore[arg-type]  # map-style datasets have a length
 
-    def batches(self, size: int, *, seed: int, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """Give the batches of a training epoch, in the order of `order.py`."""
-        order = epoch_order(seed, epoch, self.samples) if self.is_shuffled else torch.arange(self.samples)
-        return self._read(order[start * size :].tolist(), size, seed, epoch)
+    def order(self, seed: int, epoch: int) -> Tensor:
+        """Return the samples' indices in the order of a training epoch."""
+        return epoch_order(seed, epoch, self.samples) if self.is_shuffled else torch.arange(self.samples)
+
+    def batches(self, size: int, *, seed: int, epoch: int, start: int = 0) -> Feed:
+        """Open the batches of a training epoch, read as they are taken."""
+        indices = self.order(seed, epoch)[start * size :].tolist()
+        return Feed(self._read(indices, size, seed, epoch))
 
     def in_order(self, size: int) -> Iterator[Batch]:
         """Give all samples once, unshuffled; what is random in them is drawn as in epoch 0."""
         return self._read(range(self.samples), size, seed=0, epoch=0)
 
     def _read(self, indices: Sequence[int], size: int, seed: int, epoch: int) -> Iterator[Batch]:
-        requests = (Request(seed, epoch, indices[first : first + size]) for first in range(0, len(indices), size))
-        with self.around(), contextlib.closing(self.source.batches(requests, self.device.type == "cuda")) as batches:
+        requests = (BatchRequest(seed, epoch, indices[first : first + size]) for first in range(0, len(indices), size))
+        batches = self.reader.batches(requests, self.device.type == "cuda")
+        with self.around(), contextlib.closing(batches):
             for batch in batches:
-                if isinstance(batch, Failed):
-                    raise batch.error() from RuntimeError(batch.traceback)
                 yield to_device(self.finish(batch), self.device)
 
     def to(self, device: torch.device) -> StreamedSplit:

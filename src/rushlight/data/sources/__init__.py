@@ -1,4 +1,4 @@
-"""Where data comes from: one package for each kind of source."""
+"""Where data comes from: one package for each kind of source, asked in the order of `KINDS`."""
 
 from __future__ import annotations
 
@@ -7,45 +7,23 @@ from typing import TYPE_CHECKING
 from rushlight.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from rushlight.data.sources.arrays import holds_array_files, open_arrays, read_array_files
-    from rushlight.data.sources.datasets import is_ordinary, open_dataset
-    from rushlight.data.sources.images import ImageFolderDataset, open_image_folder, read_image
-    from rushlight.data.sources.named import DATASETS, cache_folder, describe_datasets, open_named
-    from rushlight.data.sources.tables import TABLE_ENDINGS, describe_columns, open_table, read_other_table, read_rows
+    from rushlight.data.sources.arrays import ARRAYS
+    from rushlight.data.sources.datasets import DATASET, LOADER
+    from rushlight.data.sources.images import IMAGES, ImageFolderDataset, read_image
+    from rushlight.data.sources.kind import SourceKind
+    from rushlight.data.sources.named import DATASETS, NAMED, cache_folder, describe_datasets
+    from rushlight.data.sources.tables import TABLE, describe_columns, is_table, read_other_table, read_rows
 
-__all__ = [
-    "DATASETS",
-    "TABLE_ENDINGS",
-    "ImageFolderDataset",
-    "cache_folder",
-    "describe_columns",
-    "describe_datasets",
-    "holds_array_files",
-    "is_ordinary",
-    "open_arrays",
-    "open_dataset",
-    "open_image_folder",
-    "open_named",
-    "open_table",
-    "read_array_files",
-    "read_image",
-    "read_other_table",
-    "read_rows",
-]
+__all__ = ["ARRAYS", "DATASET", "DATASETS", "IMAGES", "LOADER", "NAMED", "TABLE", "ImageFolderDataset", "SourceKind", "cache_folder", "describe_columns", "describe_datasets", "is_table", "read_image", "read_other_table", "read_rows"]  # fmt: skip
 
 __getattr__, __dir__ = lazy_names(
     __name__,
     {
-        "rushlight.data.sources.arrays": ["holds_array_files", "open_arrays", "read_array_files"],
-        "rushlight.data.sources.datasets": ["is_ordinary", "open_dataset"],
-        "rushlight.data.sources.images": ["ImageFolderDataset", "open_image_folder", "read_image"],
-        "rushlight.data.sources.named": ["DATASETS", "cache_folder", "describe_datasets", "open_named"],
-        "rushlight.data.sources.tables": [
-            "TABLE_ENDINGS",
-            "describe_columns",
-            "open_table",
-            "read_rows",
-            "read_other_table",
-        ],
+        "rushlight.data.sources.arrays": ["ARRAYS"],
+        "rushlight.data.sources.datasets": ["DATASET", "LOADER"],
+        "rushlight.data.sources.images": ["IMAGES", "ImageFolderDataset", "read_image"],
+        "rushlight.data.sources.kind": ["SourceKind"],
+        "rushlight.data.sources.named": ["DATASETS", "NAMED", "cache_folder", "describe_datasets"],
+        "rushlight.data.sources.tables": ["TABLE", "describe_columns", "is_table", "read_other_table", "read_rows"],
     },
 )

@@ -29,11 +29,10 @@ from torch import Tensor
 
 from rushlight import files
 from rushlight.errors import RunError, StorageError, UsageError, WeightsError
-from rushlight.runs import (
+from rushlight.runs import keep_values
+from rushlight.runs.checkpoint_files import (
     CHECKPOINTS,
     FORMAT,
-    HISTORY,
-    LOSSES,
     MID_EPOCH,
     STATE,
     SUMS,
@@ -119,7 +118,7 @@ def write_snapshot(run: Path, snapshot: Snapshot, keep_epochs: bool = False) -> 
     """
     folder = run / CHECKPOINTS / snapshot.name
     if not is_whole(folder):  # a whole one of this name holds this very state, and may be the only one there is
-        for name in (HISTORY, LOSSES):
+        for name in ("history.jsonl", "losses.f32"):
             if (run / name).exists():
                 files.sync_file(run / name)
         with files.replacing_folder(folder) as temporary:
@@ -192,6 +191,7 @@ def restore(training: Training, folder: Path, *, drops_newer: bool = False) -> N
         drop_newer(training.folder, folder)  # a kill after this leaves a run whose newest checkpoint is this one
     tails = [tensors[f"{name}_tail"].numpy().tobytes() for name in ("history", "losses")]
     training.history.restore(content["history_bytes"], content["losses_bytes"], tails[0], tails[1])
+    keep_values(training.folder, training.state["epoch"] - 1)
 
 
 def bring_back(training: Training, folder: Path, content: dict[str, Any], tensors: dict[str, Tensor]) -> None:

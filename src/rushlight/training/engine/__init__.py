@@ -1,5 +1,21 @@
-"""Executes optimizer steps faster: fused, channels last, compiled; each verified against the exact step."""
+"""Executes optimizer steps: exactly, or faster, each faster mode verified against the exact step."""
 
-from rushlight.training.engine.policy import Steps
+from rushlight.training.checkpoint import Saver
+from rushlight.training.engine.exact import ExactEngine
+from rushlight.training.engine.protocol import Engine, Plan
+from rushlight.training.state import Training
+from rushlight.training.step import Parts
 
-__all__ = ["Steps"]
+__all__ = ["Engine", "ExactEngine", "Plan", "open_engine"]
+
+
+def open_engine(training: Training, parts: Parts, saver: Saver) -> Engine:
+    """Return the engine that a recipe asks for. The exact one needs nothing else of this package."""
+    if training.recipe.numerics == "exact":
+        if training.recipe.compile == "first":
+            reason = "exact numerics were asked for"
+            training.events.message(f"The steps are not compiled: {reason}. Training goes on as it is.")
+        return ExactEngine(training, parts, saver)
+    from rushlight.training.engine.policy import FastEngine
+
+    return FastEngine(training, parts, saver)

@@ -12,6 +12,7 @@ before it takes effect, and a run that is resumed follows what is written there.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import time
@@ -24,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from rushlight import files
-from rushlight.data import Batch, ResidentSplit, count_samples, equal_parts, step_seed
+from rushlight.data import Batch, Feed, count_samples, step_seed
 from rushlight.device import available_memory, usable_cores
 from rushlight.errors import RunError
 from rushlight.runs import write_notice
@@ -45,15 +46,27 @@ from rushlight.training.engine.compiled import (
     why_not_here,
 )
 from rushlight.training.engine.eager import eager_step, has_fused_update, with_channels_last
+from rushlight.training.engine.exact import most_in_a_row, whole_steps_left
 from rushlight.training.engine.fingerprint import hooks_in, is_step_hooked, settings_of, trained_of
+from rushlight.training.engine.protocol import Plan
 from rushlight.training.engine.step_check import Outcome, Rates, Stretch, copies, put, tensors_of
 from rushlight.training.engine.updates import rule_of
 from rushlight.training.interrupt import Interrupt
 from rushlight.training.objective import step_hooks
 from rushlight.training.recipe import steps_per_epoch
-from rushlight.training.record import Taken
-from rushlight.training.state import Training
-from rushlight.training.step import Parts, Rescue, Step, exact_step, has_images, windows
+from rushlight.training.record import StepsDone
+from rushlight.training.state import State, Training
+from rushlight.training.step import (
+    Parts,
+    Row,
+    Step,
+    StepFailed,
+    StepRunner,
+    cut,
+    exact_step,
+    has_images,
+    steps_done,
+)
 
 WAYS = "ways.json"
 FEWEST_STEPS = 200  # left to do, for a faster way to be worth a look
@@ -68,8 +81,6 @@ DECIDE_AFTER = 1.0  # seconds of training, for the time left to be known
 POLL_SECONDS = 0.2  # between two looks at the process that compiles
 SMALL_STEP = 5e6  # floating-point operations, about: below that, several steps are taken in one call
 STEPS_TOGETHER = 8
-CALLS_IN_A_ROW = 32
-ROW_SECONDS = 0.02  # about: a checkpoint that is due waits for that long
 LOOK_BYTES = 100  # for each parameter: the states compared, and the reference in float64
 
 
@@ -94,8 +105,7 @@ class Way:
 
 EXACT = Way(0, "exact")
 
-Losses = Sequence[float | Tensor]  # by step
-Done = tuple[Losses, Tensor | None, list[float]]  # with the outputs of the last samples, and the rates by step
+Done = tuple[list[float | Tensor], Tensor | None, list[float]]  # losses by step, the last outputs, rates by step
 
 
 class Record:
@@ -160,24 +170,22 @@ class Candidate:
     failures: int = 0  # in a row
 
 
-class Steps:
-    """Takes the steps of a training, each in the way that is in force."""
+class FastEngine:
+    """Executes each step in the way that is in force, and looks for a faster one."""
 
     def __init__(self, training: Training, parts: Parts, saver: Saver) -> None:
         self.training, self.parts, self.state = training, parts, training.state
         self.exact = exact_step(parts)
-        self.rescue = Rescue(training, saver)
-        self.generator = step_generator(training.device)
+        self.runner = StepRunner(training, parts, saver)
+        self.generator = self.runner.generator
         self.record = Record(training)
-        self.count = 1  # steps in the next call
-        self.calls = 1  # that are made next, one after the other
-        self.short_calls = 1  # that take so little time that they may be made in a row
-        self.batches_at_once = batches_at_once(training)
+        self.row = Row()
+        self.ahead = self.joins = 1  # batches that the feed has at once, and can join
+        self.epoch = 0  # the one in which changes by the user were looked for
         self.way = EXACT  # in force
         self.is_entered = False  # since the last step
         self.base = EXACT  # for steps that the compiled way cannot take
         self.eager: Step = self.exact
-        self.threads, self.spared = torch.get_num_threads(), 0  # all; those that steps do without now
         self.compiled: CompiledSteps | None = None
         self.compiled_key = ""  # of these
         self.candidate: Candidate | None = None  # what the next steps look at
@@ -188,14 +196,15 @@ class Steps:
         self.began, self.first_step = time.perf_counter(), self.state["step"]
         self.is_probed = bool(self.record.ways)  # by a process before this one
         self.settings = self.all_settings() if self.is_probed else {}  # after the last look at them
-        self.last_window: Sequence[Batch] = ()
-        self.left: list[list[Batch]] = []  # windows of a row of steps that ended before its last
+        self.last_batches: Sequence[Batch] = ()
         self.has_images = has_images(training.model)
         self.is_on_processor = training.device.type == "cpu"
         self.obstacle = self.find_obstacle()
         self.note_obstacle()
         if any(way.spared for way in self.record.ways if way.step <= self.state["step"]):
-            torch.set_num_threads(self.threads)  # once it was set, MKL chooses otherwise: as in the process before
+            torch.set_num_threads(
+                torch.get_num_threads()
+            )  # once it was set, MKL chooses otherwise: as in the process before
 
     # ── which way ────────────────────────────────────────────────────────────────────────────────────────
 
@@ -210,7 +219,7 @@ class Steps:
             return "its loss is a function"
         if (hooks := self.hooks()) is not None:
             return hooks
-        if self.full_windows() + self.state["window"] < 1:
+        if whole_steps_left(self.training) + self.state["window"] < 1:
             return "an epoch has no whole batch"
         parameters = sum(parameter.numel() for parameter in training.model.parameters())
         is_large = parameters * LOOK_BYTES > available_memory() / 2
@@ -232,43 +241,17 @@ class Steps:
             return f"{hooked} has hooks"
         return "somebody has hooks on the optimizer's steps" if is_step_hooked(self.training.optimizer) else None
 
-    def windows(self) -> Iterator[list[Batch]]:
-        """Give what the next steps of this epoch work on: the window of one, or one batch that holds those of several."""
-        try:
-            yield from self.windows_left()
-        finally:
-            self.spare(0)  # the test has all threads
-
-    def windows_left(self) -> Iterator[list[Batch]]:
-        """Give them with the threads of the way in force."""
-        recipe, split, epoch = self.training.recipe, self.training.data.train, self.state["epoch"]
-        start = self.state["window"] * recipe.accumulate
-        if isinstance(split, ResidentSplit) and recipe.accumulate == 1:
-            batches = split.batches(recipe.batch_size, seed=recipe.seed, epoch=epoch, start=start, together=self.choose)
-            self.left = []
-            for batch in batches:
-                yield [batch]
-                self.calls = 1
-                while self.left:
-                    yield self.left.pop(0)
-            return
-        for window in windows(
-            split.batches(recipe.batch_size, seed=recipe.seed, epoch=epoch, start=start), recipe.accumulate
-        ):
-            self.choose()
-            yield window
-            self.spare(0)  # the next is read with all threads, as the first is
-
-    def choose(self) -> int:
-        """Choose the way of the next steps; return how many of them are taken before anything else is looked at."""
-        self.count = self.calls = 1
+    def next(self, state: State, feed: Feed) -> Plan:
+        """Return which steps are next: in the way that is in force, or to look at a faster one."""
+        self.ahead, self.joins = most_in_a_row(self.training, feed), feed.joins
+        if state["epoch"] != self.epoch:
+            self.epoch = state["epoch"]
+            self.check_settings()
         if self.obstacle is None or self.record.ways:
-            self.choose_way()
-        elif self.short_calls > 1:
-            self.calls = self.calls_in_a_row(1, None)
-        return self.count * self.calls
+            return self.choose_way()
+        return Plan(self.calls_in_a_row(1, None))
 
-    def choose_way(self) -> None:
+    def choose_way(self) -> Plan:
         """Enter the way that is in force, look for a faster one, and choose how many steps are next."""
         step = self.state["step"]
         way = self.record.at(step)
@@ -277,7 +260,6 @@ class Steps:
         if self.way.name == "compiled" and self.compiled is not None and not self.compiled.is_current:
             self.leave("the optimizer's settings are others now")
             self.enter(self.record.at(step))
-        self.spare(self.way.spared)
         following = self.record.after(step)
         if following is None:
             self.share_processors(step)  # what the process before this one compiled has ended with it
@@ -285,21 +267,23 @@ class Steps:
                 self.candidate = self.candidate or self.next_candidate(step)
             self.share_processors(step)
             if self.candidate is not None:
-                self.count = way.count if (way := self.candidate.way).count <= self.full_windows() else 1
-                return
-        self.count = self.way.count if self.fits(following) else 1
-        is_whole = self.count == self.way.count  # else as few single steps as there may be: each is executed otherwise
-        if self.short_calls > 1 and is_whole:
-            self.calls = self.calls_in_a_row(self.count, following)
+                count = way.count if (way := self.candidate.way).count <= whole_steps_left(self.training) else 1
+                return Plan(count, count, verifies=True)
+        if not self.fits(following):
+            # as few single steps as there may be until the next call of machine code: each is executed otherwise
+            return Plan(self.calls_in_a_row(1, following) if self.way.count == 1 else 1)
+        return Plan(self.way.count * self.calls_in_a_row(self.way.count, following), self.way.count)
 
     def calls_in_a_row(self, count: int, following: int | None) -> int:
         """Return how many calls of `count` steps to make one after the other; the way changes at step `following`."""
-        if not self.is_settled or any(step_hooks(self.parts.optimizer)):  # somebody looks at one step after the other
+        if (
+            self.row.calls == 1 or not self.is_settled or any(step_hooks(self.parts.optimizer))
+        ):  # somebody looks at one step after the other
             return 1
         step = self.state["step"]
         change = math.inf if following is None else following - step
-        steps = min(self.full_windows(), change, self.steps_to_look(step))
-        return max(1, int(min(self.short_calls, steps // count)))
+        steps = min(self.ahead, whole_steps_left(self.training), change, self.steps_to_look(step))
+        return max(1, int(min(self.row.calls, steps // count)))
 
     def fits(self, following: int | None) -> bool:
         """Tell whether the next steps can be taken in one call of the compiled way."""
@@ -308,14 +292,9 @@ class Steps:
         count, ends = self.way.count, self.state["step"] + self.way.count
         return (
             self.state["window"] % count == 0
-            and count <= self.full_windows()
+            and count <= whole_steps_left(self.training)
             and (following is None or ends <= following)
         )
-
-    def full_windows(self) -> float:
-        """Return how many steps with a whole batch are left in this epoch; infinite where its length is unknown."""
-        samples, recipe = self.training.data.train.samples, self.training.recipe
-        return math.inf if samples is None else samples // recipe.batch_size - self.state["window"]
 
     def steps_left(self) -> float:
         """Return how many steps are left to the end of the run; infinite where that is unknown."""
@@ -329,24 +308,26 @@ class Steps:
         At the end of each operation all threads wait for the slowest, which is the one that shares its processor. Where
         there were two, a training that kept both lost 17 s beside a process that compiled for 15, this one 6 to 7.
         """
-        is_crowded = self.compilation is not None and self.threads >= max(2, usable_cores())
+        is_crowded = self.compilation is not None and torch.get_num_threads() >= max(2, usable_cores())
         if is_crowded != bool(self.way.spared):
             self.record.add(replace(self.way, step=step, message="", spared=int(is_crowded)))
             self.enter(self.record.at(step))
 
-    def spare(self, spared: int) -> None:
-        """Let torch use so many threads fewer than it has."""
-        if spared == self.spared:
+    @contextlib.contextmanager
+    def sparing(self, spared: int) -> Iterator[None]:
+        """Let torch use so many threads fewer than it has, for a block."""
+        if not spared:
+            yield
             return
-        if not self.spared:
-            self.threads = torch.get_num_threads()
-        self.spared = spared or self.spared  # a signal may come between
-        torch.set_num_threads(max(1, self.threads - spared))
-        self.spared = spared
+        threads = torch.get_num_threads()
+        try:
+            torch.set_num_threads(max(1, threads - spared))
+            yield
+        finally:
+            torch.set_num_threads(threads)
 
     def enter(self, way: Way) -> None:
         """Begin to execute steps in another way."""
-        self.spare(way.spared)  # before anything is compiled again: for all threads
         if way.name == "compiled":
             ready = self.ready(way)
             if ready is None:
@@ -355,7 +336,7 @@ class Steps:
         self.base = replace(way, name="eager" if way.fused or way.channels_last else "exact")
         self.eager = self.eager_way(self.base) if self.base.name == "eager" else self.exact
         self.way = way
-        self.short_calls = 1  # how long one takes is not known yet
+        self.row = Row()
         self.is_entered = True
 
     def next_candidate(self, step: int) -> Candidate | None:
@@ -400,7 +381,7 @@ class Steps:
 
     def compiled_package(self) -> Package | None:
         """Return compiled steps that nobody has looked at yet; begin to compile them when that will pay."""
-        if "compiled" in self.tried or self.way.name == "compiled" or not self.last_window:
+        if "compiled" in self.tried or self.way.name == "compiled" or not self.last_batches:
             return None  # without a window there is nothing to compile for: this process has taken no step yet
         if self.compilation is not None:
             return self.compilation_result()
@@ -452,9 +433,9 @@ class Steps:
             return f"{type(parts.optimizer).__name__} has no rule for it, as it is set"
         if getattr(self.training.schedule.live, "cycle_momentum", False):
             return "its schedule changes the momentum in every step"
-        if not all(isinstance(part, Tensor) for part in self.last_window[0]) or len(self.last_window[0]) != 2:
+        if not all(isinstance(part, Tensor) for part in self.last_batches[0]) or len(self.last_batches[0]) != 2:
             return "its batches are not pairs of tensors"
-        if self.has_images and not self.last_window[0][0].is_contiguous():
+        if self.has_images and not self.last_batches[0][0].is_contiguous():
             return "its images lie in memory in an order of their own"
         counts = {float(kept["step"]) for kept in parts.optimizer.state.values() if "step" in kept}
         trained = [each for group in parts.optimizer.param_groups for each in group["params"] if each.requires_grad]
@@ -470,7 +451,7 @@ class Steps:
     def tell_not_compiled(self, reason: str, aloud: bool = False) -> None:
         """Say why the steps are not compiled, `aloud` or to whoever asked for it."""
         if aloud or self.training.recipe.compile == "first":
-            self.training.progress.message(f"The steps are not compiled: {reason}. Training goes on as it is.")
+            self.training.events.message(f"The steps are not compiled: {reason}. Training goes on as it is.")
 
     def note(self, message: str) -> None:
         """Note for this session what depends on the machine and the moment."""
@@ -482,7 +463,7 @@ class Steps:
 
     def example(self, count: int) -> tuple[Tensor, Tensor]:
         """Return samples and targets of `count` steps, for their shapes."""
-        inputs, targets = self.last_window[0]
+        inputs, targets = self.last_batches[0]
         samples, targets = self.for_compiled((torch.cat([inputs] * count), torch.cat([targets] * count)))
         return samples, targets
 
@@ -495,13 +476,13 @@ class Steps:
         if self.has_images:
             return 1  # the same weights at every place: much work even with few of them
         operations = 6.0 * sum(each.numel() for each in self.parts.model.parameters()) * self.training.recipe.batch_size
-        inputs = self.last_window[0][0]
+        inputs = self.last_batches[0][0]
         if inputs.dim() > 2:  # likewise at every place of a sequence
             operations *= inputs.shape[1]
-        data, schedule = self.training.data.train, self.training.schedule
-        if not isinstance(data, ResidentSplit) or schedule.by_step or operations > SMALL_STEP:
+        schedule = self.training.schedule
+        if schedule.by_step or operations > SMALL_STEP:
             return 1
-        return STEPS_TOGETHER if data.samples // self.training.recipe.batch_size >= STEPS_TOGETHER else 1
+        return STEPS_TOGETHER if self.joins >= STEPS_TOGETHER else 1
 
     def key(self, takes: Sequence[Any], count: int) -> str:
         """Return the key of the package for this training with `count` steps in a call on such samples and targets."""
@@ -515,7 +496,7 @@ class Steps:
             return None
         self.looked_at = now
         if waits:
-            self.training.progress.message("The steps are being compiled …")
+            self.training.events.message("The steps are being compiled …")
         result = self.compilation.result(waits)
         if result is None:
             return None
@@ -559,7 +540,7 @@ class Steps:
 
     def compiled_again(self, way: Way) -> Package | str:
         """Compile once more what the cache has lost, with the same choices; return why that failed where it did."""
-        self.training.progress.message("The steps are being compiled again …")
+        self.training.events.message("The steps are being compiled again …")
         if (reason := why_not_here()) is not None:
             return reason
         samples, targets = laid_out(way.takes)
@@ -572,61 +553,52 @@ class Steps:
 
     # ── taking steps ─────────────────────────────────────────────────────────────────────────────────────
 
-    def take(self, window: list[Batch], interrupt: Interrupt) -> Taken:
-        """Take the steps that `windows` gave a window for, and count them in the state."""
-        step, self.last_window = self.state["step"], window
-        if self.candidate is None and self.is_settled:
-            taken = self.take_row(window, interrupt)
-        else:
-            taken = self.take_some(window)
+    def run(self, plan: Plan, batches: list[Batch], interrupt: Interrupt) -> StepsDone:
+        """Execute the steps that were planned."""
+        step, self.last_batches = self.state["step"], cut(batches, plan.count)[-1]
+        with self.sparing(self.way.spared):
+            if plan.verifies or not self.is_settled:
+                done = self.run_some(plan, batches)
+            else:
+                done = self.run_row(plan, batches, interrupt)
         if self.is_entered:  # said now that the step is done: what is saved before it must not have the line yet
             self.is_entered = False
             for line in self.record.messages(step):
-                self.training.history.write({**line, "time": time.time()})
-        return taken
+                self.training.events.emit(**line)
+        return steps_done(self.training.objective, batches, plan.count, *done)
 
-    def take_some(self, window: list[Batch]) -> Taken:
-        """Take one step or several, and find out what is to be known of them."""
-        count = self.count
-        windows = cut(window, count)
-        is_whole = len(windows[-1]) == 1 and count_samples(windows[-1][0]) == self.training.recipe.batch_size
-        if self.candidate is not None and self.candidate.way.count == count and is_whole and self.suits(window[0]):
-            stretch = Stretch(windows, self.rates(count), self.seeds(count))
-            return self.counted(window, count, self.look(self.candidate, stretch, window[0]))
+    def run_some(self, plan: Plan, batches: list[Batch]) -> Done:
+        """Execute one step or several, and find out what is to be known of them."""
+        steps = cut(batches, plan.count)
+        is_whole = len(steps[-1]) == 1 and count_samples(steps[-1][0]) == self.training.recipe.batch_size
+        if (
+            self.candidate is not None
+            and self.candidate.way.count == plan.count
+            and is_whole
+            and self.suits(batches[0])
+        ):
+            stretch = Stretch(steps, self.rates(plan.count), self.seeds(plan.count))
+            return self.look(self.candidate, stretch, batches[0])
         watch = None if self.is_settled else self.watched()
-        done = self.take_eagerly(self.base_step(), windows)
+        done = self.runner.run(self.base_step(), steps)
         if watch is not None:
             self.probe(watch)
-        return self.counted(window, count, done)
+        return done
 
-    def take_row(self, window: list[Batch], interrupt: Interrupt) -> Taken:
-        """Take steps with nothing around them; find out how many calls are short enough to be made in a row."""
-        steps, began = self.calls * self.count, time.perf_counter()
-        windows = cut(window, self.calls)
-        is_compiled = self.way.name == "compiled" and self.fits(None)
-        prepared = [[self.for_compiled(batch) for batch in each] for each in windows] if is_compiled else []
-        if self.compiled is not None and prepared and self.compiled.takes(prepared[0][0]):
-            done = self.take_compiled(prepared, interrupt)
+    def run_row(self, plan: Plan, batches: list[Batch], interrupt: Interrupt) -> Done:
+        """Execute steps with nothing around them; find out how many calls are short enough to be made in a row."""
+        began = time.perf_counter()
+        prepared: list[Batch] = []
+        if self.way.name == "compiled" and plan.per_call == self.way.count and self.fits(None):
+            calls = cut(batches, plan.count // plan.per_call)
+            prepared = [self.for_compiled(batch) for [batch] in calls] if len(batches) == 1 else []
+        if self.compiled is not None and prepared and self.compiled.takes(prepared[0]):
+            done = self.run_compiled(prepared, interrupt)
         else:
-            if self.count > 1:
-                windows, self.count = cut(window, steps), 1
-            done = self.take_eagerly(self.base_step(), windows, interrupt)
-        calls = len(done[0]) // self.count
-        self.left += windows[calls:]
-        most = min(CALLS_IN_A_ROW, self.batches_at_once // self.count)
-        if most > 1:
-            self.short_calls = max(1, min(most, int(ROW_SECONDS * calls / (time.perf_counter() - began))))
-        return self.counted(window, steps, done)
-
-    def counted(self, window: list[Batch], steps: int, done: Done) -> Taken:
-        """Return what was done with a window that holds `steps` steps, or with the first of them, with their weights and samples."""
-        objective, (losses, outputs, rates) = self.training.objective, done
-        if steps == 1:
-            weights, samples = [sum(map(objective.weight, window))], [int(sum(map(count_samples, window)))]
-        else:
-            weights = objective.weights(window[0], steps)
-            samples = [int(count_samples(window[0])) // steps] * steps
-        return Taken(losses, outputs, weights[: len(rates)], rates, samples[: len(rates)])
+            done = self.runner.run(self.base_step(), cut(batches, plan.count), lambda: interrupt.requested)
+        calls_made = max(1, len(done[0]) // plan.per_call)
+        self.row.measure(calls_made, time.perf_counter() - began, self.ahead // plan.per_call)
+        return done
 
     def base_step(self) -> Step:
         """Return what executes the steps that are not compiled."""
@@ -642,44 +614,25 @@ class Steps:
         """Whether nothing is left to find out about the model."""
         return self.is_probed or self.obstacle is not None
 
-    def take_compiled(self, windows: Sequence[Sequence[Batch]], interrupt: Interrupt) -> Done:
-        """Take the steps of each window, laid out for it, in one call; no more of them once there is a signal."""
+    def run_compiled(self, batches: list[Batch], interrupt: Interrupt) -> Done:
+        """Execute the steps of each batch, laid out for it, in one call; no more of them once there is a signal."""
         assert self.compiled is not None
         state, count = self.state, self.way.count
-        losses: list[float] = []
+        losses: list[float | Tensor] = []
         rates: list[float] = []
-        for ((samples, targets),) in windows:
-            outputs = losses_of_call = None  # as in `take_eagerly`
+        for batch in batches:
+            outputs = losses_of_call = None  # as in `StepRunner.run`
             rates_of_call = self.rates(count)
             seeds = self.seeds(count) if self.compiled.each else ()
-            losses_of_call, outputs = self.compiled.take(samples, targets, rates_of_call, seeds, self.generator)
+            try:
+                losses_of_call, outputs = self.compiled.take(batch[0], batch[1], rates_of_call, seeds, self.generator)
+            except RuntimeError as error:
+                raise StepFailed(error, batch) from error
             losses += losses_of_call.reshape(-1).tolist()
             rates += [rate[0] for rate in rates_of_call]
             state["window"] += count
             state["step"] += count
             if interrupt.requested:
-                break
-        return losses, outputs, rates
-
-    def take_eagerly(
-        self, execute: Step, windows: Sequence[Sequence[Batch]], interrupt: Interrupt | None = None
-    ) -> Done:
-        """Take steps one by one, all of them; with an `interrupt` no more once there is a signal, or the state is to be saved."""
-        state, schedule, rescue = self.state, self.training.schedule, self.rescue
-        recipe, group = self.training.recipe, self.parts.optimizer.param_groups[0]
-        losses: list[float | Tensor] = []
-        rates: list[float] = []
-        for window in windows:
-            outputs = loss = None  # let go: the next step puts its own there, and finds it in the cache
-            schedule.before_step(state["step"])
-            self.last_window = window
-            seed = step_seed(recipe.seed, state["epoch"], state["window"])
-            loss, outputs = rescue.step(execute, window, self.generator, seed)
-            losses.append(loss.item() if self.is_on_processor else loss)  # nobody waits for a processor
-            rates.append(group["lr"])
-            state["window"] += 1
-            state["step"] += 1
-            if interrupt is not None and (interrupt.requested or rescue.saver.is_asked_for):
                 break
         return losses, outputs, rates
 
@@ -745,8 +698,9 @@ class Steps:
         if self.record.at(self.state["step"]).name != "exact":
             self.record.add(Way(self.state["step"], "exact", message=f"From here on exactly: {reason}."))
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         """Enter the way that is recorded anew before the next step: the state is another, and so are the optimizer's tensors."""
+        self.epoch = 0
         self.way = self.base = EXACT
         self.eager, self.compiled, self.compiled_key, self.candidate = self.exact, None, "", None
 
@@ -758,7 +712,7 @@ class Steps:
             self.record.add(replace(EXACT, step=step, spared=now.spared))
         live = tensors_of(self.parts)
         before = copies(live)
-        done = self.take_eagerly(self.exact, stretch.windows)
+        done = self.runner.run(self.exact, stretch.windows)
         exact = Outcome(
             torch.tensor(done[0], dtype=torch.float64),
             copies({**tensors_of(self.parts), **agreement.gradients_of(self.parts)}),
@@ -789,7 +743,7 @@ class Steps:
             way = replace(way, since=way.step, message=adopted(way))
             self.record.add(way)
             if way.name == "compiled":
-                self.training.progress.message(way.message)
+                self.training.events.message(way.message)
             return
         base = self.base if candidate.is_new or way.name == "compiled" else replace(EXACT, spared=self.way.spared)
         back = replace(base, step=way.step, message="")
@@ -805,7 +759,7 @@ class Steps:
                     self.tell_not_compiled(f"what they computed was not near enough ({reason})")
             else:
                 back = replace(back, message=message)
-                self.training.progress.message(message)
+                self.training.events.message(message)
         elif way.name == "compiled":
             self.give_up_compiling(f"that was only {way.gain:.2f} times as fast")
         if self.record.at(self.state["step"]).name != back.name or back.message:
@@ -890,7 +844,6 @@ class Steps:
 
     def close(self) -> None:
         """End the process that compiles beside the training, and give torch its threads back."""
-        self.spare(0)
         self.stop_compiling()
 
     def stop_compiling(self) -> None:
@@ -909,19 +862,6 @@ def compile_seconds(model: nn.Module) -> float:
     return COMPILE_SECONDS + LAYER_SECONDS * layers
 
 
-def batches_at_once(training: Training) -> int:
-    """Return how many batches can be had in one at the most; one, where something is to be done between two steps."""
-    split, recipe = training.data.train, training.recipe
-    if not isinstance(split, ResidentSplit) or recipe.accumulate > 1 or training.schedule.by_step:
-        return 1
-    return split.gathered_together(recipe.batch_size) // recipe.batch_size
-
-
-def cut(window: list[Batch], count: int) -> list[list[Batch]]:
-    """Return the windows that are equal parts of one."""
-    return [window] if count == 1 else [[batch] for batch in equal_parts(window[0], count)]
-
-
 def adopted(way: Way) -> str:
     """Say that a way is in force from its step on, and what that gains."""
     means = {
@@ -931,11 +871,3 @@ def adopted(way: Way) -> str:
         ),
     }[way.name]
     return f"From step {way.step + 1:,} on, steps are executed {means}: {way.microseconds:,.0f} µs each, {way.gain:.1f} times as fast."
-
-
-def step_generator(device: torch.device) -> torch.Generator:
-    """Return the generator that dropout draws from on the device."""
-    if device.type == "cuda":
-        index = torch.cuda.current_device() if device.index is None else device.index
-        return torch.cuda.default_generators[index]
-    return torch.default_generator

@@ -12,6 +12,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from rushlight.errors import UsageError, check_choice
 from rushlight.report import Report
+from rushlight.texts import Note
 from rushlight.training.recipe import SCHEDULES
 
 BY_STEP = (
@@ -47,7 +48,7 @@ class Schedule:
             raise UsageError("schedule-needs-length", schedule=self.name)
         if self.live is not None and not isinstance(self.live, LRScheduler):
             raise UsageError(
-                "bad-choice", option="schedule", value=schedule, choices=f"{', '.join(SCHEDULES)} or a live scheduler",
+                "bad-choice", option="schedule", value=schedule, choices=Note("training.or-a-live-scheduler", names=", ".join(SCHEDULES)),
                 suggestion="",
             )  # fmt: skip
         if self.live is not None and self.live.optimizer is not optimizer:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rushlight.console import format_count, format_step
+from rushlight.formats import format_count, format_step
 from rushlight.texts import Note
 
 PARTS = ("data", "forward", "loss", "backward", "update", "compiled", "rest")  # compiled: all but the data in one

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from rushlight.data import Batch, ImageFolderDataset, Split, memory_limit
+from rushlight.data import Batch, Feed, ImageFolderDataset, Split, memory_limit
 from rushlight.device import usable_cores
 from rushlight.runs import write_notice
 from rushlight.training.state import Training
@@ -33,7 +33,7 @@ def telling_of_waiting(training: Training) -> Training:
 
     def tell(share: float) -> None:
         message = sentence(share, reading_of(data.train))
-        training.progress.warning(message)
+        training.events.warning(message)
         write_notice(training.folder, training.state["step"], message)
 
     return replace(training, data=replace(data, train=TimedSplit(data.train, tell)))
@@ -63,10 +63,10 @@ class TimedSplit:
         """How many samples an epoch has, as far as the split can tell."""
         return self.split.samples
 
-    def batches(self, size: int, *, seed: int, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """Give the split's batches of a training epoch, timed until there is something to tell."""
-        batches = self.split.batches(size, seed=seed, epoch=epoch, start=start)
-        return batches if self.is_told else self.timed(batches)
+    def batches(self, size: int, *, seed: int, epoch: int, start: int = 0) -> Feed:
+        """Open the split's batches of a training epoch, timed until there is something to tell."""
+        feed = self.split.batches(size, seed=seed, epoch=epoch, start=start)
+        return feed if self.is_told else Feed(self.timed(feed))
 
     def in_order(self, size: int) -> Iterator[Batch]:
         """Give the split's batches for testing."""

@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from rushlight import files
-from rushlight.console import print_profile
-from rushlight.data import Batch, Split
+from rushlight.data import Batch, Feed, Split
 from rushlight.device import bfloat16_refusal, usable_cores
 from rushlight.errors import StorageError
+from rushlight.texts import Note
 from rushlight.training.checkpoint import random_streams, restore_random_streams
 from rushlight.training.loop import Epoch
 from rushlight.training.objective import Objective, make_objective
@@ -60,6 +60,29 @@ class Tally:
         return {part: lap * 1e-9 / self.steps for part, lap in self.laps.items()}
 
 
+class WatchedFeed(Feed):
+    """A feed that tells a watch when a batch is asked for, and when it came."""
+
+    def __init__(self, feed: Feed, watch: Watch) -> None:
+        self.feed, self.watch = feed, watch
+        self.joins, self.ahead = feed.joins, feed.ahead
+
+    def take(self, count: int = 1) -> Batch | None:
+        """Return the feed's next batches."""
+        self.watch.before_batch()
+        batch = self.feed.take(count)
+        if batch is None:
+            self.watch.after_last_batch()
+        else:
+            self.watch.has_batch = True
+            self.watch.stopwatch.switch("rest")
+        return batch
+
+    def close(self) -> None:
+        """Close the feed."""
+        self.feed.close()
+
+
 class Watch:
     """Owns what the watched steps took, and says it when there are enough of them.
 
@@ -95,19 +118,11 @@ class Watch:
 
     def reading(self, split: Split) -> Split:
         """Return the split with the reading of its training batches watched."""
-        watched, give = copy.copy(split), split.batches
+        watched, opened = copy.copy(split), split.batches
 
-        def batches(size: int, **named: Any) -> Iterator[Batch]:
+        def batches(size: int, **named: Any) -> Feed:
             self.stopwatch.drop()
-            self.before_batch()
-            if "together" in named:
-                named["together"] = self.between(named["together"])
-            for batch in give(size, **named):
-                self.has_batch = True
-                self.stopwatch.switch("rest")
-                yield batch
-                self.before_batch()
-            self.after_last_batch()
+            return WatchedFeed(opened(size, **named), self)
 
         object.__setattr__(watched, "batches", batches)  # of this instance; all else about it is as it was
         return watched
@@ -131,17 +146,6 @@ class Watch:
             self.stopwatch.switch("rest")
         else:
             self.stopwatch.drop()
-
-    def between(self, choose: Callable[[], int]) -> Callable[[], int]:
-        """Return the function that is asked in the midst of reading, as no part of it."""
-
-        def chosen() -> int:
-            self.stopwatch.switch("rest")
-            together = choose()
-            self.stopwatch.switch("data")
-            return together
-
-        return chosen
 
     def computing(self, objective: Objective) -> Objective:
         """Return the objective with its passes watched."""
@@ -210,7 +214,7 @@ class Watch:
             with undisturbed():
                 trace.start()
         except RuntimeError as error:  # the user's own profiler is at work
-            self.training.progress.warning(f"No trace could be taken: {str(error).splitlines()[0]}.")
+            self.training.events.warning(Note("training.no-trace", reason=str(error).splitlines()[0]))
             self.enter([])
         else:
             self.trace = self.stopwatch.trace = trace
@@ -236,17 +240,17 @@ class Watch:
             return
         self.is_told, self.remaining = True, []
         self.let_go()
-        progress, profile = self.training.progress, self.profile()
+        events, profile = self.training.events, self.profile()
         if profile is None:
-            progress.message("No step was taken, so there is no profile.")
+            events.message(Note("training.no-profile"))
             return
         with undisturbed():
             content = {**profile_to_json(profile), "trace": TRACE if profile.traced_steps else None}
             try:
                 self.write(content)
             except StorageError as error:  # a measurement must not cost the run its end
-                progress.warning(f"The profile is not on the disk. {error.problem}")
-            print_profile(progress, content, self.training.folder / FOLDER)
+                events.warning(Note("training.profile-not-written", problem=error.record))
+            events.emit("profile", **content, folder=str(self.training.folder / FOLDER))
 
     def profile(self) -> Profile | None:
         """Return the profile of the measured steps; of those to warm up, where there are no others; None without any."""

@@ -1,6 +1,7 @@
 """What happened in a run, written down."""
 
-from rushlight.training.record.ledger import BlownUp, Ledger, Taken, name_samples
+from rushlight.training.record.ledger import BlownUp, Ledger, StepsDone, name_samples
 from rushlight.training.record.open import open_history
+from rushlight.training.record.values import log_values
 
-__all__ = ["BlownUp", "Ledger", "Taken", "name_samples", "open_history"]
+__all__ = ["BlownUp", "Ledger", "StepsDone", "log_values", "name_samples", "open_history"]

@@ -1,4 +1,4 @@
-"""What the steps of an epoch cost: losses gathered without waiting for a device, looked at about ten times a second."""
+"""The losses of an epoch's steps: gathered without waiting for a device, read about ten times a second."""
 
 from __future__ import annotations
 
@@ -14,20 +14,21 @@ from typing import NamedTuple, NoReturn
 import torch
 from torch import Tensor
 
-from rushlight.data import Batch, epoch_order
+from rushlight.data import Batch
 from rushlight.errors import TrainingError
+from rushlight.texts import Joined, Note
 from rushlight.training.checkpoint import Saver, describe_kept
 from rushlight.training.recipe import steps_per_epoch
 from rushlight.training.state import Training
 
-READ_EVERY = 0.1  # seconds between two looks at the losses
+READ_EVERY = 0.1  # seconds between two readings of the losses
 MOST_PENDING = 4096  # losses kept unread at the most
 LINES_PER_EPOCH = 10
 SHORTEST_LINE = 100  # steps
 
 
-class Taken(NamedTuple):
-    """Steps that were taken together, one or several."""
+class StepsDone(NamedTuple):
+    """Optimizer steps done by one call of an engine, one or several; the state counts them already."""
 
     losses: Sequence[float | Tensor]  # of each step; tensors () where a device may have them still to compute
     outputs: Tensor | None  # of the last samples
@@ -37,7 +38,7 @@ class Taken(NamedTuple):
 
 
 class Ledger:
-    """Owns the losses that nobody has looked at yet, and brings them to the history, the state and the screen.
+    """Owns the losses that are not read yet; writes them, adds them to the state, and emits events of them.
 
     Reading a device's loss waits for it, so it is done by time. What is written does not depend on when it was
     read: every loss goes to losses.f32, and a line of history stands at fixed steps.
@@ -59,34 +60,38 @@ class Ledger:
         self.shown_loss: float | None = None
         self.shown_accuracy: float | None = None
 
-    def add(self, taken: Taken, last: Batch) -> None:
-        """Take over the losses of steps that the state counts already; `last` is a batch that ends with their last samples."""
-        self.pending += taken.losses
-        self.weights += taken.weights
-        self.rates += taken.rates
-        self.samples += taken.samples
+    def add(self, done: StepsDone, last: Batch) -> None:
+        """Add the losses of steps that are done; `last` is a batch that ends with their last samples."""
+        self.pending += done.losses
+        self.weights += done.weights
+        self.rates += done.rates
+        self.samples += done.samples
         if len(self.weights) >= MOST_PENDING or time.perf_counter() >= self.due:
-            self.read_accuracy(taken.outputs, last)
+            self.read_accuracy(done.outputs, last)
             self.flush()
 
     def flush(self) -> None:
-        """Read the pending losses: check them, write them down, add them up, write the lines that are due, show the last."""
+        """Read the pending losses: write, check and add them up, and tell of the lines that are due and of the progress."""
         if not self.pending:
             return
-        losses = read_losses(self.pending)
-        self.training.history.write_losses(little_endian(losses))  # also those that end the run
-        bad = None if self.recipe.on_nan == "skip" else first_not_finite(losses)
+        read = as_float32(self.pending)
+        losses = read.tolist()
+        if sys.byteorder == "big":
+            read.byteswap()
+        self.training.history.write_losses(read.tobytes())  # also those that end the run
+        places = (place for place, loss in enumerate(losses) if not math.isfinite(loss))
+        bad = None if self.recipe.on_nan == "skip" else next(places, None)
         self.add_up(losses, bad)
         if bad is not None:
             self.blow_up(losses, bad)
         self.samples_done += sum(self.samples)
         for pending in (self.pending, self.weights, self.rates, self.samples):
             pending.clear()
-        self.show(losses)
+        self.tell(losses)
         self.due = time.perf_counter() + READ_EVERY
 
     def add_up(self, losses: list[float], end: int | None) -> None:
-        """Add the losses before `end` to the epoch's and the line's, one after the other, and write the lines that are due."""
+        """Add the losses before `end` to the epoch's and the line's sums, one by one; emit the lines that are due."""
         state, total, line_every = self.state, self.training.objective.total, self.line_every
         names = ("samples", "loss_sum", "weight_sum", "line_sum", "line_weight")
         samples, loss_sum, weight_sum, line_sum, line_weight = (state[name] for name in names)
@@ -99,12 +104,15 @@ class Ledger:
                 loss_sum, weight_sum = loss_sum + amount, weight_sum + weight
                 line_sum, line_weight = line_sum + amount, line_weight + weight
             if window % line_every == 0:
-                self.write_line(step, rate, samples, line_sum / line_weight if line_weight else None)
+                line = {"step": step, "loss": line_sum / line_weight if line_weight else None}
+                self.training.events.emit(
+                    "steps", epoch=state["epoch"], **line, learning_rate=float(rate), samples=samples
+                )
                 line_sum = line_weight = 0.0
         state.update(zip(names, (samples, loss_sum, weight_sum, line_sum, line_weight), strict=True))
 
-    def show(self, losses: list[float]) -> None:
-        """Update the screen: the loss smoothed over what was read, speed, and the time left."""
+    def tell(self, losses: list[float]) -> None:
+        """Tell of the progress: the smoothed loss, the speed, and the time left."""
         recent = sum(losses) / len(losses)
         self.shown_loss = recent if self.shown_loss is None else 0.7 * self.shown_loss + 0.3 * recent
         done = self.state["window"] - self.first_window
@@ -113,13 +121,14 @@ class Ledger:
         if self.steps is not None:
             steps_left = self.steps - self.state["window"] + self.steps * (self.recipe.epochs - self.state["epoch"])
             left = steps_left * elapsed / max(done, 1)
-        self.training.progress.update(
+        self.training.events.emit(
+            "progress",
             epoch=self.state["epoch"], epochs=self.recipe.epochs, step=self.state["window"], steps=self.steps,
             loss=self.shown_loss, accuracy=self.shown_accuracy, samples_per_second=self.samples_done / elapsed, seconds_left=left,
         )  # fmt: skip
 
     def read_accuracy(self, outputs: Tensor | None, batch: Batch) -> None:
-        """Follow the training accuracy on the last samples: ten batches a second tell enough, and cost nothing."""
+        """Smooth the training accuracy over the last samples: ten batches a second are enough, and cost nothing."""
         target = self.data.target
         if outputs is None or target is None or target.task not in ("classification", "binary"):
             return
@@ -128,15 +137,6 @@ class Ledger:
         accuracy = float((predicted == targets).float().mean())
         self.shown_accuracy = accuracy if self.shown_accuracy is None else 0.8 * self.shown_accuracy + 0.2 * accuracy
 
-    def write_line(self, step: int, rate: float, samples: int, loss: float | None) -> None:
-        """Write the line of history that is due at this step: `loss` is the mean since the last line."""
-        self.training.history.write(
-            {
-                "kind": "steps", "epoch": self.state["epoch"], "step": step, "loss": loss, "learning_rate": float(rate),
-                "samples": samples, "time": time.time(),
-            }
-        )  # fmt: skip
-
     def blow_up(self, losses: list[float], place: int) -> NoReturn:
         """Raise BlownUp for the loss at a place, which is NaN or infinite, naming its step and samples.
 
@@ -144,7 +144,8 @@ class Ledger:
         """
         self.saver.finish_quietly()  # so that the message names the newest state there is
         window, step = (self.state[name] - len(losses) + place for name in ("window", "step"))
-        before = f"; or by the gradient of step {step:,} ({name_samples(self.training, window - 1)})" if window else ""
+        earlier = name_samples(self.training, window - 1) if window else ""
+        before = Note("training.or-by-gradient", step=step, samples=earlier) if window else ""
         raise BlownUp(
             "loss-not-finite", value=losses[place], step=step + 1, epoch=self.state["epoch"], before=before,
             samples=name_samples(self.training, window), learning_rate=f"{float(self.rates[place]):g}",
@@ -163,7 +164,7 @@ class Ledger:
 
 
 def is_finite(tensor: Tensor) -> bool:
-    """Tell whether no number in a tensor is NaN or infinite. Its sum is quick to find, and only large numbers need a second look."""
+    """Tell whether all numbers in a tensor are finite. Its sum decides quickly; only large numbers need a second test."""
     return cmath.isfinite(tensor.detach().sum().item()) or bool(torch.isfinite(tensor).all())
 
 
@@ -171,35 +172,19 @@ class BlownUp(TrainingError):
     """The loss or the weights are not finite any more."""
 
 
-def name_samples(training: Training, window: int) -> str:
-    """Return which training samples a window of this epoch held, where that can be told."""
-    split, recipe = training.data.train, training.recipe
-    n, size = split.samples, recipe.batch_size * recipe.accumulate
-    if n is None:
-        return "samples unknown: the order is the loader's own"
-    is_shuffled = getattr(split, "is_shuffled", True)
-    order = epoch_order(recipe.seed, training.state["epoch"], n) if is_shuffled else torch.arange(n)
-    chosen = order[window * size : (window + 1) * size].tolist()
-    names = split.names
-    listed = ", ".join(f"{index}" if names is None else names[index] for index in chosen[:8])
-    return f"samples {listed}{f' … ({len(chosen)} in all)' if len(chosen) > 8 else ''}"
+def name_samples(training: Training, step: int) -> Note:
+    """Return which training samples step `step` (from 0) of this epoch held, where that can be told."""
+    recipe, state = training.recipe, training.state
+    order, size = training.data.train.order(recipe.seed, state["epoch"]), recipe.batch_size * recipe.accumulate
+    if order is None:
+        return Note("training.samples-unknown")
+    chosen, names = order[step * size : (step + 1) * size].tolist(), training.data.train.names
+    listed = Joined("list", (f"{index}" if names is None else names[index] for index in chosen[:8]))
+    return Note("training.samples-in-all" if len(chosen) > 8 else "training.samples", listed=listed, count=len(chosen))
 
 
-def first_not_finite(losses: list[float]) -> int | None:
-    """Return the place of the first loss that is NaN or infinite; None where all are finite."""
-    return next((place for place, loss in enumerate(losses) if not math.isfinite(loss)), None)
-
-
-def read_losses(losses: Sequence[float | Tensor]) -> list[float]:
-    """Return losses as numbers, rounded to float32: one wait for all that a device has still to compute."""
+def as_float32(losses: Sequence[float | Tensor]) -> array[float]:
+    """Return losses as float32: one wait for all that a device has still to compute."""
     on_device = [loss for loss in losses if isinstance(loss, Tensor)]
     numbers = iter(torch.stack(on_device).reshape(-1).tolist() if on_device else ())
-    return array("f", [next(numbers) if isinstance(loss, Tensor) else loss for loss in losses]).tolist()
-
-
-def little_endian(values: list[float]) -> bytes:
-    """Return the values as little-endian float32."""
-    packed = array("f", values)
-    if sys.byteorder == "big":
-        packed.byteswap()
-    return packed.tobytes()
+    return array("f", [next(numbers) if isinstance(loss, Tensor) else loss for loss in losses])

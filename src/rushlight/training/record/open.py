@@ -1,20 +1,31 @@
-"""Opening the history of a run."""
+"""Opening what is written of a run: its history, and TensorBoard's files where the recipe asks for them."""
 
 from __future__ import annotations
 
 import contextlib
 from pathlib import Path
 
-from rushlight.console import Progress
-from rushlight.runs import History
+from rushlight.runs import History, append_values
+from rushlight.training.events import Event, Events
 from rushlight.training.recipe import Recipe
 from rushlight.training.record.tensorboard import tensorboard_lines
 
+LINES = ("start", "steps", "epoch", "event")  # the kinds of event that are lines of history
 
-def open_history(folder: Path, recipe: Recipe, progress: Progress, stack: contextlib.ExitStack) -> History:
-    """Open the run's history, and TensorBoard's beside it where that was asked for; the stack closes both."""
-    history = History(folder, progress.warning)
+
+def open_history(folder: Path, recipe: Recipe, events: Events, stack: contextlib.ExitStack) -> History:
+    """Open the files that follow a run's events; the stack closes them."""
+    history = History(folder, events.warning)
     stack.callback(history.close)
     if recipe.tensorboard:
         history.watchers.append(stack.enter_context(tensorboard_lines(folder / "tensorboard")))
+
+    def write(event: Event) -> None:
+        if event.kind == "values":
+            append_values(folder, {**event.data, "time": event.time})
+        elif event.kind in LINES:
+            data = {key: value for key, value in event.data.items() if key != "is_best"}
+            history.write({"kind": event.kind, **data, "time": event.time})
+
+    events.followers.insert(0, write)  # what is shown is written already
     return history

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from rushlight.console import format_count
 from rushlight.data import Data
 from rushlight.device import device_name
+from rushlight.formats import format_count
 from rushlight.training.recipe import Recipe, steps_per_epoch
 from rushlight.training.setup.describe import label_of
 from rushlight.training.state import Training
@@ -39,9 +39,11 @@ def announce(training: Training, loss_name: str) -> None:
     rate = training.optimizer.param_groups[0]["lr"]
     threads = f", {torch.get_num_threads()} threads" if training.device.type == "cpu" else ""
     schedule = "" if training.schedule.name == "constant" else f", {training.schedule.name}"
-    training.progress.start(
-        f"{label_of(recipe.model)} on {data.name}",
-        [
+    training.events.emit(
+        "announcement",
+        title=f"{label_of(recipe.model)} on {data.name}",
+        epochs=recipe.epochs,
+        lines=[
             f"{format_count(parameters)} parameters, {samples}, {plural(recipe.epochs, 'epoch')}{each}, batch {recipe.batch_size}"
             + (f" × {recipe.accumulate}" if recipe.accumulate > 1 else ""),
             f"{type(training.optimizer).__name__}, lr {rate:g}{schedule}, {loss_name}, {recipe.precision}, seed {recipe.seed}",

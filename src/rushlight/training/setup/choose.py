@@ -94,7 +94,7 @@ def choose_objective(options: Options, data: Data) -> tuple[Objective, Data, str
 def has_class_numbers(split: Split | None) -> bool:
     """Tell whether no label of a split is below 0, as those are that a loss ignores; False where that is not known."""
     if isinstance(split, StreamedSplit):
-        return split.draws is False  # a folder of images: its labels are the numbers of its folders
+        return split.is_random is False  # a folder of images: its labels are the numbers of its folders
     return split is None or (isinstance(split, ResidentSplit) and bool((split.targets >= 0).all()))
 
 

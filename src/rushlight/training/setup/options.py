@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from rushlight.data import Batch, Task
 from rushlight.errors import UsageError, suggest
+from rushlight.training.events import Event
 from rushlight.training.objective import Loss
 
 OwnObjective = Callable[[nn.Module, Batch], Tensor]
@@ -62,6 +63,7 @@ class Options(TypedDict, total=False):
     inexact: bool  # resuming: go on although something changed that the bits depend on (False)
     checkpoint: str | Path | None  # resuming: go back to this one (the newest that is whole)
     tensorboard: bool  # write TensorBoard event files into the run folder too (False)
+    on_event: Callable[[Event], object] | None  # called with every event of the run; what it raises ends the run
     profile: bool  # say where the time of a step goes, and go on (False)
     runs: str | Path  # the folder of all runs ("runs")
     name: str | None  # the run's name (made of date, model and data)

@@ -10,7 +10,7 @@ from typing import Any
 
 from rushlight.errors import RunError
 from rushlight.runs import (
-    MID_EPOCH,
+    age,
     list_checkpoints,
     lock_run,
     new_run,
@@ -100,10 +100,10 @@ def origin_of(
 
 def check_way_back(folder: Path, recipe: Recipe, checkpoint: Path | None) -> None:
     """Raise RunError where a run goes on inside an epoch, to whose beginning it could not be rolled back."""
-    if recipe.on_nan != "rollback" or checkpoint is None or not checkpoint.name.endswith(MID_EPOCH):
+    if recipe.on_nan != "rollback" or checkpoint is None or age(checkpoint)[1]:
         return
     state = unpack(read_content(checkpoint)["state"], {})
     if not is_whole(checkpoints(folder) / epoch_began(state)):
-        ends = (path for path in list_checkpoints(folder) if not path.name.endswith(MID_EPOCH))
+        ends = (path for path in list_checkpoints(folder) if age(path)[1])
         known = ", ".join(path.name for path in ends if is_whole(path)) or "none"
         raise RunError("no-way-back", run=folder.name, step=state["step"] - state["window"], known=known)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 from torch import nn
 
-from rushlight.console import Progress, fetch_progress
 from rushlight.data import open_source
 from rushlight.device import bfloat16_refusal, choose_device, keep_freed_memory
 from rushlight.errors import UsageError
+from rushlight.training.events import Events
 from rushlight.training.record import open_history
 from rushlight.training.setup.announcement import batch_notes
 from rushlight.training.setup.choose import (
@@ -33,12 +34,19 @@ from rushlight.training.state import Training, new_state
 
 
 def start_training(
-    model: str | nn.Module, data: Any, options: Options, stack: contextlib.ExitStack
+    model: str | nn.Module,
+    data: Any,
+    options: Options,
+    stack: contextlib.ExitStack,
+    events: Events | None = None,
+    fetch: Callable[[str, int, int | None], None] | None = None,
 ) -> tuple[Training, str]:
-    """Open, build and check everything that one run needs; its folder is made last, when nothing can be wrong any more."""
+    """Open, build and check everything that one run needs; its folder is made last, when nothing can be wrong any more.
+
+    `events` has the followers of the run's events; `fetch` shows how far a download is.
+    """
     check_together(model, options)
-    progress = Progress(options.get("quiet", False), options.get("to_stderr", False))
-    stack.callback(progress.close)
+    events = events or Events()
     keep_freed_memory()
     device, device_notes = choose_device(options.get("device", "auto"))
     options = with_validation(data, options)
@@ -46,7 +54,7 @@ def start_training(
         data,
         options.get("test_data"),
         data_options(options),
-        None if options.get("quiet") else fetch_progress(),
+        fetch,
         validation=options.get("val_data"),
     )
     if options.get("schedule", "auto") == "auto":
@@ -76,9 +84,9 @@ def start_training(
         write_records(folder, recipe, training_data, device, conditions)
     else:
         check_way_back(folder, recipe, origin.checkpoint)
-    history = open_history(folder, recipe, progress, stack)
+    history = open_history(folder, recipe, events, stack)
     training = Training(
-        recipe, module, training_data, objective, optimizer, schedule, device, folder, history, progress, new_state(),
+        recipe, module, training_data, objective, optimizer, schedule, device, folder, history, events, new_state(),
         conditions, origin,
     )  # fmt: skip
     return training, loss_name

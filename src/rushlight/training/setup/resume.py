@@ -11,7 +11,6 @@ from typing import Any
 from torch import nn
 
 from rushlight import files
-from rushlight.console import Progress
 from rushlight.data import open_source, options_from_json
 from rushlight.device import choose_device, keep_freed_memory
 from rushlight.errors import RunError, UsageError
@@ -20,6 +19,7 @@ from rushlight.runs import (
     read_json,
     read_recipe,
 )
+from rushlight.training.events import Events
 from rushlight.training.objective import describe_optimizer
 from rushlight.training.recipe import Recipe, recipe_from_json, recipe_to_json
 from rushlight.training.record import open_history
@@ -48,12 +48,19 @@ RESUME_TAKES = frozenset(
         "inexact",
         "checkpoint",
         "profile",
+        "on_event",
     ]
 )  # of the options; all others are the recipe's
 
 
 def resume_training(
-    folder: Path, recipe: Recipe, model: nn.Module | None, data: Any, options: Options, stack: contextlib.ExitStack
+    folder: Path,
+    recipe: Recipe,
+    model: nn.Module | None,
+    data: Any,
+    options: Options,
+    stack: contextlib.ExitStack,
+    events: Events | None = None,
 ) -> tuple[Training, str]:
     """Open, build and check everything that an existing run needs to go on."""
     described = recipe.data
@@ -66,8 +73,7 @@ def resume_training(
         "schedule": recipe.schedule["name"],
         **options,
     }
-    progress = Progress(merged.get("quiet", False), merged.get("to_stderr", False))
-    stack.callback(progress.close)
+    events = events or Events()
     changed = source_differences(recipe.model)
     if changed and not options.get("inexact"):  # before any of it is executed
         raise RunError("not-exact", run=folder.name, differences=f"\n  - {changed[0]}", remedies="")
@@ -96,9 +102,9 @@ def resume_training(
         recipe = replace(recipe, optimizer={**describe_optimizer(optimizer), "live": True})
     check_way_back(folder, recipe, origin.checkpoint)
     schedule = make_schedule(merged["schedule"], recipe.schedule["warmup"], optimizer, training_data, recipe)
-    history = open_history(folder, recipe, progress, stack)
+    history = open_history(folder, recipe, events, stack)
     training = Training(
-        recipe, module, training_data, objective, optimizer, schedule, device, folder, history, progress, new_state(),
+        recipe, module, training_data, objective, optimizer, schedule, device, folder, history, events, new_state(),
         conditions, origin,
     )  # fmt: skip
     return training, loss_name

@@ -1,18 +1,22 @@
 """One optimizer step, exactly as the plain loop takes it, and what to do when it fails."""
 
-from rushlight.training.step.exact import Parts, Step, computing, exact_step, windows
+from rushlight.training.step.exact import Parts, Step, computing, exact_step
 from rushlight.training.step.pooling import FasterMaxPool, has_images, may_pool
-from rushlight.training.step.recovery import Rescue, roll_back
+from rushlight.training.step.recovery import roll_back
+from rushlight.training.step.runner import Row, StepFailed, StepRunner, cut, steps_done
 
 __all__ = [
     "FasterMaxPool",
     "Parts",
-    "Rescue",
+    "Row",
     "Step",
+    "StepFailed",
+    "StepRunner",
     "computing",
+    "cut",
     "exact_step",
     "has_images",
     "may_pool",
     "roll_back",
-    "windows",
+    "steps_done",
 ]

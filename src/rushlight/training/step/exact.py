@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -140,18 +140,6 @@ def trained(model: nn.Module, optimizer: Optimizer) -> dict[str, nn.Parameter]:
     """Return the parameters of a model that an optimizer has now, by name and in the model's order."""
     known = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     return {name: parameter for name, parameter in model.named_parameters() if id(parameter) in known}
-
-
-def windows(batches: Iterable[Batch], accumulate: int) -> Iterator[list[Batch]]:
-    """Group micro-batches into windows of `accumulate`; the last window may be smaller."""
-    window: list[Batch] = []
-    for batch in batches:
-        window.append(batch)
-        if len(window) == accumulate:
-            yield window
-            window = []
-    if window:
-        yield window
 
 
 def check_finite(loss: Tensor, parameters: dict[str, nn.Parameter]) -> None:

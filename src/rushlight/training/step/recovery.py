@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 
 import torch
@@ -103,10 +102,8 @@ class Rescue:
         return cause or failed
 
     def note(self, event: str, step: int, message: str) -> None:
-        """Write an event into the history, and say it aloud."""
-        self.training.progress.warning(message)
-        line = {"kind": "event", "event": event, "step": step, "message": message, "time": time.time()}
-        self.training.history.write(line)
+        """Record what was done, and say it aloud."""
+        self.training.events.emit("event", event=event, step=step, message=message)
 
 
 def roll_back(training: Training, error: BlownUp) -> None:
@@ -125,6 +122,4 @@ def roll_back(training: Training, error: BlownUp) -> None:
     state["rollbacks"] = count
     rate = training.schedule.base_rates[0]
     message = f"{error.record} Rolled back to step {state['step']:,}, with half the learning rate: {rate:g}."
-    training.progress.warning(message)
-    line = {"kind": "event", "event": "rolled-back", "step": state["step"], "message": message, "time": time.time()}
-    training.history.write(line)
+    training.events.emit("event", event="rolled-back", step=state["step"], message=message)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -23,11 +24,10 @@ from rushlight.data.shape import (
     target_notes,
 )
 from rushlight.data.sources.arrays.files import Pair, holds_array_files, read_array_files
+from rushlight.data.sources.kind import SourceKind
 from rushlight.data.spec import FeatureKind, NormalizeName, Task
 from rushlight.data.splits import Data
 from rushlight.errors import DataError, UsageError
-
-__all__ = ["holds_array_files", "open_arrays", "read_array_files", "read_inputs", "read_targets"]
 
 ArrayKind = Literal["image", "array", "tokens"]
 
@@ -35,31 +35,38 @@ CHANNELS = (1, 3, 4)
 
 
 def open_arrays(
-    train: Pair,
-    test: Pair | None = None,
+    train: Pair | str | Path,
+    test: Pair | str | Path | None = None,
     *,
-    validation: Pair | None = None,
-    name: str,
+    validation: Pair | str | Path | None = None,
+    name: str = "arrays",
     kind: ArrayKind | None = None,
     task: Task | None = None,
     classes: Sequence[str] | None = None,
     normalize: NormalizeName = "auto",
     seed: int = 0,
-    test_fraction: float = 0.2,
+    test_fraction: float | None = 0.2,
     val_fraction: float | None = None,
 ) -> Data:
-    """Make data of (inputs, targets) pairs; without `test` a share of the samples is set aside by `seed`.
+    """Make data of (inputs, targets) pairs, or of files of them; without `test` a share of the samples is set aside by `seed`.
 
     Whole numbers from 0 to 255 (uint8) of shape (n, h, w), (n, c, h, w) or (n, h, w, c) are images. All other inputs
     become float32 features, unless `kind="tokens"` keeps whole numbers as int64. Raises DataError or UsageError for
     what cannot be read so.
     """
+    if isinstance(train, (str, Path)):
+        name, (train, own_validation, own_test) = Path(train).stem, read_array_files(Path(train))
+        validation, test = own_validation if validation is None else validation, own_test if test is None else test
     given = {"train": train, "validation": validation, "test": test}
-    pairs = {split: pair for split, pair in given.items() if pair is not None}
+    pairs = {
+        split: read_array_files(Path(pair))[0] if isinstance(pair, (str, Path)) else pair
+        for split, pair in given.items()
+        if pair is not None
+    }
     read = {split: read_inputs(pair[0], kind, name, split) for split, pair in pairs.items()}
     inputs, feature_kind, notes = read["train"]
     for split in pairs.keys() - {"train"}:
-        check_same_scale(name, as_array(train[0], name, "inputs"), as_array(pairs[split][0], name, "inputs"))
+        check_same_scale(name, as_array(pairs["train"][0], name, "inputs"), as_array(pairs[split][0], name, "inputs"))
         check_same_dtype(name, dtype_name(inputs), dtype_name(read[split][0]))
         if read[split][0].shape[1:] != inputs.shape[1:]:
             shapes = tuple(inputs.shape[1:]), tuple(read[split][0].shape[1:])
@@ -132,3 +139,13 @@ def read_images(array: np.ndarray, name: str, split: str) -> tuple[Tensor, Featu
         array = array.transpose(0, 3, 1, 2)
     images = owned(array) if array.dtype == np.uint8 else as_float32(array, name, split)
     return images, "image", notes
+
+
+def is_array_source(source: Any) -> bool:
+    """Tell whether a source is a pair of arrays or a path of array files."""
+    if isinstance(source, (str, Path)):
+        return holds_array_files(Path(source))
+    return isinstance(source, (tuple, list)) and len(source) == 2
+
+
+ARRAYS = SourceKind("arrays", is_array_source, open_arrays)

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from rushlight.data.sources.arrays.idx import read_idx
+from rushlight.data.sources.idx import read_idx
 from rushlight.errors import DataError
 
 Pair = tuple[Any, Any]
@@ -27,6 +27,7 @@ PAIR_NAMES = (
     ("data", "target"),
     ("features", "labels"),
 )
+ARRAY_ENDINGS = (".npy", ".npz", ".gz")
 VALIDATION_NAMES = ("val", "valid", "validation")
 IDX_SPLITS = {"train": ("train",), "test": ("t10k", "test")}
 
@@ -59,8 +60,10 @@ def read_array_files(path: Path) -> tuple[Pair, Pair | None, Pair | None]:
 
 
 def holds_array_files(path: Path) -> bool:
-    """Tell whether a folder holds idx or .npy files, for which `read_array_files` is the reader."""
-    return path.is_dir() and (any(path.glob("*.npy")) or idx_file(path, "train", "images") is not None)
+    """Tell whether a path is a file of arrays (.npz, .npy, idx), or a folder of .npy or idx files."""
+    if path.is_dir():
+        return any(path.glob("*.npy")) or idx_file(path, "train", "images") is not None
+    return path.exists() and (path.suffix.lower() in ARRAY_ENDINGS or "ubyte" in path.name)
 
 
 def read_pairs(path: Path, stored: Mapping[str, Any]) -> tuple[Pair, Pair | None, Pair | None]:

@@ -1,14 +1,14 @@
 """A user's own `torch.utils.data.Dataset` or `DataLoader`: kept in memory where that changes nothing, else streamed.
 
-Reading each sample once and keeping it is right only when reading it again would give the same. That is found out
-by reading some samples twice, and what was found is said.
+Reading each sample once and keeping it is right only when reading it again would give the same. Reading some samples
+twice tells, and a note says what was found.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,20 @@ from torch.utils.data import (
     default_collate,
 )
 
-from rushlight.data.feed import LoaderSplit, ResidentSplit, StreamedSplit, not_collated, seeded
+from rushlight.data.feed import (
+    BatchReader,
+    BatchRequest,
+    LoaderSplit,
+    ResidentSplit,
+    SeededDataset,
+    Split,
+    StreamedSplit,
+    collated,
+    explained_workers,
+    read_sample,
+    seeded,
+    start_reading,
+)
 from rushlight.data.shape import (
     EXAMPLES,
     Finish,
@@ -36,19 +49,19 @@ from rushlight.data.shape import (
     cut_splits,
     dtype_name,
     identity_of,
+    read_targets,
 )
-from rushlight.data.sources.arrays import read_targets
 from rushlight.data.sources.datasets.samples import (
     PROBES,
-    can_read_together,
-    collate_checked,
     collate_samples,
     is_pair,
     randomness,
-    read_one,
+    read_batch,
     sample_count,
     size_of,
+    spread,
 )
+from rushlight.data.sources.kind import SourceKind
 from rushlight.data.spec import FeatureKind, FeatureSpec, Normalization, NormalizeName, TargetSpec, Task
 from rushlight.data.splits import Data
 from rushlight.errors import DataError, UsageError
@@ -58,96 +71,133 @@ READ_BATCH = 256
 ITERABLE_BATCH = 64  # samples in a batch of an iterable dataset that came without a DataLoader
 
 
+@dataclass(frozen=True)
+class DatasetOptions:
+    """How to open a dataset: `open_dataset` has the options' defaults."""
+
+    task: Task | None
+    classes: Sequence[str] | None
+    normalize: NormalizeName
+    seed: int
+    test_fraction: float | None
+    val_fraction: float | None
+    workers: int
+
+
 def open_dataset(
     train: Dataset[Any] | DataLoader[Any],
-    test: Dataset[Any] | DataLoader[Any] | None,
+    test: Dataset[Any] | DataLoader[Any] | None = None,
     *,
     validation: Dataset[Any] | DataLoader[Any] | None = None,
     task: Task | None = None,
     classes: Sequence[str] | None = None,
     normalize: NormalizeName = "auto",
     seed: int = 0,
-    test_fraction: float = 0.2,
+    test_fraction: float | None = 0.2,
     val_fraction: float | None = None,
     workers: int = 0,
     memory_limit: int,
-    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Data:
     """Open a map-style or iterable dataset, or a DataLoader, as `Data`.
 
     Normalisation is left to the dataset (its transforms are the user's) unless `normalize` asks for it, or the samples
-    are bytes, which no transform has touched. A DataLoader
-    of an ordinary kind gives its dataset, batch size and shuffling; one with a sampler, batch sampler or collate
-    function of its own, or with an iterable dataset, is used as it is.
+    are bytes, which no transform has changed. A DataLoader of an ordinary kind gives its dataset, batch size and
+    shuffling; one with a sampler, batch sampler or collate function of its own, or with an iterable dataset, is used as
+    it is.
 
     Raises:
         DataError: the dataset is empty, or its samples are of a kind that cannot be batched.
     """
+    options = DatasetOptions(task, classes, normalize, seed, test_fraction, val_fraction, workers)
     batched, validation, test = (in_batches(source, workers) for source in (train, validation, test))
-    if isinstance(batched, DataLoader) and not is_ordinary(batched):
-        note = (
-            ""
-            if batched is train
-            else f"{type(train).__name__} is read in batches of {ITERABLE_BATCH}, in its own order."
-        )
-        if val_fraction:
-            raise UsageError("loader-not-cut", data=type(train).__name__, option="val_fraction")
-        return open_loader(batched, validation, test, task, classes, normalize, note)
-    dataset, batch_size, is_shuffled, loader_notes = unwrap(train)
+    if not is_ordinary(batched):
+        note = f"{type(train).__name__} is read in batches of {ITERABLE_BATCH}, in its own order."
+        return open_loader(
+            batched, test, validation=validation, task=task, classes=classes, normalize=normalize,
+            val_fraction=val_fraction, note="" if batched is train else note,
+        )  # fmt: skip
     given = {"validation": validation, "test": test}
-    others: dict[str, Any] = {
-        split: unwrap(other)[0] if is_ordinary(other) else other for split, other in given.items() if other is not None
+    others = {
+        split: unwrap(source)[0] if is_ordinary(source) else source
+        for split, source in given.items()
+        if source is not None
     }
+    dataset, batch_size, is_shuffled, notes = unwrap(train)
     name = type(dataset).__name__
     count = sample_count(dataset, name)
-    first = read_one(dataset, 0, name)
-    how_random = randomness(dataset, count)
-    draws = True if how_random else None
-    needed = count * size_of(first)
-    notes = list(loader_notes)
-    if how_random or needed > memory_limit or not is_pair(first):
-        too_large = f"{needed / 2**30:.1f} GiB would not fit in memory" if needed > memory_limit else ""
-        notes.append(f"{name} is streamed: {how_random or too_large or 'its samples are not (input, target)'}.")
-        cut = None if "validation" in others else val_fraction
-        return open_streamed(
-            dataset, others, first, task, classes, normalize, workers, is_shuffled, notes, batch_size, draws, cut, seed
+    with seeded(0):
+        first = read_sample(dataset, 0)
+    reason = how_random = randomness(dataset, count)
+    if not reason and (needed := count * size_of(first)) > memory_limit:
+        reason = f"{needed / 2**30:.1f} GiB would not fit in memory"
+    if not reason and not is_pair(first):
+        reason = "its samples are not (input, target)"
+    if reason:
+        notes.append(f"{name} is streamed: {reason}.")
+        data = open_streamed(dataset, others, is_pair(first), True if how_random else None, options, notes)
+    else:
+        probed = min(PROBES, count)
+        notes.append(
+            f"{name} is kept in memory: {probed} samples read again gave the same, and drew nothing at random."
         )
-    notes.append(
-        f"{name} is kept in memory: {min(PROBES, count)} samples read again gave the same, and drew nothing at random."
-    )
-    classes = classes or class_names(dataset)
-    train_samples, target = read_all(dataset, count, task, classes, workers, progress)
+        data = open_kept(dataset, others, options, notes)
+    assert isinstance(data.train, (ResidentSplit, StreamedSplit))
+    return replace(data, train=replace(data.train, is_shuffled=is_shuffled), batch_size=batch_size)
+
+
+def open_kept(dataset: Dataset[Any], others: dict[str, Any], options: DatasetOptions, notes: list[str]) -> Data:
+    """Read a dataset into memory, its other splits too, except DataLoaders."""
+    name, classes = type(dataset).__name__, options.classes or class_names(dataset)
+    train, target = read_all(dataset, "train", options.task, classes, options.workers)
     kept: dict[str, Samples] = {}
     loaders = {split: other for split, other in others.items() if isinstance(other, DataLoader)}
-    for split, other in others.items():
-        if split in loaders:
-            notes.append(f"The {split} DataLoader is used as it is.")
-            continue
+    notes += [f"The {split} DataLoader is used as it is." for split in loaders]
+    for split in others.keys() - loaders.keys():
         names = target.classes if classes is None and not all(map(str.isdecimal, target.classes)) else classes
-        kept[split], other_target = read_all(
-            other, sample_count(other, name, split), target.task, names, workers, progress
-        )
-        check_same_dtype(name, dtype_name(train_samples.inputs), dtype_name(kept[split].inputs))
+        kept[split], other_target = read_all(others[split], split, target.task, names, options.workers)
+        check_same_dtype(name, dtype_name(train.inputs), dtype_name(kept[split].inputs))
         if len(other_target.classes) > len(target.classes):
             target = other_target
-    train_samples, cut_validation, cut_test, cut_notes = cut_samples(
-        train_samples, target, seed=seed,
-        test_fraction=None if "test" in others else test_fraction,
-        val_fraction=None if "validation" in others else val_fraction,
+    train, validation, test, cut_notes = cut_samples(
+        train, target, seed=options.seed,
+        test_fraction=None if "test" in others else options.test_fraction,
+        val_fraction=None if "validation" in others else options.val_fraction,
     )  # fmt: skip
-    notes += cut_notes
-    notes += whole_number_notes(train_samples.inputs)
+    notes += [*cut_notes, *whole_number_notes(train.inputs)]
+    is_left = options.normalize == "auto" and train.inputs.dtype != torch.uint8
     data = build_data(
-        name, feature_kind(train_samples.inputs), train_samples, kept.get("test", cut_test), target,
-        validation=kept.get("validation", cut_validation),
-        normalize="none" if normalize == "auto" and train_samples.inputs.dtype != torch.uint8 else normalize,
+        name, feature_kind(train.inputs), train, kept.get("test", test), target,
+        validation=kept.get("validation", validation), normalize="none" if is_left else options.normalize,
         notes=tuple(notes),
     )  # fmt: skip
-    if not is_shuffled:
-        assert isinstance(data.train, ResidentSplit)
-        data = replace(data, train=replace(data.train, is_shuffled=False))
-    as_they_are = {split: LoaderSplit(loader, Finish(data.target, data.features)) for split, loader in loaders.items()}
-    return replace(data, batch_size=batch_size).with_splits(as_they_are)
+    finish = Finish(data.target, data.features)
+    return data.with_splits({split: LoaderSplit(loader, finish) for split, loader in loaders.items()})
+
+
+def open_streamed(
+    dataset: Dataset[Any], others: dict[str, Any], are_pairs: bool, is_random: bool | None, options: DatasetOptions,
+    notes: list[str],
+) -> Data:  # fmt: skip
+    """Make `Data` that reads its samples as they are needed. `is_random`: as in `StreamedSplit`."""
+    name = type(dataset).__name__
+    features = target = examples = None
+    if are_pairs:
+        inputs, _ = read_batch(dataset, list(range(min(EXAMPLES, sample_count(dataset, name)))))
+        examples = as_stored(inputs)
+        features = feature_spec(inputs, options.normalize, name, notes)
+        target = probe_target(dataset, options.task, options.classes or class_names(dataset), notes)
+    finish = Finish(target, features)
+    train = dataset
+    if options.val_fraction and "validation" not in others:
+        train, cut, cut_notes = cut_dataset(dataset, options.val_fraction, options.seed)
+        others = {**others, "validation": cut} if cut is not None else others
+        notes += cut_notes
+    if "test" not in others:
+        notes.append("There is no test split: pass test_data=, or a dataset that is the same each time it is read.")
+    return Data(
+        name=name, train=StreamedSplit(train, finish, options.workers, collate_samples, is_random=is_random), test=None,
+        features=features, target=target, fingerprint=describe_fingerprint(dataset), notes=tuple(notes), examples=examples,
+    ).with_splits(open_others(others, finish, options.workers, name))  # fmt: skip
 
 
 def cut_dataset(
@@ -163,98 +213,70 @@ def cut_dataset(
     return Subset(dataset, cut.train.tolist()), Subset(dataset, cut.validation.tolist()), cut.notes
 
 
-def open_streamed(
-    dataset: Dataset[Any], others: dict[str, Any], first: Any, task: Task | None, classes: Sequence[str] | None,
-    normalize: NormalizeName, workers: int, is_shuffled: bool, notes: list[str], batch_size: int | None, draws: bool | None,
-    val_fraction: float | None, seed: int,
-) -> Data:  # fmt: skip
-    """Make `Data` that reads its samples as they are needed. `draws`: as in `StreamedSplit`."""
-    name = type(dataset).__name__
-    together = draws is None and can_read_together(dataset, sample_count(dataset, name), name, notes)
-    features = target = examples = None
-    if is_pair(first):
-        few = [
-            first,
-            *(read_one(dataset, index, name) for index in range(1, min(EXAMPLES, sample_count(dataset, name)))),
-        ]
-        inputs, _ = collate_checked(few, name)
-        examples = as_stored(inputs)
-        features = feature_spec(inputs, normalize, name, notes)
-        target = probe_target(dataset, task, classes or class_names(dataset), notes)
-    finish = Finish(target, features)
-    train = dataset
-    if val_fraction:
-        train, others["validation"], cut_notes = cut_dataset(dataset, val_fraction, seed)
-        notes += cut_notes
-    if "test" not in others:
-        notes.append("There is no test split: pass test_data=, or a dataset that is the same each time it is read.")
-    return Data(
-        name=name,
-        train=StreamedSplit(train, finish, workers, collate_samples, is_shuffled, draws=draws, together=together),
-        validation=open_other("validation", others.get("validation"), finish, workers, name, notes),
-        test=open_other("test", others.get("test"), finish, workers, name, notes),
-        features=features, target=target, fingerprint=describe_fingerprint(dataset), notes=tuple(notes),
-        batch_size=batch_size, examples=examples,
-    )  # fmt: skip
-
-
-def open_other(
-    split: str, source: Dataset[Any] | DataLoader[Any] | None, finish: Finish, workers: int, name: str, notes: list[str]
-) -> StreamedSplit | LoaderSplit | None:
-    """Make a validation or test split that is read as it is needed; its first sample is checked, a DataLoader's is not."""
-    if source is None or isinstance(source, DataLoader):
-        return None if source is None else LoaderSplit(source, finish)
-    count = sample_count(source, name, split)
-    first = read_one(source, 0, name)
-    if finish.features is not None and is_pair(first):
-        inputs, _ = collate_checked([first], name)
-        check_same_dtype(name, finish.features.dtype, dtype_name(as_stored(inputs)))
-    if not hasattr(source, "__getitems__") or randomness(
-        source, count
-    ):  # finding out is worth it for whole batches only
-        return StreamedSplit(source, finish, workers, collate_samples, False)
-    together = can_read_together(source, count, name, notes)
-    return StreamedSplit(source, finish, workers, collate_samples, False, draws=None, together=together)
+def open_others(others: dict[str, Any], finish: Finish, workers: int, name: str) -> dict[str, Split]:
+    """Make validation and test splits that are read as they are needed; of a dataset the first sample is checked."""
+    splits: dict[str, Split] = {}
+    for split, source in others.items():
+        if isinstance(source, DataLoader):
+            splits[split] = LoaderSplit(source, finish)
+            continue
+        sample_count(source, name, split)
+        with seeded(0):
+            first = read_sample(source, 0)
+        if finish.features is not None and is_pair(first):
+            inputs, _ = read_batch(source, [0])
+            check_same_dtype(name, finish.features.dtype, dtype_name(as_stored(inputs)))
+        splits[split] = StreamedSplit(source, finish, workers, collate_samples, False, is_random=None)
+    return splits
 
 
 def open_loader(
     loader: DataLoader[Any],
-    validation: Dataset[Any] | DataLoader[Any] | None,
-    test: Dataset[Any] | DataLoader[Any] | None,
-    task: Task | None,
-    classes: Sequence[str] | None,
-    normalize: NormalizeName,
+    test: Dataset[Any] | DataLoader[Any] | None = None,
+    *,
+    validation: Dataset[Any] | DataLoader[Any] | None = None,
+    task: Task | None = None,
+    classes: Sequence[str] | None = None,
+    normalize: NormalizeName = "auto",
+    val_fraction: float | None = None,
     note: str = "",
 ) -> Data:
-    """Use a DataLoader as it is, its order included."""
-    name = type(loader.dataset).__name__
+    """Use a DataLoader as it is, its order included; UsageError where a validation split is to be cut from it."""
+    dataset = loader.dataset
+    name = type(dataset).__name__
     notes = [note or f"The DataLoader of {name} is used as it is: its order and batches are its own."]
-    with seeded(0):
-        first = next(iter(loader), None)
+    if val_fraction:
+        raise UsageError("loader-not-cut", data=name, option="val_fraction")
+    if isinstance(dataset, IterableDataset) and not loader.num_workers and (begun := iter(dataset)) is iter(dataset):
+        raise DataError("begins-once", data=name, found=type(begun).__name__)
+    with seeded(0), explained_workers(name, loader.num_workers):
+        first = next(start_reading(loader, name), None)
     if first is None:
         raise DataError("empty-split", data=name, split="train")
     features = target = examples = None
     if isinstance(first, (tuple, list)) and len(first) == 2 and isinstance(first[0], Tensor):
         examples = as_stored(first[0][:EXAMPLES]).clone()
         features = feature_spec(first[0], normalize, name, notes)
-        names = classes or class_names(loader.dataset)
-        if isinstance(first[1], Tensor) and has_plain_samples(loader):
-            target = probe_target(loader.dataset, task, names, notes)
-        elif isinstance(first[1], Tensor):
+        names = classes or class_names(dataset)
+        is_map_style = not isinstance(dataset, IterableDataset) and hasattr(dataset, "__len__")
+        if not isinstance(first[1], Tensor):
+            pass
+        elif is_map_style and loader.collate_fn is default_collate and loader.batch_size is not None:
+            target = probe_target(dataset, task, names, notes)
+        else:
             target = read_targets(first[1], task, names)[1]
             if target.task == "classification" and names is None:
                 notes.append(
                     f"Labels 0 to {len(target.classes) - 1} are in the first batch; more outputs of the model mean more classes."
                 )
     finish = Finish(target, features)
+    others = {split: other for split, other in (("validation", validation), ("test", test)) if other is not None}
     if test is None:
         notes.append("There is no test split: pass test_data=.")
     return Data(
-        name=name, train=LoaderSplit(loader, finish), validation=open_other("validation", validation, finish, 0, name, notes),
-        test=open_other("test", test, finish, 0, name, notes), features=features, target=target,
-        fingerprint=describe_fingerprint(loader.dataset), notes=tuple(notes), batch_size=loader.batch_size,
-        examples=examples,
-    )  # fmt: skip
+        name=name, train=LoaderSplit(loader, finish), test=None, features=features, target=target,
+        fingerprint=describe_fingerprint(dataset), notes=tuple(notes), batch_size=loader.batch_size, examples=examples,
+    ).with_splits(open_others(others, finish, 0, name))  # fmt: skip
 
 
 # ── what a dataset is like ───────────────────────────────────────────────────────────────────────────────────
@@ -278,26 +300,16 @@ def is_ordinary(loader: Dataset[Any] | DataLoader[Any]) -> bool:
     return is_plain and loader.collate_fn is default_collate and loader.batch_size is not None and not loader.drop_last
 
 
-def has_plain_samples(loader: DataLoader[Any]) -> bool:
-    """Tell whether the loader's batches are stacked samples of a map-style dataset, in whatever order."""
-    dataset = loader.dataset
-    is_map_style = not isinstance(dataset, IterableDataset) and hasattr(dataset, "__len__")
-    return is_map_style and loader.collate_fn is default_collate and loader.batch_size is not None
-
-
-def unwrap(source: Dataset[Any] | DataLoader[Any]) -> tuple[Dataset[Any], int | None, bool, tuple[str, ...]]:
-    """Return (dataset, batch size, whether to shuffle, what to say) of a dataset or an ordinary DataLoader."""
+def unwrap(source: Dataset[Any] | DataLoader[Any]) -> tuple[Dataset[Any], int | None, bool, list[str]]:
+    """Return (dataset, batch size, whether to shuffle, notes) of a dataset or an ordinary DataLoader."""
     if not isinstance(source, DataLoader):
-        return source, None, True, ()
-    is_shuffled = isinstance(source.sampler, RandomSampler)
+        return source, None, True, []
+    if isinstance(source.sampler, RandomSampler):
+        return source.dataset, source.batch_size, True, []
     note = (
-        ()
-        if is_shuffled
-        else (
-            "The DataLoader does not shuffle, so neither does training: DataLoader(…, shuffle=True) usually learns better.",
-        )
+        "The DataLoader does not shuffle, so neither does training: DataLoader(…, shuffle=True) usually learns better."
     )
-    return source.dataset, source.batch_size, is_shuffled, note
+    return source.dataset, source.batch_size, False, [note]
 
 
 def class_names(dataset: Any) -> Sequence[str] | None:
@@ -314,36 +326,18 @@ def describe_fingerprint(dataset: Any) -> str:
 
 
 def read_all(
-    dataset: Dataset[Any], count: int, task: Task | None, classes: Sequence[str] | None, workers: int,
-    progress: Callable[[int, int], None],
-) -> tuple[Samples, TargetSpec]:  # fmt: skip
+    dataset: Dataset[Any], split: str, task: Task | None, classes: Sequence[str] | None, workers: int
+) -> tuple[Samples, TargetSpec]:
     """Read every sample once and keep it."""
     name = type(dataset).__name__
-    loader = DataLoader(
-        dataset,
-        batch_size=READ_BATCH,
-        num_workers=workers,
-        collate_fn=collate_samples,
-        generator=torch.Generator(),
-    )
-    inputs: list[Tensor] = []
-    targets: list[np.ndarray] = []
-    try:
-        with seeded(0):
-            for x, y in loader:
-                inputs.append(x)
-                targets.append(np.asarray(y))
-                progress(min(len(inputs) * READ_BATCH, count), count)
-    except Exception as error:
-        first = len(inputs) * READ_BATCH
-        samples = [read_one(dataset, index, name) for index in range(first, min(first + READ_BATCH, count))]
-        collate_checked(samples, name)
-        raise not_collated(error, name, samples).error() from error  # one by one all is well: it was the workers
-    if len({tuple(part.shape[1:]) for part in inputs}) > 1:
-        shapes = " and ".join(sorted({str(tuple(part.shape[1:])) for part in inputs})[:2])
-        raise DataError("unequal-samples", data=name, reason=f"found {shapes}")
+    indices = range(sample_count(dataset, name, split))
+    requests = [BatchRequest(0, 0, indices[first : first + READ_BATCH]) for first in range(0, len(indices), READ_BATCH)]
+    reader = BatchReader(SeededDataset(dataset, collate_samples, is_random=None), workers)
+    inputs, targets = zip(*reader.batches(requests, is_pinned=False), strict=True)
+    if len(shapes := sorted({str(tuple(batch.shape[1:])) for batch in inputs})) > 1:
+        raise DataError("unequal-samples", data=name, reason=f"found {shapes[0]} and {shapes[1]}")
     x = as_stored(torch.cat(inputs))
-    kept_targets, target = read_targets(np.concatenate(targets), task, classes)
+    kept_targets, target = read_targets(np.concatenate([np.asarray(batch) for batch in targets]), task, classes)
     return Samples(x if x.dim() > 1 else x.unsqueeze(1), kept_targets), target
 
 
@@ -377,14 +371,18 @@ def whole_number_notes(inputs: Tensor) -> list[str]:
 def probe_target(dataset: Any, task: Task | None, classes: Sequence[str] | None, notes: list[str]) -> TargetSpec:
     """Find out what the targets of streamed data are, from its `targets` where it has them, else from some samples."""
     labels = getattr(dataset, "targets", None)
-    count = len(dataset)
-    if labels is None or len(labels) != count:
-        chosen = (
-            sorted({round(i * (count - 1) / (LABEL_PROBES - 1)) for i in range(LABEL_PROBES)}) if count > 1 else [0]
-        )
-        name = type(dataset).__name__
-        labels = collate_checked([read_one(dataset, index, name)[1] for index in chosen], name)
+    if labels is None or len(labels) != len(dataset):
+        chosen = spread(len(dataset), LABEL_PROBES)
+        with seeded(0):
+            samples = [read_sample(dataset, index)[1] for index in chosen]
+        labels = collated(samples, collate_samples, type(dataset).__name__)
         notes.append(f"What the targets are was found out from {len(chosen):,} samples.")
     if not isinstance(labels, Tensor) and isinstance(first := next(iter(labels)), str):
         raise DataError("streamed-texts", data=type(dataset).__name__, found=first)
     return read_targets(labels, task, classes)[1]
+
+
+DATASET = SourceKind(
+    "datasets", lambda source: isinstance(source, (Dataset, DataLoader)) and is_ordinary(source), open_dataset
+)
+LOADER = SourceKind("DataLoaders", lambda source: isinstance(source, DataLoader), open_loader)

@@ -1,5 +1,5 @@
 """Folders of images."""
 
-from rushlight.data.sources.images.folder import ImageFolderDataset, open_image_folder, read_image
+from rushlight.data.sources.images.folder import IMAGES, ImageFolderDataset, read_image
 
-__all__ = ["ImageFolderDataset", "open_image_folder", "read_image"]
+__all__ = ["IMAGES", "ImageFolderDataset", "read_image"]

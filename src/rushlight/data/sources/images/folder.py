@@ -23,7 +23,7 @@ from rushlight.data.shape import (
     learn_normalization,
     normalization_notes,
 )
-from rushlight.data.sources.images.find import IMAGE_ENDINGS, ImageFiles, find_images
+from rushlight.data.sources.images.find import ImageFiles, find_images
 from rushlight.data.sources.images.pixels import (
     BadImage,
     Header,
@@ -34,11 +34,12 @@ from rushlight.data.sources.images.pixels import (
     read_image,
     read_pixels,
 )
+from rushlight.data.sources.kind import SourceKind
 from rushlight.data.spec import FeatureSpec, NormalizeName, TargetSpec
 from rushlight.data.splits import Data
 from rushlight.errors import DataError, UsageError
 
-__all__ = ["IMAGE_ENDINGS", "ImageFolderDataset", "open_image_folder", "read_image"]
+__all__ = ["IMAGES", "ImageFolderDataset", "open_image_folder", "read_image"]
 
 KEPT_SIDE = 256  # images of one size are kept at it up to here
 CAPPED_SIDE = 128  # the longer side of a size that had to be chosen
@@ -47,7 +48,7 @@ CHOOSE_SIZE = "(--image-size HEIGHT,WIDTH for another)"
 
 
 def open_image_folder(
-    path: Path,
+    path: str | Path,
     *,
     normalize: NormalizeName = "auto",
     image_size: tuple[int, int] | None = None,
@@ -64,6 +65,7 @@ def open_image_folder(
     `workers` processes. Raises DataError for a folder without classes or images, and for unreadable images unless
     `skip_bad`.
     """
+    path = Path(path)
     splits, classes, notes = find_images(path, test_fraction=test_fraction, val_fraction=val_fraction, seed=seed)
     target = TargetSpec("classification", classes)
     paths = [path for files in splits.values() for path in files.paths]
@@ -82,7 +84,7 @@ def open_image_folder(
         bad += newly_bad
     notes += bad_notes(path, bad, len(paths), skip_bad)
     return build_data(
-        Path(path).name, "image", samples["train"], samples.get("test"), target, validation=samples.get("validation"),
+        path.name, "image", samples["train"], samples.get("test"), target, validation=samples.get("validation"),
         normalize=normalize, notes=tuple(notes),
     )  # fmt: skip
 
@@ -243,9 +245,7 @@ def stream(root: Path, files: ImageFiles, features: FeatureSpec, workers: int) -
     channels, height, width = features.shape
     dataset = ImageFolderDataset(files, (channels, height, width))
     finish = partial(prepare_batch, features)
-    return StreamedSplit(
-        dataset, finish, workers, draws=False, together=True, around=no_image_warnings, names=files.names(root)
-    )
+    return StreamedSplit(dataset, finish, workers, is_random=False, around=no_image_warnings, names=files.names(root))
 
 
 def prepare_batch(features: FeatureSpec, batch: Any) -> Any:
@@ -262,3 +262,8 @@ def names_fingerprint(root: Path, splits: Sequence[ImageFiles]) -> str:
             digest.update(f"{name}\0{path.stat().st_size}\n".encode("utf-8", "surrogatepass"))
         digest.update(b"\n")
     return digest.hexdigest()
+
+
+IMAGES = SourceKind(
+    "folders of images", lambda source: isinstance(source, (str, Path)) and Path(source).is_dir(), open_image_folder
+)

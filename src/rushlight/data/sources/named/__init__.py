@@ -1,7 +1,25 @@
 """Datasets by name, fetched once and kept in a cache."""
 
-from rushlight.data.sources.named.cache import cache_folder
-from rushlight.data.sources.named.catalog import DATASETS
-from rushlight.data.sources.named.named import describe_datasets, open_named
+from __future__ import annotations
 
-__all__ = ["DATASETS", "cache_folder", "describe_datasets", "open_named"]
+from typing import TYPE_CHECKING
+
+from rushlight.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from rushlight.data.sources.named.cache import cache_folder
+    from rushlight.data.sources.named.catalog import DATASETS
+    from rushlight.data.sources.named.named import describe_datasets
+    from rushlight.data.sources.named.source import NAMED
+
+__all__ = ["DATASETS", "NAMED", "cache_folder", "describe_datasets"]
+
+__getattr__, __dir__ = lazy_names(  # reading what is in the catalog needs no torch
+    __name__,
+    {
+        "rushlight.data.sources.named.cache": ["cache_folder"],
+        "rushlight.data.sources.named.catalog": ["DATASETS"],
+        "rushlight.data.sources.named.named": ["describe_datasets"],
+        "rushlight.data.sources.named.source": ["NAMED"],
+    },
+)

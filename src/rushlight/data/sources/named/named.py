@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rushlight.data.sources.arrays import read_idx
+from rushlight.data.sources.idx import read_idx
 from rushlight.data.sources.named.cache import Progress, cache_folder, is_complete
 from rushlight.data.sources.named.catalog import DATASETS, NamedDataset
 from rushlight.errors import UsageError, suggest

@@ -23,6 +23,11 @@ TABLE_ENDINGS = CSV_ENDINGS + PARQUET_ENDINGS
 DELIMITERS = (",", ";", "\t", "|")
 
 
+def is_table(path: str | Path) -> bool:
+    """Tell a table by its ending."""
+    return Path(path).name.lower().endswith(TABLE_ENDINGS)
+
+
 def polars() -> Any:
     """Return the polars module; UsageError says how to install it."""
     try:

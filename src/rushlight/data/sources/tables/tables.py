@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from rushlight.data.shape import Names, Samples, build_data, cut_splits
+from rushlight.data.sources.kind import SourceKind
 from rushlight.data.sources.tables.columns import MISSING, as_number, encode, feature_names, learn_columns
-from rushlight.data.sources.tables.frames import TABLE_ENDINGS, first_line, open_frame, polars, read_frame
+from rushlight.data.sources.tables.frames import first_line, is_table, open_frame, polars, read_frame
 from rushlight.data.spec import Column, FeatureSpec, NormalizeName, TargetSpec, Task
 from rushlight.data.splits import Data
 from rushlight.errors import DataError, UsageError, suggest
@@ -26,21 +27,21 @@ from rushlight.errors import DataError, UsageError, suggest
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["TABLE_ENDINGS", "encode", "feature_names", "open_table", "read_frame", "read_rows"]
+__all__ = ["TABLE", "encode", "feature_names", "open_table", "read_frame", "read_rows"]
 
 MOST_CLASSES = 20  # more are accepted only where each occurs twice or more, on average
 MOST_CLASSES_OF_NUMBERS = 20  # more different whole numbers than this are a quantity, not classes
 
 
 def open_table(
-    path: Path,
+    path: str | Path,
     *,
     target: str | None,
-    validation: Path | None = None,
-    test: Path | None = None,
+    validation: str | Path | None = None,
+    test: str | Path | None = None,
     normalize: NormalizeName = "auto",
     seed: int = 0,
-    test_fraction: float = 0.2,
+    test_fraction: float | None = 0.2,
     val_fraction: float | None = None,
     task: Task | None = None,
 ) -> Data:
@@ -266,3 +267,10 @@ def class_name(value: object) -> str:
     """Return the name of a numeric class however it is written: 3, 3.0 and 03 are all '3'."""
     number = as_number(value)
     return str(value) if number is None else str(int(number) if number.is_integer() else number)
+
+
+TABLE = SourceKind(
+    "tables (.csv, .parquet)",
+    lambda source: isinstance(source, (str, Path)) and is_table(source) and Path(source).exists(),
+    open_table,
+)

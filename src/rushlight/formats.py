@@ -25,7 +25,7 @@ def format_duration(seconds: float) -> str:
 
 
 def format_step(seconds: float) -> str:
-    """Return the time of a step or of a part of one with three digits: '412 µs', '1.73 ms', '2.41 s'."""
+    """Return the time of a step with three digits: '412 µs', '1.73 ms', '2.41 s'."""
     return _scaled(seconds * 1e6, 1000, (" µs", " ms", " s"))
 
 
@@ -35,7 +35,7 @@ def format_count(number: float) -> str:
 
 
 def format_bytes(number: float) -> str:
-    """Return a size in decimal units, as disks are sold and downloads are shown: '512 B', '30.9 MB'."""
+    """Return a size in decimal units, as disks are sold: '512 B', '30.9 MB'."""
     return _scaled(number, 1000, (" B", " kB", " MB", " GB", " TB"))
 
 
@@ -45,7 +45,7 @@ def format_share(share: float | None) -> str:
 
 
 def format_figure(value: float | None) -> str:
-    """Return a loss or an error with four significant digits; '-' when there is none, 'nan' when it is not a number."""
+    """Return a loss or an error with four significant digits; '-' when there is none."""
     if value is None:
         return "-"
     if not math.isfinite(value):
@@ -56,7 +56,7 @@ def format_figure(value: float | None) -> str:
 
 
 def _scaled(number: float, step: int, units: tuple[str, ...]) -> str:
-    """Return the number in the largest unit in which it is at least one, with three significant digits."""
+    """Return the number with three significant digits, in the largest unit with at least one."""
     if not math.isfinite(number):
         return "?"
     scale = 0

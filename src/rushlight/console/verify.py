@@ -1,0 +1,113 @@
+"""Verifying runs: the progress line and the tables."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rushlight.console.output import open_console, print_unwrapped
+from rushlight.console.progress import DRAW_SECONDS, LiveLine
+from rushlight.console.report import open_table
+from rushlight.formats import format_bytes
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+STYLES = {
+    "whole": "green", "damaged": "bold red", "missing": "bold red", "in use": "bold cyan", "other version": "yellow",
+    "not yet": "dim",
+}  # fmt: skip
+WIDE, FULL = 64, 100  # columns from which sizes are shown: of one run's files, of all runs
+
+
+@contextlib.contextmanager
+def checking(total: int) -> Iterator[Callable[[int], None]]:
+    """Yield a function that adds up checked bytes and shows the sum on standard error."""
+    line, done, shown_at = LiveLine(to_stderr=True), 0, 0.0
+
+    def watch(count: int) -> None:
+        nonlocal done, shown_at
+        done += count
+        now = time.monotonic()
+        if line.is_live and now - shown_at >= DRAW_SECONDS:
+            shown_at = now
+            line.draw([f"checking {format_bytes(done)} of {format_bytes(total)}"], done / total if total else None)
+
+    try:
+        watch(0)
+        yield watch
+    finally:
+        line.clear()
+
+
+def print_verification(found: Mapping[str, Any]) -> None:
+    """Print one run's files with their damage, and what that means."""
+    from rich.text import Text
+
+    console = open_console()
+    console.print(Text.assemble((str(found["run"]), "bold"), "  ", state_text(found)), soft_wrap=True)
+    console.print(str(found["folder"]), style="dim", soft_wrap=True)
+    has_size = console.width >= WIDE
+    table = verification_table("part", has_size)
+    for file in found["parts"]:
+        size = [format_bytes(file["bytes"]) if file["bytes"] else ""] if has_size else []
+        table.add_row(file["name"], Text(file["state"], STYLES[file["state"]]), *size, file["detail"])
+    print_unwrapped(console, table)
+    console.print(found["meaning"], soft_wrap=not console.is_terminal)
+
+
+def print_verifications(results: Sequence[Mapping[str, Any]]) -> None:
+    """Print a row for each run, the total, and the command that tells more."""
+    from rich.cells import cell_len
+
+    console = open_console()
+    has_size = console.width >= FULL
+    table = verification_table("run", has_size)
+    name_width = max(cell_len(found["run"]) for found in results)
+    if console.is_terminal:
+        name_width = min(name_width, console.width // 2)  # whole names, as far as that goes: they are to be typed
+        table.columns[-1].max_width = max(8, console.width - name_width - (25 if has_size else 15))
+    table.columns[0].min_width = name_width
+    for found in results:
+        size = [format_bytes(found["bytes"])] if has_size else []
+        table.add_row(found["run"], state_text(found), *size, in_short(found))
+    print_unwrapped(console, table)
+    damaged = [found for found in results if not found["whole"]]
+    runs = "1 run" if len(results) == 1 else f"{len(results):,} runs"
+    size_text = format_bytes(sum(found["bytes"] for found in results))
+    console.print(f"{runs}, {size_text}: " + (f"{len(damaged):,} damaged." if damaged else "everything is whole."))
+    if damaged:
+        hint = f"What that means, and what to do: rushlight runs --verify {damaged[0]['typed']}"
+        console.print(hint, soft_wrap=not console.is_terminal)
+
+
+def verification_table(heading: str, has_size: bool) -> Table:
+    """Return an empty table for names, states, sizes where there is room, and details."""
+    table = open_table()
+    table.add_column(heading, overflow="fold")
+    table.add_column("state", no_wrap=True)
+    if has_size:
+        table.add_column("size", justify="right", no_wrap=True)
+    table.add_column("", overflow="fold")
+    return table
+
+
+def state_text(found: Mapping[str, Any]) -> Any:
+    """Return in colour whether a run is whole, damaged, or in use and whole so far."""
+    from rich.text import Text
+
+    state = "damaged" if not found["whole"] else "in use" if found["in_use_by"] else "whole"
+    return Text(state, STYLES[state])
+
+
+def in_short(found: Mapping[str, Any]) -> str:
+    """Return a run's first damage, or the checkpoints and the bundle that can be used."""
+    broken = [file for file in found["parts"] if file["state"] in ("damaged", "missing")]
+    if broken:
+        first = f"{broken[0]['name']}: {broken[0]['detail'] or broken[0]['state']}"
+        return first + (f" (and {len(broken) - 1} more)" if len(broken) > 1 else "")
+    whole = [file["name"] for file in found["parts"] if file["state"] == "whole"]
+    usable = sum(name.startswith("checkpoints/") for name in whole)
+    return f"{usable} checkpoint{'' if usable == 1 else 's'}" + (", bundle" if "model" in whole else "")

@@ -1,0 +1,37 @@
+"""Datasets by name as a source of data."""
+
+from __future__ import annotations
+
+import torch
+
+from rushlight.data.shape import Samples, build_data, cut_samples
+from rushlight.data.sources.kind import SourceKind
+from rushlight.data.sources.named.cache import Progress
+from rushlight.data.sources.named.catalog import DATASETS
+from rushlight.data.sources.named.named import open_named
+from rushlight.data.spec import NormalizeName, TargetSpec
+from rushlight.data.splits import Data
+
+
+def open_named_data(
+    name: str,
+    *,
+    normalize: NormalizeName = "auto",
+    val_fraction: float | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Data:
+    """Open the dataset called `name`, fetching it first if need be; its train and test splits are those published."""
+    arrays = open_named(name, progress=progress)
+    target = TargetSpec("classification", tuple(arrays.classes))
+    published = Samples(torch.from_numpy(arrays.train_inputs), torch.from_numpy(arrays.train_targets))
+    test = Samples(torch.from_numpy(arrays.test_inputs), torch.from_numpy(arrays.test_targets))
+    train, validation, _, notes = cut_samples(
+        published, target, test_fraction=None, val_fraction=val_fraction, seed=seed
+    )
+    return build_data(
+        name, "image", train, test, target, validation=validation, normalize=normalize, notes=(*arrays.notes, *notes)
+    )
+
+
+NAMED: SourceKind = SourceKind("data known by name", lambda source: str(source) in DATASETS, open_named_data)
