@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
 import re
 import tomllib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import click
@@ -14,7 +14,6 @@ import typer
 
 from rushlight import texts
 from rushlight.cli.app import app
-from rushlight.training.setup import options as options_module
 
 FLAG = r"(?<![\w-])--[a-z][a-z-]*"  # of the command line
 WORDS = {
@@ -34,9 +33,8 @@ def markdown(name: str, language: str) -> str:
 
 def options(language: str) -> str:
     """Return a table of every option of `train`, `epochs` and `open_data`."""
-    reference = getattr(options_module, "reference", None)  # the declaration's own table, where it has one
-    if reference is not None:
-        return str(reference())
+    if importlib.util.find_spec("rushlight.options"):  # the declaration's own tables
+        return str(importlib.import_module("rushlight.options").options_reference())
     words = WORDS[language]
     rows = [f"| `{name}` | {meaning} | {default} | `{kind}` |" for name, kind, meaning, default in declared_options()]
     head = f"| {words['option']} | {words['meaning']} | {words['default']} | {words['kind']} |"
@@ -45,7 +43,11 @@ def options(language: str) -> str:
 
 def declared_options() -> Iterator[tuple[str, str, str, str]]:
     """Yield name, type, meaning and default of each option from the comments of its declaration."""
-    source = re.sub(r"\(\n\s*(.*)\n\s*\)", r"\1", inspect.getsource(options_module.Options))
+    source = re.sub(
+        r"\(\n\s*(.*)\n\s*\)",
+        r"\1",
+        inspect.getsource(importlib.import_module("rushlight.training.setup.options").Options),
+    )
     for name, kind, comment in re.findall(r"^    (\w+): (.+?)  # (.+)$", source, re.MULTILINE):
         parts = re.fullmatch(r"(.*) \((.*)\)", comment)
         meaning, default = parts.groups() if parts else (comment, "")
@@ -64,7 +66,7 @@ def errors(language: str) -> str:
     for line in source.splitlines():
         if heading := re.match(r"\s*# ── (.+?) ─", line):
             group = heading[1]
-        elif key := re.match(r'(?:\[| {4}")([a-z0-9-]+)(?:\]|": Text\()', line):
+        elif key := re.match(r"\[([a-z0-9-]+)\]", line):
             groups.setdefault(group, []).append(key[1])
     for group, keys in groups.items():
         lines += ["", f"## {group[:1].upper()}{group[1:]}"]
@@ -85,10 +87,7 @@ def errors(language: str) -> str:
 
 def read_errors(language: str) -> tuple[dict[str, tuple[str, str]], str]:
     """Return the catalogue of a language by key, and the file's text, whose comments group the keys."""
-    folder = getattr(texts, "FOLDER", None)
-    if folder is None:  # English alone, in Python
-        return {key: tuple(text) for key, text in texts.ENGLISH.items()}, inspect.getsource(texts)
-    source = Path(folder, language, "errors.toml").read_text(encoding="utf-8")
+    source = (texts.FOLDER / language / "errors.toml").read_text(encoding="utf-8")
     entries: dict[str, Any] = tomllib.loads(source)
     return {key: (whole(entry["problem"]), whole(entry.get("advice", ""))) for key, entry in entries.items()}, source
 
