@@ -37,6 +37,7 @@ from rushlight.data.spec import FeatureSpec, Normalization, NormalizeName, Targe
 from rushlight.data.splits import Data
 from rushlight.device import available_memory
 from rushlight.errors import DataError, UsageError, check_choice, suggest
+from rushlight.texts import Joined, Note
 
 NORMALIZE = ("auto", "standard", "unit", "none")
 TASKS = ("classification", "binary", "multilabel", "regression")
@@ -82,7 +83,7 @@ def opened_before(data: Data) -> Data:
     return data
 
 
-OPENED = SourceKind("open data", lambda source: isinstance(source, Data), opened_before)
+OPENED = SourceKind("data.kinds.open", lambda source: isinstance(source, Data), opened_before)
 KINDS = (OPENED, NAMED, TABLE, ARRAYS, IMAGES, DATASET, LOADER)  # the first that matches a source opens it
 
 
@@ -154,7 +155,7 @@ def kind_of(source: Any) -> SourceKind:
     if not isinstance(source, (str, Path)):
         raise UsageError("unknown-data-kind", found=type(source).__name__)
     if Path(source).exists():
-        raise UsageError("unknown-file-kind", path=source, found=Path(source).suffix or "no ending")
+        raise UsageError("unknown-file-kind", path=source, found=Path(source).suffix or Note("data.no-ending"))
     near, known = suggest(str(source), DATASETS), ", ".join(DATASETS)
     raise UsageError("unknown-data", name=source, known=known, suggestion=near, folder=Path.cwd())
 
@@ -169,8 +170,8 @@ def check_options_apply(given: Given, kind: SourceKind, options: DataOptions) ->
     for option, value in chosen.items():
         if option == "seed" or kind.takes(option):
             continue
-        words = ", ".join(other.words for other in KINDS if other.takes(option))
-        words = "data that is not open yet (open_data takes it)" if kind is OPENED else words
+        takers = [other.words for other in KINDS if other.takes(option)]
+        words = Joined("list", map(Note, ["data.kinds.not-open-yet"] if kind is OPENED else takers))
         raise UsageError("option-of-other-data", option=option, value=value, kind=words)
 
 

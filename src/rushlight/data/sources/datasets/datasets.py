@@ -383,6 +383,6 @@ def probe_target(dataset: Any, task: Task | None, classes: Sequence[str] | None,
 
 
 DATASET = SourceKind(
-    "datasets", lambda source: isinstance(source, (Dataset, DataLoader)) and is_ordinary(source), open_dataset
+    "data.kinds.dataset", lambda source: isinstance(source, (Dataset, DataLoader)) and is_ordinary(source), open_dataset
 )
-LOADER = SourceKind("DataLoaders", lambda source: isinstance(source, DataLoader), open_loader)
+LOADER = SourceKind("data.kinds.loader", lambda source: isinstance(source, DataLoader), open_loader)
