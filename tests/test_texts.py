@@ -29,6 +29,7 @@ COMPUTED: dict[str, set[str]] = {
     "data/feed/reading.py:error": set(),  # any error that a worker sends back: its key was given where `Failed` was made
     "data/feed/reading.py:failed": set(),  # the same: an error of ours, sent by a worker
     "data/sources/idx.py:check_length": {"idx-truncated", "idx-too-long"},
+    "data/sources/tables/columns.py:values_of": {"not-a-date", "not-a-number"},
     "export/weights.py:read_content": {"weights-page", "weights-pointer"},
     "training/setup/explain.py:check_outputs": {"too-few-outputs", "wrong-outputs"},
 }
