@@ -27,7 +27,7 @@ language = "zh_CN" if IS_CHINESE else "en"
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
 exclude_patterns = ["zh", "_static", "_templates"]
 nitpicky = False
-smartquotes = False  # they would make one dash of --name
+smartquotes_action, smartquotes_excludes = "D", {}  # dashes alone: napoleon writes two hyphens for one
 default_role = "code"  # docstrings write `name`, as Markdown does
 templates_path = ["_templates"]
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
 import re
 import tomllib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import click
@@ -14,8 +14,8 @@ import typer
 
 from rushlight import texts
 from rushlight.cli.app import app
-from rushlight.training.setup import options as options_module
 
+FLAG = r"(?<![\w-])--[a-z][a-z-]*"  # of the command line
 WORDS = {
     "en": {"option": "option", "meaning": "meaning", "default": "default", "kind": "type", "problem": "problem", "advice": "advice", "arguments": "Arguments", "options": "Options"},
     "zh": {"option": "选项", "meaning": "含义", "default": "默认值", "kind": "类型", "problem": "问题", "advice": "怎么办", "arguments": "参数", "options": "选项"},
@@ -33,9 +33,8 @@ def markdown(name: str, language: str) -> str:
 
 def options(language: str) -> str:
     """Return a table of every option of `train`, `epochs` and `open_data`."""
-    reference = getattr(options_module, "reference", None)  # the declaration's own table, where it has one
-    if reference is not None:
-        return str(reference())
+    if importlib.util.find_spec("rushlight.options"):  # the declaration's own tables
+        return str(importlib.import_module("rushlight.options").options_reference())
     words = WORDS[language]
     rows = [f"| `{name}` | {meaning} | {default} | `{kind}` |" for name, kind, meaning, default in declared_options()]
     head = f"| {words['option']} | {words['meaning']} | {words['default']} | {words['kind']} |"
@@ -44,7 +43,11 @@ def options(language: str) -> str:
 
 def declared_options() -> Iterator[tuple[str, str, str, str]]:
     """Yield name, type, meaning and default of each option from the comments of its declaration."""
-    source = re.sub(r"\(\n\s*(.*)\n\s*\)", r"\1", inspect.getsource(options_module.Options))
+    source = re.sub(
+        r"\(\n\s*(.*)\n\s*\)",
+        r"\1",
+        inspect.getsource(importlib.import_module("rushlight.training.setup.options").Options),
+    )
     for name, kind, comment in re.findall(r"^    (\w+): (.+?)  # (.+)$", source, re.MULTILINE):
         parts = re.fullmatch(r"(.*) \((.*)\)", comment)
         meaning, default = parts.groups() if parts else (comment, "")
@@ -63,10 +66,10 @@ def errors(language: str) -> str:
     for line in source.splitlines():
         if heading := re.match(r"\s*# ── (.+?) ─", line):
             group = heading[1]
-        elif key := re.match(r'(?:\[| {4}")([a-z0-9-]+)(?:\]|": Text\()', line):
+        elif key := re.match(r"\[([a-z0-9-]+)\]", line):
             groups.setdefault(group, []).append(key[1])
     for group, keys in groups.items():
-        lines += ["", f"## {group}"]
+        lines += ["", f"## {group[:1].upper()}{group[1:]}"]
         for key in keys:
             problem, advice = catalogue[key]
             lines += [
@@ -84,10 +87,7 @@ def errors(language: str) -> str:
 
 def read_errors(language: str) -> tuple[dict[str, tuple[str, str]], str]:
     """Return the catalogue of a language by key, and the file's text, whose comments group the keys."""
-    folder = getattr(texts, "FOLDER", None)
-    if folder is None:  # English alone, in Python
-        return {key: tuple(text) for key, text in texts.ENGLISH.items()}, inspect.getsource(texts)
-    source = Path(folder, language, "errors.toml").read_text(encoding="utf-8")
+    source = (texts.FOLDER / language / "errors.toml").read_text(encoding="utf-8")
     entries: dict[str, Any] = tomllib.loads(source)
     return {key: (whole(entry["problem"]), whole(entry.get("advice", ""))) for key, entry in entries.items()}, source
 
@@ -100,7 +100,7 @@ def whole(text: str | dict[str, str]) -> str:
 def literal(text: str) -> str:
     """Return a text as Markdown that shows it as it is, with its `{places}` marked."""
     escaped = re.sub(r"([\\<>*_\[\]#|~])", r"\\\1", " ".join(text.replace("`", "").split()))
-    return re.sub(r"\{[^{}]*\}", lambda place: f"`{place[0].replace(chr(92), '')}`", escaped)
+    return re.sub(r"\{[^{}]*\}|" + FLAG, lambda place: f"`{place[0].replace(chr(92), '')}`", escaped)
 
 
 # ── the command line ─────────────────────────────────────────────────────────────────────────────────────
@@ -117,7 +117,8 @@ def describe(name: str, command: click.Command, language: str) -> Iterator[str]:
     words = WORDS[language]
     context = click.Context(command, info_name=f"rushlight {name}")
     pieces = [piece for piece in command.collect_usage_pieces(context) if piece]
-    yield from ("", f"## rushlight {name}", "", "```text", " ".join(["rushlight", name, *pieces]), "```", "")
+    usage = " ".join(["rushlight", name, *pieces]).replace("[[", "[").replace("]]", "]")
+    yield from ("", f"## rushlight {name}", "", "```text", usage, "```", "")
     yield plain(command.help or "")
     if command.epilog:
         yield from ("", plain(command.epilog))
@@ -155,8 +156,8 @@ def shown_default(parameter: click.Parameter) -> str:
 
 
 def plain(text: str) -> str:
-    """Return a help text without rich's markup."""
-    return " ".join(re.sub(r"\[/?(?:bold|dim|cyan|green|yellow|red)\]", "", text).split())
+    """Return a help text as Markdown, without rich's markup."""
+    return re.sub(FLAG, r"`\g<0>`", " ".join(re.sub(r"\[/?(?:bold|dim|cyan|green|yellow|red)\]", "", text).split()))
 
 
 def cell(text: str) -> str:

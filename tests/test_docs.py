@@ -2,8 +2,7 @@
 
 Blocks of one walk (a page, or the pages of the guide) share one namespace and one temporary folder, from top to bottom.
 A ```text block right after a Python block is what the block prints; after a command, one that begins with "error:" is
-how the command fails. Words are compared and figures are not, since these differ between machines. A block after
-`<!-- needs: NAME -->` is executed once there is an option of that name.
+how the command fails. Words are compared and figures are not, since these differ between machines.
 """
 
 from __future__ import annotations
@@ -55,19 +54,18 @@ AWAITED_FLAGS = {"--val-data", "--val-fraction"}  # the pages name them already
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block: its language, its text, the line its text starts on, and the option that it needs."""
+    """A fenced block: its language, its text, and the line its text starts on."""
 
     language: str
     text: str
     line: int
-    needs: str = ""
 
 
 def blocks(page: str) -> list[Block]:
     """Return a page's fenced blocks."""
     text = read(page)
-    found = re.finditer(r"^(?:<!-- needs: (\w+) -->\n)?```(\w+)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-    return [Block(match[2], match[3], text.count("\n", 0, match.start(3)) + 1, match[1] or "") for match in found]
+    found = re.finditer(r"^```(\w+)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return [Block(match[1], match[2], text.count("\n", 0, match.start()) + 2) for match in found]
 
 
 def prose(page: str) -> str:
@@ -83,7 +81,7 @@ def follower(page: str, block: Block) -> Block | None:
     """Return the block that comes next with nothing but empty lines between."""
     after = "\n".join(read(page).splitlines()[block.line - 1 + block.text.count("\n") + 1 :])
     following = next((later for earlier, later in pairwise(blocks(page)) if earlier == block), None)
-    return following if re.match(r"\n*(<!-- .* -->\n)?```text", after) else None
+    return following if re.match(r"\n*```text", after) else None
 
 
 def words(text: str) -> list[str]:
@@ -155,8 +153,6 @@ def test_every_block_of_a_page_does_what_the_page_says(
     module = types.ModuleType("__main__")  # as in a script, so that its classes are called __main__.Net
     monkeypatch.setitem(sys.modules, "__main__", module)
     for page, block in ((name, block) for name in walk for block in blocks(name)):
-        if block.needs and block.needs not in OPTIONS:
-            continue
         shown = follower(page, block)
         if block.language == "python":
             code = compile("\n" * (block.line - 1) + on_small_data(block.text), page, "exec")
@@ -236,7 +232,7 @@ def anchors(page: Path) -> set[str]:
 @pytest.mark.parametrize("page", CHINESE)
 def test_a_chinese_page_has_the_code_and_the_output_of_the_english_one(page: str) -> None:
     english, chinese = (blocks(name) for name in (page.replace("docs/zh/", "docs/"), page))
-    assert [(block.language, block.needs) for block in english] == [(block.language, block.needs) for block in chinese]
+    assert [block.language for block in english] == [block.language for block in chinese]
     for one, other in zip(english, chinese, strict=True):
         place = f"{page}: line {one.line} and {other.line}"
         if one.language == "python":  # comments may be translated
