@@ -503,3 +503,13 @@ def test_a_split_is_disjoint_covers_all_and_keeps_every_class(labels: list[int],
         kept = sum(labels[index] == value for index in train)
         assert kept >= 1
         assert count < 2 or kept < count
+
+
+def test_a_value_that_is_no_number_is_named_by_its_row_in_the_file_also_after_rows_without_a_target(
+    tmp_path: Path,
+) -> None:
+    train = write(tmp_path, "x,y\n" + "".join(f"{n},{'uv'[n % 2]}\n" for n in range(20)))
+    test = write(tmp_path, "x,y\n1,\n2,\n3,u\nmany,v\n", "test.csv")
+    with pytest.raises(DataError, match="row 4 ") as caught:
+        open_table(train, target="y", test=test)
+    assert caught.value.key == "not-a-number"

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -94,7 +96,8 @@ def learn_column(name: str, kind: str, series: pl.Series, order: DateOrder) -> C
     """Learn one column on the training rows; return why it is left out where it is."""
     if kind == "category":
         return learn_category(name, categories_of(series))
-    values = numbers_of(series, name) if kind == "number" else days_of(series, name, order)
+    column = Column(name, "number" if kind == "number" else "date", date_order=order)
+    values = values_of(series, column)
     known = values[~np.isnan(values)]
     has_gaps = len(known) < len(values)
     if len(known) == 0:
@@ -103,8 +106,7 @@ def learn_column(name: str, kind: str, series: pl.Series, order: DateOrder) -> C
         return Note("data.all-equal", value=f"{known[0]:g}") if kind == "number" else Note("data.all-the-same-date")
     if name.lower() in ROW_NUMBER_NAMES and len(known) > 2 and not has_gaps and is_counting(known):
         return Note("data.only-numbers-rows")
-    kind_name: Literal["number", "date"] = "number" if kind == "number" else "date"
-    return Column(name, kind_name, fill=float(known.mean()), flags_missing=has_gaps, date_order=order)
+    return replace(column, fill=float(known.mean()), flags_missing=has_gaps)
 
 
 def is_counting(values: np.ndarray) -> bool:
@@ -147,10 +149,10 @@ def texts_in(series: pl.Series) -> list[str]:
     return [text for text in stripped(series) if text is not None and text not in MISSING_AMONG_NUMBERS]
 
 
-def encode(frame: pl.DataFrame, columns: tuple[Column, ...]) -> Tensor:
+def encode(frame: pl.DataFrame, columns: tuple[Column, ...], rows: np.ndarray | None = None) -> Tensor:
     """Return the rows as float32 features, shape (n, sum of the columns' widths), in the order of `columns`.
 
-    Columns that were not learnt are ignored. Raises DataError for a column that is not there, or a value that is no
+    `rows` are the rows' numbers in their file, where some of it were left out. Columns that were not learnt are ignored. Raises DataError for a column that is not there, or a value that is no
     number or date where these were learnt.
     """
     features = np.zeros((len(frame), sum(column.width for column in columns)), dtype=np.float32)
@@ -161,12 +163,12 @@ def encode(frame: pl.DataFrame, columns: tuple[Column, ...]) -> Tensor:
             raise DataError(
                 "column-not-there", name=column.name, columns=names, near=suggest(column.name, frame.columns)
             )
-        encode_column(frame[column.name], column, features[:, first : first + column.width])
+        encode_column(frame[column.name], column, features[:, first : first + column.width], rows)
         first += column.width
     return torch.from_numpy(features)
 
 
-def encode_column(series: pl.Series, column: Column, features: np.ndarray) -> None:
+def encode_column(series: pl.Series, column: Column, features: np.ndarray, rows: np.ndarray | None) -> None:
     """Write one column's features, shape (n, column.width), into zeros."""
     if column.kind == "category":
         number_of = {category: number for number, category in enumerate(column.categories)}
@@ -175,9 +177,7 @@ def encode_column(series: pl.Series, column: Column, features: np.ndarray) -> No
         rows = np.flatnonzero(numbers >= 0)
         features[rows, numbers[rows]] = 1.0
         return
-    values = (
-        numbers_of(series, column.name) if column.kind == "number" else days_of(series, column.name, column.date_order)
-    )
+    values = values_of(series, column, rows)
     gaps = np.isnan(values)
     features[:, 0] = np.where(gaps, column.fill, values)
     if column.flags_missing:
@@ -196,22 +196,31 @@ def categories_of(series: pl.Series) -> list[str | None]:
     return [text.lower() if text is not None and text.lower() in ("true", "false") else text for text in texts]
 
 
-def numbers_of(series: pl.Series, name: str) -> np.ndarray:
-    """Return a column as float64, NaN where a value is missing; DataError names the first value that is no number."""
+def values_of(series: pl.Series, column: Column, rows: np.ndarray | None = None) -> np.ndarray:
+    """Return a column as float64, dates as days since 1970, NaN for missing values.
+
+    Raises DataError that names the first value that is no number or no date, by its number in `rows`.
+    """
     pl = polars()
-    if series.dtype.is_numeric() or series.dtype in (pl.Boolean, pl.Null):
+    is_date = column.kind == "date"
+    if is_date and series.dtype in (pl.Date, pl.Datetime):
+        moments = series.cast(pl.Datetime("us")) if series.dtype == pl.Date else series.dt.cast_time_unit("us")
+        return np.asarray(moments.to_physical().cast(pl.Float64).to_numpy() / (DAY * 1e6))
+    if not is_date and (series.dtype.is_numeric() or series.dtype in (pl.Boolean, pl.Null)):
         values = series.cast(pl.Float64).to_numpy().astype(np.float64)
         bad = np.flatnonzero(np.abs(values) > LARGEST)
-        if len(bad):
-            raise DataError("not-a-number", column=name, row=int(bad[0]) + 1, value=series[int(bad[0])])
-        return values
-    cells = series.to_list()
-    known = {value: read_number(value) for value in set(cells)} if series.dtype == pl.String else None
-    numbers = [read_number(value) for value in cells] if known is None else [known[value] for value in cells]
-    if None in numbers:
-        row = numbers.index(None)
-        raise DataError("not-a-number", column=name, row=row + 1, value=cells[row])
-    return np.array(numbers, dtype=np.float64)
+    else:
+        read = partial(read_day, order=column.date_order) if is_date else read_number
+        cells = series.to_list()
+        known = {value: read(value) for value in set(cells)} if series.dtype == pl.String else None
+        found = [read(value) for value in cells] if known is None else [known[value] for value in cells]
+        values = np.array(found, dtype=np.float64)  # None becomes NaN
+        bad = np.array([index for index, value in enumerate(found) if value is None])
+    if len(bad):
+        row = int(bad[0])
+        number = row + 1 if rows is None else int(rows[row])
+        raise DataError("not-a-date" if is_date else "not-a-number", column=column.name, row=number, value=series[row])
+    return values
 
 
 def read_number(value: object) -> float | None:
@@ -219,20 +228,6 @@ def read_number(value: object) -> float | None:
     if value is None or (isinstance(value, str) and value.strip() in MISSING_AMONG_NUMBERS):
         return float("nan")
     return as_number(value)
-
-
-def days_of(series: pl.Series, name: str, order: DateOrder) -> np.ndarray:
-    """Return a column of dates as days since 1970, NaN where one is missing; DataError names what is no date."""
-    pl = polars()
-    if series.dtype in (pl.Date, pl.Datetime):
-        moments = series.cast(pl.Datetime("us")) if series.dtype == pl.Date else series.dt.cast_time_unit("us")
-        return np.asarray(moments.to_physical().cast(pl.Float64).to_numpy() / (DAY * 1e6))
-    cells = series.to_list()
-    days = [read_day(value, order) for value in cells]
-    if None in days:
-        row = days.index(None)
-        raise DataError("not-a-date", column=name, row=row + 1, value=cells[row])
-    return np.array(days, dtype=np.float64)
 
 
 def read_day(value: object, order: DateOrder) -> float | None:
@@ -284,11 +279,7 @@ def describe_columns(path: Path, columns: tuple[Column, ...]) -> list[dict[str, 
             missing = counts.pop(None, 0)
             entry |= {"missing": missing, "different": len(counts), "most_common": counts.most_common(5)}
         else:
-            values = (
-                numbers_of(series, column.name)
-                if column.kind == "number"
-                else days_of(series, column.name, column.date_order)
-            )
+            values = values_of(series, column)
             known = values[~np.isnan(values)]
             entry |= {"missing": len(values) - len(known), "different": len(np.unique(known))}
             entry |= (

@@ -65,7 +65,7 @@ def open_table(
     )  # fmt: skip
     columns, column_notes = learn_columns(path, frame.drop(target), cut.train)
     key = "data.row" if validation is None and test is None else "data.row-of-file"
-    samples = Samples(encode(frame, columns), labels.values, Names(rows, key, path.name))
+    samples = Samples(encode(frame, columns, rows), labels.values, Names(rows, key, path.name))
     held_out = {
         split: None if rows is None else samples.take(rows)
         for split, rows in (("validation", cut.validation), ("test", cut.test))
@@ -88,7 +88,7 @@ def read_other_table(path: Path, columns: tuple[Column, ...], target: TargetSpec
     name = check_target(path, frame, target.name)
     frame, rows, dropped = with_target(path, frame, name)
     values = target_numbers(path, frame[name], target)
-    return Samples(encode(frame, columns), values, Names(rows, "data.row-of-file", path.name)), [*notes, *dropped]
+    return Samples(encode(frame, columns, rows), values, Names(rows, "data.row-of-file", path.name)), [*notes, *dropped]
 
 
 def read_rows(source: Any, features: FeatureSpec) -> Tensor:
