@@ -151,7 +151,7 @@ def test_with_validation_and_nothing_chosen_the_last_weights_are_tested_once(
     assert len(predictions["truth"]) == 360
     (summary,) = list_runs(tmp_path)
     assert (summary.split, summary.accuracy) == ("validation", by_epoch[-1]["validation"]["accuracy"])
-    print_run(summary, {}, lines, [1.0, 0.5])
+    print_run(vars(summary), {}, lines, [1.0, 0.5])
     said = capsys.readouterr().out
     assert "val loss" in said
     assert "val accuracy" in said

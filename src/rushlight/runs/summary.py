@@ -75,7 +75,7 @@ def summarize(folder: Path) -> RunSummary:
         figures = figures_of(lines, folder)
         figures["steps"] = max((line.get("step") or 0 for line in lines), default=0)
         for name, value in figures.items():
-            if name != "metric" and not isinstance(value, (int, float, type(None))):
+            if name not in ("metric", "split") and not isinstance(value, (int, float, type(None))):
                 raise ValueError(f"a number as {name}")
         return RunSummary(
             name=folder.name,
@@ -116,6 +116,7 @@ def figures_of(lines: list[dict[str, Any]], folder: Path) -> dict[str, Any]:
         tests = [(epochs[-1]["epoch"] if epochs else None, read_json(folder / REPORT))]
     figures: dict[str, Any] = {
         "epochs_done": max((line["epoch"] for line in epochs), default=0),
+        "split": split,
         "train_loss": epochs[-1]["train_loss"] if epochs else None,
         "seconds": sum(line["seconds"] for line in epochs),
     }
