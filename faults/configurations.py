@@ -19,7 +19,7 @@ from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
 
 from faults import own
 from rushlight.device import bfloat16_refusal
-from rushlight.training.engine.compiled import why_not_here
+from rushlight.training.engine.compiler import why_not_here
 
 
 @dataclass(frozen=True)

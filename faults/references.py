@@ -20,8 +20,8 @@ from faults.moments import ALWAYS, Interval, Reference
 from faults.outcome import Say
 from faults.points import Watch, set_interval
 from faults.processes import run_fork, tail
-from rushlight.training.engine import policy as ways
-from rushlight.training.engine.policy import WAYS, read_ways
+from rushlight.training.engine import modes
+from rushlight.training.engine.modes import RECORD, read_modes
 
 NAME = "run"  # of every run; each is in a folder of its own
 IMPORTED = ("torch._dynamo", "matplotlib.pyplot", "rich.live", "rushlight.api", "rushlight.report.plots", "polars")
@@ -74,7 +74,7 @@ class References:
         boundaries = tuple(line["step"] for line in lines if line["kind"] == "epoch")
         counts = Counter[str](watched.told[-1]["counts"])
         reference = Reference(configuration, threads, folders[0] / NAME, boundaries, counts, watched.seconds)
-        went_its_own_way = (folders[1] / NAME / WAYS).exists()  # a run that only follows writes none
+        went_its_own_way = (folders[1] / NAME / RECORD).exists()  # a run that only follows writes none
         like = self.like(reference, folders[1] / NAME) if went_its_own_way else reference.folder
         for problem in differences(like, folders[1] / NAME)[:1]:
             self.problems.append(f"{configuration.name}, never killed, with a checkpoint at every step: {problem}.")
@@ -85,7 +85,7 @@ class References:
 
         When a faster way begins is a matter of time. From there on a run that is resumed follows what was recorded.
         """
-        if read_ways(run / WAYS) == read_ways(reference.folder / WAYS):
+        if read_modes(run / RECORD) == read_modes(reference.folder / RECORD):
             return reference.folder
         folder = run.parent / "reference"
         folder.mkdir()
@@ -105,8 +105,8 @@ def begin(
 ) -> None:  # fmt: skip
     """Train from the start, as a program would; with `follows`, in the ways that run has recorded."""
     if follows is not None:
-        recorded = read_ways(follows / WAYS)
-        ways.read_ways = lambda path: read_ways(path) or recorded
+        recorded = read_modes(follows / RECORD)
+        modes.read_modes = lambda path: read_modes(path) or recorded
     if interval is not None:
         set_interval(*interval)
     given = configuration.give(data)

@@ -30,6 +30,7 @@ COMPUTED: dict[str, set[str]] = {
     "data/sources/arrays/files.py:array_error": {"array-is-pickled", "array-not-readable"},
     "data/feed/reading.py:error": set(),  # any error that a worker sends back: its key was given where it was raised
     "data/sources/idx.py:check_length": {"idx-truncated", "idx-too-long"},
+    "data/sources/tables/columns.py:values_of": {"not-a-date", "not-a-number"},
     "export/weights.py:read_content": {"weights-page", "weights-pointer"},
     "training/setup/explain.py:check_outputs": {"too-few-outputs", "wrong-outputs"},
 }

@@ -179,7 +179,7 @@ _open: weakref.WeakSet[Epochs] = weakref.WeakSet()  # iterators that nobody has 
 
 @atexit.register
 def close_all() -> None:
-    """Finish the runs whose loop was left by `break` while somebody still held the iterator."""
+    """PrepareBatch the runs whose loop was left by `break` while somebody still held the iterator."""
     for iterator in list(_open):
         iterator.close()
 

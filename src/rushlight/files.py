@@ -234,7 +234,7 @@ def make_folder(path: Path) -> None:
     if path.parent != path:  # a drive that is not there is its own parent
         make_folder(path.parent)
     if not create_folder(path) and not path.is_dir():
-        raise StorageError("disk-error", path=path, reason="a file of this name is in the way")
+        raise StorageError("disk-error", path=path, reason=texts.Note("runs.in-the-way"))
 
 
 def create_folder(path: Path) -> bool:

@@ -189,6 +189,12 @@ def test_a_run_without_accuracy_or_tests_has_rows_all_the_same(capsys: pytest.Ca
     assert lines[3].split() == ["2", "0.5000", "2.0000", "12.5000", "1e-05", "0.10s"]
 
 
+def test_what_the_user_logs_is_shown_by_name(capsys: pytest.CaptureFixture[str]) -> None:
+    values = {"mine": 0.123456, "whole": 3, "said": "well [x]", "gone": None, "picture": {"media": "media/1-p.png"}}
+    show(Progress(), "values", epoch=1, step=3, values=values)
+    assert capsys.readouterr().out == "mine 0.1235  whole 3  said well [x]  gone None  picture media/1-p.png\n"
+
+
 @pytest.mark.parametrize(
     ("columns", "head"), [(100, ["val", "loss", "val", "accuracy"]), (50, ["val", "loss", "accuracy"])]
 )

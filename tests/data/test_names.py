@@ -109,7 +109,7 @@ def test_rows_of_several_files_are_called_by_file_and_number(tmp_path: Path) -> 
 
 
 def test_names_of_many_rows_take_little_memory_and_arrays_have_none() -> None:
-    names = Names(np.arange(1_000_000) + 1, "row ")
+    names = Names(np.arange(1_000_000) + 1, "data.row")
     assert (names[0], names[-1], len(names)) == ("row 1", "row 1000000", 1_000_000)
     assert list(names[np.array([3, 1])]) == ["row 4", "row 2"]
     assert sys.getsizeof(names.values) < 9_000_000

@@ -8,8 +8,7 @@ from typing import Any
 
 from rushlight import console, runs
 from rushlight.errors import RunError, UsageError
-
-NO_RUNS = "There are no runs in {} yet. The first one: rushlight train"
+from rushlight.texts import text
 
 
 def show_runs(folder: Path, as_json: bool) -> None:
@@ -20,7 +19,7 @@ def show_runs(folder: Path, as_json: bool) -> None:
     elif found:
         console.print_runs(found)
     else:
-        print(NO_RUNS.format(folder))  # noqa: T201
+        print(text("console.no-runs", runs=folder))  # noqa: T201
 
 
 def show_run(folder: Path, run: str, as_json: bool) -> None:
@@ -53,7 +52,7 @@ def verify(folder: Path, run: str | None, as_json: bool) -> bool:
     elif found:
         console.print_verifications(found)
     else:
-        print(NO_RUNS.format(folder))  # noqa: T201
+        print(text("console.no-runs", runs=folder))  # noqa: T201
     return not damaged
 
 

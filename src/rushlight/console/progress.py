@@ -110,6 +110,14 @@ class Progress:
             self.show_live([words], data["done"] / total if total else None)
         elif kind == "epoch":
             self.show_epoch(data)
+        elif kind == "values":
+            logged = data["values"].items()
+            figures = {name: format_figure(value) if isinstance(value, float) else value for name, value in logged}
+            self.print(
+                "  ".join(
+                    f"{name} {value['media'] if isinstance(value, dict) else value}" for name, value in figures.items()
+                )
+            )
         elif kind == "message":
             self.print(shown(data["text"]))
         elif kind == "warning" or (kind == "event" and data["event"] in WARNED_OF):

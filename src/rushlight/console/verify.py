@@ -11,6 +11,7 @@ from rushlight.console.output import open_console, print_unwrapped
 from rushlight.console.progress import DRAW_SECONDS, LiveLine
 from rushlight.console.report import open_table
 from rushlight.formats import format_bytes
+from rushlight.texts import shown, text
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -33,7 +34,8 @@ def checking(total: int) -> Iterator[Callable[[int], None]]:
         now = time.monotonic()
         if line.is_live and now - shown_at >= DRAW_SECONDS:
             shown_at = now
-            line.draw([f"checking {format_bytes(done)} of {format_bytes(total)}"], done / total if total else None)
+            said = text("console.upkeep.checking", done=format_bytes(done), total=format_bytes(total))
+            line.draw([said], done / total if total else None)
 
     try:
         watch(0)
@@ -50,12 +52,12 @@ def print_verification(found: Mapping[str, Any]) -> None:
     console.print(Text.assemble((str(found["run"]), "bold"), "  ", state_text(found)), soft_wrap=True)
     console.print(str(found["folder"]), style="dim", soft_wrap=True)
     has_size = console.width >= WIDE
-    table = verification_table("part", has_size)
+    table = verification_table(text("console.upkeep.part"), has_size)
     for file in found["parts"]:
         size = [format_bytes(file["bytes"]) if file["bytes"] else ""] if has_size else []
-        table.add_row(file["name"], Text(file["state"], STYLES[file["state"]]), *size, file["detail"])
+        table.add_row(file["name"], Text(named(file["state"]), STYLES[file["state"]]), *size, shown(file["detail"]))
     print_unwrapped(console, table)
-    console.print(found["meaning"], soft_wrap=not console.is_terminal)
+    console.print(shown(found["meaning"]), soft_wrap=not console.is_terminal)
 
 
 def print_verifications(results: Sequence[Mapping[str, Any]]) -> None:
@@ -64,7 +66,7 @@ def print_verifications(results: Sequence[Mapping[str, Any]]) -> None:
 
     console = open_console()
     has_size = console.width >= FULL
-    table = verification_table("run", has_size)
+    table = verification_table(text("console.upkeep.run"), has_size)
     name_width = max(cell_len(found["run"]) for found in results)
     if console.is_terminal:
         name_width = min(name_width, console.width // 2)  # whole names, as far as that goes: they are to be typed
@@ -75,11 +77,14 @@ def print_verifications(results: Sequence[Mapping[str, Any]]) -> None:
         table.add_row(found["run"], state_text(found), *size, in_short(found))
     print_unwrapped(console, table)
     damaged = [found for found in results if not found["whole"]]
-    runs = "1 run" if len(results) == 1 else f"{len(results):,} runs"
-    size_text = format_bytes(sum(found["bytes"] for found in results))
-    console.print(f"{runs}, {size_text}: " + (f"{len(damaged):,} damaged." if damaged else "everything is whole."))
+    key = "console.upkeep.some-damaged" if damaged else "console.upkeep.all-whole"
+    runs, size_text = (
+        text("console.upkeep.runs", count=len(results)),
+        format_bytes(sum(run["bytes"] for run in results)),
+    )
+    console.print(text(key, runs=runs, size=size_text, damaged=len(damaged)))
     if damaged:
-        hint = f"What that means, and what to do: rushlight runs --verify {damaged[0]['typed']}"
+        hint = text("console.upkeep.look-at", run=damaged[0]["typed"])
         console.print(hint, soft_wrap=not console.is_terminal)
 
 
@@ -87,9 +92,9 @@ def verification_table(heading: str, has_size: bool) -> Table:
     """Return an empty table for names, states, sizes where there is room, and details."""
     table = open_table()
     table.add_column(heading, overflow="fold")
-    table.add_column("state", no_wrap=True)
+    table.add_column(text("console.upkeep.state"), no_wrap=True)
     if has_size:
-        table.add_column("size", justify="right", no_wrap=True)
+        table.add_column(text("console.upkeep.size"), justify="right", no_wrap=True)
     table.add_column("", overflow="fold")
     return table
 
@@ -99,15 +104,20 @@ def state_text(found: Mapping[str, Any]) -> Any:
     from rich.text import Text
 
     state = "damaged" if not found["whole"] else "in use" if found["in_use_by"] else "whole"
-    return Text(state, STYLES[state])
+    return Text(named(state), STYLES[state])
+
+
+def named(state: str) -> str:
+    """Return a state in the user's language."""
+    return text(f"runs.state.{state.replace(' ', '-')}")
 
 
 def in_short(found: Mapping[str, Any]) -> str:
     """Return a run's first damage, or the checkpoints and the bundle that can be used."""
     broken = [file for file in found["parts"] if file["state"] in ("damaged", "missing")]
     if broken:
-        first = f"{broken[0]['name']}: {broken[0]['detail'] or broken[0]['state']}"
-        return first + (f" (and {len(broken) - 1} more)" if len(broken) > 1 else "")
+        first = f"{broken[0]['name']}: {shown(broken[0]['detail']) or named(broken[0]['state'])}"
+        return first if len(broken) == 1 else text("console.upkeep.and-more", first=first, count=len(broken) - 1)
     whole = [file["name"] for file in found["parts"] if file["state"] == "whole"]
-    usable = sum(name.startswith("checkpoints/") for name in whole)
-    return f"{usable} checkpoint{'' if usable == 1 else 's'}" + (", bundle" if "model" in whole else "")
+    usable = text("console.upkeep.checkpoints", count=sum(name.startswith("checkpoints/") for name in whole))
+    return text("console.upkeep.checkpoints-and-bundle", checkpoints=usable) if "model" in whole else usable

@@ -13,7 +13,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from rushlight.data.feed import LoaderSplit, ResidentSplit, Split, StreamedSplit
-from rushlight.data.shape import Finish, FinishBinary, Samples, check_same_dtype, check_samples, resident, split_digest
+from rushlight.data.shape import (
+    PrepareBatch,
+    PrepareBinaryBatch,
+    Samples,
+    check_same_dtype,
+    check_samples,
+    resident,
+    split_digest,
+)
 from rushlight.data.sources import (
     ARRAYS,
     DATASET,
@@ -29,6 +37,7 @@ from rushlight.data.spec import FeatureSpec, Normalization, NormalizeName, Targe
 from rushlight.data.splits import Data
 from rushlight.device import available_memory
 from rushlight.errors import DataError, UsageError, check_choice, suggest
+from rushlight.texts import Joined, Note
 
 NORMALIZE = ("auto", "standard", "unit", "none")
 TASKS = ("classification", "binary", "multilabel", "regression")
@@ -74,7 +83,7 @@ def opened_before(data: Data) -> Data:
     return data
 
 
-OPENED = SourceKind("open data", lambda source: isinstance(source, Data), opened_before)
+OPENED = SourceKind("data.kinds.open", lambda source: isinstance(source, Data), opened_before)
 KINDS = (OPENED, NAMED, TABLE, ARRAYS, IMAGES, DATASET, LOADER)  # the first that matches a source opens it
 
 
@@ -146,7 +155,7 @@ def kind_of(source: Any) -> SourceKind:
     if not isinstance(source, (str, Path)):
         raise UsageError("unknown-data-kind", found=type(source).__name__)
     if Path(source).exists():
-        raise UsageError("unknown-file-kind", path=source, found=Path(source).suffix or "no ending")
+        raise UsageError("unknown-file-kind", path=source, found=Path(source).suffix or Note("data.no-ending"))
     near, known = suggest(str(source), DATASETS), ", ".join(DATASETS)
     raise UsageError("unknown-data", name=source, known=known, suggestion=near, folder=Path.cwd())
 
@@ -161,8 +170,8 @@ def check_options_apply(given: Given, kind: SourceKind, options: DataOptions) ->
     for option, value in chosen.items():
         if option == "seed" or kind.takes(option):
             continue
-        words = ", ".join(other.words for other in KINDS if other.takes(option))
-        words = "data that is not open yet (open_data takes it)" if kind is OPENED else words
+        takers = [other.words for other in KINDS if other.takes(option)]
+        words = Joined("list", map(Note, ["data.kinds.not-open-yet"] if kind is OPENED else takers))
         raise UsageError("option-of-other-data", option=option, value=value, kind=words)
 
 
@@ -212,7 +221,7 @@ def retarget_split(split: Split, target: TargetSpec) -> Split:
     if isinstance(split, ResidentSplit):
         return replace(split, targets=split.targets.float().reshape(-1, 1))
     assert isinstance(split, (StreamedSplit, LoaderSplit))
-    return replace(split, finish=FinishBinary(split.finish))
+    return replace(split, prepare=PrepareBinaryBatch(split.prepare))
 
 
 def options_to_json(options: DataOptions) -> dict[str, Any]:
@@ -263,7 +272,7 @@ def open_like(
             return replace(split, targets=targets.float().reshape(-1, 1) if target.task == "binary" else targets)
         return replace(kept(opened.name, Samples(split.inputs, targets), features, target), names=split.names)
     assert isinstance(split, (StreamedSplit, LoaderSplit))
-    return replace(split, finish=Finish(target, features, numbers))
+    return replace(split, prepare=PrepareBatch(target, features, numbers))
 
 
 def is_scaled(data: Data) -> bool:

@@ -56,7 +56,8 @@ class Column:
 
     A number is itself; a date is its days since 1970; a category is one 0/1 feature per known category (an unknown
     one is all zeros). A missing number or date becomes `fill`, the training mean, and, where the training split
-    had missing values, one more 0/1 feature says so.
+    had missing values, one more 0/1 feature says so. `date_order` is the order of year, month and day in dates that are
+    text, where it is not year first.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Column:
     categories: tuple[str, ...] = ()
     fill: float = 0.0
     flags_missing: bool = False
+    date_order: Literal["ymd", "dmy", "mdy"] = "ymd"
 
     @property
     def width(self) -> int:

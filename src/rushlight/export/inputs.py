@@ -28,40 +28,31 @@ def open_inputs(inputs: Any, features: FeatureSpec) -> Array | Tensor:
     if features.kind == "image" and (images := image_sources(inputs)) is not None:
         from rushlight.data import read_image
 
-        check_takes_image_files(features)
+        if features.dtype != "uint8":  # a file does not tell on which scale the floats of training were
+            raise dtype_error(features, Note("export.image-files"), Note("export.hint.scale-images"))
         return torch.stack([read_image(image, features) for image in images])
-    if features.kind == "table" and (is_table(inputs) or is_raw_rows(inputs, features)):
+    if features.kind == "table" and (is_by_column(inputs) or is_raw_rows(inputs, features)):
         from rushlight.data import read_rows
 
         return read_rows(inputs, features)
     if isinstance(inputs, Path):
         raise DataError("predict-file", path=inputs, expected=described(features))
-    return as_array(inputs, features)
+    return as_numbers(inputs, features)
 
 
 def image_sources(inputs: Any) -> list[Any] | None:
     """Return the images' paths or PIL images as a list; None when the inputs are numbers."""
-    if is_image_source(inputs):
-        return [inputs]
-    if isinstance(inputs, (list, tuple)) and inputs and all(is_image_source(part) for part in inputs):
-        return list(inputs)
-    return None
+    parts = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
+    return parts if parts and all(map(is_image_source, parts)) else None
 
 
 def is_image_source(value: Any) -> bool:
-    """Whether the value is a path or a PIL image; PIL is not imported to find out."""
-    return isinstance(value, (str, os.PathLike)) or any(
-        base.__module__.startswith("PIL.") for base in type(value).__mro__
-    )
+    """Tell whether a value is a path or a PIL image; PIL is not imported to find out."""
+    is_pil = any(base.__module__.startswith("PIL.") for base in type(value).__mro__)
+    return is_pil or isinstance(value, (str, os.PathLike))
 
 
-def check_takes_image_files(features: FeatureSpec) -> None:
-    """Raise DataError when the training images were no 8-bit ones: a file does not tell what scale they had."""
-    if features.dtype != "uint8":
-        raise dtype_error(features, Note("export.image-files"), Note("export.hint.scale-images"))
-
-
-def is_table(inputs: Any) -> bool:
+def is_by_column(inputs: Any) -> bool:
     """Whether the inputs are a table by column names: a path, a DataFrame, a dict of columns, a list of dicts."""
     if isinstance(inputs, (Path, dict)) or hasattr(inputs, "columns"):
         return True
@@ -85,7 +76,7 @@ def read_npy(path: Path, features: FeatureSpec) -> Array:
     return array
 
 
-def as_array(inputs: Any, features: FeatureSpec) -> Array | Tensor:
+def as_numbers(inputs: Any, features: FeatureSpec) -> Array | Tensor:
     """Return numbers as an array or tensor without copying; raises DataError for what is no array of numbers."""
     if isinstance(inputs, Tensor):
         return inputs.detach()
@@ -100,7 +91,8 @@ def as_array(inputs: Any, features: FeatureSpec) -> Array | Tensor:
     if array.dtype.kind not in "biuf":
         known = {"U": "export.text", "S": "export.text", "O": "export.objects", "c": "export.complex"}
         found = Note(known.get(array.dtype.kind, "export.values-of"), dtype=array.dtype)
-        raise dtype_error(features, found, how_to_convert(features))
+        key = "export.hint.columns-by-name" if features.kind == "table" else "export.hint.to-numbers"
+        raise dtype_error(features, found, Note(key))
     return array
 
 
@@ -132,9 +124,11 @@ def as_channels_first(raw: Array | Tensor, wanted: tuple[int, ...]) -> Array | T
 
 def stored(part: Array | Tensor, features: FeatureSpec, first: int) -> Tensor:
     """Return one batch in the stored dtype; raises DataError for values that dtype cannot hold."""
-    batch = as_tensor(part)
+    batch = torch_view(part)
     if features.dtype == "float32":
-        return check_finite(batch if batch.dtype == torch.float32 else as_float32(batch, features), first)
+        if batch.is_complex():
+            raise dtype_error(features, Note("export.complex"), Note("export.hint.real"))
+        return finite(batch.float(), first)
     wanted = getattr(torch, features.dtype)
     if batch.dtype == wanted:
         return batch
@@ -147,7 +141,7 @@ def stored(part: Array | Tensor, features: FeatureSpec, first: int) -> Tensor:
     return batch.to(wanted)
 
 
-def as_tensor(part: Array | Tensor) -> Tensor:
+def torch_view(part: Array | Tensor) -> Tensor:
     """Return the batch as a tensor: of the same memory where torch can use it, else of a copy of this batch."""
     if isinstance(part, Tensor):
         return part
@@ -164,14 +158,7 @@ def as_tensor(part: Array | Tensor) -> Tensor:
     return torch.from_numpy(part if fits else part.copy())
 
 
-def as_float32(batch: Tensor, features: FeatureSpec) -> Tensor:
-    """Return real numbers as float32; raises DataError for complex ones."""
-    if batch.is_complex():
-        raise dtype_error(features, Note("export.complex"), Note("export.hint.real"))
-    return batch.float()
-
-
-def check_finite(batch: Tensor, first: int) -> Tensor:
+def finite(batch: Tensor, first: int) -> Tensor:
     """Return the batch; raises DataError that names the first value that is NaN or infinite."""
     bad = ~torch.isfinite(batch)
     if not bad.any():
@@ -180,13 +167,6 @@ def check_finite(batch: Tensor, first: int) -> Tensor:
     value = batch[(sample, *position)].item()
     place = position[0] if len(position) == 1 else tuple(position)
     raise DataError("predict-not-finite", sample=first + sample, position=place, value=value)
-
-
-def how_to_convert(features: FeatureSpec) -> str:
-    """Return what to do with text and other things that are no numbers."""
-    if features.kind == "table":
-        return Note("export.hint.columns-by-name")
-    return Note("export.hint.to-numbers")
 
 
 def how_to_store(batch: Tensor, features: FeatureSpec) -> str:

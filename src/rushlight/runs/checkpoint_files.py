@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rushlight.errors import StorageError
+from rushlight.texts import Note
 
 CHECKPOINTS = "checkpoints"  # the folder in a run's
 MID_EPOCH = "-mid-epoch"  # the name of a state inside an epoch ends in this
@@ -60,15 +61,15 @@ def damage_of(folder: Path, watch: Watch | None = None) -> str | None:
         recorded = (folder / SUMS).read_bytes()
         found = checksums(folder, watch)
     except FileNotFoundError as error:
-        return f"{Path(error.filename).name} is missing"
+        return Note("runs.file-missing", name=Path(error.filename).name)
     except OSError as error:
-        return f"{error.filename} cannot be read: {error.strerror}"
+        return Note("runs.file-unreadable", name=error.filename, reason=error.strerror)
     if recorded == found:
         return None
     for name, line in zip((STATE, TENSORS), found.splitlines(), strict=True):
         if line not in recorded.splitlines():
-            return f"the checksum of {name} is not the recorded one"
-    return f"{SUMS} is not as it was written"
+            return Note("runs.checksum-differs", name=name)
+    return Note("runs.sums-changed", name=SUMS)
 
 
 def newer_format(folder: Path) -> int | None:

@@ -17,6 +17,7 @@ from rushlight.errors import RunError, suggest
 from rushlight.runs.history import HISTORY
 from rushlight.runs.lock import HOLDER, LOCK, lock_run
 from rushlight.runs.read import ENVIRONMENT, RECIPE
+from rushlight.texts import Note
 
 LATEST = "latest"
 SLUG_LENGTH = 40
@@ -73,17 +74,17 @@ def check_name(name: str) -> None:
     """Raise RunError if `name` cannot name a folder on every system, or means something else."""
     bad = sorted({character for character in name if character in FORBIDDEN or not character.isprintable()})
     if not name.strip():
-        reason = "a name needs at least one letter or digit"
+        reason = Note("runs.name.empty")
     elif bad:
-        reason = f"file names cannot have {' '.join(map(ascii, bad))}"
+        reason = Note("runs.name.characters", characters=" ".join(map(ascii, bad)))
     elif name.startswith((" ", ".")) or name.endswith((" ", ".")):
-        reason = "file names do not begin or end with a dot or a space"
+        reason = Note("runs.name.edges")
     elif name.split(".")[0].lower() in RESERVED:
-        reason = "Windows keeps this name for a device"
+        reason = Note("runs.name.device")
     elif name.lower() == LATEST or name.endswith(files.TEMPORARY):
-        reason = "this name means something else to Rushlight"
+        reason = Note("runs.name.reserved")
     elif len(name.encode()) > NAME_BYTES:
-        reason = f"it is {len(name.encode())} bytes long, and {NAME_BYTES} is the most"
+        reason = Note("runs.name.too-long", bytes=len(name.encode()), most=NAME_BYTES)
     else:
         return
     raise RunError("run-name-bad", name=name, reason=reason)

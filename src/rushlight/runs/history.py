@@ -26,6 +26,7 @@ from typing import Any
 from rushlight import files
 from rushlight.errors import RunError, StorageError
 from rushlight.runs.read import read_file, read_lines
+from rushlight.texts import Note
 
 HISTORY = "history.jsonl"
 LOSSES = "losses.f32"
@@ -90,14 +91,11 @@ class History:
         self.tell = tell  # shows the user a sentence
         self.flushed_at = time.monotonic()
         self.refused_at: float | None = None  # since when the disk refuses
-        self.watchers: list[Callable[[Mapping[str, Any]], None]] = []  # called with every line
 
     def write(self, line: Mapping[str, Any]) -> None:
         """Add a line. NaN and infinity become null in JSON (`losses.f32` has the exact value)."""
         text = json.dumps(files.without_nan(line), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
         self.lines.pending += text.encode("utf-8") + b"\n"
-        for watch in self.watchers:
-            watch(line)
         if line["kind"] in ("start", "event") or time.monotonic() - self.flushed_at >= FLUSH_SECONDS:
             self.try_flush()
 
@@ -119,15 +117,12 @@ class History:
             now = time.monotonic()
             if self.refused_at is None:
                 self.refused_at = now
-                self.tell(
-                    f"{error.problem} Training goes on: the history is kept in memory and in the checkpoints, "
-                    f"for {GRACE_SECONDS / 60:g} minutes at the most."
-                )
+                self.tell(Note("runs.kept-in-memory", problem=error.record, minutes=GRACE_SECONDS / 60))
             elif now - self.refused_at > GRACE_SECONDS:
                 raise
         else:
             if self.refused_at is not None:
-                self.tell(f"{self.lines.path.name} can be written again; nothing of it is lost.")
+                self.tell(Note("runs.written-again", name=self.lines.path.name))
             self.refused_at = None
 
     def check_lengths(self, history_length: int, losses_length: int) -> None:

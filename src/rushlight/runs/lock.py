@@ -19,6 +19,7 @@ from filelock import FileLock, Timeout
 
 from rushlight import files
 from rushlight.errors import RunError
+from rushlight.texts import Note
 
 LOCK, HOLDER = "run.lock", "holder.json"
 PROBE_SECONDS = 0.2  # outlasts another process that only tests whether the run is in use
@@ -75,9 +76,9 @@ def describe_holder(folder: Path) -> str:
     holder = read_holder(folder)
     try:
         since = time.strftime("%H:%M:%S on %d %B", time.localtime(holder["started"]))
-        return f'process {holder["pid"]} on "{holder["host"]}", since {since}'
+        return Note("runs.holder", pid=holder["pid"], host=holder["host"], time=since)
     except (KeyError, TypeError, ValueError, OverflowError, OSError):
-        return "another process that has not said which one it is"
+        return Note("runs.unknown-holder")
 
 
 def is_alive(holder: dict[str, Any]) -> bool:

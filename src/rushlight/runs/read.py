@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rushlight.errors import RunError
+from rushlight.texts import Note
 
 RECIPE, ENVIRONMENT, REPORT = "recipe.json", "environment.json", "report.json"
 
@@ -28,7 +29,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise RunError("run-file-damaged", path=path, reason=error) from error
     if not isinstance(content, dict):
-        raise RunError("run-file-damaged", path=path, reason="expected one JSON object")
+        raise RunError("run-file-damaged", path=path, reason=Note("runs.no-object"))
     return content
 
 
@@ -37,7 +38,7 @@ def read_recipe(folder: Path) -> dict[str, Any]:
     recipe = read_json(folder / RECIPE)
     for name in ("model", "data", "epochs"):
         if name not in recipe:
-            raise RunError("run-file-damaged", path=folder / RECIPE, reason=f'it lacks "{name}"')
+            raise RunError("run-file-damaged", path=folder / RECIPE, reason=Note("runs.lacks", name=name))
     return recipe
 
 
@@ -65,6 +66,6 @@ def parse_line(path: Path, number: int, line: bytes, key: str) -> dict[str, Any]
     except (ValueError, RecursionError):  # ValueError covers bad JSON and bad UTF-8
         content = None
     if not isinstance(content, dict) or not isinstance(content.get(key), str):
-        found = repr(line[:40].decode("utf-8", "replace")) if line.strip() else "an empty line"
+        found = repr(line[:40].decode("utf-8", "replace")) if line.strip() else Note("runs.empty-line")
         raise RunError("history-line-damaged", path=path, line=number, found=found)
     return content

@@ -22,6 +22,7 @@ from rushlight import files
 from rushlight.errors import RunError, StorageError
 from rushlight.runs.history import whole_lines_length
 from rushlight.runs.read import parse_line, read_file
+from rushlight.texts import Note
 
 SESSIONS = "sessions.jsonl"
 
@@ -83,7 +84,7 @@ def list_sessions(folder: Path, is_running: bool = False) -> list[dict[str, Any]
 def inexact_resumes(folder: Path) -> list[str]:
     """Return a sentence for each change at a resume that was not exact."""
     return [
-        f"resumed at step {line.get('step')}: {difference}"
+        Note("runs.resumed-with", step=line.get("step"), difference=difference)
         for line in read_sessions(folder)
         for difference in line.get("differences") or ()
     ]

@@ -14,6 +14,7 @@ from rushlight.runs.history import HISTORY, read_history
 from rushlight.runs.lock import is_locked, sweep_deleted
 from rushlight.runs.read import RECIPE, REPORT, read_json, read_recipe
 from rushlight.runs.sessions import inexact_resumes, read_sessions
+from rushlight.texts import Note
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def summarize(folder: Path) -> RunSummary:
     """Return the run at a glance; raises RunError naming what is damaged."""
     recipe = read_recipe(folder)
     if not isinstance(recipe.get("epochs"), (int, type(None))):
-        raise RunError("run-file-damaged", path=folder / RECIPE, reason='its "epochs" is no number')
+        raise RunError("run-file-damaged", path=folder / RECIPE, reason=Note("runs.epochs-no-number"))
     lines = read_history(folder, with_steps=False) if (folder / HISTORY).exists() else []
     try:
         figures = figures_of(lines, folder)
@@ -88,7 +89,7 @@ def summarize(folder: Path) -> RunSummary:
             **figures,
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise RunError("run-file-damaged", path=folder / HISTORY, reason=f"a line lacks {error}") from error
+        raise RunError("run-file-damaged", path=folder / HISTORY, reason=Note("runs.line-lacks", name=error)) from error
 
 
 def label(named: Any) -> str:

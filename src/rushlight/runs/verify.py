@@ -31,24 +31,11 @@ from rushlight.runs.lock import describe_holder, is_locked
 from rushlight.runs.read import ENVIRONMENT, RECIPE, REPORT, read_json, read_lines, read_recipe
 from rushlight.runs.sessions import SESSIONS
 from rushlight.runs.summary import RunSummary, summarize_damaged_too
+from rushlight.texts import Joined, Note
 
 BUNDLE, MODEL, WEIGHTS = "model", "model.json", "weights.safetensors"
 PREDICTIONS = "predictions.npz"
 WHOLE, DAMAGED, MISSING, NOT_YET, OTHER = "whole", "damaged", "missing", "not yet", "other version"
-SENTENCES = {
-    "whole": "Everything is whole.",
-    "in-use": "It is in use by {holder}, and was verified as far as it is written.",
-    "resume": "It can be resumed: {command} goes on after step {step:,}.",
-    "begin": "No checkpoint was written yet: {command} begins anew.",
-    "train": "It was stopped before it trained: start again with rushlight train.",
-    "go-back": "It can be resumed from an older checkpoint: {command} goes back to step {step:,}.",
-    "update": "A newer Rushlight wrote its newest checkpoint: pip install --upgrade rushlight, then resume it.",
-    "no-checkpoint": "It cannot be resumed: no checkpoint is whole.",
-    "put-back": "Put {names} back from a copy of the run: until then it cannot be resumed.",
-    "model": "Its model is whole: rushlight predict {bundle} FILE uses it.",
-    "bundle": "Resuming it writes its model anew.",
-    "test": "rushlight test {run} writes {names} anew.",
-}
 
 
 @dataclass(frozen=True)
@@ -108,7 +95,7 @@ def verify_run(folder: Path, watch: Watch | None = None) -> Verification:
     if holder:  # its bundle may just be replaced, in two renames: a second check settles it
         found[-3] = check(folder / BUNDLE, bundle_damage, NOT_YET)
     files = tuple(file for file in found if file is not None)
-    return Verification(summary, holder, files, " ".join(sentences(summary, holder, files)))
+    return Verification(summary, holder, files, Joined("sentences", sentences(summary, holder, files)))
 
 
 def check(path: Path, damage: Callable[[Path], str], absent: str | None) -> CheckedFile | None:
@@ -118,7 +105,7 @@ def check(path: Path, damage: Callable[[Path], str], absent: str | None) -> Chec
     try:
         problem = damage(path)
     except OSError as error:
-        problem = f"cannot be read: {error.strerror or error}"
+        problem = Note("runs.unreadable", reason=error.strerror or error)
     return CheckedFile(path.name, DAMAGED if problem else WHOLE, problem, size_of(path))
 
 
@@ -131,38 +118,39 @@ def unreadable(read: Callable[..., object], *arguments: Any) -> str:
         read(*arguments)
     except RunError as error:
         if "line" in error.values:
-            return f"line {error.values['line']}: {error.values['found']} is no JSON object of its kind"
-        return f"cannot be read: {error.values.get('reason', 'it is missing')}"
+            return Note("runs.in-line", line=error.values["line"], found=error.values["found"])
+        return Note("runs.unreadable", reason=error.values.get("reason") or Note("runs.missing"))
     return ""
 
 
 def shortfalls(checkpoint: Path) -> dict[str, str]:
     """Return by file name what the history and the losses lack to go on from a checkpoint."""
-    run, state, found = checkpoint.parents[1], read_state(checkpoint), {}
+    run, state = checkpoint.parents[1], read_state(checkpoint)
+    found: dict[str, str] = {}
     for name in (HISTORY, LOSSES):
         size, needed = size_of(run / name), state.get(f"{Path(name).stem}_bytes", 0)
         if size < needed:
-            found[name] = f"has {size:,} bytes, and had {needed:,} when the newest checkpoint was made"
+            found[name] = Note("runs.too-short", found=size, needed=needed)
     if HISTORY not in found and (needed := state.get("history_bytes", 0)):
         if problem := unreadable(read_lines, run / HISTORY, "kind", b"\n", needed):
             found[HISTORY] = problem
         elif not (run / HISTORY).read_bytes()[:needed].endswith(b"\n"):
-            found[HISTORY] = f"no line ends at byte {needed:,}, where the newest checkpoint was made"
+            found[HISTORY] = Note("runs.no-line-ends", position=needed)
     return found
 
 
 def bundle_damage(folder: Path, watch: Watch | None = None) -> str:
     """Compare the bundle's files with the sums in its model.json."""
     if problem := unreadable(read_json, folder / MODEL):
-        return f"{MODEL} {problem}"
+        return Note("runs.file-says", name=MODEL, problem=problem)
     listed = read_json(folder / MODEL).get("files")
     if not isinstance(listed, dict) or WEIGHTS not in listed:
-        return f"{MODEL} does not list {WEIGHTS}"
+        return Note("runs.not-listed", listing=MODEL, name=WEIGHTS)
     for name, entry in listed.items():
         if not (folder / name).is_file():
-            return f"{name} is missing"
+            return Note("runs.file-missing", name=name)
         if not isinstance(entry, dict) or sha256(folder / name, watch) != entry.get("sha256"):
-            return f"the checksum of {name} is not the recorded one"
+            return Note("runs.checksum-differs", name=name)
     return ""
 
 
@@ -172,8 +160,8 @@ def archive_damage(path: Path) -> str:
         with zipfile.ZipFile(path) as archive:
             bad = archive.testzip()
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError) as error:
-        return f"cannot be read: {error}"
-    return f"the checksum of {bad} in it is not the recorded one" if bad else ""
+        return Note("runs.unreadable", reason=error)
+    return Note("runs.checksum-inside-differs", name=bad) if bad else ""
 
 
 def check_checkpoints(run: Path, watch: Watch | None) -> list[CheckedFile]:
@@ -184,7 +172,7 @@ def check_checkpoints(run: Path, watch: Watch | None) -> list[CheckedFile]:
             new = [folder for folder in list_checkpoints(run) if folder not in found]
             found |= {folder: check_checkpoint(folder, watch) for folder in new}
     except StorageError as error:
-        return [CheckedFile(CHECKPOINTS, DAMAGED, f"cannot be read: {error.values['reason']}")]
+        return [CheckedFile(CHECKPOINTS, DAMAGED, Note("runs.unreadable", reason=error.values["reason"]))]
     return [found[folder] for folder in sorted(found, key=age) if folder.is_dir()]
 
 
@@ -192,7 +180,7 @@ def check_checkpoint(folder: Path, watch: Watch | None) -> CheckedFile:
     """Compare a checkpoint's bytes with its SHA256SUMS."""
     name, size = f"{CHECKPOINTS}/{folder.name}", size_of(folder)
     if newer := newer_format(folder):
-        return CheckedFile(name, OTHER, f"of format {newer}, this Rushlight reads format {FORMAT}", size)
+        return CheckedFile(name, OTHER, Note("runs.other-format", found=newer, known=FORMAT), size)
     problem = damage_of(folder, watch)
     return CheckedFile(name, DAMAGED if problem else WHOLE, problem or "", size)
 
@@ -204,19 +192,19 @@ def sentences(summary: RunSummary, holder: str, files: Sequence[CheckedFile]) ->
     """Give what the files' states mean: whether the run can be resumed and its model used."""
     broken = {file.name for file in files if file.state in (DAMAGED, MISSING)}
     if holder:
-        yield SENTENCES["in-use"].format(holder=holder)
+        yield Note("runs.meaning.in-use", holder=holder)
     elif not broken and summary.status == "finished":
-        yield SENTENCES["whole"]
+        yield Note("runs.meaning.whole")
     if not broken and (holder or summary.status == "finished"):
         return
     key, values = resuming(summary.folder, files)
-    yield SENTENCES[key].format(**values)
+    yield Note(f"runs.meaning.{key}", **values)
     if BUNDLE in broken and key in ("resume", "go-back"):
-        yield SENTENCES["bundle"]
+        yield Note("runs.meaning.bundle")
     elif broken and any(file.name == BUNDLE and file.state == WHOLE for file in files):
-        yield SENTENCES["model"].format(bundle=typed(summary.folder / BUNDLE))
-        if results := " and ".join(sorted(broken & {REPORT, PREDICTIONS})):
-            yield SENTENCES["test"].format(run=typed(summary.folder), names=results)
+        yield Note("runs.meaning.model", bundle=typed(summary.folder / BUNDLE))
+        if results := sorted(broken & {REPORT, PREDICTIONS}):
+            yield Note("runs.meaning.test", run=typed(summary.folder), names=Joined("both", results))
 
 
 def resuming(folder: Path, files: Sequence[CheckedFile]) -> tuple[str, dict[str, Any]]:
@@ -238,12 +226,12 @@ def resuming(folder: Path, files: Sequence[CheckedFile]) -> tuple[str, dict[str,
             if path == usable[-1]:
                 return "resume", {"command": command(folder), "step": step}
             return "go-back", {"command": command(folder, step), "step": step}
-    return "put-back", {"names": " and ".join(shortfalls(usable[-1]))}
+    return "put-back", {"names": Joined("both", shortfalls(usable[-1]))}
 
 
 def command(folder: Path, step: int | None = None) -> str:
     """Return the command that resumes a run, from its newest checkpoint or that of `step`."""
     if any(isinstance(entry, dict) and entry.get("live") for entry in read_recipe(folder).values()):
-        chosen = "" if step is None else f', checkpoint="{step}"'
-        return f'rushlight.resume("{folder}"{chosen}, …), with the objects it was trained with,'
+        key = "runs.meaning.resume-live" if step is None else "runs.meaning.resume-live-from"
+        return Note(key, folder=folder, step=step)
     return f"rushlight resume {typed(folder)}" + ("" if step is None else f" --checkpoint {step}")

@@ -68,7 +68,7 @@ def new_state() -> State:
     """Return the state before the first step."""
     return {
         "epoch": 1,  # the epoch in training
-        "window": 0,  # its steps that are done
+        "window": 0,  # its steps that are done; the name is that of earlier checkpoints
         "step": 0,  # all steps that are done
         "loss_sum": 0.0,  # of this epoch, weighted
         "weight_sum": 0.0,
@@ -81,5 +81,5 @@ def new_state() -> State:
         "micro_batch": None,  # samples at a time, where memory ran out for more
         "skipped": 0,  # steps left out one after the other, up to here
         "rollbacks": 0,  # of this epoch
-        "ways": [],  # how its steps are executed, from which step on
+        "ways": [],  # its execution modes, from which step on; the name is that of earlier checkpoints
     }

@@ -304,3 +304,44 @@ def test_files_that_are_no_pair_are_explained(tmp_path: Path) -> None:
             read_array_files(tmp_path / name)
         assert caught.value.key == key
         assert str(tmp_path) in caught.value.problem
+
+
+# ── pictures of any number ───────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "int16", "int32", "int64", "float16", "float32", "float64"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_pictures_with_the_channels_first_are_normalised_by_channel_whatever_their_numbers(
+    dtype: str, channels: int
+) -> None:
+    pixels = (GENERATOR.normal(1000, 5, (20, channels, 6, 5)) + 100 * np.arange(5)).astype(dtype)
+    data = open_arrays((pixels[..., ::-1], np.arange(20) % 2))
+    assert data.features is not None
+    assert (data.features.kind, data.features.shape) == ("image", (channels, 6, 5))
+    assert len(data.features.normalization.mean) == channels
+
+
+@pytest.mark.parametrize("shape", [(20, 6, 5), (20, 6, 5, 3)])
+def test_pictures_of_sixteen_bits_may_have_their_channels_last_or_none_and_keep_all_bits(
+    shape: tuple[int, ...],
+) -> None:
+    pixels = GENERATOR.integers(0, 65536, shape).astype(np.uint16)
+    data = open_arrays((pixels, np.arange(20) % 2), normalize="none", test_fraction=0.0)
+    assert data.features is not None
+    assert data.features.shape == (shape[-1] if len(shape) == 4 else 1, 6, 5)
+    assert isinstance(data.train, ResidentSplit)
+    assert np.array_equal(
+        data.train.inputs.numpy(), (pixels.transpose(0, 3, 1, 2) if len(shape) == 4 else pixels[:, None])
+    )
+
+
+def test_one_hot_rows_are_classes_where_the_task_says_so_and_else_a_note_tells_what_they_look_like() -> None:
+    x, labels = np.zeros((30, 2)) + np.arange(30)[:, None], np.arange(30) % 3
+    for dtype in ("float32", "float64", "int64", "bool"):
+        one_hot = np.eye(3)[labels].astype(dtype)
+        said = open_arrays((x, one_hot), test_fraction=0.0)
+        assert any("look one-hot" in note for note in said.notes)
+        data = open_arrays((x, one_hot), task="classification", test_fraction=0.0)
+        assert isinstance(data.train, ResidentSplit)
+        assert data.train.targets.tolist() == labels.tolist()
+        assert not any("one-hot" in note for note in data.notes)

@@ -143,6 +143,42 @@ def test_other_files_are_counted_and_passed_over(tmp_path: Path) -> None:
     assert data.train.samples == 8
 
 
+@pytest.mark.parametrize(
+    "name", [".thumbnails", ".ipynb_checkpoints", "@eaDir", "#recycle", "__MACOSX", "System Volume Information"]
+)
+@pytest.mark.parametrize("place", ["", "cat", "cat/deep"])
+def test_copies_that_systems_keep_are_neither_samples_nor_classes_and_are_named(
+    tmp_path: Path, name: str, place: str
+) -> None:
+    write_classes(tmp_path)
+    write_image(tmp_path / place / name / "inner" / "copy.png")
+    data = open_image_folder(tmp_path, memory_limit=PLENTY, test_fraction=0.0)
+    assert data.target is not None
+    assert data.target.classes == ("cat", "dog")
+    assert data.train.samples == 10
+    assert any(f'1 images in folders that systems keep for themselves ("{name}")' in note for note in data.notes)
+
+
+def test_a_class_may_be_called_as_people_call_things(tmp_path: Path) -> None:
+    names = ("#1", "@home", "_other", "thumbs")
+    data = open_image_folder(write_classes(tmp_path, names), memory_limit=PLENTY)
+    assert data.target is not None
+    assert data.target.classes == names
+    assert not any("keep for themselves" in note for note in data.notes)
+
+
+@pytest.mark.parametrize(
+    ("names", "is_said"), [(("1", "2", "10"), True), (("01", "02", "10"), False), (("b", "a"), False)]
+)
+def test_classes_that_are_numbers_are_in_the_order_of_text_and_a_note_says_so(
+    tmp_path: Path, names: tuple[str, ...], is_said: bool
+) -> None:
+    data = open_image_folder(write_classes(tmp_path, names), memory_limit=PLENTY)
+    assert data.target is not None
+    assert data.target.classes == tuple(sorted(names))
+    assert any('not of numbers: "1", "10", "2"' in note for note in data.notes) == is_said
+
+
 def test_a_class_in_test_only_is_an_error_and_in_train_only_a_note(tmp_path: Path) -> None:
     write_classes(tmp_path / "train", ("cat", "cow", "dog"))
     write_classes(tmp_path / "test", ("cat", "dog"))

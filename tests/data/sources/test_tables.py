@@ -6,7 +6,7 @@ import csv
 import gzip
 import math
 import tempfile
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from rushlight.data.feed.resident import ResidentSplit
 from rushlight.data.shape.samples import split_indices
 from rushlight.data.sources.tables.tables import encode, feature_names, open_table, read_frame, read_rows
-from rushlight.data.spec import Column, FeatureSpec, TargetSpec
+from rushlight.data.spec import Column, FeatureSpec, TargetSpec, features_from_json, features_to_json
 from rushlight.data.splits import Data
 from rushlight.errors import DataError, UsageError
 
@@ -311,6 +311,56 @@ def test_what_is_learnt_of_columns_ignores_the_test_rows(tmp_path: Path) -> None
     assert category.categories == ("blue", "red")
 
 
+YEAR = [date(2024, 1, 1) + timedelta(days=9 * index) for index in range(40)]  # some of them after the twelfth
+
+
+def table_of_dates(path: Path, days: list[date], pattern: str) -> Path:
+    path.write_text("day,y\n" + "".join(f"{day:{pattern}},{'uv'[n % 2]}\n" for n, day in enumerate(days)))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("pattern", "order", "said"),
+    [
+        ("%Y-%m-%d", "ymd", None), ("%Y/%m/%d", "ymd", None), ("%Y.%m.%d", "ymd", None), ("%Y-%m-%d %H:%M", "ymd", None),
+        ("%d/%m/%Y", "dmy", "day first"), ("%d.%m.%Y", "dmy", "day first"), ("%d-%m-%Y", "dmy", "day first"),
+        ("%d/%m/%Y %H:%M:%S", "dmy", "day first"), ("%m/%d/%Y", "mdy", "month first"), ("%m-%d-%Y", "mdy", "month first"),
+    ],
+)  # fmt: skip
+def test_dates_in_every_common_order_are_days_since_1970(
+    tmp_path: Path, pattern: str, order: str, said: str | None
+) -> None:
+    options: dict[str, Any] = {"target": "y", "normalize": "none", "test_fraction": 0.0}
+    few = YEAR[:1] * 2 + [date(2024, 2, 3)] * 2  # could be read in two ways, were the order not known
+    test = table_of_dates(tmp_path / "test.csv", few, pattern)
+    data = open_table(table_of_dates(tmp_path / "t.csv", YEAR, pattern), test=test, **options)
+    (column,) = specs(data)[0].columns
+    assert (column.kind, column.date_order) == ("date", order)
+    for split, days in ((data.train, YEAR), (data.test, few)):
+        assert isinstance(split, ResidentSplit)
+        assert split.inputs[:, 0].tolist() == [(day - date(1970, 1, 1)).days for day in days]
+    assert any('"day" was read as dates' in note and (said or "") in note for note in data.notes) == (said is not None)
+    assert features_from_json(features_to_json(specs(data)[0])) == specs(data)[0]
+
+
+@pytest.mark.parametrize("pattern", ["%d/%m/%Y", "%d-%m-%Y", "%d/%m/%y", "%d %b %Y", "%b %d, %Y"])
+def test_dates_that_cannot_be_told_are_no_dates_and_a_note_says_how_to_write_them(tmp_path: Path, pattern: str) -> None:
+    days = [date(2024, 1 + index % 12, 1 + index % 11) for index in range(40)]  # none after the twelfth
+    rows = "".join(f'"{day:{pattern}}",{n % 5},{"uv"[n % 2]}\n' for n, day in enumerate(days))
+    write(tmp_path, "day,x,y\n" + rows, "t.csv")
+    data = open_table(tmp_path / "t.csv", target="y")
+    assert all(column.kind != "date" for column in specs(data)[0].columns)
+    assert any('"day" looks like dates' in note and "2024-12-31" in note for note in data.notes)
+
+
+def test_names_and_numbers_are_not_said_to_look_like_dates(tmp_path: Path) -> None:
+    cells = ["1-2-3", "b 1 c", "May", "10.0.0.1", "2024", "v1.2.3"] * 5
+    data = open_table(
+        write(tmp_path, "x,y\n" + "".join(f"{cell},{'uv'[n % 2]}\n" for n, cell in enumerate(cells))), target="y"
+    )
+    assert not any("dates" in note for note in data.notes if "columns (" not in note)
+
+
 def test_dates_are_days_since_1970_from_text_and_parquet(tmp_path: Path) -> None:
     days = [date(2024, 1, 1 + index) for index in range(10)]
     labels = ["u", "v"] * 5
@@ -453,3 +503,13 @@ def test_a_split_is_disjoint_covers_all_and_keeps_every_class(labels: list[int],
         kept = sum(labels[index] == value for index in train)
         assert kept >= 1
         assert count < 2 or kept < count
+
+
+def test_a_value_that_is_no_number_is_named_by_its_row_in_the_file_also_after_rows_without_a_target(
+    tmp_path: Path,
+) -> None:
+    train = write(tmp_path, "x,y\n" + "".join(f"{n},{'uv'[n % 2]}\n" for n in range(20)))
+    test = write(tmp_path, "x,y\n1,\n2,\n3,u\nmany,v\n", "test.csv")
+    with pytest.raises(DataError, match="row 4 ") as caught:
+        open_table(train, target="y", test=test)
+    assert caught.value.key == "not-a-number"

@@ -18,13 +18,13 @@ TRAIN = """
 import sys
 import torch
 import rushlight
-import rushlight.training.engine.policy as ways
+import rushlight.training.step.runner as runner
 import rushlight.training.checkpoint.saver as saver
 
 torch.set_num_threads(1)
 saver.CHECKPOINT_SECONDS, saver.CHECKPOINT_SHARE = 0.02, 1.0
 slow = float(sys.argv[3])
-step_seed = ways.step_seed
+step_seed = runner.step_seed
 
 
 def slowly(*arguments):
@@ -33,7 +33,7 @@ def slowly(*arguments):
     return step_seed(*arguments)
 
 
-ways.step_seed = slowly
+runner.step_seed = slowly
 rushlight.train("mlp", "digits", epochs=2, name=sys.argv[2], runs=sys.argv[1], quiet=True, seed=5, batch_size=32,
                 model_arguments={"hidden": (16,), "dropout": 0.2})
 """

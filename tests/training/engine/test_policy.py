@@ -27,18 +27,17 @@ from rushlight.data.feed.batch import ALIGNMENT, equal_parts
 from rushlight.errors import RunError
 from rushlight.runs.history import read_history, read_losses
 from rushlight.training.checkpoint.checkpoint import state_digest
-from rushlight.training.checkpoint.saver import Saver
-from rushlight.training.engine import compiled
-from rushlight.training.engine import policy as ways
-from rushlight.training.engine import step_check as agreement
+from rushlight.training.engine import compile_job, compiler, execution, modes, package, step_check
+from rushlight.training.engine import fast as policy
 from rushlight.training.engine.capture import NotCapturable, capture, no_numbers, pieces_of
-from rushlight.training.engine.compiled import Compilation, CompiledSteps, Package, start_compiling
+from rushlight.training.engine.compiled import CompiledSteps
+from rushlight.training.engine.compiler import Compilation, start_compiling
 from rushlight.training.engine.eager import eager_step
 from rushlight.training.engine.fingerprint import constants_of, settings_of, source_of
-from rushlight.training.engine.lower_matmul import add_products, faster_products, use_products
-from rushlight.training.engine.policy import Way, read_ways
-from rushlight.training.engine.step_check import copies, put, tensors_of
-from rushlight.training.interrupt import Interrupt
+from rushlight.training.engine.lower_matmul import add_products
+from rushlight.training.engine.modes import Mode, read_modes
+from rushlight.training.engine.package import Package
+from rushlight.training.engine.step_check import assign, copies, tensors_of
 from rushlight.training.loop import parts_of
 from rushlight.training.objective.losses import make_objective
 from rushlight.training.setup.options import check_options
@@ -46,8 +45,8 @@ from rushlight.training.setup.prepare import start_training
 from rushlight.training.step import runner
 from rushlight.training.step.exact import Parts, exact_step
 
-HAS_COMPILER = compiled.why_not_here() is None
-needs_compiler = pytest.mark.skipif(not HAS_COMPILER, reason=f"{compiled.why_not_here()}")
+HAS_COMPILER = compiler.why_not_here() is None
+needs_compiler = pytest.mark.skipif(not HAS_COMPILER, reason=f"{compiler.why_not_here()}")
 SMALL: dict[str, Any] = {"epochs": 4, "batch_size": 32, "quiet": True}
 
 
@@ -61,8 +60,8 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def eager_to_look(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Look at every way, however little is left to do; nothing is compiled unless asked for."""
-    monkeypatch.setattr(ways, "FEWEST_STEPS", 2)
-    monkeypatch.setattr(ways, "LEAST_GAIN", 0.0)
+    monkeypatch.setattr(policy, "FEWEST_STEPS", 2)
+    monkeypatch.setattr(policy, "LEAST_GAIN", 0.0)
 
 
 def network(*, dropout: float = 0.0, width: int = 12) -> nn.Module:
@@ -160,28 +159,6 @@ def test_a_forward_pass_that_draws_in_a_way_of_its_own_is_not_captured() -> None
         capture(pieces_of(parts), torch.rand(8, 4), torch.zeros(8, dtype=torch.int64), 1)
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's compiler, about its own parts
-def test_products_by_another_library_are_the_same_up_to_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rushlight.training.engine.lower_matmul.CLEARLY", float("inf"))  # all of them
-    model = network()
-    parts = Parts(model, make_objective(nn.CrossEntropyLoss()), torch.optim.SGD(model.parameters(), lr=0.1))
-    inputs, targets = torch.rand(16, 1, 8, 8), torch.randint(0, 10, (16,))
-    exact_step(parts)([(inputs, targets)])
-    pieces = pieces_of(parts)
-    graph, _ = capture(pieces, inputs, targets, 1)
-    numbers = torch.full_like(no_numbers(pieces, 1), 0.1)
-    outcomes = []
-    for chosen in ([], faster_products(graph)):
-        use_products(graph, chosen)
-        written = [tensor.clone() for tensor in pieces.written()]
-        with torch.no_grad():
-            outcomes.append([*graph(*written, numbers, inputs, targets), *written])
-    assert "mkldnn" in graph.code
-    assert "aten.mm" not in graph.code
-    for plain, other in zip(*outcomes, strict=True):
-        torch.testing.assert_close(plain, other)
-
-
 @pytest.mark.parametrize(
     ("arguments", "count", "updates"),
     [({}, 1, 2), ({"maximize": True}, 1, 0), ({"momentum": 0.9}, 1, 0), ({"weight_decay": 0.1}, 1, 0), ({}, 2, 0)],
@@ -267,17 +244,17 @@ def test_machine_code_that_adds_products_in_place_takes_the_exact_step(cache: Pa
     batch = torch.rand(16, 1, 8, 8), torch.randint(0, 10, (16,))
     exact_step(parts)([batch])
     pieces = pieces_of(parts)
-    package = start_compiling(pieces, *batch, 1, "key", []).result(waits=True)
+    package = start_compiling(pieces, batch, 1, "key").result(waits=True)
     assert isinstance(package, Package)
     assert b"aoti_torch_cpu_addmm_out" in package.path.read_bytes()
     before, group = copies(tensors_of(parts)), parts.optimizer.param_groups[0]
     for rate in (0.1, 0.3):  # no learning rate is built in
         outcomes = []
         for take in (
-            lambda: CompiledSteps(pieces, package).take(*batch, [[group["lr"]]], [0], torch.default_generator)[0][0],
+            lambda: CompiledSteps(pieces, package).take(batch, [[group["lr"]]], [0], torch.default_generator)[0][0],
             lambda: exact_step(parts)([batch])[0],
         ):
-            put(tensors_of(parts), before)
+            assign(tensors_of(parts), before)
             group["lr"] = rate
             loss = take()
             outcomes.append({"loss": loss, **copies(tensors_of(parts))})
@@ -294,20 +271,20 @@ def test_rounding_is_forgiven_and_an_error_of_a_thousandth_is_not(seed: int, sca
     wanted = torch.randn(size, generator=generator, dtype=torch.float64) * 10**scale
     exact = wanted.float()
     jittered = (wanted * (1 + 2.0**-24 * torch.randn(size, generator=generator, dtype=torch.float64))).float()
-    norm = agreement.norm(wanted)
-    assert agreement.is_near(jittered, exact, wanted, norm)
-    assert not agreement.is_near(exact * 1.001, exact, wanted, norm)
-    assert not agreement.is_near(torch.full_like(exact, float("nan")), exact, wanted, norm)
+    norm = step_check.norm(wanted)
+    assert step_check.is_near(jittered, exact, wanted, norm)
+    assert not step_check.is_near(exact * 1.001, exact, wanted, norm)
+    assert not step_check.is_near(torch.full_like(exact, float("nan")), exact, wanted, norm)
 
 
 def test_what_is_forgiven_does_not_grow_with_a_buffer_and_equal_infinities_agree() -> None:
-    def outcome(weight: float) -> agreement.Outcome:
+    def outcome(weight: float) -> step_check.Outcome:
         mask = torch.full((4,), -torch.inf)
         tensors = {"w": torch.tensor([weight]), "mask (buffer)": mask, "count (buffer)": torch.tensor([1e9])}
-        return agreement.Outcome(torch.ones(1), tensors)
+        return step_check.Outcome(torch.ones(1), tensors)
 
-    assert agreement.disagreement(outcome(1.0), outcome(1.0), outcome(1.0)) is None
-    assert agreement.disagreement(outcome(1.001), outcome(1.0), outcome(1.0)) == "w"
+    assert step_check.disagreement(outcome(1.0), outcome(1.0), outcome(1.0)) is None
+    assert step_check.disagreement(outcome(1.001), outcome(1.0), outcome(1.0)) == "w"
 
 
 def test_random_numbers_for_the_reference_are_those_of_float32() -> None:
@@ -315,7 +292,7 @@ def test_random_numbers_for_the_reference_are_those_of_float32() -> None:
         torch.manual_seed(7)
         single = draw(torch.ones(50))
         torch.manual_seed(7)
-        with agreement.DrawnInFloat32():
+        with step_check.DrawnInFloat32():
             double = draw(torch.ones(50, dtype=torch.float64))
         assert double.dtype == torch.float64
         torch.testing.assert_close(double.float(), single)
@@ -328,7 +305,7 @@ def test_random_numbers_for_the_reference_are_those_of_float32() -> None:
 def test_looking_at_faster_ways_changes_nothing(
     make: Callable[..., nn.Module], tmp_path: Path, eager_to_look: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ways, "LEAST_GAIN", float("inf"))
+    monkeypatch.setattr(policy, "LEAST_GAIN", float("inf"))
     fast, exact = (trained(tmp_path, name, lambda: make(dropout=0.2), numerics=name) for name in ("fast", "exact"))
     assert digest(fast) == digest(exact)
     assert (fast.folder / "losses.f32").read_bytes() == (exact.folder / "losses.f32").read_bytes()
@@ -342,7 +319,7 @@ def test_a_faster_way_that_agrees_is_used_recorded_and_told(
     fast, exact = (
         trained(tmp_path, name, images, numerics=name, optimizer=optimizer, lr=0.01) for name in ("fast", "exact")
     )
-    (way,) = read_ways(fast.folder / "ways.json")
+    (way,) = read_modes(fast.folder / "ways.json")
     assert (way.step, way.name, way.fused, way.channels_last) == (2, "eager", True, True)
     (event,) = [line for line in read_history(fast.folder) if line.get("event") == "way"]
     assert event["step"] == 2
@@ -355,14 +332,14 @@ def test_a_faster_way_that_agrees_is_used_recorded_and_told(
 
 def test_a_layout_that_would_draw_another_dropout_is_not_used(tmp_path: Path, eager_to_look: None) -> None:
     run = trained(tmp_path, "run", lambda: images(dropout=0.2), epochs=1, optimizer="AdamW")
-    (way,) = read_ways(run.folder / "ways.json")
+    (way,) = read_modes(run.folder / "ways.json")
     assert (way.fused, way.channels_last) == (True, False)
 
 
 def test_a_wrong_way_is_dropped_and_has_changed_nothing(
     tmp_path: Path, eager_to_look: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    right, looks = ways.eager_step, []
+    right, looks = execution.eager_step, []
 
     def wrong(parts: Parts, fused: bool, channels_last: bool) -> Any:
         step = right(parts, fused, channels_last)
@@ -373,26 +350,26 @@ def test_a_wrong_way_is_dropped_and_has_changed_nothing(
 
         return bent
 
-    monkeypatch.setattr(ways, "eager_step", wrong)
+    monkeypatch.setattr(execution, "eager_step", wrong)
     fast, exact = (trained(tmp_path, name, images, numerics=name) for name in ("fast", "exact"))
-    assert looks == [(True, True)] * ways.TRIES + [(True, False)] * ways.TRIES
+    assert looks == [(True, True)] * policy.TRIES + [(True, False)] * policy.TRIES
     assert digest(fast) == digest(exact)
 
 
 def test_a_way_that_goes_wrong_later_is_left_and_told(
     tmp_path: Path, eager_to_look: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(ways, "LOOK_AGAIN", 10)
-    right, made = ways.eager_step, []
+    monkeypatch.setattr(execution, "VERIFY_AGAIN", 10)
+    right, made = execution.eager_step, []
 
     def fading(parts: Parts, fused: bool, channels_last: bool) -> Any:
         step, number = right(parts, fused, channels_last), len(made)
         made.append(step)
         return step if number < 2 else lambda window: step([(inputs * 1.01, targets) for inputs, targets in window])
 
-    monkeypatch.setattr(ways, "eager_step", fading)
+    monkeypatch.setattr(execution, "eager_step", fading)
     run = trained(tmp_path, "run", optimizer="AdamW", lr=0.01, quiet=False)
-    last = read_ways(run.folder / "ways.json")[-1]
+    last = read_modes(run.folder / "ways.json")[-1]
     assert last.name == "exact"
     assert "disagrees with the exact one" in last.message
     assert "disagrees with the exact one" in " ".join(capsys.readouterr().out.split())
@@ -428,8 +405,8 @@ def test_a_model_that_is_changed_between_epochs_is_executed_exactly_from_there_o
     for epoch in training:
         if epoch.number == 2:
             model[4].p = 0.5  # type: ignore[union-attr]
-    assert [way.name for way in read_ways(tmp_path / "run" / "ways.json")] == ["eager", "exact"]
-    assert "changed the model's settings" in read_ways(tmp_path / "run" / "ways.json")[-1].message
+    assert [way.name for way in read_modes(tmp_path / "run" / "ways.json")] == ["eager", "exact"]
+    assert "changed the model's settings" in read_modes(tmp_path / "run" / "ways.json")[-1].message
 
 
 def test_a_layer_that_is_frozen_between_epochs_stays_as_it_is(tmp_path: Path, eager_to_look: None) -> None:
@@ -440,7 +417,7 @@ def test_a_layer_that_is_frozen_between_epochs_stays_as_it_is(tmp_path: Path, ea
             model.zero_grad()
             kept = model[1].weight.detach().clone()  # type: ignore[union-attr, operator]
     assert torch.equal(model[1].weight, kept)  # type: ignore[arg-type]
-    last = read_ways(tmp_path / "run" / "ways.json")[-1]
+    last = read_modes(tmp_path / "run" / "ways.json")[-1]
     assert (last.name, "which parameters are trained" in last.message) == ("exact", True)
 
 
@@ -458,7 +435,7 @@ def test_a_live_scheduler_is_no_foreign_hook(tmp_path: Path, eager_to_look: None
     optimizer = torch.optim.AdamW(model.parameters())
     schedule = torch.optim.lr_scheduler.StepLR(optimizer, 1)
     run = rushlight.train(model, "digits", runs=tmp_path, name="run", optimizer=optimizer, schedule=schedule, **SMALL)
-    assert read_ways(run.folder / "ways.json")[-1].name == "eager"
+    assert read_modes(run.folder / "ways.json")[-1].name == "eager"
 
 
 def epochs_of(run: rushlight.Run) -> list[Any]:
@@ -528,7 +505,7 @@ def test_a_recurrent_layer_is_not_taken_for_one_that_changes_itself(tmp_path: Pa
             return self.head(self.rows(x[:, 0])[1][0])
 
     run = trained(tmp_path, "run", Rows, epochs=1)
-    assert read_ways(run.folder / "ways.json")[-1].name == "eager"
+    assert read_modes(run.folder / "ways.json")[-1].name == "eager"
 
 
 def test_a_loss_or_a_generator_that_goes_on_with_each_call_is_executed_exactly(
@@ -569,8 +546,8 @@ def test_the_fused_update_is_still_used_after_a_state_was_loaded() -> None:
 
 def followed(monkeypatch: pytest.MonkeyPatch, run: Path) -> None:
     """Let every new run follow the ways of this one."""
-    recorded, read = read_ways(run / "ways.json"), ways.read_ways
-    monkeypatch.setattr(ways, "read_ways", lambda path: read(path) or recorded)
+    recorded, read = read_modes(run / "ways.json"), modes.read_modes
+    monkeypatch.setattr(modes, "read_modes", lambda path: read(path) or recorded)
 
 
 def cut_short(tmp_path: Path, name: str, epochs: int, make: Callable[[], nn.Module], **options: Any) -> Path:
@@ -585,9 +562,9 @@ def cut_short(tmp_path: Path, name: str, epochs: int, make: Callable[[], nn.Modu
 def test_a_resumed_run_follows_the_ways_that_are_recorded(
     tmp_path: Path, eager_to_look: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ways, "LOOK_AGAIN", 60)
+    monkeypatch.setattr(execution, "VERIFY_AGAIN", 60)
     whole = trained(tmp_path, "whole", images, optimizer="Adam", lr=0.01)
-    recorded = read_ways(whole.folder / "ways.json")
+    recorded = read_modes(whole.folder / "ways.json")
     assert len(recorded) > 3  # it was looked at again
     followed(monkeypatch, whole.folder)
     folder = cut_short(tmp_path, "cut", 2, images, optimizer="Adam", lr=0.01)
@@ -603,10 +580,10 @@ class Ready:
     each = 0
 
     def __init__(self, pieces: Any, package: Any) -> None:
-        self.pieces, self.parts, self.step = pieces, pieces.parts, exact_step(pieces.parts)
+        self.pieces, self.parts, self.step, self.key = pieces, pieces.parts, exact_step(pieces.parts), package.key
         self.constants = constants_of(pieces.optimizer)
 
-    is_current = compiled.CompiledSteps.is_current
+    is_current = CompiledSteps.is_current
 
     def takes(self, batch: Any) -> bool:
         return True
@@ -614,9 +591,9 @@ class Ready:
     def find(self) -> None:
         pass
 
-    def take(self, samples: Tensor, targets: Tensor, rates: Any, *rest: Any) -> Any:
-        agreement.set_rates(self.parts, rates[-1])
-        return self.step([(samples, targets)])
+    def take(self, batch: Any, rates: Any, *rest: Any) -> Any:
+        step_check.set_rates(self.parts, rates[-1])
+        return self.step([batch])
 
 
 TAKES: Any = ([[32, 1, 8, 8], [64, 64, 8, 1], "torch.float32"], [[32], [1], "torch.int64"])
@@ -624,21 +601,21 @@ TAKES: Any = ([[32, 1, 8, 8], [64, 64, 8, 1], "torch.float32"], [[32], [1], "tor
 
 def use(monkeypatch: pytest.MonkeyPatch, steps: type) -> None:
     """Let these be the compiled steps that the cache has for every training."""
-    package = compiled.Package("key", 1, (), (), TAKES, "")
-    monkeypatch.setattr(ways, "CompiledSteps", steps)
-    monkeypatch.setattr(ways, "find_package", lambda key: package)
-    monkeypatch.setattr(ways.FastEngine, "key", lambda self, takes, count: "key")
-    monkeypatch.setattr(ways.FastEngine, "count_together", lambda self: 1)
+    found = Package("key", 1, (), TAKES)
+    monkeypatch.setattr(compile_job, "CompiledSteps", steps)
+    monkeypatch.setattr(compile_job, "find_package", lambda key: found)
+    monkeypatch.setattr(compile_job.CompileJob, "key", lambda self, takes, count: "key")
+    monkeypatch.setattr(compile_job.CompileJob, "count_together", lambda self, batch, joins: 1)
 
 
 def test_a_resumed_run_takes_a_step_before_it_looks_for_compiled_ones(
     tmp_path: Path, eager_to_look: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sought: list[Any] = []
-    monkeypatch.setattr(ways, "find_package", lambda key: sought.append(key))
+    monkeypatch.setattr(compile_job, "find_package", lambda key: sought.append(key))
     options: dict[str, Any] = {"optimizer": "SGD", "lr": 0.05}
     folder = cut_short(tmp_path, "cut", 2, network, **options)
-    assert [way.name for way in read_ways(folder / "ways.json")] == ["eager"]
+    assert [way.name for way in read_modes(folder / "ways.json")] == ["eager"]
     sought.clear()
     assert rushlight.resume(folder, network(), quiet=True).report is not None
     assert len(sought) == 1
@@ -649,7 +626,7 @@ def test_a_way_that_is_left_in_its_first_step_is_told_by_whoever_follows_it(
 ) -> None:
     use(monkeypatch, Ready)
     whole = trained(tmp_path, "whole", optimizer="SGD", lr=0.05)
-    places = [(way.step, way.name) for way in read_ways(whole.folder / "ways.json")]
+    places = [(way.step, way.name) for way in read_modes(whole.folder / "ways.json")]
     assert places[:3] == [(2, "eager"), (2, "exact"), (3, "compiled")]
     followed(monkeypatch, whole.folder)
     again = trained(tmp_path, "again", optimizer="SGD", lr=0.05)
@@ -669,9 +646,9 @@ def test_an_optimizer_whose_settings_change_leaves_the_compiled_steps_that_have_
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
     for epoch in rushlight.epochs(model, "digits", runs=tmp_path, name="run", optimizer=optimizer, **SMALL):
         if epoch.number == 2:
-            assert read_ways(tmp_path / "run" / "ways.json")[-1].name == "compiled"
+            assert read_modes(tmp_path / "run" / "ways.json")[-1].name == "compiled"
             optimizer.param_groups[0]["weight_decay"] = 0.1
-    last = read_ways(tmp_path / "run" / "ways.json")[-1]
+    last = read_modes(tmp_path / "run" / "ways.json")[-1]
     assert (last.step, last.name, "optimizer's settings" in last.message) == (90, "exact", True)
 
 
@@ -680,11 +657,11 @@ def test_a_batch_laid_out_in_another_way_is_never_given_to_machine_code(
 ) -> None:
     class Picky(Ready):
         def takes(self, batch: Any) -> bool:
-            return compiled.layouts(batch) == list(TAKES)
+            return package.layouts(batch) == list(TAKES)
 
-        def take(self, samples: Tensor, targets: Tensor, rates: Any, *rest: Any) -> Any:
-            assert self.takes((samples, targets))
-            return super().take(samples, targets, rates, *rest)
+        def take(self, batch: Any, rates: Any, *rest: Any) -> Any:
+            assert self.takes(batch)
+            return super().take(batch, rates, *rest)
 
     use(monkeypatch, Picky)
 
@@ -700,7 +677,7 @@ def test_a_batch_laid_out_in_another_way_is_never_given_to_machine_code(
     loader = torch.utils.data.DataLoader(dataset, 32, collate_fn=stretched)
     model = nn.Sequential(nn.AdaptiveAvgPool2d(8), *network())
     run = rushlight.train(model, loader, runs=tmp_path, name="run", optimizer="SGD", lr=0.05, epochs=3, quiet=True)
-    assert "compiled" in [way.name for way in read_ways(run.folder / "ways.json")]
+    assert "compiled" in [way.name for way in read_modes(run.folder / "ways.json")]
 
 
 # ── the compiled way ─────────────────────────────────────────────────────────────────────────────────────────
@@ -710,15 +687,15 @@ def test_a_batch_laid_out_in_another_way_is_never_given_to_machine_code(
 def test_compiled_steps_train_like_exact_ones_start_warm_and_are_followed_when_resumed(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ways, "FEWEST_STEPS", 2)
-    monkeypatch.setattr(ways, "LOOK_AGAIN", 60)
+    monkeypatch.setattr(policy, "FEWEST_STEPS", 2)
+    monkeypatch.setattr(execution, "VERIFY_AGAIN", 60)
     options: dict[str, Any] = {"optimizer": "SGD", "lr": 0.05, "schedule": "cosine", "compile": "first"}
 
     def make() -> nn.Module:
         return network(dropout=0.2)
 
     cold = trained(tmp_path, "cold", make, **options)
-    names = [way.name for way in read_ways(cold.folder / "ways.json")]
+    names = [way.name for way in read_modes(cold.folder / "ways.json")]
     assert "compiled" in names
     assert names[-1] == "compiled"
     exact = trained(tmp_path, "exact", make, numerics="exact", **options)
@@ -730,7 +707,7 @@ def test_compiled_steps_train_like_exact_ones_start_warm_and_are_followed_when_r
         line["samples"] for line in read_history(exact.folder) if line["kind"] == "steps"
     ]
 
-    monkeypatch.setattr(ways, "start_compiling", lambda *arguments: pytest.fail("it is in the cache"))
+    monkeypatch.setattr(compile_job, "start_compiling", lambda *arguments: pytest.fail("it is in the cache"))
     followed(monkeypatch, cold.folder)
     folder = cut_short(tmp_path, "cut", 2, make, **options)
     resumed = rushlight.resume(folder, make(), quiet=True)
@@ -754,13 +731,13 @@ def test_compiled_convolutions_train_like_exact_ones_and_are_followed_when_resum
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CI", "1")  # with it, torch's compiler checks more of what it is told
-    monkeypatch.setattr(ways, "FEWEST_STEPS", 2)
-    monkeypatch.setattr(ways, "LEAST_GAIN", 0.0)
-    monkeypatch.setattr(ways, "LOOK_AGAIN", 60)
+    monkeypatch.setattr(policy, "FEWEST_STEPS", 2)
+    monkeypatch.setattr(policy, "LEAST_GAIN", 0.0)
+    monkeypatch.setattr(execution, "VERIFY_AGAIN", 60)
     options: dict[str, Any] = {"optimizer": "SGD", "lr": 0.05, "compile": "first"}
     fast = trained(tmp_path, "fast", pooled_images, **options)
     exact = trained(tmp_path, "exact", pooled_images, numerics="exact", **options)
-    recorded = read_ways(fast.folder / "ways.json")
+    recorded = read_modes(fast.folder / "ways.json")
     assert [way.name for way in recorded].count("compiled") > 1  # it was looked at again
     assert recorded[-1].name == "compiled"
     assert recorded[-1].takes[0][1] == [64, 1, 8, 1]  # channels last
@@ -786,11 +763,11 @@ def code_that(tmp_path: Path, does: str) -> Path:
 
 def start_compiling_to(code: Path, monkeypatch: pytest.MonkeyPatch) -> Compilation:
     """Begin to compile a network's steps; what comes out is this code."""
-    monkeypatch.setattr(compiled, "compile_graph", lambda *arguments: code)
+    monkeypatch.setattr(compiler, "compile_graph", lambda *arguments: code)
     model, batch = network(), (torch.rand(16, 1, 8, 8), torch.randint(0, 10, (16,)))
     parts = Parts(model, make_objective(nn.CrossEntropyLoss()), torch.optim.SGD(model.parameters(), lr=0.1))
     exact_step(parts)([batch])
-    return start_compiling(pieces_of(parts), *batch, 1, "key", [])
+    return start_compiling(pieces_of(parts), batch, 1, "key")
 
 
 @needs_compiler
@@ -801,7 +778,7 @@ def test_machine_code_that_ends_its_process_is_found_out_in_another_one(
     said = start_compiling_to(code_that(tmp_path, "std::abort();"), monkeypatch).result(waits=True)
     assert isinstance(said, str)
     assert "failed in the process that tried it (-6" in said
-    assert compiled.find_package("key") is None
+    assert package.find_package("key") is None
 
 
 @needs_compiler
@@ -825,22 +802,22 @@ def test_what_tries_machine_code_ends_with_the_training(
 
 
 def test_what_compiling_is_taken_to_cost_grows_with_the_layers_that_have_parameters() -> None:
-    assert ways.compile_seconds(nn.Sequential(nn.Flatten(), nn.ReLU())) == ways.COMPILE_SECONDS
-    assert ways.compile_seconds(network()) == ways.COMPILE_SECONDS + 3 * ways.LAYER_SECONDS
+    assert compile_job.compile_seconds(nn.Sequential(nn.Flatten(), nn.ReLU())) == compile_job.COMPILE_SECONDS
+    assert compile_job.compile_seconds(network()) == compile_job.COMPILE_SECONDS + 3 * compile_job.LAYER_SECONDS
 
 
 def test_the_time_that_a_look_takes_is_not_taken_for_the_pace_of_the_steps(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reference, looks = agreement.reference, []
+    reference, looks = step_check.reference, []
 
     def slow(*arguments: Any) -> Any:
-        time.sleep(1.5 * ways.DECIDE_AFTER)
+        time.sleep(1.5 * compile_job.DECIDE_AFTER)
         looks.append(arguments)
         return reference(*arguments)
 
-    monkeypatch.setattr(agreement, "reference", slow)
-    monkeypatch.setattr(ways, "start_compiling", lambda *arguments: pytest.fail("a second is left, not minutes"))
+    monkeypatch.setattr(step_check, "reference", slow)
+    monkeypatch.setattr(compile_job, "start_compiling", lambda *arguments: pytest.fail("a second is left, not minutes"))
     trained(tmp_path, "run", epochs=12, optimizer="AdamW", lr=0.01)
     assert looks
 
@@ -848,7 +825,7 @@ def test_the_time_that_a_look_takes_is_not_taken_for_the_pace_of_the_steps(
 def test_without_a_compiler_training_goes_on_and_says_so_in_one_line(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(ways, "FEWEST_STEPS", 2)
+    monkeypatch.setattr(policy, "FEWEST_STEPS", 2)
     monkeypatch.setenv("CXX", "no-such-compiler")
     run = trained(tmp_path, "run", compile="first", quiet=False)
     said = " ".join(capsys.readouterr().out.split())
@@ -874,8 +851,8 @@ def test_whoever_asks_for_compiled_steps_is_told_why_there_are_none(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(ways, "FEWEST_STEPS", 2)
-    monkeypatch.setattr(ways, "DECIDE_AFTER", 0.0)
+    monkeypatch.setattr(policy, "FEWEST_STEPS", 2)
+    monkeypatch.setattr(compile_job, "DECIDE_AFTER", 0.0)
     trained(tmp_path, "asked", compile="first", epochs=1, quiet=False, **options)
     said = " ".join(capsys.readouterr().out.split())
     assert said.count(f"The steps are not compiled: {reason}. Training goes on as it is.") == 1
@@ -890,18 +867,16 @@ def test_no_more_steps_are_taken_in_a_call_than_an_epoch_has(samples: int, toget
     with ExitStack() as stack:
         options = check_options({"batch_size": 16, "optimizer": "SGD", "lr": 0.1, "runs": tmp_path, "quiet": True})
         training, _ = start_training(nn.Linear(4, 3), (data, test), options, stack)
-        engine = ways.FastEngine(training, parts_of(training), Saver(training))
+        job = compile_job.CompileJob(training, parts_of(training))
         feed = training.data.train.batches(16, seed=0, epoch=1)
-        engine.run(engine.next(training.state, feed), [feed.take()], Interrupt())
-        engine.next(training.state, feed)
-        assert engine.count_together() == together
+        assert job.count_together(feed.take(), feed.joins) == together
 
 
 @needs_compiler
 @pytest.mark.parametrize(
     ("bend", "gain", "reason"),
     [
-        (0.001, ways.LEAST_GAIN, "what they computed was not near enough (1.weight)"),
+        (0.001, policy.LEAST_GAIN, "what they computed was not near enough (1.weight)"),
         (0.0, math.inf, "that was only "),
     ],
     ids=["wrong", "slow"],
@@ -910,8 +885,8 @@ def test_wrong_or_slow_machine_code_is_dropped_and_has_changed_nothing(
     bend: float, gain: float, reason: str,
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(ways, "FEWEST_STEPS", 2)
-    monkeypatch.setattr(ways, "LEAST_GAIN", gain)
+    monkeypatch.setattr(policy, "FEWEST_STEPS", 2)
+    monkeypatch.setattr(policy, "LEAST_GAIN", gain)
     taken: list[float] = []
 
     class Bent:
@@ -919,12 +894,12 @@ def test_wrong_or_slow_machine_code_is_dropped_and_has_changed_nothing(
 
         def __init__(self, pieces: Any, package: Any) -> None:
             self.parts, self.parameter = pieces.parts, pieces.trained[0].parameter
-            self.step = exact_step(pieces.parts)
+            self.step, self.key = exact_step(pieces.parts), package.key
 
-        def take(self, samples: Tensor, targets: Tensor, rates: Any, *rest: Any) -> Any:
+        def take(self, batch: Any, rates: Any, *rest: Any) -> Any:
             before = self.parameter.detach().clone()
-            agreement.set_rates(self.parts, rates[0])
-            loss, outputs = self.step([(samples, targets)])
+            step_check.set_rates(self.parts, rates[0])
+            loss, outputs = self.step([batch])
             with torch.no_grad():
                 self.parameter += bend * (self.parameter - before)
             taken.append(float(loss))
@@ -932,12 +907,12 @@ def test_wrong_or_slow_machine_code_is_dropped_and_has_changed_nothing(
 
     use(monkeypatch, Bent)
     options: dict[str, Any] = {"optimizer": "SGD", "lr": 1e-4, "epochs": 1}
-    monkeypatch.setattr(ways.FastEngine, "find_eager_ways", lambda self: [])
+    monkeypatch.setattr(policy, "has_fused_update", lambda optimizer: False)
     fast = trained(tmp_path, "fast", compile="first", quiet=False, **options)
     assert f"The steps are not compiled: {reason}" in " ".join(capsys.readouterr().out.split())
     exact = trained(tmp_path, "exact", numerics="exact", **options)
     if bend:  # at its own rate, where the update is lost in rounding, and at one that shows it
-        assert len(taken) == 2 * ways.TRIES
+        assert len(taken) == 2 * policy.TRIES
     assert digest(fast) == digest(exact)
 
 
@@ -945,12 +920,11 @@ BESIDE = """
 import sys
 import torch
 import rushlight
-from rushlight.training.engine import compiled
-from rushlight.training.engine import policy as ways
+from rushlight.training.engine import compile_job, fast
 
-ways.FEWEST_STEPS = ways.DECIDE_AFTER = 0
-ways.compile_seconds = lambda model: 0
-start = compiled.start_compiling
+fast.FEWEST_STEPS = compile_job.DECIDE_AFTER = 0
+compile_job.compile_seconds = lambda model: 0
+start = compile_job.start_compiling
 
 
 def told(*arguments):
@@ -959,7 +933,7 @@ def told(*arguments):
     return compilation
 
 
-ways.start_compiling = told
+compile_job.start_compiling = told
 rushlight.train("mlp", "digits", epochs=100000, name="run", runs=sys.argv[1], quiet=True, optimizer="SGD")
 """
 
@@ -1035,13 +1009,13 @@ def compile_at_once(monkeypatch: pytest.MonkeyPatch, looks: int) -> list[AtWork]
         return begun[-1]
 
     torch.set_num_threads(2)  # the fixture of all tests puts it back
-    monkeypatch.setattr(ways, "usable_cores", lambda: 2)
-    monkeypatch.setattr(ways, "DECIDE_AFTER", 0.0)
-    monkeypatch.setattr(ways, "POLL_SECONDS", 0.0)
+    monkeypatch.setattr(policy, "usable_cores", lambda: 2)
+    monkeypatch.setattr(compile_job, "DECIDE_AFTER", 0.0)
+    monkeypatch.setattr(compile_job, "POLL_SECONDS", 0.0)
     monkeypatch.setattr(runner, "MOST_IN_A_ROW", 1)  # a look before each step
-    monkeypatch.setattr(ways, "compile_seconds", lambda model: 0.0)
-    monkeypatch.setattr(ways, "why_not_here", lambda: None)
-    monkeypatch.setattr(ways, "start_compiling", start)
+    monkeypatch.setattr(compile_job, "compile_seconds", lambda model: 0.0)
+    monkeypatch.setattr(compile_job, "why_not_here", lambda: None)
+    monkeypatch.setattr(compile_job, "start_compiling", start)
     for counted in THREADS.values():
         counted.clear()
     return begun
@@ -1052,7 +1026,7 @@ def test_steps_leave_a_thread_to_the_process_that_compiles_and_do_so_again_when_
 ) -> None:
     compile_at_once(monkeypatch, looks=70)
     whole = trained(tmp_path, "whole", counting, optimizer="SGD", lr=0.05)
-    spared = [(way.step, way.spared) for way in read_ways(whole.folder / "ways.json")]
+    spared = [(way.step, way.spared) for way in read_modes(whole.folder / "ways.json")]
     (begin, one), (end, none) = spared[-2:]
     assert (one, none) == (1, 0)
     assert end - begin == 70  # over the end of an epoch, which has 45 steps
@@ -1062,7 +1036,7 @@ def test_steps_leave_a_thread_to_the_process_that_compiles_and_do_so_again_when_
 
     for counted in THREADS.values():
         counted.clear()
-    monkeypatch.setattr(ways, "why_not_here", lambda: "there is no compiler")  # nobody compiles while following
+    monkeypatch.setattr(compile_job, "why_not_here", lambda: "there is no compiler")  # nobody compiles while following
     followed(monkeypatch, whole.folder)
     folder = cut_short(tmp_path, "cut", 1, counting, optimizer="SGD", lr=0.05)
     assert torch.get_num_threads() == 2
@@ -1076,15 +1050,15 @@ def test_a_run_that_was_killed_beside_a_process_that_compiled_has_all_threads_ag
     at: int, tmp_path: Path, eager_to_look: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.set_num_threads(2)
-    monkeypatch.setattr(ways, "why_not_here", lambda: "there is no compiler")
+    monkeypatch.setattr(compile_job, "why_not_here", lambda: "there is no compiler")
     folder = cut_short(tmp_path, "cut", 1, counting, optimizer="SGD", lr=0.05)
-    (eager,) = read_ways(folder / "ways.json")
+    (eager,) = read_modes(folder / "ways.json")
     spared = replace(eager, step=at, message="", spared=1)
-    (folder / "ways.json").write_text(json.dumps({"ways": [ways.to_json(way) for way in (eager, spared)]}))
+    (folder / "ways.json").write_text(json.dumps({"ways": [way.to_json() for way in (eager, spared)]}))
     begun = compile_at_once(monkeypatch, looks=5)
     resumed = rushlight.resume(folder, counting(), quiet=True)
     assert [each.threads for each in begun] == [2]  # what is compiled is for all of them
-    found = [(way.step, way.spared) for way in read_ways(resumed.folder / "ways.json")][1:]
+    found = [(way.step, way.spared) for way in read_modes(resumed.folder / "ways.json")][1:]
     assert [spared for _, spared in found] == [1, 0, 1, 0]
     given_back, taken_again = found[1][0], found[2][0]
     assert (given_back, taken_again) == ((45, 46) if at == 40 else (80, 80))  # in a first step nothing is looked for
@@ -1108,9 +1082,9 @@ def test_nothing_is_compiled_for_the_last_steps_and_a_note_says_so(
     tmp_path: Path, eager_to_look: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun = compile_at_once(monkeypatch, looks=1000)
-    monkeypatch.setattr(ways, "FEWEST_STEPS", 60)
+    monkeypatch.setattr(policy, "FEWEST_STEPS", 60)
     notes: list[str] = []
-    monkeypatch.setattr(ways.FastEngine, "note", lambda self, message: notes.append(message))
+    monkeypatch.setattr(compile_job, "write_notice", lambda folder, step, message: notes.append(message))
     trained(tmp_path, "run", counting, optimizer="SGD", lr=0.05)
     assert [each.is_stopped for each in begun] == [True]
     assert set(THREADS[True][-59:]) == {2}
@@ -1133,14 +1107,14 @@ def test_settings_and_code_tell_models_apart_that_compute_something_else() -> No
 
 
 def test_a_way_is_the_same_before_and_after_it_was_written() -> None:
-    way = Way(8, "compiled", products=[{"rows": 1, "left": (4, 1)}], takes=[[[32, 4], (4, 1), "torch.float32"]])
-    assert Way(**ways.to_json(way)) == Way(**json.loads(json.dumps(ways.to_json(way))))
+    way = Mode(8, "compiled", takes=[[[32, 4], (4, 1), "torch.float32"]])
+    assert Mode(**way.to_json()) == Mode(**json.loads(json.dumps(way.to_json())))
 
 
 def test_a_torn_or_foreign_record_of_ways_is_no_record(tmp_path: Path) -> None:
     for content in ("", "{", "[]", '{"ways": [{"step": 1}]}', '{"ways": [{"walk": 1}]}'):
         (tmp_path / "ways.json").write_text(content)
-        assert read_ways(tmp_path / "ways.json") == []
-    way = replace(ways.EXACT, step=7)
+        assert read_modes(tmp_path / "ways.json") == []
+    way = replace(modes.EXACT, step=7)
     (tmp_path / "ways.json").write_text(json.dumps({"ways": [vars(way)]}))
-    assert read_ways(tmp_path / "ways.json") == [Way(7, "exact")]
+    assert read_modes(tmp_path / "ways.json") == [Mode(7, "exact")]

@@ -264,12 +264,12 @@ import sys
 import torch
 from torch import nn
 import rushlight
-from rushlight.training.engine.policy import read_ways
+from rushlight.training.engine.verification import Verification
 
 model = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Dropout(0.1), nn.Linear(32, 10))
 looks = []
-compare = rushlight.training.engine.policy.Steps.compare
-rushlight.training.engine.policy.Steps.compare = lambda *given: looks.append(1) or compare(*given)
+compare = Verification.compare
+Verification.compare = lambda *given: looks.append(1) or compare(*given)
 rushlight.train(model, "digits", epochs=12, runs=sys.argv[1], quiet=True, optimizer=sys.argv[2], compile="never")
 assert looks
 assert "torch._dynamo" not in sys.modules
@@ -277,5 +277,5 @@ assert "torch._dynamo" not in sys.modules
 
 
 @pytest.mark.parametrize("optimizer", ["SGD", "AdamW"])
-def test_nor_does_a_look_at_a_faster_way(tmp_path: Path, optimizer: str) -> None:
+def test_nor_does_verifying_a_faster_mode(tmp_path: Path, optimizer: str) -> None:
     subprocess.run([sys.executable, "-c", LOOKING, str(tmp_path), optimizer], check=True, timeout=120)

@@ -25,7 +25,7 @@ class LoaderSplit:
     """
 
     loader: DataLoader[Any]
-    finish: Callable[[Batch], Batch]
+    prepare: Callable[[Batch], Batch]
     device: torch.device = CPU
     kind: str = field(default="streamed", init=False)
     names: None = field(default=None, init=False)  # unknown, as is the order
@@ -57,7 +57,7 @@ class LoaderSplit:
             if batch is None:
                 return
             if number >= start:
-                yield to_device(self.finish(batch), self.device)
+                yield to_device(self.prepare(batch), self.device)
 
     def in_order(self, size: int) -> Iterator[Batch]:
         """Give the loader's batches once."""
@@ -65,4 +65,4 @@ class LoaderSplit:
 
     def to(self, device: torch.device) -> LoaderSplit:
         """Return the split with its batches moved to `device`."""
-        return LoaderSplit(self.loader, self.finish, device)
+        return LoaderSplit(self.loader, self.prepare, device)

@@ -26,7 +26,7 @@ class StreamedSplit:
     """
 
     dataset: Dataset[Any]
-    finish: Callable[[Batch], Batch]  # from a collated batch to what the model receives
+    prepare: Callable[[Batch], Batch]  # from a collated batch to what the model receives
     workers: int = 0
     collate: Callable[[list[Any]], Any] = default_collate
     is_shuffled: bool = True
@@ -66,7 +66,7 @@ class StreamedSplit:
         batches = self.reader.batches(requests, self.device.type == "cuda")
         with self.around(), contextlib.closing(batches):
             for batch in batches:
-                yield to_device(self.finish(batch), self.device)
+                yield to_device(self.prepare(batch), self.device)
 
     def to(self, device: torch.device) -> StreamedSplit:
         """Return the split with its batches moved to `device`."""

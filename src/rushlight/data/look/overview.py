@@ -22,6 +22,7 @@ from rushlight.data.sources import ImageFolderDataset, describe_columns
 from rushlight.data.spec import FeatureSpec, TargetSpec
 from rushlight.data.splits import Data
 from rushlight.errors import DataError, UsageError
+from rushlight.texts import Note
 
 if TYPE_CHECKING:
     from PIL import Image, ImageDraw, ImageFont
@@ -170,7 +171,7 @@ def describe_quantities(targets: Tensor) -> dict[str, list[float]]:
 def find_duplicates(train: Split, test: Split | None) -> dict[str, Any] | None:
     """Find test samples whose inputs are in the training split, bit for bit; None where that cannot be looked for."""
     if isinstance(train, ResidentSplit) and isinstance(test, ResidentSplit):
-        return match(row_digests(train.inputs), row_digests(test.inputs), "the same values")
+        return match(row_digests(train.inputs), row_digests(test.inputs), Note("data.same-values"))
     if (
         isinstance(train, StreamedSplit)
         and isinstance(test, StreamedSplit)
@@ -181,7 +182,7 @@ def find_duplicates(train: Split, test: Split | None) -> dict[str, Any] | None:
             path.stat().st_size for path in test.dataset.paths
         }
         first, second = (file_digests(dataset.paths, sizes) for dataset in (train.dataset, test.dataset))
-        return match(first, second, "the same file content")
+        return match(first, second, Note("data.same-file-content"))
     return None
 
 

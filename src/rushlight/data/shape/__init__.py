@@ -16,14 +16,14 @@ from rushlight.data.shape.build import (
 )
 from rushlight.data.shape.samples import Cut, Names, Samples, cut_samples, cut_splits
 from rushlight.data.shape.targets import as_array, as_float32, check_same_shape, owned, read_targets, target_notes
-from rushlight.data.shape.to_model import Finish, FinishBinary
+from rushlight.data.shape.to_model import PrepareBatch, PrepareBinaryBatch
 
 __all__ = [
     "EXAMPLES",
     "Cut",
-    "Finish",
-    "FinishBinary",
     "Names",
+    "PrepareBatch",
+    "PrepareBinaryBatch",
     "Samples",
     "as_array",
     "as_float32",

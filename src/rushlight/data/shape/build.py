@@ -19,6 +19,7 @@ from rushlight.data.shape.samples import Samples
 from rushlight.data.spec import Column, FeatureKind, FeatureSpec, Normalization, NormalizeName, TargetSpec
 from rushlight.data.splits import Data
 from rushlight.errors import DataError
+from rushlight.texts import Note
 
 HASHED_WHOLE = 256 << 20  # bytes; of a larger tensor the fingerprint takes evenly spaced rows
 CHUNK_ROWS = 8192
@@ -215,7 +216,7 @@ def learn_target_scale(targets: Tensor, target: TargetSpec) -> TargetSpec:
     return replace(target, mean=tuple(mean.tolist()), std=tuple(std.tolist()))
 
 
-def unseen_class_notes(targets: Tensor, target: TargetSpec) -> tuple[str, ...]:
+def unseen_class_notes(targets: Tensor, target: TargetSpec) -> tuple[Note, ...]:
     """Say which classes no training sample has: labels that start at 1 leave class 0 empty, for one."""
     if target.task != "classification":
         return ()
@@ -224,23 +225,19 @@ def unseen_class_notes(targets: Tensor, target: TargetSpec) -> tuple[str, ...]:
     if not unseen:
         return ()
     listed = ", ".join(f'"{name}"' for name in unseen[:5]) + (", …" if len(unseen) > 5 else "")
-    from_one = (
-        " Labels that start at 1 should be made to start at 0: y - 1." if target.classes[0] == "0" == unseen[0] else ""
-    )
-    return (f"No training sample has the class {listed}.{from_one}",)
+    note = Note("data.class-unseen", classes=listed)
+    return (note, Note("data.labels-from-one")) if target.classes[0] == "0" == unseen[0] else (note,)
 
 
-def normalization_notes(features: FeatureSpec, target: TargetSpec) -> tuple[str, ...]:
-    """Say what was decided about scaling."""
-    per = {"image": "channel", "table": "column", "array": "column"}[features.kind]
-    said = {
-        "standard": f"Features are standardised by {per} with the training split's mean and std (--normalize unit|none for other ways).",
-        "unit": f"Features are divided by {features.normalization.divisor:g}.",
-        "none": "Features are used as they are.",
-        "auto": "",
-    }[features.normalization.name]
-    scaled = "Targets are standardised for training; MAE and RMSE are in the data's own units." if target.mean else ""
-    return tuple(note for note in (said, scaled) if note)
+def normalization_notes(features: FeatureSpec, target: TargetSpec) -> tuple[Note, ...]:
+    """Say how features and targets are scaled."""
+    scaled = (Note("data.targets-standardised"),) if target.mean else ()
+    if features.normalization.name == "none":
+        return Note("data.not-scaled"), *scaled
+    if features.normalization.name == "unit":
+        return Note("data.divided", divisor=features.normalization.divisor), *scaled
+    per_channel = features.kind == "image"
+    return Note("data.standardised-by-channel" if per_channel else "data.standardised-by-column"), *scaled
 
 
 def fingerprint(train: Samples, validation: Samples | None, test: Samples | None) -> str:

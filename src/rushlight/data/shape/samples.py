@@ -12,13 +12,14 @@ from torch import Tensor
 
 from rushlight.data.order import split_seed, validation_seed
 from rushlight.data.spec import TargetSpec
+from rushlight.texts import Note
 
 
 class Names(Sequence[str]):
-    """The samples' names: `prefix` and each sample's own value, (n,); a name is made when it is asked for."""
+    """The samples' names, each made when it is asked for: a text of their own, or the text `key` with their row number."""
 
-    def __init__(self, values: np.ndarray, prefix: str = "") -> None:
-        self.values, self.prefix = values, prefix
+    def __init__(self, values: np.ndarray, key: str | None = None, file: str = "") -> None:
+        self.values, self.key, self.file = values, key, file  # values: (n,) of texts or of row numbers
 
     def __len__(self) -> int:
         return len(self.values)
@@ -26,7 +27,9 @@ class Names(Sequence[str]):
     def __getitem__(self, index: Any) -> Any:
         """Return one name, or, for a slice or an array of indices, those names."""
         value = self.values[index]
-        return Names(value, self.prefix) if isinstance(value, np.ndarray) else f"{self.prefix}{value}"
+        if isinstance(value, np.ndarray):
+            return Names(value, self.key, self.file)
+        return value if self.key is None else Note(self.key, row=int(value), file=self.file)
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,7 @@ class Cut:
     train: np.ndarray
     validation: np.ndarray | None
     test: np.ndarray | None
-    notes: tuple[str, ...]
+    notes: tuple[Note, ...]
 
 
 def cut_splits(
@@ -87,34 +90,31 @@ def cut_splits(
     `labels` (n,) are the samples' classes, or anything of that length where the cut is not stratified. A fraction of
     None means that the split is not to be cut, or came from elsewhere.
     """
-    share = ", the same share of every class" if stratified else ""
-    train, test, validation, notes = np.arange(len(labels)), None, None, []
+    train, test, validation = np.arange(len(labels)), None, None
+    notes: list[Note] = []
     if test_fraction is not None:
         rest, found = split_indices(labels, test_fraction, seed, stratified=stratified)
         if len(found):
-            notes.append(
-                f"No test split was given: {len(found):,} of {len(labels):,} samples were set aside for testing{share} (seed {seed})."
-            )
+            key = "data.test-split-cut-by-class" if stratified else "data.test-split-cut"
+            notes.append(Note(key, count=len(found), total=len(labels), seed=seed))
             train, test = rest, found
-        elif test_fraction <= 0 or len(labels) < 2:
-            notes.append("There is no test split.")
         else:
-            notes.append("There is no test split: no class has a sample to spare.")
+            is_wanted = test_fraction > 0 and len(labels) > 1
+            notes.append(Note("data.no-sample-to-spare" if is_wanted else "data.no-test-split"))
     if val_fraction:
         kept, found = split_indices(labels[train], val_fraction, seed, stratified=stratified, split="validation")
         if len(found):
-            notes.append(
-                f"{len(found):,} of {len(train):,} training samples were set aside for validation{share} (seed {seed})."
-            )
+            key = "data.validation-split-cut-by-class" if stratified else "data.validation-split-cut"
+            notes.append(Note(key, count=len(found), total=len(train), seed=seed))
             train, validation = train[kept], train[found]
         else:
-            notes.append("There is no validation split: no class has a sample to spare.")
+            notes.append(Note("data.no-validation-split"))
     return Cut(train, validation, test, tuple(notes))
 
 
 def cut_samples(
     samples: Samples, target: TargetSpec, *, test_fraction: float | None, val_fraction: float | None, seed: int
-) -> tuple[Samples, Samples | None, Samples | None, tuple[str, ...]]:
+) -> tuple[Samples, Samples | None, Samples | None, tuple[Note, ...]]:
     """Cut samples as `cut_splits` cuts their indices; return (train, validation, test, notes)."""
     if len(samples.inputs) != len(samples.targets):
         return samples, None, None, ()  # `build_data` raises on unequal counts

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from rushlight.data.spec import TargetSpec, Task
 from rushlight.errors import DataError, UsageError
+from rushlight.texts import Note
 
 FEW_CLASSES = 20
 
@@ -115,18 +116,14 @@ def read_quantities(array: np.ndarray) -> tuple[Tensor, TargetSpec]:
     return as_float32(columns, "the targets", "train and test"), TargetSpec("regression", width=columns.shape[1])
 
 
-def target_notes(array: np.ndarray, target: TargetSpec, task: Task | None) -> list[str]:
+def target_notes(array: np.ndarray, target: TargetSpec, task: Task | None) -> list[Note]:
     """Say what the targets were taken for, where it might have been meant otherwise."""
     if task is not None or array.size == 0:
         return []
     if target.task in ("regression", "multilabel") and array.ndim == 2 and array.shape[1] > 1 and is_one_hot(array):
-        return [
-            f'The targets look one-hot but were taken for {target.task}: task="classification" takes them as classes.'
-        ]
+        return [Note("data.looks-one-hot", task=target.task)]
     if target.task == "regression" and target.width == 1 and is_whole(array) and len(np.unique(array)) <= FEW_CLASSES:
-        return [
-            'The targets are whole numbers stored as floats: a regression (task="classification" takes them as classes).'
-        ]
+        return [Note("data.whole-floats")]
     return []
 
 
@@ -145,13 +142,12 @@ def is_one_hot(array: np.ndarray) -> bool:
     return is_zeros_and_ones(array) and bool((array.sum(1) == 1).all())
 
 
-def found(array: np.ndarray) -> str:
+def found(array: np.ndarray) -> Note:
     """Describe targets in an error: dtype, shape and the first few values."""
-    values = ", ".join(str(value) for value in array[:3].tolist())
-    dtype = "text" if array.dtype.kind == "U" else array.dtype
-    return (
-        f"{dtype} targets of shape {tuple(array.shape)} with {len(np.unique(array)):,} different values ({values}, …)"
-    )
+    return Note(
+        "data.targets-found", dtype="text" if array.dtype.kind == "U" else array.dtype, shape=tuple(array.shape),
+        count=len(np.unique(array)), values=", ".join(str(value) for value in array[:3].tolist()),
+    )  # fmt: skip
 
 
 def check_same_shape(name: str, targets: dict[str, np.ndarray]) -> None:

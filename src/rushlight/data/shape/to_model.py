@@ -12,11 +12,11 @@ from rushlight.data.shape.build import as_stored, check_same_dtype, dtype_name
 from rushlight.data.spec import FeatureSpec, TargetSpec
 
 
-class Finish:
-    """Float32 inputs, and targets of the kind the task's loss takes. A class, so that worker processes can receive it.
+class PrepareBatch:
+    """Makes float32 inputs, and targets of the kind that the task's loss takes.
 
     With `features`, inputs are prepared as these say; without, they are as the user's dataset gives them. `numbers`
-    gives each class of the dataset its number in `target`, where these differ.
+    gives each class of the dataset its number in `target`, where these differ. A class, so that it can be pickled.
     """
 
     def __init__(
@@ -46,13 +46,13 @@ class Finish:
         return inputs, targets
 
 
-class FinishBinary:
-    """What `finish` makes of a batch, with class numbers as the binary task has them: float32 0 or 1, shape (n, 1)."""
+class PrepareBinaryBatch:
+    """Makes what `prepare` does, with targets as the binary task has them: float32 0 or 1, shape (n, 1)."""
 
-    def __init__(self, finish: Callable[[Batch], Batch]) -> None:
-        self.finish = finish
+    def __init__(self, prepare: Callable[[Batch], Batch]) -> None:
+        self.prepare = prepare
 
     def __call__(self, batch: Batch) -> Batch:
         """Return the batch as the model and the loss receive it."""
-        inputs, targets = self.finish(batch)
+        inputs, targets = self.prepare(batch)
         return inputs, targets.float().reshape(-1, 1)

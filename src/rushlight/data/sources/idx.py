@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rushlight.errors import DataError
+from rushlight.texts import Note
 
 DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 GZIP_MAGIC = b"\x1f\x8b"
@@ -65,7 +66,9 @@ def read_header(path: Path, file: IO[bytes]) -> tuple[np.dtype[Any], tuple[int, 
         raise DataError("idx-magic", path=path, found=magic.hex(" ") or "nothing")
     sizes = file.read(4 * magic[3])
     if len(sizes) < 4 * magic[3]:
-        raise DataError("idx-truncated", path=path, expected=4 + 4 * magic[3], found=4 + len(sizes), what="its header")
+        raise DataError(
+            "idx-truncated", path=path, expected=4 + 4 * magic[3], found=4 + len(sizes), what=Note("data.header")
+        )
     shape = tuple(int(size) for size in np.frombuffer(sizes, ">u4"))
     if math.prod(size for size in shape if size) >= 1 << 62:  # such a shape overflows numpy even when a size is 0
         raise DataError("idx-magic", path=path, found=(magic + sizes).hex(" "))
@@ -83,5 +86,5 @@ def check_length(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], expec
     """Raise unless there are as many bytes of numbers as the header says."""
     if found != expected:
         key = "idx-truncated" if found < expected else "idx-too-long"
-        described = f"{'x'.join(map(str, shape)) or '1'} {dtype.name} (so its header says)"
+        described = Note("data.idx-content", shape="x".join(map(str, shape)) or "1", dtype=dtype.name)
         raise DataError(key, path=path, what=described, expected=expected, found=found)

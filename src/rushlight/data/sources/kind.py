@@ -12,7 +12,7 @@ from rushlight.data.splits import Data
 
 @dataclass(frozen=True)
 class SourceKind:
-    """A kind of source: its name in messages, which sources are of it, and how they are opened.
+    """A kind of source: the key of its name in messages, which sources are of it, and how they are opened.
 
     `open(source, **options)` takes those options of `DataOptions` that are its parameters. Where `validation` and
     `test` are among them, it opens data given apart by itself; else that is opened as data for a trained model is.

@@ -1,5 +1,6 @@
 """Executes optimizer steps: exactly, or faster, each faster mode verified against the exact step."""
 
+from rushlight.texts import text
 from rushlight.training.checkpoint import Saver
 from rushlight.training.engine.exact import ExactEngine
 from rushlight.training.engine.protocol import Engine, Plan
@@ -13,9 +14,8 @@ def open_engine(training: Training, parts: Parts, saver: Saver) -> Engine:
     """Return the engine that a recipe asks for. The exact one needs nothing else of this package."""
     if training.recipe.numerics == "exact":
         if training.recipe.compile == "first":
-            reason = "exact numerics were asked for"
-            training.events.message(f"The steps are not compiled: {reason}. Training goes on as it is.")
+            training.events.message(text("engine.compile.not-compiled", reason=text("engine.exact.asked")))
         return ExactEngine(training, parts, saver)
-    from rushlight.training.engine.policy import FastEngine
+    from rushlight.training.engine.fast import FastEngine
 
     return FastEngine(training, parts, saver)

@@ -16,13 +16,13 @@ def eager_step(parts: Parts, fused: bool, channels_last: bool) -> Step:
     """Return the exact step with the optimizer's fused kernel, or with images laid out channels last: only rounding differs."""
     execute = exact_step(parts)
 
-    def step(window: Sequence[Batch]) -> tuple[Tensor, Tensor | None]:
+    def step(micro_batches: Sequence[Batch]) -> tuple[Tensor, Tensor | None]:
         groups = parts.optimizer.param_groups  # others after a state was loaded
         before = [group.get("fused") for group in groups]
         try:
             for group in groups if fused else ():
                 group["fused"] = True
-            return execute([with_channels_last(batch) for batch in window] if channels_last else window)
+            return execute([with_channels_last(batch) for batch in micro_batches] if channels_last else micro_batches)
         finally:
             for group, setting in zip(groups if fused else (), before, strict=False):
                 group["fused"] = setting

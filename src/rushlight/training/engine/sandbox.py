@@ -1,4 +1,4 @@
-"""Execute machine code once, and say so: `python -m rushlight.training.engine.sandbox CODE THREADS PARENT`, with the layouts as JSON to its input.
+"""Execute machine code once: `python -m rushlight.training.engine.sandbox CODE THREADS PARENT`, the layouts as JSON on its input.
 
 What the code does to the process that executes it is then known before a training lends it its own.
 """
@@ -12,7 +12,8 @@ from collections.abc import Sequence
 
 import torch
 
-from rushlight.training.engine.compiled import TRIED, end_with, laid_out
+from rushlight.training.engine.compiler import EXECUTED, end_with
+from rushlight.training.engine.package import laid_out
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -21,7 +22,7 @@ def main(arguments: Sequence[str]) -> None:
     end_with(int(parent))
     torch.set_num_threads(int(threads))
     torch._C._aoti.AOTIModelContainerRunnerCpu(code, 1).run(laid_out(json.load(sys.stdin)))
-    sys.stdout.write(TRIED)
+    sys.stdout.write(EXECUTED)
     sys.stdout.flush()
     os._exit(0)  # how an interpreter comes to its end is not what is tried
 

@@ -1,8 +1,8 @@
-"""Whether a faster way of executing steps computes what the exact one does.
+"""Whether a faster mode of executing steps computes what the exact step does.
 
 Both start from the same state with the same batches and random numbers, and so does a reference in float64. Loss, gradients,
-parameters, buffers and the optimizer's tensors must each be as near to the reference as the exact way's are, within `FACTOR`; the
-distance is the Euclidean norm of the difference, and what float32 cannot tell apart is forgiven.
+parameters, buffers and the optimizer's tensors must each be as near to the reference as the exact step's are, within
+`FACTOR`; the distance is the Euclidean norm of the difference, and what float32 cannot tell apart is forgiven.
 """
 
 from __future__ import annotations
@@ -31,16 +31,11 @@ Rates = list[float]  # the learning rates of one step, for each group
 
 @dataclass(frozen=True)
 class Stretch:
-    """Some steps: the batch of each, the learning rates of each, and the seed of each one's random numbers."""
+    """Some steps: the micro-batches of each, its learning rates, and the seed of its random numbers."""
 
-    windows: Sequence[Sequence[Batch]]
+    steps: Sequence[Sequence[Batch]]
     rates: Sequence[Rates]
     seeds: Sequence[int]
-
-    @property
-    def count(self) -> int:
-        """How many steps these are."""
-        return len(self.windows)
 
 
 @dataclass(frozen=True)
@@ -53,12 +48,10 @@ class Outcome:
 
 def tensors_of(parts: Parts) -> Tensors:
     """Return every tensor that a step may change, the live ones, by name."""
-    model, optimizer = parts.model, parts.optimizer
-    named = dict(model.named_parameters())
-    names = {id(parameter): name for name, parameter in named.items()}
-    found = {name: tensor.detach() for name, tensor in named.items()}
-    found |= {f"{name} {BUFFER}": tensor.detach() for name, tensor in model.named_buffers()}
-    for parameter, kept in optimizer.state.items():
+    names = {id(parameter): name for name, parameter in parts.model.named_parameters()}
+    found = {name: tensor.detach() for name, tensor in parts.model.named_parameters()}
+    found |= {f"{name} {BUFFER}": tensor.detach() for name, tensor in parts.model.named_buffers()}
+    for parameter, kept in parts.optimizer.state.items():
         for slot, value in kept.items():
             if isinstance(value, Tensor):
                 found[f"{names[id(parameter)]} ({slot})"] = value
@@ -77,7 +70,7 @@ def copies(tensors: Tensors) -> Tensors:
 
 
 @torch.no_grad()
-def put(tensors: Tensors, values: Tensors) -> None:
+def assign(tensors: Tensors, values: Tensors) -> None:
     """Write values into live tensors."""
     for name, tensor in tensors.items():
         tensor.copy_(values[name])
@@ -90,44 +83,34 @@ def set_rates(parts: Parts, rates: Rates) -> None:
 
 
 def reference(parts: Parts, before: Tensors, stretch: Stretch, generator: torch.Generator) -> Outcome:
-    """Take the steps in float64, on a copy of model and optimizer that stands where `before` does."""
-    loss = parts.objective.loss
-    model, optimizer, own_loss = copy.deepcopy((parts.model, parts.optimizer, loss))
+    """Execute the steps in float64, on a copy of model and optimizer in the state `before`."""
+    model, optimizer, loss = copy.deepcopy((parts.model, parts.optimizer, parts.objective.loss))
     if "step" in vars(parts.optimizer):  # a copy has torch's own methods
         leave_compiler_alone(optimizer)
     model.double()
-    if isinstance(own_loss, nn.Module):
-        own_loss.double()
+    if isinstance(loss, nn.Module):
+        loss.double()
     for kept in optimizer.state.values():
         kept.update({slot: value.double() for slot, value in kept.items() if is_floating(value) and slot != "step"})
-    assert own_loss is not None
+    assert loss is not None
+    objective = make_objective(loss)
     exact = replace(
-        parts,
-        model=model,
-        optimizer=optimizer,
-        objective=make_objective(own_loss),
-        precision="float32",
-        skips_bad=False,
-    )
-    put(tensors_of(exact), before)
-    step = exact_step(exact)
-    losses = []
-    for window, rates, seed in zip(stretch.windows, stretch.rates, stretch.seeds, strict=True):
+        parts, model=model, optimizer=optimizer, objective=objective, precision="float32", skips_bad=False
+    )  # fmt: skip
+    assign(tensors_of(exact), before)
+    step, losses = exact_step(exact), []
+    for micro_batches, rates, seed in zip(stretch.steps, stretch.rates, stretch.seeds, strict=True):
         set_rates(exact, rates)
         generator.manual_seed(seed)
+        doubled = tree_map(lambda value: value.double() if is_floating(value) else value, micro_batches)
         with DrawnInFloat32():  # type: ignore[no-untyped-call]
-            losses.append(step(in_float64(window))[0])
+            losses.append(step(doubled)[0])
     return Outcome(torch.stack(losses), {**tensors_of(exact), **gradients_of(exact)})
 
 
 def is_floating(value: Any) -> bool:
     """Tell whether a value is a tensor of real numbers."""
     return isinstance(value, Tensor) and value.is_floating_point()
-
-
-def in_float64(window: Any) -> Any:
-    """Return a window with every tensor of real numbers in float64."""
-    return tree_map(lambda value: value.double() if is_floating(value) else value, window)
 
 
 class DrawnInFloat32(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -149,13 +132,11 @@ class DrawnInFloat32(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return value.float() if isinstance(value, Tensor) and value.dtype == torch.float64 else value
 
         drawn = func(*tree_map(single, args), **tree_map(single, kwargs))
-        if func._schema.is_mutable:
-            return args[0].copy_(drawn)
-        return drawn.double()
+        return args[0].copy_(drawn) if func._schema.is_mutable else drawn.double()
 
 
 def disagreement(fast: Outcome, exact: Outcome, expected: Outcome) -> str | None:
-    """Say what in `fast` is further from the reference than `exact` allows; None when nothing is."""
+    """Return what in `fast` is further from the reference than `exact` allows; None where nothing is."""
     if not is_near(fast.losses, exact.losses, expected.losses, norm(expected.losses)):
         return "the loss"
     largest: dict[str, float] = {}
@@ -170,12 +151,12 @@ def disagreement(fast: Outcome, exact: Outcome, expected: Outcome) -> str | None
 
 
 def kind_of(name: str) -> str:
-    """Return what tensors of the same size have in common: '(gradient)', '(exp_avg)', '(buffer)', or '' for parameters."""
+    """Return what tensors of one scale have in common: '(gradient)', '(exp_avg)', '(buffer)', or '' for parameters."""
     return name.rpartition(" ")[2] if name.endswith(")") else ""
 
 
 def is_near(fast: Tensor, exact: Tensor, expected: Tensor, scale: float) -> bool:
-    """Tell whether `fast` is as near to what is expected as `exact` is, within `FACTOR`. Whole numbers must be equal.
+    """Tell whether `fast` is as near to `expected` as `exact` is, within `FACTOR`. Whole numbers must be equal.
 
     What float32 cannot tell apart in tensors of norm `scale` is forgiven: the gradient of a bias before a BatchNorm is 0, and
     what comes out instead is the rounding of numbers as large as other gradients.
@@ -185,17 +166,12 @@ def is_near(fast: Tensor, exact: Tensor, expected: Tensor, scale: float) -> bool
     if not exact.is_floating_point():
         return False
     wanted = expected.double()
-    return distance(fast, wanted) <= FACTOR * (distance(exact, wanted) + EPSILON * scale)
+    return norm(fast - wanted) <= FACTOR * (norm(exact - wanted) + EPSILON * scale)
 
 
 def norm(tensor: Tensor) -> float:
     """Return the Euclidean norm, in float64."""
     return float(torch.linalg.vector_norm(tensor.double()))
-
-
-def distance(found: Tensor, wanted: Tensor) -> float:
-    """Return the Euclidean norm of the difference, in float64."""
-    return float(torch.linalg.vector_norm(found.double() - wanted))
 
 
 def revealing_rates(parts: Parts, before: Tensors, count: int, rates: Rates) -> list[Rates] | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -49,16 +49,6 @@ def rule_of(optimizer: Optimizer) -> Rule | None:
 WITHOUT_RULE = ("amsgrad", "capturable", "differentiable")
 
 
-def sgd_slots(group: Group) -> tuple[str, ...]:
-    """Return the one tensor that momentum keeps, or none."""
-    return ("momentum_buffer",) if group["momentum"] else ()
-
-
-def sgd_numbers(group: Group, step: int) -> tuple[float, ...]:
-    """Return the learning rate."""
-    return (group["lr"], 0.0, 0.0)
-
-
 def sgd_update(
     group: Group, numbers: Tensor, parameter: Tensor, gradient: Tensor, slots: list[Tensor]
 ) -> tuple[Tensor, list[Tensor]]:
@@ -72,11 +62,6 @@ def sgd_update(
         gradient = gradient + group["momentum"] * moved if group["nesterov"] else moved
         slots = [moved]
     return parameter - numbers[0] * gradient, slots
-
-
-def adam_slots(group: Group) -> tuple[str, ...]:
-    """Return the two moving averages."""
-    return ("exp_avg", "exp_avg_sq")
 
 
 def adam_numbers(group: Group, step: int) -> tuple[float, ...]:
@@ -111,10 +96,16 @@ def adamw_update(
     return adam_update({**group, "decoupled_weight_decay": True}, numbers, parameter, gradient, slots)
 
 
+def momentum_slot(group: Group) -> tuple[str, ...]:
+    """Return the one tensor that momentum keeps, or none."""
+    return ("momentum_buffer",) if group["momentum"] else ()
+
+
+ADAM = Rule(lambda group: ("exp_avg", "exp_avg_sq"), adam_numbers, adam_update, counts=True)
 RULES: dict[type[Optimizer], Rule] = {
-    torch.optim.SGD: Rule(sgd_slots, sgd_numbers, sgd_update, counts=False),
-    torch.optim.Adam: Rule(adam_slots, adam_numbers, adam_update, counts=True),
-    torch.optim.AdamW: Rule(adam_slots, adam_numbers, adamw_update, counts=True),
+    torch.optim.SGD: Rule(momentum_slot, lambda group, step: (group["lr"], 0.0, 0.0), sgd_update, counts=False),
+    torch.optim.Adam: ADAM,
+    torch.optim.AdamW: replace(ADAM, update=adamw_update),
 }
 
 

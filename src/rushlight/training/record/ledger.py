@@ -55,7 +55,7 @@ class Ledger:
         self.line_every = max(SHORTEST_LINE, math.ceil((self.steps or 0) / LINES_PER_EPOCH))
         self.due = time.perf_counter() + READ_EVERY
         self.began = time.perf_counter()
-        self.first_window = self.state["window"]
+        self.first_step = self.state["window"]
         self.samples_done = 0
         self.shown_loss: float | None = None
         self.shown_accuracy: float | None = None
@@ -95,15 +95,15 @@ class Ledger:
         state, total, line_every = self.state, self.training.objective.total, self.line_every
         names = ("samples", "loss_sum", "weight_sum", "line_sum", "line_weight")
         samples, loss_sum, weight_sum, line_sum, line_weight = (state[name] for name in names)
-        window, step = (state[name] - len(losses) for name in ("window", "step"))
+        in_epoch, step = (state[name] - len(losses) for name in ("window", "step"))
         of_steps = zip(losses, self.weights, self.rates, self.samples, strict=True)
         for loss, weight, rate, count in islice(of_steps, end):
-            window, step, samples = window + 1, step + 1, samples + count
+            in_epoch, step, samples = in_epoch + 1, step + 1, samples + count
             if math.isfinite(loss):  # else that step was left out
                 amount = total(loss, weight) if weight else 0.0
                 loss_sum, weight_sum = loss_sum + amount, weight_sum + weight
                 line_sum, line_weight = line_sum + amount, line_weight + weight
-            if window % line_every == 0:
+            if in_epoch % line_every == 0:
                 line = {"step": step, "loss": line_sum / line_weight if line_weight else None}
                 self.training.events.emit(
                     "steps", epoch=state["epoch"], **line, learning_rate=float(rate), samples=samples
@@ -115,7 +115,7 @@ class Ledger:
         """Tell of the progress: the smoothed loss, the speed, and the time left."""
         recent = sum(losses) / len(losses)
         self.shown_loss = recent if self.shown_loss is None else 0.7 * self.shown_loss + 0.3 * recent
-        done = self.state["window"] - self.first_window
+        done = self.state["window"] - self.first_step
         elapsed = max(time.perf_counter() - self.began, 1e-9)
         left = None
         if self.steps is not None:
@@ -143,12 +143,12 @@ class Ledger:
         A gradient that is not finite shows in the loss of the step after, so that one's samples are named too.
         """
         self.saver.finish_quietly()  # so that the message names the newest state there is
-        window, step = (self.state[name] - len(losses) + place for name in ("window", "step"))
-        earlier = name_samples(self.training, window - 1) if window else ""
-        before = Note("training.or-by-gradient", step=step, samples=earlier) if window else ""
+        in_epoch, step = (self.state[name] - len(losses) + place for name in ("window", "step"))
+        earlier = name_samples(self.training, in_epoch - 1) if in_epoch else ""
+        before = Note("training.or-by-gradient", step=step, samples=earlier) if in_epoch else ""
         raise BlownUp(
             "loss-not-finite", value=losses[place], step=step + 1, epoch=self.state["epoch"], before=before,
-            samples=name_samples(self.training, window), learning_rate=f"{float(self.rates[place]):g}",
+            samples=name_samples(self.training, in_epoch), learning_rate=f"{float(self.rates[place]):g}",
             kept=describe_kept(self.training.folder), run=self.training.folder.name,
         )  # fmt: skip
 

@@ -17,15 +17,18 @@ def open_history(folder: Path, recipe: Recipe, events: Events, stack: contextlib
     """Open the files that follow a run's events; the stack closes them."""
     history = History(folder, events.warning)
     stack.callback(history.close)
-    if recipe.tensorboard:
-        history.watchers.append(stack.enter_context(tensorboard_lines(folder / "tensorboard")))
+    board = stack.enter_context(tensorboard_lines(folder)) if recipe.tensorboard else None
 
     def write(event: Event) -> None:
+        if event.kind not in (*LINES, "values"):
+            return
+        data = {key: value for key, value in event.data.items() if key != "is_best"}
         if event.kind == "values":
-            append_values(folder, {**event.data, "time": event.time})
-        elif event.kind in LINES:
-            data = {key: value for key, value in event.data.items() if key != "is_best"}
+            append_values(folder, {**data, "time": event.time})
+        else:
             history.write({"kind": event.kind, **data, "time": event.time})
+        if board is not None:
+            board({"kind": event.kind, **data, "time": event.time})
 
     events.followers.insert(0, write)  # what is shown is written already
     return history

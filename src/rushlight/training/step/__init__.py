@@ -3,9 +3,10 @@
 from rushlight.training.step.exact import Parts, Step, computing, exact_step
 from rushlight.training.step.pooling import FasterMaxPool, has_images, may_pool
 from rushlight.training.step.recovery import roll_back
-from rushlight.training.step.runner import Row, StepFailed, StepRunner, cut, steps_done
+from rushlight.training.step.runner import Executed, Row, StepFailed, StepRunner, cut, steps_done
 
 __all__ = [
+    "Executed",
     "FasterMaxPool",
     "Parts",
     "Row",

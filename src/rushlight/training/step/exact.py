@@ -1,8 +1,8 @@
-"""One optimizer step, and the ways to execute it.
+"""One optimizer step, exactly as the plain loop takes it.
 
-A step takes one window: the micro-batches whose gradients make one update (one of them, unless `accumulate` says
-otherwise), and returns the window's mean loss as a tensor nobody has waited for. `exact_step` is the plain loop's
-own sequence of kernels; every faster way must agree with it.
+A step takes the micro-batches whose gradients make one update (one, unless `accumulate` says otherwise), and returns
+their mean loss as a tensor that nobody has waited for. `exact_step` is the plain loop's own sequence of kernels; every
+faster mode must agree with it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ from rushlight.training.step.pooling import FasterMaxPool, may_pool
 BACKWARD = (Tensor.backward, torch.autograd.backward)  # as torch has them
 
 Compute = Callable[[nn.Module, Batch], tuple[Tensor, Tensor | None]]
-Step = Callable[[Sequence[Batch]], tuple[Tensor, Tensor | None]]  # window -> (mean loss, outputs of the last batch)
+Step = Callable[
+    [Sequence[Batch]], tuple[Tensor, Tensor | None]
+]  # micro-batches -> (mean loss, outputs of the last batch)
 
 
 @dataclass(frozen=True)
@@ -63,19 +65,19 @@ def exact_step(parts: Parts) -> Step:
 
     is_plain = type(optimizer).zero_grad is Optimizer.zero_grad  # then it does what follows, and looks for a profiler
 
-    def step(window: Sequence[Batch]) -> tuple[Tensor, Tensor | None]:
+    def step(micro_batches: Sequence[Batch]) -> tuple[Tensor, Tensor | None]:
         if is_plain:
             for group in optimizer.param_groups:
                 for parameter in group["params"]:
                     parameter.grad = None
         else:
             optimizer.zero_grad()
-        if len(window) == 1:
-            loss, outputs = compute(model, window[0])
+        if len(micro_batches) == 1:
+            loss, outputs = compute(model, micro_batches[0])
             backward(loss)
             mean = loss.detach()
         else:
-            mean, outputs = accumulate(window)
+            mean, outputs = accumulate(micro_batches)
         if parts.skips_bad:
             check_finite(mean, trained(model, optimizer))
         if parts.clip_norm is not None:
@@ -86,12 +88,12 @@ def exact_step(parts: Parts) -> Step:
             raise UpdateFailed from error
         return mean, outputs
 
-    def accumulate(window: Sequence[Batch]) -> tuple[Tensor, Tensor | None]:
+    def accumulate(micro_batches: Sequence[Batch]) -> tuple[Tensor, Tensor | None]:
         """Add up the micro-batches' gradients, each by its share, so that the sum is the big batch's gradient."""
-        weights = [objective.weight(batch) for batch in window]
+        weights = [objective.weight(batch) for batch in micro_batches]
         total = sum(weights)
         shares, outputs = [], None
-        for batch, weight in zip(window, weights, strict=True):
+        for batch, weight in zip(micro_batches, weights, strict=True):
             loss, outputs = compute(model, batch)
             if weight == 0 and total > 0:
                 continue  # every target is ignored: its mean is 0 / 0, its share of the big batch's nothing

@@ -19,14 +19,14 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(text in str(error) for text in CPU_REFUSALS)
 
 
-def largest(window: Sequence[Batch]) -> int:
-    """Return how many samples the largest micro-batch of a window has."""
-    return max(int(count_samples(batch)) for batch in window)
+def largest(micro_batches: Sequence[Batch]) -> int:
+    """Return how many samples the largest micro-batch has."""
+    return max(int(count_samples(batch)) for batch in micro_batches)
 
 
-def split(window: Sequence[Batch], size: int) -> list[Batch]:
-    """Cut the micro-batches of a window into pieces of at most `size` samples."""
-    return [piece for batch in window for piece in pieces(batch, size)]
+def split(micro_batches: Sequence[Batch], size: int) -> list[Batch]:
+    """Cut micro-batches into pieces of at most `size` samples."""
+    return [piece for batch in micro_batches for piece in pieces(batch, size)]
 
 
 def pieces(batch: Batch, size: int) -> Iterator[Batch]:

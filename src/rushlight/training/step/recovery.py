@@ -37,7 +37,7 @@ class Rescue:
         self.buffers = Buffers(training.model)
 
     def step(
-        self, execute: Step, window: Sequence[Batch], generator: torch.Generator, seed: int
+        self, execute: Step, micro_batches: Sequence[Batch], generator: torch.Generator, seed: int
     ) -> tuple[Tensor, Tensor | None]:
         """Take one step, with its random numbers from `seed`; return the mean loss, and outputs for the last samples.
 
@@ -50,7 +50,7 @@ class Rescue:
             generator.manual_seed(seed)
             try:
                 size = self.state["micro_batch"]
-                result = execute(window if size is None else split(window, size))
+                result = execute(micro_batches if size is None else split(micro_batches, size))
                 self.state["skipped"] = 0
                 return result
             except NotFinite as bad:
@@ -60,7 +60,7 @@ class Rescue:
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-            self.halve(window)  # not in the clause above: the error holds on to the failed step's memory
+            self.halve(micro_batches)  # not in the clause above: the error holds on to the failed step's memory
 
     def leave_out(self, bad: NotFinite) -> tuple[Tensor, None]:
         """Leave this step's update out, with all that its forward pass has changed, and say so."""
@@ -77,16 +77,16 @@ class Rescue:
             raise TrainingError("all-skipped", count=MOST_SKIPPED, step=step, what=what, samples=samples, kept=kept)
         return bad.loss, None
 
-    def halve(self, window: Sequence[Batch]) -> None:
+    def halve(self, micro_batches: Sequence[Batch]) -> None:
         """Take micro-batches of half the size from here on; the effective batch stays, and so does each sample's weight."""
         state, training = self.state, self.training
-        size = state["micro_batch"] or largest(window)
+        size = state["micro_batch"] or largest(micro_batches)
         training.optimizer.zero_grad()
         self.buffers.put_back()
         if size < 2:
             raise TrainingError("out-of-memory", step=state["step"] + 1, kept=describe_kept(training.folder))
         state["micro_batch"] = size // 2
-        whole = sum(map(largest, ([batch] for batch in window)))
+        whole = sum(map(largest, ([batch] for batch in micro_batches)))
         message = f"Memory ran out at step {state['step'] + 1:,}: from here on {size // 2} samples at a time, {whole} to an update as before."
         if has_batch_norm(training.model):
             message += " The model has batch normalisation, whose means are now over fewer samples: results will differ a little."

@@ -15,6 +15,8 @@ from rushlight.training.state import Training
 from rushlight.training.step.exact import Parts, Step
 from rushlight.training.step.recovery import Rescue
 
+Executed = tuple[list[float | Tensor], Tensor | None, list[float]]  # losses, the last outputs, learning rates
+
 MOST_IN_A_ROW = 32
 ROW_SECONDS = 0.02  # about: a checkpoint that is due waits for that long
 
@@ -37,12 +39,10 @@ class StepRunner:
         self.generator = step_generator(training.device)
         self.is_on_processor = training.device.type == "cpu"
 
-    def run(
-        self, execute: Step, steps: Sequence[Sequence[Batch]], stops: Callable[[], bool] = lambda: False
-    ) -> tuple[list[float | Tensor], Tensor | None, list[float]]:
+    def run(self, execute: Step, steps: Sequence[Sequence[Batch]], stops: Callable[[], bool] | None = None) -> Executed:
         """Execute a step on each of some lists of micro-batches; return losses, the last outputs, and learning rates.
 
-        It ends after a step where `stops()`, or where the state is to be saved as it is after that step.
+        With `stops`, it ends after a step where that is true, or where the state is to be saved as it is after that step.
 
         Raises:
             StepFailed: the model, the loss or the optimizer raised an error that may be explained.
@@ -63,7 +63,7 @@ class StepRunner:
             rates.append(group["lr"])
             state["window"] += 1
             state["step"] += 1
-            if stops() or self.saver.is_asked_for:
+            if stops is not None and (stops() or self.saver.is_asked_for):
                 break
         return losses, outputs, rates
 

@@ -28,6 +28,7 @@ from rushlight.data.sources.kind import SourceKind
 from rushlight.data.spec import FeatureKind, NormalizeName, Task
 from rushlight.data.splits import Data
 from rushlight.errors import DataError, UsageError
+from rushlight.texts import Note
 
 ArrayKind = Literal["image", "array", "tokens"]
 
@@ -50,8 +51,9 @@ def open_arrays(
 ) -> Data:
     """Make data of (inputs, targets) pairs, or of files of them; without `test` a share of the samples is set aside by `seed`.
 
-    Whole numbers from 0 to 255 (uint8) of shape (n, h, w), (n, c, h, w) or (n, h, w, c) are images. All other inputs
-    become float32 features, unless `kind="tokens"` keeps whole numbers as int64. Raises DataError or UsageError for
+    Images are numbers of 8 or 16 bits (uint8, uint16) of shape (n, h, w), (n, c, h, w) or (n, h, w, c), and any numbers
+    of shape (n, c, h, w). Of all inputs uint8 images alone stay as they are; the others become float32, unless
+    `kind="tokens"` keeps whole numbers as int64. Raises DataError or UsageError for
     what cannot be read so.
     """
     if isinstance(train, (str, Path)):
@@ -119,23 +121,21 @@ def check_same_scale(name: str, train: np.ndarray, test: np.ndarray) -> None:
 
 
 def looks_like_images(array: np.ndarray) -> bool:
-    """Tell images by dtype and shape: uint8 in three or four dimensions, or floats with the channels first."""
-    if array.dtype == np.uint8:
+    """Tell images by dtype and shape: 8 or 16 bits in three or four dimensions, other numbers with the channels first."""
+    if array.dtype in (np.uint8, np.uint16):
         return array.ndim == 3 or (array.ndim == 4 and (array.shape[1] in CHANNELS or array.shape[3] in CHANNELS))
-    return array.dtype.kind == "f" and array.ndim == 4 and array.shape[1] in CHANNELS
+    return array.ndim == 4 and array.shape[1] in CHANNELS
 
 
 def read_images(array: np.ndarray, name: str, split: str) -> tuple[Tensor, FeatureKind, list[str]]:
     """Return images as (n, channels, height, width), in uint8 or float32."""
-    notes = []
+    notes: list[str] = []
     if array.ndim == 3:
         array = array[:, None]
     elif array.ndim != 4 or not (array.shape[1] in CHANNELS or array.shape[3] in CHANNELS):
         raise DataError("not-an-image-shape", data=name, split=split, shape=tuple(array.shape))
     elif array.shape[1] not in CHANNELS:  # where both could be the channels, torch's own order is taken
-        notes.append(
-            f"Images came as (n, height, width, {array.shape[3]}) and are kept as (n, {array.shape[3]}, height, width)."
-        )
+        notes.append(Note("data.channels-moved", channels=array.shape[3]))
         array = array.transpose(0, 3, 1, 2)
     images = owned(array) if array.dtype == np.uint8 else as_float32(array, name, split)
     return images, "image", notes
@@ -148,4 +148,4 @@ def is_array_source(source: Any) -> bool:
     return isinstance(source, (tuple, list)) and len(source) == 2
 
 
-ARRAYS = SourceKind("arrays", is_array_source, open_arrays)
+ARRAYS = SourceKind("data.kinds.arrays", is_array_source, open_arrays)

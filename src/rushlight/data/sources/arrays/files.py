@@ -17,6 +17,7 @@ import numpy as np
 
 from rushlight.data.sources.idx import read_idx
 from rushlight.errors import DataError
+from rushlight.texts import Note
 
 Pair = tuple[Any, Any]
 
@@ -103,7 +104,7 @@ def load(path: Path) -> Any:
     try:
         with path.open("rb") as file:  # NumPy leaves the file open when it is a ZIP that was cut off
             if file.read(2) == b"PK" and not zipfile.is_zipfile(file):
-                raise DataError("array-not-readable", path=path, reason="the ZIP archive has no end")
+                raise DataError("array-not-readable", path=path, reason=Note("data.zip-without-end"))
         return np.load(path, allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
         raise array_error(path, error) from error

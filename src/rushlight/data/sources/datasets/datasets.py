@@ -40,7 +40,7 @@ from rushlight.data.feed import (
 )
 from rushlight.data.shape import (
     EXAMPLES,
-    Finish,
+    PrepareBatch,
     Samples,
     as_stored,
     build_data,
@@ -54,12 +54,12 @@ from rushlight.data.shape import (
 from rushlight.data.sources.datasets.samples import (
     PROBES,
     collate_samples,
+    evenly_spaced,
     is_pair,
     randomness,
     read_batch,
     sample_count,
     size_of,
-    spread,
 )
 from rushlight.data.sources.kind import SourceKind
 from rushlight.data.spec import FeatureKind, FeatureSpec, Normalization, NormalizeName, TargetSpec, Task
@@ -170,8 +170,8 @@ def open_kept(dataset: Dataset[Any], others: dict[str, Any], options: DatasetOpt
         validation=kept.get("validation", validation), normalize="none" if is_left else options.normalize,
         notes=tuple(notes),
     )  # fmt: skip
-    finish = Finish(data.target, data.features)
-    return data.with_splits({split: LoaderSplit(loader, finish) for split, loader in loaders.items()})
+    prepare = PrepareBatch(data.target, data.features)
+    return data.with_splits({split: LoaderSplit(loader, prepare) for split, loader in loaders.items()})
 
 
 def open_streamed(
@@ -186,7 +186,7 @@ def open_streamed(
         examples = as_stored(inputs)
         features = feature_spec(inputs, options.normalize, name, notes)
         target = probe_target(dataset, options.task, options.classes or class_names(dataset), notes)
-    finish = Finish(target, features)
+    prepare = PrepareBatch(target, features)
     train = dataset
     if options.val_fraction and "validation" not in others:
         train, cut, cut_notes = cut_dataset(dataset, options.val_fraction, options.seed)
@@ -195,9 +195,9 @@ def open_streamed(
     if "test" not in others:
         notes.append("There is no test split: pass test_data=, or a dataset that is the same each time it is read.")
     return Data(
-        name=name, train=StreamedSplit(train, finish, options.workers, collate_samples, is_random=is_random), test=None,
+        name=name, train=StreamedSplit(train, prepare, options.workers, collate_samples, is_random=is_random), test=None,
         features=features, target=target, fingerprint=describe_fingerprint(dataset), notes=tuple(notes), examples=examples,
-    ).with_splits(open_others(others, finish, options.workers, name))  # fmt: skip
+    ).with_splits(open_others(others, prepare, options.workers, name))  # fmt: skip
 
 
 def cut_dataset(
@@ -213,20 +213,20 @@ def cut_dataset(
     return Subset(dataset, cut.train.tolist()), Subset(dataset, cut.validation.tolist()), cut.notes
 
 
-def open_others(others: dict[str, Any], finish: Finish, workers: int, name: str) -> dict[str, Split]:
+def open_others(others: dict[str, Any], prepare: PrepareBatch, workers: int, name: str) -> dict[str, Split]:
     """Make validation and test splits that are read as they are needed; of a dataset the first sample is checked."""
     splits: dict[str, Split] = {}
     for split, source in others.items():
         if isinstance(source, DataLoader):
-            splits[split] = LoaderSplit(source, finish)
+            splits[split] = LoaderSplit(source, prepare)
             continue
         sample_count(source, name, split)
         with seeded(0):
             first = read_sample(source, 0)
-        if finish.features is not None and is_pair(first):
+        if prepare.features is not None and is_pair(first):
             inputs, _ = read_batch(source, [0])
-            check_same_dtype(name, finish.features.dtype, dtype_name(as_stored(inputs)))
-        splits[split] = StreamedSplit(source, finish, workers, collate_samples, False, is_random=None)
+            check_same_dtype(name, prepare.features.dtype, dtype_name(as_stored(inputs)))
+        splits[split] = StreamedSplit(source, prepare, workers, collate_samples, False, is_random=None)
     return splits
 
 
@@ -269,14 +269,14 @@ def open_loader(
                 notes.append(
                     f"Labels 0 to {len(target.classes) - 1} are in the first batch; more outputs of the model mean more classes."
                 )
-    finish = Finish(target, features)
+    prepare = PrepareBatch(target, features)
     others = {split: other for split, other in (("validation", validation), ("test", test)) if other is not None}
     if test is None:
         notes.append("There is no test split: pass test_data=.")
     return Data(
-        name=name, train=LoaderSplit(loader, finish), test=None, features=features, target=target,
+        name=name, train=LoaderSplit(loader, prepare), test=None, features=features, target=target,
         fingerprint=describe_fingerprint(dataset), notes=tuple(notes), batch_size=loader.batch_size, examples=examples,
-    ).with_splits(open_others(others, finish, 0, name))  # fmt: skip
+    ).with_splits(open_others(others, prepare, 0, name))  # fmt: skip
 
 
 # ── what a dataset is like ───────────────────────────────────────────────────────────────────────────────────
@@ -372,7 +372,7 @@ def probe_target(dataset: Any, task: Task | None, classes: Sequence[str] | None,
     """Find out what the targets of streamed data are, from its `targets` where it has them, else from some samples."""
     labels = getattr(dataset, "targets", None)
     if labels is None or len(labels) != len(dataset):
-        chosen = spread(len(dataset), LABEL_PROBES)
+        chosen = evenly_spaced(len(dataset), LABEL_PROBES)
         with seeded(0):
             samples = [read_sample(dataset, index)[1] for index in chosen]
         labels = collated(samples, collate_samples, type(dataset).__name__)
@@ -383,6 +383,6 @@ def probe_target(dataset: Any, task: Task | None, classes: Sequence[str] | None,
 
 
 DATASET = SourceKind(
-    "datasets", lambda source: isinstance(source, (Dataset, DataLoader)) and is_ordinary(source), open_dataset
+    "data.kinds.dataset", lambda source: isinstance(source, (Dataset, DataLoader)) and is_ordinary(source), open_dataset
 )
-LOADER = SourceKind("DataLoaders", lambda source: isinstance(source, DataLoader), open_loader)
+LOADER = SourceKind("data.kinds.loader", lambda source: isinstance(source, DataLoader), open_loader)

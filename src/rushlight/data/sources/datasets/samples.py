@@ -31,7 +31,7 @@ def read_batch(dataset: Dataset[Any], indices: list[int]) -> Any:
         return collated([read_sample(dataset, index) for index in indices], collate_samples, type(dataset).__name__)
 
 
-def spread(count: int, most: int) -> list[int]:
+def evenly_spaced(count: int, most: int) -> list[int]:
     """Return up to `most` of `count` indices, evenly spaced, the first and the last among them."""
     return sorted({round(i * (count - 1) / (most - 1)) for i in range(most)})
 
@@ -43,7 +43,7 @@ def randomness(dataset: Dataset[Any], count: int) -> str:
     the generators counts as random, whatever its effect.
     """
     draws = False
-    for index in spread(count, PROBES):
+    for index in evenly_spaced(count, PROBES):
         samples = []
         for _ in range(2):
             with seeded(index):

@@ -12,8 +12,13 @@ import numpy as np
 
 from rushlight.data.shape import Names, cut_splits
 from rushlight.errors import DataError
+from rushlight.texts import Joined, Note
 
 IMAGE_ENDINGS = frozenset((".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff"))
+KEPT_BY_PROGRAMS = {  # folders, in small letters, of small copies and remnants: Synology and QNAP, macOS, Windows, Linux
+    "@eadir", "@tmp", "@recycle", "@recently-snapshot", "#recycle", "#snapshot", "__macosx", "$recycle.bin",
+    "system volume information", "lost+found",
+}  # fmt: skip
 TRAIN_FOLDERS = ("train", "training")
 TEST_FOLDERS = ("test", "testing")
 VALIDATION_FOLDERS = ("val", "valid", "validation")  # without a folder to test on, the first one there is tested
@@ -38,7 +43,7 @@ class ImageFiles:
 
 def find_images(
     path: Path, *, test_fraction: float | None, val_fraction: float | None, seed: int
-) -> tuple[dict[str, ImageFiles], tuple[str, ...], list[str]]:
+) -> tuple[dict[str, ImageFiles], tuple[str, ...], list[Note]]:
     """Return ({split: its files}, class names, notes) for either layout; nothing is decoded."""
     if not path.is_dir():
         raise DataError("no-image-folder", path=path)
@@ -58,7 +63,8 @@ def find_images(
         for split, folder in (("test", test), ("validation", validation)):
             if folder is not None:
                 splits[split], folder_notes = find_other(folder, classes)
-                notes += [*folder_notes, f'{"Tested" if split == "test" else "Validated"} on "{folder.name}".']
+                key = "data.tested-on" if split == "test" else "data.validated-on"
+                notes += [*folder_notes, Note(key, name=folder.name)]
     train = splits["train"]
     cut = cut_splits(
         np.array(train.labels), stratified=True, seed=seed,
@@ -77,24 +83,22 @@ def files_of(by_class: dict[str, list[Path]], classes: tuple[str, ...]) -> Image
     return ImageFiles(tuple(file for file, _ in pairs), tuple(number for _, number in pairs))
 
 
-def choose_folders(tests: list[Path], validations: list[Path]) -> tuple[Path | None, Path | None, list[str]]:
+def choose_folders(tests: list[Path], validations: list[Path]) -> tuple[Path | None, Path | None, list[Note]]:
     """Return (folder to test on, folder to validate on, notes) of those that have class folders with images."""
-    usable = [folder for folder in tests + validations if any(map(has_images, folders_in(folder)))]
+    usable = [folder for folder in tests + validations if any(map(count_images, folders_in(folder)))]
     notes = [
-        f'"{folder.name}" has no class folders with images in them, so it is not used.'
-        for folder in tests + validations
-        if folder not in usable
+        Note("data.folder-without-classes", name=folder.name) for folder in tests + validations if folder not in usable
     ]
     test = usable[0] if usable else None
     validation = (
         next((folder for folder in usable if folder in validations and folder != test), None) if test in tests else None
     )
     if unused := [folder.name for folder in usable if folder not in (test, validation)]:
-        notes.append(f"Not used: {listed(unused)}.")
+        notes.append(Note("data.folders-unused", names=listed(unused)))
     return test, validation, notes
 
 
-def find_other(folder: Path, classes: tuple[str, ...]) -> tuple[ImageFiles, list[str]]:
+def find_other(folder: Path, classes: tuple[str, ...]) -> tuple[ImageFiles, list[Note]]:
     """Return the files of a split that has a folder of its own; DataError for a class that the training files lack."""
     by_class, notes = list_classes(folder)
     if strangers := sorted(set(by_class) - set(classes)):
@@ -102,49 +106,75 @@ def find_other(folder: Path, classes: tuple[str, ...]) -> tuple[ImageFiles, list
             "class-in-test-only", path=folder, found=strangers[0], count=len(strangers), known=listed(classes)
         )
     if absent := [name for name in classes if name not in by_class]:
-        notes.append(f'"{folder.name}" has no images of {listed(absent)}.')
+        notes.append(Note("data.class-without-images", name=folder.name, classes=listed(absent)))
     return files_of(by_class, classes), notes
 
 
-def list_classes(root: Path) -> tuple[dict[str, list[Path]], list[str]]:
-    """Return {class name: its image files} of the folders in `root`, and what was passed over."""
+def list_classes(root: Path) -> tuple[dict[str, list[Path]], list[Note]]:
+    """Return {class name: its image files} of the folders in `root`, and notes on what is not among them."""
     by_class: dict[str, list[Path]] = {}
     ignored: Counter[str] = Counter()
+    passed_over: Counter[str] = Counter()
     notes = []
     for folder in folders_in(root):
-        images = image_files(folder, ignored)
-        if images:
+        if images := image_files(folder, ignored, passed_over):
             by_class[folder.name] = images
         else:
-            notes.append(f'The folder "{folder.name}" has no images and is no class.')
+            notes.append(Note("data.folder-without-images", name=folder.name))
     loose = sum(is_image(file) for file in root.iterdir() if file.is_file())
     if not by_class:
         raise DataError("no-classes", path=root, loose=loose)
+    if (in_order := sorted(by_class)) != sorted(by_class, key=number_in) and all(map(str.isdecimal, by_class)):
+        notes.append(Note("data.numbered-as-text", classes=listed(in_order)))
     if loose:
-        notes.append(f'{loose:,} images lie in "{root.name}" itself, in no class, and are not used.')
+        notes.append(Note("data.loose-images", count=loose, name=root.name))
     if ignored:
-        kinds = ", ".join(f"{count:,} {ending}" for ending, count in ignored.most_common(4))
-        notes.append(f'{ignored.total():,} files in "{root.name}" are not images and were passed over ({kinds}).')
+        kinds = Joined(
+            "list", (Note("data.files-of-kind", count=count, kind=kind) for kind, count in ignored.most_common(4))
+        )
+        notes.append(Note("data.other-files", count=ignored.total(), name=root.name, kinds=kinds))
+    passed_over += Counter(
+        {entry.name: count_images(entry) for entry in root.iterdir() if entry.is_dir() and is_hidden(entry.name)}
+    )
+    if passed_over:  # a Counter that was added to holds what is more than zero
+        notes.append(Note("data.hidden-folders", count=passed_over.total(), names=listed(sorted(passed_over))))
     return by_class, notes
 
 
+def number_in(name: str) -> int:
+    """Return the number that a folder's name is, 0 where it is none."""
+    return int(name) if name.isdecimal() else 0
+
+
 def folders_in(path: Path) -> list[Path]:
-    """Return the visible folders in a folder, sorted by name; a folder of runs is no class, though it holds pictures."""
-    entries = (entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    """Return the folders in a folder, sorted by name, without hidden ones and those of runs, which hold pictures."""
+    entries = (entry for entry in path.iterdir() if entry.is_dir() and not is_hidden(entry.name))
     return sorted(entry for entry in entries if not any(entry.glob("*/recipe.json")))
 
 
-def image_files(folder: Path, ignored: Counter[str] | None = None) -> list[Path]:
-    """Return the images in a folder and the folders in it, sorted; other files are counted by ending in `ignored`."""
+def is_hidden(name: str) -> bool:
+    """Tell whether a folder is hidden, or one that a system keeps its own copies of files in."""
+    return name.startswith(".") or name.lower() in KEPT_BY_PROGRAMS
+
+
+def image_files(folder: Path, ignored: Counter[str], passed_over: Counter[str]) -> list[Path]:
+    """Return the images in a folder and the folders in it, sorted.
+
+    Other files are counted by ending in `ignored`, the images in hidden folders by the folder's name in `passed_over`.
+    """
     images = []
     for place, inner, names in os.walk(folder):
-        inner[:] = [name for name in inner if not name.startswith(".")]
+        for name in filter(is_hidden, inner):
+            passed_over[name] += count_images(Path(place, name))
+        inner[:] = [name for name in inner if not is_hidden(name)]
         for name in names:
             file = Path(place, name)
             if is_image(file):
                 images.append(file)
-            elif ignored is not None:
-                ignored["hidden" if name.startswith(".") else file.suffix.lower() or "without an ending"] += 1
+            elif name.startswith("."):
+                ignored[Note("data.hidden")] += 1
+            else:
+                ignored[file.suffix.lower() or Note("data.without-ending")] += 1
     return sorted(images)
 
 
@@ -153,12 +183,12 @@ def is_image(file: Path) -> bool:
     return file.suffix.lower() in IMAGE_ENDINGS and not file.name.startswith(".")
 
 
-def has_images(folder: Path) -> bool:
-    """Tell whether there is an image anywhere in a folder."""
-    return any(is_image(Path(name)) for _, _, names in os.walk(folder) for name in names)
+def count_images(folder: Path) -> int:
+    """Return how many images there are in a folder and the folders in it."""
+    return sum(is_image(Path(name)) for _, _, names in os.walk(folder) for name in names)
 
 
 def listed(names: Sequence[str], most: int = 10) -> str:
     """Return names in quotes, the first `most` of them."""
     shown = ", ".join(f'"{name}"' for name in names[:most])
-    return shown if len(names) <= most else f"{shown} and {len(names) - most:,} more"
+    return shown if len(names) <= most else Note("words.and-more", listed=shown, count=len(names) - most)

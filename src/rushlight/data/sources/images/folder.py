@@ -38,13 +38,13 @@ from rushlight.data.sources.kind import SourceKind
 from rushlight.data.spec import FeatureSpec, NormalizeName, TargetSpec
 from rushlight.data.splits import Data
 from rushlight.errors import DataError, UsageError
+from rushlight.texts import Joined, Note
 
 __all__ = ["IMAGES", "ImageFolderDataset", "open_image_folder", "read_image"]
 
 KEPT_SIDE = 256  # images of one size are kept at it up to here
 CAPPED_SIDE = 128  # the longer side of a size that had to be chosen
 SAMPLE_FOR_NORMALIZATION = 2048
-CHOOSE_SIZE = "(--image-size HEIGHT,WIDTH for another)"
 
 
 def open_image_folder(
@@ -89,32 +89,30 @@ def open_image_folder(
     )  # fmt: skip
 
 
-def choose_shape(headers: Iterable[Header], image_size: tuple[int, int] | None) -> tuple[tuple[int, int, int], str]:
+def choose_shape(headers: Iterable[Header], image_size: tuple[int, int] | None) -> tuple[tuple[int, int, int], Note]:
     """Return (channels, height, width) for all images, and the sentence that says how it was chosen."""
     headers = list(headers)
     channels = 1 if all(header.is_grey for header in headers) else 3
-    colour = "grey" if channels == 1 else "RGB"
+    colour = Note("data.grey" if channels == 1 else "data.rgb")
     sizes = {(header.height, header.width) for header in headers}
     if image_size is not None:
         height, width = image_size
         if height < 1 or width < 1:
             raise UsageError("image-size-impossible", height=height, width=width)
-        return (channels, height, width), f"Images are {colour}, resized to {height}×{width} as asked."
+        return (channels, height, width), Note(
+            "data.images-resized-as-asked", colour=colour, height=height, width=width
+        )
     height, width = (max(round(median(side)), 1) for side in zip(*((h.height, h.width) for h in headers), strict=True))
     if len(sizes) == 1 and max(height, width) <= KEPT_SIDE:
-        return (channels, height, width), f"Images are {colour}, all {height}×{width}."
+        return (channels, height, width), Note("data.images-all-one-size", colour=colour, height=height, width=width)
     scale = min(1.0, CAPPED_SIDE / max(height, width))
+    was = f"{height}×{width}"
     height, width = max(round(height * scale), 1), max(round(width * scale), 1)
-    why = (
-        f"they have {len(sizes):,} different sizes"
-        if len(sizes) > 1
-        else f"they are all {sizes.pop()}".replace(", ", "×")
-    )
-    return (
-        channels,
-        height,
-        width,
-    ), f"Images are {colour}, resized to {height}×{width}: {why} {CHOOSE_SIZE}."
+    if len(sizes) == 1:
+        note = Note("data.images-made-smaller", colour=colour, height=height, width=width, size=was)
+    else:
+        note = Note("data.images-of-many-sizes", colour=colour, height=height, width=width, count=len(sizes))
+    return (channels, height, width), note
 
 
 def decode(files: ImageFiles, shape: tuple[int, int, int], root: Path) -> tuple[Samples, list[BadImage]]:
@@ -139,11 +137,11 @@ def without(files: ImageFiles, bad: list[BadImage]) -> ImageFiles:
     return files.take([number for number, path in enumerate(files.paths) if path not in gone])
 
 
-def bad_notes(root: Path, bad: list[BadImage], total: int, skip_bad: bool) -> list[str]:
+def bad_notes(root: Path, bad: list[BadImage], total: int, skip_bad: bool) -> list[Note]:
     """Say how many images were left out; raise DataError when none may be."""
     if bad and not skip_bad:
         raise unreadable(root, bad, total)
-    return [f"{len(bad):,} unreadable images were left out: {named(root, bad)}."] if bad else []
+    return [Note("data.unreadable-left-out", count=len(bad), files=named(root, bad))] if bad else []
 
 
 def unreadable(root: Path, bad: list[BadImage], total: int) -> DataError:
@@ -151,10 +149,13 @@ def unreadable(root: Path, bad: list[BadImage], total: int) -> DataError:
     return DataError("unreadable-images", path=root, count=len(bad), total=total, files=named(root, bad))
 
 
-def named(root: Path, bad: list[BadImage], most: int = 5) -> str:
+def named(root: Path, bad: list[BadImage], most: int = 5) -> Note:
     """Return the first few bad images with their reasons."""
-    shown = "; ".join(f"{image.path.relative_to(root)} ({image.reason})" for image in bad[:most])
-    return shown if len(bad) <= most else f"{shown}; and {len(bad) - most:,} more"
+    shown = Joined(
+        "reasons",
+        (Note("data.file-and-reason", path=image.path.relative_to(root), reason=image.reason) for image in bad[:most]),
+    )
+    return shown if len(bad) <= most else Note("words.and-more", listed=shown, count=len(bad) - most)
 
 
 # ── larger than memory ───────────────────────────────────────────────────────────────────────────────────────
@@ -187,7 +188,7 @@ class ImageFolderDataset(Dataset[tuple[Tensor, int]]):
 
 def open_streamed(
     root: Path, splits: dict[str, ImageFiles], target: TargetSpec, shape: tuple[int, int, int],
-    bad: list[BadImage], notes: list[str], normalize: NormalizeName, skip_bad: bool, workers: int,
+    bad: list[BadImage], notes: list[Note], normalize: NormalizeName, skip_bad: bool, workers: int,
 ) -> Data:  # fmt: skip
     """Make data whose images are read from disk every time; the normalisation is learnt from a sample of them."""
     total = sum(len(files.paths) for files in splits.values()) + len(bad)
@@ -226,17 +227,14 @@ def check_pixels(path: Path, shape: tuple[int, int, int]) -> None:
 
 def learn_from_sample(
     files: ImageFiles, shape: tuple[int, int, int], normalize: NormalizeName, root: Path
-) -> tuple[FeatureSpec, str]:
+) -> tuple[FeatureSpec, Note]:
     """Learn the normalisation from evenly spaced training images."""
     count = min(SAMPLE_FOR_NORMALIZATION, len(files.paths))
     chosen = np.linspace(0, len(files.paths) - 1, count).round().astype(int).tolist()
     samples, bad = decode(files.take(chosen), shape, root)
     if bad:
         raise unreadable(root, bad, len(files.paths))
-    note = (
-        f"The images do not fit into memory together and are read from disk as they are needed; "
-        f"the normalisation was learnt from {count:,} of {len(files.paths):,} training images."
-    )
+    note = Note("data.images-streamed", count=count, total=len(files.paths))
     return FeatureSpec("image", shape, "uint8", learn_normalization(samples.inputs, "image", normalize)), note
 
 
@@ -244,8 +242,8 @@ def stream(root: Path, files: ImageFiles, features: FeatureSpec, workers: int) -
     """Return a split that reads these files."""
     channels, height, width = features.shape
     dataset = ImageFolderDataset(files, (channels, height, width))
-    finish = partial(prepare_batch, features)
-    return StreamedSplit(dataset, finish, workers, is_random=False, around=no_image_warnings, names=files.names(root))
+    prepare = partial(prepare_batch, features)
+    return StreamedSplit(dataset, prepare, workers, is_random=False, around=no_image_warnings, names=files.names(root))
 
 
 def prepare_batch(features: FeatureSpec, batch: Any) -> Any:
@@ -265,5 +263,5 @@ def names_fingerprint(root: Path, splits: Sequence[ImageFiles]) -> str:
 
 
 IMAGES = SourceKind(
-    "folders of images", lambda source: isinstance(source, (str, Path)) and Path(source).is_dir(), open_image_folder
+    "data.kinds.folder", lambda source: isinstance(source, (str, Path)) and Path(source).is_dir(), open_image_folder
 )

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from rushlight.data.spec import FeatureSpec
 from rushlight.errors import DataError
+from rushlight.texts import Note
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -47,6 +48,14 @@ class BadImage:
 
     path: Path
     reason: str
+
+
+class Unusable(Exception):
+    """An image that Pillow reads and nobody here can use; `note` says why."""
+
+    def __init__(self, note: Note) -> None:
+        super().__init__(note)
+        self.note = note
 
 
 @dataclass(frozen=True)
@@ -112,11 +121,11 @@ def in_mode(image: Image.Image, mode: str) -> Image.Image:
     if image.getexif().get(ORIENTATION, 1) != 1:  # else it would be copied, here and where its mode is right already
         image = ImageOps.exif_transpose(image)
     if image.mode == "F":
-        raise ValueError("its pixels are 32-bit floats, which have no fixed black and white")
+        raise Unusable(Note("data.float-pixels"))
     if image.mode == "I" or image.mode.startswith("I;16"):
         pixels = np.asarray(image)
         if pixels.min() < 0 or pixels.max() > 0xFFFF:
-            raise ValueError("its pixels are 32-bit integers beyond 16 bits, which have no fixed white")
+            raise Unusable(Note("data.wide-pixels"))
         image = Image.fromarray((pixels >> 8).astype(np.uint8))
     has_alpha = image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info
     if has_alpha and mode != "RGBA":
@@ -129,25 +138,27 @@ def check_size(image: Image.Image) -> None:
     """Refuse an image whose header claims so many pixels that unpacking it could fill the memory."""
     width, height = image.size
     if width * height > MOST_PIXELS:
-        raise ValueError(f"it is {width:,}×{height:,} pixels, more than the {MOST_PIXELS:,} that are unpacked")
+        raise Unusable(Note("data.too-many-pixels", width=f"{width:,}", height=f"{height:,}", most=MOST_PIXELS))
 
 
 def attempt(read: Callable[[Any], Result], source: Path | Image.Image) -> Result | BadImage:
     """Return what `read` gives, or a BadImage with the reason it fails."""
     from PIL import Image
 
-    path = source if isinstance(source, Path) else Path("(an image in memory)")
+    path = source if isinstance(source, Path) else Path(Note("data.image-in-memory"))
     try:
         return read(source)
     except FileNotFoundError:
-        return BadImage(path, "there is no such file")
+        return BadImage(path, Note("data.no-such-file"))
     except Image.DecompressionBombError:
-        return BadImage(path, f"it has far more than the {MOST_PIXELS:,} pixels that are unpacked")
+        return BadImage(path, Note("data.far-too-many-pixels", most=MOST_PIXELS))
+    except Unusable as error:
+        return BadImage(path, error.note)
     except Exception as error:  # Pillow's decoders raise whatever a broken file leads them to
         if isinstance(source, Path) and source.exists() and source.stat().st_size == 0:
-            return BadImage(path, "the file is empty")
+            return BadImage(path, Note("data.empty-file"))
         said = str(error).replace(str(path), "").replace(repr(str(path)), "").strip(" ':") or type(error).__name__
-        return BadImage(path, "it is no image that Pillow can read" if "cannot identify" in said else said)
+        return BadImage(path, Note("data.no-image") if "cannot identify" in said else said)
 
 
 def in_threads(read: Callable[[Path], Result], paths: Sequence[Path]) -> list[Result | BadImage]:

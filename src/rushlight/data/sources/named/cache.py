@@ -25,7 +25,7 @@ from rushlight import files
 from rushlight.data.sources.named.catalog import Content, NamedDataset, RemoteFile
 
 RECORD = "files.json"
-CHUNK = 1 << 20
+CHUNK_BYTES = 1 << 20
 
 Progress = Callable[[str, int, int | None], None]  # (file, bytes so far, bytes in all if known)
 
@@ -141,7 +141,7 @@ def admit(stream: IO[bytes] | gzip.GzipFile, content: Content, folder: Path, sou
 def read_chunks(stream: IO[bytes] | gzip.GzipFile) -> Iterator[bytes]:
     """Give a stream's content in chunks; Refusal where it cannot be read, which is no fault of the cache's disk."""
     try:
-        while chunk := stream.read(CHUNK):
+        while chunk := stream.read(CHUNK_BYTES):
             yield chunk
     except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
         raise Refusal(f"it is damaged ({error})") from error

@@ -16,7 +16,7 @@ from rushlight.data.sources.named.catalog import RemoteFile
 ANSWER_S = 6.0  # for look-up, connection and first answer together: a network that drops packets is given up quickly
 READ_S = 10.0  # for the next bytes of a connection
 RETRIES = 1  # the next mirror is another
-CHUNK = 1 << 18
+CHUNK_BYTES = 1 << 18
 
 
 class Meter:
@@ -41,7 +41,7 @@ class Meter:
     def update(self, count: int) -> None:
         """Add `count` bytes; pooch counts the last chunk as a full one."""
         self.done += count
-        if self.is_abandoned or self.done >= self.total + 2 * CHUNK:
+        if self.is_abandoned or self.done >= self.total + 2 * CHUNK_BYTES:
             raise Refusal(f"sends more than the {self.total:,} bytes it should have")
         if self.progress:
             self.progress(self.file.name, min(self.done, self.total), self.total)
@@ -73,7 +73,7 @@ def download(mirror: str, file: RemoteFile, folder: Path, progress: Progress | N
         registry = {file.name: f"sha256:{file.sha256}"}
         try:
             downloader = pooch.HTTPDownloader(
-                progressbar=meter, chunk_size=CHUNK, timeout=READ_S, headers=headers,
+                progressbar=meter, chunk_size=CHUNK_BYTES, timeout=READ_S, headers=headers,
                 verify=os.environ.get("SSL_CERT_FILE") or True,
                 hooks={"response": lambda response, **options: responses.append(response)},
             )  # fmt: skip

@@ -34,4 +34,4 @@ def open_named_data(
     )
 
 
-NAMED: SourceKind = SourceKind("data known by name", lambda source: str(source) in DATASETS, open_named_data)
+NAMED: SourceKind = SourceKind("data.kinds.named", lambda source: str(source) in DATASETS, open_named_data)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterable
+from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -15,10 +18,12 @@ from torch import Tensor
 from rushlight.data.sources.tables.frames import polars, read_frame
 from rushlight.data.spec import Column
 from rushlight.errors import DataError, suggest
+from rushlight.texts import Joined, Note
 
 if TYPE_CHECKING:
     import polars as pl
 
+DateOrder: TypeAlias = Literal["ymd", "dmy", "mdy"]
 MISSING = frozenset(("", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "NULL", "null"))
 MISSING_AMONG_NUMBERS = MISSING | {
     "None",
@@ -29,56 +34,79 @@ MISSING_AMONG_NUMBERS = MISSING | {
     "Null",
     "NAN",
 }  # a category may well be called "None"
-ISO_DATE = re.compile(r"(\d{4})[-/](\d{1,2})[-/](\d{1,2})(?:[T ]+(\d.*))?$")
+DATE = re.compile(r"(\d{1,4})[-/.](\d{1,2})[-/.](\d{1,4})(?:[T ]+(\d.*))?$")
+LIKE_A_DATE = re.compile(r"\d{1,4}[-/. ](\d{1,2}|[^\W\d]{3,9})[-/. ]\d{2,4}\b|[^\W\d]{3,9} \d{1,2}, \d{4}\b")
+ORDERS: tuple[DateOrder, ...] = ("ymd", "dmy", "mdy")
 DAY = 86_400.0  # seconds
 MOST_CATEGORIES = 1000
 ROW_NUMBER_NAMES = frozenset(("", "id", "index", "unnamed: 0", "row"))
 LARGEST = float(np.finfo(np.float32).max)
 
 
-def learn_columns(path: Path, frame: pl.DataFrame, train_rows: np.ndarray) -> tuple[tuple[Column, ...], list[str]]:
+def learn_columns(path: Path, frame: pl.DataFrame, train_rows: np.ndarray) -> tuple[tuple[Column, ...], list[Note]]:
     """Decide what each column is, and learn its categories or its mean on the training rows."""
     learnt: list[Column] = []
-    left_out: dict[str, str] = {}
-    notes: list[str] = []
+    left_out: dict[str, Note] = {}
+    notes: list[Note] = []
     for name in frame.columns:
-        kind = kind_of(frame[name])
+        series = frame[name]
+        kind = kind_of(series)
         if kind is None:
-            left_out[name] = f"it holds {str(frame[name].dtype).split('(')[0].lower()} values"
+            left_out[name] = Note("data.holds-values-of", dtype=str(series.dtype).split("(")[0].lower())
             continue
-        if kind == "category" and (note := nearly_numbers(frame[name])):
-            notes.append(note)
-        column = learn_column(name, kind, frame[name][train_rows.tolist()])
+        is_text = kind == "date" and series.dtype == polars().String
+        order = (date_order(texts_in(series)) if is_text else None) or "ymd"
+        notes += column_notes(series, kind, order)
+        column = learn_column(name, kind, series[train_rows.tolist()], order)
         if isinstance(column, Column):
             learnt.append(column)
         else:
             left_out[name] = column
     if not learnt:
-        raise DataError(
-            "no-columns", path=path, reasons="; ".join(f'"{name}": {why}' for name, why in left_out.items())
+        reasons = Joined(
+            "reasons", (Note("data.column-and-reason", name=name, reason=why) for name, why in left_out.items())
         )
-    notes += [f'The column "{name}" was left out: {why}.' for name, why in left_out.items()]
+        raise DataError("no-columns", path=path, reasons=reasons)
+    notes += [Note("data.left-out", name=name, reason=why) for name, why in left_out.items()]
     kinds = Counter[str](column.kind for column in learnt)
-    plural = {"number": "numbers", "category": "categories", "date": "dates"}
-    said = ", ".join(f"{kinds[kind]} of {plural[kind]}" for kind in plural if kinds[kind])
-    notes.append(f"{len(learnt):,} columns ({said}) become {sum(column.width for column in learnt):,} features.")
+    words = {"number": "data.of-numbers", "category": "data.of-categories", "date": "data.of-dates"}
+    listed = Joined("list", (Note(key, count=kinds[kind]) for kind, key in words.items() if kinds[kind]))
+    width = sum(column.width for column in learnt)
+    notes.append(Note("data.columns-become-features", columns=len(learnt), kinds=listed, features=width))
     return tuple(learnt), notes
 
 
-def learn_column(name: str, kind: str, series: pl.Series) -> Column | str:
+def column_notes(series: pl.Series, kind: str, order: str) -> list[Note]:
+    """Say what may be meant otherwise: nearly all numbers, day-first dates, dates in an order that is not known."""
+    name = series.name
+    if kind == "date" and order != "ymd":
+        return [Note("data.dates-day-first" if order == "dmy" else "data.dates-month-first", name=name)]
+    if kind != "category":
+        return []
+    texts = texts_in(series)
+    if texts and sum(bool(LIKE_A_DATE.match(text)) for text in texts) > 0.9 * len(texts):
+        return [Note("data.dates-unread", name=name, example=texts[0])]
+    others = [text for text in texts if as_number(text) is None]
+    if not texts or 2 * len(others) >= len(texts):
+        return []
+    return [Note("data.nearly-numbers", name=name, count=len(others), example=others[0])]
+
+
+def learn_column(name: str, kind: str, series: pl.Series, order: DateOrder) -> Column | Note:
     """Learn one column on the training rows; return why it is left out where it is."""
     if kind == "category":
         return learn_category(name, categories_of(series))
-    values = numbers_of(series, name) if kind == "number" else days_of(series, name)
+    column = Column(name, "number" if kind == "number" else "date", date_order=order)
+    values = values_of(series, column)
     known = values[~np.isnan(values)]
     has_gaps = len(known) < len(values)
     if len(known) == 0:
-        return "every value is missing"
+        return Note("data.all-missing")
     if not has_gaps and (known == known[0]).all():
-        return f"every value is {known[0]:g}" if kind == "number" else "every date is the same"
+        return Note("data.all-equal", value=f"{known[0]:g}") if kind == "number" else Note("data.all-the-same-date")
     if name.lower() in ROW_NUMBER_NAMES and len(known) > 2 and not has_gaps and is_counting(known):
-        return "it only numbers the rows"
-    return Column(name, "number" if kind == "number" else "date", fill=float(known.mean()), flags_missing=has_gaps)
+        return Note("data.only-numbers-rows")
+    return replace(column, fill=float(known.mean()), flags_missing=has_gaps)
 
 
 def is_counting(values: np.ndarray) -> bool:
@@ -86,17 +114,17 @@ def is_counting(values: np.ndarray) -> bool:
     return bool((values % 1 == 0).all() and (np.diff(values) > 0).all() and values[-1] - values[0] < 2 * len(values))
 
 
-def learn_category(name: str, values: list[str | None]) -> Column | str:
+def learn_category(name: str, values: list[str | None]) -> Column | Note:
     """Learn the categories of a column; texts that differ from row to row have none."""
     known = Counter(value for value in values if value is not None)
     if not known:
-        return "every value is missing"
+        return Note("data.all-missing")
     if len(known) == 1 and known.total() == len(values):
-        return f'every value is "{next(iter(known))}"'
+        return Note("data.all-the-same-text", value=next(iter(known)))
     if len(known) >= 10 and 2 * len(known) > known.total():
-        return f"it is text of its own in nearly every row ({len(known):,} different values in {known.total():,} rows)"
+        return Note("data.text-of-its-own", count=len(known), rows=known.total())
     if len(known) > MOST_CATEGORIES:
-        return f"it has {len(known):,} categories, more than {MOST_CATEGORIES:,}"
+        return Note("data.too-many-categories", count=len(known), most=MOST_CATEGORIES)
     return Column(name, "category", tuple(sorted(known)))
 
 
@@ -108,32 +136,23 @@ def kind_of(series: pl.Series) -> str | None:
         return "number"
     if dtype in (pl.Date, pl.Datetime):
         return "date"
-    if dtype not in (pl.String, pl.Boolean, pl.Categorical, pl.Enum):
-        return None
     if dtype != pl.String:
-        return "category"
-    texts = {text for text in stripped(series) if text is not None and text not in MISSING_AMONG_NUMBERS}
+        return "category" if dtype in (pl.Boolean, pl.Categorical, pl.Enum) else None
+    texts = set(texts_in(series))
     if all(as_number(text) is not None for text in texts):
         return "number"
-    return "date" if all(parse_date(text) is not None for text in texts) else "category"
+    return "date" if date_order(texts) else "category"
 
 
-def nearly_numbers(series: pl.Series) -> str:
-    """Say that a column is read as categories only because of a few texts among its numbers."""
-    texts = [text for text in stripped(series) if text is not None and text not in MISSING_AMONG_NUMBERS]
-    others = [text for text in texts if as_number(text) is None]
-    if not texts or 2 * len(others) >= len(texts):
-        return ""
-    return (
-        f'The column "{series.name}" was read as categories, not numbers, because of {len(others):,} texts in it, such as '
-        f'"{others[0]}": clear these cells if it is meant as a number.'
-    )
+def texts_in(series: pl.Series) -> list[str]:
+    """Return the texts of a column that stand for no missing value."""
+    return [text for text in stripped(series) if text is not None and text not in MISSING_AMONG_NUMBERS]
 
 
-def encode(frame: pl.DataFrame, columns: tuple[Column, ...]) -> Tensor:
+def encode(frame: pl.DataFrame, columns: tuple[Column, ...], rows: np.ndarray | None = None) -> Tensor:
     """Return the rows as float32 features, shape (n, sum of the columns' widths), in the order of `columns`.
 
-    Columns that were not learnt are ignored. Raises DataError for a column that is not there, or a value that is no
+    `rows` are the rows' numbers in their file, where some of it were left out. Columns that were not learnt are ignored. Raises DataError for a column that is not there, or a value that is no
     number or date where these were learnt.
     """
     features = np.zeros((len(frame), sum(column.width for column in columns)), dtype=np.float32)
@@ -144,12 +163,12 @@ def encode(frame: pl.DataFrame, columns: tuple[Column, ...]) -> Tensor:
             raise DataError(
                 "column-not-there", name=column.name, columns=names, near=suggest(column.name, frame.columns)
             )
-        encode_column(frame[column.name], column, features[:, first : first + column.width])
+        encode_column(frame[column.name], column, features[:, first : first + column.width], rows)
         first += column.width
     return torch.from_numpy(features)
 
 
-def encode_column(series: pl.Series, column: Column, features: np.ndarray) -> None:
+def encode_column(series: pl.Series, column: Column, features: np.ndarray, rows: np.ndarray | None) -> None:
     """Write one column's features, shape (n, column.width), into zeros."""
     if column.kind == "category":
         number_of = {category: number for number, category in enumerate(column.categories)}
@@ -158,7 +177,7 @@ def encode_column(series: pl.Series, column: Column, features: np.ndarray) -> No
         rows = np.flatnonzero(numbers >= 0)
         features[rows, numbers[rows]] = 1.0
         return
-    values = numbers_of(series, column.name) if column.kind == "number" else days_of(series, column.name)
+    values = values_of(series, column, rows)
     gaps = np.isnan(values)
     features[:, 0] = np.where(gaps, column.fill, values)
     if column.flags_missing:
@@ -177,22 +196,31 @@ def categories_of(series: pl.Series) -> list[str | None]:
     return [text.lower() if text is not None and text.lower() in ("true", "false") else text for text in texts]
 
 
-def numbers_of(series: pl.Series, name: str) -> np.ndarray:
-    """Return a column as float64, NaN where a value is missing; DataError names the first value that is no number."""
+def values_of(series: pl.Series, column: Column, rows: np.ndarray | None = None) -> np.ndarray:
+    """Return a column as float64, dates as days since 1970, NaN for missing values.
+
+    Raises DataError that names the first value that is no number or no date, by its number in `rows`.
+    """
     pl = polars()
-    if series.dtype.is_numeric() or series.dtype in (pl.Boolean, pl.Null):
+    is_date = column.kind == "date"
+    if is_date and series.dtype in (pl.Date, pl.Datetime):
+        moments = series.cast(pl.Datetime("us")) if series.dtype == pl.Date else series.dt.cast_time_unit("us")
+        return np.asarray(moments.to_physical().cast(pl.Float64).to_numpy() / (DAY * 1e6))
+    if not is_date and (series.dtype.is_numeric() or series.dtype in (pl.Boolean, pl.Null)):
         values = series.cast(pl.Float64).to_numpy().astype(np.float64)
         bad = np.flatnonzero(np.abs(values) > LARGEST)
-        if len(bad):
-            raise DataError("not-a-number", column=name, row=int(bad[0]) + 1, value=series[int(bad[0])])
-        return values
-    cells = series.to_list()
-    known = {value: read_number(value) for value in set(cells)} if series.dtype == pl.String else None
-    numbers = [read_number(value) for value in cells] if known is None else [known[value] for value in cells]
-    if None in numbers:
-        row = numbers.index(None)
-        raise DataError("not-a-number", column=name, row=row + 1, value=cells[row])
-    return np.array(numbers, dtype=np.float64)
+    else:
+        read = partial(read_day, order=column.date_order) if is_date else read_number
+        cells = series.to_list()
+        known = {value: read(value) for value in set(cells)} if series.dtype == pl.String else None
+        found = [read(value) for value in cells] if known is None else [known[value] for value in cells]
+        values = np.array(found, dtype=np.float64)  # None becomes NaN
+        bad = np.array([index for index, value in enumerate(found) if value is None])
+    if len(bad):
+        row = int(bad[0])
+        number = row + 1 if rows is None else int(rows[row])
+        raise DataError("not-a-date" if is_date else "not-a-number", column=column.name, row=number, value=series[row])
+    return values
 
 
 def read_number(value: object) -> float | None:
@@ -202,34 +230,37 @@ def read_number(value: object) -> float | None:
     return as_number(value)
 
 
-def days_of(series: pl.Series, name: str) -> np.ndarray:
-    """Return a column of dates as days since 1970, NaN where one is missing; DataError names what is no date."""
-    pl = polars()
-    if series.dtype in (pl.Date, pl.Datetime):
-        moments = series.cast(pl.Datetime("us")) if series.dtype == pl.Date else series.dt.cast_time_unit("us")
-        return np.asarray(moments.to_physical().cast(pl.Float64).to_numpy() / (DAY * 1e6))
-    cells = series.to_list()
-    days = [read_day(value) for value in cells]
-    if None in days:
-        row = days.index(None)
-        raise DataError("not-a-date", column=name, row=row + 1, value=cells[row])
-    return np.array(days, dtype=np.float64)
-
-
-def read_day(value: object) -> float | None:
+def read_day(value: object, order: DateOrder) -> float | None:
     """Return a cell as days since 1970, NaN for a missing one, None for what is no date."""
     if value is None or (isinstance(value, str) and value.strip() in MISSING_AMONG_NUMBERS):
         return float("nan")
-    return parse_date(value.strip()) if isinstance(value, str) else None
+    return parse_date(value.strip(), order) if isinstance(value, str) else None
 
 
-def parse_date(text: str) -> float | None:
-    """Return days since 1970 of an ISO 8601 date or date and time ('2024-01-31', '2024/1/31 12:30'), or None."""
-    match = ISO_DATE.match(text)
+def date_order(texts: Iterable[str]) -> DateOrder | None:
+    """Return the only order of year, month and day in which all texts are dates; None where there is none, or two.
+
+    Who writes dots (31.12.2024) writes the day first.
+    """
+    texts = list(texts)
+    found: list[DateOrder] = [order for order in ORDERS if all(parse_date(text, order) is not None for text in texts)]
+    if found == ["dmy", "mdy"] and all("." in text.split()[0] for text in texts):
+        return "dmy"
+    return found[0] if len(found) == 1 else None
+
+
+def parse_date(text: str, order: DateOrder) -> float | None:
+    """Return days since 1970 of a date, or a date and time, such as '2024-01-31', '31/1/2024 12:30'; None of others."""
+    match = DATE.match(text)
     if match is None:
         return None
-    year, month, day, time = match.groups()
+    first, month, last, time = match.groups()
+    year, month, day = (first, month, last) if order == "ymd" else (last, month, first)
+    if order == "mdy":
+        month, day = day, month
     try:
+        if len(year) != 4:
+            return None
         moment = datetime.fromisoformat(f"{year}-{month:0>2}-{day:0>2}" + (f"T{time.replace(' ', '')}" if time else ""))
         return moment.replace(tzinfo=moment.tzinfo or UTC).timestamp() / DAY
     except (ValueError, OverflowError):
@@ -248,7 +279,7 @@ def describe_columns(path: Path, columns: tuple[Column, ...]) -> list[dict[str, 
             missing = counts.pop(None, 0)
             entry |= {"missing": missing, "different": len(counts), "most_common": counts.most_common(5)}
         else:
-            values = numbers_of(series, column.name) if column.kind == "number" else days_of(series, column.name)
+            values = values_of(series, column)
             known = values[~np.isnan(values)]
             entry |= {"missing": len(values) - len(known), "different": len(np.unique(known))}
             entry |= (
@@ -267,7 +298,7 @@ def feature_names(columns: tuple[Column, ...]) -> list[str]:
         if column.kind == "category":
             names += [f"{column.name}={category}" for category in column.categories]
         else:
-            names += [column.name] + ([f"{column.name} is missing"] if column.flags_missing else [])
+            names += [column.name, *([Note("data.column-missing", name=column.name)] if column.flags_missing else [])]
     return names
 
 

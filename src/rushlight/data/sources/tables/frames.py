@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rushlight.errors import DataError, UsageError
+from rushlight.texts import Note
 
 if TYPE_CHECKING:
     import polars as pl
@@ -42,10 +43,10 @@ def read_frame(path: Path) -> pl.DataFrame:
     return open_frame(path)[0]
 
 
-def open_frame(path: Path) -> tuple[pl.DataFrame, list[str]]:
+def open_frame(path: Path) -> tuple[pl.DataFrame, list[Note]]:
     """Read a table; return it with what had to be decided on the way."""
     pl = polars()
-    notes: list[str] = []
+    notes: list[Note] = []
     if not path.is_file():
         raise DataError("no-table", path=path)
     name = path.name.lower()
@@ -63,7 +64,7 @@ def open_frame(path: Path) -> tuple[pl.DataFrame, list[str]]:
     return frame, notes
 
 
-def read_csv(path: Path) -> tuple[pl.DataFrame, list[str]]:
+def read_csv(path: Path) -> tuple[pl.DataFrame, list[Note]]:
     """Read a CSV with every column as text; the delimiter and the encoding are found out."""
     content = path.read_bytes()
     if content.startswith(b"\x1f\x8b"):
@@ -83,7 +84,7 @@ def read_csv(path: Path) -> tuple[pl.DataFrame, list[str]]:
     except polars().exceptions.ComputeError as error:
         raise broken_line(path, text, delimiter, len(header)) or error from error
     frame.columns = header
-    notes = [] if encoding == "utf-8" else [f'"{path.name}" is not UTF-8; it was read as {encoding}.']
+    notes = [] if encoding == "utf-8" else [Note("data.not-utf-8", name=path.name, encoding=encoding)]
     return frame, notes
 
 

@@ -23,6 +23,7 @@ from rushlight.data.sources.tables.frames import first_line, is_table, open_fram
 from rushlight.data.spec import Column, FeatureSpec, NormalizeName, TargetSpec, Task
 from rushlight.data.splits import Data
 from rushlight.errors import DataError, UsageError, suggest
+from rushlight.texts import Note
 
 if TYPE_CHECKING:
     import polars as pl
@@ -63,8 +64,8 @@ def open_table(
         test_fraction=test_fraction if test is None else None, val_fraction=val_fraction if validation is None else None,
     )  # fmt: skip
     columns, column_notes = learn_columns(path, frame.drop(target), cut.train)
-    prefix = "row " if validation is None and test is None else f"{path.name} row "
-    samples = Samples(encode(frame, columns), labels.values, Names(rows, prefix))
+    key = "data.row" if validation is None and test is None else "data.row-of-file"
+    samples = Samples(encode(frame, columns, rows), labels.values, Names(rows, key, path.name))
     held_out = {
         split: None if rows is None else samples.take(rows)
         for split, rows in (("validation", cut.validation), ("test", cut.test))
@@ -73,20 +74,21 @@ def open_table(
     for split, other in (("validation", validation), ("test", test)):
         if other is not None:
             held_out[split], other_notes = read_other_table(Path(other), columns, labels.spec)
-            notes += [*other_notes, f'{"Tested" if split == "test" else "Validated"} on "{Path(other).name}".']
+            key = "data.tested-on" if split == "test" else "data.validated-on"
+            notes += [*other_notes, Note(key, name=Path(other).name)]
     return build_data(
         path.name, "table", samples.take(cut.train), held_out["test"], labels.spec, validation=held_out["validation"],
         normalize=normalize, columns=columns, notes=(*notes, *column_notes),
     )  # fmt: skip
 
 
-def read_other_table(path: Path, columns: tuple[Column, ...], target: TargetSpec) -> tuple[Samples, list[str]]:
+def read_other_table(path: Path, columns: tuple[Column, ...], target: TargetSpec) -> tuple[Samples, list[Note]]:
     """Read the rows of another file, named by file and row, with the columns and the classes learnt on the training file."""
     frame, notes = open_frame(path)
     name = check_target(path, frame, target.name)
     frame, rows, dropped = with_target(path, frame, name)
     values = target_numbers(path, frame[name], target)
-    return Samples(encode(frame, columns), values, Names(rows, f"{path.name} row ")), [*notes, *dropped]
+    return Samples(encode(frame, columns, rows), values, Names(rows, "data.row-of-file", path.name)), [*notes, *dropped]
 
 
 def read_rows(source: Any, features: FeatureSpec) -> Tensor:
@@ -144,7 +146,7 @@ class Labels:
 
     values: Tensor
     spec: TargetSpec
-    notes: list[str]
+    notes: list[Note]
 
 
 def check_target(path: Path, frame: pl.DataFrame, target: str | None) -> str:
@@ -162,7 +164,7 @@ def check_target(path: Path, frame: pl.DataFrame, target: str | None) -> str:
     return target
 
 
-def with_target(path: Path, frame: pl.DataFrame, target: str) -> tuple[pl.DataFrame, np.ndarray, list[str]]:
+def with_target(path: Path, frame: pl.DataFrame, target: str) -> tuple[pl.DataFrame, np.ndarray, list[Note]]:
     """Leave out the rows whose target is missing; return the rest, their row numbers (from 1) and what to say."""
     known = np.array([not is_missing(value) for value in frame[target].to_list()])
     rows, count = np.flatnonzero(known), int((~known).sum())
@@ -170,7 +172,7 @@ def with_target(path: Path, frame: pl.DataFrame, target: str) -> tuple[pl.DataFr
         raise DataError("target-all-missing", path=path, target=target)
     if count == 0:
         return frame, rows + 1, []
-    note = f'{count:,} of {len(known):,} rows of "{path.name}" have no "{target}" and were left out.'
+    note = Note("data.rows-without-target", count=count, total=len(known), name=path.name, target=target)
     return frame[rows], rows + 1, [note]
 
 
@@ -206,13 +208,15 @@ def read_target(path: Path, frame: pl.DataFrame, name: str, task: Task | None) -
     return Labels(target_numbers(path, frame[name], spec), spec, [] if task else [target_note(spec, different)])
 
 
-def target_note(spec: TargetSpec, different: Sequence[str | float]) -> str:
+def target_note(spec: TargetSpec, different: Sequence[str | float]) -> Note:
     """Say what the target was taken for and how to have it otherwise."""
+    count = len(different)
     if spec.task == "regression":
-        return f'"{spec.name}" is a number with {len(different):,} different values: a regression (--task classification for classes).'
-    numbers = "" if isinstance(different[0], str) else " (--task regression to predict it as a quantity)"
-    shown = ", ".join(spec.classes[:10]) + (", …" if len(spec.classes) > 10 else "")
-    return f'"{spec.name}" has {len(spec.classes):,} different values ({shown}): a classification{numbers}.'
+        return Note("data.target-is-a-number", name=spec.name, count=count)
+    shown = ", ".join(spec.classes[:10]) + (", …" if count > 10 else "")
+    is_text = isinstance(different[0], str)
+    key = "data.target-is-classes" if is_text else "data.target-is-numbered-classes"
+    return Note(key, name=spec.name, count=count, classes=shown)
 
 
 def cell(value: object) -> object:
@@ -270,7 +274,7 @@ def class_name(value: object) -> str:
 
 
 TABLE = SourceKind(
-    "tables (.csv, .parquet)",
+    "data.kinds.table",
     lambda source: isinstance(source, (str, Path)) and is_table(source) and Path(source).exists(),
     open_table,
 )

@@ -1,0 +1,199 @@
+"""Machine code for the steps of a training: found in the cache, or compiled beside the training where that will pay."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from rushlight.data import Batch
+from rushlight.runs import write_notice
+from rushlight.texts import text
+from rushlight.training.engine.capture import pieces_of
+from rushlight.training.engine.compiled import CompiledSteps
+from rushlight.training.engine.compiler import Compilation, start_compiling, why_not_here
+from rushlight.training.engine.eager import with_channels_last
+from rushlight.training.engine.modes import Mode
+from rushlight.training.engine.package import Layout, Package, find_package, key_of, laid_out, layouts
+from rushlight.training.engine.updates import rule_of
+from rushlight.training.recipe import steps_per_epoch
+from rushlight.training.state import Training
+from rushlight.training.step import Parts, has_images
+
+COMPILE_SECONDS, LAYER_SECONDS = 8.0, 0.5  # that compiling is expected to cost, and for each layer with parameters
+EXPECTED_GAIN = 0.5  # of the time left, that compiled steps are expected to save
+IMAGES_GAIN = 0.3  # the same, where most of a step are convolutions
+DECIDE_AFTER = 1.0  # seconds of training, for the time left to be known
+POLL_SECONDS = 0.2  # between two looks at the process that compiles
+SMALL_STEP = 5e6  # floating-point operations, about: below that, one call executes several steps
+STEPS_TOGETHER = 8
+
+
+class CompileJob:
+    """Owns the search for machine code of a training's steps, and the process that compiles it."""
+
+    def __init__(self, training: Training, parts: Parts) -> None:
+        self.training, self.parts, self.state = training, parts, training.state
+        self.has_images = has_images(training.model)
+        self.is_first = training.recipe.compile == "first"
+        self.is_sought = self.is_over = False  # in the cache; at all
+        self.process: Compilation | None = None
+        self.polled_at = 0.0
+        self.restart_clock()
+
+    def restart_clock(self) -> None:
+        """Measure the pace of the steps from here on."""
+        self.began, self.first_step = time.perf_counter(), self.state["step"]
+
+    def package(self, batches: Sequence[Batch], joins: int) -> Package | None:
+        """Return machine code that is new; begin to compile when that will pay. `batches` are an earlier step's."""
+        if self.is_over or not batches:
+            return None
+        if self.process is not None:
+            return self.poll(self.process)
+        if (reason := self.why_not(batches[0])) is not None:
+            self.give_up(reason)
+            return None
+        count = self.count_together(batches[0], joins)
+        if not self.is_sought:
+            self.is_sought = True
+            if (package := find_package(self.key(layouts(self.example(batches[0], count)), count))) is not None:
+                self.is_over = True
+                return package
+        if not self.is_first and (time.perf_counter() - self.began < DECIDE_AFTER or not self.will_pay()):
+            return None
+        if (reason := why_not_here()) is not None:
+            self.give_up(reason, aloud=True)
+            return None
+        example = self.example(batches[0], count)
+        try:
+            self.process = start_compiling(pieces_of(self.parts), example, count, self.key(layouts(example), count))
+        except OSError as error:  # no room for another process
+            self.give_up(str(error))
+            return None
+        return self.poll(self.process) if self.is_first else None
+
+    def poll(self, process: Compilation) -> Package | None:
+        """Return what the process beside has made; None while it is at work, or where it failed."""
+        now = time.perf_counter()
+        if now - self.polled_at < POLL_SECONDS and not self.is_first:
+            return None
+        self.polled_at = now
+        if self.is_first:
+            self.training.events.message(text("engine.compile.begun"))
+        result = process.result(self.is_first)
+        if result is not None:
+            self.process = None
+        if isinstance(result, str):
+            self.give_up(result, aloud=True)
+            return None
+        self.is_over = result is not None
+        return result
+
+    def will_pay(self) -> bool:
+        """Tell whether compiling will save more time than it costs; give up where it will not."""
+        elapsed = time.perf_counter() - self.began
+        left = elapsed / max(self.state["step"] - self.first_step, 1) * steps_left(self.training)
+        gain, cost = IMAGES_GAIN if self.has_images else EXPECTED_GAIN, compile_seconds(self.parts.model)
+        if left * gain < cost:
+            saved = f"it would save about {left * gain:.0f} of the {left:.0f} seconds that were left"
+            self.give_up(f"{saved}, and compiling costs about {cost:.0f}")
+        return bool(left * gain >= cost)
+
+    def why_not(self, batch: Batch) -> str | None:
+        """Return why the steps of this training cannot be compiled; None where they can."""
+        recipe, parts = self.training.recipe, self.parts
+        if recipe.compile == "never":
+            return "it was not asked for"
+        if recipe.accumulate > 1 or self.state["micro_batch"] is not None:
+            return "several batches make one update"
+        if parts.skips_bad:
+            return "every gradient is looked at"
+        if rule_of(parts.optimizer) is None:
+            return f"{type(parts.optimizer).__name__} has no rule for it, as it is set"
+        if getattr(self.training.schedule.live, "cycle_momentum", False):
+            return "its schedule changes the momentum in every step"
+        if len(batch) != 2 or not all(isinstance(part, Tensor) for part in batch):
+            return "its batches are not pairs of tensors"
+        if self.has_images and not batch[0].is_contiguous():
+            return "its images lie in memory in an order of their own"
+        counts = {float(kept["step"]) for kept in parts.optimizer.state.values() if "step" in kept}
+        trained = [each for group in parts.optimizer.param_groups for each in group["params"] if each.requires_grad]
+        is_partial = len(counts) > 1 or any(each.grad is None for each in trained)
+        return "its parameters are not all updated in every step" if is_partial else None
+
+    def give_up(self, reason: str, aloud: bool = False) -> None:
+        """Search no further; note why, and tell it `aloud` or to whoever asked for compiled steps."""
+        self.is_over = True
+        write_notice(self.training.folder, self.state["step"], f"The steps were not compiled: {reason}.")
+        self.tell(reason, aloud)
+
+    def tell(self, reason: str, aloud: bool = False) -> None:
+        """Tell why the steps are not compiled, `aloud` or to whoever asked for it."""
+        if aloud or self.is_first:
+            self.training.events.message(f"The steps are not compiled: {reason}. Training goes on as it is.")
+
+    def count_together(self, batch: Batch, joins: int) -> int:
+        """Return how many steps to compile into one call: several, where a step is little work."""
+        if self.has_images or self.training.schedule.by_step or joins < STEPS_TOGETHER:
+            return 1  # a convolution's weights are used at every place: much work even with few of them
+        operations = 6.0 * sum(each.numel() for each in self.parts.model.parameters()) * self.training.recipe.batch_size
+        if batch[0].dim() > 2:  # likewise at every place of a sequence
+            operations *= batch[0].shape[1]
+        return STEPS_TOGETHER if operations <= SMALL_STEP else 1
+
+    def example(self, batch: Batch, count: int) -> Batch:
+        """Return samples and targets of `count` steps, for their shapes."""
+        return self.prepare(tuple(torch.cat([part] * count) for part in batch))
+
+    def prepare(self, batch: Batch) -> Batch:
+        """Return a batch as compiled steps take it: convolutions are faster with channels last."""
+        return with_channels_last(batch) if self.has_images else batch
+
+    def key(self, takes: Sequence[Layout], count: int) -> str:
+        """Return the key of the package for this training with `count` steps in a call on such samples and targets."""
+        return key_of(pieces_of(self.parts), takes, count)
+
+    def open(self, key: str) -> CompiledSteps | None:
+        """Return what executes the machine code of a package; None where the cache has it no more."""
+        package = find_package(key)
+        return None if package is None else CompiledSteps(pieces_of(self.parts), package)
+
+    def open_recorded(self, mode: Mode) -> CompiledSteps | str:
+        """Return what executes the machine code of a recorded mode, compiled anew if the cache lost it; or why nothing can."""
+        if rule_of(self.parts.optimizer) is None or self.key(mode.takes, mode.count) != mode.key:
+            return "torch, the processor, the model or the optimizer is another"
+        if (compiled := self.open(mode.key)) is not None:
+            return compiled
+        if mode.products:
+            return "an earlier release compiled them, and the cache has lost them"
+        self.training.events.message(text("engine.compile.begun-again"))
+        if (reason := why_not_here()) is not None:
+            return reason
+        try:
+            process = start_compiling(pieces_of(self.parts), laid_out(mode.takes), mode.count, mode.key)
+        except OSError as error:
+            return str(error)
+        failure = process.result(waits=True)
+        return failure if isinstance(failure, str) else self.open(mode.key) or "the process that compiled is gone"
+
+    def stop(self) -> None:
+        """End the process that compiles, if it is at work: nobody can use what it would make."""
+        if self.process is not None:
+            self.process.stop()
+            self.process = None
+
+
+def compile_seconds(model: nn.Module) -> float:
+    """Return about how many seconds a training loses by compiling its steps beside it."""
+    layers = sum(any(True for _ in module.parameters(recurse=False)) for module in model.modules())
+    return COMPILE_SECONDS + LAYER_SECONDS * layers
+
+
+def steps_left(training: Training) -> float:
+    """Return how many steps are left to the end of the run; infinite where that is unknown."""
+    steps = steps_per_epoch(training.data.train.samples, training.recipe)
+    return math.inf if steps is None else steps * training.recipe.epochs - training.state["step"]

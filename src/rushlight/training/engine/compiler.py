@@ -1,0 +1,198 @@
+"""Compiling steps in a process beside the training.
+
+That process is a fork, so it has the live model; it works at low priority, and ends with the training. What it makes is never
+trusted: it is executed once in another process, and then verified against the exact step.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule
+
+from rushlight import files
+from rushlight.training.engine.capture import NotCapturable, Pieces, capture, no_numbers
+from rushlight.training.engine.lower_matmul import add_products, separate_biases
+from rushlight.training.engine.lower_pooling import compare_maxima, keep_layouts, pool_by_kernel
+from rushlight.training.engine.package import (
+    CODE,
+    Layout,
+    Package,
+    compiled_folder,
+    find_package,
+    layouts,
+    tidy_cache,
+    write_package,
+)
+
+NICENESS = 10  # of the process beside: about a tenth of a core where the training uses them all
+TRIAL_SECONDS = 1200.0  # after which code that hangs is given up; at low priority, one step may take minutes
+EXECUTED = "executed"  # what the process prints that has executed machine code
+
+
+def why_not_here() -> str | None:
+    """Return why nothing can be compiled on this machine; None where it can."""
+    if not hasattr(os, "fork") or sys.platform != "linux":
+        return "compiling steps is for Linux, up to now"
+    named = os.environ.get("CXX")
+    compiler = named or "g++"
+    if shutil.which(compiler) is None:
+        hint = "" if named else "; on Debian or Ubuntu: sudo apt install g++"
+        return f"no C++ compiler was found ({compiler}{hint})"
+    if not hasattr(getattr(torch._C, "_aoti", None), "AOTIModelContainerRunnerCpu"):
+        return f"torch {torch.__version__} cannot execute compiled steps"
+    return None
+
+
+@dataclass(frozen=True)
+class Compilation:
+    """A process that compiles beside the training."""
+
+    pid: int
+    key: str
+    pipe: int  # by which it tells why it failed
+
+    def result(self, waits: bool = False) -> Package | str | None:
+        """Return what it made, or why it could not; None while it is at work."""
+        with contextlib.suppress(ChildProcessError):  # where SIGCHLD is ignored, nobody can wait; it is over then
+            if os.waitpid(self.pid, 0 if waits else os.WNOHANG)[0] == 0:
+                return None
+        with os.fdopen(self.pipe, "rb") as pipe:
+            reason = pipe.read().decode("utf-8", "replace")
+        return find_package(self.key) or reason or "the process that compiled was killed"
+
+    def stop(self) -> None:
+        """End the process."""
+        with contextlib.suppress(OSError):
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+            os.close(self.pipe)
+
+
+def start_compiling(pieces: Pieces, batch: Sequence[Tensor], count: int, key: str) -> Compilation:
+    """Fork a process that compiles `count` steps over the samples and targets of a batch into the cache, as `key`.
+
+    Raises OSError where the system has no room for another process.
+    """
+    reads, writes = os.pipe()
+    threads, parent = torch.get_num_threads(), os.getpid()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 and newer warn of forks beside threads
+        pid = os.fork()
+    if pid:
+        os.close(writes)
+        return Compilation(pid, key, reads)
+    code = 1
+    try:
+        stand_aside(parent, writes)
+        torch.set_num_threads(1)  # a fork has none of its parent's threads
+        make_package(pieces, batch, count, key, threads)
+        code = 0
+    except BaseException as error:
+        text = str(error) if isinstance(error, (NotCapturable, BrokenCode)) else f"{type(error).__name__}: {error}"
+        os.write(3, text.splitlines()[0][:300].encode() if text else b"?")
+    finally:
+        os._exit(code)
+
+
+def stand_aside(parent: int, pipe: int) -> None:
+    """Make this forked process independent of its parent's files and signals, at low priority, to end when it ends.
+
+    The run's lock is among the files: it must be free as soon as the parent is dead. `pipe` becomes file 3.
+    """
+    signal.set_wakeup_fd(-1)
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD):
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of the terminal
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for file in (0, 1, 2):
+        os.dup2(nothing, file)
+    os.dup2(pipe, 3)
+    os.closerange(4, os.sysconf("SC_OPEN_MAX"))
+    os.nice(NICENESS)
+    with contextlib.suppress(OSError):  # if memory runs out, this process goes first, and not the training
+        Path("/proc/self/oom_score_adj").write_text("1000")
+    warnings.simplefilter("ignore")  # nobody would read them
+    end_with(parent)
+    sys.stdout = sys.stderr = os.fdopen(1, "w")
+
+
+def end_with(parent: int) -> None:
+    """Have this process end when its parent does; at once, where it is gone already."""
+    death_signal = 1  # PR_SET_PDEATHSIG
+    ctypes.CDLL(None).prctl(death_signal, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def make_package(pieces: Pieces, batch: Sequence[Tensor], count: int, key: str, threads: int) -> None:
+    """Capture steps, compile them, execute them once, and write them into the cache."""
+    files.make_folder(compiled_folder())
+    tidy_cache()
+    with files.replacing_folder(compiled_folder() / key) as folder:
+        build = folder / "build"
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(build / "cache")
+        graph, noise = capture(pieces, batch[0], batch[1], count)
+        keep_layouts(graph)
+        if compare_maxima(graph):
+            pool_by_kernel()
+        separate_biases(graph)
+        add_products(graph)
+        arguments = (*pieces.written(), no_numbers(pieces, count), *batch, *(each.draw() for each in noise))
+        built = compile_graph(graph, arguments, build / CODE, threads)
+        try_out(built, layouts(arguments), threads)
+        code = built.read_bytes()
+        shutil.rmtree(build)
+        write_package(folder, code, count, noise, batch)
+
+
+def compile_graph(graph: GraphModule, arguments: tuple[Tensor, ...], path: Path, threads: int) -> Path:
+    """Compile a graph ahead of time to machine code; return where it is."""
+    import torch._inductor
+    from torch._inductor import config
+
+    options: dict[str, Any] = {
+        "aot_inductor.output_path": str(path), "compile_threads": 1, "cpp.threads": threads, "fallback_random": True,
+    }  # fmt: skip
+    if hasattr(config.aot_inductor, "precompile_headers"):
+        options["aot_inductor.precompile_headers"] = False  # they pay from the fifth build on; 290 MB would stay
+    patches: dict[str, Any] = {"compile_threads": 1}
+    if torch.backends.cpu.get_cpu_capability() == "AVX512":
+        patches["cpp.vec_isa_ok"] = True  # torch itself uses it; the compiler would try for 6 s
+    with torch.no_grad(), config.patch(patches):
+        exported = torch.export.export(graph, arguments, strict=False)
+        built = torch._inductor.aot_compile(exported.module(), arguments, options=options)
+    return Path(str(built))
+
+
+def try_out(code: Path, takes: Sequence[Layout], threads: int) -> None:
+    """Execute machine code once, in a process of its own. Raises BrokenCode where that process does not tell that it did."""
+    module = "rushlight.training.engine.sandbox"
+    program = [sys.executable, "-P", "-m", module, str(code), str(threads), str(os.getpid())]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(str(Path(path).absolute()) for path in sys.path)}
+    given: dict[str, Any] = {"input": json.dumps(takes), "timeout": TRIAL_SECONDS}
+    try:
+        tried = subprocess.run(program, env=environment, capture_output=True, text=True, **given)
+    except subprocess.TimeoutExpired as error:
+        raise BrokenCode(f"the machine code did not come to an end within {TRIAL_SECONDS:.0f} seconds") from error
+    if tried.stdout.strip() != EXECUTED:
+        last = (tried.stderr.strip().splitlines() or ["no output"])[-1]
+        raise BrokenCode(f"the machine code failed in the process that tried it ({tried.returncode}: {last})")
+
+
+class BrokenCode(Exception):
+    """Machine code crashed, failed or hung when it was tried."""

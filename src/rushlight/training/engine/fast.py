@@ -1,0 +1,312 @@
+"""The engine that looks for faster execution modes, and which of them is in force at which step.
+
+A faster mode is adopted only after it agreed with the exact step on the run's own batches, and only where it was faster; it is
+verified again 1,000, 2,000, 4,000, … steps later. The exact result is kept meanwhile. What disagrees three times in a row is
+dropped.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+
+from rushlight.data import Batch, Feed, count_samples
+from rushlight.device import usable_cores
+from rushlight.errors import RunError
+from rushlight.runs import write_notice
+from rushlight.training.checkpoint import Saver
+from rushlight.training.engine.compile_job import CompileJob, steps_left
+from rushlight.training.engine.eager import has_fused_update
+from rushlight.training.engine.exact import most_in_a_row, whole_steps_left
+from rushlight.training.engine.execution import Execution, sparing
+from rushlight.training.engine.modes import EXACT, Mode, ModeRecord
+from rushlight.training.engine.obstacles import find_obstacle, obstacle_in, settings_now, side_effects
+from rushlight.training.engine.package import forget_package, layouts
+from rushlight.training.engine.protocol import Plan
+from rushlight.training.engine.verification import Verdict, Verification, one_by_one
+from rushlight.training.interrupt import Interrupt
+from rushlight.training.objective import step_hooks
+from rushlight.training.record import StepsDone
+from rushlight.training.state import State, Training
+from rushlight.training.step import (
+    Executed,
+    Parts,
+    StepRunner,
+    cut,
+    has_images,
+    steps_done,
+)
+
+FEWEST_STEPS = 200  # left to do, for a faster mode to be worth its verification
+TRIES = 3  # disagreements in a row that drop a mode; a single one may be an activation that is nearly 0
+LEAST_GAIN = 1.05
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """A mode that the next steps verify."""
+
+    mode: Mode
+    is_new: bool
+    failures: int = 0  # in a row
+
+
+class FastEngine:
+    """Executes each step in the mode that is in force, and looks for a faster one."""
+
+    def __init__(self, training: Training, parts: Parts, saver: Saver) -> None:
+        self.training, self.parts, self.state = training, parts, training.state
+        self.runner = StepRunner(training, parts, saver)
+        self.record, self.job = ModeRecord(training), CompileJob(training, parts)
+        self.last: tuple[list[Batch], int] = ([], 1)  # the last batches, and how many steps they held
+        self.ahead = self.joins = 1  # as the feed's
+        self.eager_modes: list[Mode] | None = None  # not verified yet; None: not known yet
+        self.is_probed = bool(self.record.modes)  # whether a step was observed, by this process or an earlier one
+        self.settings = settings_now(parts) if self.is_probed else {}
+        self.obstacle = find_obstacle(training)
+        self.note_obstacle()
+        self.reset()
+        if any(mode.spared for mode in self.record.modes if mode.step <= self.state["step"]):
+            torch.set_num_threads(torch.get_num_threads())  # once set, MKL chooses otherwise: as in the process before
+
+    def reset(self) -> None:
+        """Enter the mode that is recorded anew before the next step: the state and the optimizer's tensors are others."""
+        self.epoch = 0  # the one whose beginning was checked for changes
+        self.execution = Execution(self.runner, self.job)
+        self.candidate: Candidate | None = None
+        self.is_entered = False  # since the last step
+
+    def close(self) -> None:
+        """End the process that compiles beside the training."""
+        self.job.stop()
+
+    # ── what is next ─────────────────────────────────────────────────────────────────────────────────────────
+
+    def next(self, state: State, feed: Feed) -> Plan:
+        """Return which steps are next: in the mode that is in force, or to verify a faster one."""
+        self.ahead, self.joins = most_in_a_row(self.training, feed), feed.joins
+        if state["epoch"] != self.epoch:
+            self.epoch = state["epoch"]
+            self.check_settings()
+        if self.obstacle is not None and not self.record.modes:
+            return Plan(self.row_of(1, None))
+        step = state["step"]
+        self.enter(self.record.at(step))
+        if not self.execution.is_current:
+            self.leave("the optimizer's settings are others now")
+            self.enter(self.record.at(step))
+        following = self.record.after(step)
+        if following is None:
+            self.share_processors(step)  # what the process before this one compiled has ended with it
+            if self.obstacle is None and self.is_probed:
+                self.candidate = self.candidate or self.next_candidate(step)
+            self.share_processors(step)
+            if self.candidate is not None:
+                count = self.candidate.mode.count
+                return Plan(count if count <= whole_steps_left(self.training) else 1, verifies=True)
+        count = self.execution.mode.count
+        if self.execution.fits(following):
+            return Plan(count * self.row_of(count, following), count)
+        # as few single steps as there may be until the next call of machine code: each is executed otherwise
+        return Plan(self.row_of(1, following) if count == 1 else 1)
+
+    def row_of(self, count: int, following: int | None) -> int:
+        """Return how many calls of `count` steps to make one after another; the mode changes at step `following`."""
+        if self.execution.row.calls == 1 or not self.is_settled or any(step_hooks(self.parts.optimizer)):
+            return 1
+        step = self.state["step"]
+        change = math.inf if following is None else following - step
+        most = min(self.ahead, whole_steps_left(self.training), change, self.execution.steps_to_verification(step))
+        return max(1, int(min(self.execution.row.calls, most // count)))
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing is left to find out about the model."""
+        return self.is_probed or self.obstacle is not None
+
+    def next_candidate(self, step: int) -> Candidate | None:
+        """Return the mode to verify now: one that is new, or the one in force again; None for none."""
+        if self.execution.steps_to_verification(step) < self.execution.mode.count:
+            return Candidate(self.execution.mode, is_new=False)
+        if steps_left(self.training) < FEWEST_STEPS and not self.job.is_first:
+            if self.job.process is not None:
+                self.job.stop()
+                self.job.give_up(f"that was not done when {FEWEST_STEPS} steps were left")
+            return None
+        if self.eager_modes is None:
+            fused, images = has_fused_update(self.parts.optimizer), has_images(self.parts.model)
+            pairs = dict.fromkeys([(fused, images), (fused, False)])
+            self.eager_modes = [Mode(0, "eager", fused=pair[0], channels_last=pair[1]) for pair in pairs if any(pair)]
+        if self.execution.mode.name == "exact" and self.eager_modes:
+            return Candidate(self.eager_modes.pop(0), is_new=True)
+        if self.execution.mode.name == "compiled" or self.job.is_over or not self.last[0]:
+            return None
+        example = cut(*self.last)[-1]
+        is_whole = len(example) > 1 or count_samples(example[0]) == self.training.recipe.batch_size
+        package = self.job.package(example, self.joins) if is_whole else None
+        if package is None:
+            return None
+        fused, images = self.execution.base.fused, self.execution.base.channels_last
+        count, takes = package.count, list(package.takes)
+        mode = Mode(0, "compiled", fused=fused, channels_last=images, key=package.key, count=count, takes=takes)
+        return Candidate(mode, is_new=True)
+
+    def share_processors(self, step: int) -> None:
+        """Do without a thread while another process compiles on the same processors, and have all when it is done.
+
+        At the end of each operation all threads wait for the slowest, which is the one that shares its processor.
+        """
+        is_crowded = self.job.process is not None and torch.get_num_threads() >= max(2, usable_cores())
+        if is_crowded != bool(self.execution.mode.spared):
+            self.record.add(replace(self.execution.mode, step=step, message="", spared=int(is_crowded)))
+            self.enter(self.record.at(step))
+
+    # ── entering and leaving modes ───────────────────────────────────────────────────────────────────────────
+
+    def enter(self, mode: Mode) -> None:
+        """Begin to execute steps in a mode, unless it is in force.
+
+        Where its machine code cannot be executed here, a run that may end with other bits goes on exactly.
+
+        Raises:
+            RunError: for all other runs.
+        """
+        if mode is self.execution.mode:
+            return
+        self.is_entered = True
+        failure = self.execution.enter(mode)
+        if failure is None:
+            return
+        message = f"its steps were compiled, and cannot be here: {failure}"
+        origin, step = self.training.origin, self.state["step"]
+        if origin is None or not origin.is_inexact:
+            raise RunError("not-exact", run=self.training.folder.name, remedies="", differences=f"\n  - {message}")
+        write_notice(self.training.folder, step, f"Not the same bits from here on: {message}.")
+        self.record.add(Mode(step, "exact", message=f"From here on exactly: {message}."))
+        self.execution.enter(self.record.at(step))
+
+    def check_settings(self) -> None:
+        """Leave a faster mode where the user has changed the model, its loss, what is trained, or hooks between epochs."""
+        if self.obstacle is not None or not self.is_probed:
+            return
+        reason = find_obstacle(self.training)
+        changed = [name for name, value in settings_now(self.parts).items() if self.settings[name] != value]
+        if changed:
+            reason = f"somebody has changed {changed[0]}"
+        elif self.execution.compiled is not None:
+            self.execution.compiled.find()
+        if reason is not None:
+            self.leave(reason)
+
+    def leave(self, reason: str) -> None:
+        """Execute every step exactly from here on."""
+        self.obstacle, self.candidate = reason, None
+        self.job.stop()
+        if self.record.at(self.state["step"]).name != "exact":
+            self.record.add(Mode(self.state["step"], "exact", message=f"From here on exactly: {reason}."))
+
+    def note_obstacle(self) -> None:
+        """Note why every step is executed exactly, if there is a reason, and tell whoever asked for compiled steps."""
+        if self.obstacle is not None:
+            if steps_left(self.training) and self.record.at(self.state["step"]).name != "compiled":
+                self.job.tell(self.obstacle)
+            notice = f"Every step was executed exactly: {self.obstacle}."
+            write_notice(self.training.folder, self.state["step"], notice)
+
+    # ── executing steps ──────────────────────────────────────────────────────────────────────────────────────
+
+    def run(self, plan: Plan, batches: list[Batch], interrupt: Interrupt) -> StepsDone:
+        """Execute the steps that were planned."""
+        step, self.last = self.state["step"], (batches, plan.count)
+        with sparing(self.execution.mode.spared):
+            if plan.verifies and self.suits(plan, batches):
+                executed = self.verify(plan, batches)
+            elif plan.verifies or self.is_settled:
+                executed = self.execution.run(plan, batches, interrupt, self.ahead)
+            else:
+                executed = self.run_observed(plan, batches)
+        if self.is_entered:  # told now that the step is done: what is saved before it must not have the line yet
+            self.is_entered = False
+            for line in self.record.messages(step):
+                self.training.events.emit(**line)
+        return steps_done(self.training.objective, batches, plan.count, *executed)
+
+    def run_observed(self, plan: Plan, batches: list[Batch]) -> Executed:
+        """Execute a first step, and find out whether it changes what no other mode would change."""
+        before = side_effects(self.parts)
+        executed = self.runner.run(self.execution.step, cut(batches, plan.count))
+        after = side_effects(self.parts)
+        self.is_probed, self.settings = True, settings_now(self.parts)
+        self.obstacle = obstacle_in(before, after) or self.obstacle
+        self.note_obstacle()
+        return executed
+
+    # ── verifying a mode ─────────────────────────────────────────────────────────────────────────────────────
+
+    def suits(self, plan: Plan, batches: list[Batch]) -> bool:
+        """Tell whether the candidate can be verified on these batches: whole ones, laid out as machine code reads them."""
+        assert self.candidate is not None
+        mode, size = self.candidate.mode, self.training.recipe.batch_size
+        is_whole = len(batches) == 1 and count_samples(batches[0]) == plan.count * size
+        is_laid_out = mode.name != "compiled" or layouts(self.job.prepare(batches[0])) == mode.takes
+        return mode.count == plan.count and is_whole and is_laid_out
+
+    def verify(self, plan: Plan, batches: list[Batch]) -> Executed:
+        """Execute the steps exactly, compare what the candidate makes of them, and adopt it, keep it or drop it."""
+        assert self.candidate is not None
+        candidate, self.candidate = self.candidate, None
+        mode, step, now = candidate.mode, self.state["step"], self.execution.base
+        if (now.name, self.execution.mode.name) != ("exact", "exact"):
+            self.record.add(replace(EXACT, step=step, spared=now.spared))
+        stretch = self.execution.stretch(cut(batches, plan.count))
+        parts, generator = self.parts, self.runner.generator
+        executed, verdict = Verification(parts, generator, self.execution.exact, stretch).verify(
+            lambda: self.runner.run(self.execution.exact, stretch.steps),
+            lambda: self.execution.executing(mode, batches[0]),
+            one_by_one(parts, self.execution.step, generator) if candidate.is_new else None,
+            mode.name == "compiled",
+        )
+        self.conclude(candidate, verdict, step + plan.count)
+        self.job.restart_clock()  # the time of a verification is not the steps' pace
+        return executed
+
+    def conclude(self, candidate: Candidate, verdict: Verdict, step: int) -> None:
+        """Record what follows from a verification, from step `step` on."""
+        mode, agrees = candidate.mode, verdict.disagrees is None
+        if agrees and not candidate.is_new:
+            self.record.add(replace(mode, step=step, message=""))
+            return
+        if agrees and verdict.gain >= LEAST_GAIN:
+            mode = replace(mode, step=step, since=step, gain=verdict.gain, microseconds=verdict.microseconds)
+            self.record.add(replace(mode, message=mode.describe()))
+            if mode.name == "compiled":
+                self.training.events.message(mode.describe())
+            return
+        is_kept = candidate.is_new or mode.name == "compiled"
+        back = replace(
+            self.execution.base if is_kept else replace(EXACT, spared=self.execution.mode.spared), step=step, message=""
+        )
+        if agrees and mode.name == "compiled":
+            self.job.give_up(f"that was only {verdict.gain:.2f} times as fast")
+        elif not agrees and candidate.failures + 1 < TRIES:
+            self.candidate = replace(candidate, failures=candidate.failures + 1)
+        elif not agrees:
+            back = self.drop(candidate, verdict, back)
+        if self.record.at(self.state["step"]).name != back.name or back.message:
+            self.record.add(back)
+
+    def drop(self, candidate: Candidate, verdict: Verdict, back: Mode) -> Mode:
+        """Forget a mode that disagrees, and tell it; return the mode to go back to."""
+        name, reason = candidate.mode.name, verdict.disagrees
+        message = f"The {name} mode is not used: {reason} disagrees with the exact one."
+        if name == "compiled":
+            forget_package(candidate.mode.key)
+        if not candidate.is_new:
+            self.training.events.message(message)
+            return replace(back, message=message)
+        write_notice(self.training.folder, self.state["step"], message)
+        if name == "compiled":
+            self.job.tell(f"what they computed was not near enough ({reason})")
+        return back
