@@ -81,7 +81,7 @@ class References:
         return reference
 
     def like(self, reference: Reference, run: Path) -> Path:
-        """Return the run never killed that executes its steps in the ways that `run` did; trained where they differ.
+        """Return the run never killed that executes its steps in the modes that `run` did; trained where they differ.
 
         When a faster way begins is a matter of time. From there on a run that is resumed follows what was recorded.
         """
@@ -92,7 +92,7 @@ class References:
         work = partial(begin, reference.configuration, self.data, folder, None, follows=run)
         ended = run_fork(work, folder / NAME, folder / "log", reference.threads, None, is_watched=False)
         if ended.code:
-            raise RuntimeError(f"its ways cannot be followed: {tail(folder / 'log')}")
+            raise RuntimeError(f"its execution modes cannot be followed: {tail(folder / 'log')}")
         return folder / NAME
 
 
@@ -103,7 +103,7 @@ def begin(
     configuration: Configuration, data: Path, runs: Path, interval: Interval | None, watch: Watch | None,
     follows: Path | None = None,
 ) -> None:  # fmt: skip
-    """Train from the start, as a program would; with `follows`, in the ways that run has recorded."""
+    """Train from the start, as a program would; with `follows`, in the modes that run has recorded."""
     if follows is not None:
         recorded = read_modes(follows / RECORD)
         modes.read_modes = lambda path: read_modes(path) or recorded
