@@ -17,8 +17,8 @@ from rushlight.cli.app import app
 
 FLAG = r"(?<![\w-])--[a-z][a-z-]*"  # of the command line
 WORDS = {
-    "en": {"option": "option", "meaning": "meaning", "default": "default", "kind": "type", "problem": "problem", "advice": "advice", "arguments": "Arguments", "options": "Options"},
-    "zh": {"option": "选项", "meaning": "含义", "default": "默认值", "kind": "类型", "problem": "问题", "advice": "怎么办", "arguments": "参数", "options": "选项"},
+    "en": {"option": "option", "meaning": "meaning", "default": "default", "kind": "type", "arguments": "Arguments", "options": "Options"},
+    "zh": {"option": "选项", "meaning": "含义", "default": "默认值", "kind": "类型", "arguments": "参数", "options": "选项"},
 }  # fmt: skip
 
 
