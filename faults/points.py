@@ -101,7 +101,7 @@ def install(watch: Watch, run: Path) -> None:
     count_steps(watch)
     around(watch, STEP, ledger.Ledger, "add")
     around(watch, TEST, evaluate, "judge")
-    around(watch, READ, reading.Reader, "sample")
+    around(watch, READ, reading, "read_sample")
     around(watch, BACKWARD, step, "backward")
 
 
