@@ -28,8 +28,8 @@ import rushlight
 from rushlight.cli import main
 from rushlight.cli.app import app
 from rushlight.data.sources.named.catalog import DATASETS
+from rushlight.options import OPTIONS
 from rushlight.report.report import Report
-from rushlight.training.setup.options import Options
 
 ROOT = Path(__file__).parents[1]
 PAGES = ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
@@ -191,7 +191,7 @@ def test_every_python_name_in_the_prose_exists(page: str) -> None:
             assert name in Report.__dataclass_fields__ or hasattr(Report, name) or name == "json", f"{page}: `{span}`"
         for call in re.findall(r"(?:rushlight\.)?(?:train|epochs|open_data)\(([^`]*)\)", span):
             for name in re.findall(r"(?:^|, )([a-z_]+)=", call):
-                assert name in Options.__annotations__, f"{page}: `{span}`"
+                assert name in OPTIONS, f"{page}: `{span}`"
 
 
 @pytest.mark.parametrize("page", PAGES)

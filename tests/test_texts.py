@@ -23,6 +23,15 @@ COMPUTED: dict[str, set[str]] = {
     "data/feed/reading.py:failed": set(),  # the same: an error of ours, sent by a worker
     "data/sources/arrays/idx.py:check_length": {"idx-truncated", "idx-too-long"},
     "export/weights.py:read_content": {"weights-page", "weights-pointer"},
+    "options/declare.py:check": {
+        "not-positive",
+        "negative",
+        "option-not-a-number",
+        "bad-fraction",
+        "bad-seed",
+        "option-no-bool",
+        "option-no-dict",
+    },
     "training/setup/explain.py:check_outputs": {"too-few-outputs", "wrong-outputs"},
 }
 

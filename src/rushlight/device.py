@@ -48,7 +48,7 @@ def named_device(name: str) -> torch.device:
     """Return the device called `name` ('cpu', 'cuda', 'cuda:1', 'mps', 'xpu'), tried before it is trusted."""
     try:
         device = torch.device(name)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError) as error:
         raise UsageError("unknown-device", name=name, available=", ".join(available_devices())) from error
     if device.type not in available_devices():
         raise UsageError("no-such-device", name=name, available=", ".join(available_devices()), torch=torch.__version__)

@@ -424,6 +424,15 @@ ENGLISH: dict[str, Text] = {
         "Counts (epochs, batch_size, accumulate, early_stopping) are whole numbers from 1.",
     ),
     "option-not-a-number": Text("{option} must be a number, 0 or greater; it is {value!r}."),
+    "option-no-bool": Text("{option} must be True or False; it is {value!r}."),
+    "option-no-dict": Text(
+        "{option} must be a dict of names and values; it is {value!r}.",
+        'For example: model_arguments={{"hidden": (512, 512)}}',
+    ),
+    "option-of-other-verb": Text(
+        "{verb} takes no {option}: that is an option of another function.",
+        "Leave it out. What {verb} takes: {known}.",
+    ),
     "option-not-recordable": Text(
         "{option} cannot be recorded in the run's recipe, which is JSON: {reason}; it is {value!r}.",
         "Give numbers, texts, and lists or dicts of these. A model that needs other things: make it, and pass it instead of its name.",
@@ -828,7 +837,7 @@ ENGLISH: dict[str, Text] = {
     ),
     "resume-option": Text(
         '"{run}": {option} cannot be changed while a run goes on; its recipe is fixed.',
-        "Start a new run for that. What resume takes: epochs, schedule (constant), device, and the live objects of the run.",
+        "Start a new run for that. What resume takes: epochs, schedule (constant), device, on_nan, and the live objects of the run.",
     ),
     "schedule-is-planned": Text(
         '"{run}": its {schedule} schedule was planned for {planned} epochs, so {epochs} would not be the same schedule.',

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rushlight.api import open_bundle, open_run
+from rushlight.api import open_run
 from rushlight.console import print_json
 from rushlight.data import is_table
 from rushlight.errors import UsageError
-from rushlight.export import Predictions, SavedModel
+from rushlight.export import Predictions, SavedModel, open_bundle
 from rushlight.run import Run
 
 SHOWN_ROWS = 20

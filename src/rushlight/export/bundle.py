@@ -36,6 +36,7 @@ from rushlight.errors import UsageError, WeightsError
 from rushlight.export.formats import decode_safetensors, encode_safetensors
 from rushlight.export.predictions import answering, device_of
 from rushlight.export.weights import is_plain, listed, load_state, portable_state, restore
+from rushlight.models import build_model, restored
 
 FORMAT, VERSION = "rushlight-bundle", 1
 MODEL, WEIGHTS, EXAMPLES = "model.json", "weights.safetensors", "examples.safetensors"
@@ -122,7 +123,26 @@ def read_bundle(folder: Path) -> Bundle:
     return Bundle(weights, features, target, architecture, provenance, examples)
 
 
-def load_bundle(folder: Path, model: nn.Module | None, build: Callable[[Bundle], nn.Module]) -> nn.Module:
+def bundle_architecture(described: dict[str, Any]) -> dict[str, Any]:
+    """Return a recipe's model as a bundle describes it: by name where it can be built from that, else by its class."""
+    if described.get("live"):
+        return {"class": described["class"]}
+    kept = ("import", "arguments") if "import" in described else ("name", "arguments")
+    return {key: described[key] for key in kept}
+
+
+def build_bundled(bundle: Bundle) -> nn.Module:
+    """Build a bundle's architecture, which is one of the models by name."""
+    arguments, name = bundle.architecture.get("arguments"), bundle.architecture.get("name")
+    if not isinstance(arguments, dict) or bundle.features is None or bundle.target is None:
+        raise WeightsError("bundle-incomplete", model=name)
+    restored_arguments = {key: restored(value) for key, value in arguments.items()}
+    return build_model(str(name), bundle.features.shape, bundle.target.outputs, restored_arguments, seed=0)
+
+
+def load_bundle(
+    folder: Path, model: nn.Module | None = None, build: Callable[[Bundle], nn.Module] = build_bundled
+) -> nn.Module:
     """Load the bundle's weights into `model` and return it in eval mode, with its answers compared.
 
     Without a model, `build` makes one when the bundle's architecture is known by name. The outputs on the bundle's

@@ -8,7 +8,6 @@ from rushlight.console import format_count
 from rushlight.data import Data
 from rushlight.device import device_name
 from rushlight.training.recipe import Recipe, steps_per_epoch
-from rushlight.training.setup.describe import label_of
 from rushlight.training.state import Training
 
 
@@ -23,7 +22,7 @@ def batch_notes(data: Data, recipe: Recipe) -> tuple[str, ...]:
     )
 
 
-def announce(training: Training, loss_name: str) -> None:
+def announce(training: Training) -> None:
     """Say what is trained on what, and every decision that was made on the way."""
     recipe, data = training.recipe, training.data
     parameters = sum(parameter.numel() for parameter in training.model.parameters() if parameter.requires_grad)
@@ -35,11 +34,11 @@ def announce(training: Training, loss_name: str) -> None:
     threads = f", {torch.get_num_threads()} threads" if training.device.type == "cpu" else ""
     schedule = "" if training.schedule.name == "constant" else f", {training.schedule.name}"
     training.progress.start(
-        f"{label_of(recipe.model)} on {data.name}",
+        f"{recipe.model['name']} on {data.name}",
         [
             f"{format_count(parameters)} parameters, {samples}, {plural(recipe.epochs, 'epoch')}{each}, batch {recipe.batch_size}"
             + (f" × {recipe.accumulate}" if recipe.accumulate > 1 else ""),
-            f"{type(training.optimizer).__name__}, lr {rate:g}{schedule}, {loss_name}, {recipe.precision}, seed {recipe.seed}",
+            f"{type(training.optimizer).__name__}, lr {rate:g}{schedule}, {recipe.loss['name']}, {recipe.precision}, seed {recipe.seed}",
             f"{training.device}: {device_name(training.device)}{threads}",
             f"{training.folder}",
             *data.notes,
