@@ -234,7 +234,7 @@ def data(
 
 @app.command()
 def env(as_json: AsJson = False) -> None:
-    """Print what this machine has and can do, to paste into a bug report; measure in a second whether bfloat16 pays."""
+    """Print what this machine has and can do, to paste into a bug report."""
     from rushlight.cli.environment import show_environment
 
     show_environment(as_json)

@@ -230,7 +230,7 @@ def about_data(profile: Profile, share: str) -> str:
 def about_arithmetic(setting: Setting) -> str:
     """Return what to do about a step that is limited by its matrix products."""
     if setting.precision == "float32" and setting.has_bfloat16:
-        return "that is this machine's limit in float32, and --precision bfloat16 may lower it (rushlight env measures that)"
+        return "that is this machine's limit in float32, and --precision bfloat16 may lower it (rushlight env tells whether the hardware has it)"
     if setting.device == "cpu":
         return f"that is this machine's limit in {setting.precision}; a smaller model or a GPU lowers it"
     return f"that is this device's limit in {setting.precision}; a smaller model lowers it"
