@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from rushlight.errors import RunError
@@ -22,7 +22,7 @@ class Recipe(RecipeOptions):
     loss: dict[str, Any]
     optimizer: dict[str, Any]
     schedule: dict[str, Any]
-    batch_size: int = field(default=64, metadata=RecipeOptions.__dataclass_fields__["batch_size"].metadata)
+    batch_size: int = 64
 
 
 def recipe_to_json(recipe: Recipe) -> dict[str, Any]:
