@@ -27,7 +27,7 @@ def print_predictions(name: str, runs: Path, inputs: list[str], top: int, as_jso
         return
     width = max((len(row["input"]) for row in rows), default=0)
     for row in rows:
-        print(f"{row['input']:<{width}}  {said(row)}")  # noqa: T201
+        print(f"{row['input']:<{width}}  {as_line(row)}")  # noqa: T201
 
 
 def grouped(paths: list[Path]) -> Iterator[list[Path] | Path]:
@@ -50,8 +50,8 @@ def rows_of(group: list[Path] | Path, predictions: Predictions, top: int) -> Ite
             yield {"input": name, "value": values[0] if len(values) == 1 else values}
 
 
-def said(row: dict[str, Any]) -> str:
-    """Return one prediction as a person reads it."""
+def as_line(row: dict[str, Any]) -> str:
+    """Return one prediction in a line."""
     if "value" in row:
         values = row["value"] if isinstance(row["value"], list) else [row["value"]]
         return "  ".join(f"{value:.6g}" for value in values)

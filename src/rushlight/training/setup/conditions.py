@@ -99,8 +99,7 @@ def setting_differences(settings: tuple[dict[str, tuple[Any, Any]], ...]) -> Ite
 
 
 def remedies(then: dict[str, Any], now: dict[str, Any]) -> str:
-    """Return how to put back what can be put back, as part of a sentence; '' when there is nothing of that kind."""
-    found = [
-        text.format(then=then[name]) for name, text in REMEDIES.items() if name in then and then[name] != now[name]
-    ]
+    """Return how to restore the conditions that can be restored, in brackets; '' where none of them changed."""
+    changed = (name for name in REMEDIES if name in then and then[name] != now[name])
+    found = [REMEDIES[name].format(then=then[name]) for name in changed]
     return f" ({'; '.join(found)})" if found else ""
