@@ -15,7 +15,7 @@ import rushlight
 from rushlight.cli.app import app
 from rushlight.data import DataOptions
 from rushlight.errors import UsageError
-from rushlight.options import OPTIONS, TAKES, Options, RecipeOptions, check_options, reference
+from rushlight.options import OPTIONS, TAKES, Options, RecipeOptions, check_options, options_reference
 from rushlight.training.recipe import Recipe
 
 COMMANDS: dict[str, click.Command] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
@@ -67,7 +67,7 @@ def test_the_command_line_shows_every_option_in_its_panel(verb: str) -> None:
 
 
 def test_the_reference_has_every_option_with_its_default() -> None:
-    text = reference()
+    text = options_reference()
     for option in OPTIONS.values():
         (row,) = re.findall(rf"^\| `{option.name}` \|.*$", text, re.MULTILINE)
         assert f"| {option.shown} |" in row

@@ -22,7 +22,7 @@ COMPUTED: dict[str, set[str]] = {
     "data/feed/reading.py:error": set(),  # any error that a worker sends back: its key was given where `Failed` was made
     "data/feed/reading.py:failed": set(),  # the same: an error of ours, sent by a worker
     "data/sources/arrays/idx.py:check_length": {"idx-truncated", "idx-too-long"},
-    "export/weights.py:read_content": {"weights-page", "weights-pointer"},
+    "export/weights.py:read_file_content": {"weights-page", "weights-pointer"},
     "options/declare.py:check": {
         "not-positive",
         "negative",
@@ -32,7 +32,7 @@ COMPUTED: dict[str, set[str]] = {
         "option-no-bool",
         "option-no-dict",
     },
-    "training/setup/explain.py:check_outputs": {"too-few-outputs", "wrong-outputs"},
+    "training/setup/explain.py:check_output_shape": {"too-few-outputs", "wrong-outputs"},
 }
 
 

@@ -91,11 +91,6 @@ def resume(run: RunName = "latest", as_json: AsJsonOfRun = False, **options: Any
     show_end(rushlight.resume(run, **chosen(options), to_stderr=as_json), as_json, bool(options["quiet"]))
 
 
-def quoted(path: Path) -> str:
-    """Return a path as it is typed into a shell."""
-    return f'"{path}"' if " " in str(path) else str(path)
-
-
 def show_end(run: Any, as_json: bool, quiet: bool) -> None:
     """Print how a training ended: as JSON, or as a report with what to do next."""
     from rushlight.console import print_json, print_report, print_summary
@@ -110,7 +105,8 @@ def show_end(run: Any, as_json: bool, quiet: bool) -> None:
         return
     if run.report is not None:
         print_report(run.report.to_json(), drops=True)
-    name = "latest" if run.folder.parent == Path("runs") else quoted(run.folder)
+    typed = f'"{run.folder}"' if " " in str(run.folder) else str(run.folder)  # as into a shell
+    name = "latest" if run.folder.parent == Path("runs") else typed
     print_summary(folder=run.folder, seconds=wall, test=summary["test"], run=name)
 
 

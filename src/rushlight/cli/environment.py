@@ -8,7 +8,7 @@ import rushlight
 from rushlight.console import format_bytes, print_json
 from rushlight.device import describe_environment
 
-LABELS = {
+ENTRIES = {
     "rushlight": "Rushlight", "python": "Python", "platform": "system", "torch": "PyTorch", "numpy": "NumPy", "device": "device",
     "device_name": "device name", "devices": "all devices", "cpu": "processor", "cores": "usable cores",
     "threads": "torch threads", "cpu_features": "CPU features", "bfloat16": "bfloat16 hardware",
@@ -22,14 +22,14 @@ def show_environment(as_json: bool) -> None:
     if as_json:
         print_json(found)
         return
-    width = max(map(len, LABELS.values()))
-    for key, label in LABELS.items():
-        print(f"{label:<{width}}  {in_words(key, found[key])}")  # noqa: T201
+    width = max(map(len, ENTRIES.values()))
+    for key, label in ENTRIES.items():
+        print(f"{label:<{width}}  {as_text(key, found[key])}")  # noqa: T201
     for note in found["notes"]:
         print(f"note: {note}")  # noqa: T201
 
 
-def in_words(key: str, value: Any) -> str:
+def as_text(key: str, value: Any) -> str:
     """Return a value as a person reads it."""
     if key == "memory_available_bytes":
         return format_bytes(value)

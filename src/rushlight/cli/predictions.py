@@ -21,7 +21,7 @@ def print_predictions(name: str, runs: Path, inputs: list[str], top: int, as_jso
     paths = [path for given in inputs for path in expanded(given)]
     is_bundle = (Path(name) / "model.json").is_file()
     run: Run | SavedModel = open_bundle(name) if is_bundle else open_run(name, runs=runs)
-    rows = [row for group in grouped(paths) for row in rows_of(group, run.predict(group), top)]
+    rows = [row for group in grouped(paths) for row in prediction_rows(group, run.predict(group), top)]
     if as_json:
         print_json({"run": name if isinstance(run, SavedModel) else run.name, "predictions": rows})
         return
@@ -38,7 +38,7 @@ def grouped(paths: list[Path]) -> Iterator[list[Path] | Path]:
     yield from alone
 
 
-def rows_of(group: list[Path] | Path, predictions: Predictions, top: int) -> Iterator[dict[str, Any]]:
+def prediction_rows(group: list[Path] | Path, predictions: Predictions, top: int) -> Iterator[dict[str, Any]]:
     """Give each prediction with the name of what it is about: a file, or a row of one."""
     names = list(map(str, group)) if isinstance(group, list) else [f"{group}[{i}]" for i in range(len(predictions))]
     likeliest = None if predictions.probabilities is None else predictions.top(top)

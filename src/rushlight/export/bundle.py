@@ -35,7 +35,7 @@ from rushlight.data import (
 from rushlight.errors import UsageError, WeightsError
 from rushlight.export.formats import decode_safetensors, encode_safetensors
 from rushlight.export.predictions import answering, device_of
-from rushlight.export.weights import is_plain, listed, load_state, portable_state, restore
+from rushlight.export.weights import first_few, load_state, portable_state, unchanged_on_error
 from rushlight.models import build_model, restored
 
 FORMAT, VERSION = "rushlight-bundle", 1
@@ -86,13 +86,19 @@ def write_bundle(
     description = {
         "format": FORMAT,
         "version": VERSION,
-        "signature": describe_signature(features, target),
+        "signature": {  # for readers that know nothing of Rushlight
+            "inputs": features and {"kind": features.kind, "shape": list(features.shape), "dtype": features.dtype},
+            "outputs": target and target.outputs,
+            "task": target and target.task,
+        },
         "preprocessing": features and features_to_json(features),
         "target": target and target_to_json(target),
         "architecture": files.without_nan(architecture),
         "provenance": files.without_nan(provenance),
         "examples": {"recorded": len(recorded["inputs"]) if recorded else 0, "rtol": RTOL, "atol": ATOL},
-        "files": {name: {"bytes": len(part), "sha256": sha256(part)} for name, part in contents.items()},
+        "files": {
+            name: {"bytes": len(part), "sha256": hashlib.sha256(part).hexdigest()} for name, part in contents.items()
+        },
     }
     with files.replacing_folder(folder) as temporary:
         for name, part in contents.items():
@@ -154,13 +160,9 @@ def load_bundle(
         if "name" not in bundle.architecture:
             raise needs_model(folder, bundle.architecture)
         model = build(bundle)
-    before = {name: value.clone() for name, value in model.state_dict().items() if is_plain(value)}
-    load_state(model, bundle.weights, str(folder))
-    try:
+    with unchanged_on_error(model):
+        load_state(model, bundle.weights, str(folder))
         check_examples(folder, model, bundle)
-    except WeightsError:
-        restore(model, before)
-        raise
     return model.eval()
 
 
@@ -172,15 +174,9 @@ def check_free(folder: Path) -> None:
     if folder.is_dir():
         others = sorted({entry.name for entry in folder.iterdir()} - {MODEL, WEIGHTS, EXAMPLES})
         if others:
-            raise UsageError("bundle-occupied", path=folder, kind="folder", entries=listed(others))
+            raise UsageError("bundle-occupied", path=folder, kind="folder", entries=first_few(others))
     elif folder.exists():
         raise UsageError("bundle-occupied", path=folder, kind="file", entries=f"{folder.stat().st_size:,} bytes")
-
-
-def describe_signature(features: FeatureSpec | None, target: TargetSpec | None) -> dict[str, Any]:
-    """Return what goes in and what comes out, for readers that know nothing of Rushlight."""
-    inputs = features and {"kind": features.kind, "shape": list(features.shape), "dtype": features.dtype}
-    return {"inputs": inputs, "outputs": target and target.outputs, "task": target and target.task}
 
 
 def record_examples(model: nn.Module, features: FeatureSpec | None, examples: Tensor) -> dict[str, Tensor]:
@@ -204,11 +200,6 @@ def answer(model: nn.Module, features: FeatureSpec | None, raw: Tensor) -> dict[
         named = {f"outputs.{name}": part for name, part in outputs.items()} if isinstance(outputs, dict) else {}
     # cloned: outputs may be views of one another, which a file cannot hold
     return {name: part.cpu().contiguous().clone() for name, part in named.items() if isinstance(part, Tensor)}
-
-
-def sha256(content: bytes) -> str:
-    """Return the SHA-256 of `content` in hexadecimal."""
-    return hashlib.sha256(content).hexdigest()
 
 
 # ── reading ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -238,7 +229,7 @@ def what_is_there(folder: Path) -> dict[str, str]:
     if (folder / "model" / MODEL).is_file():
         return {"found": "a run's folder", "suggestion": f" This run's bundle is {folder / 'model'}."}
     if folder.is_dir():
-        entries = listed(sorted(entry.name for entry in folder.iterdir()))
+        entries = first_few(sorted(entry.name for entry in folder.iterdir()))
         return {"found": f"a folder with {entries or 'nothing in it'}", "suggestion": ""}
     return {"found": "a file" if folder.exists() else "nothing there", "suggestion": ""}
 
@@ -250,7 +241,7 @@ def read_tensors(folder: Path, name: str, expected: str) -> dict[str, Tensor]:
     except OSError as error:
         reason = f"{name} cannot be read: {error.strerror or error}"
         raise WeightsError("bundle-damaged", path=folder, reason=reason) from error
-    if sha256(content) != expected:
+    if hashlib.sha256(content).hexdigest() != expected:
         reason = f"{name} ({len(content):,} bytes) is not the file that was saved: its SHA-256 differs"
         raise WeightsError("bundle-damaged", path=folder, reason=reason)
     return decode_safetensors(content, folder / name)

@@ -2,7 +2,7 @@
 
 from rushlight.options.declare import OPTIONS, TAKES, Option, Options, RecipeOptions
 from rushlight.options.given import check_options, plain_options
-from rushlight.options.reference import reference
+from rushlight.options.reference import options_reference
 from rushlight.options.signatures import opens, resumes, trains
 
 __all__ = [
@@ -13,8 +13,8 @@ __all__ = [
     "RecipeOptions",
     "check_options",
     "opens",
+    "options_reference",
     "plain_options",
-    "reference",
     "resumes",
     "trains",
 ]

@@ -4,6 +4,6 @@ from __future__ import annotations
 
 import sys
 
-from rushlight.options.reference import reference
+from rushlight.options.reference import options_reference
 
-sys.stdout.write(reference())
+sys.stdout.write(options_reference())

@@ -48,22 +48,22 @@ def rule(key: str, holds: Callable[[Any], bool]) -> Check:
     return check
 
 
-def is_whole(value: object) -> bool:
+def is_integer(value: object) -> bool:
     """Tell whether a value is a whole number; True and False are none."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 def is_number(value: object) -> bool:
     """Tell whether a value is a finite real number; True and False are none."""
-    return is_whole(value) or (isinstance(value, float) and math.isfinite(value))
+    return is_integer(value) or (isinstance(value, float) and math.isfinite(value))
 
 
-COUNT = rule("not-positive", lambda value: is_whole(value) and value >= 1)
-COUNT_FROM_0 = rule("negative", lambda value: is_whole(value) and value >= 0)
+COUNT = rule("not-positive", lambda value: is_integer(value) and value >= 1)
+COUNT_FROM_0 = rule("negative", lambda value: is_integer(value) and value >= 0)
 POSITIVE = rule("not-positive", lambda value: is_number(value) and value > 0)
 RATE = rule("option-not-a-number", lambda value: is_number(value) and value >= 0)
 FRACTION = rule("bad-fraction", lambda value: is_number(value) and 0 <= value < 1)
-SEED = rule("bad-seed", lambda value: is_whole(value) and -(2**63) <= value < 2**63)
+SEED = rule("bad-seed", lambda value: is_integer(value) and -(2**63) <= value < 2**63)
 SETTINGS = rule("option-no-dict", lambda value: isinstance(value, dict))
 YES_OR_NO = rule("option-no-bool", lambda value: isinstance(value, bool))
 

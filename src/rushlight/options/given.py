@@ -46,15 +46,15 @@ def plain_options(given: Mapping[str, Any], verb: str | None = None) -> dict[str
             raise UsageError("unknown-option", option=name, known=", ".join(taken), suggestion=suggestion)
         if name not in taken:
             raise UsageError("option-of-other-verb", option=name, verb=verb, known=", ".join(taken))
-    return {name: value if name in LIVE else plain(value) for name, value in given.items() if value is not None}
+    return {name: value if name in LIVE else plain_value(value) for name, value in given.items() if value is not None}
 
 
-def plain(value: Any) -> Any:
+def plain_value(value: Any) -> Any:
     """Return NumPy's numbers, one-element tensors and devices as the Python values that JSON and torch agree on."""
     if isinstance(value, dict):
-        return {key: plain(entry) for key, entry in value.items()}
+        return {key: plain_value(entry) for key, entry in value.items()}
     if type(value) in (list, tuple):
-        return type(value)(map(plain, value))
+        return type(value)(map(plain_value, value))
     library = type(value).__module__.partition(".")[0]  # told by name: neither is imported for the command line
     if library == "numpy" or (library == "torch" and getattr(value, "ndim", None) == 0):
         return value.tolist() if hasattr(value, "tolist") else value

@@ -12,7 +12,7 @@ ON_RESUME = {
 }
 
 
-def reference() -> str:
+def options_reference() -> str:
     """Return the options as Markdown: name, command line, default, meaning, and whether `resume` takes it too."""
     return "\n\n".join(f"## {panel}\n\n{table(panel)}" for panel in PANELS) + "\n"
 

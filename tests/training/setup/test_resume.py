@@ -23,7 +23,7 @@ from rushlight.runs.checkpoint_files import list_checkpoints
 from rushlight.runs.folder import read_json
 from rushlight.runs.sessions import list_sessions
 from rushlight.training.recipe import recipe_from_json
-from rushlight.training.setup.resume import Begun, origin_of
+from rushlight.training.setup.resume import Begun, find_origin
 
 SMALL: dict[str, Any] = {"model_arguments": {"hidden": (8,)}, "quiet": True}
 
@@ -186,7 +186,7 @@ def test_that_other_bits_are_allowed_is_known_where_nothing_differs_too(tmp_path
     conditions = read_json(folder / "environment.json")["conditions"]
     for is_inexact in (False, True):
         begun = Begun(folder, recipe_from_json(read_recipe(folder)))
-        origin = origin_of(begun, conditions, check_options({"inexact": is_inexact}), None)
+        origin = find_origin(begun, conditions, check_options({"inexact": is_inexact}), None)
         assert (origin.differences, origin.is_inexact) == ((), is_inexact)
 
 

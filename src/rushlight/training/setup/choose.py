@@ -34,6 +34,8 @@ def data_options(options: Options) -> DataOptions:
     chosen: dict[str, Any] = {entry.name: getattr(options, entry.name) for entry in fields(DataOptions)}
     if options.classes is not None:
         chosen["classes"] = tuple(map(str, options.classes))
+    if options.image_size is not None:
+        chosen["image_size"] = tuple(options.image_size)
     return DataOptions(**chosen)
 
 

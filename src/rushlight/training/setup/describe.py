@@ -67,7 +67,7 @@ def is_named_loss(given: Any) -> bool:
     return settings[0] == settings[1] and not any(buffer is not None for buffer in given._buffers.values())
 
 
-def describe_data(data: Any, options: Options) -> dict[str, Any]:
+def describe_source(data: Any, options: Options) -> dict[str, Any]:
     """Return how the recipe describes the data: where it is and how to open it, or that it was a live object."""
     opening = options_to_json(data_options(options))
     test = options.test_data

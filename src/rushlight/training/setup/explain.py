@@ -22,7 +22,7 @@ ENDS_IN_PROBABILITIES = (nn.Softmax, nn.LogSoftmax)
 
 
 @dataclass
-class Trace:
+class LayerTrace:
     """The layers that a forward pass entered and did not leave, and the last that gave an output."""
 
     entered: list[tuple[str, nn.Module, Any]] = field(default_factory=list)  # (name, layer, its input)
@@ -30,10 +30,11 @@ class Trace:
 
 
 @contextmanager
-def traced(model: nn.Module) -> Iterator[Trace]:
+def traced(model: nn.Module) -> Iterator[LayerTrace]:
     """Follow the forward passes of a block through the model's layers."""
-    trace = Trace()
-    names = {module: name for name, module in model.named_modules()}
+    trace = LayerTrace()
+    is_compiled = any(hasattr(module, "_orig_mod") for module in model.modules())  # torch.compile fails on these hooks
+    names = {} if is_compiled else {module: name for name, module in model.named_modules()}
 
     def enter(module: nn.Module, inputs: tuple[Any, ...]) -> None:
         trace.entered.append((names[module], module, inputs[0] if inputs else None))
@@ -72,7 +73,7 @@ def check_model(
             raise explain_forward(error, model, trace, batch[0]) from error
     if data.target is None:
         return None, ()
-    target = check_outputs(outputs, data.target, model)
+    target = check_output_shape(outputs, data.target, model)
     return target, tuple(last_layer_notes(trace, target, outputs, loss))
 
 
@@ -83,7 +84,7 @@ def first_samples(data: Data, device: torch.device) -> Batch | None:
     return batch if is_pair else None
 
 
-def check_outputs(outputs: Any, target: TargetSpec, model: nn.Module) -> TargetSpec:
+def check_output_shape(outputs: Any, target: TargetSpec, model: nn.Module) -> TargetSpec:
     """Check the shape of the outputs against the targets; return the target spec that fits them."""
     name, wanted = type(model).__name__, target.outputs
     if not isinstance(outputs, Tensor):
@@ -102,7 +103,7 @@ def check_outputs(outputs: Any, target: TargetSpec, model: nn.Module) -> TargetS
     return target
 
 
-def last_layer_notes(trace: Trace, target: TargetSpec, outputs: Tensor, loss: object) -> Iterator[str]:
+def last_layer_notes(trace: LayerTrace, target: TargetSpec, outputs: Tensor, loss: object) -> Iterator[str]:
     """Say when the network ends in a layer that hampers its loss: a ReLU on the logits, a softmax before cross-entropy."""
     if trace.last is None or not isinstance(trace.last[2], Tensor) or trace.last[2] is not outputs:
         return
@@ -157,7 +158,7 @@ def explain_step_error(error: Exception, model: nn.Module, batch: Batch | None, 
     return error
 
 
-def explain_forward(error: Exception, model: nn.Module, trace: Trace, inputs: Tensor) -> ModelError:
+def explain_forward(error: Exception, model: nn.Module, trace: LayerTrace, inputs: Tensor) -> ModelError:
     """Return the error that names the layer a forward pass failed in, what it expects, and what it got."""
     name, layer, given = trace.entered[-1] if trace.entered else ("", model, inputs)
     place = f'layer "{name}" ({type(layer).__name__})' if name else f"{type(model).__name__}.forward"

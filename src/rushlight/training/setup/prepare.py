@@ -31,16 +31,16 @@ from rushlight.training.setup.choose import (
     fit,
 )
 from rushlight.training.setup.conditions import conditions_of
-from rushlight.training.setup.describe import describe_data, make_recipe, write_records
+from rushlight.training.setup.describe import describe_source, make_recipe, write_records
 from rushlight.training.setup.resume import (
     Begun,
     begun_run,
     check_resumable,
     check_rollback,
     continued,
+    find_origin,
     keep_recipe,
     options_of,
-    origin_of,
 )
 from rushlight.training.state import Origin, Training, new_state
 
@@ -87,7 +87,7 @@ def set_up(
     own_size = getattr(getattr(opened.train, "loader", None), "batch_size", None)
     if own_size is not None and options.batch_size not in (None, own_size):
         raise UsageError("batch-size-of-loader", given=options.batch_size, own=own_size)
-    recipe = make_recipe(options, described, describe_data(data, options), loss_name, optimizer, opened)
+    recipe = make_recipe(options, described, describe_source(data, options), loss_name, optimizer, opened)
     if recipe.precision == "bfloat16" and begun is None and (refusal := bfloat16_refusal(device)):
         raise UsageError("no-bfloat16", reason=refusal)
     conditions = conditions_of(module, fitted, device)
@@ -95,7 +95,7 @@ def set_up(
         begun = begun_run(recipe, conditions, options, stack)
     origin = None
     if begun is not None:
-        origin = origin_of(begun, conditions, options, optimizer)
+        origin = find_origin(begun, conditions, options, optimizer)
         recipe = continued(begun.recipe, options, optimizer, origin)
         check_rollback(begun.folder, recipe, origin.checkpoint)
     eval_modules = eval_notes(recipe.model.get("eval", []))

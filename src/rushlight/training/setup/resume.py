@@ -124,7 +124,7 @@ def options_of(recipe: Recipe, given: dict[str, Any]) -> Options:
     return Options(**{name: value for name, value in {**values, **given}.items() if name in known})
 
 
-def origin_of(begun: Begun, conditions: dict[str, Any], options: Options, optimizer: Optimizer | None) -> Origin:
+def find_origin(begun: Begun, conditions: dict[str, Any], options: Options, optimizer: Optimizer | None) -> Origin:
     """Return the checkpoint that a run goes on from, once it is checked that it ends with the same bits.
 
     Raises:
