@@ -31,8 +31,17 @@ COMPUTED: dict[str, set[str]] = {
     "data/feed/reading.py:error": set(),  # any error that a worker sends back: its key was given where it was raised
     "data/sources/idx.py:check_length": {"idx-truncated", "idx-too-long"},
     "data/sources/tables/columns.py:values_of": {"not-a-date", "not-a-number"},
-    "export/weights.py:read_content": {"weights-page", "weights-pointer"},
-    "training/setup/explain.py:check_outputs": {"too-few-outputs", "wrong-outputs"},
+    "export/weights.py:read_file_content": {"weights-page", "weights-pointer"},
+    "options/declare.py:check": {
+        "not-positive",
+        "negative",
+        "option-not-a-number",
+        "bad-fraction",
+        "bad-seed",
+        "option-no-bool",
+        "option-no-dict",
+    },
+    "training/setup/explain.py:check_output_shape": {"too-few-outputs", "wrong-outputs"},
 }
 
 

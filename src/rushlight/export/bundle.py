@@ -35,7 +35,8 @@ from rushlight.data import (
 from rushlight.errors import UsageError, WeightsError
 from rushlight.export.formats import decode_safetensors, encode_safetensors
 from rushlight.export.predictions import answering, device_of
-from rushlight.export.weights import is_plain, listed, load_state, portable_state, restore
+from rushlight.export.weights import first_few, load_state, portable_state, unchanged_on_error
+from rushlight.models import build_model, restored
 from rushlight.texts import Note
 
 FORMAT, VERSION = "rushlight-bundle", 1
@@ -86,13 +87,19 @@ def write_bundle(
     description = {
         "format": FORMAT,
         "version": VERSION,
-        "signature": describe_signature(features, target),
+        "signature": {  # for readers that know nothing of Rushlight
+            "inputs": features and {"kind": features.kind, "shape": list(features.shape), "dtype": features.dtype},
+            "outputs": target and target.outputs,
+            "task": target and target.task,
+        },
         "preprocessing": features and features_to_json(features),
         "target": target and target_to_json(target),
         "architecture": files.without_nan(architecture),
         "provenance": files.without_nan(provenance),
         "examples": {"recorded": len(recorded["inputs"]) if recorded else 0, "rtol": RTOL, "atol": ATOL},
-        "files": {name: {"bytes": len(part), "sha256": sha256(part)} for name, part in contents.items()},
+        "files": {
+            name: {"bytes": len(part), "sha256": hashlib.sha256(part).hexdigest()} for name, part in contents.items()
+        },
     }
     with files.replacing_folder(folder) as temporary:
         for name, part in contents.items():
@@ -123,7 +130,26 @@ def read_bundle(folder: Path) -> Bundle:
     return Bundle(weights, features, target, architecture, provenance, examples)
 
 
-def load_bundle(folder: Path, model: nn.Module | None, build: Callable[[Bundle], nn.Module]) -> nn.Module:
+def bundle_architecture(described: dict[str, Any]) -> dict[str, Any]:
+    """Return a recipe's model as a bundle describes it: by name where it can be built from that, else by its class."""
+    if described.get("live"):
+        return {"class": described["class"]}
+    kept = ("import", "arguments") if "import" in described else ("name", "arguments")
+    return {key: described[key] for key in kept}
+
+
+def build_bundled(bundle: Bundle) -> nn.Module:
+    """Build a bundle's architecture, which is one of the models by name."""
+    arguments, name = bundle.architecture.get("arguments"), bundle.architecture.get("name")
+    if not isinstance(arguments, dict) or bundle.features is None or bundle.target is None:
+        raise WeightsError("bundle-incomplete", model=name)
+    restored_arguments = {key: restored(value) for key, value in arguments.items()}
+    return build_model(str(name), bundle.features.shape, bundle.target.outputs, restored_arguments, seed=0)
+
+
+def load_bundle(
+    folder: Path, model: nn.Module | None = None, build: Callable[[Bundle], nn.Module] = build_bundled
+) -> nn.Module:
     """Load the bundle's weights into `model` and return it in eval mode, with its answers compared.
 
     Without a model, `build` makes one when the bundle's architecture is known by name. The outputs on the bundle's
@@ -135,13 +161,9 @@ def load_bundle(folder: Path, model: nn.Module | None, build: Callable[[Bundle],
         if "name" not in bundle.architecture:
             raise needs_model(folder, bundle.architecture)
         model = build(bundle)
-    before = {name: value.clone() for name, value in model.state_dict().items() if is_plain(value)}
-    load_state(model, bundle.weights, str(folder))
-    try:
+    with unchanged_on_error(model):
+        load_state(model, bundle.weights, str(folder))
         check_examples(folder, model, bundle)
-    except WeightsError:
-        restore(model, before)
-        raise
     return model.eval()
 
 
@@ -153,16 +175,10 @@ def check_free(folder: Path) -> None:
     if folder.is_dir():
         others = sorted({entry.name for entry in folder.iterdir()} - {MODEL, WEIGHTS, EXAMPLES})
         if others:
-            raise UsageError("bundle-occupied", path=folder, kind=Note("words.folder"), entries=listed(others))
+            raise UsageError("bundle-occupied", path=folder, kind=Note("words.folder"), entries=first_few(others))
     elif folder.exists():
         size = Note("export.bytes", count=folder.stat().st_size)
         raise UsageError("bundle-occupied", path=folder, kind=Note("words.file"), entries=size)
-
-
-def describe_signature(features: FeatureSpec | None, target: TargetSpec | None) -> dict[str, Any]:
-    """Return what goes in and what comes out, for readers that know nothing of Rushlight."""
-    inputs = features and {"kind": features.kind, "shape": list(features.shape), "dtype": features.dtype}
-    return {"inputs": inputs, "outputs": target and target.outputs, "task": target and target.task}
 
 
 def record_examples(model: nn.Module, features: FeatureSpec | None, examples: Tensor) -> dict[str, Tensor]:
@@ -186,11 +202,6 @@ def answer(model: nn.Module, features: FeatureSpec | None, raw: Tensor) -> dict[
         named = {f"outputs.{name}": part for name, part in outputs.items()} if isinstance(outputs, dict) else {}
     # cloned: outputs may be views of one another, which a file cannot hold
     return {name: part.cpu().contiguous().clone() for name, part in named.items() if isinstance(part, Tensor)}
-
-
-def sha256(content: bytes) -> str:
-    """Return the SHA-256 of `content` in hexadecimal."""
-    return hashlib.sha256(content).hexdigest()
 
 
 # ── reading ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -222,7 +233,7 @@ def what_is_there(folder: Path) -> dict[str, str]:
     if (folder / "model" / MODEL).is_file():
         return {"found": Note("export.run-folder"), "suggestion": Note("export.bundle-of-run", path=folder / "model")}
     if folder.is_dir():
-        entries = listed(sorted(entry.name for entry in folder.iterdir()))
+        entries = first_few(sorted(entry.name for entry in folder.iterdir()))
         found = Note("export.folder-with", entries=entries) if entries else Note("export.empty-folder")
         return {"found": found, "suggestion": ""}
     return {"found": Note("export.a-file" if folder.exists() else "export.nothing-there"), "suggestion": ""}
@@ -235,7 +246,7 @@ def read_tensors(folder: Path, name: str, expected: str) -> dict[str, Tensor]:
     except OSError as error:
         reason = Note("export.unreadable", name=name, reason=error.strerror or error)
         raise WeightsError("bundle-damaged", path=folder, reason=reason) from error
-    if sha256(content) != expected:
+    if hashlib.sha256(content).hexdigest() != expected:
         reason = Note("export.changed", name=name, size=len(content))
         raise WeightsError("bundle-damaged", path=folder, reason=reason)
     return decode_safetensors(content, folder / name)

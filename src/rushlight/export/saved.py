@@ -1,21 +1,23 @@
-"""A bundle, opened: the model with all it takes to use it."""
+"""Saved models, opened: weights files, bundles and run folders; nothing here imports training."""
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from rushlight.errors import UsageError, WeightsError
-from rushlight.export.bundle import Bundle
+from rushlight.errors import UsageError
+from rushlight.export.bundle import Bundle, load_bundle, read_bundle
 from rushlight.export.predictions import Predictions, predict
-from rushlight.models import build_model, restored
+from rushlight.export.weights import load_weights
 
 
 @dataclass(frozen=True)
 class SavedModel:
-    """A bundle, opened: the model with all it takes to use it, on any machine."""
+    """A bundle, opened: the model with everything needed to use it, on any machine."""
 
     model: nn.Module
     bundle: Bundle
@@ -32,18 +34,24 @@ class SavedModel:
         return predict(self.model, inputs, self.bundle.features, self.bundle.target, batch_size=batch_size)
 
 
-def bundle_architecture(described: dict[str, Any]) -> dict[str, Any]:
-    """Return a recipe's model as a bundle describes it: by name where it can be built from that, else by its class."""
-    if described.get("live"):
-        return {"class": described["class"]}
-    kept = ("import", "arguments") if "import" in described else ("name", "arguments")
-    return {key: described[key] for key in kept}
+def open_bundle(folder: str | Path, model: nn.Module | None = None) -> SavedModel:
+    """Open a bundle to predict with it: the model, its preprocessing and its class names. Takes what `load` takes."""
+    return SavedModel(load_bundle(Path(folder), model), read_bundle(Path(folder)))
 
 
-def build_bundled(bundle: Bundle) -> nn.Module:
-    """Build a bundle's architecture, which is one of the models by name."""
-    arguments, name = bundle.architecture.get("arguments"), bundle.architecture.get("name")
-    if not isinstance(arguments, dict) or bundle.features is None or bundle.target is None:
-        raise WeightsError("bundle-incomplete", model=name)
-    restored_arguments = {key: restored(value) for key, value in arguments.items()}
-    return build_model(str(name), bundle.features.shape, bundle.target.outputs, restored_arguments, seed=0)
+def load(path: str | Path, model: nn.Module | None = None) -> nn.Module:
+    """Load a saved model, in eval mode: weights (.pth, .safetensors) into `model`, or a bundle or run folder.
+
+    Nothing in a file is ever executed. A bundle of a model by name needs no `model`; any other does.
+
+    Raises:
+        WeightsError: the file is damaged, holds a pickled object, or does not fit the model.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return load_bundle(path / "model" if (path / "recipe.json").is_file() else path, model)
+    if model is None:
+        raise UsageError("weights-need-model", path=str(path))
+    for note in load_weights(model, path):
+        warnings.warn(note, stacklevel=2)
+    return model.eval()

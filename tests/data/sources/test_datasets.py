@@ -32,11 +32,11 @@ from rushlight.data.sources.datasets.datasets import open_dataset
 from rushlight.data.sources.named.named import open_named
 from rushlight.data.splits import Data
 from rushlight.errors import DataError, UsageError
+from rushlight.options import check_options
 from rushlight.report.report import Report
 from rushlight.runs.history import read_history
 from rushlight.training.checkpoint.checkpoint import state_digest
 from rushlight.training.loop import epochs
-from rushlight.training.setup.options import check_options
 from rushlight.training.setup.prepare import start_training
 from rushlight.training.state import Training
 
@@ -82,7 +82,7 @@ def train(data: Any, tmp_path: Path, model: Any = None, **options: Any) -> Train
     """Train without the plots and the bundle of a run's end; what a run would record is in its history."""
     given = check_options({"epochs": 1, "runs": tmp_path, "quiet": True, "numerics": "exact", **options})
     with ExitStack() as stack:
-        training, _ = start_training(model or network(), data, given, stack)
+        training = start_training(model or network(), data, given, stack)
         for epoch in epochs(training):
             training.history.write({"kind": "event", "event": "test", **asdict(epoch.test or Report(None, 0.0, 0))})
     return training

@@ -24,6 +24,7 @@ import rushlight
 from rushlight import files
 from rushlight.data.sources.named.named import open_named
 from rushlight.errors import TrainingError
+from rushlight.options import check_options
 from rushlight.training.loop import Epoch
 from rushlight.training.profile.clock import Stopwatch, phases
 from rushlight.training.profile.figures import PARTS
@@ -299,7 +300,7 @@ def watched(folder: Path, take: Callable[[Training, int, Any], None]) -> dict[st
 
     with contextlib.ExitStack() as stack:
         options: Any = {"epochs": 10, "optimizer": "SGD", "runs": folder, "name": "watched", "quiet": True, **SMALL}
-        training, _ = start_training("mlp", "digits", options, stack)
+        training = start_training("mlp", "digits", check_options(options), stack)
         assert list(profiled(training, loop)) == []
     content: dict[str, Any] = json.loads((folder / "watched" / "profile" / "profile.json").read_text(encoding="utf-8"))
     return content

@@ -8,7 +8,6 @@ from rushlight.data import Data
 from rushlight.device import device_name
 from rushlight.formats import format_count
 from rushlight.training.recipe import Recipe, steps_per_epoch
-from rushlight.training.setup.describe import label_of
 from rushlight.training.state import Training
 
 
@@ -23,7 +22,7 @@ def batch_notes(data: Data, recipe: Recipe) -> tuple[str, ...]:
     )
 
 
-def announce(training: Training, loss_name: str) -> None:
+def announce(training: Training) -> None:
     """Say what is trained on what, and every decision that was made on the way."""
     recipe, data = training.recipe, training.data
     parameters = sum(parameter.numel() for parameter in training.model.parameters() if parameter.requires_grad)
@@ -41,12 +40,12 @@ def announce(training: Training, loss_name: str) -> None:
     schedule = "" if training.schedule.name == "constant" else f", {training.schedule.name}"
     training.events.emit(
         "announcement",
-        title=f"{label_of(recipe.model)} on {data.name}",
+        title=f"{recipe.model['name']} on {data.name}",
         epochs=recipe.epochs,
         lines=[
             f"{format_count(parameters)} parameters, {samples}, {plural(recipe.epochs, 'epoch')}{each}, batch {recipe.batch_size}"
             + (f" × {recipe.accumulate}" if recipe.accumulate > 1 else ""),
-            f"{type(training.optimizer).__name__}, lr {rate:g}{schedule}, {loss_name}, {recipe.precision}, seed {recipe.seed}",
+            f"{type(training.optimizer).__name__}, lr {rate:g}{schedule}, {recipe.loss['name']}, {recipe.precision}, seed {recipe.seed}",
             f"{training.device}: {device_name(training.device)}{threads}",
             f"{training.folder}",
             *data.notes,

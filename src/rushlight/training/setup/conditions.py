@@ -65,11 +65,11 @@ def differences(then: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
 
 
 def changed_settings(
-    optimizer: Optimizer, schedule: str | LRScheduler, described: dict[str, Any], content: dict[str, Any] | None
+    optimizer: Optimizer, schedule: str | LRScheduler, recorded: dict[str, Any], content: dict[str, Any] | None
 ) -> tuple[dict[str, tuple[Any, Any]], ...]:
     """Return each parameter group's settings that are neither the run's first nor the checkpoint's: {name: (then, now)}.
 
-    `described` is the recipe's optimizer, `content` a checkpoint's (None: there is none). A schedule may have moved a
+    `recorded` are the settings in the recipe, `content` a checkpoint's (None: there is none). A schedule may have moved a
     setting of an optimizer that was in use since, so of that only the optimizer's default is compared.
     """
     moved: tuple[str, ...] = ("lr", "momentum", "betas") if not isinstance(schedule, str) else ("lr",)
@@ -81,8 +81,8 @@ def changed_settings(
         rates = unpack(content["schedule"], tensors)["base_rates"]
     changed: list[dict[str, tuple[Any, Any]]] = []
     for index, group in enumerate(optimizer.param_groups):
-        now = {key: optimizer.defaults[key] if key in moved else group.get(key) for key in described["arguments"]}
-        known = [{key: restored(value) for key, value in described["arguments"].items()}]
+        now = {key: optimizer.defaults[key] if key in moved else group.get(key) for key in recorded}
+        known = [{key: restored(value) for key, value in recorded.items()}]
         known += [saved[index], {**saved[index], "lr": rates[index]}] if index < len(saved) else []
         changed.append(
             {key: (known[-1].get(key, known[0][key]), now[key]) for key in now if all(then.get(key) != now[key] for then in known)}
@@ -99,8 +99,7 @@ def setting_differences(settings: tuple[dict[str, tuple[Any, Any]], ...]) -> Ite
 
 
 def remedies(then: dict[str, Any], now: dict[str, Any]) -> str:
-    """Return how to put back what can be put back, as part of a sentence; '' when there is nothing of that kind."""
-    found = [
-        text.format(then=then[name]) for name, text in REMEDIES.items() if name in then and then[name] != now[name]
-    ]
+    """Return how to restore the conditions that can be restored, in brackets; '' where none of them changed."""
+    changed = (name for name in REMEDIES if name in then and then[name] != now[name])
+    found = [REMEDIES[name].format(then=then[name]) for name in changed]
     return f" ({'; '.join(found)})" if found else ""
