@@ -126,7 +126,7 @@ def test_what_is_done_around_the_steps_can_be_the_limit_too(training: Training) 
 
 def test_a_compiled_step_is_one_piece_and_says_how_to_see_what_it_consists_of(training: Training) -> None:
     steps = [{**dict.fromkeys(PARTS, 0.0), "data": 5e-6, "rest": 35e-6}]
-    found = summarize(training, steps, [VIEW])
+    found = summarize(training, steps, [])
     assert found["causes"] == {"data": pytest.approx(1 / 8), "compiled": pytest.approx(7 / 8)}
     assert "The compiled step takes 88% of the time, in one piece" in found["limit"]["sentence"]
     assert "--compile never" in found["limit"]["sentence"]
@@ -154,6 +154,15 @@ def test_most_steps_decide_whether_the_profile_is_of_compiled_ones(training: Tra
     assert (found["steps"], found["limit"]["cause"]) == (4, "compiled")
     found = summarize(training, [parts()] * (WARM_UP + 5) + [compiled] * 4, [])
     assert (found["steps"], found["parts"]["rest"]["seconds"]) == (5, pytest.approx(0.1e-3))
+
+
+def test_operators_of_steps_of_the_other_kind_are_not_told(training: Training) -> None:
+    compiled = {**dict.fromkeys(PARTS, 0.0), "data": 5e-6, "rest": 35e-6}
+    around = Operator("aten::add_", "rest", 3, 9e-6)
+    assert summarize(training, [compiled], [CONVOLUTION, around])["operators"] == []
+    assert [each["name"] for each in summarize(training, [compiled], [around])["operators"]] == ["aten::add_"]
+    found = summarize(training, [parts()], [around])
+    assert (found["operators"], found["limit"]["cause"]) == ([], "passes")
 
 
 def test_batches_that_come_several_at_once_are_waited_for_though_the_median_wait_is_nothing(training: Training) -> None:

@@ -347,6 +347,15 @@ def test_a_step_in_which_execution_modes_are_compared_is_not_counted(tmp_path: P
     assert content["step_seconds"] < 0.03 / 5  # as it would be, if these were among them
 
 
+def test_operators_are_told_of_traced_steps_of_one_kind_only(tmp_path: Path) -> None:
+    def take(training: Training, number: int, batch: Any) -> None:
+        in_parts(training, 3 if number == 7 else 1, batch)
+
+    content = watched(tmp_path, take)
+    assert (content["operators"], content["limit"]["cause"]) == ([], "passes")
+    assert content["traced_steps"] == 5
+
+
 # ── what may go wrong ────────────────────────────────────────────────────────────────────────────────────────
 
 

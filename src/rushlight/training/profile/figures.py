@@ -38,6 +38,8 @@ def summarize(training: Training, steps: list[dict[str, float]], operators: Sequ
     """
     timed = steps[WARM_UP:] or steps
     timed = max(([step for step in timed if bool(step["forward"]) == is_eager] for is_eager in (True, False)), key=len)
+    if bool(timed[0]["forward"]) != any(operator.part in PASSES for operator in operators):
+        operators = []  # of steps of the other kind
     means = {part: fmean(step[part] for step in timed) for part in PARTS}
     whole = sum(means.values())
     shares = {cause: seconds / whole for cause, seconds in causes(means, operators).items()}

@@ -6,7 +6,6 @@ import bisect
 import contextlib
 import copy
 import json
-import math
 import os
 import time
 from collections import Counter
@@ -27,8 +26,7 @@ from rushlight.training.objective import Objective, make_objective
 from rushlight.training.profile.figures import PARTS, WARM_UP, Operator, summarize
 from rushlight.training.state import Training
 
-TRACED_STEPS = 5
-TIMED_STEPS, TIMED_SECONDS = 100, 30.0  # whichever comes first
+TRACED_STEPS, TIMED_STEPS, TIMED_SECONDS = 5, 100, 30.0  # timing ends with the first of the two
 RANGE = "rushlight: "  # before the name of a part in the trace
 
 
@@ -56,6 +54,7 @@ class Watch:
         self.lap: dict[str, float] = {}  # its seconds by part
         self.entered: Counter[str | None] = Counter()  # how often each of its parts began
         self.since, self.first_step, self.traced_steps = 0.0, 0, 0
+        self.traced_kinds: set[bool | None] = set()  # whether eager; None: compared with the exact execution
         self.is_tracing = self.is_over = False
         self.range: Any = None  # of the part, in the trace
         self.stack = contextlib.ExitStack()  # what is to be removed
@@ -141,9 +140,11 @@ class Watch:
     def end_step(self, count: int) -> None:
         """Count the step that ends, or the `count` that were executed at once; tell what was found after enough."""
         self.enter(None)
+        kind = bool(self.entered["forward"]) if self.entered["update"] in (0, count) else None
         if self.is_tracing:
             self.traced_steps += count
-        elif self.entered["update"] in (0, count):
+            self.traced_kinds.add(kind)
+        elif kind is not None:
             self.steps += [{part: seconds / count for part, seconds in self.lap.items()}] * count
         if self.profiler is not None:
             self.profiler.step()
@@ -153,23 +154,21 @@ class Watch:
             self.tell()
 
     def operators(self) -> list[Operator]:
-        """Return the traced operators by part; none on a device whose operators the profiler does not time."""
+        """Return the traced operators by part; none where steps differ in kind, or the profiler does not time them."""
         own = {"cpu": "self_cpu_time_total", "cuda": "self_device_time_total"}.get(self.training.device.type)
-        if self.profiler is None or not self.traced_steps or own is None:
+        if self.profiler is None or own is None or self.traced_kinds not in ({True}, {False}):
             return []
         events = [event for event in self.profiler.events() if event.device_type.name == "CPU"]  # type: ignore[no-untyped-call]
         spans = [(event.time_range.start, event.time_range.end, event.name) for event in events]
         ranges = sorted(span for span in spans if span[2].startswith(RANGE))
-        calls, microseconds, steps = Counter[Any](), Counter[Any](), self.traced_steps
+        calls, microseconds, steps = Counter[tuple[str, str]](), Counter[Any](), self.traced_steps
         for event, (start, _, name) in zip(events, spans, strict=True):
-            _, end, part = ranges[max(0, bisect.bisect(ranges, (start, math.inf, "")) - 1)]  # whatever the thread
+            _, end, part = ranges[max(0, bisect.bisect(ranges, (start, float("inf"), "")) - 1)]  # whatever the thread
             if "::" in name and "autograd::" not in name and not event.is_user_annotation and start <= end:
-                calls[name, part] += 1
-                microseconds[name, part] += getattr(event, own)
-        return [
-            Operator(name, part.removeprefix(RANGE), count / steps, microseconds[name, part] * 1e-6 / steps)
-            for (name, part), count in calls.items()
-        ]
+                key = name, part.removeprefix(RANGE)
+                calls[key] += 1
+                microseconds[key] += getattr(event, own)
+        return [Operator(*key, count / steps, microseconds[key] * 1e-6 / steps) for key, count in calls.items()]
 
     def tell(self) -> None:
         """Stop watching; write and emit what was found, once. A run that ends early gives what there is."""
