@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rushlight.console.report import one_digit, open_table
+from rushlight.console.report import new_table, one_digit
 from rushlight.formats import format_step
 from rushlight.texts import Note, shown, text
 
@@ -28,7 +28,7 @@ def print_profile(console: Console, profile: Mapping[str, Any], wraps: bool) -> 
     key, duration = "title-after-warm-up" if warm_up else "title", format_step(profile["step_seconds"])
     title = text(f"console.profile.{key}", time=duration, steps=steps, warm_up=warm_up)
     console.print(f"\n{title}", style="bold", soft_wrap=wraps)
-    table = open_table()
+    table = new_table()
     table.add_column(text("console.profile.part"), no_wrap=True)
     for name in ("per-step", "share"):
         table.add_column(text(f"console.profile.{name}"), justify="right", no_wrap=True)
@@ -41,7 +41,7 @@ def print_profile(console: Console, profile: Mapping[str, Any], wraps: bool) -> 
     console.print(table)
     if profile["operators"]:
         console.print(f"\n{text('console.profile.operators')}", style="bold", soft_wrap=wraps)
-        table = open_table()
+        table = new_table()
         table.add_column(text("console.profile.operator"), no_wrap=True, max_width=NAME_WIDTH, overflow="ellipsis")
         for name in ("calls", "per-step", "share"):
             table.add_column(text(f"console.profile.{name}"), justify="right", no_wrap=True)
