@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rushlight.console.report import one_digit, open_table
+from rushlight.console.report import new_table, one_digit
 from rushlight.formats import format_step
 from rushlight.texts import Note, shown, text
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def print_profile(console: Console, profile: Mapping[str, Any], wraps: bool) -> None:
     """Print a profile (the content of profile.json, and its folder): its parts, the heaviest operators, the limit."""
-    parts, folder, table = profile["parts"], Path(profile["folder"]), open_table()
+    parts, folder, table = profile["parts"], Path(profile["folder"]), new_table()
     steps = Note("words.steps", count=profile["steps"])
     title = text("console.profile.title", time=format_step(profile["median_seconds"]), steps=steps)
     console.print(f"\n{title}", style="bold", soft_wrap=wraps)

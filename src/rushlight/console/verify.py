@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rushlight.console.output import open_console, print_unwrapped
 from rushlight.console.progress import DRAW_SECONDS, LiveLine
-from rushlight.console.report import open_table
+from rushlight.console.report import new_table
 from rushlight.formats import format_bytes
 from rushlight.texts import shown, text
 
@@ -90,7 +90,7 @@ def print_verifications(results: Sequence[Mapping[str, Any]]) -> None:
 
 def verification_table(heading: str, has_size: bool) -> Table:
     """Return an empty table for names, states, sizes where there is room, and details."""
-    table = open_table()
+    table = new_table()
     table.add_column(heading, overflow="fold")
     table.add_column(text("console.upkeep.state"), no_wrap=True)
     if has_size:

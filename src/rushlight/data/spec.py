@@ -41,6 +41,14 @@ class Normalization:
             x = (x - mean) / std
         return x
 
+    def undo(self, prepared: Tensor, channel_dim: int) -> Tensor:
+        """Return a batch as it was before `apply`, up to rounding."""
+        raw = prepared
+        if self.mean:
+            mean, std = self.constants(prepared, channel_dim)
+            raw = raw * std + mean
+        return raw * self.divisor
+
     def constants(self, like: Tensor, channel_dim: int) -> tuple[Tensor, Tensor]:
         """Return `mean` and `std` as float32 tensors that broadcast against the batch `like`."""
         shape = [1] * like.dim()

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rushlight.options import check_options
 from rushlight.training.profile import figures
 from rushlight.training.profile.figures import PARTS, PASSES, PRODUCTS, WARM_UP, Operator, causes, summarize
 from rushlight.training.setup.prepare import start_training
@@ -29,7 +30,7 @@ def training(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Training]:
     options: Any = {"epochs": 1, "runs": tmp_path_factory.mktemp("runs"), "quiet": True}
     options |= {"model_arguments": {"hidden": (8,)}, "numerics": "fast"}
     with contextlib.ExitStack() as stack:
-        yield start_training("mlp", "digits", options, stack)[0]
+        yield start_training("mlp", "digits", check_options(options), stack)
 
 
 @pytest.fixture(autouse=True)
