@@ -18,9 +18,15 @@ SOURCE = Path(rushlight.__file__).parent
 
 # Inline texts of each file that has some. Whoever moves one into texts/ lowers the number; none may rise, none be added.
 REMAINING = {
+<<<<<<< HEAD
     "api.py": 5,
     "cli/app.py": 82,
     "cli/environment.py": 15,
+=======
+    "cli/app.py": 35,
+    "cli/overview.py": 30,
+    "cli/values.py": 4,
+>>>>>>> merge
     "console/output.py": 1,
     "console/verify.py": 4,
     "data/feed/reading.py": 2,
@@ -36,6 +42,9 @@ REMAINING = {
     "data/sources/named/download.py": 3,
     "data/sources/named/fetch.py": 13,
     "data/sources/named/named.py": 1,
+    "options/declare.py": 56,
+    "options/reference.py": 3,
+    "options/signatures.py": 1,
     "run.py": 2,
     "runs/verify.py": 2,
     "training/checkpoint/checkpoint.py": 6,
@@ -47,12 +56,8 @@ REMAINING = {
     "training/engine/modes.py": 5,
     "training/engine/obstacles.py": 11,
     "training/engine/step_check.py": 1,
-    "training/setup/announcement.py": 8,
-    "training/setup/choose.py": 2,
-    "training/setup/conditions.py": 12,
+    "training/setup/announcement.py": 7,
     "training/setup/explain.py": 6,
-    "training/setup/options.py": 1,
-    "training/setup/resume.py": 1,
     "training/step/recovery.py": 5,
 }
 
@@ -74,7 +79,7 @@ NO_PROSE = re.compile(
     r"|\(\?s\)"
 )
 RECOGNISED_BY = {
-    "count", "endswith", "filterwarnings", "find", "findall", "fullmatch", "index", "match", "partition", "removeprefix",
+    "count", "endswith", "entry_of", "filterwarnings", "find", "findall", "fullmatch", "index", "match", "partition", "removeprefix",
     "removesuffix", "replace", "rpartition", "search", "split", "startswith", "strip", "sub",
 }  # fmt: skip
 PROGRAMMERS_ERRORS = {

@@ -96,7 +96,7 @@ def test_the_data_room_has_the_same_names_defaults_and_choices() -> None:
         assert entry.default == OPTIONS[entry.name].default
     assert OPTIONS["normalize"].choices == opening.NORMALIZE
     assert OPTIONS["task"].choices == opening.TASKS
-    assert OPTIONS["kind"].choices == opening.KINDS
+    assert OPTIONS["kind"].choices == opening.ARRAY_KINDS
 
 
 def test_an_option_of_another_verb_is_refused_by_name() -> None:

@@ -69,6 +69,7 @@ def train(
             help="A name (see: rushlight data), a folder of images, a CSV or Parquet file, .npz, idx files.",
         ),
     ] = "fashion-mnist",
+    *,
     as_json: AsJsonOfRun = False,
     **options: Any,
 ) -> None:
@@ -84,7 +85,7 @@ def train(
 
 @app.command()
 @takes("resume")
-def resume(run: RunName = "latest", as_json: AsJsonOfRun = False, **options: Any) -> None:
+def resume(run: RunName = "latest", *, as_json: AsJsonOfRun = False, **options: Any) -> None:
     """Go on with an interrupted run from its newest checkpoint; it ends with the bits of one that was never stopped."""
     import rushlight
 

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+from rich.cells import cell_len
+
 import rushlight
 from rushlight.console import print_json
 from rushlight.device import describe_environment
 from rushlight.formats import format_bytes
+from rushlight.texts import shown, text
 
-ENTRIES = {
-    "rushlight": "Rushlight", "python": "Python", "platform": "system", "torch": "PyTorch", "numpy": "NumPy", "device": "device",
-    "device_name": "device name", "devices": "all devices", "cpu": "processor", "cores": "usable cores",
-    "threads": "torch threads", "cpu_features": "CPU features", "bfloat16": "bfloat16 hardware",
-    "memory_available_bytes": "free memory", "blas": "BLAS", "onednn": "oneDNN",
-}  # fmt: skip
+ENTRIES = (
+    "rushlight", "python", "platform", "torch", "numpy", "device", "device_name", "devices", "cpu", "cores", "threads",
+    "cpu_features", "bfloat16", "memory_available_bytes", "blas", "onednn",
+)  # fmt: skip
 
 
 def show_environment(as_json: bool) -> None:
@@ -23,11 +24,12 @@ def show_environment(as_json: bool) -> None:
     if as_json:
         print_json(found)
         return
-    width = max(map(len, ENTRIES.values()))
-    for key, label in ENTRIES.items():
-        print(f"{label:<{width}}  {as_text(key, found[key])}")  # noqa: T201
+    labels = {key: text(f"console.environment.{key.replace('_', '-')}") for key in ENTRIES}
+    width = max(map(cell_len, labels.values()))
+    for key, label in labels.items():
+        print(f"{label}{' ' * (width - cell_len(label))}  {as_text(key, found[key])}")  # noqa: T201
     for note in found["notes"]:
-        print(f"note: {note}")  # noqa: T201
+        print(f"{text('console.note')} {shown(note)}")  # noqa: T201
 
 
 def as_text(key: str, value: Any) -> str:
@@ -37,5 +39,7 @@ def as_text(key: str, value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{kind} ({name})" for kind, name in value.items())
     if isinstance(value, list):
-        return ", ".join(value) or "none of AVX2, AVX-512, AMX"
-    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
+        return ", ".join(value) or text("console.environment.no-features")
+    if isinstance(value, bool):
+        return text("console.environment.yes" if value else "console.environment.no")
+    return shown(value) if isinstance(value, str) else str(value)

@@ -27,14 +27,15 @@ def takes(verb: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
 
     def give(command: Callable[..., None]) -> Callable[..., None]:
         signature = inspect.signature(command, eval_str=True)
-        own = {entry.name: entry for entry in signature.parameters.values() if entry.name != "options"}
+        own = [entry for entry in signature.parameters.values() if entry.name != "options"]
         declared = [OPTIONS[name] for name in TAKES[verb] if OPTIONS[name].flags]
         options = [
             parameter for option in declared if verb == "train" or option.on_resume != "live"
             for parameter in (*shorts(option), parameter_of(option, verb))
         ]  # fmt: skip
-        command.__signature__ = signature.replace(parameters=[*own.values(), *options])  # type: ignore[attr-defined]
-        command.__annotations__ = {entry.name: entry.annotation for entry in (*own.values(), *options)}
+        parameters = sorted([*own, *options], key=lambda entry: (entry.kind, entry not in options))  # its own come last
+        command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+        command.__annotations__ = {entry.name: entry.annotation for entry in parameters}
         return command
 
     return give

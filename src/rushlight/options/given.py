@@ -7,6 +7,7 @@ from typing import Any
 
 from rushlight.errors import UsageError, suggest
 from rushlight.options.declare import OPTIONS, TAKES, Options
+from rushlight.texts import Note
 
 LIVE = ("loss", "objective", "optimizer", "schedule", "test_data", "val_data", "on_event")  # objects stay as they are
 OTHER_NAMES = {  # of other libraries, for an option of ours
@@ -42,7 +43,7 @@ def plain_options(given: Mapping[str, Any], verb: str | None = None) -> dict[str
     for name in given:
         if name not in OPTIONS:
             ours = OTHER_NAMES.get(name)
-            suggestion = f" Here it is called {ours}." if ours else suggest(name, taken)
+            suggestion = Note("training.called-here", name=ours) if ours else suggest(name, taken)
             raise UsageError("unknown-option", option=name, known=", ".join(taken), suggestion=suggestion)
         if name not in taken:
             raise UsageError("option-of-other-verb", option=name, verb=verb, known=", ".join(taken))

@@ -12,6 +12,7 @@ from pathlib import Path
 from rushlight.errors import RushlightError
 from rushlight.runs import write_session
 from rushlight.signals import Terminated
+from rushlight.texts import Note
 from rushlight.training.checkpoint import describe_kept
 from rushlight.training.finish import finish_run
 from rushlight.training.loop import Epoch, epochs
@@ -98,7 +99,7 @@ class Session:
             with contextlib.suppress(RushlightError):  # the state is saved; that it was interrupted is the lesser news
                 write_session(folder, "interrupted", step)
             run = folder.name if folder.parent == Path("runs") else folder
-            training.events.message(f"Stopped. {describe_kept(folder)} Go on with: rushlight resume {run}")
+            training.events.message(Note("training.stopped", kept=describe_kept(folder), run=run))
 
     def __del__(self) -> None:
         if getattr(self, "_iterator", None) is not None and not sys.is_finalizing():

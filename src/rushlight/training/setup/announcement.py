@@ -7,6 +7,7 @@ import torch
 from rushlight.data import Data
 from rushlight.device import device_name
 from rushlight.formats import format_count
+from rushlight.texts import Note
 from rushlight.training.recipe import Recipe, steps_per_epoch
 from rushlight.training.state import Training
 
@@ -16,10 +17,7 @@ def batch_notes(data: Data, recipe: Recipe) -> tuple[str, ...]:
     samples, size = data.train.samples, recipe.batch_size * recipe.accumulate
     if samples is None or size <= samples:
         return ()
-    return (
-        f"The batch size ({size}) is larger than the training split ({samples} samples): every epoch is one step. "
-        "A smaller batch takes more steps, and learns faster.",
-    )
+    return (Note("training.batch-exceeds-data", size=size, samples=samples),)
 
 
 def announce(training: Training) -> None:

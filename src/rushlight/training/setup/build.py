@@ -11,6 +11,7 @@ from rushlight.data import DATASETS, Data
 from rushlight.errors import ModelError, RunError, UsageError
 from rushlight.models import MODELS, as_json, build_custom, build_model, restored, source_digest
 from rushlight.options import Options
+from rushlight.texts import Note
 
 
 def choose_model(model: object, data: Data, options: Options) -> tuple[nn.Module, dict[str, Any]]:
@@ -47,7 +48,7 @@ def eval_notes(names: list[str]) -> tuple[str, ...]:
     if not outermost:
         return ()
     listed = ", ".join(outermost[:5]) + (", …" if len(outermost) > 5 else "")
-    return (f"{listed}: given in eval mode, stays in eval mode: no dropout there, and its running statistics stay.",)
+    return (Note("training.stays-in-eval-mode", layers=listed),)
 
 
 def build_described(described: dict[str, Any], data: Data) -> nn.Module:

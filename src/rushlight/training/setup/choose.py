@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from rushlight.data import Data, DataOptions, ResidentSplit, Split, StreamedSplit, retarget
 from rushlight.errors import ModelError, UsageError
 from rushlight.options import Options
+from rushlight.texts import Note
 from rushlight.training.objective import (
     LOSS_BY_TASK,
     Objective,
@@ -90,7 +91,7 @@ def choose_objective(options: Options, data: Data) -> tuple[Objective, Data, str
     loss = named_loss(given) if isinstance(given, str) else given
     if isinstance(loss, type) or not callable(loss):
         name = loss.__name__ if isinstance(loss, type) else type(loss).__name__
-        raise UsageError("no-loss", found=f"the class {name}" if isinstance(loss, type) else name)
+        raise UsageError("no-loss", found=Note("training.the-class", name=name) if isinstance(loss, type) else name)
     check_loss_fits(loss, data.target, getattr(getattr(data.train, "targets", None), "dtype", None))
     data = retarget(data, task_of_loss(loss, data.target.task))
     are_labels_checked = all(map(has_class_numbers, data.splits.values()))

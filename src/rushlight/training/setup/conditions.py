@@ -16,18 +16,11 @@ from torch.optim.lr_scheduler import LRScheduler
 from rushlight.data import Data
 from rushlight.device import device_name
 from rushlight.models import restored
+from rushlight.texts import Joined, Note
 from rushlight.training.checkpoint import unpack
 
-WORDS = {
-    "torch": "the version of torch",
-    "threads": "the number of threads",
-    "device": "the device",
-    "processor": "the processor",
-    "instructions": "the instructions torch uses on it",
-    "matmul_precision": "torch.get_float32_matmul_precision()",
-    "deterministic": "torch.are_deterministic_algorithms_enabled()",
-}
-REMEDIES = {"threads": "OMP_NUM_THREADS={then} in the environment", "torch": "pip install torch=={then}"}
+COMPARED = ("torch", "threads", "device", "processor", "instructions", "matmul_precision", "deterministic")
+REMEDIED = ("threads", "torch")
 
 
 def conditions_of(model: nn.Module, data: Data, device: torch.device) -> dict[str, Any]:
@@ -56,12 +49,12 @@ def architecture_digest(model: nn.Module) -> str:
 def differences(then: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
     """Give a sentence for each condition that is not what it was."""
     if then.get("data") not in (now["data"], now["data"].partition("-")[0]):  # before validation had a part in it
-        yield "the data is not what this run was trained on: its fingerprint differs"
+        yield Note("training.changed.data")
     if then.get("model") != now["model"]:
-        yield "the model is not the one this run was trained with: its layers or their settings differ"
-    for name, words in WORDS.items():
+        yield Note("training.changed.model")
+    for name in COMPARED:
         if name in then and then[name] != now[name]:
-            yield f"{words}: {then[name]} then, {now[name]} now"
+            yield Note(f"training.changed.{name.replace('_', '-')}", then=then[name], now=now[name])
 
 
 def changed_settings(
@@ -93,13 +86,13 @@ def changed_settings(
 def setting_differences(settings: tuple[dict[str, tuple[Any, Any]], ...]) -> Iterator[str]:
     """Give a sentence for each setting of a live optimizer that is another."""
     for index, changed in enumerate(settings):
-        group = f" of parameter group {index}" if len(settings) > 1 else ""
+        text = "training.changed.optimizer-group" if len(settings) > 1 else "training.changed.optimizer"
         for key, (then, now) in changed.items():
-            yield f"the optimizer's {key}{group}: {then} then, {now} now"
+            yield Note(text, key=key, group=index, then=then, now=now)
 
 
 def remedies(then: dict[str, Any], now: dict[str, Any]) -> str:
     """Return how to restore the conditions that can be restored, in brackets; '' where none of them changed."""
-    changed = (name for name in REMEDIES if name in then and then[name] != now[name])
-    found = [REMEDIES[name].format(then=then[name]) for name in changed]
-    return f" ({'; '.join(found)})" if found else ""
+    changed = [name for name in REMEDIED if name in then and then[name] != now[name]]
+    found = [Note(f"training.remedy.{name}", then=then[name]) for name in changed]
+    return Note("training.remedies", listed=Joined("reasons", found)) if found else ""

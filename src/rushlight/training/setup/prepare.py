@@ -15,6 +15,7 @@ from rushlight.device import bfloat16_refusal, choose_device, keep_freed_memory
 from rushlight.errors import RunError, UsageError
 from rushlight.options import Options
 from rushlight.runs import age, keep_values, list_checkpoints, lock_run, new_run, read_recipe, write_session
+from rushlight.texts import Note
 from rushlight.training.checkpoint import restore
 from rushlight.training.events import Events
 from rushlight.training.objective import Schedule
@@ -168,12 +169,12 @@ def bring_back_origin(training: Training, origin: Origin) -> None:
     """Bring back a checkpoint; a run that never wrote one begins anew."""
     folder, tell = training.folder, training.events.message
     for difference in origin.differences:
-        training.events.warning(f"Not the same bits from here on: {difference}.")
+        training.events.warning(Note("training.not-the-same-bits", difference=difference))
     more = {"differences": list(origin.differences)} if origin.differences else {}
     if origin.checkpoint is None:
         if (folder / "model").is_dir():
             raise RunError("no-checkpoint", run=folder.name)
-        tell("No checkpoint was written before it stopped: it begins anew.")
+        tell(Note("training.begins-anew"))
         keep_recipe(training)
         training.history.restore(0, 0, b"", b"")
         keep_values(folder, 0)
@@ -181,9 +182,8 @@ def bring_back_origin(training: Training, origin: Origin) -> None:
         return
     for newer in list_checkpoints(folder):
         if age(newer) > age(origin.checkpoint) and not origin.goes_back:
-            training.events.warning(
-                f"{newer} is damaged and was not used; {origin.checkpoint.name}, before it, is whole."
-            )
+            damaged = Note("training.newer-damaged", newer=newer, checkpoint=origin.checkpoint.name)
+            training.events.warning(damaged)
     restore(training, origin.checkpoint, drops_newer=origin.goes_back)
     for index, settings in enumerate(origin.settings):  # of a live optimizer, in place of those in the checkpoint
         training.optimizer.param_groups[index].update({key: now for key, (_, now) in settings.items()})
@@ -192,6 +192,6 @@ def bring_back_origin(training: Training, origin: Origin) -> None:
     keep_recipe(training)
     epochs = training.recipe.epochs
     if training.state["epoch"] > epochs:
-        constant = " --schedule constant" if training.schedule.name in ("cosine", "onecycle") else ""
-        tell(f"It has had its {epochs} epochs; for more: rushlight resume RUN --epochs {2 * epochs}{constant}")
+        had = "schedule" if training.schedule.name in ("cosine", "onecycle") else "epochs"
+        tell(Note(f"training.has-had-its-{had}", epochs=epochs, more=2 * epochs))
     write_session(folder, "resumed", training.state["step"], checkpoint=origin.checkpoint.name, **more)

@@ -25,6 +25,7 @@ from rushlight.runs import (
     started_at,
     summarize,
 )
+from rushlight.texts import Joined, Note
 from rushlight.training.checkpoint import (
     checkpoints,
     epoch_began,
@@ -104,9 +105,9 @@ def check_source(folder: Path, described: dict[str, Any], is_inexact: bool) -> t
     recorded = described.get("source_sha256")
     if recorded is None or source_digest(described["import"]) == recorded:
         return ()
-    changed = f"the source of its model ({described['import']}) is not what it was when the run began"
+    changed = Note("training.changed.source", source=described["import"])
     if not is_inexact:
-        raise RunError("not-exact", run=folder.name, differences=f"\n  - {changed}", remedies="")
+        raise RunError("not-exact", run=folder.name, differences=Joined("items", ["", changed]), remedies="")
     return (changed,)
 
 
@@ -156,7 +157,7 @@ def find_origin(begun: Begun, conditions: dict[str, Any], options: Options, opti
         settings = changed_settings(optimizer, options.schedule, begun.recipe.optimizer["arguments"], content)
     found = (*begun.changed, *differences(then, conditions), *setting_differences(settings))
     if found and not options.inexact:
-        listed = "".join(f"\n  - {difference}" for difference in found)
+        listed = Joined("items", ["", *found])
         raise RunError("not-exact", run=folder.name, differences=listed, remedies=remedies(then, conditions))
     return Origin(checkpoint, chosen is not None, found, options.inexact, settings)
 
