@@ -18,19 +18,12 @@ SOURCE = Path(rushlight.__file__).parent
 
 # Inline texts of each file that has some. Whoever moves one into texts/ lowers the number; none may rise, none be added.
 REMAINING = {
-<<<<<<< HEAD
-    "api.py": 5,
-    "cli/app.py": 82,
-    "cli/environment.py": 15,
-=======
     "cli/app.py": 35,
-    "cli/overview.py": 30,
     "cli/values.py": 4,
->>>>>>> merge
     "console/output.py": 1,
     "console/verify.py": 4,
     "data/feed/reading.py": 2,
-    "data/look/overview.py": 3,
+    "data/look/overview.py": 1,
     "data/shape/targets.py": 3,
     "data/shape/to_model.py": 1,
     "data/sources/arrays/arrays.py": 1,
