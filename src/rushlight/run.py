@@ -10,7 +10,7 @@ import numpy as np
 from torch import nn
 
 from rushlight.console import fetch_progress
-from rushlight.data import Data, FeatureSpec, Split, TargetSpec, open_like, open_source, options_from_json, retarget
+from rushlight.data import Data, DataOptions, FeatureSpec, Split, TargetSpec, open_like, open_source, retarget
 from rushlight.device import choose_device
 from rushlight.errors import RunError, UsageError
 from rushlight.export import (
@@ -143,7 +143,7 @@ class Run:
         options = check_options(options)
         loss = options.pop("loss", None)
         features, target = self._specs()
-        opening = replace(options_from_json(self.recipe.data["options"]), **data_choices(options))
+        opening = replace(DataOptions.from_json(self.recipe.data["options"]), **data_choices(options))
         if data is not None:
             split: Split | None = open_like(data, features, target, opening, fetch_progress())
         elif self._training is not None:
@@ -162,7 +162,7 @@ class Run:
 
     def _open(self) -> Data:
         """Open the run's data again, as its recipe says, with targets as its loss wants them."""
-        data = open_source(*self._source(), options_from_json(self.recipe.data["options"]), fetch_progress())
+        data = open_source(*self._source(), DataOptions.from_json(self.recipe.data["options"]), fetch_progress())
         loss = self.recipe.loss
         if loss.get("live") or data.target is None:
             return data

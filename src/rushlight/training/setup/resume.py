@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from rushlight import files
-from rushlight.data import open_source, options_from_json
+from rushlight.data import DataOptions, open_source
 from rushlight.device import choose_device, keep_freed_memory
 from rushlight.errors import RunError, UsageError
 from rushlight.models import restored, source_digest
@@ -81,7 +81,7 @@ def resume_training(
     device, _ = choose_device(options.get("device", recipe.device))
     opened = open_source(
         described["source"] if data is None else data, described.get("test") if data is None else merged.get("test_data"),
-        options_from_json(described["options"]), None,
+        DataOptions.from_json(described["options"]), None,
         validation=described.get("validation") if data is None else merged.get("val_data"),
     )  # fmt: skip
     environment = folder / "environment.json"
