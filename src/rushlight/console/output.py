@@ -109,10 +109,11 @@ def print_error(error: BaseException, traceback: bool = False) -> None:
 
 
 def print_marked(console: Console, mark: str, style: str, line: str) -> None:
-    """Print a line that begins with a coloured word."""
+    """Print a line that begins with a coloured word; a full-width colon needs no blank after it."""
     from rich.text import Text
 
-    console.print(Text.assemble((mark, style), " ", line), soft_wrap=not console.is_terminal)
+    blank = "" if mark.endswith("：") else " "
+    console.print(Text.assemble((mark, style), blank, line), soft_wrap=not console.is_terminal)
 
 
 def print_unwrapped(console: Console, table: Table) -> None:

@@ -20,13 +20,10 @@ NAME_WIDTH = 44
 
 def print_profile(console: Console, profile: Mapping[str, Any], wraps: bool) -> None:
     """Print a profile (the content of profile.json, and its folder): its parts, the heaviest operators, the limit."""
-    folder, warm_up, steps = (
-        Path(profile["folder"]),
-        profile["warm_up_steps"],
-        Note("words.steps", count=profile["steps"]),
-    )
-    key, duration = "title-after-warm-up" if warm_up else "title", format_step(profile["step_seconds"])
-    title = text(f"console.profile.{key}", time=duration, steps=steps, warm_up=warm_up)
+    folder, warm_up = Path(profile["folder"]), profile["warm_up_steps"]
+    steps, duration = Note("words.steps", count=profile["steps"]), format_step(profile["step_seconds"])
+    key = "console.profile.title-after-warm-up" if warm_up else "console.profile.title"
+    title = text(key, time=duration, steps=steps, warm_up=warm_up)
     console.print(f"\n{title}", style="bold", soft_wrap=wraps)
     table = new_table()
     table.add_column(text("console.profile.part"), no_wrap=True)
@@ -46,11 +43,8 @@ def print_profile(console: Console, profile: Mapping[str, Any], wraps: bool) -> 
         for name in ("calls", "per-step", "share"):
             table.add_column(text(f"console.profile.{name}"), justify="right", no_wrap=True)
         for entry in profile["operators"][:OPERATORS_SHOWN]:
-            name, figures = (
-                entry["name"].removeprefix("aten::"),
-                (format_step(entry["seconds"]), one_digit(entry["share"])),
-            )
-            table.add_row(name, f"{entry['calls']:.4g}", *figures)
+            figures = (f"{entry['calls']:.4g}", format_step(entry["seconds"]), one_digit(entry["share"]))
+            table.add_row(entry["name"].removeprefix("aten::"), *figures)
         console.print(table)
     console.print(f"\n{shown(profile['limit']['sentence'])}", style="bold", soft_wrap=wraps)
     place = text("console.profile.all-figures", path=folder / "profile.json")

@@ -11,7 +11,7 @@ from rushlight.console.output import open_console, print_unwrapped
 from rushlight.console.progress import DRAW_SECONDS, LiveLine
 from rushlight.console.report import new_table
 from rushlight.formats import format_bytes
-from rushlight.texts import shown, text
+from rushlight.texts import Note, shown, text
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -79,11 +79,8 @@ def print_verifications(results: Sequence[Mapping[str, Any]]) -> None:
     print_unwrapped(console, table)
     damaged = [found for found in results if not found["whole"]]
     key = "console.upkeep.some-damaged" if damaged else "console.upkeep.all-whole"
-    runs, size_text = (
-        text("console.upkeep.runs", count=len(results)),
-        format_bytes(sum(run["bytes"] for run in results)),
-    )
-    console.print(text(key, runs=runs, size=size_text, damaged=len(damaged)))
+    runs, total = Note("console.upkeep.runs", count=len(results)), format_bytes(sum(run["bytes"] for run in results))
+    console.print(text(key, runs=runs, size=total, damaged=len(damaged)))
     if damaged:
         hint = text("console.upkeep.look-at", run=damaged[0]["typed"])
         console.print(hint, soft_wrap=not console.is_terminal)
