@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rushlight.console import fetch_progress, new_table, open_console, print_json, print_titled
+from rushlight.console import fetch_progress, new_table, open_console, print_json, print_marked, print_titled
 from rushlight.formats import format_bytes
 from rushlight.texts import shown, text
 
@@ -89,7 +89,7 @@ def print_overview(described: Mapping[str, Any]) -> None:
         mean, std = (", ".join(f"{value:.4g}" for value in described[name]) for name in ("mean", "std"))
         console.print(text("console.overview.mean", mean=mean, std=std))
     for note in described["notes"]:
-        console.print(text("console.note"), shown(note), soft_wrap=not console.is_terminal)
+        print_marked(console, text("console.note"), "", shown(note))
     if "contact_sheet" in described:
         console.print(text("console.overview.contact-sheet", path=described["contact_sheet"]), soft_wrap=True)
 

@@ -31,7 +31,7 @@ def print_report(report: Mapping[str, Any], to_stderr: bool = False, drops: bool
     if report.get("accuracy") is not None:
         head.append(text("console.report.accuracy", value=format_share(report["accuracy"])), "bold")
         if interval := report.get("accuracy_interval"):
-            head.append(" " + text("console.report.interval", interval=share_range(interval)))
+            head.append(text("console.report.interval", interval=share_range(interval)))
     elif report.get("mae") is not None:
         key, figure = "mae-of" if report.get("target") else "mae", format_figure(report["mae"])
         head.append(text(f"console.report.{key}", value=figure, target=report.get("target")), "bold")
@@ -122,12 +122,13 @@ def confusion_table(confusion: Sequence[Sequence[int]], names: Sequence[str], wi
 
     Columns are headed by the class's name if all names are short, else by its number, which stands in the row too.
     """
+    from rich.cells import cell_len
     from rich.text import Text
 
     if len(confusion) > CONFUSION_SHOWN:
         return None
     cell = max(3, *(len(f"{count}") for row in confusion for count in row))
-    headings = list(names) if all(len(name) <= cell for name in names) else [f"{i}" for i in range(len(names))]
+    headings = list(names) if all(cell_len(name) <= cell for name in names) else [f"{i}" for i in range(len(names))]
     labels = list(names) if headings == list(names) else [f"{i} {name}" for i, name in enumerate(names)]
     room = width - len(confusion) * (cell + 1) - 2
     if room < 8:

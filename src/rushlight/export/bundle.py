@@ -27,10 +27,6 @@ from rushlight.data import (
     FeatureSpec,
     Normalization,
     TargetSpec,
-    features_from_json,
-    features_to_json,
-    target_from_json,
-    target_to_json,
 )
 from rushlight.errors import UsageError, WeightsError
 from rushlight.export.formats import decode_safetensors, encode_safetensors
@@ -92,8 +88,8 @@ def write_bundle(
             "outputs": target and target.outputs,
             "task": target and target.task,
         },
-        "preprocessing": features and features_to_json(features),
-        "target": target and target_to_json(target),
+        "preprocessing": features and features.to_json(),
+        "target": target and target.to_json(),
         "architecture": files.without_nan(architecture),
         "provenance": files.without_nan(provenance),
         "examples": {"recorded": len(recorded["inputs"]) if recorded else 0, "rtol": RTOL, "atol": ATOL},
@@ -117,8 +113,8 @@ def read_bundle(folder: Path) -> Bundle:
     description = read_description(folder)
     try:
         sums = {name: str(entry["sha256"]) for name, entry in description["files"].items()}
-        features = description["preprocessing"] and features_from_json(known_features(description["preprocessing"]))
-        target = description["target"] and target_from_json(known(TargetSpec, description["target"]))
+        features = description["preprocessing"] and FeatureSpec.from_json(known_features(description["preprocessing"]))
+        target = description["target"] and TargetSpec.from_json(known(TargetSpec, description["target"]))
         architecture, provenance = dict(description["architecture"]), dict(description["provenance"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         reason = Note("export.garbled", name=MODEL, entry=error)

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from rushlight.data import Data, FeatureSpec, TargetSpec, open_like, open_source, options_from_json, retarget
+from rushlight.data import Data, DataOptions, FeatureSpec, TargetSpec, open_like, open_source, retarget
 from rushlight.device import choose_device
 from rushlight.errors import RunError, UsageError
 from rushlight.export import load_bundle, load_state
@@ -28,7 +28,7 @@ def reopen_data(folder: Path, recipe: Recipe, fetch: Fetch | None = None) -> Dat
     described, loss = recipe.data, recipe.loss
     if "source" not in described:
         raise RunError("live-data", run=folder.name, data=described.get("name"))
-    options = options_from_json(described["options"])
+    options = DataOptions.from_json(described["options"])
     data = open_source(
         described["source"], described.get("test"), options, fetch, validation=described.get("validation")
     )
@@ -62,7 +62,7 @@ def test_run(
     the progress of a download.
     """
     if data is not None:
-        options = options_from_json(recipe.data["options"])
+        options = DataOptions.from_json(recipe.data["options"])
         options = replace(options, **{name: value for name, value in given.items() if hasattr(options, name)})
         split = open_like(data, features, target, options, fetch)
     else:

@@ -109,7 +109,7 @@ def raw_samples(split: Split, features: FeatureSpec, target: TargetSpec) -> tupl
             if sum(len(batch[0]) for batch in batches) >= SAMPLED:
                 break
         if not batches:
-            raise DataError("empty-split", data="the data", split="streamed")
+            raise DataError("empty-split", data=Note("words.the-data"), split=Note("training.start.streamed"))
         inputs, targets = (torch.cat([batch[place] for batch in batches]) for place in (0, 1))
     if inputs.dtype == torch.float32:
         inputs = features.normalization.undo(inputs, features.channel_dim)

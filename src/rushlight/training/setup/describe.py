@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from rushlight import files
-from rushlight.data import DATASETS, Data, options_to_json
+from rushlight.data import DATASETS, Data
 from rushlight.device import describe_environment
 from rushlight.errors import UsageError
 from rushlight.options import Options, RecipeOptions
@@ -69,7 +69,7 @@ def is_named_loss(given: Any) -> bool:
 
 def describe_source(data: Any, options: Options) -> dict[str, Any]:
     """Return how the recipe describes the data: where it is and how to open it, or that it was a live object."""
-    opening = options_to_json(data_options(options))
+    opening = data_options(options).to_json()
     others = {"validation": options.val_data, "test": options.test_data}
     given = {split: source for split, source in others.items() if source is not None}
     if not all(isinstance(source, (str, Path)) for source in (data, *given.values())):
