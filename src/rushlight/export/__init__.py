@@ -7,20 +7,20 @@ from typing import TYPE_CHECKING
 from rushlight.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from rushlight.export.bundle import Bundle, bundle_architecture, load_bundle, read_bundle, write_bundle
+    from rushlight.export.bundle import Bundle, bundle_architecture, read_bundle, write_bundle
     from rushlight.export.predictions import Predictions, predict
     from rushlight.export.saved import SavedModel, load, open_bundle
     from rushlight.export.weights import load_state, write_weights
 
 __all__ = [
-    "Bundle", "Predictions", "SavedModel", "bundle_architecture", "load", "load_bundle", "load_state", "open_bundle", "predict",
+    "Bundle", "Predictions", "SavedModel", "bundle_architecture", "load", "load_state", "open_bundle", "predict",
     "read_bundle", "write_bundle", "write_weights",
 ]  # fmt: skip
 
 __getattr__, __dir__ = lazy_names(
     __name__,
     {
-        "rushlight.export.bundle": ["Bundle", "bundle_architecture", "load_bundle", "read_bundle", "write_bundle"],
+        "rushlight.export.bundle": ["Bundle", "bundle_architecture", "read_bundle", "write_bundle"],
         "rushlight.export.predictions": ["Predictions", "predict"],
         "rushlight.export.saved": ["SavedModel", "load", "open_bundle"],
         "rushlight.export.weights": ["load_state", "write_weights"],

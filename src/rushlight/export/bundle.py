@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -30,9 +30,9 @@ from rushlight.data import (
 )
 from rushlight.errors import UsageError, WeightsError
 from rushlight.export.formats import decode_safetensors, encode_safetensors
-from rushlight.export.predictions import answering, device_of
-from rushlight.export.weights import first_few, load_state, portable_state, unchanged_on_error
-from rushlight.models import build_model, restored
+from rushlight.export.predictions import device_of
+from rushlight.export.weights import first_few, portable_state
+from rushlight.models import eval_mode
 from rushlight.texts import Note
 
 FORMAT, VERSION = "rushlight-bundle", 1
@@ -112,6 +112,8 @@ def read_bundle(folder: Path) -> Bundle:
     folder = Path(folder)
     description = read_description(folder)
     try:
+        if description["version"] > VERSION:
+            raise WeightsError("bundle-newer", path=folder, found=description["version"], known=VERSION)
         sums = {name: str(entry["sha256"]) for name, entry in description["files"].items()}
         features = description["preprocessing"] and FeatureSpec.from_json(known_features(description["preprocessing"]))
         target = description["target"] and TargetSpec.from_json(known(TargetSpec, description["target"]))
@@ -132,35 +134,6 @@ def bundle_architecture(described: dict[str, Any]) -> dict[str, Any]:
         return {"class": described["class"]}
     kept = ("import", "arguments") if "import" in described else ("name", "arguments")
     return {key: described[key] for key in kept}
-
-
-def build_bundled(bundle: Bundle) -> nn.Module:
-    """Build a bundle's architecture, which is one of the models by name."""
-    arguments, name = bundle.architecture.get("arguments"), bundle.architecture.get("name")
-    if not isinstance(arguments, dict) or bundle.features is None or bundle.target is None:
-        raise WeightsError("bundle-incomplete", model=name)
-    restored_arguments = {key: restored(value) for key, value in arguments.items()}
-    return build_model(str(name), bundle.features.shape, bundle.target.outputs, restored_arguments, seed=0)
-
-
-def load_bundle(
-    folder: Path, model: nn.Module | None = None, build: Callable[[Bundle], nn.Module] = build_bundled
-) -> nn.Module:
-    """Load the bundle's weights into `model` and return it in eval mode, with its answers compared.
-
-    Without a model, `build` makes one when the bundle's architecture is known by name. The outputs on the bundle's
-    examples must be the recorded ones within `atol + rtol * |recorded|`, rtol 1e-3 and atol 1e-4, in float32: other
-    machines round differently. Raises WeightsError when weights or outputs differ; `model` is then as it was.
-    """
-    bundle = read_bundle(folder)
-    if model is None:
-        if "name" not in bundle.architecture:
-            raise needs_model(folder, bundle.architecture)
-        model = build(bundle)
-    with unchanged_on_error(model):
-        load_state(model, bundle.weights, str(folder))
-        check_examples(folder, model, bundle)
-    return model.eval()
 
 
 # ── writing ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -188,7 +161,7 @@ def record_examples(model: nn.Module, features: FeatureSpec | None, examples: Te
 def answer(model: nn.Module, features: FeatureSpec | None, raw: Tensor) -> dict[str, Tensor]:
     """Return the model's outputs, by name, on the CPU, on raw inputs."""
     raw = raw.to(device_of(model))
-    with answering(model):
+    with eval_mode(model), torch.no_grad():
         outputs = model(features.prepare(raw) if features else raw)
     if isinstance(outputs, Tensor):
         named = {"outputs": outputs}
@@ -204,7 +177,7 @@ def answer(model: nn.Module, features: FeatureSpec | None, raw: Tensor) -> dict[
 
 
 def read_description(folder: Path) -> dict[str, Any]:
-    """Return the content of model.json; raises WeightsError when it is not there, not ours, newer or torn."""
+    """Return the content of model.json; raises WeightsError when it is not there, not ours or torn."""
     try:
         content = json.loads((folder / MODEL).read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
@@ -215,12 +188,6 @@ def read_description(folder: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         found = Note("export.says-no-format", name=MODEL, format=FORMAT)
         raise WeightsError("bundle-missing", path=folder, found=found, suggestion="")
-    version = content.get("version")
-    if not isinstance(version, int):
-        reason = Note("export.version-no-number", name=MODEL, version=version)
-        raise WeightsError("bundle-damaged", path=folder, reason=reason)
-    if version > VERSION:
-        raise WeightsError("bundle-newer", path=folder, found=version, known=VERSION)
     return content
 
 
@@ -259,34 +226,6 @@ def known_features(content: dict[str, Any]) -> dict[str, Any]:
     normalization = known(Normalization, content["normalization"])
     columns = [known(Column, column) for column in content["columns"]]
     return {**known(FeatureSpec, content), "normalization": normalization, "columns": columns}
-
-
-def needs_model(folder: Path, architecture: dict[str, Any]) -> WeightsError:
-    """Return the error that says which class has to be passed along."""
-    needed: str = architecture.get("import") or architecture.get("class") or Note("export.class-not-named")
-    arguments = architecture.get("arguments") or {}
-    class_name = needed.rpartition(":")[2].rpartition(".")[2] if " " not in needed else "Net"
-    written = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
-    return WeightsError("bundle-needs-model", path=str(folder), needed=needed, call=f"{class_name}({written})")
-
-
-def check_examples(folder: Path, model: nn.Module, bundle: Bundle) -> None:
-    """Raise WeightsError unless the model gives the recorded outputs on the recorded inputs."""
-    if not bundle.examples:
-        return
-    expected = dict(bundle.examples)
-    inputs = expected.pop("inputs")
-    try:
-        found = answer(model, bundle.features, inputs)
-    except Exception as error:  # a forward() may raise anything
-        shape, reason = tuple(inputs.shape), str(error).split("\n")[0]
-        raise WeightsError("bundle-example-failed", path=folder, shape=shape, reason=reason) from error
-    for name, recorded in expected.items():
-        off = difference(recorded, found[name]) if name in found else math.inf
-        if off > 0:
-            scale = max(recorded.float().abs().flatten().tolist(), default=0.0)
-            samples = len(inputs)
-            raise WeightsError("bundle-differs", path=folder, samples=samples, difference=off, scale=scale)
 
 
 def difference(expected: Tensor, found: Tensor) -> float:

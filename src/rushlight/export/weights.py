@@ -10,7 +10,7 @@ import contextlib
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,13 +32,6 @@ KNOWN_STARTS = (
 )
 
 
-class Weights(NamedTuple):
-    """What a weights file holds: the tensors by name, on the CPU, and what was decided while reading it."""
-
-    state: dict[str, Tensor]
-    notes: tuple[str, ...] = ()
-
-
 def write_weights(model: nn.Module, path: Path) -> None:
     """Write the model's parameters and buffers to `path`, in the format its ending names.
 
@@ -52,8 +45,8 @@ def write_weights(model: nn.Module, path: Path) -> None:
     files.write_bytes(path, content(portable_state(model, path)))
 
 
-def read_weights(path: Path) -> Weights:
-    """Read a weights file to tensors on the CPU; nothing in the file is executed.
+def read_weights(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """Return a weights file's tensors by name, on the CPU, and the decisions made; nothing in it is executed.
 
     Weights nested in a training script's checkpoint (`{"model_state_dict": …, "epoch": …}`) are taken out, and a note
     says so. Raises WeightsError that says what was found when the file holds anything but tensors by name.
@@ -61,9 +54,9 @@ def read_weights(path: Path) -> Weights:
     path = Path(path)
     ending, content = check_ending(path), read_file_content(path)
     if ending == ".safetensors":
-        return Weights(decode_safetensors(content, path))
+        return decode_safetensors(content, path), ()
     state, notes = state_in_checkpoint(decode_torch(content, path), path)
-    return Weights(check_entries(state, path), notes)
+    return check_entries(state, path), notes
 
 
 def load_weights(model: nn.Module, path: Path) -> tuple[str, ...]:
@@ -171,13 +164,12 @@ def read_file_content(path: Path) -> bytes:
 
 def state_in_checkpoint(content: object, path: Path) -> tuple[object, tuple[str, ...]]:
     """Return the weights inside a training script's checkpoint, and a note that says so."""
-    if not isinstance(content, dict) or all(isinstance(value, Tensor) for value in content.values()):
-        return content, ()
-    nested = [key for key in CHECKPOINT_KEYS if isinstance(content.get(key), dict)]
+    entries = content if isinstance(content, dict) else {}
+    nested = [key for key in CHECKPOINT_KEYS if isinstance(entries.get(key), dict)]
     if not nested:
         return content, ()
-    others = first_few(str(key) for key in content if key != nested[0]) or Note("export.nothing-else")
-    return content[nested[0]], (Note("export.nested", path=path, name=nested[0], others=others),)
+    others = first_few(str(key) for key in entries if key != nested[0]) or Note("export.nothing-else")
+    return entries[nested[0]], (Note("export.nested", path=path, name=nested[0], others=others),)
 
 
 def check_entries(state: object, path: Path) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ from torch import nn
 from rushlight.data import Data, DataOptions, FeatureSpec, TargetSpec, open_like, open_source, retarget
 from rushlight.device import choose_device
 from rushlight.errors import RunError, UsageError
-from rushlight.export import load_bundle, load_state
+from rushlight.export import load_state, open_bundle
 from rushlight.report import Report
 from rushlight.training.checkpoint import latest_checkpoint, read_model_state
 from rushlight.training.evaluation import evaluate
@@ -44,7 +44,7 @@ def reopen_model(folder: Path, recipe: Recipe, model: nn.Module | None = None, f
         if model is None:
             check_rebuildable(folder, described)
             model = build_imported(described) if "import" in described else None
-        return load_bundle(bundle, model)
+        return open_bundle(bundle, model).model
     if model is None:
         check_rebuildable(folder, described)
         model = build_described(described, reopen_data(folder, recipe, fetch))

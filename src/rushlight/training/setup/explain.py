@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from rushlight.data import Batch, Data, TargetSpec
 from rushlight.errors import ModelError, RushlightError, UsageError
-from rushlight.training.evaluation import eval_mode
+from rushlight.models import eval_mode
 from rushlight.training.state import Training
 
 ENDS_IN_ACTIVATION = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.GELU, nn.Sigmoid, nn.Tanh)

@@ -10,11 +10,12 @@ from typing import Any
 
 from torch import nn
 
+from rushlight.checkpoint_files import age, list_checkpoints
 from rushlight.data import keeping_workers, open_source
 from rushlight.device import bfloat16_refusal, choose_device, keep_freed_memory
 from rushlight.errors import RunError, UsageError
 from rushlight.options import Options
-from rushlight.runs import age, keep_values, list_checkpoints, lock_run, new_run, read_recipe, write_session
+from rushlight.runs import keep_values, lock_run, new_run, read_recipe, write_session
 from rushlight.texts import Note
 from rushlight.training.checkpoint import restore
 from rushlight.training.events import Events

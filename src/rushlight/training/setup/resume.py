@@ -11,20 +11,12 @@ from typing import Any
 from torch.optim import Optimizer
 
 from rushlight import files
+from rushlight.checkpoint_files import age, list_checkpoints
 from rushlight.data import Data
 from rushlight.errors import RunError, UsageError
 from rushlight.models import restored, source_digest
 from rushlight.options import TAKES, Options, RecipeOptions
-from rushlight.runs import (
-    age,
-    list_checkpoints,
-    lock_run,
-    read_json,
-    read_recipe,
-    run_folders,
-    started_at,
-    summarize,
-)
+from rushlight.runs import lock_run, read_json, read_recipe, run_folders, started_at, summarize_run
 from rushlight.texts import Joined, Note
 from rushlight.training.checkpoint import (
     checkpoints,
@@ -64,7 +56,7 @@ def begun_run(
                 recorded.get(key) == conditions[key] for key in ("data", "model")
             )
             is_open = (
-                folder.name == options.name if options.name is not None else summarize(folder).status != "finished"
+                folder.name == options.name if options.name is not None else summarize_run(folder).status != "finished"
             )
             if is_same and is_open:
                 stack.enter_context(lock_run(folder))
