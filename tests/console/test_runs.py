@@ -140,6 +140,14 @@ def test_odd_losses_draw_without_a_crash(capsys: pytest.CaptureFixture[str], los
     assert NAME in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("metric", ["mae", "loss"])
+def test_a_metric_that_is_no_share_is_listed_with_its_name(capsys: pytest.CaptureFixture[str], metric: str) -> None:
+    print_runs([{**SUMMARY, "metric": metric, "metric_value": 0.25, "best_epoch": 4}])
+    listed = capsys.readouterr().out
+    assert f"{metric} 0.2500" in listed
+    assert "epoch 4" in listed
+
+
 def test_long_curves_are_thinned_to_means() -> None:
     steps, values = thin_curve([1.0, 3.0] * 1000)
     assert len(values) == 400

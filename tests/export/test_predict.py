@@ -297,6 +297,11 @@ def test_an_npy_file_is_read_and_a_pickled_one_is_not(tmp_path: Path) -> None:
     assert "cannot be read" in refused(tmp_path / "bad.npy", VECTOR)
 
 
+def test_whole_numbers_beyond_63_bits_do_not_wrap() -> None:
+    x = np.full((2, 6), 2**63, np.uint64)
+    assert torch.equal(seen(x, VECTOR), torch.full((2, 6), 2.0**63))
+
+
 def test_token_ids_stay_whole_numbers() -> None:
     ids = np.array([[1, 2, 3, 49]], dtype=np.uint16)
     assert torch.equal(seen(ids, TOKENS), torch.tensor([[1, 2, 3, 49]]))

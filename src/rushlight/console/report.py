@@ -85,14 +85,12 @@ def one_digit(share: float | None) -> str:
     return "-" if share is None else f"{share * 100:.1f}%"
 
 
-def new_table(title: str | None = None) -> Table:
-    """Return an empty table with the look that all tables here have; a title wraps to the table's width."""
+def new_table() -> Table:
+    """Return an empty table with the look that all tables here have."""
     from rich import box
     from rich.table import Table
 
-    return Table(
-        title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, header_style="dim", show_edge=False
-    )
+    return Table(box=box.SIMPLE_HEAD, header_style="dim", show_edge=False)
 
 
 def print_titled(console: Console, title: str, table: Table) -> None:

@@ -224,16 +224,14 @@ def retarget(data: Data, task: Task) -> Data:
     if len(data.target.classes) != 2:
         raise DataError("not-binary", classes=len(data.target.classes), data=data.name)
     target = replace(data.target, task=task)
-    splits = {name: retarget_split(split, target) for name, split in data.splits.items()}
+    splits: dict[str, Split] = {}
+    for name, split in data.splits.items():
+        if isinstance(split, ResidentSplit):
+            splits[name] = replace(split, targets=split.targets.float().reshape(-1, 1))
+        else:
+            assert isinstance(split, (StreamedSplit, LoaderSplit))
+            splits[name] = replace(split, prepare=PrepareBinaryBatch(split.prepare))
     return replace(data, target=target).with_splits(splits)
-
-
-def retarget_split(split: Split, target: TargetSpec) -> Split:
-    """Return one split with its targets as the binary task has them."""
-    if isinstance(split, ResidentSplit):
-        return replace(split, targets=split.targets.float().reshape(-1, 1))
-    assert isinstance(split, (StreamedSplit, LoaderSplit))
-    return replace(split, prepare=PrepareBinaryBatch(split.prepare))
 
 
 def open_like(
@@ -263,32 +261,16 @@ def open_like(
         raise DataError("other-shape", data=opened.name, expected=features.shape, found=found)
     numbers = known_classes(opened, target)
     if isinstance(split, ResidentSplit):
-        if isinstance(source, Data):
-            check_same_scaling(source, features, target)
         targets = split.targets if numbers is None else numbers[split.targets.long().flatten()]
-        if isinstance(source, Data) and is_scaled(source):
+        has_scaled_inputs = opened.features.dtype == "float32" and opened.features.normalization != Normalization()
+        if isinstance(source, Data) and (has_scaled_inputs or opened.target.mean):  # not as they were stored
+            theirs = opened.features.normalization, opened.target.mean, opened.target.std
+            if theirs != (features.normalization, target.mean, target.std):
+                raise DataError("scaled-otherwise", data=source.name)
             return replace(split, targets=targets.float().reshape(-1, 1) if target.task == "binary" else targets)
         return replace(kept(opened.name, Samples(split.inputs, targets), features, target), names=split.names)
     assert isinstance(split, (StreamedSplit, LoaderSplit))
     return replace(split, prepare=PrepareBatch(target, features, numbers))
-
-
-def is_scaled(data: Data) -> bool:
-    """Tell whether data in memory holds its inputs or targets scaled, not as they were stored."""
-    assert data.features is not None
-    assert data.target is not None
-    return (data.features.dtype == "float32" and data.features.normalization != Normalization()) or bool(
-        data.target.mean
-    )
-
-
-def check_same_scaling(data: Data, features: FeatureSpec, target: TargetSpec) -> None:
-    """Raise DataError for data that is open already and was scaled otherwise than the model's own."""
-    assert data.features is not None
-    assert data.target is not None
-    theirs = data.features.normalization, data.target.mean, data.target.std
-    if is_scaled(data) and theirs != (features.normalization, target.mean, target.std):
-        raise DataError("scaled-otherwise", data=data.name)
 
 
 def kept(name: str, samples: Samples, features: FeatureSpec, target: TargetSpec) -> ResidentSplit:

@@ -88,8 +88,9 @@ class Report:
     def short(self) -> dict[str, Any]:
         """Return the figures a line of history holds."""
         names = ("loss", "accuracy", "mae", "rmse", "r2", "n")
-        figures = {name: getattr(self, name) for name in names}
-        content: dict[str, Any] = files.without_nan({key: value for key, value in figures.items() if value is not None})
+        content: dict[str, Any] = files.without_nan(
+            {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        )
         return content
 
 

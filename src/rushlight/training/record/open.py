@@ -22,13 +22,14 @@ def open_history(folder: Path, recipe: Recipe, events: Events, stack: contextlib
     def write(event: Event) -> None:
         if event.kind not in (*LINES, "values"):
             return
-        data = {key: value for key, value in event.data.items() if key != "is_best"}
+        entry = {key: value for key, value in event.data.items() if key != "is_best"} | {"time": event.time}
+        line = {"kind": event.kind, **entry}
         if event.kind == "values":
-            append_values(folder, {**data, "time": event.time})
+            append_values(folder, entry)
         else:
-            history.write({"kind": event.kind, **data, "time": event.time})
+            history.write(line)
         if board is not None:
-            board({"kind": event.kind, **data, "time": event.time})
+            board(line)
 
     events.followers.insert(0, write)  # what is shown is written already
     return history

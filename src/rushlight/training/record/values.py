@@ -25,13 +25,10 @@ PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")  # others become RGB
 
 def log_values(training: Training, epoch: int, step: int, values: Mapping[str, Any]) -> None:
     """Write the images, and emit what was logged. Nothing is written before all of it is known to be loggable."""
-    found = {name: loggable(value) for name, value in values.items()}
-    entries = {
-        name: value
-        if isinstance(value, (str, int, float))
-        else write_image(training.folder, f"{step:08d}-{name}", value)
-        for name, value in found.items()
-    }
+    entries: dict[str, Any] = {name: loggable(value) for name, value in values.items()}
+    for name, value in entries.items():
+        if not isinstance(value, (str, int, float)):
+            entries[name] = write_image(training.folder, f"{step:08d}-{name}", value)
     training.events.emit("values", epoch=epoch, step=step, values=entries)
 
 
