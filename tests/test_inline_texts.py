@@ -28,7 +28,6 @@ REMAINING = {
     "data/look/overview.py": 3,
     "data/shape/targets.py": 3,
     "data/shape/to_model.py": 1,
-    "data/sources/images/find.py": 1,
     "run.py": 2,
     "runs/verify.py": 2,
     "training/checkpoint/checkpoint.py": 6,
@@ -65,6 +64,7 @@ NO_PROSE = re.compile(
     r"rushlight [a-z]+ "  # a command to type
     r"|white on rgb|(bold|dim|red|yellow|green|cyan)( [a-z]+)*( \0)?$"  # a style
     r"|\(\?s\)"
+    r"|system volume information$"  # a folder of Windows
 )
 RECOGNISED_BY = {
     "count", "endswith", "filterwarnings", "find", "findall", "fullmatch", "index", "match", "partition", "removeprefix",
