@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +15,7 @@ from torch.utils.data import Dataset
 from rushlight.data.feed import StreamedSplit
 from rushlight.data.shape import (
     EXAMPLES,
+    PrepareBatch,
     Samples,
     build_data,
     check_more_than_one_class,
@@ -27,12 +26,12 @@ from rushlight.data.sources.images.find import ImageFiles, find_images
 from rushlight.data.sources.images.pixels import (
     BadImage,
     Header,
-    attempt,
     in_threads,
     no_image_warnings,
     read_headers,
     read_image,
     read_pixels,
+    read_shape,
 )
 from rushlight.data.sources.kind import SourceKind
 from rushlight.data.spec import FeatureSpec, NormalizeName, TargetSpec
@@ -61,7 +60,8 @@ def open_image_folder(
 ) -> Data:
     """Open `path/train/<class>/*` with `path/test/` and `path/val/`, or `path/<class>/*`, as data.
 
-    `val/` without `test/` is what is tested. A `test_fraction` of None means that the test split comes from elsewhere. `image_size` is (height, width). Images that together need more than `memory_limit` bytes, decoded, are streamed by
+    `val/` without `test/` is what is tested. A `test_fraction` of None means that the test split comes from elsewhere.
+    `image_size` is (height, width). Images that together need more than `memory_limit` bytes, decoded, are streamed by
     `workers` processes. Raises DataError for a folder without classes or images, and for unreadable images unless
     `skip_bad`.
     """
@@ -171,19 +171,7 @@ class ImageFolderDataset(Dataset[tuple[Tensor, int]]):
         return len(self.paths)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        with no_image_warnings():
-            return self.read(index)
-
-    def __getitems__(self, indices: Sequence[int]) -> list[tuple[Tensor, int]]:
-        with no_image_warnings():
-            return [self.read(index) for index in indices]
-
-    def read(self, index: int) -> tuple[Tensor, int]:
-        """Decode one image; DataError where it cannot be read."""
-        pixels = attempt(partial(read_pixels, shape=self.shape), self.paths[index])
-        if isinstance(pixels, BadImage):
-            raise DataError("image-not-readable", path=pixels.path, reason=pixels.reason)
-        return torch.from_numpy(pixels), self.labels[index]
+        return read_shape(self.paths[index], self.shape), self.labels[index]
 
 
 def open_streamed(
@@ -194,35 +182,26 @@ def open_streamed(
     total = sum(len(files.paths) for files in splits.values()) + len(bad)
     if skip_bad:  # only decoding tells; without --skip-bad a broken image stops the epoch that meets it, by name
         paths = [path for files in splits.values() for path in files.paths]
-        results = in_threads(partial(check_pixels, shape=shape), paths)
+        results = in_threads(lambda path: read_pixels(path, shape).size, paths)
         bad = bad + [result for result in results if isinstance(result, BadImage)]
         splits = {split: without(files, bad) for split, files in splits.items()}
     notes = [*notes, *bad_notes(root, bad, total, skip_bad)]
     for split, files in splits.items():
         if not files.paths:
-            raise DataError("empty-split", data=Path(root).name, split=split)
-    train, validation, test = (splits.get(split) for split in ("train", "validation", "test"))
-    assert train is not None
-    check_more_than_one_class(Path(root).name, torch.tensor(train.labels), target)
+            raise DataError("empty-split", data=root.name, split=split)
+    train = splits["train"]
+    check_more_than_one_class(root.name, torch.tensor(train.labels), target)
     features, note = learn_from_sample(train, shape, normalize, root)
     examples, _ = decode(train.take(list(range(min(EXAMPLES, len(train.paths))))), shape, root)
-    digest = names_fingerprint(root, [files for files in (train, test) if files is not None])
+    digest = names_fingerprint(root, [splits[split] for split in ("train", "test") if split in splits])
+    if "validation" in splits:
+        digest = f"{digest}-{names_fingerprint(root, [splits['validation']])}"
+    streams = {split: stream(root, files, features, target, workers) for split, files in splits.items()}
     return Data(
-        name=Path(root).name,
-        train=stream(root, train, features, workers),
-        validation=None if validation is None else stream(root, validation, features, workers),
-        test=None if test is None else stream(root, test, features, workers),
-        features=features,
-        target=target,
-        fingerprint=digest if validation is None else f"{digest}-{names_fingerprint(root, [validation])}",
-        notes=(*notes, note, *normalization_notes(features, target)),
+        name=root.name, train=streams["train"], validation=streams.get("validation"), test=streams.get("test"),
+        features=features, target=target, fingerprint=digest, notes=(*notes, note, *normalization_notes(features, target)),
         examples=examples.inputs,
-    )
-
-
-def check_pixels(path: Path, shape: tuple[int, int, int]) -> None:
-    """Decode an image and forget it."""
-    read_pixels(path, shape)
+    )  # fmt: skip
 
 
 def learn_from_sample(
@@ -238,18 +217,12 @@ def learn_from_sample(
     return FeatureSpec("image", shape, "uint8", learn_normalization(samples.inputs, "image", normalize)), note
 
 
-def stream(root: Path, files: ImageFiles, features: FeatureSpec, workers: int) -> StreamedSplit:
+def stream(root: Path, files: ImageFiles, features: FeatureSpec, target: TargetSpec, workers: int) -> StreamedSplit:
     """Return a split that reads these files."""
     channels, height, width = features.shape
     dataset = ImageFolderDataset(files, (channels, height, width))
-    prepare = partial(prepare_batch, features)
+    prepare = PrepareBatch(target, features)
     return StreamedSplit(dataset, prepare, workers, is_random=False, around=no_image_warnings, names=files.names(root))
-
-
-def prepare_batch(features: FeatureSpec, batch: Any) -> Any:
-    """Turn a collated batch of pixels and labels into what the model receives."""
-    inputs, labels = batch
-    return features.prepare(inputs), labels
 
 
 def names_fingerprint(root: Path, splits: Sequence[ImageFiles]) -> str:

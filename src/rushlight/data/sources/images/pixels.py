@@ -69,9 +69,13 @@ class Header:
 
 def read_image(source: Path | str | Image.Image, features: FeatureSpec) -> Tensor:
     """Read one image as uint8 of exactly `features.shape`, (channels, height, width); DataError if unreadable."""
-    read = partial(read_pixels, shape=features.shape)
+    return read_shape(Path(source) if isinstance(source, str) else source, features.shape)
+
+
+def read_shape(source: Path | Image.Image, shape: tuple[int, ...]) -> Tensor:
+    """Read one image as uint8 of exactly `shape`, (channels, height, width); DataError if unreadable."""
     with no_image_warnings():
-        pixels = attempt(read, Path(source) if isinstance(source, str) else source)
+        pixels = attempt(partial(read_pixels, shape=shape), source)
     if isinstance(pixels, BadImage):
         raise DataError("image-not-readable", path=pixels.path, reason=pixels.reason)
     return torch.from_numpy(pixels)

@@ -25,15 +25,7 @@ if TYPE_CHECKING:
 
 DateOrder: TypeAlias = Literal["ymd", "dmy", "mdy"]
 MISSING = frozenset(("", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "NULL", "null"))
-MISSING_AMONG_NUMBERS = MISSING | {
-    "None",
-    "none",
-    "?",
-    "-",
-    "na",
-    "Null",
-    "NAN",
-}  # a category may well be called "None"
+MISSING_AMONG_NUMBERS = MISSING | {"None", "none", "?", "-", "na", "Null", "NAN"}  # a category may be called "None"
 DATE = re.compile(r"(\d{1,4})[-/.](\d{1,2})[-/.](\d{1,4})(?:[T ]+(\d.*))?$")
 LIKE_A_DATE = re.compile(r"\d{1,4}[-/. ](\d{1,2}|[^\W\d]{3,9})[-/. ]\d{2,4}\b|[^\W\d]{3,9} \d{1,2}, \d{4}\b")
 ORDERS: tuple[DateOrder, ...] = ("ymd", "dmy", "mdy")
@@ -152,8 +144,9 @@ def texts_in(series: pl.Series) -> list[str]:
 def encode(frame: pl.DataFrame, columns: tuple[Column, ...], rows: np.ndarray | None = None) -> Tensor:
     """Return the rows as float32 features, shape (n, sum of the columns' widths), in the order of `columns`.
 
-    `rows` are the rows' numbers in their file, where some of it were left out. Columns that were not learnt are ignored. Raises DataError for a column that is not there, or a value that is no
-    number or date where these were learnt.
+    `rows` are the rows' numbers in their file, where some of it were left out. Columns that were not learnt are
+    ignored. Raises DataError for a column that is not there, or a value that is no number or date where these were
+    learnt.
     """
     features = np.zeros((len(frame), sum(column.width for column in columns)), dtype=np.float32)
     first = 0
@@ -282,11 +275,8 @@ def describe_columns(path: Path, columns: tuple[Column, ...]) -> list[dict[str, 
             values = values_of(series, column)
             known = values[~np.isnan(values)]
             entry |= {"missing": len(values) - len(known), "different": len(np.unique(known))}
-            entry |= (
-                {"min": float(known.min()), "max": float(known.max()), "mean": float(known.mean())}
-                if len(known)
-                else {}
-            )
+            if len(known):
+                entry |= {"min": float(known.min()), "max": float(known.max()), "mean": float(known.mean())}
         described.append(entry)
     return described
 

@@ -103,28 +103,20 @@ def read_rows(source: Any, features: FeatureSpec) -> Tensor:
     if isinstance(source, pl.DataFrame):
         return encode(source, features.columns)
     if isinstance(source, (np.ndarray, Tensor)):
-        return encode(frame_of_array(np.asarray(source), features.columns), features.columns)
+        values, names = np.asarray(source), [column.name for column in features.columns]
+        if values.ndim != 2 or values.shape[1] != len(names):
+            shape = tuple(values.shape)
+            raise DataError("wrong-number-of-columns", found=shape, expected=len(names), columns=", ".join(names))
+        return encode(pl.DataFrame(values, schema=names, orient="row"), features.columns)
     if hasattr(source, "columns") and hasattr(source, "isna"):  # pandas, without asking for pyarrow
         source = {str(name): without_gaps(source[name]) for name in source.columns}
     elif isinstance(source, Mapping) and all(is_single(value) for value in source.values()):
         source = [source]
     try:
-        frame = pl.DataFrame(
-            source, strict=False, **({"infer_schema_length": None} if isinstance(source, list) else {})
-        )
+        frame = pl.DataFrame(source, strict=False, infer_schema_length=None if isinstance(source, list) else 100)
     except Exception as error:  # polars refuses odd input with many kinds of exceptions, Python's own among them
         raise DataError("rows-not-readable", found=type(source).__name__, reason=first_line(error)) from error
     return encode(frame, features.columns)
-
-
-def frame_of_array(values: np.ndarray, columns: tuple[Column, ...]) -> pl.DataFrame:
-    """Name the columns of a 2-D array by those that were learnt."""
-    if values.ndim != 2 or values.shape[1] != len(columns):
-        names = ", ".join(column.name for column in columns)
-        raise DataError("wrong-number-of-columns", found=tuple(values.shape), expected=len(columns), columns=names)
-    named = {column.name: values[:, number] for number, column in enumerate(columns)}
-    frame: pl.DataFrame = polars().DataFrame(named)
-    return frame
 
 
 def without_gaps(series: Any) -> list[Any]:
@@ -142,7 +134,7 @@ def is_single(value: object) -> bool:
 
 @dataclass(frozen=True)
 class Labels:
-    """The target column as numbers, what it is, the class of each row (to split by), and what is to be said."""
+    """The target column as numbers, with its spec and notes."""
 
     values: Tensor
     spec: TargetSpec
@@ -154,13 +146,8 @@ def check_target(path: Path, frame: pl.DataFrame, target: str | None) -> str:
     if target is None:
         raise DataError("no-target", path=path, columns=", ".join(frame.columns))
     if target not in frame.columns:
-        raise DataError(
-            "unknown-target",
-            path=path,
-            target=target,
-            columns=", ".join(frame.columns),
-            near=suggest(target, frame.columns),
-        )
+        near, columns = suggest(target, frame.columns), ", ".join(frame.columns)
+        raise DataError("unknown-target", path=path, target=target, columns=columns, near=near)
     return target
 
 
@@ -191,19 +178,12 @@ def read_target(path: Path, frame: pl.DataFrame, name: str, task: Task | None) -
     are_whole = is_numeric and not frame[name].dtype.is_float() and all(written_whole(v) for v in frame[name].to_list())
     is_few = len(different) <= MOST_CLASSES_OF_NUMBERS and 2 * len(different) <= len(values)
     chosen = task or ("classification" if not is_numeric or (are_whole and is_few) else "regression")
-    if chosen == "regression" and not is_numeric:
-        raise DataError("target-not-a-number", path=path, target=name, value=first_text(frame[name].to_list()))
     if chosen != "regression" and len(different) > MOST_CLASSES and 2 * len(different) > len(values):
         raise DataError("too-many-classes", path=path, target=name, count=len(different), rows=len(values))
     classes = tuple(str(value) for value in different) if chosen != "regression" else ()
     if chosen == "binary" and len(classes) != 2:
-        raise DataError(
-            "binary-target-of-a-table",
-            path=path,
-            target=name,
-            count=len(classes),
-            classes=", ".join(classes[:10]),
-        )
+        listed = ", ".join(classes[:10])
+        raise DataError("binary-target-of-a-table", path=path, target=name, count=len(classes), classes=listed)
     spec = TargetSpec(chosen, classes, name=name)
     return Labels(target_numbers(path, frame[name], spec), spec, [] if task else [target_note(spec, different)])
 
@@ -240,11 +220,6 @@ def written_whole(value: object) -> bool:
     return re.fullmatch(r"[+-]?\d+", str(value).strip()) is not None
 
 
-def first_text(values: Sequence[object]) -> str:
-    """Return the first value that is no number."""
-    return next((str(value) for value in values if as_number(cell(value)) is None), str(values[0]))
-
-
 def target_numbers(path: Path, series: pl.Series, spec: TargetSpec) -> Tensor:
     """Return a target column as what `spec` says: class numbers, 0 or 1, or float32; DataError for a class not in `spec`."""
     values = [cell(value) for value in series.to_list()]
@@ -256,13 +231,8 @@ def target_numbers(path: Path, series: pl.Series, spec: TargetSpec) -> Tensor:
     number_of = {name: number for number, name in enumerate(spec.classes)}
     named = {value: str(value) if str(value) in number_of else class_name(value) for value in set(values)}
     if strangers := sorted(name for name in named.values() if name not in number_of):
-        raise DataError(
-            "class-not-in-training",
-            path=path,
-            target=spec.name,
-            value=strangers[0],
-            known=", ".join(spec.classes[:20]),
-        )
+        known = ", ".join(spec.classes[:20])
+        raise DataError("class-not-in-training", path=path, target=spec.name, value=strangers[0], known=known)
     labels = torch.tensor([number_of[named[value]] for value in values], dtype=torch.int64)
     return labels.float().reshape(-1, 1) if spec.task == "binary" else labels
 
