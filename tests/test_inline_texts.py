@@ -18,16 +18,11 @@ SOURCE = Path(rushlight.__file__).parent
 
 # Inline texts of each file that has some. Whoever moves one into texts/ lowers the number; none may rise, none be added.
 REMAINING = {
-    "api.py": 5,
-    "cli/app.py": 82,
-    "cli/environment.py": 15,
-    "cli/overview.py": 30,
-    "console/output.py": 1,
-    "console/runs.py": 22,
-    "console/verify.py": 4,
-    "data/look/overview.py": 3,
-    "data/shape/targets.py": 3,
-    "data/shape/to_model.py": 1,
+    "cli/app.py": 35,
+    "cli/values.py": 4,
+    "options/declare.py": 56,
+    "options/reference.py": 3,
+    "options/signatures.py": 1,
     "run.py": 2,
     "runs/verify.py": 2,
     "training/checkpoint/checkpoint.py": 6,
