@@ -69,7 +69,7 @@ def write_results(out: Path, name: str, command: str, machine: Machine, text: st
     body = f"`{command}`\n\n{machine}\n\n{text}\n"
     print(body)
     files.make_folder(out)
-    files.write_text(out / f"{name}.md", body)
+    files.write_bytes(out / f"{name}.md", body.encode())
     content = {"command": command, "machine": machine.to_json(), **results}
     files.write_json(out / f"{name}.json", files.without_nan(content))
 

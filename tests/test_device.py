@@ -33,7 +33,10 @@ def test_an_nvidia_gpu_that_torch_cannot_use_is_named(tmp_path: Path, monkeypatc
     card.write_text("Model: \t\t NVIDIA GeForce GTX 970\nIRQ:   31\n")
     monkeypatch.setattr(torch.version, "cuda", None)
     monkeypatch.setattr(Path, "glob", lambda *_: [card])
-    assert device.nvidia_gpu_without_cuda() == "This machine has an NVIDIA GeForce GTX 970"
+    monkeypatch.setattr(device, "is_available", lambda kind: False)
+    chosen, (note,) = device.choose_device()
+    assert chosen == torch.device("cpu")
+    assert note.startswith(f"This machine has an NVIDIA GeForce GTX 970; this torch ({torch.__version__})")
 
 
 def test_the_systems_files_are_read_by_key(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ def folder_with(path: Path, content: str) -> Path:
 def test_a_folder_takes_the_place_of_another_and_nothing_is_left_beside_it(tmp_path: Path) -> None:
     path = folder_with(tmp_path / "名 1", "old")
     with files.replacing_folder(path) as temporary:
-        files.write_text(temporary / "file", "new")
+        files.write_bytes(temporary / "file", b"new")
     assert (path / "file").read_text(encoding="utf-8") == "new"
     assert list(tmp_path.iterdir()) == [path]
 

@@ -33,8 +33,10 @@ def choose_device(name: str = "auto") -> tuple[torch.device, tuple[str, ...]]:
             if reason is None:
                 return torch.device(kind), tuple(notes)
             notes.append(Note("device.gpu-unusable", name=device_name(torch.device(kind)), reason=reason))
-    if not notes and (gpu := nvidia_gpu_without_cuda()):
-        notes.append(Note("device.gpu-without-cuda", name=gpu, torch=torch.__version__))
+    # an NVIDIA GPU whose driver is loaded, while this torch has no CUDA
+    cards = [] if notes or torch.version.cuda else sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
+    if models := [model for card in cards if (model := entry_of(card, "Model"))]:
+        notes.append(Note("device.gpu-without-cuda", name=models[0], torch=torch.__version__))
     return torch.device("cpu"), tuple(notes)
 
 
@@ -61,10 +63,7 @@ def is_available(kind: str) -> bool:
     """Ask torch whether it has such a device; its warnings about old drivers come out as notes, not as noise."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        if kind == "mps":
-            return torch.backends.mps.is_available()
-        module = getattr(torch, kind, None)
-        return bool(module is not None and module.is_available())
+        return bool((torch.backends.mps if kind == "mps" else getattr(torch, kind)).is_available())
 
 
 def trial(device: torch.device) -> str | None:
@@ -91,12 +90,6 @@ def device_name(device: torch.device) -> str:
     if device.type == "cpu":
         return cpu_name()
     return device.type.upper()
-
-
-def nvidia_gpu_without_cuda() -> str | None:
-    """Return the name of an NVIDIA GPU whose driver is loaded while torch has no CUDA, or None."""
-    cards = [] if torch.version.cuda else sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
-    return next((name for card in cards if (name := entry_of(card, "Model"))), None)
 
 
 def entry_of(file: Path, key: str) -> str:

@@ -89,14 +89,9 @@ def write_bytes(path: Path, content: bytes) -> None:
         file.write(content)
 
 
-def write_text(path: Path, content: str) -> None:
-    """Replace the file at `path` by `content` in UTF-8, whole or not at all."""
-    write_bytes(path, content.encode("utf-8"))
-
-
 def write_json(path: Path, content: object) -> None:
     """Replace the file at `path` by strict, indented JSON; NaN and infinity are refused with ValueError."""
-    write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    write_bytes(path, (json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
 
 
 def write_new(path: Path, chunks: Iterable[bytes | memoryview]) -> None:
@@ -107,7 +102,7 @@ def write_new(path: Path, chunks: Iterable[bytes | memoryview]) -> None:
         disk.sync(file)
 
 
-def save(path: Path, write: Callable[[Path], object]) -> None:
+def save_with(path: Path, write: Callable[[Path], object]) -> None:
     """Let a library write a file into a folder that is not published yet, and wait until it is on the disk."""
     with explained(path):
         with disk.open(path, "xb"):

@@ -118,7 +118,7 @@ class Run:
         """
         features, target = self._specs
         device, _ = choose_device(self.recipe.device)
-        return predict(self.model.to(device), inputs, features, target, device=device, batch_size=batch_size)
+        return predict(self.model.to(device), inputs, features, target, batch_size=batch_size)
 
     @cached_property
     def _specs(self) -> tuple[FeatureSpec, TargetSpec]:

@@ -112,7 +112,7 @@ def test_predictions_are_an_array_wherever_numpy_wants_one() -> None:
     assert np.asarray(result, dtype=np.float64).dtype == np.float64
     assert np.array(result) is not result.probabilities
     assert np.argmax(result) == 1
-    with pytest.raises(ValueError, match="without a copy"):
+    with pytest.raises(ValueError, match="Unable to avoid copy"):
         result.__array__(np.float64, copy=False)
 
 

@@ -156,7 +156,7 @@ def test_a_refused_write_is_kept_and_tried_again_without_a_torn_middle(tmp_path:
     with (folder / "history.jsonl").open("ab") as file:
         file.write(b'{"kind": "st')  # what a full disk leaves of a write that failed half way
     history.write(LINES[2])
-    history.close()
+    history.try_flush()
     assert read_history(folder) == LINES
 
 

@@ -36,10 +36,7 @@ class Predictions:
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
         """Return the probabilities, or the values of a regression, for `np.asarray(predictions)`."""
-        array = np.asarray(self._numbers, dtype=dtype)
-        if copy is False and array is not self._numbers:
-            raise ValueError("these predictions cannot be given in another dtype without a copy")
-        return array.copy() if copy and array is self._numbers else array
+        return np.array(self._numbers, dtype=dtype, copy=copy)
 
     @property
     def _numbers(self) -> Array:
@@ -59,13 +56,7 @@ class Predictions:
 
 
 def predict(
-    model: nn.Module,
-    inputs: Any,
-    features: FeatureSpec,
-    target: TargetSpec,
-    *,
-    device: torch.device | None = None,
-    batch_size: int = 512,
+    model: nn.Module, inputs: Any, features: FeatureSpec, target: TargetSpec, *, batch_size: int = 512
 ) -> Predictions:
     """Return what the model says about `inputs`, prepared as in training; the model's modes are left as they were.
 
@@ -74,11 +65,11 @@ def predict(
     path, a DataFrame, a dict of columns, a list of dicts; for any an `.npy` path. A single sample without the batch
     dimension is a batch of one; no samples give an empty result. float32 arrays reach the model without a copy.
 
-    `device` is where the model is; by default, where its first parameter is. Raises DataError for inputs of another
-    shape or dtype and for values that are not finite; ModelError when the model does not answer as `target` says.
+    Raises DataError for inputs of another shape or dtype and for values that are not finite; ModelError when the model
+    does not answer as `target` says.
     """
     raw = batched(open_inputs(inputs, features), features)
-    device = device or device_of(model)
+    device = device_of(model)
     parts = []
     with eval_mode(model), torch.no_grad():
         for first in range(0, len(raw), batch_size):
@@ -128,6 +119,7 @@ def name_labels(probabilities: Array, target: TargetSpec) -> Array:
     """Return a label for every sample, (n,) strings."""
     names: Sequence[str] = target.classes
     if target.task != "multilabel":
-        return np.array(names)[probabilities.argmax(axis=1)] if len(probabilities) else np.array([], dtype=str)
+        labels: Array = np.array(names)[probabilities.argmax(axis=1)]
+        return labels
     joined = [", ".join(names[index] for index in np.flatnonzero(row > 0.5).tolist()) for row in probabilities]
     return np.array(joined, dtype=str)

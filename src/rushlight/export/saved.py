@@ -15,7 +15,6 @@ from rushlight.export.bundle import Bundle, answer, difference, read_bundle
 from rushlight.export.predictions import Predictions, predict
 from rushlight.export.weights import load_state, load_weights, unchanged_on_error
 from rushlight.models import build_model, restored
-from rushlight.texts import Note
 
 
 @dataclass(frozen=True)
@@ -74,10 +73,8 @@ def build_bundled(folder: Path, bundle: Bundle) -> nn.Module:
     """Build a bundle's model where it is known by name; else raise WeightsError with the class to pass along."""
     arguments, name = bundle.architecture.get("arguments"), bundle.architecture.get("name")
     if name is None:
-        needed: str = (
-            bundle.architecture.get("import") or bundle.architecture.get("class") or Note("export.class-not-named")
-        )
-        class_name = needed.rpartition(":")[2].rpartition(".")[2] if " " not in needed else "Net"
+        needed: str = bundle.architecture.get("import") or bundle.architecture.get("class", "Net")
+        class_name = needed.rpartition(":")[2].rpartition(".")[2]
         written = ", ".join(f"{key}={value!r}" for key, value in (arguments or {}).items())
         raise WeightsError("bundle-needs-model", path=str(folder), needed=needed, call=f"{class_name}({written})")
     if not isinstance(arguments, dict) or bundle.features is None or bundle.target is None:

@@ -238,13 +238,13 @@ def mismatch(model: nn.Module, state: dict[str, Tensor], source: str) -> Weights
         for name in reshaped
     ]
     lines = [
-        *([Note("export.missing", count=len(missing), names=first_few(missing))] if missing else []),
-        *([Note("export.unexpected", count=len(unexpected), names=first_few(unexpected))] if unexpected else []),
-        *([Note("export.of-another-shape", count=len(shapes), names=first_few(shapes, "reasons"))] if shapes else []),
+        Note("export.missing", count=len(missing), names=first_few(missing)) if missing else "",
+        Note("export.unexpected", count=len(unexpected), names=first_few(unexpected)) if unexpected else "",
+        Note("export.of-another-shape", count=len(shapes), names=first_few(shapes, "reasons")) if shapes else "",
     ]
     hint = "" if missing or unexpected else explain_shapes(expected, state, reshaped)
     hint = hint or Note("export.other-architecture")
-    return WeightsError("weights-mismatch", source=source, differences=Joined("lines", lines), hint=hint)
+    return WeightsError("weights-mismatch", source=source, differences=Joined("lines", filter(None, lines)), hint=hint)
 
 
 def explain_shapes(expected: dict[str, Tensor], state: dict[str, Tensor], reshaped: list[str]) -> str:

@@ -55,9 +55,7 @@ def build_custom(reference: str, arguments: dict[str, Any], seed: int) -> nn.Mod
         try:
             return model_class(**arguments)
         except Exception as error:
-            raise ModelError(
-                "constructor-failed", model=reference, where=last_line(error), reason=reason_of(error)
-            ) from error
+            raise ModelError("constructor-failed", model=reference, **failure(error)) from error
 
 
 def source_digest(reference: str) -> str | None:
@@ -112,21 +110,17 @@ def import_module(name: str) -> ModuleType:
 def import_error(path: str, error: BaseException) -> ModelError:
     """Return the error for a file or module that does not run: a syntax error shows its line."""
     if not isinstance(error, SyntaxError) or error.lineno is None:
-        return ModelError("model-file-failed", path=path, where=last_line(error), reason=reason_of(error))
+        return ModelError("model-file-failed", path=path, **failure(error))
     return ModelError(
         "syntax-error", path=error.filename, line=error.lineno, text=(error.text or "").rstrip(), reason=error.msg,
         marker=" " * (max((error.offset or 1) - 1, 0)) + "^",
     )  # fmt: skip
 
 
-def last_line(error: BaseException) -> str:
-    """Return 'file.py, line 7' for the deepest frame of an error that is not torch's or Python's import system's."""
+def failure(error: BaseException) -> dict[str, str]:
+    """Return "where" an error was raised (the deepest frame not of torch or the import system) and its "reason"."""
     torch_folder = str(Path(torch.__file__).parent)
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if not frame.filename.startswith((torch_folder, "<frozen"))]
-    return Note("device.place", path=own[-1].filename, line=own[-1].lineno) if own else Note("device.unknown-place")
-
-
-def reason_of(error: BaseException) -> str:
-    """Return 'TypeError: what it says'."""
-    return f"{type(error).__name__}: {error}"
+    where = Note("device.place", path=own[-1].filename, line=own[-1].lineno) if own else Note("device.unknown-place")
+    return {"where": where, "reason": f"{type(error).__name__}: {error}"}

@@ -42,11 +42,7 @@ def cnn(shape: Shape, outputs: int, channels: Sequence[int] = (32, 64, 128), dro
     image_channels, height, width = image_shape(shape, "cnn")
     layers: list[nn.Module] = []
     for width_out in channels:
-        layers += [
-            nn.Conv2d(image_channels, width_out, 3, padding=1, bias=False),
-            nn.BatchNorm2d(width_out),
-            nn.ReLU(),
-        ]
+        layers += convolution(image_channels, width_out)
         layers += [nn.MaxPool2d(2)] if min(height, width) >= 2 else []
         image_channels, height, width = width_out, max(height // 2, 1), max(width // 2, 1)
     head = [nn.Dropout(dropout)] if dropout else []
@@ -60,11 +56,7 @@ def resnet(shape: Shape, outputs: int, width: int = 32, blocks: Sequence[int] = 
     a 3×3 stem without pooling, then stages of two-convolution blocks.
     """
     image_channels, _, _ = image_shape(shape, "resnet")
-    layers: list[nn.Module] = [
-        nn.Conv2d(image_channels, width, 3, padding=1, bias=False),
-        nn.BatchNorm2d(width),
-        nn.ReLU(),
-    ]
+    layers = convolution(image_channels, width)
     channels = width
     for stage, count in enumerate(blocks):
         for block in range(count):
@@ -72,6 +64,12 @@ def resnet(shape: Shape, outputs: int, width: int = 32, blocks: Sequence[int] = 
             layers.append(ResidualBlock(channels, stage_width, stride=2 if stage and not block else 1))
             channels = stage_width
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, outputs))
+
+
+def convolution(channels_in: int, channels_out: int) -> list[nn.Module]:
+    """Return a 3×3 convolution that keeps the image's size, with BatchNorm and ReLU."""
+    kernels = nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=False)
+    return [kernels, nn.BatchNorm2d(channels_out), nn.ReLU()]
 
 
 class ResidualBlock(nn.Module):

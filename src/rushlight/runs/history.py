@@ -79,8 +79,8 @@ class History:
     """The two growing files of a run. The first write cuts off an end that a crash has torn.
 
     Lines and losses are buffered; they reach the disk about once a second, at once for a start or an event, and on
-    `flush` and `close`. While the disk refuses, they are kept in memory and in the checkpoints, for `GRACE_SECONDS`.
-    Use as a context manager, or call `close`.
+    `flush`. While the disk refuses, they are kept in memory and in the checkpoints, for `GRACE_SECONDS`.
+    Use as a context manager, which flushes at its end.
     """
 
     def __init__(self, folder: Path, tell: Callable[[str], None] = lambda text: None) -> None:
@@ -140,15 +140,11 @@ class History:
         self.losses.pending += losses_tail
         self.flush()
 
-    def close(self) -> None:
-        """Flush; nothing is kept open between writes."""
-        self.try_flush()
-
     def __enter__(self) -> History:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self.close()
+        self.try_flush()  # nothing is kept open between writes
 
 
 def read_history(folder: Path, with_steps: bool = True) -> list[dict[str, Any]]:

@@ -122,7 +122,7 @@ def write_snapshot(run: Path, snapshot: Snapshot, keep_epochs: bool = False) -> 
             if (run / name).exists():
                 files.sync_file(run / name)
         with files.replacing_folder(folder) as temporary:
-            files.save(temporary / TENSORS, lambda path: write_tensors(path, snapshot.tensors))
+            files.save_with(temporary / TENSORS, lambda path: write_tensors(path, snapshot.tensors))
             body = json.dumps(snapshot.content, allow_nan=False, separators=(",", ":"))
             files.write_new(temporary / STATE, [body.encode()])
             files.write_new(temporary / SUMS, [checksums(temporary)])

@@ -187,7 +187,7 @@ class Watch:
             with files.replacing_folder(folder) as place:
                 files.write_new(place / "profile.json", [f"{body}\n".encode()])
                 if trace is not None:
-                    files.save(place / "trace.json", lambda path: trace.export_chrome_trace(str(path)))
+                    files.save_with(place / "trace.json", lambda path: trace.export_chrome_trace(str(path)))
         except StorageError as error:  # a measurement must not cost the run its end
             training.events.warning(Note("training.profile-not-written", problem=error.record))
         training.events.emit("profile", **content, folder=str(folder))

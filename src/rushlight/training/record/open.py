@@ -15,8 +15,7 @@ LINES = ("start", "steps", "epoch", "event")  # the kinds of event that are line
 
 def open_history(folder: Path, recipe: Recipe, events: Events, stack: contextlib.ExitStack) -> History:
     """Open the files that follow a run's events; the stack closes them."""
-    history = History(folder, events.warning)
-    stack.callback(history.close)
+    history = stack.enter_context(History(folder, events.warning))
     board = stack.enter_context(tensorboard_lines(folder)) if recipe.tensorboard else None
 
     def write(event: Event) -> None:
