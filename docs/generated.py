@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import inspect
 import re
 import tomllib
 from collections.abc import Iterator
@@ -14,6 +12,7 @@ import typer
 
 from rushlight import texts
 from rushlight.cli.app import app
+from rushlight.options import options_reference
 
 FLAG = r"(?<![\w-])--[a-z][a-z-]*"  # of the command line
 WORDS = {
@@ -32,26 +31,8 @@ def markdown(name: str, language: str) -> str:
 
 
 def options(language: str) -> str:
-    """Return a table of every option of `train`, `epochs` and `open_data`."""
-    if importlib.util.find_spec("rushlight.options"):  # the declaration's own tables
-        return str(importlib.import_module("rushlight.options").options_reference())
-    words = WORDS[language]
-    rows = [f"| `{name}` | {meaning} | {default} | `{kind}` |" for name, kind, meaning, default in declared_options()]
-    head = f"| {words['option']} | {words['meaning']} | {words['default']} | {words['kind']} |"
-    return "\n".join([head, "|---|---|---|---|", *rows])
-
-
-def declared_options() -> Iterator[tuple[str, str, str, str]]:
-    """Yield name, type, meaning and default of each option from the comments of its declaration."""
-    source = re.sub(
-        r"\(\n\s*(.*)\n\s*\)",
-        r"\1",
-        inspect.getsource(importlib.import_module("rushlight.training.setup.options").Options),
-    )
-    for name, kind, comment in re.findall(r"^    (\w+): (.+?)  # (.+)$", source, re.MULTILINE):
-        parts = re.fullmatch(r"(.*) \((.*)\)", comment)
-        meaning, default = parts.groups() if parts else (comment, "")
-        yield name, kind.replace("|", "\\|"), cell(meaning), cell(default)
+    """Return a table of the options of each panel, as their declaration has them."""
+    return options_reference()
 
 
 # ── errors ───────────────────────────────────────────────────────────────────────────────────────────────

@@ -14,7 +14,7 @@ from faults.outcome import case_random
 from faults.replay import SimulatedDisk, write_state
 from faults.small import disk_in_place, replaced, result_of, resume, telling_of_checkpoints, train
 from rushlight import files
-from rushlight.runs.checkpoint_files import MID_EPOCH, list_checkpoints
+from rushlight.checkpoint_files import MID_EPOCH, list_checkpoints
 from rushlight.training.state import Training
 
 SCENARIOS = ("mid-epoch", "early-stopping", "interrupted", "killed", "killed-unpublished", "longer", "going-back")
@@ -66,15 +66,15 @@ def result_of_last(folder: Path) -> tuple[str, bytes, list[str]]:
 @contextlib.contextmanager
 def logged(disk: LoggedDisk) -> Any:
     """Log what the block does, with a mark where it has started and for each checkpoint reported as written."""
-    import rushlight.api as api
+    from rushlight.training.setup import prepare
 
-    def begin_marked(training: Training, loss_name: str) -> None:
+    def begin_marked(training: Training) -> None:
         disk.mark("started")
-        announce(training, loss_name)
+        announce(training)
 
-    announce = api.announce
+    announce = prepare.announce
     telling = telling_of_checkpoints(lambda name: disk.mark("checkpoint", name))
-    with disk_in_place(disk), replaced(api, "announce", begin_marked), telling:
+    with disk_in_place(disk), replaced(prepare, "announce", begin_marked), telling:
         yield
 
 

@@ -1,102 +1,78 @@
-"""Whether bfloat16 pays: measured where the hardware has it, refused in plain words where it does not."""
+"""Which device is chosen, what the machine is said to have, and bfloat16 refused in plain words where it has none."""
 
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 
 import pytest
 import torch
 
-import rushlight
 from rushlight import device
 from rushlight.cli import main
-from rushlight.cli.environment import verdict
-from rushlight.device import Bfloat16Speed, bfloat16_refusal, describe_environment, measure_bfloat16
+from rushlight.errors import UsageError
 
-CPU = torch.device("cpu")
-HAS_IT = bfloat16_refusal(CPU) is None and not torch.cuda.is_available()
+HAS_GPU = torch.cuda.is_available()
 
 
-def said(products: float, convolutions: float) -> str:
-    return verdict(Bfloat16Speed(products, convolutions, torch.get_num_threads()))
+def test_a_device_by_name_is_tried_before_it_is_used() -> None:
+    assert device.choose_device("cpu") == (torch.device("cpu"), ())
+    for name in ("cpuu", "tpu", 1.5):
+        with pytest.raises(UsageError, match=r"is not a device\. Here there is: .*cpu"):
+            device.choose_device(name)  # type: ignore[arg-type]
 
 
-def test_the_verdict_has_both_figures_whichever_way_it_falls() -> None:
-    assert said(0.45, 0.52) == (
-        "pays here: matrix products take 0.45 of the time in float32, convolutions 0.52 (measured now)"
+@pytest.mark.skipif(HAS_GPU, reason="this machine has a GPU")
+def test_a_gpu_that_is_not_there_is_refused_with_what_is() -> None:
+    with pytest.raises(UsageError, match='"cuda:1" is not available to this torch'):
+        device.choose_device("cuda:1")
+
+
+def test_an_nvidia_gpu_that_torch_cannot_use_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    card = tmp_path / "information"
+    card.write_text("Model: \t\t NVIDIA GeForce GTX 970\nIRQ:   31\n")
+    monkeypatch.setattr(torch.version, "cuda", None)
+    monkeypatch.setattr(Path, "glob", lambda *_: [card])
+    assert device.nvidia_gpu_without_cuda() == "This machine has an NVIDIA GeForce GTX 970"
+
+
+def test_the_systems_files_are_read_by_key(tmp_path: Path) -> None:
+    file = tmp_path / "cpuinfo"
+    file.write_text(
+        "processor\t: 0\nmodel name\t: A Processor: fast\nflags\t\t: fpu avx2 amx_bf16\nmodel name\t: Another\n"
     )
-    assert said(1.21, 0.97).startswith(
-        "does not pay here: matrix products take 1.21 of the time in float32, convolutions 0.97"
-    )
-    assert said(0.5, 1.1) == (
-        "pays here for matrix products (0.50 of the time in float32), not for convolutions (1.10); measured now"
-    )
-    assert said(0.95, 0.6).startswith(
-        "pays here for convolutions (0.60 of the time in float32), not for matrix products"
-    )
+    assert device.entry_of(file, "model name") == "A Processor: fast"
+    assert device.entry_of(file, "missing") == device.entry_of(tmp_path / "none", "flags") == ""
 
 
-def test_the_verdict_of_a_busy_machine_says_how_it_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
-    text = verdict(Bfloat16Speed(0.45, 0.52, threads=1))
-    assert text.endswith("(measured now, on one thread, since the machine is busy)")
+def test_the_instructions_that_matter_are_read_from_the_flags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "cpuinfo"
+    file.write_text("flags\t\t: fpu avx2 avx512f amx_bf16\n")
+    monkeypatch.setattr(device, "CPUINFO", file)
+    assert [name for name, has_it in device.cpu_features().items() if has_it] == ["AVX2", "AVX-512", "AMX bfloat16"]
+    assert device.bfloat16_refusal(torch.device("cpu")) is None
 
 
-def test_measuring_takes_the_time_it_is_given_and_changes_nothing() -> None:
-    torch.manual_seed(0)
-    expected, threads = torch.rand(3), torch.get_num_threads()
-    torch.manual_seed(0)
-    began = time.perf_counter()
-    speed = measure_bfloat16(CPU, seconds=0.2)
-    assert time.perf_counter() - began >= 0.2
-    assert torch.equal(torch.rand(3), expected)
-    assert torch.get_num_threads() == threads
-    assert 0 < speed.products < 1000
-    assert 0 < speed.convolutions < 1000
-    assert 1 <= speed.threads <= threads
-
-
-def test_a_busy_processor_is_measured_again_on_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A share that no process reaches stands for a machine that others keep busy."""
-    torch.set_num_threads(2)  # the fixture of all tests puts it back
-    monkeypatch.setattr(device, "LEAST_USED", 10.0)
-    began = time.perf_counter()
-    assert measure_bfloat16(CPU, seconds=0.1).threads == 1
-    assert time.perf_counter() - began >= 0.2
-    assert torch.get_num_threads() == 2
-
-
-@pytest.mark.skipif(not HAS_IT, reason="this machine has no bfloat16, or a GPU")
-def test_env_says_whether_bfloat16_pays(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        main(["env"])
-    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("bfloat16  ")]
-    assert "of the time in float32" in line
-    with pytest.raises(SystemExit):
-        main(["env", "--json"])
-    measured = json.loads(capsys.readouterr().out)["bfloat16_measured"]
-    assert set(measured) == {"products", "convolutions", "threads"}
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="the device that is asked about is the GPU")
-def test_where_the_hardware_lacks_it_nothing_is_measured_and_the_reason_is_given(
+@pytest.mark.skipif(HAS_GPU, reason="the device that is asked about is the GPU")
+def test_env_says_whether_the_hardware_has_bfloat16_and_why_not(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lacking = {**dict.fromkeys(device.cpu_features(), False), "AVX2": True}
-    monkeypatch.setattr(device, "cpu_features", lambda: lacking)
-    with pytest.raises(SystemExit):
-        main(["env"])
-    out = capsys.readouterr().out
-    assert "has neither AVX-512 bfloat16 nor AMX, so bfloat16 would be slower" in out
-    assert "of the time in float32" not in out
-    with pytest.raises(SystemExit):
-        main(["env", "--json"])
-    assert json.loads(capsys.readouterr().out)["bfloat16_measured"] is None
+    for features, words in (
+        (lacking, "has neither AVX-512 bfloat16 nor AMX"),
+        ({**lacking, "AMX bfloat16": True}, "yes"),
+    ):
+        monkeypatch.setattr(device, "cpu_features", lambda features=features: features)
+        with pytest.raises(SystemExit):
+            main(["env"])
+        (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("bfloat16 hardware")]
+        assert words in line
+        with pytest.raises(SystemExit):
+            main(["env", "--json"])
+        assert words in json.loads(capsys.readouterr().out)["bfloat16"]
 
 
-def test_training_measures_nothing(tmp_path: Path) -> None:
-    assert "bfloat16_measured" not in describe_environment()
-    run = rushlight.train("linear", "digits", epochs=1, runs=tmp_path, quiet=True)
-    assert "bfloat16_measured" not in json.loads((run.folder / "environment.json").read_text(encoding="utf-8"))
+def test_free_memory_is_some(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert device.available_memory() > 1 << 20
+    monkeypatch.setattr(device, "entry_of", lambda *_: "")
+    assert device.available_memory() > 1 << 20  # by the system's own count of pages

@@ -11,7 +11,7 @@ import pytest
 import rushlight
 
 PUBLIC = [
-    "Data", "Epoch", "Epochs", "Predictions", "Report", "Run", "RushlightError", "SavedModel", "epochs", "load",
+    "Data", "Epoch", "Epochs", "Options", "Predictions", "Report", "Run", "RushlightError", "SavedModel", "epochs", "load",
     "open_bundle", "open_data", "open_run", "resume", "train",
 ]  # fmt: skip
 HEAVY = ("torch", "numpy", "polars", "matplotlib", "rich", "typer", "PIL", "safetensors")

@@ -28,11 +28,20 @@ ERRORS = {name for name, value in vars(errors).items() if isinstance(value, type
 # Calls whose key or values are computed: where they stand, and the keys they may raise with.
 COMPUTED: dict[str, set[str]] = {
     "data/sources/arrays/files.py:array_error": {"array-is-pickled", "array-not-readable"},
-    "data/feed/reading.py:error": set(),  # any error that a worker sends back: its key was given where it was raised
+    "data/feed/reading.py:by_workers": set(),  # any error that a worker sends back: its key was given where it was raised
     "data/sources/idx.py:check_length": {"idx-truncated", "idx-too-long"},
     "data/sources/tables/columns.py:values_of": {"not-a-date", "not-a-number"},
-    "export/weights.py:read_content": {"weights-page", "weights-pointer"},
-    "training/setup/explain.py:check_outputs": {"too-few-outputs", "wrong-outputs"},
+    "export/weights.py:read_file_content": {"weights-page", "weights-pointer"},
+    "options/declare.py:check": {
+        "not-positive",
+        "negative",
+        "option-not-a-number",
+        "bad-fraction",
+        "bad-seed",
+        "option-no-bool",
+        "option-no-dict",
+    },
+    "training/setup/explain.py:check_output_shape": {"too-few-outputs", "wrong-outputs"},
 }
 
 

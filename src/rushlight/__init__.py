@@ -16,26 +16,28 @@ from rushlight.lazy import lazy_names
 from rushlight.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from rushlight.api import Epochs, epochs, load, open_bundle, open_data, open_run, resume, train
+    from rushlight.api import Epochs, epochs, open_data, open_run, resume, train
     from rushlight.data import Data
     from rushlight.errors import RushlightError
-    from rushlight.export import Predictions, SavedModel
+    from rushlight.export import Predictions, SavedModel, load, open_bundle
+    from rushlight.options import Options
     from rushlight.report import Report
     from rushlight.run import Run
     from rushlight.training import Epoch
 
 __all__ = [
-    "Data", "Epoch", "Epochs", "Predictions", "Report", "Run", "RushlightError", "SavedModel", "epochs", "load", "open_bundle", "open_data", "open_run",
-    "resume", "train",
+    "Data", "Epoch", "Epochs", "Options", "Predictions", "Report", "Run", "RushlightError", "SavedModel", "epochs", "load",
+    "open_bundle", "open_data", "open_run", "resume", "train",
 ]  # fmt: skip
 
 __getattr__, _names = lazy_names(
     __name__,
     {
-        "rushlight.api": ["Epochs", "epochs", "load", "open_bundle", "open_data", "open_run", "resume", "train"],
+        "rushlight.api": ["Epochs", "epochs", "open_data", "open_run", "resume", "train"],
         "rushlight.data": ["Data"],
         "rushlight.errors": ["RushlightError"],
-        "rushlight.export": ["Predictions", "SavedModel"],
+        "rushlight.export": ["Predictions", "SavedModel", "load", "open_bundle"],
+        "rushlight.options": ["Options"],
         "rushlight.report": ["Report"],
         "rushlight.run": ["Run"],
         "rushlight.training": ["Epoch"],

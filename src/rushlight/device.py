@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import ctypes
-import math
 import os
 import platform
 import sys
-import time
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from rushlight.errors import UsageError
 from rushlight.texts import Note
 
-LEAST_USED = 0.75  # of the processor time that a measurement's threads could have had
+CPUINFO = Path("/proc/cpuinfo")
 
 
 def choose_device(name: str = "auto") -> tuple[torch.device, tuple[str, ...]]:
@@ -47,7 +42,7 @@ def named_device(name: str) -> torch.device:
     """Return the device called `name` ('cpu', 'cuda', 'cuda:1', 'mps', 'xpu'), tried before it is trusted."""
     try:
         device = torch.device(name)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError) as error:
         raise UsageError("unknown-device", name=name, available=", ".join(available_devices())) from error
     if device.type not in available_devices():
         raise UsageError("no-such-device", name=name, available=", ".join(available_devices()), torch=torch.__version__)
@@ -84,7 +79,7 @@ def trial(device: torch.device) -> str | None:
 
 
 def wait_for(device: torch.device) -> None:
-    """Come back when the device has done all it was given; a CPU always has."""
+    """Return when the device has finished its queued work; a CPU always has."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
 
@@ -100,14 +95,16 @@ def device_name(device: torch.device) -> str:
 
 def nvidia_gpu_without_cuda() -> str | None:
     """Return the name of an NVIDIA GPU whose driver is loaded while torch has no CUDA, or None."""
-    if torch.version.cuda is not None:
-        return None
-    cards = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
-    for card in cards:
-        for line in card.read_text(errors="replace").splitlines():
-            if line.startswith("Model:"):
-                return line.removeprefix("Model:").strip()
-    return None
+    cards = [] if torch.version.cuda else sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
+    return next((name for card in cards if (name := entry_of(card, "Model"))), None)
+
+
+def entry_of(file: Path, key: str) -> str:
+    """Return the first value of a key in one of Linux's `key: value` files; '' where there is none."""
+    if not file.is_file():
+        return ""
+    pairs = (line.partition(":") for line in file.read_text(errors="replace").splitlines())
+    return next((value.strip() for name, _, value in pairs if name.strip() == key), "")
 
 
 # ── the CPU ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -115,12 +112,7 @@ def nvidia_gpu_without_cuda() -> str | None:
 
 def cpu_name() -> str:
     """Return the processor's marketing name where the system tells it."""
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        for line in cpuinfo.read_text(errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    return entry_of(CPUINFO, "model name") or platform.processor() or platform.machine()
 
 
 def usable_cores() -> int:
@@ -130,11 +122,8 @@ def usable_cores() -> int:
 
 def available_memory() -> int:
     """Return the bytes of main memory that can be used without swapping; 4 GiB where the system does not tell."""
-    meminfo = Path("/proc/meminfo")
-    if meminfo.is_file():
-        for line in meminfo.read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
+    if available := entry_of(Path("/proc/meminfo"), "MemAvailable"):
+        return int(available.split()[0]) * 1024
     if hasattr(os, "sysconf") and "SC_AVPHYS_PAGES" in os.sysconf_names:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return 4 << 30
@@ -158,20 +147,9 @@ def keep_freed_memory() -> bool:
 
 
 def cpu_features() -> dict[str, bool]:
-    """Return which instruction sets that matter here the CPU has, as far as torch can tell."""
-    flags = set()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        for line in cpuinfo.read_text(errors="replace").splitlines():
-            if line.startswith("flags"):
-                flags = set(line.partition(":")[2].split())
-                break
-    names = {
-        "AVX2": "avx2",
-        "AVX-512": "avx512f",
-        "AVX-512 bfloat16": "avx512_bf16",
-        "AMX bfloat16": "amx_bf16",
-    }
+    """Return which instruction sets that matter here the CPU has, as far as the system tells."""
+    flags = entry_of(CPUINFO, "flags").split()
+    names = {"AVX2": "avx2", "AVX-512": "avx512f", "AVX-512 bfloat16": "avx512_bf16", "AMX bfloat16": "amx_bf16"}
     return {name: flag in flags for name, flag in names.items()}
 
 
@@ -179,85 +157,13 @@ def bfloat16_refusal(device: torch.device) -> str | None:
     """Return why bfloat16 would not be fast (or not work) on the device, or None when the hardware has it."""
     if device.type == "cuda":
         major, minor = torch.cuda.get_device_capability(device)
-        if major >= 8:
-            return None
-        return Note("device.compute-capability", name=device_name(device), found=f"{major}.{minor}")
+        found = Note("device.compute-capability", name=device_name(device), found=f"{major}.{minor}")
+        return None if major >= 8 else found
     if device.type == "cpu":
         features = cpu_features()
         has_it = features["AVX-512 bfloat16"] or features["AMX bfloat16"]
         return None if has_it else Note("device.no-bfloat16", name=cpu_name())
     return None if device.type == "xpu" else Note("device.bfloat16-unsupported", device=device.type)
-
-
-@dataclass(frozen=True)
-class Bfloat16Speed:
-    """How long a forward and backward pass takes in bfloat16, as a multiple of its time in float32."""
-
-    products: float
-    convolutions: float
-    threads: int  # of the processor, that it was measured on
-
-
-def measure_bfloat16(device: torch.device, seconds: float = 1.0) -> Bfloat16Speed:
-    """Measure in about `seconds` whether bfloat16 pays on a device that has it, run as training runs it: under autocast.
-
-    The matrix products are those of Linear(512, 512) on 64 rows; the convolution is 3 by 3, from 32 to 32 channels, on 32
-    images of 16 by 16 in channels_last. All four take turns, and the fastest passes are compared: what else the
-    machine does can only make one slower. Where other programs take so much of the processor that torch's threads
-    wait for each other, it is measured once more, on one thread. The random streams are left as they are.
-    """
-    with torch.random.fork_rng(devices=[]):
-        linear, rows = nn.Linear(512, 512), torch.randn(64, 512)
-        convolution, images = nn.Conv2d(32, 32, 3, padding=1), torch.randn(32, 32, 16, 16)
-    in_channels_last: Any = {"memory_format": torch.channels_last}
-    convolution, images = convolution.to(**in_channels_last), images.contiguous(**in_channels_last)
-    works = [
-        passes_of(layer.to(device), inputs.to(device).requires_grad_(), is_bfloat16)
-        for layer, inputs in ((linear, rows), (convolution, images)) for is_bfloat16 in (False, True)
-    ]  # fmt: skip
-    threads = torch.get_num_threads()
-    began, processor_began = time.perf_counter(), time.process_time()
-    fastest = fastest_of(works, device, began + seconds)
-    took, used = time.perf_counter() - began, time.process_time() - processor_began
-    if device.type == "cpu" and threads > 1 and used < LEAST_USED * took * threads:
-        try:
-            torch.set_num_threads(1)
-            fastest = fastest_of(works, device, time.perf_counter() + seconds)
-        finally:
-            torch.set_num_threads(threads)
-        threads = 1
-    return Bfloat16Speed(fastest[1] / fastest[0], fastest[3] / fastest[2], threads)
-
-
-def passes_of(layer: nn.Module, inputs: Tensor, is_bfloat16: bool) -> Callable[[], None]:
-    """Return the function that runs a layer forward and backward once."""
-    precision = torch.autocast(inputs.device.type, dtype=torch.bfloat16, enabled=is_bfloat16)
-    with precision, torch.no_grad():
-        gradient = torch.ones_like(layer(inputs))
-
-    def passes() -> None:
-        layer.zero_grad()
-        inputs.grad = None
-        with precision:
-            outputs = layer(inputs)
-        outputs.backward(gradient)
-
-    return passes
-
-
-def fastest_of(works: Sequence[Callable[[], None]], device: torch.device, deadline: float) -> list[float]:
-    """Return the fewest seconds that each of some works takes, by turns until `deadline` (of `time.perf_counter`)."""
-    fastest = [math.inf] * len(works)
-    rounds = 0
-    while rounds < 3 or time.perf_counter() < deadline:
-        for index, work in enumerate(works):
-            wait_for(device)
-            began = time.perf_counter()
-            work()
-            wait_for(device)
-            fastest[index] = min(fastest[index], time.perf_counter() - began)
-        rounds += 1
-    return fastest
 
 
 def describe_environment() -> dict[str, Any]:

@@ -1,52 +1,30 @@
-"""A run, afterwards: how it is finished, and the handle with which its model is tested, used and saved."""
+"""The handle of a run on disk, with which its model is tested, used and saved."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any
 
 import numpy as np
 from torch import nn
 
 from rushlight.console import fetch_progress
-from rushlight.data import Data, FeatureSpec, Split, TargetSpec, open_like, open_source, options_from_json, retarget
+from rushlight.data import FeatureSpec, TargetSpec
 from rushlight.device import choose_device
 from rushlight.errors import RunError, UsageError
-from rushlight.export import (
-    Bundle,
-    Predictions,
-    build_bundled,
-    load_bundle,
-    load_state,
-    predict,
-    read_bundle,
-    write_bundle,
-    write_weights,
-)
+from rushlight.export import Bundle, Predictions, predict, read_bundle, write_bundle, write_weights
+from rushlight.options import plain_options
 from rushlight.report import Report
 from rushlight.runs import inexact_resumes, read_history, read_json, read_losses, read_recipe
 from rushlight.training import (
-    Objective,
-    Options,
     Recipe,
     Training,
-    build_imported,
-    check_options,
-    check_rebuildable,
-    data_choices,
-    evaluate,
-    evaluation_size,
-    latest_checkpoint,
-    make_objective,
-    named_loss,
-    read_model_state,
-    rebuild_model,
     recipe_from_json,
+    reopen_data,
+    reopen_model,
     save_bundle,
-    save_report,
-    task_of_loss,
-    test_batch_size,
+    test_run,
 )
 
 
@@ -57,9 +35,8 @@ class Run:
         self.folder = folder
         self._training = training
         self._model = training.model if training is not None else None
-        self._known_specs: tuple[FeatureSpec, TargetSpec] | None = None
         if model is not None:
-            self._model = self._load_model(model)
+            self._model = reopen_model(folder, self.recipe, model, fetch_progress())
 
     def __repr__(self) -> str:
         return f'<rushlight.Run "{self.name}">'
@@ -71,12 +48,12 @@ class Run:
 
     @property
     def recipe(self) -> Recipe:
-        """What was asked for."""
+        """Everything that was chosen."""
         return recipe_from_json(read_recipe(self.folder))
 
     @property
     def history(self) -> list[dict[str, Any]]:
-        """What happened, line by line; the kinds of line are listed in `rushlight.runs.history`."""
+        """The lines of the history; their kinds are listed in `rushlight.runs.history`."""
         return read_history(self.folder)
 
     @property
@@ -97,7 +74,7 @@ class Run:
 
     @property
     def notes(self) -> list[str]:
-        """What was decided on the way and said aloud when the run started, a sentence each."""
+        """The decisions that were announced when the run started, a sentence each."""
         path = self.folder / "environment.json"
         content = read_json(path)
         notes = content.get("data_notes") if isinstance(content, dict) else None
@@ -116,73 +93,22 @@ class Run:
     def model(self) -> nn.Module:
         """The trained model: the finished run's, or that of the newest checkpoint."""
         if self._model is None:
-            self._model = self._load_model()
+            self._model = reopen_model(self.folder, self.recipe, fetch=fetch_progress())
         return self._model
 
-    def _load_model(self, model: nn.Module | None = None) -> nn.Module:
-        """Build the architecture again and load the weights."""
-        described = self.recipe.model
-        if not (self.folder / "model").is_dir():
-            model = model if model is not None else rebuild_model(self.folder, described, self._open())
-            load_state(model, read_model_state(latest_checkpoint(self.folder)), self.name)
-            return model.eval()
-        if model is None:
-            check_rebuildable(self.folder, described)
-            model = build_imported(described) if "import" in described else None
-        return load_bundle(self.folder / "model", model, build_bundled)
-
-    def test(self, data: Any = None, **options: Unpack[Options]) -> Report:
+    def test(self, data: Any = None, **options: Any) -> Report:
         """Test the model on the run's own test split, or on other data, prepared as its own was; keep the report.
 
-        Other data is tested on its test split where it has one, else on all of it.
+        Other data is tested on its test split where it has one, else on all of it. The options are those of `open_data`,
+        and `loss`, where the run was trained with a live one.
 
         Raises:
             UsageError: there is nothing to test on.
             DataError: the other data does not fit the model.
         """
-        options = check_options(options)
-        loss = options.pop("loss", None)
-        features, target = self._specs()
-        opening = replace(options_from_json(self.recipe.data["options"]), **data_choices(options))
-        if data is not None:
-            split: Split | None = open_like(data, features, target, opening, fetch_progress())
-        elif self._training is not None:
-            split = self._training.data.test
-        else:
-            split = self._open().test
-        if split is None:
-            raise UsageError("nothing-to-test", run=self.name)
-        device, _ = choose_device(self.recipe.device)
-        training = self._training
-        model, split = self.model.to(device), split.to(device)
-        size = test_batch_size(self.recipe, split, model) if training is None else evaluation_size(training, split)
-        report, outcome = evaluate(model, split, self._objective(loss), target, size)
-        save_report(self.folder, report, outcome)
-        return report
-
-    def _open(self) -> Data:
-        """Open the run's data again, as its recipe says, with targets as its loss wants them."""
-        data = open_source(*self._source(), options_from_json(self.recipe.data["options"]), fetch_progress())
-        loss = self.recipe.loss
-        if loss.get("live") or data.target is None:
-            return data
-        return retarget(data, task_of_loss(named_loss(loss["name"]), data.target.task))
-
-    def _objective(self, given: Any) -> Objective:
-        """Return the objective that the run was trained with; a live loss has to be given again."""
-        if self._training is not None:
-            return self._training.objective
-        loss = self.recipe.loss
-        if loss.get("live") and not callable(given):
-            raise RunError("live-loss", run=self.name)
-        return make_objective(given if loss.get("live") else named_loss(loss["name"]))
-
-    def _source(self) -> tuple[Any, Any]:
-        """Return where the run's data and test data are."""
-        described = self.recipe.data
-        if "source" not in described:
-            raise RunError("live-data", run=self.name, data=described.get("name"))
-        return described["source"], described.get("test")
+        given = plain_options(options, "test")
+        fetch = fetch_progress()
+        return test_run(self.folder, self.recipe, self.model, *self._specs, data, given, self._training, fetch)
 
     def predict(self, inputs: Any, batch_size: int = 512) -> Predictions:
         """Predict from arrays, tensors, image files or tables; NumPy out.
@@ -190,30 +116,19 @@ class Run:
         Raises:
             DataError: the inputs are not what the model takes; the message has expected and found.
         """
-        bundle_features, bundle_target = self._specs()
+        features, target = self._specs
         device, _ = choose_device(self.recipe.device)
-        return predict(
-            self.model.to(device),
-            inputs,
-            bundle_features,
-            bundle_target,
-            device=device,
-            batch_size=batch_size,
-        )
+        return predict(self.model.to(device), inputs, features, target, device=device, batch_size=batch_size)
 
+    @cached_property
     def _specs(self) -> tuple[FeatureSpec, TargetSpec]:
-        """Return the specs of inputs and targets; reading them checks the whole bundle, so that is done once."""
-        if self._known_specs is None:
-            self._known_specs = self._read_specs()
-        return self._known_specs
-
-    def _read_specs(self) -> tuple[FeatureSpec, TargetSpec]:
+        """The specs of inputs and targets; reading them checks the whole bundle, so that is done once."""
         if self._training is not None:
             features, target = self._training.data.features, self._training.data.target
         elif (self.folder / "model").is_dir():
             features, target = self.bundle.features, self.bundle.target
         else:  # it did not finish
-            data = self._open()
+            data = reopen_data(self.folder, self.recipe, fetch_progress())
             features, target = data.features, data.target
         if features is None or target is None:
             raise UsageError("no-signature", run=self.name)
@@ -236,24 +151,22 @@ class Run:
 
     def summary(self) -> dict[str, Any]:
         """Return the run's figures, as `--json` prints them."""
-        lines = self.history
-        last = next((line for line in reversed(lines) if line["kind"] == "epoch"), None)
-        finished: dict[str, Any] = next((line for line in reversed(lines) if line.get("event") == "finished"), {})
-        seconds = sum(line["seconds"] for line in lines if line["kind"] == "epoch")
+        epochs = [line for line in self.history if line["kind"] == "epoch"]
+        events = [line for line in self.history if line["kind"] == "event"]
+        last = epochs[-1] if epochs else {"step": 0, "epoch": 0, "train_loss": None, "test": None}
+        finished: dict[str, Any] = next((line for line in reversed(events) if line["event"] == "finished"), {})
         return {
             "run": self.name,
             "folder": str(self.folder),
-            "steps": last["step"] if last else 0,
-            "epochs": last["epoch"] if last else 0,
-            "seconds": seconds,
-            "train_loss": last["train_loss"] if last else None,
-            **({"validation": last["validation"]} if last and "validation" in last else {}),
-            "test": finished.get("test", last["test"] if last else None),
+            "steps": last["step"],
+            "epochs": last["epoch"],
+            "seconds": sum(line["seconds"] for line in epochs),
+            "train_loss": last["train_loss"],
+            **({"validation": last["validation"]} if "validation" in last else {}),
+            "test": finished.get("test", last["test"]),
             "state_sha256": finished.get("state_sha256"),
             "inexact": inexact_resumes(self.folder),
             "ways": [
-                {name: line[name] for name in ("step", "way", "message")}
-                for line in lines
-                if line.get("event") == "way"
+                {key: line[key] for key in ("step", "way", "message")} for line in events if line["event"] == "way"
             ],
         }

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from rushlight.checkpoint_files import list_checkpoints
 from rushlight.runs import list_runs
-from rushlight.runs.checkpoint_files import list_checkpoints
 from rushlight.training.checkpoint.checkpoint import is_whole
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals are sent to processes in another way on Windows")

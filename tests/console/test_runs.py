@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from rushlight.console import print_run, print_runs
-from rushlight.console.runs import thinned, whole_ticks
+from rushlight.console.runs import thin_curve, whole_ticks
 
 NAME = "20261123-0331-mlp-fashion-mnist-k7"
 SUMMARY: dict[str, Any] = {
@@ -141,7 +141,7 @@ def test_odd_losses_draw_without_a_crash(capsys: pytest.CaptureFixture[str], los
 
 
 def test_long_curves_are_thinned_to_means() -> None:
-    steps, values = thinned([1.0, 3.0] * 1000)
+    steps, values = thin_curve([1.0, 3.0] * 1000)
     assert len(values) == 400
     assert values == pytest.approx([2.0] * 400, abs=0.21)
     assert steps[0] == 3.0

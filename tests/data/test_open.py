@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import rushlight
 from rushlight.data.feed.resident import ResidentSplit
 from rushlight.data.feed.streamed import StreamedSplit
-from rushlight.data.open import KINDS, DataOptions, open_like, open_source, options_from_json, options_to_json, retarget
+from rushlight.data.open import KINDS, DataOptions, open_like, open_source, retarget
 from rushlight.data.sources.named.named import open_named
 from rushlight.data.spec import TargetSpec
 from rushlight.errors import DataError, UsageError
@@ -94,8 +94,8 @@ def test_options_that_make_no_sense_are_refused(options: dict[str, Any]) -> None
 
 def test_options_come_back_from_json_as_they_were() -> None:
     options = DataOptions(target="y", classes=("a", "b"), image_size=(4, 5), test_fraction=0.5, skip_bad=True)
-    assert options_from_json(options_to_json(options)) == options
-    assert options_to_json(DataOptions()) == {}
+    assert DataOptions.from_json(options.to_json()) == options
+    assert DataOptions().to_json() == {}
 
 
 def test_a_test_split_given_apart_replaces_the_one_that_a_dataset_has() -> None:

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 from rushlight.data.feed.loader import LoaderSplit
 from rushlight.data.feed.resident import ResidentSplit
 from rushlight.data.feed.streamed import StreamedSplit
-from rushlight.data.open import DataOptions, open_like, open_source, options_from_json, options_to_json, retarget
+from rushlight.data.open import DataOptions, open_like, open_source, retarget
 from rushlight.data.splits import Data
 from rushlight.errors import DataError, UsageError
 
@@ -231,8 +231,8 @@ def test_a_binary_task_changes_the_targets_of_all_three_splits() -> None:
 
 
 def test_the_options_of_a_cut_come_back_from_json_and_other_data_is_not_cut_by_them() -> None:
-    assert options_to_json(CUT) == {"val_fraction": 0.25}
-    assert options_from_json(options_to_json(CUT)) == CUT
+    assert CUT.to_json() == {"val_fraction": 0.25}
+    assert DataOptions.from_json(CUT.to_json()) == CUT
     data = open_source((X, Y), options=CUT)
     assert data.features is not None
     assert data.target is not None

@@ -13,8 +13,10 @@ from torch import Tensor, nn
 
 from rushlight.data.spec import Column, FeatureSpec, Normalization, TargetSpec
 from rushlight.errors import UsageError, WeightsError
-from rushlight.export.bundle import Bundle, load_bundle, read_bundle, write_bundle
+from rushlight.export.bundle import read_bundle, write_bundle
 from rushlight.export.predictions import predict
+from rushlight.export.saved import open_bundle
+from rushlight.models import build_model
 
 FEATURES = FeatureSpec("image", (1, 8, 8), "uint8", Normalization("standard", 255.0, (0.3,), (0.2,)))
 TARGET = TargetSpec("classification", ("cat", "dog", "猫"))
@@ -63,10 +65,6 @@ def save(folder: Path, model: nn.Module | None = None, **changes: Any) -> nn.Mod
     return model
 
 
-def no_build(bundle: Bundle) -> nn.Module:
-    raise AssertionError("nothing may be built here")
-
-
 def edit(folder: Path, **changes: Any) -> None:
     content = json.loads((folder / "model.json").read_text(encoding="utf-8"))
     (folder / "model.json").write_text(json.dumps({**content, **changes}), encoding="utf-8")
@@ -75,7 +73,7 @@ def edit(folder: Path, **changes: Any) -> None:
 def test_a_loaded_bundle_predicts_bit_for_bit_as_before(tmp_path: Path) -> None:
     folder = tmp_path / "my model 模型"
     model = save(folder)
-    loaded = load_bundle(folder, None, lambda bundle: Net())
+    loaded = open_bundle(folder, Net()).model
     before = predict(model, RAW, FEATURES, TARGET)
     bundle = read_bundle(folder)
     assert bundle.features is not None
@@ -121,7 +119,7 @@ def test_tied_weights_and_several_outputs_without_specs_travel_too(tmp_path: Pat
     tokens = torch.randint(0, 11, (3, 5))
     model = save(tmp_path / "b", Tied(), features=None, target=None, architecture=BY_CLASS, examples=tokens)
     assert set(read_bundle(tmp_path / "b").examples) == {"inputs", "outputs.hidden", "outputs.logits"}
-    loaded = load_bundle(tmp_path / "b", Tied(), no_build)
+    loaded = open_bundle(tmp_path / "b", Tied()).model
     assert torch.equal(loaded(tokens)["logits"], model(tokens)["logits"])
     assert loaded.out.weight is loaded.embed.weight
 
@@ -133,7 +131,7 @@ def test_a_model_that_answers_at_random_is_saved_without_examples(tmp_path: Path
 
     save(tmp_path / "b", Random(2, 2), features=None, target=None, examples=torch.ones(2, 2))
     assert read_bundle(tmp_path / "b").examples == {}
-    load_bundle(tmp_path / "b", Random(2, 2), no_build)
+    open_bundle(tmp_path / "b", Random(2, 2))
 
 
 def test_saving_again_replaces_the_bundle(tmp_path: Path) -> None:
@@ -157,7 +155,7 @@ def test_the_same_shapes_with_another_computation_are_found_out_and_the_model_is
     other = Net(relu=False)
     before = {name: value.clone() for name, value in other.state_dict().items()}
     with pytest.raises(WeightsError, match="differ by up to") as caught:
-        load_bundle(tmp_path / "b", other, no_build)
+        open_bundle(tmp_path / "b", other)
     assert "an activation left out" in str(caught.value)
     assert all(torch.equal(before[name], value) for name, value in other.state_dict().items())
     assert other.training
@@ -166,7 +164,7 @@ def test_the_same_shapes_with_another_computation_are_found_out_and_the_model_is
 def test_a_model_that_fails_on_the_examples_is_named_with_its_reason(tmp_path: Path) -> None:
     save(tmp_path / "b", nn.Sequential(nn.Flatten(), nn.Linear(64, 3)))
     with pytest.raises(WeightsError, match=r"fails on the bundle's example inputs of shape \(4, 1, 8, 8\)"):
-        load_bundle(tmp_path / "b", nn.Sequential(nn.Identity(), nn.Linear(64, 3)), no_build)
+        open_bundle(tmp_path / "b", nn.Sequential(nn.Identity(), nn.Linear(64, 3)))
 
 
 def test_rounding_of_another_machine_is_tolerated(tmp_path: Path) -> None:
@@ -176,7 +174,7 @@ def test_rounding_of_another_machine_is_tolerated(tmp_path: Path) -> None:
         def forward(self, x: Tensor) -> Tensor:
             return super().forward(x) * (1 + 1e-4)
 
-    loaded = load_bundle(tmp_path / "b", Rounded(), no_build)
+    loaded = open_bundle(tmp_path / "b", Rounded()).model
     assert torch.equal(loaded.conv.weight, model.conv.weight)
 
 
@@ -185,31 +183,26 @@ def test_other_shapes_are_a_mismatch_with_both_sides(tmp_path: Path) -> None:
     wide = Net()
     wide.head = nn.Linear(144, 7)
     with pytest.raises(WeightsError, match=r"trained for 3 outputs \(classes\), the model has 7"):
-        load_bundle(tmp_path / "b", wide, no_build)
+        open_bundle(tmp_path / "b", wide)
 
 
 def test_a_class_of_ones_own_is_never_imported_and_the_call_is_written_out(tmp_path: Path) -> None:
     (tmp_path / "net.py").write_text("raise SystemExit('this was imported')")
     save(tmp_path / "b", architecture=BY_CLASS)
     with pytest.raises(WeightsError, match=r"net\.py:Net") as caught:
-        load_bundle(tmp_path / "b", None, no_build)
+        open_bundle(tmp_path / "b")
     assert f"rushlight.load({str(tmp_path / 'b')!r}, Net(hidden=32))" in str(caught.value)
     save(tmp_path / "b", architecture={"class": "package.models.Net"})
     with pytest.raises(WeightsError, match=r", Net\(\)\)"):
-        load_bundle(tmp_path / "b", None, no_build)
+        open_bundle(tmp_path / "b")
 
 
-def test_build_receives_the_bundle_of_a_model_by_name(tmp_path: Path) -> None:
-    save(tmp_path / "b")
-    seen: list[Bundle] = []
-
-    def build(bundle: Bundle) -> nn.Module:
-        seen.append(bundle)
-        return Net()
-
-    load_bundle(tmp_path / "b", None, build)
-    assert seen[0].architecture == BY_NAME
-    assert seen[0].features == FEATURES
+def test_a_model_by_name_is_built_from_its_bundle_alone(tmp_path: Path) -> None:
+    model = save(tmp_path / "b", build_model("cnn", (1, 8, 8), 3, {"channels": (4,)}, seed=5))
+    opened = open_bundle(tmp_path / "b")
+    assert torch.equal(opened.model(FEATURES.prepare(RAW)), model.eval()(FEATURES.prepare(RAW)))
+    assert opened.bundle.architecture == BY_NAME
+    assert opened.classes == TARGET.classes
 
 
 @pytest.mark.parametrize("name", ["weights.safetensors", "examples.safetensors"])

@@ -17,7 +17,7 @@ import torch
 from faults.compare import differences
 
 import rushlight
-from rushlight.runs.checkpoint_files import SUMS, TENSORS, checksums
+from rushlight.checkpoint_files import SUMS, TENSORS, checksums
 from rushlight.training.checkpoint.checkpoint import latest_checkpoint
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the campaign forks what it kills")

@@ -11,9 +11,9 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
+from rushlight import fonts
 from rushlight.errors import StorageError
-from rushlight.report import plots
-from rushlight.report.plots import can_draw, smoothed, thinned, write_confusion_plot, write_loss_plot
+from rushlight.report.plots import smoothed, thinned, write_confusion_plot, write_loss_plot
 
 
 def epochs(count: int, **figures: float) -> list[dict[str, Any]]:
@@ -52,7 +52,7 @@ def test_any_course_of_a_training_has_a_loss_plot(
 @pytest.mark.parametrize("split", ["test", "validation"])
 def test_the_curves_say_which_split_they_are_of(split: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[Figure] = []
-    monkeypatch.setattr(plots, "write_figure", lambda path, figure: drawn.append(figure))
+    monkeypatch.setattr("rushlight.report.plots.write_figure", lambda path, figure: drawn.append(figure))
     lines = [{"step": line["step"], "test": None, split: line["test"]} for line in epochs(3, accuracy=0.5)]
     write_loss_plot(tmp_path / "loss.png", [1.0, 0.5], lines)
     loss, accuracy = drawn[0].axes
@@ -75,11 +75,11 @@ def test_classes_that_no_font_can_write_raise_no_warning(tmp_path: Path) -> None
 
 
 def test_chinese_names_are_written_only_where_a_font_has_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plots, "cjk_font", lambda: None)
-    assert not can_draw("上衣")
-    assert can_draw("Ankle boot é")
-    monkeypatch.setattr(plots, "cjk_font", lambda: "SimHei")
-    assert can_draw("上衣")
+    monkeypatch.setattr(fonts, "cjk_font", lambda: None)
+    assert not fonts.font_of("上衣")
+    assert fonts.font_of("Ankle boot é")
+    monkeypatch.setattr(fonts, "cjk_font", lambda: "SimHei")
+    assert fonts.font_of("上衣")
 
 
 def test_thinning_keeps_the_mean_and_leaves_gaps_where_nothing_is_finite() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from rushlight.errors import RunError
-from rushlight.runs import list_runs, lock_run, summarize
+from rushlight.runs import list_runs, lock_run, summarize_run
 from rushlight.runs.sessions import list_sessions, read_sessions, write_session
 
 RECIPE = {"model": {"name": "mlp"}, "data": {"name": "digits"}, "epochs": 3}
@@ -45,7 +45,7 @@ def test_a_summary_has_the_last_and_the_best_figures(tmp_path: Path) -> None:
         tmp_path, "a", epoch(1, loss=0.5, accuracy=0.8), epoch(2, loss=0.3, accuracy=0.9), epoch(3, loss=0.4, accuracy=0.85),
         event("finished"),
     )  # fmt: skip
-    found = summarize(folder)
+    found = summarize_run(folder)
     assert (found.status, found.model, found.data) == ("finished", "mlp", "digits")
     assert (found.epochs_done, found.epochs, found.steps, found.started) == (3, 3, 30, 100.0)
     assert (found.accuracy, found.best_accuracy, found.best_epoch) == (0.85, 0.9, 2)
@@ -54,7 +54,7 @@ def test_a_summary_has_the_last_and_the_best_figures(tmp_path: Path) -> None:
 
 
 def test_a_regression_is_judged_by_its_lowest_mean_absolute_error(tmp_path: Path) -> None:
-    found = summarize(make_run(tmp_path, "a", epoch(1, loss=0.5, mae=3.0), epoch(2, loss=0.4, mae=4.0)))
+    found = summarize_run(make_run(tmp_path, "a", epoch(1, loss=0.5, mae=3.0), epoch(2, loss=0.4, mae=4.0)))
     assert (found.metric, found.metric_value, found.best_epoch) == ("mae", 4.0, 1)
     assert (found.accuracy, found.best_accuracy) == (None, None)
 
@@ -62,7 +62,7 @@ def test_a_regression_is_judged_by_its_lowest_mean_absolute_error(tmp_path: Path
 def test_a_run_tested_only_at_its_end_has_the_figures_of_its_report(tmp_path: Path) -> None:
     folder = make_run(tmp_path, "a", epoch(1), event("finished"))
     (folder / "report.json").write_text(json.dumps({"loss": 0.2, "accuracy": 0.7}))
-    assert summarize(folder).accuracy == 0.7
+    assert summarize_run(folder).accuracy == 0.7
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_the_status_is_what_the_last_session_and_the_history_say(
     folder = make_run(tmp_path, "a", epoch(1), *map(event, events))
     for name in sessions:
         write_session(folder, name, 20)
-    assert summarize(folder).status == status
+    assert summarize_run(folder).status == status
     assert list_runs(tmp_path)[0].status == status
 
 
@@ -117,15 +117,15 @@ def test_a_torn_line_of_sessions_is_left_out_and_the_next_begins_a_line_of_its_o
     assert [line["event"] for line in read_sessions(folder)] == ["started"]
     write_session(folder, "resumed", 3, differences=["the number of threads: 2 then, 1 now"])
     assert [line["event"] for line in read_sessions(folder)] == ["started", "resumed"]
-    assert summarize(folder).inexact == ("resumed at step 3: the number of threads: 2 then, 1 now",)
-    assert list_runs(tmp_path)[0].inexact == list_runs(tmp_path)[0].inexact == summarize(folder).inexact
+    assert summarize_run(folder).inexact == ("resumed at step 3: the number of threads: 2 then, 1 now",)
+    assert list_runs(tmp_path)[0].inexact == list_runs(tmp_path)[0].inexact == summarize_run(folder).inexact
 
 
 def test_a_run_that_a_living_process_holds_is_running(tmp_path: Path) -> None:
     folder = make_run(tmp_path, "a")
     assert list_runs(tmp_path)[0].status == "unfinished"
     with lock_run(folder):
-        assert summarize(folder).status == "running"
+        assert summarize_run(folder).status == "running"
         assert list_runs(tmp_path)[0].status == "running"
     assert list_runs(tmp_path)[0].status == "unfinished"
 
@@ -163,7 +163,7 @@ def test_a_damaged_run_is_listed_as_damaged_beside_the_whole_ones(tmp_path: Path
     assert found["hurt"].status == "damaged"
     assert file in found["hurt"].problem
     with pytest.raises(RunError, match=file.replace(".", r"\.")):
-        summarize(damaged)
+        summarize_run(damaged)
 
 
 def test_a_thousand_runs_are_listed_without_a_noticeable_delay(tmp_path: Path) -> None:
@@ -195,7 +195,7 @@ def test_the_steps_since_the_last_epoch_count(tmp_path: Path) -> None:
     lines = [{"kind": "start", "time": 5.0}, {**step, "step": 5}, epoch(1, loss=0.5), {**step, "step": 12}, step]
     text = "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines)
     (folder / "history.jsonl").write_text(text + '{"kind":"steps","st')  # the end is torn
-    assert summarize(folder).steps == 15
+    assert summarize_run(folder).steps == 15
 
 
 def test_the_index_of_older_versions_is_left_alone(tmp_path: Path) -> None:

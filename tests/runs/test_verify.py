@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from rushlight.runs import list_runs, lock_run, verify_run
-from rushlight.runs.verify import CheckedFile, Verification
+from rushlight.runs.verify import CheckedFile, RunVerification
 
 RECIPE = {
     "model": {"name": "mlp"}, "data": {"name": "digits"}, "loss": {"name": "CrossEntropyLoss"},
@@ -89,15 +89,15 @@ def unfinished(tmp_path: Path) -> Path:
     return make_run(tmp_path / "unfinished", epochs=2, is_finished=False)
 
 
-def states(found: Verification) -> dict[str, str]:
+def states(found: RunVerification) -> dict[str, str]:
     return {file.name: file.state for file in found.files}
 
 
-def wrong(found: Verification) -> list[CheckedFile]:
+def wrong(found: RunVerification) -> list[CheckedFile]:
     return [file for file in found.files if file.state in ("damaged", "missing")]
 
 
-def checkpoints(found: Verification) -> list[CheckedFile]:
+def checkpoints(found: RunVerification) -> list[CheckedFile]:
     return [file for file in found.files if file.name.startswith("checkpoints/")]
 
 

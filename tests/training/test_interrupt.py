@@ -18,7 +18,7 @@ import pytest
 import torch
 
 import rushlight
-from rushlight.runs.checkpoint_files import age, list_checkpoints
+from rushlight.checkpoint_files import age, list_checkpoints
 from rushlight.runs.history import read_losses
 from rushlight.runs.summary import list_runs
 from rushlight.training import loop

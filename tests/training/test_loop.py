@@ -24,9 +24,10 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 import rushlight
+from rushlight.checkpoint_files import list_checkpoints
 from rushlight.data.sources.named.named import open_named
 from rushlight.errors import ModelError, TrainingError, UsageError
-from rushlight.runs.checkpoint_files import list_checkpoints
+from rushlight.options import check_options
 from rushlight.runs.history import read_history, read_losses
 from rushlight.runs.sessions import read_sessions
 from rushlight.runs.summary import list_runs
@@ -35,7 +36,6 @@ from rushlight.training.checkpoint import saver
 from rushlight.training.checkpoint.checkpoint import read_checkpoint, state_digest, unpack
 from rushlight.training.loop import Epoch, epochs
 from rushlight.training.record.ledger import is_finite
-from rushlight.training.setup.options import check_options
 from rushlight.training.setup.prepare import start_training
 from rushlight.training.state import Training
 from rushlight.training.step import runner
@@ -65,7 +65,7 @@ def train(tmp_path: Path, model: Any = None, data: Any = "digits", **options: An
     """Train without the plots and the bundle of a run's end."""
     chosen = {"epochs": 1, "normalize": "unit", "runs": tmp_path, "quiet": True, **options}
     with ExitStack() as stack:
-        training, _ = start_training(model or network(), data, check_options(chosen), stack)
+        training = start_training(model or network(), data, check_options(chosen), stack)
         return list(epochs(training)), training
 
 
@@ -163,7 +163,7 @@ def test_between_two_epochs_a_loop_of_ones_own_may_change_the_mode(tmp_path: Pat
     model = Watched()
     with ExitStack() as stack:
         options = check_options({"epochs": 2, "batch_size": 2000, "runs": tmp_path, "quiet": True})
-        training, _ = start_training(model, "digits", options, stack)
+        training = start_training(model, "digits", options, stack)
         for _ in epochs(training):
             assert model.training
             model.eval()

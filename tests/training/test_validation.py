@@ -23,11 +23,11 @@ from rushlight.console import print_run
 from rushlight.data import Data, DataOptions, ResidentSplit, open_source
 from rushlight.data.sources.named.named import open_named
 from rushlight.errors import TrainingError, UsageError
+from rushlight.options import check_options
 from rushlight.runs import list_runs, read_history
-from rushlight.training import finish_run
 from rushlight.training.checkpoint.checkpoint import state_digest
+from rushlight.training.finish import finish_run
 from rushlight.training.loop import Epoch, epochs
-from rushlight.training.setup.options import check_options
 from rushlight.training.setup.prepare import start_training
 from rushlight.training.state import Training
 
@@ -81,7 +81,7 @@ def train(
     """Train to the end, and finish the run; return also its lines of history."""
     chosen = {"epochs": 4, "runs": tmp_path, "quiet": True, "normalize": "auto", **options}
     with ExitStack() as stack:
-        training, _ = start_training(model or network(), data, check_options(chosen), stack)
+        training = start_training(model or network(), data, check_options(chosen), stack)
         done = list(epochs(training))
         finish_run(training, done[-1])
     return done, training, read_history(training.folder)

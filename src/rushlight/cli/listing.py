@@ -25,7 +25,7 @@ def show_runs(folder: Path, as_json: bool) -> None:
 def show_run(folder: Path, run: str, as_json: bool) -> None:
     """Print one run: its recipe, its figures, its sessions, and its curves."""
     path = runs.find_run(folder, run)
-    summary, recipe, history = runs.summarize(path), runs.read_recipe(path), runs.read_history(path)
+    summary, recipe, history = runs.summarize_run(path), runs.read_recipe(path), runs.read_history(path)
     sessions = runs.list_sessions(path, summary.status == "running")
     if as_json:
         console.print_json({**plain(summary), "recipe": recipe, "history": history, "sessions": sessions})
@@ -41,7 +41,7 @@ def plain(summary: Any) -> dict[str, Any]:
 def verify(folder: Path, run: str | None, as_json: bool) -> bool:
     """Check one run, or all of them, and print the result; return whether all is whole."""
     folders = runs.run_folders(folder) if run is None else [runs.find_run(folder, run)]
-    with console.checking(sum(map(runs.size_of, folders))) as watch:
+    with console.checking(sum(map(runs.bytes_on_disk, folders))) as watch:
         found = [verified(path, watch) for path in folders]
     damaged = sum(not result["whole"] for result in found)
     if as_json:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rushlight.console import fetch_progress, open_console, open_table, print_json, print_titled
+from rushlight.console import fetch_progress, new_table, open_console, print_json, print_marked, print_titled
 from rushlight.formats import format_bytes
+from rushlight.texts import shown, text
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 SHOWN_CLASSES = 30
+SHOWN_PAIRS = 3
 
 
 def show_datasets(as_json: bool) -> None:
@@ -21,31 +26,24 @@ def show_datasets(as_json: bool) -> None:
     if as_json:
         print_json([asdict(row) for row in rows])
         return
-    table = open_table()
-    table.add_column("name", no_wrap=True)
-    for heading in ("train", "test", "classes", "pixels", "download"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("here", justify="center")
-    table.add_column("licence")
+    table = new_table()
+    table.add_column(text("console.datasets.name"), no_wrap=True)
+    for name in ("train", "test", "classes", "pixels", "download"):
+        table.add_column(text(f"console.datasets.{name}"), justify="right", no_wrap=True)
+    table.add_column(text("console.datasets.here"), justify="center")
+    table.add_column(text("console.datasets.licence"))
     for row in rows:
-        pixels = "×".join(map(str, row.shape))
-        size = (
-            "in the package"
-            if row.download_bytes == 0
-            else "?"
-            if row.download_bytes is None
-            else format_bytes(row.download_bytes)
-        )
-        here = "yes" if row.is_cached else "no"
-        table.add_row(
-            row.name, f"{row.train_count:,}", f"{row.test_count:,}", str(row.classes), pixels, size, here, row.licence
-        )
-    print_titled(open_console(), "datasets by name", table)
+        size = "?" if row.download_bytes is None else format_bytes(row.download_bytes)
+        size = text("console.datasets.in-the-package") if row.download_bytes == 0 else size
+        here = text("console.environment.yes" if row.is_cached else "console.environment.no")
+        figures = (f"{row.train_count:,}", f"{row.test_count:,}", f"{row.classes}", "×".join(map(str, row.shape)))
+        table.add_row(row.name, *figures, size, here, row.licence)
+    print_titled(open_console(), text("console.datasets.title"), table)
 
 
 def show_data(
     source: str, target: str | None, test: str | None, sheet: Path | None, skip_bad: bool, as_json: bool
-) -> None:  # fmt: skip
+) -> None:
     """Print what one dataset holds, and write a contact sheet of its images."""
     from rushlight.data import DataOptions, describe_data, open_source, write_contact_sheet
 
@@ -64,68 +62,68 @@ def show_data(
 
 def print_overview(described: Mapping[str, Any]) -> None:
     """Print a description as tables and sentences."""
+    from rich.cells import set_cell_size  # Chinese characters are two columns wide
+
     console = open_console()
-    shape = "unknown" if described["shape"] is None else "×".join(map(str, described["shape"]))
-    console.print(
-        f"{described['name']}: {described['kind'] or 'batches'} of {shape} {described['dtype'] or ''}, {described['task'] or ''}"
-    )
+    unknown = text("console.overview.unknown")
+    shape = unknown if described["shape"] is None else "×".join(map(str, described["shape"]))
+    kind = text(f"console.overview.kinds.{described['kind'] or 'batches'}")
+    task = text(f"console.overview.tasks.{described['task']}") if described["task"] else ""
+    about = {"name": described["name"], "kind": kind, "shape": shape, "dtype": described["dtype"] or "", "task": task}
+    console.print(text("console.overview.title", **about))
     splits = {name: split for name, split in described["splits"].items() if split is not None}
     for name, split in splits.items():
-        samples = "unknown" if split["samples"] is None else f"{split['samples']:,}"
-        values = "" if split["min"] is None else f", values {split['min']:g} to {split['max']:g}"
-        console.print(f"  {name:<10} {samples} samples, {split['storage']}{values}", highlight=False)
-    print_counts(console, splits)
-    print_columns(console, described["columns"])
-    duplicates = described["duplicates"]
-    if duplicates is not None:
-        share = f"{duplicates['count']:,} of {duplicates['of']:,} test samples are in the training split too"
-        console.print(
-            f"duplicates: {share}" if duplicates["count"] else "duplicates: no test sample is in the training split"
-        )
-        for pair in duplicates["pairs"][:3]:
-            console.print(f"  train {pair[0]} = test {pair[1]}", highlight=False)
+        samples = unknown if split["samples"] is None else f"{split['samples']:,}"
+        line = text("console.overview.split", samples=samples, storage=text(f"console.overview.{split['storage']}"))
+        if split["min"] is not None:
+            line += text("console.overview.values", low=split["min"], high=split["max"])
+        console.print(f"  {set_cell_size(text(f'words.{name}'), 10)} {line}")
+    print_counts(console, {name: split["counts"] for name, split in splits.items() if split["counts"]})
+    print_columns(console, described["columns"] or ())
+    if duplicates := described["duplicates"]:
+        key = "console.overview.duplicates" if duplicates["count"] else "console.overview.no-duplicates"
+        console.print(text(key, count=duplicates["count"], total=duplicates["of"]))
+        for train, test in duplicates["pairs"][:SHOWN_PAIRS]:
+            console.print("  " + text("console.overview.pair", train=train, test=test))
     if described["mean"]:
-        numbers = ", ".join(f"{value:.4g}" for value in described["mean"])
-        spreads = ", ".join(f"{value:.4g}" for value in described["std"])
-        console.print(f"mean {numbers}; std {spreads}", highlight=False)
+        mean, std = (", ".join(f"{value:.4g}" for value in described[name]) for name in ("mean", "std"))
+        console.print(text("console.overview.mean", mean=mean, std=std))
     for note in described["notes"]:
-        console.print(f"note: {note}", highlight=False, soft_wrap=not console.is_terminal, markup=False)
+        print_marked(console, text("console.note"), "", shown(note))
     if "contact_sheet" in described:
-        console.print(f"contact sheet: {described['contact_sheet']}", soft_wrap=True, markup=False)
+        console.print(text("console.overview.contact-sheet", path=described["contact_sheet"]), soft_wrap=True)
 
 
-def print_counts(console: Any, splits: Mapping[str, Any]) -> None:
-    """Print how many samples each class has in each split."""
-    counts = {name: split["counts"] for name, split in splits.items() if split["counts"]}
+def print_counts(console: Console, counts: Mapping[str, Mapping[str, int]]) -> None:
+    """Print how many samples each class has in each split, given as {split: {class: samples}}."""
     if not counts:
         return
-    classes = list(next(iter(counts.values())))
-    table = open_table()
-    table.add_column("class")
+    table = new_table()
+    table.add_column(text("console.overview.class"))
     for name in counts:
-        table.add_column(name, justify="right")
+        table.add_column(text(f"words.{name}"), justify="right")
+    classes = list(next(iter(counts.values())))
     for label in classes[:SHOWN_CLASSES]:
         table.add_row(label, *(f"{found.get(label, 0):,}" for found in counts.values()))
     if len(classes) > SHOWN_CLASSES:
-        table.add_row(f"… {len(classes) - SHOWN_CLASSES} more classes", *("" for _ in counts))
-    print_titled(console, "samples per class", table)
+        table.add_row(text("console.overview.more-classes", count=len(classes) - SHOWN_CLASSES))
+    print_titled(console, text("console.overview.samples-per-class"), table)
 
 
-def print_columns(console: Any, columns: list[Mapping[str, Any]] | None) -> None:
+def print_columns(console: Console, columns: Sequence[Mapping[str, Any]]) -> None:
     """Print a table's columns: kind, gaps, and what is in them."""
     if not columns:
         return
-    table = open_table()
-    for heading in ("column", "kind"):
-        table.add_column(heading)
-    table.add_column("missing", justify="right")
-    table.add_column("different", justify="right")
-    table.add_column("values")
+    table = new_table()
+    for name in ("column", "kind"):
+        table.add_column(text(f"console.overview.{name}"))
+    for name in ("missing", "different"):
+        table.add_column(text(f"console.overview.{name}"), justify="right")
+    table.add_column(text("console.overview.values-of-a-column"))
     for column in columns:
-        low, high = column.get("min"), column.get("max")
-        common = ", ".join(f"{value} ({count:,})" for value, count in column.get("most_common") or ())
-        values = common if low is None else f"{low:.4g} to {high:.4g}"
-        table.add_row(
-            str(column["name"]), str(column["kind"]), f"{column['missing']:,}", f"{column['different']:,}", values
-        )
-    print_titled(console, "columns", table)
+        values = ", ".join(f"{value} ({count:,})" for value, count in column.get("most_common") or ())
+        if column.get("min") is not None:
+            values = text("console.overview.range", low=column["min"], high=column["max"])
+        kind = text(f"console.overview.kinds.{column['kind']}")
+        table.add_row(str(column["name"]), kind, f"{column['missing']:,}", f"{column['different']:,}", values)
+    print_titled(console, text("console.overview.columns"), table)

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rushlight.api import open_bundle, open_run
+from rushlight.api import open_run
 from rushlight.console import print_json
 from rushlight.data import is_table
 from rushlight.errors import UsageError
-from rushlight.export import Predictions, SavedModel
+from rushlight.export import Predictions, SavedModel, open_bundle
 from rushlight.run import Run
 
 SHOWN_ROWS = 20
@@ -21,13 +21,13 @@ def print_predictions(name: str, runs: Path, inputs: list[str], top: int, as_jso
     paths = [path for given in inputs for path in expanded(given)]
     is_bundle = (Path(name) / "model.json").is_file()
     run: Run | SavedModel = open_bundle(name) if is_bundle else open_run(name, runs=runs)
-    rows = [row for group in grouped(paths) for row in rows_of(group, run.predict(group), top)]
+    rows = [row for group in grouped(paths) for row in prediction_rows(group, run.predict(group), top)]
     if as_json:
         print_json({"run": name if isinstance(run, SavedModel) else run.name, "predictions": rows})
         return
     width = max((len(row["input"]) for row in rows), default=0)
     for row in rows:
-        print(f"{row['input']:<{width}}  {said(row)}")  # noqa: T201
+        print(f"{row['input']:<{width}}  {as_line(row)}")  # noqa: T201
 
 
 def grouped(paths: list[Path]) -> Iterator[list[Path] | Path]:
@@ -38,7 +38,7 @@ def grouped(paths: list[Path]) -> Iterator[list[Path] | Path]:
     yield from alone
 
 
-def rows_of(group: list[Path] | Path, predictions: Predictions, top: int) -> Iterator[dict[str, Any]]:
+def prediction_rows(group: list[Path] | Path, predictions: Predictions, top: int) -> Iterator[dict[str, Any]]:
     """Give each prediction with the name of what it is about: a file, or a row of one."""
     names = list(map(str, group)) if isinstance(group, list) else [f"{group}[{i}]" for i in range(len(predictions))]
     likeliest = None if predictions.probabilities is None else predictions.top(top)
@@ -50,8 +50,8 @@ def rows_of(group: list[Path] | Path, predictions: Predictions, top: int) -> Ite
             yield {"input": name, "value": values[0] if len(values) == 1 else values}
 
 
-def said(row: dict[str, Any]) -> str:
-    """Return one prediction as a person reads it."""
+def as_line(row: dict[str, Any]) -> str:
+    """Return one prediction in a line."""
     if "value" in row:
         values = row["value"] if isinstance(row["value"], list) else [row["value"]]
         return "  ".join(f"{value:.6g}" for value in values)

@@ -1,31 +1,99 @@
-"""Reading option values."""
+"""Command-line options that derive from the declared ones, and how their values are read."""
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Sequence
-from typing import Any
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
+
+import typer
 
 from rushlight.errors import UsageError
+from rushlight.options import OPTIONS, TAKES, Option
+
+KEYWORD = inspect.Parameter.KEYWORD_ONLY
+SHORT: dict[
+    str, tuple[str, Any, str | None, str]
+] = {  # of an option that takes NAME=VALUE: a name with an option of its own
+    "momentum": ("optimizer_arguments", float, None, "For optimizers that have it, such as SGD."),
+    "weight_decay": ("optimizer_arguments", float, None, "Pulls weights towards zero."),
+    "hidden": ("model_arguments", str, "SIZES", "Hidden layers of mlp: 512,512."),
+}
 
 
-def settings(option: str, given: Sequence[str] | None) -> dict[str, Any]:
-    """Return `name=value` pairs as a dict; a value is a Python literal where it reads as one, else text."""
-    found: dict[str, Any] = {}
-    for pair in given or ():
-        name, equals, value = pair.partition("=")
-        if not equals or not name.strip().isidentifier():
-            raise UsageError("not-a-setting", option=option, value=pair)
-        found[name.strip()] = literal(value.strip())
+def takes(verb: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command, in place of its `**options`, an option for each that `verb` takes, in the declared panels."""
+
+    def give(command: Callable[..., None]) -> Callable[..., None]:
+        signature = inspect.signature(command, eval_str=True)
+        own = [entry for entry in signature.parameters.values() if entry.name != "options"]
+        declared = [OPTIONS[name] for name in TAKES[verb] if OPTIONS[name].flags]
+        options = [
+            parameter for option in declared if verb == "train" or option.on_resume != "live"
+            for parameter in (*shorts(option), parameter_of(option, verb))
+        ]  # fmt: skip
+        parameters = sorted([*own, *options], key=lambda entry: (entry.kind, entry not in options))  # its own come last
+        command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+        command.__annotations__ = {entry.name: entry.annotation for entry in parameters}
+        return command
+
+    return give
+
+
+def parameter_of(option: Option, verb: str) -> inspect.Parameter:
+    """Return the command-line option for one that is declared; in `resume`, one that is not given stays as it was."""
+    is_new = verb == "train"
+    kind: Any = option.type if option.type in (bool, int, float, int | None, float | None) else str | None
+    kind = list[str] if option.metavar == "NAME=VALUE" else kind
+    shown: Any = option.shown if is_new or option.panel == "Run" else "as before"
+    if option.type is bool or shown == "None":
+        shown = False
+    declared = typer.Option(
+        *option.flags, help=option.help, metavar=option.metavar, rich_help_panel=option.panel,
+        show_default=True if is_new and option.default is not None and shown else shown,
+    )  # fmt: skip
+    default = option.default if is_new else None
+    return inspect.Parameter(option.name, KEYWORD, default=default, annotation=Annotated[kind | None, declared])
+
+
+def shorts(option: Option) -> list[inspect.Parameter]:
+    """Return the options of their own that stand for names in a NAME=VALUE option."""
+    found = []
+    for name, (whole, kind, metavar, text) in SHORT.items():
+        if whole == option.name:
+            declared = typer.Option(help=text, metavar=metavar, rich_help_panel=option.panel)
+            found.append(inspect.Parameter(name, KEYWORD, default=None, annotation=Annotated[kind | None, declared]))
     return found
 
 
-def literal(text: str) -> Any:
-    """Return what the text says in Python, or the text itself."""
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
+def chosen(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options of a command line as Python's verbs take them; those that were not given are left out."""
+    found = {name: value for name, value in options.items() if value not in (None, []) and name not in SHORT}
+    for name, read in (
+        ("optimizer_arguments", settings), ("model_arguments", settings), ("classes", names), ("image_size", as_size),
+    ):  # fmt: skip
+        if name in found:
+            found[name] = read(OPTIONS[name].flags[0].removeprefix("--"), found[name])
+    for name, (whole, *_) in SHORT.items():
+        if options.get(name) is not None:
+            value = numbers(name, options[name]) if name == "hidden" else options[name]
+            found[whole] = {**found.get(whole, {}), name: value}
+    return found
+
+
+def settings(option: str, given: Sequence[str]) -> dict[str, Any]:
+    """Return `name=value` pairs as a dict; a value is a Python literal where it reads as one, else text."""
+    found: dict[str, Any] = {}
+    for pair in given:
+        name, equals, value = pair.partition("=")
+        if not equals or not name.strip().isidentifier():
+            raise UsageError("not-a-setting", option=option, value=pair)
+        try:
+            found[name.strip()] = ast.literal_eval(value.strip())
+        except (ValueError, SyntaxError):
+            found[name.strip()] = value.strip()
+    return found
 
 
 def numbers(option: str, text: str) -> tuple[int, ...]:
@@ -36,15 +104,13 @@ def numbers(option: str, text: str) -> tuple[int, ...]:
     return tuple(map(int, parts))
 
 
-def names(text: str | None) -> tuple[str, ...] | None:
+def names(option: str, text: str) -> tuple[str, ...]:
     """Return comma-separated names."""
-    return None if text is None else tuple(part.strip() for part in text.split(",") if part.strip())
+    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
-def as_size(option: str, text: str | None) -> tuple[int, int] | None:
+def as_size(option: str, text: str) -> tuple[int, int]:
     """Return '64' as (64, 64) and '48x64' as (48, 64)."""
-    if text is None:
-        return None
     sizes = numbers(option, text.lower().replace("x", ","))
     if len(sizes) > 2:
         raise UsageError("not-sizes", option=option, value=text)

@@ -10,6 +10,8 @@ import sys
 import traceback as tracebacks
 from typing import IO, TYPE_CHECKING, Any
 
+from rushlight.texts import text
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
@@ -89,9 +91,9 @@ def open_console(to_stderr: bool = False, drops: bool = False) -> Console:
 
 def print_json(content: object) -> None:
     """Print one JSON object on one line of standard output; NaN and infinity raise ValueError."""
-    text = json.dumps(content, ensure_ascii=not can_encode(sys.stdout, "数×"), allow_nan=False)
+    line = json.dumps(content, ensure_ascii=not can_encode(sys.stdout, "数×"), allow_nan=False)
     stream = SafeStream(sys.stdout)
-    stream.write(text + "\n")
+    stream.write(line + "\n")
     stream.flush()
 
 
@@ -101,16 +103,17 @@ def print_error(error: BaseException, traceback: bool = False) -> None:
     if traceback:
         console.print("".join(tracebacks.format_exception(error)).rstrip(), style="dim", soft_wrap=True)
     problem = getattr(error, "problem", None) or str(error) or type(error).__name__
-    print_marked(console, "error:", "bold red", problem)
+    print_marked(console, text("console.error"), "bold red", problem)
     if advice := getattr(error, "advice", ""):
         console.print(advice, soft_wrap=not console.is_terminal)
 
 
-def print_marked(console: Console, mark: str, style: str, text: str) -> None:
-    """Print a line that begins with a coloured word."""
+def print_marked(console: Console, mark: str, style: str, line: str) -> None:
+    """Print a line that begins with a coloured word; a full-width colon needs no blank after it."""
     from rich.text import Text
 
-    console.print(Text.assemble((mark, style), " ", text), soft_wrap=not console.is_terminal)
+    blank = "" if mark.endswith("：") else " "
+    console.print(Text.assemble((mark, style), blank, line), soft_wrap=not console.is_terminal)
 
 
 def print_unwrapped(console: Console, table: Table) -> None:

@@ -1,4 +1,4 @@
-"""The profile of a training step, as tables."""
+"""The profile of a training step, as a table and what limits the step."""
 
 from __future__ import annotations
 
@@ -6,57 +6,35 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rushlight.console.report import one_digit, open_table
+from rushlight.console.report import new_table, one_digit
 from rushlight.formats import format_step
 from rushlight.texts import Note, shown, text
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-OPERATORS_SHOWN = 5
-BAR = 24  # columns of a part that has all the time
-NAME_WIDTH = 44
-
 
 def print_profile(console: Console, profile: Mapping[str, Any], wraps: bool) -> None:
     """Print a profile (the content of profile.json, and its folder): its parts, the heaviest operators, the limit."""
-    folder, warm_up, steps = (
-        Path(profile["folder"]),
-        profile["warm_up_steps"],
-        Note("words.steps", count=profile["steps"]),
-    )
-    key, duration = "title-after-warm-up" if warm_up else "title", format_step(profile["step_seconds"])
-    title = text(f"console.profile.{key}", time=duration, steps=steps, warm_up=warm_up)
+    parts, folder, table = profile["parts"], Path(profile["folder"]), new_table()
+    steps = Note("words.steps", count=profile["steps"])
+    title = text("console.profile.title", time=format_step(profile["median_seconds"]), steps=steps)
     console.print(f"\n{title}", style="bold", soft_wrap=wraps)
-    table = open_table()
-    table.add_column(text("console.profile.part"), no_wrap=True)
-    for name in ("per-step", "share"):
-        table.add_column(text(f"console.profile.{name}"), justify="right", no_wrap=True)
-    table.add_column("", style="green", no_wrap=True)
-    for name, part in profile["parts"].items():
+    for name in ("part", "median", "mean", "share"):
+        table.add_column(text(f"console.profile.{name}"), justify="left" if name == "part" else "right", no_wrap=True)
+    for name, part in parts.items():
         if part["seconds"]:  # else it is inside another: the loss in the user's own objective, all in a compiled step
-            label = "forward-and-loss" if name == "forward" and not profile["setting"]["has_loss"] else name
-            cells = (format_step(part["seconds"]), one_digit(part["share"]), "━" * round(part["share"] * BAR))
-            table.add_row(text(f"console.profile.{label}"), *cells)
+            label = "forward-and-loss" if name == "forward" and not parts["loss"]["seconds"] else name
+            label = "compiled" if name == "rest" and "compiled" in profile["causes"] else label
+            times = format_step(part["median_seconds"]), format_step(part["seconds"])
+            table.add_row(text(f"console.profile.{label}"), *times, one_digit(part["share"]))
     console.print(table)
-    if profile["operators"]:
-        console.print(f"\n{text('console.profile.operators')}", style="bold", soft_wrap=wraps)
-        table = open_table()
-        table.add_column(text("console.profile.operator"), no_wrap=True, max_width=NAME_WIDTH, overflow="ellipsis")
-        for name in ("calls", "per-step", "share"):
-            table.add_column(text(f"console.profile.{name}"), justify="right", no_wrap=True)
-        for entry in profile["operators"][:OPERATORS_SHOWN]:
-            name, figures = (
-                entry["name"].removeprefix("aten::"),
-                (format_step(entry["seconds"]), one_digit(entry["share"])),
-            )
-            table.add_row(name, f"{entry['calls']:.4g}", *figures)
-        console.print(table)
     console.print(f"\n{shown(profile['limit']['sentence'])}", style="bold", soft_wrap=wraps)
-    place = text("console.profile.all-figures", path=folder / "profile.json")
+    lines = [text("console.profile.all-figures", path=folder / "profile.json")]
+    if heaviest := profile["operators"][:4]:
+        listed = (f"{each['name'].removeprefix('aten::')} {format_step(each['seconds'])}" for each in heaviest)
+        lines.insert(0, text("console.profile.operators", listed=", ".join(listed)))
     if profile["trace"] is not None:
         traced = Note("words.steps", count=profile["traced_steps"])
-        place = text("console.profile.trace", steps=traced, path=folder / profile["trace"])
-        place += "\n" + text("console.profile.open-trace")
-    reading = [shown(profile["reading"])] if profile["reading"] else []
-    console.print("\n".join([*reading, place]) + "\n", soft_wrap=wraps)
+        lines.append(text("console.profile.trace", steps=traced, path=folder / profile["trace"]))
+    console.print("\n".join(lines) + "\n", soft_wrap=wraps)

@@ -111,23 +111,21 @@ class Progress:
         elif kind == "epoch":
             self.show_epoch(data)
         elif kind == "values":
-            logged = data["values"].items()
-            figures = {name: format_figure(value) if isinstance(value, float) else value for name, value in logged}
-            self.print(
-                "  ".join(
-                    f"{name} {value['media'] if isinstance(value, dict) else value}" for name, value in figures.items()
-                )
-            )
+            figures = {
+                name: format_figure(value)
+                if isinstance(value, float)
+                else value["media"]
+                if isinstance(value, dict)
+                else value
+                for name, value in data["values"].items()
+            }
+            self.print("  ".join(f"{name} {value}" for name, value in figures.items()))
         elif kind == "message":
             self.print(shown(data["text"]))
         elif kind == "warning" or (kind == "event" and data["event"] in WARNED_OF):
             self.line.clear()
-            print_marked(
-                self.console,
-                text("console.warning"),
-                "bold yellow",
-                shown(data["message" if kind == "event" else "text"]),
-            )
+            message = shown(data["message" if kind == "event" else "text"])
+            print_marked(self.console, text("console.warning"), "bold yellow", message)
         elif kind == "announcement":
             self.epochs = data["epochs"]
             for line, style in ((data["title"], "bold"), *((line, "dim") for line in data["lines"])):
@@ -242,6 +240,8 @@ def fetch_progress(quiet: bool = False, to_stderr: bool = True) -> Callable[[str
 
     Call it as often as you like, and with done == total at the end: then the line is left standing.
     """
+    from rich.cells import cell_len
+
     if quiet:
         return lambda name, done, total: None
     line = LiveLine(to_stderr)
@@ -263,7 +263,7 @@ def fetch_progress(quiet: bool = False, to_stderr: bool = True) -> Callable[[str
         seconds = now - begun_at
         speed = f"{format_bytes((done - begun_bytes) / seconds)}/s" if seconds > 0.2 else ""  # else too early to tell
         if line.is_live and not is_over:
-            room = line.width - len(line.joined(["", size, speed])) - BAR_LEAST - 3 * len(line.gap)
+            room = line.width - cell_len(line.joined(["", size, speed])) - BAR_LEAST - 3 * len(line.gap)
             line.draw([cut_in_middle(name, room), size, speed], done / total if total else None)
         else:
             line.clear()
@@ -273,8 +273,12 @@ def fetch_progress(quiet: bool = False, to_stderr: bool = True) -> Callable[[str
 
 
 def cut_in_middle(name: str, room: int) -> str:
-    """Return the name, cut with '...' in its middle to at most `room` characters (never below eight)."""
+    """Return the name, cut with '...' in its middle to at most `room` columns (never below eight)."""
+    from rich.cells import cell_len, set_cell_size
+
     room = max(8, room)
-    if len(name) <= room:
+    if cell_len(name) <= room:
         return name
-    return name[: (room - 3) // 2] + "..." + name[len(name) - (room - 3 - (room - 3) // 2) :]
+    start = (room - 3) // 2
+    end = set_cell_size(name[::-1], room - 3 - start)[::-1]
+    return f"{set_cell_size(name, start)}...{end}"

@@ -31,7 +31,7 @@ def print_report(report: Mapping[str, Any], to_stderr: bool = False, drops: bool
     if report.get("accuracy") is not None:
         head.append(text("console.report.accuracy", value=format_share(report["accuracy"])), "bold")
         if interval := report.get("accuracy_interval"):
-            head.append(" " + text("console.report.interval", interval=share_range(interval)))
+            head.append(text("console.report.interval", interval=share_range(interval)))
     elif report.get("mae") is not None:
         key, figure = "mae-of" if report.get("target") else "mae", format_figure(report["mae"])
         head.append(text(f"console.report.{key}", value=figure, target=report.get("target")), "bold")
@@ -64,7 +64,7 @@ def print_classes(console: Console, classes: Sequence[Mapping[str, Any]]) -> Non
         shown = sorted(shown, key=lambda entry: -1.0 if entry.get("f1") is None else float(entry["f1"]))[:WORST_CLASSES]
         title = text("console.report.worst-classes", shown=WORST_CLASSES, count=len(classes))
     is_wide = console.width >= INTERVAL_WIDTH
-    table = open_table()
+    table = new_table()
     table.add_column(text("console.report.class"), max_width=NAME_WIDTH, overflow="ellipsis")
     for name in ("samples", "precision", "recall", "f1"):
         table.add_column(text(f"console.report.{name}"), justify="right", no_wrap=True)
@@ -85,7 +85,7 @@ def one_digit(share: float | None) -> str:
     return "-" if share is None else f"{share * 100:.1f}%"
 
 
-def open_table(title: str | None = None) -> Table:
+def new_table(title: str | None = None) -> Table:
     """Return an empty table with the look that all tables here have; a title wraps to the table's width."""
     from rich import box
     from rich.table import Table
@@ -107,7 +107,7 @@ def print_confusion(console: Console, confusion: Sequence[Sequence[int]], names:
     title = text("console.report.confusion")
     if table is None:
         pairs = [(-n, i, j) for i, row in enumerate(confusion) for j, n in enumerate(row) if i != j and n]
-        title, table = text("console.report.most-confused"), open_table()
+        title, table = text("console.report.most-confused"), new_table()
         for name in ("true-class", "taken-for"):
             table.add_column(text(f"console.report.{name}"), max_width=NAME_WIDTH, overflow="ellipsis", no_wrap=True)
         table.add_column(text("console.report.times"), justify="right")
@@ -122,17 +122,18 @@ def confusion_table(confusion: Sequence[Sequence[int]], names: Sequence[str], wi
 
     Columns are headed by the class's name if all names are short, else by its number, which stands in the row too.
     """
+    from rich.cells import cell_len
     from rich.text import Text
 
     if len(confusion) > CONFUSION_SHOWN:
         return None
     cell = max(3, *(len(f"{count}") for row in confusion for count in row))
-    headings = list(names) if all(len(name) <= cell for name in names) else [f"{i}" for i in range(len(names))]
+    headings = list(names) if all(cell_len(name) <= cell for name in names) else [f"{i}" for i in range(len(names))]
     labels = list(names) if headings == list(names) else [f"{i} {name}" for i, name in enumerate(names)]
     room = width - len(confusion) * (cell + 1) - 2
     if room < 8:
         return None
-    table = open_table()
+    table = new_table()
     table.padding = (0, 0, 0, 1)
     table.add_column("", max_width=min(room, NAME_WIDTH + 3), overflow="ellipsis", no_wrap=True)
     for heading in headings:
@@ -155,7 +156,7 @@ def shade(share: float, is_right: bool) -> str:
 def print_mistakes(console: Console, mistakes: Sequence[Mapping[str, Any]]) -> None:
     """Print the predictions that were wrong by most (regression), or wrong with most confidence (classes)."""
     is_number = "error" in mistakes[0]
-    table = open_table()
+    table = new_table()
     has_names = all("name" in entry for entry in mistakes)
     table.add_column(text("console.report.sample"), justify="left" if has_names else "right", overflow="fold")
     for name in ("true", "predicted"):

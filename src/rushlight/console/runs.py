@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from rushlight.console.output import can_encode, open_console, print_marked, print_unwrapped
 from rushlight.console.progress import evaluated, metric_of, of, show_metric
-from rushlight.console.report import open_table, print_titled
+from rushlight.console.report import new_table, print_titled
 from rushlight.formats import format_count, format_duration, format_figure
+from rushlight.texts import Note, text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -40,27 +41,29 @@ def print_runs(runs: Sequence[Mapping[str, Any]]) -> None:
     console = open_console()
     cells = [run_cells(run) for run in runs]
     columns = list(COLUMNS)
-    widths = {name: 3 + max(map(cell_len, (name, *(row[name] for row in cells)))) for name in columns}
+    heads = {name: text(f"console.runs.{name}") for name in columns}
+    widths = {name: 3 + max(map(cell_len, (heads[name], *(row[name] for row in cells)))) for name in columns}
     for column in LEAST_MISSED:
         if console.is_terminal and sum(widths[name] for name in columns) > console.width:
             columns.remove(column)
-    table = open_table()
+    table = new_table()
     for column in columns:
         justify: Any = "left" if column in ("run", "status", "started") else "right"
         width = None if column == "run" else widths[column] - 3  # given, or rich measures every cell three times
-        table.add_column(column, justify=justify, overflow="fold", no_wrap=column != "run", width=width)
-    for row in cells:
-        style = STATUS_STYLES.get(row["status"], "")
+        table.add_column(heads[column], justify=justify, overflow="fold", no_wrap=column != "run", width=width)
+    for run, row in zip(runs, cells, strict=True):
+        style = STATUS_STYLES.get(run["status"], "")
         table.add_row(*(Text(row[column], style if column == "status" else "") for column in columns))
     print_unwrapped(console, table)
     for run in runs:
         if run.get("problem"):
-            console.print(f"damaged: {run['problem']}", style="red", soft_wrap=not console.is_terminal)
+            problem = text("console.damaged", problem=run["problem"])
+            console.print(problem, style="red", soft_wrap=not console.is_terminal)
 
 
 def run_cells(run: Mapping[str, Any]) -> dict[str, str]:
     """Return the texts in one run's row, by column."""
-    row = {"run": run["name"], "status": run["status"], "started": moment(run["started"])}
+    row = {"run": run["name"], "status": text(f"console.status.{run['status']}"), "started": moment(run["started"])}
     if run["status"] == "damaged":
         return row | dict.fromkeys(("epochs", "last", "best", "loss", "time"), "-")
     metric, best = run["metric"], "-"
@@ -68,7 +71,8 @@ def run_cells(run: Mapping[str, Any]) -> dict[str, str]:
     if metric == "accuracy":
         best = show_metric(metric, run["best_accuracy"])
     elif metric:
-        last, best = f"{metric} {last}", f"epoch {run['best_epoch']}" if run["best_epoch"] else "-"
+        last = f"{text(f'console.headings.{metric}')} {last}"
+        best = text("console.runs.best-epoch", epoch=run["best_epoch"]) if run["best_epoch"] else "-"
     epochs, loss = of(run["epochs_done"], run["epochs"]), format_figure(run["train_loss"])
     return row | {"epochs": epochs, "last": last, "best": best, "loss": loss, "time": format_duration(run["seconds"])}
 
@@ -84,11 +88,11 @@ def print_run(
     from rich.text import Text
 
     console = open_console()
-    status = Text(summary["status"], STATUS_STYLES.get(summary["status"], ""))
+    status = Text(text(f"console.status.{summary['status']}"), STATUS_STYLES.get(summary["status"], ""))
     console.print(Text.assemble((summary["name"], "bold"), "  ", status), soft_wrap=True)
     console.print(str(summary["folder"]), style="dim", soft_wrap=True)
     for change in summary.get("inexact") or ():
-        print_marked(console, "not exact:", "bold yellow", change)
+        print_marked(console, text("console.not-exact"), "bold yellow", change)
     print_recipe(console, recipe)
     epochs = [line for line in history if line.get("kind") == "epoch"]
     if epochs:
@@ -97,10 +101,10 @@ def print_run(
         print_sessions(console, sessions)
     for line in history:
         if line.get("kind") == "event" and line.get("event") != "finished":
-            at = f" at step {line['step']:,}" if line.get("step") is not None else ""
+            at = " " + text("console.run.at-step", step=line["step"]) if line.get("step") is not None else ""
             when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(line.get("time") or 0))
-            text = f"{when}  {line.get('event')}{at}  {line.get('message') or ''}".rstrip()
-            console.print(text, style="dim", soft_wrap=not console.is_terminal)
+            entry = f"{when}  {line.get('event')}{at}  {line.get('message') or ''}".rstrip()
+            console.print(entry, style="dim", soft_wrap=not console.is_terminal)
     print_curves(console, epochs, losses)
 
 
@@ -136,57 +140,53 @@ def print_epochs(console: Console, epochs: Sequence[Mapping[str, Any]], best_epo
     """Print a row for each epoch; the best one is marked."""
     split, figures = next((found for found in map(evaluated, reversed(epochs)) if found[1]), ("test", {}))
     metric = metric_of(figures)
-    table = open_table()
-    for heading in (
-        "epoch",
-        "train loss",
-        f"{'val' if split == 'validation' else split} loss",
-        metric and f"{'val ' if split == 'validation' else ''}{metric}",
-        "time",
-    ):
-        if heading:
-            table.add_column(heading, justify="right", no_wrap=True)
+    table = new_table()
+    score = [f"validation-{metric}" if split == "validation" else metric] if metric else []
+    for name in ("epoch", "train-loss", f"{split}-loss", *score, "time"):
+        table.add_column(text(f"console.headings.{name}"), justify="right", no_wrap=True)
     table.add_column("")
     for line in epochs[-EPOCH_ROWS:]:
         figures = evaluated(line)[1]
         cells = [f"{line['epoch']}", format_figure(line.get("train_loss")), format_figure(figures.get("loss"))]
         cells += [show_metric(metric, figures.get(metric))] if metric else []
-        mark = "best" if line["epoch"] == best_epoch and len(epochs) > 1 else ""
+        mark = text("console.best") if line["epoch"] == best_epoch and len(epochs) > 1 else ""
         table.add_row(*cells, format_duration(line.get("seconds") or 0), mark)
-    is_cut = len(epochs) > EPOCH_ROWS
-    print_titled(console, f"the last {EPOCH_ROWS} of {len(epochs)} epochs" if is_cut else "epochs", table)
+    key = "console.run.last-epochs" if len(epochs) > EPOCH_ROWS else "console.run.epochs"
+    print_titled(console, text(key, shown=EPOCH_ROWS, count=len(epochs)), table)
 
 
 def print_sessions(console: Console, sessions: Sequence[Mapping[str, Any]]) -> None:
     """Print a row for each process that worked on the run, and below them why one failed."""
+    from rich.cells import cell_len
     from rich.text import Text
 
-    shown = sessions[-SESSION_ROWS:]
+    listed = sessions[-SESSION_ROWS:]
     is_wide = console.width >= SESSIONS_WIDE
-    table = open_table()
-    table.add_column("began", no_wrap=True)
+    table = new_table()
+    table.add_column(text("console.run.began"), no_wrap=True)
     if is_wide:
-        table.add_column("ended", no_wrap=True)
-    table.add_column("steps", justify="right", no_wrap=True)
-    table.add_column("end", overflow="fold", min_width=len("interrupted"))
-    table.add_column("process", overflow="fold")
-    for session in shown:
-        end = Text(session["end"], STATUS_STYLES.get(session["end"], ""))
+        table.add_column(text("console.run.ended"), no_wrap=True)
+    table.add_column(text("console.run.steps"), justify="right", no_wrap=True)
+    table.add_column(text("console.run.end"), overflow="fold", min_width=cell_len(text("console.status.interrupted")))
+    table.add_column(text("console.run.process"), overflow="fold")
+    for session in listed:
+        end = Text(text(f"console.status.{session['end']}"), STATUS_STYLES.get(session["end"], ""))
         if session["differences"]:
-            end.append(", not exact", "bold yellow")
+            end.append(text("console.run.not-exact"), "bold yellow")
         ended = [moment(session["ended"], session["began"])] if is_wide else []
         first, last = (
-            f"{step:,}" if isinstance(step, int) else "?" for step in (session["from_step"], session["step"])
+            f"{session[name]:,}" if isinstance(session[name], int) else "?" for name in ("from_step", "step")
         )
-        steps = f"from {first}" if last == "?" else f"{first} to {last}"
-        table.add_row(moment(session["began"]), *ended, steps, end, f"{session['pid']} on {session['host']}")
-    is_cut = len(sessions) > len(shown)
-    print_titled(console, f"the last {len(shown)} of {len(sessions):,} sessions" if is_cut else "sessions", table)
-    for session in shown:
+        steps = text(f"console.run.{'steps-from' if last == '?' else 'steps-from-to'}", first=first, last=last)
+        process = text("console.run.process-on", pid=session["pid"], host=session["host"])
+        table.add_row(moment(session["began"]), *ended, steps, end, process)
+    key = "console.run.last-sessions" if len(sessions) > len(listed) else "console.run.sessions"
+    print_titled(console, text(key, shown=len(listed), count=len(sessions)), table)
+    for session in listed:
         for notice in session.get("notices", ()):
-            print_marked(console, "notice:", "yellow", str(notice))
+            print_marked(console, text("console.notice"), "yellow", str(notice))
         if session["message"]:
-            print_marked(console, "failed:", "red", str(session["message"]))
+            print_marked(console, text("console.failed"), "red", str(session["message"]))
 
 
 def moment(seconds: Any, since: Any = None) -> str:
@@ -200,19 +200,22 @@ def moment(seconds: Any, since: Any = None) -> str:
 
 def print_curves(console: Console, epochs: Sequence[Mapping[str, Any]], losses: Sequence[float]) -> None:
     """Draw the training loss by step and the test metric by epoch, each from two points on."""
-    steps, values = thinned(losses)
+    steps, values = thin_curve(losses)
     if len(values) > 1:
-        draw_curve(console, f"training loss, {format_count(len(losses))} steps", "step", steps, values)
+        title = text("console.run.loss-curve", steps=format_count(len(losses)))
+        draw_curve(console, title, text("console.run.step"), steps, values)
     found = [(line["epoch"], *evaluated(line)) for line in epochs]
     metric = next((metric_of(figures) for _, _, figures in reversed(found) if figures), None)
     points = [(epoch, figures[metric]) for epoch, _, figures in found if metric and figures.get(metric) is not None]
     if len(points) > 1:
-        scale, unit = (100, ", %") if metric == "accuracy" else (1, "")
-        title = f"{found[-1][1]} {metric}{unit}"
-        draw_curve(console, title, "epoch", [epoch for epoch, _ in points], [value * scale for _, value in points])
+        scale, key = (100, "accuracy-curve") if metric == "accuracy" else (1, "metric-curve")
+        split, name = Note(f"words.{found[-1][1]}"), Note(f"console.headings.{metric}")
+        title = text(f"console.run.{key}", split=split, metric=name)
+        epoch_label, values = text("console.run.epoch"), [value * scale for _, value in points]
+        draw_curve(console, title, epoch_label, [epoch for epoch, _ in points], values)
 
 
-def thinned(losses: Sequence[float]) -> tuple[list[float], list[float]]:
+def thin_curve(losses: Sequence[float]) -> tuple[list[float], list[float]]:
     """Return at most CURVE_POINTS steps, and the mean of the finite losses around each."""
     size = max(1, math.ceil(len(losses) / CURVE_POINTS))
     steps, means = [], []
@@ -241,10 +244,10 @@ def draw_curve(console: Console, title: str, label: str, x: Sequence[float], y: 
     ticks = whole_ticks(x[0], x[-1], width // 14)
     figure.ruler("x").ticks(ticks, [f"{tick:,}" for tick in ticks])
     figure.plot_size(width, CURVE_HEIGHT)
-    text = figure.build().string(colorless=True)
+    drawn = figure.build().string(colorless=True)
     if not has_braille:
-        text = text.translate(str.maketrans("┌┐└┘─│┤├┬┴┼", "+" * 4 + "-|" + "+" * 5))
-    console.print(text, soft_wrap=True, no_wrap=True)
+        drawn = drawn.translate(str.maketrans("┌┐└┘─│┤├┬┴┼", "+" * 4 + "-|" + "+" * 5))
+    console.print(drawn, soft_wrap=True, no_wrap=True)
 
 
 def whole_ticks(low: float, high: float, most: int) -> list[int]:

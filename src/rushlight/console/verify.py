@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 from rushlight.console.output import open_console, print_unwrapped
 from rushlight.console.progress import DRAW_SECONDS, LiveLine
-from rushlight.console.report import open_table
+from rushlight.console.report import new_table
 from rushlight.formats import format_bytes
-from rushlight.texts import shown, text
+from rushlight.texts import Note, shown, text
 
 if TYPE_CHECKING:
     from rich.table import Table
+    from rich.text import Text
 
 STYLES = {
-    "whole": "green", "damaged": "bold red", "missing": "bold red", "in use": "bold cyan", "other version": "yellow",
-    "not yet": "dim",
+    "whole": "green", "damaged": "bold red", "missing": "bold red", "in-use": "bold cyan", "other-version": "yellow",
+    "not-yet": "dim",
 }  # fmt: skip
 WIDE, FULL = 64, 100  # columns from which sizes are shown: of one run's files, of all runs
 
@@ -49,13 +50,13 @@ def print_verification(found: Mapping[str, Any]) -> None:
     from rich.text import Text
 
     console = open_console()
-    console.print(Text.assemble((str(found["run"]), "bold"), "  ", state_text(found)), soft_wrap=True)
+    console.print(Text.assemble((str(found["run"]), "bold"), "  ", state_of_run(found)), soft_wrap=True)
     console.print(str(found["folder"]), style="dim", soft_wrap=True)
     has_size = console.width >= WIDE
     table = verification_table(text("console.upkeep.part"), has_size)
     for file in found["parts"]:
         size = [format_bytes(file["bytes"]) if file["bytes"] else ""] if has_size else []
-        table.add_row(file["name"], Text(named(file["state"]), STYLES[file["state"]]), *size, shown(file["detail"]))
+        table.add_row(file["name"], state_text(file["state"]), *size, shown(file["detail"]))
     print_unwrapped(console, table)
     console.print(shown(found["meaning"]), soft_wrap=not console.is_terminal)
 
@@ -74,15 +75,12 @@ def print_verifications(results: Sequence[Mapping[str, Any]]) -> None:
     table.columns[0].min_width = name_width
     for found in results:
         size = [format_bytes(found["bytes"])] if has_size else []
-        table.add_row(found["run"], state_text(found), *size, in_short(found))
+        table.add_row(found["run"], state_of_run(found), *size, in_short(found))
     print_unwrapped(console, table)
     damaged = [found for found in results if not found["whole"]]
     key = "console.upkeep.some-damaged" if damaged else "console.upkeep.all-whole"
-    runs, size_text = (
-        text("console.upkeep.runs", count=len(results)),
-        format_bytes(sum(run["bytes"] for run in results)),
-    )
-    console.print(text(key, runs=runs, size=size_text, damaged=len(damaged)))
+    runs, total = Note("console.upkeep.runs", count=len(results)), format_bytes(sum(run["bytes"] for run in results))
+    console.print(text(key, runs=runs, size=total, damaged=len(damaged)))
     if damaged:
         hint = text("console.upkeep.look-at", run=damaged[0]["typed"])
         console.print(hint, soft_wrap=not console.is_terminal)
@@ -90,7 +88,7 @@ def print_verifications(results: Sequence[Mapping[str, Any]]) -> None:
 
 def verification_table(heading: str, has_size: bool) -> Table:
     """Return an empty table for names, states, sizes where there is room, and details."""
-    table = open_table()
+    table = new_table()
     table.add_column(heading, overflow="fold")
     table.add_column(text("console.upkeep.state"), no_wrap=True)
     if has_size:
@@ -99,24 +97,24 @@ def verification_table(heading: str, has_size: bool) -> Table:
     return table
 
 
-def state_text(found: Mapping[str, Any]) -> Any:
+def state_of_run(found: Mapping[str, Any]) -> Text:
     """Return in colour whether a run is whole, damaged, or in use and whole so far."""
+    return state_text("damaged" if not found["whole"] else "in-use" if found["in_use_by"] else "whole")
+
+
+def state_text(state: str) -> Text:
+    """Return a state in the user's language, in colour."""
     from rich.text import Text
 
-    state = "damaged" if not found["whole"] else "in use" if found["in_use_by"] else "whole"
-    return Text(named(state), STYLES[state])
-
-
-def named(state: str) -> str:
-    """Return a state in the user's language."""
-    return text(f"runs.state.{state.replace(' ', '-')}")
+    key = state.replace(" ", "-")
+    return Text(text(f"runs.state.{key}"), STYLES[key])
 
 
 def in_short(found: Mapping[str, Any]) -> str:
     """Return a run's first damage, or the checkpoints and the bundle that can be used."""
     broken = [file for file in found["parts"] if file["state"] in ("damaged", "missing")]
     if broken:
-        first = f"{broken[0]['name']}: {shown(broken[0]['detail']) or named(broken[0]['state'])}"
+        first = f"{broken[0]['name']}: {shown(broken[0]['detail']) or state_text(broken[0]['state'])}"
         return first if len(broken) == 1 else text("console.upkeep.and-more", first=first, count=len(broken) - 1)
     whole = [file["name"] for file in found["parts"] if file["state"] == "whole"]
     usable = text("console.upkeep.checkpoints", count=sum(name.startswith("checkpoints/") for name in whole))

@@ -19,16 +19,9 @@ if TYPE_CHECKING:
         tensors_in,
     )
     from rushlight.data.look import describe_data, write_contact_sheet
-    from rushlight.data.open import (
-        DataOptions,
-        memory_limit,
-        open_like,
-        open_source,
-        options_from_json,
-        options_to_json,
-        retarget,
-    )
-    from rushlight.data.order import epoch_order, step_seed
+    from rushlight.data.open import DataOptions, open_like, open_source, retarget
+    from rushlight.data.order import step_seed
+    from rushlight.data.shape import as_array, owned
     from rushlight.data.sources import (
         DATASETS,
         ImageFolderDataset,
@@ -38,27 +31,17 @@ if TYPE_CHECKING:
         read_image,
         read_rows,
     )
-    from rushlight.data.spec import (
-        Column,
-        FeatureSpec,
-        Normalization,
-        TargetSpec,
-        Task,
-        features_from_json,
-        features_to_json,
-        target_from_json,
-        target_to_json,
-    )
+    from rushlight.data.spec import Column, FeatureSpec, Normalization, TargetSpec, Task
     from rushlight.data.splits import Data, keeping_workers
 
-__all__ = ['CPU', 'DATASETS', 'Batch', 'Column', 'Data', 'DataOptions', 'FeatureSpec', 'Feed', 'ImageFolderDataset', 'Normalization', 'ResidentSplit', 'Split', 'StreamedSplit', 'TargetSpec', 'Task', 'cache_folder', 'count_samples', 'describe_data', 'describe_datasets', 'epoch_order', 'equal_parts', 'features_from_json', 'features_to_json', 'is_table', 'keeping_workers', 'memory_limit', 'open_like', 'open_source', 'options_from_json', 'options_to_json', 'read_image', 'read_rows', 'retarget', 'step_seed', 'target_from_json', 'target_to_json', 'tensors_in', 'write_contact_sheet']  # fmt: skip
+__all__ = ["CPU", "DATASETS", "Batch", "Column", "Data", "DataOptions", "FeatureSpec", "Feed", "ImageFolderDataset", "Normalization", "ResidentSplit", "Split", "StreamedSplit", "TargetSpec", "Task", "as_array", "cache_folder", "count_samples", "describe_data", "describe_datasets", "equal_parts", "is_table", "keeping_workers", "open_like", "open_source", "owned", "read_image", "read_rows", "retarget", "step_seed", "tensors_in", "write_contact_sheet"]  # fmt: skip
 
 __getattr__, __dir__ = lazy_names(
     __name__,
     {
         "rushlight.data.feed": [
-            "Batch",
             "CPU",
+            "Batch",
             "Feed",
             "ResidentSplit",
             "Split",
@@ -68,16 +51,9 @@ __getattr__, __dir__ = lazy_names(
             "tensors_in",
         ],
         "rushlight.data.look": ["describe_data", "write_contact_sheet"],
-        "rushlight.data.open": [
-            "DataOptions",
-            "open_like",
-            "memory_limit",
-            "open_source",
-            "options_from_json",
-            "options_to_json",
-            "retarget",
-        ],
-        "rushlight.data.order": ["epoch_order", "step_seed"],
+        "rushlight.data.open": ["DataOptions", "open_like", "open_source", "retarget"],
+        "rushlight.data.order": ["step_seed"],
+        "rushlight.data.shape": ["as_array", "owned"],
         "rushlight.data.sources": [
             "DATASETS",
             "ImageFolderDataset",
@@ -87,17 +63,7 @@ __getattr__, __dir__ = lazy_names(
             "read_image",
             "read_rows",
         ],
-        "rushlight.data.spec": [
-            "Column",
-            "FeatureSpec",
-            "Normalization",
-            "TargetSpec",
-            "Task",
-            "features_from_json",
-            "features_to_json",
-            "target_from_json",
-            "target_to_json",
-        ],
+        "rushlight.data.spec": ["Column", "FeatureSpec", "Normalization", "TargetSpec", "Task"],
         "rushlight.data.splits": ["Data", "keeping_workers"],
     },
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -76,6 +76,18 @@ class DataOptions:
                 raise UsageError("bad-fraction", option=option, value=fraction)
         if self.workers < 0:
             raise UsageError("negative", option="workers", value=self.workers)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the options that differ from the defaults, JSON-ready."""
+        return {option: value for option, value in vars(self).items() if value != getattr(DataOptions, option)}
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> DataOptions:
+        """Rebuild what `to_json` wrote."""
+        options: dict[str, Any] = {
+            option: tuple(value) if isinstance(value, list) else value for option, value in content.items()
+        }
+        return cls(**options)
 
 
 def opened_before(data: Data) -> Data:
@@ -166,7 +178,7 @@ def check_options_apply(given: Given, kind: SourceKind, options: DataOptions) ->
         raise UsageError("two-validation-splits", fraction=options.val_fraction)
     apart = {"val_data": given.validation, "test_data": given.test}
     chosen = {option: type(other).__name__ for option, other in apart.items() if kind is OPENED and other is not None}
-    chosen |= {option: value for option, value in vars(options).items() if value != getattr(DataOptions(), option)}
+    chosen |= options.to_json()
     for option, value in chosen.items():
         if option == "seed" or kind.takes(option):
             continue
@@ -222,20 +234,6 @@ def retarget_split(split: Split, target: TargetSpec) -> Split:
         return replace(split, targets=split.targets.float().reshape(-1, 1))
     assert isinstance(split, (StreamedSplit, LoaderSplit))
     return replace(split, prepare=PrepareBinaryBatch(split.prepare))
-
-
-def options_to_json(options: DataOptions) -> dict[str, Any]:
-    """Return the options that differ from the defaults, JSON-ready."""
-    defaults = asdict(DataOptions())
-    return {key: value for key, value in asdict(options).items() if value != defaults[key]}
-
-
-def options_from_json(content: dict[str, Any]) -> DataOptions:
-    """Rebuild what `options_to_json` wrote."""
-    options: dict[str, Any] = {
-        key: tuple(value) if isinstance(value, list) else value for key, value in content.items()
-    }
-    return DataOptions(**options)
 
 
 def open_like(
@@ -295,7 +293,7 @@ def check_same_scaling(data: Data, features: FeatureSpec, target: TargetSpec) ->
 
 def kept(name: str, samples: Samples, features: FeatureSpec, target: TargetSpec) -> ResidentSplit:
     """Check samples and keep them, prepared as `features` and `target` say."""
-    check_samples(name, "test", samples, target)
+    check_samples(name, Note("words.test"), samples, target)
     split = resident(samples, features, target)
     return replace(split, targets=split.targets.float().reshape(-1, 1)) if target.task == "binary" else split
 

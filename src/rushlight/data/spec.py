@@ -41,6 +41,14 @@ class Normalization:
             x = (x - mean) / std
         return x
 
+    def undo(self, prepared: Tensor, channel_dim: int) -> Tensor:
+        """Return a batch as it was before `apply`, up to rounding."""
+        raw = prepared
+        if self.mean:
+            mean, std = self.constants(prepared, channel_dim)
+            raw = raw * std + mean
+        return raw * self.divisor
+
     def constants(self, like: Tensor, channel_dim: int) -> tuple[Tensor, Tensor]:
         """Return `mean` and `std` as float32 tensors that broadcast against the batch `like`."""
         shape = [1] * like.dim()
@@ -97,6 +105,17 @@ class FeatureSpec:
         """The dimension of a batch along which `normalization` runs."""
         return 1 if self.kind == "image" else -1
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the spec as JSON-ready values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> FeatureSpec:
+        """Rebuild what `to_json` wrote."""
+        normalization = Normalization(**_tuples(content["normalization"]))
+        columns = tuple(Column(**_tuples(column)) for column in content["columns"])
+        return cls(**{**_tuples(content), "normalization": normalization, "columns": columns})
+
     def prepare(self, raw: Tensor) -> Tensor:
         """Return what the model receives for a batch as stored, shape (batch, *shape)."""
         if self.dtype == "int64":
@@ -129,33 +148,20 @@ class TargetSpec:
             return self.width
         return 1 if self.task == "binary" else len(self.classes)
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the spec as JSON-ready values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> TargetSpec:
+        """Rebuild what `to_json` wrote."""
+        return cls(**_tuples(content))
+
     def in_units(self, outputs: Tensor) -> Tensor:
         """Return regression outputs, shape (n, width), in the units the data came in."""
         if not self.mean:
             return outputs
         return outputs * outputs.new_tensor(self.std) + outputs.new_tensor(self.mean)
-
-
-def features_to_json(spec: FeatureSpec) -> dict[str, Any]:
-    """Return the spec as JSON-ready values."""
-    return asdict(spec)
-
-
-def features_from_json(content: dict[str, Any]) -> FeatureSpec:
-    """Rebuild what `features_to_json` wrote."""
-    normalization = Normalization(**_tuples(content["normalization"]))
-    columns = tuple(Column(**_tuples(column)) for column in content["columns"])
-    return FeatureSpec(**{**_tuples(content), "normalization": normalization, "columns": columns})
-
-
-def target_to_json(spec: TargetSpec) -> dict[str, Any]:
-    """Return the spec as JSON-ready values."""
-    return asdict(spec)
-
-
-def target_from_json(content: dict[str, Any]) -> TargetSpec:
-    """Rebuild what `target_to_json` wrote."""
-    return TargetSpec(**_tuples(content))
 
 
 def _tuples(content: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a user hands to `predict`, as batches of raw values in the dtype and shape of the training data.
+"""The inputs of `predict`, as batches of raw values in the dtype and shape of the training data.
 
 Arrays are viewed, not copied, and converted a batch at a time, so a mapped file larger than memory can be predicted.
 """
@@ -13,37 +13,34 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rushlight.data import FeatureSpec
+from rushlight.data import FeatureSpec, as_array, owned
 from rushlight.errors import DataError
 from rushlight.texts import Joined, Note
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
-def open_inputs(inputs: Any, features: FeatureSpec) -> Array | Tensor:
-    """Return the inputs as an array or tensor; paths, PIL images and tables are read by the data's own readers."""
+def open_inputs(inputs: Any, features: FeatureSpec) -> Array:
+    """Return the inputs as an array; paths, PIL images and tables are read by the data's own readers."""
+    from rushlight.data import read_image, read_rows
+
     inputs = Path(inputs) if isinstance(inputs, (str, os.PathLike)) else inputs
     if isinstance(inputs, Path) and inputs.suffix.lower() == ".npy":
-        inputs = read_npy(inputs, features)
-    if features.kind == "image" and (images := image_sources(inputs)) is not None:
-        from rushlight.data import read_image
-
-        if features.dtype != "uint8":  # a file does not tell on which scale the floats of training were
-            raise dtype_error(features, Note("export.image-files"), Note("export.hint.scale-images"))
-        return torch.stack([read_image(image, features) for image in images])
+        try:
+            inputs = np.load(inputs, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise DataError("predict-file", path=inputs, expected=described(features)) from error
+    if features.kind == "image":
+        images = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
+        if images and all(map(is_image_source, images)):
+            if features.dtype != "uint8":  # a file does not tell on which scale the floats of training were
+                raise dtype_error(features, Note("export.image-files"), "scale-images")
+            return torch.stack([read_image(image, features) for image in images]).numpy()
     if features.kind == "table" and (is_by_column(inputs) or is_raw_rows(inputs, features)):
-        from rushlight.data import read_rows
-
-        return read_rows(inputs, features)
+        return read_rows(inputs, features).numpy()
     if isinstance(inputs, Path):
         raise DataError("predict-file", path=inputs, expected=described(features))
     return as_numbers(inputs, features)
-
-
-def image_sources(inputs: Any) -> list[Any] | None:
-    """Return the images' paths or PIL images as a list; None when the inputs are numbers."""
-    parts = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
-    return parts if parts and all(map(is_image_source, parts)) else None
 
 
 def is_image_source(value: Any) -> bool:
@@ -67,135 +64,86 @@ def is_raw_rows(inputs: Any, features: FeatureSpec) -> bool:
     return is_text or features.shape != (len(features.columns),)
 
 
-def read_npy(path: Path, features: FeatureSpec) -> Array:
-    """Read an `.npy` file of numbers, mapped rather than copied; pickled objects in it are refused."""
+def as_numbers(inputs: Any, features: FeatureSpec) -> Array:
+    """Return numbers as an array, as a view where they are in memory; DataError for what is no array of numbers."""
     try:
-        array: Array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError("predict-file", path=path, expected=described(features)) from error
-    return array
-
-
-def as_numbers(inputs: Any, features: FeatureSpec) -> Array | Tensor:
-    """Return numbers as an array or tensor without copying; raises DataError for what is no array of numbers."""
-    if isinstance(inputs, Tensor):
-        return inputs.detach()
-    if isinstance(inputs, (list, tuple)) and any(isinstance(part, Tensor) for part in inputs):
-        inputs = [part.detach().cpu().numpy() if isinstance(part, Tensor) else part for part in inputs]
-    try:
-        array = np.asarray(inputs)
-    except ValueError as error:  # rows of different lengths
+        array = np.asarray(inputs) if isinstance(inputs, np.ndarray) else as_array(inputs, "", "")
+    except DataError as error:  # rows of different lengths
         raise shape_error(features, Note("export.unequal-parts")) from error
     if isinstance(inputs, np.ma.MaskedArray) and np.ma.is_masked(inputs):
-        raise dtype_error(features, Note("export.masked"), Note("export.hint.fill"))
+        raise dtype_error(features, Note("export.masked"), "fill")
+    if array.dtype.kind == "c":
+        raise dtype_error(features, Note("export.complex"), "real")
     if array.dtype.kind not in "biuf":
-        known = {"U": "export.text", "S": "export.text", "O": "export.objects", "c": "export.complex"}
+        known = {"U": "export.text", "S": "export.text", "O": "export.objects"}
         found = Note(known.get(array.dtype.kind, "export.values-of"), dtype=array.dtype)
-        key = "export.hint.columns-by-name" if features.kind == "table" else "export.hint.to-numbers"
-        raise dtype_error(features, found, Note(key))
+        raise dtype_error(features, found, "columns-by-name" if features.kind == "table" else "to-numbers")
     return array
 
 
-def batched(raw: Array | Tensor, features: FeatureSpec) -> Array | Tensor:
-    """Return the inputs as (n, *features.shape), as a view; raises DataError for any other shape."""
-    found, wanted = tuple(raw.shape), features.shape
+def batched(raw: Array, features: FeatureSpec) -> Array:
+    """Return the inputs as (n, *features.shape), as a view; raises DataError for any other shape.
+
+    Images may also have their channels last, and grey ones no channel at all.
+    """
+    found, wanted = raw.shape, features.shape
     if found == (0,):
         return raw.reshape((0, *wanted))
     if found[1:] == wanted:
         return raw
     if found == wanted:
         return raw[None]
-    if features.kind == "image" and (view := as_channels_first(raw, wanted)) is not None:
-        return view
+    if features.kind == "image":
+        channels, height, width = wanted
+        if found[-3:] == (height, width, channels) and len(found) in (3, 4):
+            moved = np.moveaxis(raw, -1, -3)
+            return moved if len(found) == 4 else moved[None]
+        if channels == 1 and found[-2:] == (height, width) and len(found) in (2, 3):
+            return raw[:, None] if len(found) == 3 else raw[None, None]
     raise shape_error(features, str(found))
 
 
-def as_channels_first(raw: Array | Tensor, wanted: tuple[int, ...]) -> Array | Tensor | None:
-    """Return images with channels last, or grey ones without a channel, as a view (n, C, H, W); None if neither."""
-    channels, height, width = wanted
-    found = tuple(raw.shape)
-    if found[-3:] == (height, width, channels) and len(found) in (3, 4):
-        moved = raw.movedim(-1, -3) if isinstance(raw, Tensor) else np.moveaxis(raw, -1, -3)
-        return moved if len(found) == 4 else moved[None]
-    if channels == 1 and found[-2:] == (height, width) and len(found) in (2, 3):
-        return raw[:, None] if len(found) == 3 else raw[None, None]
-    return None
-
-
-def stored(part: Array | Tensor, features: FeatureSpec, first: int) -> Tensor:
-    """Return one batch in the stored dtype; raises DataError for values that dtype cannot hold."""
-    batch = torch_view(part)
+def stored(part: Array, features: FeatureSpec, first: int) -> Tensor:
+    """Return one batch, whose first sample is number `first`, in the stored dtype; DataError for values it cannot hold."""
     if features.dtype == "float32":
-        if batch.is_complex():
-            raise dtype_error(features, Note("export.complex"), Note("export.hint.real"))
-        return finite(batch.float(), first)
-    wanted = getattr(torch, features.dtype)
-    if batch.dtype == wanted:
+        with np.errstate(over="ignore"):
+            batch = owned(part.astype(np.float32, copy=False))
+        is_finite = torch.isfinite(batch)
+        if not is_finite.all():
+            sample, *position = torch.nonzero(~is_finite)[0].tolist()
+            place = position[0] if len(position) == 1 else tuple(position)
+            value = batch[(sample, *position)].item()
+            raise DataError("predict-not-finite", sample=first + sample, position=place, value=value)
         return batch
-    if batch.is_floating_point() or batch.is_complex() or batch.dtype == torch.bool:
-        found = Note("export.values-of", dtype=str(batch.dtype).removeprefix("torch."))
-        raise dtype_error(features, found, how_to_store(batch, features))
-    if features.dtype == "uint8" and batch.numel() and not 0 <= batch.min() <= batch.max() <= 255:
-        found = Note("export.values-from", low=batch.min().item(), high=batch.max().item())
-        raise dtype_error(features, found, Note("export.hint.bytes"))
-    return batch.to(wanted)
+    if part.dtype.kind not in "iu":
+        is_share = features.dtype == "uint8" and part.size and part.max() <= 1
+        found, hint = Note("export.values-of", dtype=part.dtype.name), "images-to-bytes" if is_share else "as-stored"
+        raise dtype_error(features, found, hint)
+    if features.dtype == "uint8" and part.size and not 0 <= part.min() <= part.max() <= 255:
+        found = Note("export.values-from", low=part.min().item(), high=part.max().item())
+        raise dtype_error(features, found, "bytes")
+    return owned(part.astype(features.dtype, copy=False))
 
 
-def torch_view(part: Array | Tensor) -> Tensor:
-    """Return the batch as a tensor: of the same memory where torch can use it, else of a copy of this batch."""
-    if isinstance(part, Tensor):
-        return part
-    if part.dtype.kind == "u" and part.dtype.itemsize > 1:
-        part = part.astype(np.int64)  # torch computes little with wider unsigned numbers
-    elif part.dtype.kind == "f" and part.dtype.itemsize > 8:
-        part = part.astype(np.float64)  # long double
-    if not part.dtype.isnative:
-        part = part.astype(part.dtype.newbyteorder("="))
-    part = np.ascontiguousarray(part)
-    # torch warns about memory it may not write to, such as a mapped file; and an array of one row is contiguous to
-    # NumPy with any stride along its rows, also with one that torch refuses
-    fits = part.flags.writeable and all(stride >= 0 and stride % part.itemsize == 0 for stride in part.strides)
-    return torch.from_numpy(part if fits else part.copy())
-
-
-def finite(batch: Tensor, first: int) -> Tensor:
-    """Return the batch; raises DataError that names the first value that is NaN or infinite."""
-    bad = ~torch.isfinite(batch)
-    if not bad.any():
-        return batch
-    sample, *position = torch.nonzero(bad)[0].tolist()
-    value = batch[(sample, *position)].item()
-    place = position[0] if len(position) == 1 else tuple(position)
-    raise DataError("predict-not-finite", sample=first + sample, position=place, value=value)
-
-
-def how_to_store(batch: Tensor, features: FeatureSpec) -> str:
-    """Return what to write so that floats or booleans become what the data was stored as."""
-    if features.dtype == "uint8" and batch.numel() and not batch.is_complex() and batch.max() <= 1:
-        return Note("export.hint.images-to-bytes")
-    return Note("export.hint.as-stored", dtype=features.dtype)
-
-
-def described(features: FeatureSpec) -> str:
+def described(features: FeatureSpec) -> Note:
     """Return in words what the model takes."""
-    shape = f"(n, {', '.join(str(length) for length in features.shape)})"
+    shape = f"(n, {', '.join(map(str, features.shape))})"
     if features.kind == "image":
-        channels, height, width = features.shape
-        return Note(
-            "export.takes-images", shape=shape, dtype=features.dtype, channels=channels, height=height, width=width
-        )
+        sides = dict(zip(("channels", "height", "width"), features.shape, strict=True))
+        return Note("export.takes-images", shape=shape, dtype=features.dtype, **sides)
     return Note("export.takes-numbers" if features.dtype == "float32" else "export.takes-whole-numbers", shape=shape)
 
 
 def shape_error(features: FeatureSpec, found: str) -> DataError:
     """Return the error for inputs of another shape."""
-    key = "export.hint.last-dimension" if len(features.shape) == 1 else "export.hint.last-dimensions"
-    hint = Note(key, size=Joined("list", map(str, features.shape)))
-    if features.kind == "image":
-        hint = Note("export.hint.resize")
+    key = "last-dimension" if len(features.shape) == 1 else "last-dimensions"
+    hint = Note(
+        f"export.hint.{'resize' if features.kind == 'image' else key}", size=Joined("list", map(str, features.shape))
+    )
     return DataError("predict-shape", expected=described(features), found=found, hint=hint)
 
 
 def dtype_error(features: FeatureSpec, found: str, hint: str) -> DataError:
-    """Return the error for inputs of another dtype."""
+    """Return the error for inputs of another dtype; `hint` is one of the keys in `export.hint`."""
+    hint = Note(f"export.hint.{hint}", dtype=features.dtype)
     return DataError("predict-dtype", expected=described(features), found=found, hint=hint)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from rushlight.data import FeatureSpec, TargetSpec
 from rushlight.errors import ModelError, UsageError
 from rushlight.export.inputs import Array, batched, open_inputs, stored
+from rushlight.models import eval_mode
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,34 +80,19 @@ def predict(
     raw = batched(open_inputs(inputs, features), features)
     device = device or device_of(model)
     parts = []
-    with answering(model):
+    with eval_mode(model), torch.no_grad():
         for first in range(0, len(raw), batch_size):
             batch = stored(raw[first : first + batch_size], features, first).to(device)
             outputs = check_outputs(model(features.prepare(batch)), len(batch), target)
             parts.append(in_words(outputs, target).cpu())
-            check_answers(parts[-1], first)
+            bad = torch.isnan(parts[-1]).any(dim=1)
+            if bad.any():  # a label picked from NaN would be made up
+                raise ModelError("predict-broken-model", sample=first + int(bad.nonzero()[0]))
     width = max(target.outputs, len(target.classes))  # binary has one output, and two classes
     numbers = torch.cat(parts).numpy() if parts else np.zeros((0, width), np.float32)
     if target.task == "regression":
         return Predictions(None, None, numbers, ())
     return Predictions(name_labels(numbers, target), numbers, None, target.classes)
-
-
-@contextlib.contextmanager
-def answering(model: nn.Module) -> Iterator[None]:
-    """Put the model in eval mode without gradients for a block, then every module back in its own mode.
-
-    `no_grad` rather than `inference_mode`: what a model keeps from a forward pass in inference mode (a cached mask, say)
-    can never be trained with again.
-    """
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 def device_of(model: nn.Module) -> torch.device:
@@ -137,13 +122,6 @@ def in_words(outputs: Tensor, target: TargetSpec) -> Tensor:
     if target.task == "multilabel":
         return outputs.sigmoid()
     return torch.cat([(-outputs).sigmoid(), outputs.sigmoid()], dim=1)
-
-
-def check_answers(numbers: Tensor, first: int) -> None:
-    """Raise ModelError when any answer is NaN: a label picked from those would be made up."""
-    bad = torch.isnan(numbers).any(dim=1)
-    if bad.any():
-        raise ModelError("predict-broken-model", sample=first + int(bad.nonzero()[0]))
 
 
 def name_labels(probabilities: Array, target: TargetSpec) -> Array:

@@ -1,21 +1,26 @@
-"""A bundle, opened: the model with all it takes to use it."""
+"""Saved models, opened: weights files, bundles and run folders; nothing here imports training."""
 
 from __future__ import annotations
 
+import math
+import warnings
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from rushlight.errors import UsageError, WeightsError
-from rushlight.export.bundle import Bundle
+from rushlight.export.bundle import Bundle, answer, difference, read_bundle
 from rushlight.export.predictions import Predictions, predict
+from rushlight.export.weights import load_state, load_weights, unchanged_on_error
 from rushlight.models import build_model, restored
+from rushlight.texts import Note
 
 
 @dataclass(frozen=True)
 class SavedModel:
-    """A bundle, opened: the model with all it takes to use it, on any machine."""
+    """A bundle, opened: the model with everything needed to use it, on any machine."""
 
     model: nn.Module
     bundle: Bundle
@@ -32,18 +37,69 @@ class SavedModel:
         return predict(self.model, inputs, self.bundle.features, self.bundle.target, batch_size=batch_size)
 
 
-def bundle_architecture(described: dict[str, Any]) -> dict[str, Any]:
-    """Return a recipe's model as a bundle describes it: by name where it can be built from that, else by its class."""
-    if described.get("live"):
-        return {"class": described["class"]}
-    kept = ("import", "arguments") if "import" in described else ("name", "arguments")
-    return {key: described[key] for key in kept}
+def open_bundle(folder: str | Path, model: nn.Module | None = None) -> SavedModel:
+    """Open a bundle to predict with it: the model, in eval mode, its preprocessing and its class names.
+
+    Without `model`, one is built where the bundle's architecture is known by name. The outputs on the bundle's
+    examples must be the recorded ones within `atol + rtol * |recorded|`, rtol 1e-3 and atol 1e-4, in float32: other
+    machines round differently. Raises WeightsError when weights or outputs differ; `model` is then as it was.
+    """
+    bundle = read_bundle(Path(folder))
+    model = build_bundled(Path(folder), bundle) if model is None else model
+    with unchanged_on_error(model):
+        load_state(model, bundle.weights, str(folder))
+        check_examples(Path(folder), model, bundle)
+    return SavedModel(model.eval(), bundle)
 
 
-def build_bundled(bundle: Bundle) -> nn.Module:
-    """Build a bundle's architecture, which is one of the models by name."""
+def load(path: str | Path, model: nn.Module | None = None) -> nn.Module:
+    """Load a saved model, in eval mode: weights (.pth, .safetensors) into `model`, or a bundle or run folder.
+
+    Nothing in a file is ever executed. A bundle of a model by name needs no `model`; any other does.
+
+    Raises:
+        WeightsError: the file is damaged, holds a pickled object, or does not fit the model.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return open_bundle(path / "model" if (path / "recipe.json").is_file() else path, model).model
+    if model is None:
+        raise UsageError("weights-need-model", path=str(path))
+    for note in load_weights(model, path):
+        warnings.warn(note, stacklevel=2)
+    return model.eval()
+
+
+def build_bundled(folder: Path, bundle: Bundle) -> nn.Module:
+    """Build a bundle's model where it is known by name; else raise WeightsError with the class to pass along."""
     arguments, name = bundle.architecture.get("arguments"), bundle.architecture.get("name")
+    if name is None:
+        needed: str = (
+            bundle.architecture.get("import") or bundle.architecture.get("class") or Note("export.class-not-named")
+        )
+        class_name = needed.rpartition(":")[2].rpartition(".")[2] if " " not in needed else "Net"
+        written = ", ".join(f"{key}={value!r}" for key, value in (arguments or {}).items())
+        raise WeightsError("bundle-needs-model", path=str(folder), needed=needed, call=f"{class_name}({written})")
     if not isinstance(arguments, dict) or bundle.features is None or bundle.target is None:
         raise WeightsError("bundle-incomplete", model=name)
-    restored_arguments = {key: restored(value) for key, value in arguments.items()}
-    return build_model(str(name), bundle.features.shape, bundle.target.outputs, restored_arguments, seed=0)
+    arguments = {key: restored(value) for key, value in arguments.items()}
+    return build_model(str(name), bundle.features.shape, bundle.target.outputs, arguments, seed=0)
+
+
+def check_examples(folder: Path, model: nn.Module, bundle: Bundle) -> None:
+    """Raise WeightsError unless the model gives the recorded outputs on the recorded inputs."""
+    if not bundle.examples:
+        return
+    expected = dict(bundle.examples)
+    inputs = expected.pop("inputs")
+    try:
+        found = answer(model, bundle.features, inputs)
+    except Exception as error:  # a forward() may raise anything
+        shape, reason = tuple(inputs.shape), str(error).split("\n")[0]
+        raise WeightsError("bundle-example-failed", path=folder, shape=shape, reason=reason) from error
+    for name, recorded in expected.items():
+        off = difference(recorded, found[name]) if name in found else math.inf
+        if off > 0:
+            scale = max(recorded.float().abs().flatten().tolist(), default=0.0)
+            samples = len(inputs)
+            raise WeightsError("bundle-differs", path=folder, samples=samples, difference=off, scale=scale)

@@ -6,10 +6,11 @@ refuses in a `.pth` we refuse too, with the way out.
 
 from __future__ import annotations
 
+import contextlib
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,13 +32,6 @@ KNOWN_STARTS = (
 )
 
 
-class Weights(NamedTuple):
-    """What a weights file holds: the tensors by name, on the CPU, and what was decided while reading it."""
-
-    state: dict[str, Tensor]
-    notes: tuple[str, ...] = ()
-
-
 def write_weights(model: nn.Module, path: Path) -> None:
     """Write the model's parameters and buffers to `path`, in the format its ending names.
 
@@ -51,18 +45,18 @@ def write_weights(model: nn.Module, path: Path) -> None:
     files.write_bytes(path, content(portable_state(model, path)))
 
 
-def read_weights(path: Path) -> Weights:
-    """Read a weights file to tensors on the CPU; nothing in the file is executed.
+def read_weights(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """Return a weights file's tensors by name, on the CPU, and the decisions made; nothing in it is executed.
 
     Weights nested in a training script's checkpoint (`{"model_state_dict": …, "epoch": …}`) are taken out, and a note
     says so. Raises WeightsError that says what was found when the file holds anything but tensors by name.
     """
     path = Path(path)
-    ending, content = check_ending(path), read_content(path)
+    ending, content = check_ending(path), read_file_content(path)
     if ending == ".safetensors":
-        return Weights(decode_safetensors(content, path))
-    state, notes = unwrap(decode_torch(content, path), path)
-    return Weights(check_entries(state, path), notes)
+        return decode_safetensors(content, path), ()
+    state, notes = state_in_checkpoint(decode_torch(content, path), path)
+    return check_entries(state, path), notes
 
 
 def load_weights(model: nn.Module, path: Path) -> tuple[str, ...]:
@@ -83,21 +77,26 @@ def load_state(model: nn.Module, state: dict[str, Tensor], source: str) -> tuple
     the model, when anything is missing, left over or of another shape. `source` names the file in that error.
     """
     state, notes = match_names(model, fill_tied(model, state))
-    before = {name: value.clone() for name, value in model.state_dict().items() if is_plain(value)}
-    try:
-        model.load_state_dict(state, strict=True)
-    except RuntimeError as error:  # load_state_dict has copied what did fit by then
-        restore(model, before)
-        raise mismatch(model, state, source) from error
+    with unchanged_on_error(model):
+        try:
+            model.load_state_dict(state, strict=True)
+        except RuntimeError as error:
+            raise mismatch(model, state, source) from error
     return notes
 
 
-def restore(model: nn.Module, before: dict[str, Tensor]) -> None:
-    """Put the values of `before` back into the model's tensors."""
-    with torch.no_grad():
-        for name, value in model.state_dict().items():
-            if name in before:
-                value.copy_(before[name])
+@contextlib.contextmanager
+def unchanged_on_error(model: nn.Module) -> Iterator[None]:
+    """Give the model's tensors back their values where the block raises: loading copies what fits before it does."""
+    before = {name: value.clone() for name, value in model.state_dict().items() if is_plain(value)}
+    try:
+        yield
+    except BaseException:
+        with torch.no_grad():
+            for name, value in model.state_dict().items():
+                if name in before:
+                    value.copy_(before[name])
+        raise
 
 
 # ── writing ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -117,13 +116,15 @@ def portable_state(model: nn.Module, path: Path) -> OrderedDict[str, Tensor]:
     state = model.state_dict()
     refused = [f"{name} ({reason})" for name, value in state.items() if (reason := why_unwritable(value))]
     if refused:
-        raise WeightsError("weights-unwritable", path=path, entries=listed(refused))
+        raise WeightsError("weights-unwritable", path=path, entries=first_few(refused))
     once: dict[tuple[object, ...], Tensor] = {}
     portable: OrderedDict[str, Tensor] = OrderedDict()
     for name, value in state.items():
         key = identity(value)
         # a slice of a larger storage would otherwise take all of that storage into a .pth
-        portable[name] = once.setdefault(key, compact(value)) if key else compact(value)
+        value = value.detach().cpu().contiguous()
+        value = value if value.untyped_storage().nbytes() == value.nbytes else value.clone()
+        portable[name] = once.setdefault(key, value) if key else value
     portable._metadata = getattr(state, "_metadata", None)  # type: ignore[attr-defined]  # torch's module versions
     return portable
 
@@ -139,16 +140,10 @@ def why_unwritable(value: object) -> str:
     return "" if value.layout == torch.strided and not value.is_quantized else Note("export.sparse")
 
 
-def compact(value: Tensor) -> Tensor:
-    """Return the tensor on the CPU, contiguous, with no more storage than its own numbers."""
-    value = value.detach().cpu().contiguous()
-    return value if value.untyped_storage().nbytes() == value.nbytes else value.clone()
-
-
 # ── reading ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def read_content(path: Path) -> bytes:
+def read_file_content(path: Path) -> bytes:
     """Return the file's bytes; raises WeightsError for what is plainly something else."""
     try:
         content = path.read_bytes()
@@ -167,15 +162,14 @@ def read_content(path: Path) -> bytes:
     return content
 
 
-def unwrap(content: object, path: Path) -> tuple[object, tuple[str, ...]]:
+def state_in_checkpoint(content: object, path: Path) -> tuple[object, tuple[str, ...]]:
     """Return the weights inside a training script's checkpoint, and a note that says so."""
-    if not isinstance(content, dict) or all(isinstance(value, Tensor) for value in content.values()):
-        return content, ()
-    nested = [key for key in CHECKPOINT_KEYS if isinstance(content.get(key), dict)]
+    entries = content if isinstance(content, dict) else {}
+    nested = [key for key in CHECKPOINT_KEYS if isinstance(entries.get(key), dict)]
     if not nested:
         return content, ()
-    others = listed(str(key) for key in content if key != nested[0]) or Note("export.nothing-else")
-    return content[nested[0]], (Note("export.nested", path=path, name=nested[0], others=others),)
+    others = first_few(str(key) for key in entries if key != nested[0]) or Note("export.nothing-else")
+    return entries[nested[0]], (Note("export.nested", path=path, name=nested[0], others=others),)
 
 
 def check_entries(state: object, path: Path) -> dict[str, Tensor]:
@@ -188,7 +182,7 @@ def check_entries(state: object, path: Path) -> dict[str, Tensor]:
         if not (isinstance(name, str) and isinstance(value, Tensor))
     ]
     if others:
-        raise WeightsError("weights-not-tensors", path=path, count=len(others), entries=listed(others))
+        raise WeightsError("weights-not-tensors", path=path, count=len(others), entries=first_few(others))
     for name, value in state.items():
         state[name] = value.detach()  # in place: an OrderedDict of torch carries its modules' versions along
     return state
@@ -226,15 +220,11 @@ def match_names(model: nn.Module, state: dict[str, Tensor]) -> tuple[dict[str, T
 def bare_names(names: dict[str, Any]) -> dict[str, str]:
     """Return the names without what wrappers put before them, each with its full name."""
     bare = {name: ".".join(part for part in name.split(".") if part != "_orig_mod") for name in names}
-    while bare and (prefix := shared_prefix(list(bare.values()))):
-        bare = {name: short.removeprefix(prefix) for name, short in bare.items()}
+    while prefixes := [
+        prefix for prefix in ("module.", "model.") if bare and all(short.startswith(prefix) for short in bare.values())
+    ]:
+        bare = {name: short.removeprefix(prefixes[0]) for name, short in bare.items()}
     return {short: name for name, short in bare.items()}
-
-
-def shared_prefix(names: list[str]) -> str:
-    """Return the wrapper's prefix that every name starts with, or ''."""
-    prefixes = ("module.", "model.")
-    return next((prefix for prefix in prefixes if all(name.startswith(prefix) for name in names)), "")
 
 
 def mismatch(model: nn.Module, state: dict[str, Tensor], source: str) -> WeightsError:
@@ -248,9 +238,9 @@ def mismatch(model: nn.Module, state: dict[str, Tensor], source: str) -> Weights
         for name in reshaped
     ]
     lines = [
-        *([Note("export.missing", count=len(missing), names=listed(missing))] if missing else []),
-        *([Note("export.unexpected", count=len(unexpected), names=listed(unexpected))] if unexpected else []),
-        *([Note("export.of-another-shape", count=len(shapes), names=listed(shapes, "reasons"))] if shapes else []),
+        *([Note("export.missing", count=len(missing), names=first_few(missing))] if missing else []),
+        *([Note("export.unexpected", count=len(unexpected), names=first_few(unexpected))] if unexpected else []),
+        *([Note("export.of-another-shape", count=len(shapes), names=first_few(shapes, "reasons"))] if shapes else []),
     ]
     hint = "" if missing or unexpected else explain_shapes(expected, state, reshaped)
     hint = hint or Note("export.other-architecture")
@@ -267,12 +257,8 @@ def explain_shapes(expected: dict[str, Tensor], state: dict[str, Tensor], reshap
     found, wanted = pairs[0]
     if changed == {layers[-1]} and all(found[1:] == wanted[1:] for found, wanted in pairs):
         return Note("export.other-outputs", found=found[0], wanted=wanted[0])
-    if (
-        changed == {layers[0]}
-        and len(pairs) == 1
-        and len(found) > 1
-        and found[:1] + found[2:] == wanted[:1] + wanted[2:]
-    ):
+    is_first = changed == {layers[0]} and len(pairs) == 1 and len(found) > 1
+    if is_first and found[:1] + found[2:] == wanted[:1] + wanted[2:]:
         return Note("export.other-inputs", found=found[1], wanted=wanted[1])
     return ""
 
@@ -287,7 +273,7 @@ def is_plain(value: object) -> bool:
     return isinstance(value, Tensor) and not is_lazy(value)
 
 
-def listed(entries: Iterable[str], by: str = "list", most: int = 8) -> str:
+def first_few(entries: Iterable[str], by: str = "list", most: int = 8) -> str:
     """Return the first few entries as one text, with how many more there are."""
     entries = list(entries)
     more = [Note("export.and-more", count=len(entries) - most)] if len(entries) > most else []

@@ -56,7 +56,7 @@ def build_custom(reference: str, arguments: dict[str, Any], seed: int) -> nn.Mod
             return model_class(**arguments)
         except Exception as error:
             raise ModelError(
-                "constructor-failed", model=reference, where=last_line(error), reason=describe(error)
+                "constructor-failed", model=reference, where=last_line(error), reason=reason_of(error)
             ) from error
 
 
@@ -112,7 +112,7 @@ def import_module(name: str) -> ModuleType:
 def import_error(path: str, error: BaseException) -> ModelError:
     """Return the error for a file or module that does not run: a syntax error shows its line."""
     if not isinstance(error, SyntaxError) or error.lineno is None:
-        return ModelError("model-file-failed", path=path, where=last_line(error), reason=describe(error))
+        return ModelError("model-file-failed", path=path, where=last_line(error), reason=reason_of(error))
     return ModelError(
         "syntax-error", path=error.filename, line=error.lineno, text=(error.text or "").rstrip(), reason=error.msg,
         marker=" " * (max((error.offset or 1) - 1, 0)) + "^",
@@ -127,6 +127,6 @@ def last_line(error: BaseException) -> str:
     return Note("device.place", path=own[-1].filename, line=own[-1].lineno) if own else Note("device.unknown-place")
 
 
-def describe(error: BaseException) -> str:
+def reason_of(error: BaseException) -> str:
     """Return 'TypeError: what it says'."""
     return f"{type(error).__name__}: {error}"

@@ -5,10 +5,8 @@ matplotlib is imported inside the functions, and drawn through `Figure` objects:
 
 from __future__ import annotations
 
-import functools
 import io
 import math
-import unicodedata
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rushlight import files
+from rushlight.fonts import LATIN_FONT, cjk_font, font_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,11 +28,6 @@ SMOOTH_FROM = 200  # steps from which a smoothed curve is drawn over the noisy o
 NUMBERS_UP_TO = 20  # classes up to which the cells of a confusion matrix have room for numbers
 NAMES_UP_TO = 60  # classes up to which each has its name at the axes; beyond, every few
 NAME_LENGTH = 20
-CJK_FONTS = (
-    "Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans SC", "Source Han Sans SC", "Source Han Sans CN",
-    "WenQuanYi Zen Hei", "WenQuanYi Micro Hei", "Microsoft YaHei", "SimHei", "PingFang SC", "Hiragino Sans GB",
-    "Heiti SC", "Arial Unicode MS", "Droid Sans Fallback",
-)  # fmt: skip
 TRAIN, TEST, SCORE = "#3b6fb6", "#d1495b", "#2a9d6f"
 
 
@@ -128,7 +122,7 @@ def write_confusion_plot(path: Path, confusion: Sequence[Sequence[int]], classes
     image = axes.imshow(darkness, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
     every = math.ceil(len(classes) / NAMES_UP_TO)
     places = range(0, len(classes), every)
-    names = [shortened(classes[place]) if can_draw(classes[place]) else f"{place}" for place in places]
+    names = [shortened(classes[place]) if font_of(classes[place]) else f"{place}" for place in places]
     letters = 10 if len(names) <= 12 else 8 if len(names) <= 25 else 6
     is_short = all(len(name) <= 3 for name in names) and len(names) <= 25
     axes.set_xticks(places, names, rotation=0 if is_short else 90, fontsize=letters)
@@ -169,7 +163,7 @@ def write_figure(path: Path, figure: Figure) -> None:
     """Write the figure as a PNG, whole or not at all."""
     from matplotlib.text import Text
 
-    fonts = [family for family in ("DejaVu Sans", cjk_font()) if family]  # each letter from the first that has it
+    fonts = [family for family in (LATIN_FONT, cjk_font()) if family]  # each letter from the first that has it
     content = io.BytesIO()
     with warnings.catch_warnings():
         # a letter that no installed font has is drawn as a box: nothing to alarm anybody about
@@ -179,17 +173,3 @@ def write_figure(path: Path, figure: Figure) -> None:
             text.set_fontfamily(fonts)
         figure.savefig(content, format="png", dpi=DPI)
     files.write_bytes(path, content.getvalue())
-
-
-def can_draw(name: str) -> bool:
-    """Tell whether a font is installed for the name's letters: without one, a class's number says more than boxes."""
-    return cjk_font() is not None or not any(unicodedata.east_asian_width(letter) in "WF" for letter in name)
-
-
-@functools.cache
-def cjk_font() -> str | None:
-    """Return the name of an installed font that has Chinese characters, None if there is none."""
-    from matplotlib.font_manager import fontManager
-
-    installed = {font.name for font in fontManager.ttflist}
-    return next((name for name in CJK_FONTS if name in installed), None)

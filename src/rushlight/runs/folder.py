@@ -166,10 +166,10 @@ def typed(path: Path) -> str:
     return f'"{path}"' if " " in str(path) else str(path)
 
 
-def size_of(path: Path) -> int:
+def bytes_on_disk(path: Path) -> int:
     """Return the bytes in a file or a folder; links are not followed, a missing file counts 0."""
     try:
         status = path.lstat()
-        return sum(map(size_of, path.iterdir())) if stat.S_ISDIR(status.st_mode) else status.st_size
+        return sum(map(bytes_on_disk, path.iterdir())) if stat.S_ISDIR(status.st_mode) else status.st_size
     except OSError:
         return 0

@@ -69,7 +69,6 @@ class Appended:
 
     def truncate(self, length: int) -> None:
         """Cut the file back to `length` bytes, and forget the pending ones."""
-        self.check_length(length)
         self.pending.clear()
         if self.size > length:
             files.truncate_file(self.path, length)
@@ -94,8 +93,7 @@ class History:
 
     def write(self, line: Mapping[str, Any]) -> None:
         """Add a line. NaN and infinity become null in JSON (`losses.f32` has the exact value)."""
-        text = json.dumps(files.without_nan(line), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-        self.lines.pending += text.encode("utf-8") + b"\n"
+        self.lines.pending += as_line(line)
         if line["kind"] in ("start", "event") or time.monotonic() - self.flushed_at >= FLUSH_SECONDS:
             self.try_flush()
 
@@ -170,6 +168,21 @@ def read_losses(folder: Path) -> array[float]:
     if sys.byteorder == "big":
         losses.byteswap()
     return losses
+
+
+def append_line(path: Path, line: Mapping[str, Any]) -> None:
+    """Append one line of JSON, and wait until it is on the disk; a line that a crash has torn is cut off first."""
+    whole = whole_lines_length(path)
+    if path.exists() and path.stat().st_size > whole:
+        files.truncate_file(path, whole)
+    files.append_bytes(path, as_line(line))
+    files.sync_file(path)
+
+
+def as_line(content: Mapping[str, Any]) -> bytes:
+    """Return one line of strict JSON in UTF-8, with null for NaN and infinity."""
+    text = json.dumps(files.without_nan(content), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return text.encode() + b"\n"
 
 
 def whole_lines_length(path: Path) -> int:

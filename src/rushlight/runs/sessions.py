@@ -11,16 +11,14 @@ it is ever removed. Each line is one JSON object (time in Unix seconds):
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import platform
 import time
 from pathlib import Path
 from typing import Any
 
-from rushlight import files
 from rushlight.errors import RunError, StorageError
-from rushlight.runs.history import whole_lines_length
+from rushlight.runs.history import append_line
 from rushlight.runs.read import parse_line, read_file
 from rushlight.texts import Note
 
@@ -28,14 +26,9 @@ SESSIONS = "sessions.jsonl"
 
 
 def write_session(folder: Path, event: str, step: int, **more: Any) -> None:
-    """Add a line, after cutting off a torn last one, and wait until it is on the disk."""
-    path = folder / SESSIONS
-    whole = whole_lines_length(path)
-    if path.exists() and path.stat().st_size > whole:
-        files.truncate_file(path, whole)
+    """Add a line, and wait until it is on the disk."""
     line = {"event": event, "step": step, "time": time.time(), "pid": os.getpid(), "host": platform.node(), **more}
-    files.append_bytes(path, json.dumps(files.without_nan(line), ensure_ascii=False).encode() + b"\n")
-    files.sync_file(path)
+    append_line(folder / SESSIONS, line)
 
 
 def write_notice(folder: Path, step: int, message: str) -> None:

@@ -53,19 +53,19 @@ class RunSummary:
 def list_runs(runs: Path) -> list[RunSummary]:
     """Return all runs in the folder, the newest first; a damaged one has the status "damaged"."""
     sweep_deleted(runs)
-    summaries = map(summarize_damaged_too, run_folders(runs))
+    summaries = map(summarize_any, run_folders(runs))
     return sorted(summaries, key=lambda summary: (summary.started, summary.name), reverse=True)
 
 
-def summarize_damaged_too(folder: Path) -> RunSummary:
+def summarize_any(folder: Path) -> RunSummary:
     """Return the run at a glance; a damaged one has the status "damaged" and a problem."""
     try:
-        return summarize(folder)
+        return summarize_run(folder)
     except RunError as error:
         return RunSummary(folder.name, folder, started_at(folder), "damaged", problem=error.problem)
 
 
-def summarize(folder: Path) -> RunSummary:
+def summarize_run(folder: Path) -> RunSummary:
     """Return the run at a glance; raises RunError naming what is damaged."""
     recipe = read_recipe(folder)
     if not isinstance(recipe.get("epochs"), (int, type(None))):

@@ -11,20 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from rushlight import files
-from rushlight.runs.history import whole_lines_length
+from rushlight.runs.history import append_line, as_line
 
 VALUES, MEDIA = "values.jsonl", "media"
 
 
 def append_values(folder: Path, line: Mapping[str, Any]) -> None:
     """Add a line, and wait until it is on the disk: it is newer than the checkpoint of its epoch. Raises StorageError."""
-    body = json.dumps(files.without_nan(line), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    path = folder / VALUES
-    whole = whole_lines_length(path)
-    if path.exists() and path.stat().st_size > whole:  # a crash has torn its last line
-        files.truncate_file(path, whole)
-    files.append_bytes(path, body.encode() + b"\n")
-    files.sync_file(path)
+    append_line(folder / VALUES, line)
 
 
 def read_values(folder: Path) -> list[dict[str, Any]]:
@@ -40,8 +34,7 @@ def keep_values(folder: Path, epochs: int) -> None:
     kept = [line for line in lines if line["epoch"] <= epochs]
     if len(kept) == len(lines):
         return
-    body = "".join(json.dumps(line, ensure_ascii=False, separators=(",", ":")) + "\n" for line in kept)
-    files.write_bytes(folder / VALUES, body.encode())
+    files.write_bytes(folder / VALUES, b"".join(map(as_line, kept)))
     for name in {*media_of(lines)} - {*media_of(kept)}:
         files.delete_file(folder / name)
 

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rushlight.errors import RunError, StorageError
-from rushlight.runs.checkpoint_files import (
+from rushlight.checkpoint_files import (
     CHECKPOINTS,
     FORMAT,
     Watch,
@@ -25,12 +24,13 @@ from rushlight.runs.checkpoint_files import (
     read_state,
     sha256,
 )
-from rushlight.runs.folder import size_of, typed
+from rushlight.errors import RunError, StorageError
+from rushlight.runs.folder import bytes_on_disk, typed
 from rushlight.runs.history import HISTORY, LOSSES
 from rushlight.runs.lock import describe_holder, is_locked
 from rushlight.runs.read import ENVIRONMENT, RECIPE, REPORT, read_json, read_lines, read_recipe
 from rushlight.runs.sessions import SESSIONS
-from rushlight.runs.summary import RunSummary, summarize_damaged_too
+from rushlight.runs.summary import RunSummary, summarize_any
 from rushlight.texts import Joined, Note
 
 BUNDLE, MODEL, WEIGHTS = "model", "model.json", "weights.safetensors"
@@ -49,7 +49,7 @@ class CheckedFile:
 
 
 @dataclass(frozen=True)
-class Verification:
+class RunVerification:
     """The result of verifying one run; `holder` names the process that uses it, "" if none does."""
 
     summary: RunSummary
@@ -68,12 +68,12 @@ class Verification:
         return not any(file.state in (DAMAGED, MISSING) for file in self.files)
 
 
-def verify_run(folder: Path, watch: Watch | None = None) -> Verification:
+def verify_run(folder: Path, watch: Watch | None = None) -> RunVerification:
     """Read all of the run and tell of each file whether it is whole. Changes nothing.
 
     A run in use is read as far as it is written: its process adds and deletes files meanwhile, which is no damage.
     """
-    summary = summarize_damaged_too(folder)
+    summary = summarize_any(folder)
     is_finished = summary.status == "finished" or (summary.status == "damaged" and (folder / BUNDLE).is_dir())
     checkpoints = check_checkpoints(folder, watch)  # before the history, which only grows beyond them
     whole = [folder / file.name for file in checkpoints if file.state == WHOLE]
@@ -81,21 +81,23 @@ def verify_run(folder: Path, watch: Watch | None = None) -> Verification:
     finished = MISSING if is_finished else NOT_YET
     begun = MISSING if whole else finished
     found = [
-        check(folder / RECIPE, lambda path: unreadable(read_recipe, folder), MISSING),
-        check(folder / ENVIRONMENT, lambda path: unreadable(read_json, path), begun),
-        check(folder / HISTORY, lambda path: unreadable(read_lines, path, "kind") or lacking.get(HISTORY, ""), begun),
+        check(folder / RECIPE, lambda path: reading_damage(read_recipe, folder), MISSING),
+        check(folder / ENVIRONMENT, lambda path: reading_damage(read_json, path), begun),
+        check(
+            folder / HISTORY, lambda path: reading_damage(read_lines, path, "kind") or lacking.get(HISTORY, ""), begun
+        ),
         check(folder / LOSSES, lambda path: lacking.get(LOSSES, ""), begun),
-        check(folder / SESSIONS, lambda path: unreadable(read_lines, path, "event"), None),
+        check(folder / SESSIONS, lambda path: reading_damage(read_lines, path, "event"), None),
         *(checkpoints or [CheckedFile(CHECKPOINTS, finished)]),
         check(folder / BUNDLE, lambda path: bundle_damage(path, watch), finished),
-        check(folder / REPORT, lambda path: unreadable(read_json, path), None),
+        check(folder / REPORT, lambda path: reading_damage(read_json, path), None),
         check(folder / PREDICTIONS, archive_damage, None),
     ]
     holder = describe_holder(folder) if is_locked(folder) else ""
     if holder:  # its bundle may just be replaced, in two renames: a second check settles it
         found[-3] = check(folder / BUNDLE, bundle_damage, NOT_YET)
     files = tuple(file for file in found if file is not None)
-    return Verification(summary, holder, files, Joined("sentences", sentences(summary, holder, files)))
+    return RunVerification(summary, holder, files, Joined("sentences", sentences(summary, holder, files)))
 
 
 def check(path: Path, damage: Callable[[Path], str], absent: str | None) -> CheckedFile | None:
@@ -106,13 +108,13 @@ def check(path: Path, damage: Callable[[Path], str], absent: str | None) -> Chec
         problem = damage(path)
     except OSError as error:
         problem = Note("runs.unreadable", reason=error.strerror or error)
-    return CheckedFile(path.name, DAMAGED if problem else WHOLE, problem, size_of(path))
+    return CheckedFile(path.name, DAMAGED if problem else WHOLE, problem, bytes_on_disk(path))
 
 
 # ── what is damaged: each function returns it in words, "" when nothing is ───────────────────────────────────
 
 
-def unreadable(read: Callable[..., object], *arguments: Any) -> str:
+def reading_damage(read: Callable[..., object], *arguments: Any) -> str:
     """Check that a file can be read. A torn last line is no damage: the next start cuts it off."""
     try:
         read(*arguments)
@@ -128,11 +130,11 @@ def shortfalls(checkpoint: Path) -> dict[str, str]:
     run, state = checkpoint.parents[1], read_state(checkpoint)
     found: dict[str, str] = {}
     for name in (HISTORY, LOSSES):
-        size, needed = size_of(run / name), state.get(f"{Path(name).stem}_bytes", 0)
+        size, needed = bytes_on_disk(run / name), state.get(f"{Path(name).stem}_bytes", 0)
         if size < needed:
             found[name] = Note("runs.too-short", found=size, needed=needed)
     if HISTORY not in found and (needed := state.get("history_bytes", 0)):
-        if problem := unreadable(read_lines, run / HISTORY, "kind", b"\n", needed):
+        if problem := reading_damage(read_lines, run / HISTORY, "kind", b"\n", needed):
             found[HISTORY] = problem
         elif not (run / HISTORY).read_bytes()[:needed].endswith(b"\n"):
             found[HISTORY] = Note("runs.no-line-ends", position=needed)
@@ -141,7 +143,7 @@ def shortfalls(checkpoint: Path) -> dict[str, str]:
 
 def bundle_damage(folder: Path, watch: Watch | None = None) -> str:
     """Compare the bundle's files with the sums in its model.json."""
-    if problem := unreadable(read_json, folder / MODEL):
+    if problem := reading_damage(read_json, folder / MODEL):
         return Note("runs.file-says", name=MODEL, problem=problem)
     listed = read_json(folder / MODEL).get("files")
     if not isinstance(listed, dict) or WEIGHTS not in listed:
@@ -178,7 +180,7 @@ def check_checkpoints(run: Path, watch: Watch | None) -> list[CheckedFile]:
 
 def check_checkpoint(folder: Path, watch: Watch | None) -> CheckedFile:
     """Compare a checkpoint's bytes with its SHA256SUMS."""
-    name, size = f"{CHECKPOINTS}/{folder.name}", size_of(folder)
+    name, size = f"{CHECKPOINTS}/{folder.name}", bytes_on_disk(folder)
     if newer := newer_format(folder):
         return CheckedFile(name, OTHER, Note("runs.other-format", found=newer, known=FORMAT), size)
     problem = damage_of(folder, watch)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from rushlight.data import Split, TargetSpec
+from rushlight.models import eval_mode
 from rushlight.report import Report, class_figures, wilson
 from rushlight.training.objective import Objective
 from rushlight.training.step import FasterMaxPool, may_pool
@@ -54,7 +55,6 @@ def evaluate(
     judged: list[tuple[Tensor, Tensor, Tensor]] = []
     done = 0
     pooling = FasterMaxPool() if may_pool(model) else contextlib.nullcontext()
-    # not inference_mode: what a model caches there could not be trained with
     with eval_mode(model), torch.no_grad(), pooling:
         for batch in split.in_order(batch_size):
             loss, outputs = objective.compute(model, batch)
@@ -72,21 +72,6 @@ def evaluate(
     truth, predicted, confidence = (torch.cat(column).cpu() for column in zip(*judged, strict=True))
     outcome = Outcome(truth, predicted, confidence, split.names)
     return make_report(outcome, target, loss_mean), outcome
-
-
-class eval_mode:  # reads as a word in `with eval_mode(model):`
-    """Put a model into eval mode for a block, then every module back into the mode it was in."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self.modes = [(module, module.training) for module in model.modules()]
-        self.model = model
-
-    def __enter__(self) -> None:
-        self.model.eval()
-
-    def __exit__(self, *exception: object) -> None:
-        for module, was_training in self.modes:
-            module.training = was_training
 
 
 def judge(outputs: Tensor, targets: Tensor, target: TargetSpec) -> tuple[Tensor, Tensor, Tensor]:

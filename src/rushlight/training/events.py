@@ -30,7 +30,7 @@ class Event:
 
     kind: str
     data: dict[str, Any]
-    time: float = field(default_factory=time.time)  # Unix seconds
+    time: float = field(default_factory=lambda: time.time())  # Unix seconds, of the clock as it is now
 
 
 class Events:

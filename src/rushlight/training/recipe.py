@@ -4,65 +4,31 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal
+from typing import Any
 
-from rushlight.errors import RunError, UsageError, check_choice
+from rushlight.errors import RunError
+from rushlight.options import RecipeOptions
 
-Precision = Literal["float32", "bfloat16"]
-Numerics = Literal["exact", "fast"]
-OnNan = Literal["stop", "skip", "rollback"]
-Compile = Literal["auto", "first", "never"]
 SCHEDULES = ("constant", "cosine", "onecycle")
-CHOICES: dict[str, tuple[str, ...]] = {
-    "precision": ("float32", "bfloat16"),
-    "numerics": ("exact", "fast"),
-    "on_nan": ("stop", "skip", "rollback"),
-    "compile": ("auto", "first", "never"),
-}
-POSITIVE = ("epochs", "batch_size", "accumulate")
+DESCRIBED = ("model", "data", "loss", "optimizer", "schedule")
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """What is trained on what, and how. What was given as a live object is described, and marked `"live": true`."""
+@dataclass(frozen=True, kw_only=True)
+class Recipe(RecipeOptions):
+    """The model, the data, the rule of learning, and the options. A live object is described, and marked `"live": true`."""
 
     model: dict[str, Any]
     data: dict[str, Any]
     loss: dict[str, Any]
     optimizer: dict[str, Any]
     schedule: dict[str, Any]
-    epochs: int = 5
     batch_size: int = 64
-    accumulate: int = 1
-    clip_norm: float | None = None
-    precision: Precision = "float32"
-    numerics: Numerics = "fast"
-    seed: int = 0
-    device: str = "auto"
-    early_stopping: int | None = None
-    tensorboard: bool = False
-    on_nan: OnNan = "stop"
-    keep_epochs: bool = False
-    compile: Compile = "auto"
-
-    def __post_init__(self) -> None:
-        for name, choices in CHOICES.items():
-            check_choice(name, getattr(self, name), choices)
-        for name in POSITIVE:
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise UsageError("not-positive", option=name, value=value)
-        if self.clip_norm is not None and not 0 < self.clip_norm < math.inf:
-            raise UsageError("not-positive", option="clip_norm", value=self.clip_norm)
-        if self.early_stopping is not None and self.early_stopping < 1:
-            raise UsageError("not-positive", option="early_stopping", value=self.early_stopping)
-        if not isinstance(self.seed, int) or not -(2**63) <= self.seed < 2**63:
-            raise UsageError("bad-seed", value=self.seed)
 
 
 def recipe_to_json(recipe: Recipe) -> dict[str, Any]:
     """Return the recipe as JSON-ready values."""
-    return asdict(recipe)
+    content = asdict(recipe)
+    return {name: content.pop(name) for name in DESCRIBED} | content
 
 
 def recipe_from_json(content: dict[str, Any]) -> Recipe:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gzip
 import pickle
+import re
 import struct
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,13 @@ import numpy as np
 import pytest
 import torch
 
+import rushlight
 from rushlight.data.feed.resident import ResidentSplit
 from rushlight.data.shape.targets import read_targets
 from rushlight.data.sources.arrays.arrays import open_arrays, read_inputs
 from rushlight.data.sources.arrays.files import holds_array_files, read_array_files
 from rushlight.data.splits import Data
-from rushlight.errors import DataError, RushlightError, UsageError
+from rushlight.errors import DataError, RunError, RushlightError, UsageError
 
 GENERATOR = np.random.default_rng(0)
 LABELS = np.arange(20) % 3
@@ -91,7 +94,6 @@ def test_read_only_and_reversed_arrays_are_fine() -> None:
         (np.array([[1.0, 1e300]]), None, "beyond-float32", "1e+300"),
         (np.zeros((4, 5, 6, 7, 8)), "image", "not-an-image-shape", "(4, 5, 6, 7, 8)"),
         (np.zeros((4, 5)), "tokens", "tokens-not-whole", "float64"),
-        (np.zeros((4, 5)), "picture", "unknown-array-kind", "picture"),
     ],
 )
 def test_inputs_that_cannot_be_used_are_explained(inputs: Any, kind: Any, key: str, said: str) -> None:
@@ -319,6 +321,31 @@ def test_pictures_with_the_channels_first_are_normalised_by_channel_whatever_the
     assert data.features is not None
     assert (data.features.kind, data.features.shape) == ("image", (channels, 6, 5))
     assert len(data.features.normalization.mean) == channels
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "int16", "int64", "bool"])
+def test_a_run_that_normalised_whole_numbers_by_column_is_not_resumed_by_channel_unawares(
+    tmp_path: Path, dtype: str
+) -> None:
+    pair = (GENERATOR.integers(0, 2, (20, 3, 6, 5)).astype(dtype), np.arange(20) % 2)
+    data = open_arrays(pair)
+    as_before = replace(data, fingerprint=data.fingerprint.removeprefix("channels:"))
+    assert as_before.fingerprint == open_arrays(pair, kind="array").fingerprint  # what an earlier release recorded
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(90, 2))
+    run = rushlight.train(model, as_before, epochs=1, schedule="constant", runs=tmp_path, quiet=True)
+    with pytest.raises(RunError, match="the data is not what this run was trained on") as caught:
+        rushlight.resume(run.folder, model, data=pair, epochs=2, quiet=True)
+    assert caught.value.key == "not-exact"
+
+
+def test_the_fingerprint_of_arrays_that_were_normalised_by_channel_before_is_as_it_was() -> None:
+    whole = GENERATOR.integers(0, 200, (20, 3, 6, 5))
+    for inputs, options in (
+        (whole.astype(np.uint8), {}), (whole.astype(np.float32), {}), (whole, {"kind": "image"}), (whole, {"kind": "array"}),
+        (whole, {"normalize": "none"}), (whole, {"normalize": "unit"}), (whole[:, :, 0, 0], {}), (whole, {"kind": "tokens"}),
+    ):  # fmt: skip
+        fingerprint = open_arrays((inputs, np.arange(20) % 2), **options).fingerprint
+        assert re.fullmatch("[0-9a-f]{64}", fingerprint)
 
 
 @pytest.mark.parametrize("shape", [(20, 6, 5), (20, 6, 5, 3)])

@@ -31,12 +31,12 @@ from rushlight.data.open import DataOptions, open_source
 from rushlight.data.sources.datasets.datasets import open_dataset
 from rushlight.data.sources.named.named import open_named
 from rushlight.data.splits import Data
-from rushlight.errors import DataError, UsageError
+from rushlight.errors import DataError, RushlightError, UsageError
+from rushlight.options import check_options
 from rushlight.report.report import Report
 from rushlight.runs.history import read_history
 from rushlight.training.checkpoint.checkpoint import state_digest
 from rushlight.training.loop import epochs
-from rushlight.training.setup.options import check_options
 from rushlight.training.setup.prepare import start_training
 from rushlight.training.state import Training
 
@@ -82,7 +82,7 @@ def train(data: Any, tmp_path: Path, model: Any = None, **options: Any) -> Train
     """Train without the plots and the bundle of a run's end; what a run would record is in its history."""
     given = check_options({"epochs": 1, "runs": tmp_path, "quiet": True, "numerics": "exact", **options})
     with ExitStack() as stack:
-        training, _ = start_training(model or network(), data, given, stack)
+        training = start_training(model or network(), data, given, stack)
         for epoch in epochs(training):
             training.history.write({"kind": "event", "event": "test", **asdict(epoch.test or Report(None, 0.0, 0))})
     return training
@@ -542,3 +542,58 @@ def test_images_of_bytes_do_not_reach_the_model_as_0_to_255(is_random: bool) -> 
 def test_standardising_streamed_data_is_refused_with_the_way_out() -> None:
     with pytest.raises(DataError, match="mean and std of its features cannot be learnt"):
         open_source(Bytes(True), Bytes(True), DataOptions(normalize="standard"))
+
+
+# ── arrays to test on ────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("limit", [ROOM, 1000])
+@pytest.mark.parametrize("kind", [tuple, list])
+def test_a_pair_of_arrays_to_test_on_is_read_as_its_samples(limit: int, kind: Any) -> None:
+    arrays = open_named("digits")
+    pair = kind((arrays.test_inputs, arrays.test_targets))
+    for source in (Digits(), DataLoader(Digits(), 50, shuffle=True)):
+        data = opened(source, pair, validation=pair, memory_limit=limit)
+        for split in (data.validation, data.test):
+            assert split is not None
+            ((inputs, targets),) = split.in_order(len(arrays.test_targets))
+            assert torch.equal(targets, torch.from_numpy(arrays.test_targets))
+            assert data.features is not None
+            assert torch.equal(inputs, data.features.prepare(torch.from_numpy(arrays.test_inputs)))
+
+
+def test_a_loader_with_an_order_of_its_own_is_tested_on_a_pair_of_arrays(tmp_path: Path) -> None:
+    loader = DataLoader(Digits(scaled), 50, sampler=WeightedRandomSampler([1.0] * 300, 100))
+    whole = Digits(scaled)
+    pair = torch.stack([image for image, _ in whole]), [label for _, label in whole]
+    reports = []
+    for test in (pair, whole):
+        torch.manual_seed(0)
+        reports.append(last_report(train((loader, test), tmp_path)))
+    assert reports[0]["n"] == 300
+    assert reports[0]["loss"] == reports[1]["loss"]
+    assert reports[0]["confusion"] == reports[1]["confusion"]
+
+
+@pytest.mark.parametrize("limit", [ROOM, 1000])
+@pytest.mark.parametrize(
+    ("test", "key"),
+    [
+        ((np.zeros((3, 1, 8, 8), np.uint8), np.zeros(4, int)), "unequal-counts"),
+        ((np.zeros((3, 1, 8, 8), np.float32), np.zeros(3, int)), "other-dtype"),
+        (np.zeros((3, 1, 8, 8), np.uint8), "no-split-of-dataset"),
+        ("digits", "no-split-of-dataset"),
+    ],
+)
+def test_what_cannot_be_tested_on_is_refused_when_the_data_is_opened(limit: int, test: Any, key: str) -> None:
+    for source in (Digits(), DataLoader(Digits(), sampler=WeightedRandomSampler([1.0] * 300, 100))):
+        with pytest.raises(RushlightError) as caught:
+            opened(source, test, memory_limit=limit)
+        assert caught.value.key == key
+
+
+def test_class_names_in_arrays_to_test_streamed_data_on_are_refused_at_the_start() -> None:
+    test = np.zeros((3, 1, 8, 8), np.float32), np.array(["a", "b", "c"])
+    with pytest.raises(DataError) as caught:
+        opened(Digits(jittered), test)
+    assert caught.value.key == "streamed-texts"

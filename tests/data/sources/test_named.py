@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from rushlight.data.sources.idx import DTYPES, read_idx
 from rushlight.data.sources.named.cache import sha256_of
 from rushlight.data.sources.named.catalog import DATASETS, NamedDataset
-from rushlight.data.sources.named.named import describe_datasets, open_dataset, open_named
-from rushlight.errors import DataError, UsageError
+from rushlight.data.sources.named.named import describe_datasets, open_declared, open_named
+from rushlight.errors import DataError
 
 FASHION_MNIST = DATASETS["fashion-mnist"]
 CODES = {np.dtype(dtype).newbyteorder("="): code for code, dtype in DTYPES.items()}
@@ -134,17 +134,6 @@ def test_a_declaration_is_consistent(dataset: NamedDataset) -> None:
             assert (images, labels) == (16 + count * pixels, 8 + count)
 
 
-def test_an_unknown_name_gets_the_nearest_one() -> None:
-    with pytest.raises(UsageError, match=r'no dataset called "fashon-mnist".* Did you mean "fashion-mnist"\?'):
-        open_named("fashon-mnist")
-
-
-def test_names_may_be_written_in_capitals_and_with_underscores() -> None:
-    assert open_named("Digits").name == "digits"
-    with pytest.raises(UsageError):
-        open_named("")
-
-
 def test_every_name_has_a_row_with_its_size_and_licence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RUSHLIGHT_DATA", str(tmp_path))
     rows = {row.name: row for row in describe_datasets()}
@@ -205,7 +194,7 @@ def idx_copy(place: Path) -> tuple[NamedDataset, NDArray[Any], NDArray[Any]]:
 
 def test_an_idx_dataset_opens_as_images_with_a_channel_and_says_where_it_came_from(tmp_path: Path) -> None:
     dataset, images, labels = idx_copy(tmp_path / "copy")
-    opened = open_dataset(dataset, cache=tmp_path / "cache")
+    opened = open_declared(dataset, cache=tmp_path / "cache")
     np.testing.assert_array_equal(opened.train_inputs, images[:4, None])
     np.testing.assert_array_equal(opened.test_targets, labels[4:])
     assert opened.train_targets.dtype == np.int64
@@ -228,7 +217,7 @@ def test_cifar_records_open_as_colour_images(tmp_path: Path, dataset: NamedDatas
         everything.append(records)
     file = replace(dataset.files[0], contents=tuple(contents))
     small = replace(dataset, files=(file,), sources=(), train_count=3 * (len(contents) - 1), test_count=3)
-    opened = open_dataset(small, cache=tmp_path)
+    opened = open_declared(small, cache=tmp_path)
     expected = np.concatenate(everything[:-1])
     np.testing.assert_array_equal(opened.train_inputs, expected[:, label_bytes:].reshape(-1, 3, 32, 32))
     np.testing.assert_array_equal(opened.train_targets, expected[:, label_bytes - 1])
@@ -251,7 +240,7 @@ def test_opening_from_the_cache_reads_fifty_megabytes_quickly(tmp_path: Path) ->
     seconds = []
     for _ in range(5):
         started = time.perf_counter()
-        opened = open_dataset(dataset, cache=tmp_path)
+        opened = open_declared(dataset, cache=tmp_path)
         seconds.append(time.perf_counter() - started)
     assert opened.train_inputs.shape == (60_000, 1, 28, 28)
     assert min(seconds) < 0.25

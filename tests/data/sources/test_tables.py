@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from rushlight.data.feed.resident import ResidentSplit
 from rushlight.data.shape.samples import split_indices
 from rushlight.data.sources.tables.tables import encode, feature_names, open_table, read_frame, read_rows
-from rushlight.data.spec import Column, FeatureSpec, TargetSpec, features_from_json, features_to_json
+from rushlight.data.spec import Column, FeatureSpec, TargetSpec
 from rushlight.data.splits import Data
 from rushlight.errors import DataError, UsageError
 
@@ -340,7 +340,7 @@ def test_dates_in_every_common_order_are_days_since_1970(
         assert isinstance(split, ResidentSplit)
         assert split.inputs[:, 0].tolist() == [(day - date(1970, 1, 1)).days for day in days]
     assert any('"day" was read as dates' in note and (said or "") in note for note in data.notes) == (said is not None)
-    assert features_from_json(features_to_json(specs(data)[0])) == specs(data)[0]
+    assert FeatureSpec.from_json(specs(data)[0].to_json()) == specs(data)[0]
 
 
 @pytest.mark.parametrize("pattern", ["%d/%m/%Y", "%d-%m-%Y", "%d/%m/%y", "%d %b %Y", "%b %d, %Y"])

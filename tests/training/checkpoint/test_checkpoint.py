@@ -28,10 +28,11 @@ from torch.optim import lr_scheduler
 
 import rushlight
 from rushlight import files
+from rushlight.checkpoint_files import list_checkpoints
 from rushlight.errors import RunError, RushlightError, UsageError, WeightsError
 from rushlight.models import build_model
+from rushlight.options import check_options
 from rushlight.report import Report
-from rushlight.runs.checkpoint_files import list_checkpoints
 from rushlight.runs.history import read_history, read_losses
 from rushlight.training.checkpoint import saver
 from rushlight.training.checkpoint.checkpoint import (
@@ -47,7 +48,6 @@ from rushlight.training.checkpoint.checkpoint import (
 )
 from rushlight.training.loop import epochs
 from rushlight.training.objective.schedule import Schedule
-from rushlight.training.setup.options import check_options
 from rushlight.training.setup.prepare import start_training
 
 # ── nested state ─────────────────────────────────────────────────────────────────────────────────────────────
@@ -426,7 +426,9 @@ def test_every_random_stream_and_buffer_goes_on_where_it_was(
     # passes in an epoch: the shapes' check, 8 steps, one test
     with pytest.raises(KeyboardInterrupt):
         rushlight.train(network(interrupt_at), "digits", name="cut", **chosen)
-    monkeypatch.setattr("rushlight.api.announce", lambda *_: seed(2))  # as importing rich does, which draws
+    monkeypatch.setattr(
+        "rushlight.training.setup.prepare.announce", lambda *_: seed(2)
+    )  # as importing rich does, which draws
     resumed = rushlight.resume("cut", network(), runs=tmp_path, quiet=True)
     assert resumed.summary()["state_sha256"] == whole.summary()["state_sha256"]
     assert resumed.losses.tobytes() == whole.losses.tobytes()
@@ -473,7 +475,7 @@ def test_a_checkpoint_from_before_losses_were_saved_is_still_read(tmp_path: Path
 
 def test_a_state_on_disk_is_left_alone_when_it_is_saved_again(tmp_path: Path) -> None:
     with ExitStack() as stack:
-        training, _ = start_training(
+        training = start_training(
             "linear", "digits", check_options({"epochs": 1, "quiet": True, "runs": tmp_path}), stack
         )
         list(epochs(training))
@@ -495,7 +497,7 @@ def test_checkpoints_are_ordered_by_steps_and_an_open_epoch_before_the_closed_on
 
 def test_what_a_killed_process_left_half_written_is_swept(tmp_path: Path) -> None:
     with ExitStack() as stack:
-        training, _ = start_training(
+        training = start_training(
             "linear", "digits", check_options({"epochs": 1, "quiet": True, "runs": tmp_path}), stack
         )
         left = training.folder / "checkpoints" / "00000003.0123abcd.part"
@@ -512,7 +514,7 @@ def test_a_checkpoint_that_cannot_be_deleted_does_not_end_training(
     monkeypatch.setattr("rushlight.training.checkpoint.saver.CHECKPOINT_SHARE", math.inf)
     chosen = {"epochs": 4, "batch_size": 800, "quiet": True, "runs": tmp_path, "keep_epochs": True}
     with ExitStack() as stack:
-        training, _ = start_training("linear", "digits", check_options(chosen), stack)
+        training = start_training("linear", "digits", check_options(chosen), stack)
         assert len(list(epochs(training))) == 4
         assert len(list_checkpoints(training.folder)) == 4
 
@@ -534,7 +536,7 @@ def test_a_history_that_cannot_be_written_keeps_no_checkpoint_from_being_written
     whole = rushlight.train("linear", "digits", **{**chosen, "name": "whole"})
     monkeypatch.setattr(files, "disk", ReadOnlyHistory())
     with ExitStack() as stack:
-        training, _ = start_training("linear", "digits", check_options(chosen), stack)
+        training = start_training("linear", "digits", check_options(chosen), stack)
         training.history.write({"kind": "start", "epochs": 3, "steps_per_epoch": 8})
         assert len(list(epochs(training))) == 3
     assert [folder.name for folder in list_checkpoints(tmp_path / "it")] == ["00000008", "00000016", "00000024"]
@@ -555,7 +557,7 @@ def test_where_no_thread_can_be_started_checkpoints_are_written_all_the_same(
 
     chosen = {"epochs": 2, "batch_size": 800, "quiet": True, "runs": tmp_path, "keep_epochs": True}
     with ExitStack() as stack:
-        training, _ = start_training("linear", "digits", check_options(chosen), stack)
+        training = start_training("linear", "digits", check_options(chosen), stack)
         monkeypatch.setattr(threading.Thread, "start", no_room)
         assert len(list(epochs(training))) == 2
     assert [folder.name for folder in list_checkpoints(training.folder)] == ["00000002", "00000004"]
@@ -765,7 +767,7 @@ def test_the_two_newest_checkpoints_and_the_best_are_kept_and_no_temporary_files
     }
     digests = []
     with ExitStack() as stack:
-        training, _ = start_training(model, "digits", check_options(chosen), stack)
+        training = start_training(model, "digits", check_options(chosen), stack)
         for _ in epochs(training):
             digests.append(state_digest(model))
     best = training.state["best"]["epoch"]

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 import rushlight
+from rushlight.checkpoint_files import age, list_checkpoints
 from rushlight.runs import lock_run
-from rushlight.runs.checkpoint_files import age, list_checkpoints
 
 TRAIN = """
 import sys

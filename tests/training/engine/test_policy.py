@@ -25,6 +25,7 @@ from torch import Tensor, nn
 import rushlight
 from rushlight.data.feed.batch import ALIGNMENT, equal_parts
 from rushlight.errors import RunError
+from rushlight.options import check_options
 from rushlight.runs.history import read_history, read_losses
 from rushlight.training.checkpoint.checkpoint import state_digest
 from rushlight.training.engine import compile_job, compiler, execution, modes, package, verification
@@ -39,7 +40,6 @@ from rushlight.training.engine.package import CompiledSteps, Package
 from rushlight.training.engine.verification import assign, copies, tensors_of
 from rushlight.training.loop import parts_of
 from rushlight.training.objective.losses import make_objective
-from rushlight.training.setup.options import check_options
 from rushlight.training.setup.prepare import start_training
 from rushlight.training.step import runner
 from rushlight.training.step.exact import Parts, exact_step
@@ -867,7 +867,7 @@ def test_no_more_steps_are_taken_in_a_call_than_an_epoch_has(samples: int, toget
     test = (torch.rand(9, 4), torch.arange(9) % 3)
     with ExitStack() as stack:
         options = check_options({"batch_size": 16, "optimizer": "SGD", "lr": 0.1, "runs": tmp_path, "quiet": True})
-        training, _ = start_training(nn.Linear(4, 3), (data, test), options, stack)
+        training = start_training(nn.Linear(4, 3), (data, test), options, stack)
         job = compile_job.CompileJob(training, parts_of(training))
         feed = training.data.train.batches(16, seed=0, epoch=1)
         assert job.count_together(feed.take(), feed.joins) == together

@@ -18,10 +18,10 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, OneCycleLR, Re
 
 import rushlight
 from rushlight.errors import UsageError
+from rushlight.options import check_options
 from rushlight.report import Report
 from rushlight.training.loop import Epoch, epochs
 from rushlight.training.objective.schedule import Schedule, schedule_factor
-from rushlight.training.setup.options import check_options
 from rushlight.training.setup.prepare import start_training
 
 pytestmark = pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step:UserWarning")
@@ -154,7 +154,7 @@ def train(tmp_path: Path, make: Any, count: int = 4, **options: Any) -> tuple[li
         }
     )  # fmt: skip
     with ExitStack() as stack:
-        training, _ = start_training(model, "digits", given, stack)
+        training = start_training(model, "digits", given, stack)
         return list(epochs(training)), seen, scheduler
 
 

@@ -22,7 +22,7 @@ from rushlight.data.feed.streamed import StreamedSplit
 from rushlight.data.sources.images.folder import open_image_folder
 from rushlight.runs.history import read_history
 from rushlight.runs.sessions import list_sessions, read_sessions
-from rushlight.runs.summary import summarize
+from rushlight.runs.summary import summarize_run
 from rushlight.training.checkpoint.checkpoint import state_digest
 from rushlight.training.profile import waiting
 from rushlight.training.profile.waiting import advice, telling_of_waiting
@@ -203,7 +203,7 @@ def test_a_training_says_it_once_and_notes_it_beside_a_history_that_stays_the_sa
     assert notice["message"] in shown
     assert 0 < notice["step"] < 12
     assert [len(session["notices"]) for session in list_sessions(slow.folder)] == [1]
-    assert summarize(slow.folder).status == "finished"
+    assert summarize_run(slow.folder).status == "finished"
     quick = train(tmp_path, 0.0)
     monkeypatch.setattr(waiting, "MOST_WAITING", 1.0)
     quiet = train(tmp_path / "more", 0.002, quiet=True)

@@ -69,8 +69,19 @@ def test_a_device_may_be_given_as_torch_has_it(two: Path, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("option", "value", "key"),
     [
+        ("device", 3.5, "unknown-device"),
+        ("device", ["cpu"], "unknown-device"),
         ("model_arguments", {"hidden": nn.ReLU()}, "model-argument-values"),
+        ("seed", 1.5, "bad-seed"),
+        ("seed", True, "bad-seed"),
+        ("clip_norm", "much", "not-positive"),
+        ("early_stopping", "soon", "not-positive"),
         ("batch_size", np.float64(32), "not-positive"),
+        ("warmup", "long", "negative"),
+        ("workers", "two", "negative"),
+        ("test_fraction", "half", "bad-fraction"),
+        ("tensorboard", "yes", "option-no-bool"),
+        ("keep_epochs", 2, "option-no-bool"),
         ("optimizer_arguments", {"lr": "fast"}, "optimizer-arguments"),
     ],
 )

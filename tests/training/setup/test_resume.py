@@ -16,11 +16,13 @@ import torch
 from torch import nn
 
 import rushlight
+from rushlight.checkpoint_files import list_checkpoints
 from rushlight.errors import RunError, StorageError, UsageError, WeightsError
+from rushlight.options import check_options
 from rushlight.runs import list_runs, read_json, read_recipe
-from rushlight.runs.checkpoint_files import list_checkpoints
 from rushlight.runs.sessions import list_sessions
-from rushlight.training.setup.resume import origin_of
+from rushlight.training.recipe import recipe_from_json
+from rushlight.training.setup.resume import Begun, find_origin
 
 SMALL: dict[str, Any] = {"model_arguments": {"hidden": (8,)}, "quiet": True}
 
@@ -182,7 +184,8 @@ def test_that_other_bits_are_allowed_is_known_where_nothing_differs_too(tmp_path
     folder = cut(tmp_path)
     conditions = read_json(folder / "environment.json")["conditions"]
     for is_inexact in (False, True):
-        origin = origin_of(folder, conditions, {"inexact": is_inexact})
+        begun = Begun(folder, recipe_from_json(read_recipe(folder)))
+        origin = find_origin(begun, conditions, check_options({"inexact": is_inexact}), None)
         assert (origin.differences, origin.is_inexact) == ((), is_inexact)
 
 

@@ -31,6 +31,7 @@ from torch.utils.data import DataLoader, Dataset
 from rushlight.data.order import sample_seed
 from rushlight.device import usable_cores
 from rushlight.errors import DataError, RushlightError, UsageError
+from rushlight.texts import Note
 
 AHEAD = 2  # batches that threads read before they are asked for
 MOST_THREADS = 8
@@ -57,10 +58,6 @@ class ReadError:
     values: dict[str, Any]
     traceback: str
 
-    def error(self) -> RushlightError:
-        """Return the error to raise."""
-        return self.kind(self.key, **self.values)
-
 
 class SeededDataset(Dataset[Any]):
     """Batches of a map-style dataset, as torch's DataLoader asks for them: one `BatchRequest`, one collated batch.
@@ -79,9 +76,8 @@ class SeededDataset(Dataset[Any]):
         try:
             return self.read(request)
         except RushlightError as error:
-            values = {
-                key: value if isinstance(value, (int, float)) else str(value) for key, value in error.values.items()
-            }
+            plain = (int, float, Note)
+            values = {key: value if isinstance(value, plain) else str(value) for key, value in error.values.items()}
             return ReadError(type(error), error.key, values, traceback.format_exc())
 
     def read(self, request: BatchRequest) -> Any:
@@ -123,18 +119,19 @@ def read_samples(dataset: Any, indices: Sequence[int]) -> list[Any]:
     """Return the samples at `indices`, by the dataset's own `__getitems__` where it has one, as torch's loader does."""
     if not callable(getattr(dataset, "__getitems__", None)):
         return [read_sample(dataset, index) for index in indices]
+    cause: Exception | None = None
     try:
-        samples = dataset.__getitems__(list(indices))
-        if len(samples) != len(indices):
-            raise ValueError(f"it gave {len(samples)} samples for {len(indices)} indices")
-        return list(samples)
+        samples = list(dataset.__getitems__(list(indices)))
+        if len(samples) == len(indices):
+            return samples
+        reason: str = Note("data.gave-other-count", given=len(samples), count=len(indices))
     except Exception as error:
-        for index in indices:
-            read_sample(dataset, index)  # raises for the sample that fails, if it is one
-        raise DataError(
-            "samples-failed-together", data=type(dataset).__name__, count=len(indices), first=indices[0],
-            reason=f"{type(error).__name__}: {error}",
-        ) from error  # fmt: skip
+        cause, reason = error, f"{type(error).__name__}: {error}"
+    for index in indices:
+        read_sample(dataset, index)  # raises for the sample that fails, if it is one
+    raise DataError(
+        "samples-failed-together", data=type(dataset).__name__, count=len(indices), first=indices[0], reason=reason
+    ) from cause
 
 
 def collated(samples: list[Any], collate: Callable[[list[Any]], Any], name: str) -> Any:
@@ -144,7 +141,8 @@ def collated(samples: list[Any], collate: Callable[[list[Any]], Any], name: str)
     except Exception as error:
         found = list(dict.fromkeys(str(shapes_in(sample)) for sample in samples))
         if len(found) > 1:
-            raise DataError("unequal-samples", data=name, reason=f"found {found[0]} and {found[1]}") from error
+            two = Note("data.found-two", first=found[0], second=found[1])
+            raise DataError("unequal-samples", data=name, reason=two) from error
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise DataError("samples-not-batchable", data=name, reason=reason) from error
 
@@ -212,7 +210,7 @@ class BatchReader:
             with explained_workers(name, self.workers):
                 batch = next(batches)
             if isinstance(batch, ReadError):
-                raise batch.error() from RuntimeError(batch.traceback)
+                raise batch.kind(batch.key, **batch.values) from RuntimeError(batch.traceback)
             yield batch
         next(batches, None)  # its end: only then are the workers idle
         if self.keeps and given is not None:
@@ -321,7 +319,7 @@ def explained_workers(name: str, workers: int) -> Iterator[None]:
             raise
         if isinstance(error, RuntimeError) and "DataLoader worker (pid" not in found:
             raise
-        reason = found if isinstance(error, RuntimeError) else "its connection is closed"
+        reason = found if isinstance(error, RuntimeError) else Note("data.connection-closed")
         raise DataError("worker-died", data=name, reason=reason) from error
 
 
@@ -333,14 +331,6 @@ GeneratorStates = tuple[Any, Any, Tensor]  # of Python's, NumPy's and torch's CP
 def generator_states() -> GeneratorStates:
     """Return the states of the three global generators."""
     return random.getstate(), np.random.get_state(), torch.get_rng_state()
-
-
-def set_generators(states: GeneratorStates) -> None:
-    """Set the generators to states that `generator_states` returned."""
-    python, numpy, torch_state = states
-    random.setstate(python)
-    np.random.set_state(numpy)
-    torch.set_rng_state(torch_state)
 
 
 def seed_generators(seed: int) -> None:
@@ -359,26 +349,22 @@ def are_same(one: GeneratorStates, other: GeneratorStates) -> bool:
 
 def put_back(before: GeneratorStates) -> None:
     """Set all generators to what they were, also where a signal that ends the reading comes in the middle of this."""
+    python, numpy, torch_state = before
     try:
-        set_generators(before)
+        random.setstate(python)
+        np.random.set_state(numpy)
+        torch.set_rng_state(torch_state)
     except BaseException:
-        set_generators(before)
+        put_back(before)
         raise
 
 
-class seeded:  # reads as a word in `with seeded(…):`
+@contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
     """Seed Python's, NumPy's and torch's CPU generators for a block, then put them back as they were."""
-
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
-
-    def __enter__(self) -> None:
-        self.before = generator_states()
-        try:
-            seed_generators(self.seed)
-        except BaseException:  # a signal that ends the reading: nothing leaves the block then
-            set_generators(self.before)
-            raise
-
-    def __exit__(self, *exception: object) -> None:
-        put_back(self.before)
+    before = generator_states()
+    try:
+        seed_generators(seed)
+        yield
+    finally:
+        put_back(before)

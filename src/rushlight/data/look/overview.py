@@ -1,6 +1,6 @@
-"""What data holds, to be looked at before training: counts, ranges, gaps, duplicates, and a sheet of images.
+"""What data holds, before training: counts, ranges, gaps, duplicates, and a contact sheet of images.
 
-Everything is told of the samples as they came, before any normalisation.
+All figures are of the samples as they came, before any normalisation.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +21,7 @@ from rushlight.data.sources import ImageFolderDataset, describe_columns
 from rushlight.data.spec import FeatureSpec, TargetSpec
 from rushlight.data.splits import Data
 from rushlight.errors import DataError, UsageError
+from rushlight.fonts import LATIN_FONT, font_of
 from rushlight.texts import Note
 
 if TYPE_CHECKING:
@@ -34,23 +34,18 @@ CELL = 64  # the side, in pixels, that small images are enlarged to about
 MOST_ROWS = 20
 LABEL_WIDTH = 150
 BEHIND = "#d8d8d8"  # tells where a white image ends
-FIRST_CJK = 0x2E80  # the first code point of the CJK scripts (Unicode block CJK Radicals Supplement)
-CJK_FONTS = (
-    "NotoSansCJK-Regular.ttc", "NotoSansSC-Regular.otf", "wqy-microhei.ttc", "wqy-zenhei.ttc", "msyh.ttc", "simsun.ttc",
-    "PingFang.ttc", "Hiragino Sans GB.ttc", "DroidSansFallbackFull.ttf",
-)  # fmt: skip
 
 
 def describe_data(data: Data, *, table: Path | None = None) -> dict[str, Any]:
     """Return what the data holds, ready for JSON. `table` is the training file, where it is a table.
 
     Keys: `name`, `fingerprint`, `notes`; `kind`, `shape`, `dtype`, `task` (None where batches are not (inputs, targets));
-    `splits`: for "train", "validation" and "test" None or {`samples`, `storage`, `read` (samples looked at), `counts` (by class, or
+    `splits`: for "train", "validation" and "test" None or {`samples`, `storage`, `read` (samples read for it), `counts` (by class, or
     None), `target` (min, max, mean by column of a regression, or None), `min`, `max` (of the inputs)};
     `mean`, `std`: by channel or column where learnt, else None;
     `columns`: for a table, each column's `name`, `kind`, `missing`, `different`, and its range or most common values;
     `duplicates`: {`count` of test samples that are in the training split too, `of`, `pairs` of [train, test] indices,
-    the first few, `how`}, or None where this was not looked for.
+    the first few, `how`}, or None where none were searched for.
     """
     features, target = data.features, data.target
     normalization = None if features is None else features.normalization
@@ -77,12 +72,13 @@ def describe_data(data: Data, *, table: Path | None = None) -> dict[str, Any]:
 
 
 def describe_split(split: Split, features: FeatureSpec | None, target: TargetSpec | None) -> dict[str, Any]:
-    """Return samples, storage, class counts and ranges of one split; a streamed one is read in part."""
+    """Return samples, storage, class counts and ranges of one split; of a streamed one, some samples are read."""
     described: dict[str, Any] = {"samples": split.samples, "storage": split.kind}
     if features is None or target is None:
         return described | {"read": 0, "counts": None, "target": None, "min": None, "max": None}
     inputs, targets = raw_samples(split, features, target)
-    labels = all_labels(split, targets)
+    folder = image_folder(split)
+    labels = targets if folder is None else torch.tensor(folder.labels)  # all of them, without reading an image
     return described | {
         "read": len(inputs),
         "counts": count_classes(labels, target),
@@ -92,60 +88,32 @@ def describe_split(split: Split, features: FeatureSpec | None, target: TargetSpe
     }
 
 
+def image_folder(split: Split | None) -> ImageFolderDataset | None:
+    """Return the folder of images that a streamed split reads; None for any other split."""
+    if isinstance(split, StreamedSplit) and isinstance(split.dataset, ImageFolderDataset):
+        return split.dataset
+    return None
+
+
 def raw_samples(split: Split, features: FeatureSpec, target: TargetSpec) -> tuple[Tensor, Tensor]:
     """Return inputs and targets as they came: all of a resident split, the first few thousand of another."""
     if isinstance(split, ResidentSplit):
         inputs, targets = split.inputs, split.targets
-        is_prepared = inputs.dtype == torch.float32
-    elif isinstance(split, StreamedSplit) and isinstance(split.dataset, ImageFolderDataset):
-        inputs, targets = read_some(split.dataset)
-        is_prepared = False
+    elif folder := image_folder(split):  # evenly spaced, since the files are sorted by class
+        samples = [folder[index] for index in spread(range(len(folder)), SAMPLED)]
+        return torch.stack([pixels for pixels, _ in samples]), torch.tensor([label for _, label in samples])
     else:
-        batches = first_batches(split)
-        inputs, targets = (
-            torch.cat([batch[0] for batch in batches]),
-            torch.cat([batch[1] for batch in batches]),
-        )
-        is_prepared = inputs.dtype == torch.float32
-    return (undo(inputs, features) if is_prepared else inputs), target.in_units(
-        targets.float()
-    ) if target.mean else targets
-
-
-def read_some(dataset: ImageFolderDataset, most: int = SAMPLED) -> tuple[Tensor, Tensor]:
-    """Read evenly spaced samples: the files are sorted by class."""
-    chosen = np.linspace(0, len(dataset) - 1, min(most, len(dataset))).round().astype(int).tolist()
-    samples = [dataset[index] for index in chosen]
-    return torch.stack([pixels for pixels, _ in samples]), torch.tensor([label for _, label in samples])
-
-
-def first_batches(split: Split) -> list[Any]:
-    """Read batches until there are enough samples to describe."""
-    batches: list[Any] = []
-    for batch in split.in_order(64):
-        batches.append(batch)
-        if sum(len(batch[0]) for batch in batches) >= SAMPLED:
-            break
-    if not batches:
-        raise DataError("empty-split", data="the data", split="streamed")
-    return batches
-
-
-def undo(prepared: Tensor, features: FeatureSpec) -> Tensor:
-    """Return inputs as they were before `features.prepare`, up to rounding."""
-    normalization = features.normalization
-    raw = prepared
-    if normalization.mean:
-        mean, std = normalization.constants(prepared, features.channel_dim)
-        raw = raw * std + mean
-    return raw * normalization.divisor
-
-
-def all_labels(split: Split, targets: Tensor) -> Tensor:
-    """Return every label where the dataset knows them without reading the samples, else those that were read."""
-    if isinstance(split, StreamedSplit) and isinstance(split.dataset, ImageFolderDataset):
-        return torch.tensor(split.dataset.labels)
-    return targets
+        batches: list[Any] = []
+        for batch in split.in_order(64):
+            batches.append(batch)
+            if sum(len(batch[0]) for batch in batches) >= SAMPLED:
+                break
+        if not batches:
+            raise DataError("empty-split", data=Note("words.the-data"), split=Note("training.start.streamed"))
+        inputs, targets = (torch.cat([batch[place] for batch in batches]) for place in (0, 1))
+    if inputs.dtype == torch.float32:
+        inputs = features.normalization.undo(inputs, features.channel_dim)
+    return inputs, target.in_units(targets)
 
 
 def count_classes(labels: Tensor, target: TargetSpec) -> dict[str, int] | None:
@@ -165,34 +133,30 @@ def describe_quantities(targets: Tensor) -> dict[str, list[float]]:
     return {"min": values.amin(0).tolist(), "max": values.amax(0).tolist(), "mean": values.mean(0).tolist()}
 
 
+def spread(values: Sequence[int], count: int) -> Sequence[int]:
+    """Return up to `count` of the values, evenly spaced: neighbours in a folder often show the same thing."""
+    if len(values) <= count:
+        return values
+    return [values[place] for place in np.linspace(0, len(values) - 1, count).round().astype(int)]
+
+
 # ── the same sample in train and test ────────────────────────────────────────────────────────────────────────
 
 
 def find_duplicates(train: Split, test: Split | None) -> dict[str, Any] | None:
     """Find test samples whose inputs are in the training split, bit for bit; None where that cannot be looked for."""
+    train_digests: Sequence[bytes | None]
     if isinstance(train, ResidentSplit) and isinstance(test, ResidentSplit):
-        return match(row_digests(train.inputs), row_digests(test.inputs), Note("data.same-values"))
-    if (
-        isinstance(train, StreamedSplit)
-        and isinstance(test, StreamedSplit)
-        and isinstance(train.dataset, ImageFolderDataset)
-        and isinstance(test.dataset, ImageFolderDataset)
-    ):
-        sizes = {path.stat().st_size for path in train.dataset.paths} & {
-            path.stat().st_size for path in test.dataset.paths
-        }
-        first, second = (file_digests(dataset.paths, sizes) for dataset in (train.dataset, test.dataset))
-        return match(first, second, Note("data.same-file-content"))
-    return None
-
-
-def match(train: Sequence[bytes | None], test: Sequence[bytes | None], how: str) -> dict[str, Any]:
-    """Count the test digests that are among the training ones, and show the first few pairs."""
-    first_at = {digest: index for index, digest in reversed(list(enumerate(train)))}
-    pairs = [
-        [first_at[digest], index] for index, digest in enumerate(test) if digest is not None and digest in first_at
-    ]
-    return {"count": len(pairs), "of": len(test), "pairs": pairs[:SHOWN_PAIRS], "how": how}
+        train_digests, test_digests = row_digests(train.inputs), row_digests(test.inputs)
+        how = Note("data.same-values")
+    elif (first := image_folder(train)) and (second := image_folder(test)):
+        train_digests, test_digests = file_digests(first.paths, second.paths)
+        how = Note("data.same-file-content")
+    else:
+        return None
+    first_at = {digest: index for index, digest in reversed(list(enumerate(train_digests)))}
+    pairs = [[first_at[digest], index] for index, digest in enumerate(test_digests) if digest in first_at]
+    return {"count": len(pairs), "of": len(test_digests), "pairs": pairs[:SHOWN_PAIRS], "how": how}
 
 
 def row_digests(inputs: Tensor) -> list[bytes]:
@@ -201,12 +165,17 @@ def row_digests(inputs: Tensor) -> list[bytes]:
     return [hashlib.blake2b(row.data, digest_size=16).digest() for row in rows]
 
 
-def file_digests(paths: Sequence[Path], sizes: set[int]) -> list[bytes | None]:
-    """Return a digest of every file whose size occurs in both splits; the others cannot be duplicates."""
-    return [
-        hashlib.blake2b(path.read_bytes(), digest_size=16).digest() if path.stat().st_size in sizes else None
-        for path in paths
-    ]
+def file_digests(train: Sequence[Path], test: Sequence[Path]) -> tuple[list[bytes], list[bytes]]:
+    """Return a digest of every file; a file whose size only one split has is not read: its path stands for it."""
+    sizes = {path.stat().st_size for path in train} & {path.stat().st_size for path in test}
+    first, second = (
+        [
+            hashlib.blake2b(path.read_bytes(), digest_size=16).digest() if path.stat().st_size in sizes else bytes(path)
+            for path in paths
+        ]
+        for paths in (train, test)
+    )
+    return first, second
 
 
 # ── the contact sheet ────────────────────────────────────────────────────────────────────────────────────────
@@ -245,44 +214,27 @@ def contact_sheet(inputs: Tensor, labels: Tensor, classes: Sequence[str], *, col
     """
     from PIL import Image, ImageDraw
 
-    rows = list(range(min(len(classes), MOST_ROWS)))
-    width, height = cell_size(inputs.shape[3], inputs.shape[2])
+    rows = min(len(classes), MOST_ROWS)
+    longest = max(inputs.shape[2:])
+    factor: float = CELL // longest if longest <= CELL else min(1.0, 2 * CELL / longest)
+    width, height = (max(round(side * factor), 1) for side in (inputs.shape[3], inputs.shape[2]))
+    resampling = Image.Resampling.NEAREST if factor >= 1 else Image.Resampling.BILINEAR
     gap, more = 2, 20 if len(classes) > MOST_ROWS else 0
-    size = (LABEL_WIDTH + columns * (width + gap) + gap, len(rows) * (height + gap) + gap + more)
+    size = (LABEL_WIDTH + columns * (width + gap) + gap, rows * (height + gap) + gap + more)
     sheet = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(sheet)
     draw.rectangle((LABEL_WIDTH, 0, size[0], size[1] - more - 1), fill=BEHIND)
-    for row in rows:
-        members = (labels == row).nonzero().flatten()
+    for row in range(rows):
+        members = (labels == row).nonzero().flatten().tolist()
         top = gap + row * (height + gap)
-        write_label(draw, top + height // 2, classes[row], row, len(members))
-        for column, index in enumerate(spread(members.tolist(), columns)):
-            image = as_image(inputs[index]).resize((width, height), resampling(inputs.shape[3], width))
+        name = classes[row] if font_of(classes[row]) else f"{row}"
+        write_label(draw, top + height // 2, name, len(members))
+        for column, index in enumerate(spread(members, columns)):
+            image = as_image(inputs[index]).resize((width, height), resampling)
             sheet.paste(image, (LABEL_WIDTH + gap + column * (width + gap), top))
     if more:
-        draw.text((8, size[1] - more), f"{MOST_ROWS} of {len(classes)} classes", fill="black", font=font_for("", 13))
+        draw.text((8, size[1] - more), f"{MOST_ROWS} / {len(classes)}", fill="black", font=load_font("", 13))
     return sheet
-
-
-def cell_size(width: int, height: int) -> tuple[int, int]:
-    """Return the size an image is drawn at: a whole multiple where it is small, twice the cell at most."""
-    longest = max(width, height)
-    factor: float = CELL // longest if longest <= CELL else min(1.0, 2 * CELL / longest)
-    return max(round(width * factor), 1), max(round(height * factor), 1)
-
-
-def resampling(width: int, drawn: int) -> Any:
-    """Return the filter: pixels stay pixels when enlarged, and are averaged when shrunk."""
-    from PIL import Image
-
-    return Image.Resampling.NEAREST if drawn >= width else Image.Resampling.BILINEAR
-
-
-def spread(members: list[int], count: int) -> list[int]:
-    """Return up to `count` members, evenly spaced: neighbours in a folder often show the same thing."""
-    if len(members) <= count:
-        return members
-    return [members[number] for number in np.linspace(0, len(members) - 1, count).round().astype(int).tolist()]
 
 
 def as_image(pixels: Tensor) -> Image.Image:
@@ -298,32 +250,18 @@ def as_image(pixels: Tensor) -> Image.Image:
     return image
 
 
-def write_label(draw: ImageDraw.ImageDraw, middle: int, name: str, number: int, count: int) -> None:
-    """Write a class's name, cut to fit, and its count under it; its number where no font has the name's letters."""
-    font = font_for(name, 14)
-    if font is None:
-        name, font = f"class {number}", font_for("", 14)
+def write_label(draw: ImageDraw.ImageDraw, middle: int, name: str, count: int) -> None:
+    """Write a class's name, cut to fit, and its count under it."""
+    font = load_font(name, 14)
     while draw.textlength(name, font=font) > LABEL_WIDTH - 12:
         name = name.removesuffix("…")[:-1] + "…"
     draw.text((8, middle - 16), name, fill="black", font=font)
-    draw.text((8, middle + 2), f"{count:,}", fill="#707070", font=font_for("", 12))
+    draw.text((8, middle + 2), f"{count:,}", fill="#707070", font=load_font("", 12))
 
 
-def font_for(text: str, size: int) -> ImageFont.FreeTypeFont | None:
-    """Return a font for a text: matplotlib's DejaVu Sans, or, for Chinese and its neighbours, one of the system's."""
+def load_font(text: str, size: int) -> ImageFont.FreeTypeFont:
+    """Load a font that has the letters of a text, if any is installed."""
+    from matplotlib.font_manager import findfont
     from PIL import ImageFont
 
-    is_cjk = any(ord(character) >= FIRST_CJK for character in text)
-    for name in CJK_FONTS if is_cjk else (str(dejavu_path()),):
-        try:
-            return ImageFont.truetype(name, size)
-        except OSError:
-            continue
-    return None
-
-
-def dejavu_path() -> Path:
-    """Return the font file that comes with matplotlib, without importing it: Pillow's own font has few accents."""
-    spec = find_spec("matplotlib")
-    folder = Path(next(iter(spec.submodule_search_locations or ("",)))) if spec else Path()
-    return folder / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf"
+    return ImageFont.truetype(findfont(font_of(text) or LATIN_FONT), size)

@@ -45,12 +45,13 @@ def build_data(
     """
     for split_name, samples in (("train", train), ("validation", validation), ("test", test)):
         if samples is not None:
-            check_samples(name, split_name, samples, target)
+            check_samples(name, Note(f"words.{split_name}"), samples, target)
     if target.task in ("classification", "binary"):
         check_more_than_one_class(name, train.targets, target)
     normalization = learn_normalization(train.inputs, kind, normalize)
-    if target.task == "regression" and normalize in ("auto", "standard"):
-        target = learn_target_scale(train.targets, target)
+    if target.task == "regression" and normalize in ("auto", "standard"):  # prices in the millions train as metres do
+        mean, std = mean_and_std(train.targets, channel_dim=1)
+        target = replace(target, mean=tuple(mean.tolist()), std=tuple(np.where(std > 0, std, 1.0).tolist()))
     features = FeatureSpec(kind, tuple(train.inputs.shape[1:]), dtype_name(train.inputs), normalization, columns)
     return Data(
         name=name,
@@ -104,9 +105,9 @@ def check_samples(name: str, split: str, samples: Samples, target: TargetSpec) -
     if len(inputs) == 0:
         raise DataError("empty-split", data=name, split=split)
     if inputs.is_floating_point():
-        check_finite(name, split, "features", inputs)
+        check_finite(name, split, Note("words.features"), inputs)
     if targets.is_floating_point():
-        check_finite(name, split, "targets", targets)
+        check_finite(name, split, Note("words.targets"), targets)
     if target.task == "classification":
         check_labels(name, split, targets, len(target.classes))
 
@@ -119,18 +120,8 @@ def check_same_dtype(name: str, expected: str, found: str) -> None:
 
 def check_finite(name: str, split: str, what: str, values: Tensor) -> None:
     """Raise DataError when any value is NaN or infinite; the first bad sample is named."""
-    bad_rows = (
-        [
-            first + row
-            for first in range(0, len(values), CHUNK_ROWS)
-            for row in (~torch.isfinite(values[first : first + CHUNK_ROWS]).flatten(1).all(1))
-            .nonzero()
-            .flatten()
-            .tolist()
-        ]
-        if values.dim() > 1
-        else (~torch.isfinite(values)).nonzero().flatten().tolist()
-    )
+    is_bad = [~torch.isfinite(chunk[:, None].flatten(1)).all(1) for chunk in torch.split(values, CHUNK_ROWS)]
+    bad_rows = torch.cat(is_bad).nonzero().flatten().tolist()
     if bad_rows:
         row = values[bad_rows[0]].flatten()
         position = int((~torch.isfinite(row)).nonzero()[0])
@@ -175,10 +166,24 @@ def learn_normalization(inputs: Tensor, kind: FeatureKind, name: NormalizeName) 
 
 
 def mean_and_std(values: Tensor, channel_dim: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return float64 mean and population std along every dimension but `channel_dim`."""
-    return (
-        byte_statistics(values, channel_dim) if values.dtype == torch.uint8 else float_statistics(values, channel_dim)
-    )
+    """Return float64 mean and population std along every dimension but `channel_dim`.
+
+    Floats are summed a chunk at a time. Their first row is subtracted from all, since `E[x²] - E[x]²` loses everything
+    when the mean is large.
+    """
+    if values.dtype == torch.uint8:
+        return byte_statistics(values, channel_dim)
+    dims = [dim for dim in range(values.dim()) if dim != channel_dim]
+    count = values.numel() // values.shape[channel_dim]
+    shift = values[:1].double().mean(dims, keepdim=True)
+    total, squares = np.zeros(values.shape[channel_dim]), np.zeros(values.shape[channel_dim])
+    for chunk in torch.split(values, CHUNK_ROWS):
+        shifted = chunk.double() - shift
+        total = total + shifted.sum(dims).numpy()
+        squares = squares + (shifted * shifted).sum(dims).numpy()
+    mean = total / count
+    variance = np.maximum(squares / count - mean * mean, 0.0)
+    return np.asarray(mean + shift.flatten().numpy()), np.sqrt(variance)
 
 
 def byte_statistics(values: Tensor, channel_dim: int) -> tuple[np.ndarray, np.ndarray]:
@@ -189,31 +194,6 @@ def byte_statistics(values: Tensor, channel_dim: int) -> tuple[np.ndarray, np.nd
     means = [float(share @ levels) for share in shares]
     variances = [float(share @ (levels - mean) ** 2) for share, mean in zip(shares, means, strict=True)]
     return np.array(means), np.sqrt(variances)
-
-
-def float_statistics(values: Tensor, channel_dim: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return mean and std of floats, summed in float64, a chunk at a time.
-
-    The first row is taken off first, since `E[x²] - E[x]²` loses everything when the mean is large.
-    """
-    dims = [dim for dim in range(values.dim()) if dim != channel_dim]
-    count = values.numel() // values.shape[channel_dim]
-    shift = values[:1].double().mean(dims, keepdim=True)
-    total, squares = np.zeros(values.shape[channel_dim]), np.zeros(values.shape[channel_dim])
-    for first in range(0, len(values), CHUNK_ROWS):
-        chunk = values[first : first + CHUNK_ROWS].double() - shift
-        total = total + chunk.sum(dims).numpy()
-        squares = squares + (chunk * chunk).sum(dims).numpy()
-    mean = total / count
-    variance = np.maximum(squares / count - mean * mean, 0.0)
-    return np.asarray(mean + shift.flatten().numpy()), np.sqrt(variance)
-
-
-def learn_target_scale(targets: Tensor, target: TargetSpec) -> TargetSpec:
-    """Learn mean and std of regression targets, so that prices in the millions train as well as lengths in metres."""
-    mean, std = mean_and_std(targets, channel_dim=1)
-    std = np.where(std > 0, std, 1.0)
-    return replace(target, mean=tuple(mean.tolist()), std=tuple(std.tolist()))
 
 
 def unseen_class_notes(targets: Tensor, target: TargetSpec) -> tuple[Note, ...]:

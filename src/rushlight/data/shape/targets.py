@@ -25,7 +25,7 @@ def read_targets(
     ones in several columns are labels that hold at once (multilabel). One-hot rows become classes with
     `task="classification"`.
     """
-    array = as_array(targets, "the targets", "targets")
+    array = as_array(targets, Note("words.the-targets"), Note("words.targets"))
     if array.dtype.kind == "O" and all(isinstance(value, str) for value in array.flat):
         array = array.astype(str)
     if array.dtype.kind not in "biufU":
@@ -113,7 +113,9 @@ def read_quantities(array: np.ndarray) -> tuple[Tensor, TargetSpec]:
     if array.dtype.kind == "U":
         raise UsageError("task-does-not-fit", task="regression", found=found(array))
     columns = array.reshape(len(array), -1 if array.size else 1)
-    return as_float32(columns, "the targets", "train and test"), TargetSpec("regression", width=columns.shape[1])
+    return as_float32(columns, Note("words.the-targets"), Note("words.train-and-test")), TargetSpec(
+        "regression", width=columns.shape[1]
+    )
 
 
 def target_notes(array: np.ndarray, target: TargetSpec, task: Task | None) -> list[Note]:
@@ -145,7 +147,7 @@ def is_one_hot(array: np.ndarray) -> bool:
 def found(array: np.ndarray) -> Note:
     """Describe targets in an error: dtype, shape and the first few values."""
     return Note(
-        "data.targets-found", dtype="text" if array.dtype.kind == "U" else array.dtype, shape=tuple(array.shape),
+        "data.targets-found", dtype=Note("export.text") if array.dtype.kind == "U" else array.dtype, shape=tuple(array.shape),
         count=len(np.unique(array)), values=", ".join(str(value) for value in array[:3].tolist()),
     )  # fmt: skip
 
@@ -167,22 +169,17 @@ def as_float32(array: np.ndarray, name: str, split: str) -> Tensor:
         lost = np.isinf(converted) & np.isfinite(array)
         if lost.any():
             first = int(np.argwhere(lost)[0][0])
-            raise DataError(
-                "beyond-float32",
-                data=name,
-                split=split,
-                count=int(lost.sum()),
-                first=first,
-                value=array[lost][0],
-            )
+            count, value = int(lost.sum()), array[lost][0]
+            raise DataError("beyond-float32", data=name, split=split, count=count, first=first, value=value)
     return torch.from_numpy(np.ascontiguousarray(converted))
 
 
 def as_array(values: Any, name: str, what: str) -> np.ndarray:
     """Return a tensor, an array or a nested list as an array in this machine's byte order."""
     if isinstance(values, Tensor):
-        tensor = values.detach().cpu()
-        return np.asarray((tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy())
+        return np.asarray((values.float() if values.dtype == torch.bfloat16 else values).numpy(force=True))
+    if isinstance(values, (list, tuple)):
+        values = [as_array(value, name, what) if isinstance(value, Tensor) else value for value in values]
     try:
         array = np.asarray(values)
     except ValueError as error:  # rows of different lengths
@@ -191,6 +188,11 @@ def as_array(values: Any, name: str, what: str) -> np.ndarray:
 
 
 def owned(array: np.ndarray) -> Tensor:
-    """Return a contiguous tensor; a read-only array is copied, since torch would let it be written to."""
+    """Return a contiguous tensor of the same memory where torch can use it, else of a copy.
+
+    Torch would let a read-only array be written to; and an array of one row is contiguous to NumPy with any stride along
+    its rows, also with one that torch refuses.
+    """
     array = np.ascontiguousarray(array)
-    return torch.from_numpy(array if array.flags.writeable else array.copy())
+    fits = array.flags.writeable and all(stride >= 0 and stride % array.itemsize == 0 for stride in array.strides)
+    return torch.from_numpy(array if fits else array.copy())

@@ -10,6 +10,7 @@ from torch import Tensor
 from rushlight.data.feed import Batch
 from rushlight.data.shape.build import as_stored, check_same_dtype, dtype_name
 from rushlight.data.spec import FeatureSpec, TargetSpec
+from rushlight.texts import Note
 
 
 class PrepareBatch:
@@ -31,7 +32,7 @@ class PrepareBatch:
         inputs, targets = batch
         if self.features is not None:
             inputs = as_stored(inputs)
-            check_same_dtype("the samples", self.features.dtype, dtype_name(inputs))
+            check_same_dtype(Note("words.the-samples"), self.features.dtype, dtype_name(inputs))
             inputs = self.features.prepare(inputs)
         elif inputs.is_floating_point() or inputs.dtype == torch.uint8:
             inputs = inputs.float()

@@ -27,9 +27,7 @@ import torch
 from torch import Tensor
 
 from rushlight import files
-from rushlight.errors import RunError, StorageError, UsageError, WeightsError
-from rushlight.runs import keep_values
-from rushlight.runs.checkpoint_files import (
+from rushlight.checkpoint_files import (
     CHECKPOINTS,
     FORMAT,
     MID_EPOCH,
@@ -42,6 +40,8 @@ from rushlight.runs.checkpoint_files import (
     list_checkpoints,
     newer_format,
 )
+from rushlight.errors import RunError, StorageError, UsageError, WeightsError
+from rushlight.runs import keep_values
 from rushlight.texts import Note
 from rushlight.training.checkpoint.randomness import random_streams
 from rushlight.training.checkpoint.serialize import lay_out_like_parameters, pack, unpack

@@ -1,252 +1,91 @@
-"""Where the time of a training step went, and what limits it, in one sentence."""
+"""What limits a training step, from the times of its parts and of torch's operators."""
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from statistics import fmean, median
+from typing import Any, NamedTuple
 
-from rushlight.formats import format_count, format_step
+from rushlight.device import bfloat16_refusal, usable_cores
+from rushlight.formats import format_count
 from rushlight.texts import Note
+from rushlight.training.state import Training
 
-PARTS = ("data", "forward", "loss", "backward", "update", "compiled", "rest")  # compiled: all but the data in one
+PARTS = ("data", "forward", "loss", "backward", "update", "rest")
 PASSES = ("forward", "loss", "backward")
-BRIEF = 10e-6  # seconds: calls shorter than that cost more to start than to compute
-LISTED = 20  # operators in profile.json
+WARM_UP = 5  # steps
+BRIEF = 10e-6  # seconds: a shorter call costs more to start than to compute
 PRODUCTS = re.compile(
-    r"_?(add|badd)?b?(mm|mv)(_activation)?|.*(conv[123]d|convolution|attention|_rnn).*|.*linear.*|dot|einsum"
+    r"aten::(_?(add|badd)?b?(mm|mv)(_activation)?|.*(conv[123]d|convolution|attention|_rnn).*|.*linear.*|dot|einsum)"
 )
 
 
-@dataclass(frozen=True)
-class Operator:
-    """One of torch's operators in one part of a step: how often it was called, and its own time, without what it calls."""
+class Operator(NamedTuple):
+    """One of torch's operators in one part of a step; its time is without that of the operators it calls."""
 
     name: str  # "aten::mm"
     part: str
     calls: float  # per step
-    seconds: float  # per step
-
-    @property
-    def is_brief(self) -> bool:
-        """Whether its calls are so short that starting them is what they cost."""
-        return self.seconds < self.calls * BRIEF
-
-    @property
-    def is_product(self) -> bool:
-        """Whether it is a matrix product or a convolution."""
-        return PRODUCTS.fullmatch(self.name.removeprefix("aten::")) is not None
+    seconds: float  # per step, while traced
 
 
-@dataclass(frozen=True)
-class Setting:
-    """What there is to choose otherwise: the advice depends on it."""
+def summarize(training: Training, steps: list[dict[str, float]], operators: Sequence[Operator]) -> dict[str, Any]:
+    """Return the content of profile.json; `steps` has the seconds of each timed step, by part, in their order.
 
-    reading: str  # "resident" in memory, "streamed", or "loader": streamed by a DataLoader of the user's
-    workers: int  # processes that read
-    cores: int
-    optimizer: str
-    parameters: int  # those that train
-    precision: str
-    numerics: str
-    device: str
-    threads: int  # of torch
-    has_bfloat16: bool  # in hardware
-    has_loss: bool = True  # whether the loss can be told from the forward pass: not in an objective of the user's own
-
-
-@dataclass(frozen=True)
-class Profile:
-    """Where the time of a step went: seconds per step by part (means over `steps` steps); these add up to the step.
-
-    In `working` seconds of it the training thread was on a processor. `operators` are those of `traced_steps` further steps, whose time the tracing made longer.
+    Compiled steps have no forward pass of their own: only the kind that most steps are is counted. Shares are of the
+    means: where workers deliver several batches at once, most steps wait for none, and the median wait is nothing.
     """
-
-    setting: Setting
-    parts: dict[str, float]
-    steps: int
-    working: float
-    warm_up_steps: int = 0
-    operators: tuple[Operator, ...] = ()
-    traced_steps: int = 0
-
-    @property
-    def step(self) -> float:
-        """The seconds of one step."""
-        return sum(self.parts.values())
-
-    def share(self, seconds: float) -> float:
-        """Return what part of a step so many seconds are, from 0 to 1."""
-        return seconds / self.step if self.step else 0.0
-
-
-# ── what limits it ───────────────────────────────────────────────────────────────────────────────────────────
+    timed = steps[WARM_UP:] or steps
+    timed = max(([step for step in timed if bool(step["forward"]) == is_eager] for is_eager in (True, False)), key=len)
+    if bool(timed[0]["forward"]) != any(operator.part in PASSES for operator in operators):
+        operators = []  # of steps of the other kind
+    means = {part: fmean(step[part] for step in timed) for part in PARTS}
+    whole = sum(means.values())
+    shares = {cause: seconds / whole for cause, seconds in causes(means, operators).items()}
+    limit = max(shares, key=lambda cause: shares[cause])
+    return {
+        "step_seconds": whole, "median_seconds": median(sum(step.values()) for step in timed), "steps": len(timed),
+        "parts": {
+            part: {"seconds": mean, "median_seconds": median(step[part] for step in timed), "share": mean / whole}
+            for part, mean in means.items()
+        },
+        "operators": [each._asdict() for each in sorted(operators, key=lambda operator: -operator.seconds)],
+        "causes": shares,
+        "limit": {"cause": limit, "share": shares[limit], "sentence": sentence(training, limit, shares[limit], operators)},
+    }  # fmt: skip
 
 
-def limit_of(profile: Profile) -> str:
-    """Return what takes most of a step: one of the keys of `causes`."""
-    found = causes(profile)
-    return max(found, key=lambda cause: found[cause])
-
-
-def causes(profile: Profile) -> dict[str, float]:
+def causes(parts: Mapping[str, float], operators: Sequence[Operator]) -> dict[str, float]:
     """Divide the seconds of a step by what they are spent on; they add up to the step.
 
-    data       waiting for the batch
-    waiting    the processor was not at work otherwise: other programs have it, or the model itself waits
-    rest       between the steps
-    update     the optimizer, where it does arithmetic rather than start operations
-    products   matrix products and convolutions
-    operators  other operations that take long
-    calls      Python, and operations so short that starting them is what they cost
-    passes     where no operators are known: the forward and backward passes, whatever is in them
-    compiled   where steps are compiled: all of these
+    `products` are matrix products and convolutions, `operators` all others that take long, `overhead` Python and the
+    start of brief operators; `passes` are these three where no operator is known. `compiled` is all but the data.
     """
-    waiting = waiting_in(profile)
-    share = 1 - waiting / (profile.step - profile.parts["data"]) if waiting else 1.0
-    parts = {part: seconds if part == "data" else share * seconds for part, seconds in profile.parts.items()}
-    found = {"data": parts["data"], "waiting": waiting}
-    if parts["compiled"]:
-        return {**found, "compiled": parts["compiled"]}
-    found |= {"rest": parts["rest"], "update": parts["update"]}
-    if not profile.operators:
-        return {**found, "passes": sum(parts[part] for part in PASSES)}
-    if 2 * long_operators(profile, parts, ["update"]) < parts["update"]:
-        found["update"] = 0.0
-    found["products"] = long_operators(profile, parts, PASSES, are_products=True)
-    found["operators"] = long_operators(profile, parts, PASSES, are_products=False)
-    found["calls"] = max(0.0, profile.step - sum(found.values()))
-    return found
+    passes = sum(parts[part] for part in PASSES)
+    if not passes:
+        return {"data": parts["data"], "compiled": parts["update"] + parts["rest"]}
+    long = [each for each in operators if each.part in PASSES and each.seconds > each.calls * BRIEF]
+    products = sum(each.seconds for each in long if PRODUCTS.fullmatch(each.name))
+    others = sum(each.seconds for each in long if not PRODUCTS.fullmatch(each.name))
+    slowdown = max(1.0, (products + others) / passes)  # by tracing
+    found = {"products": products / slowdown, "operators": others / slowdown}
+    found["overhead" if operators else "passes"] = max(0.0, passes - sum(found.values()))
+    return {**found, **{part: parts[part] for part in ("data", "update", "rest")}}
 
 
-def waiting_in(profile: Profile) -> float:
-    """Return the seconds of a step, its data aside, in which the training thread was not on a processor, at the least.
-
-    All of the time on a processor may have been for what is not data. On a GPU the thread waits for that.
-    """
-    other = profile.step - profile.parts["data"]
-    return min(other, max(0.0, other - profile.working)) if profile.setting.device == "cpu" else 0.0
-
-
-def long_operators(
-    profile: Profile, seconds: Mapping[str, float], parts: Iterable[str], are_products: bool | None = None
-) -> float:
-    """Return the seconds that the operators which are not brief take in some parts, which take `seconds`.
-
-    Tracing makes everything longer, so the operators of a part are scaled down to what the part takes untraced.
-    """
-    total = 0.0
-    for part in parts:
-        inside = [operator for operator in profile.operators if operator.part == part]
-        traced = sum(operator.seconds for operator in inside)
-        scale = min(1.0, seconds[part] / traced) if traced else 0.0
-        total += scale * sum(
-            operator.seconds for operator in inside
-            if not operator.is_brief and are_products in (None, operator.is_product)
-        )  # fmt: skip
-    return total
-
-
-# ── in words ─────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def sentence(profile: Profile) -> str:
-    """Return what limits a step, and what helps, in one sentence."""
-    cause = limit_of(profile)
-    share = profile.share(causes(profile)[cause])
-    setting, is_exact = profile.setting, profile.setting.numerics == "exact"
-    if cause == "data":
-        return about_data(profile, share)
-    if cause == "products":
-        if setting.precision == "float32" and setting.has_bfloat16:
-            return Note("training.limit.products-bfloat16", share=share)
-        key = "training.limit.products-cpu" if setting.device == "cpu" else "training.limit.products-device"
-        return Note(key, share=share, precision=setting.precision)
-    if cause == "update":
-        key = "training.limit.update-exact" if is_exact else "training.limit.update"
-        return Note(key, share=share, parameters=format_count(setting.parameters), optimizer=setting.optimizer)
-    if cause == "calls":
-        brief = round(sum(operator.calls for operator in profile.operators if operator.is_brief))
-        return Note("training.limit.calls-exact" if is_exact else "training.limit.calls", share=share, count=brief)
-    if cause == "operators":
-        name, most = longest(profile)
-        return Note("training.limit.operators", share=share, name=name, most=most)
-    if cause == "rest":
-        return Note("training.limit.rest", share=share)
-    if cause == "waiting":
-        return Note("training.limit.waiting-threads" if setting.threads > 1 else "training.limit.waiting", share=share)
-    if cause == "compiled":
-        return Note("training.limit.compiled", share=share)
-    return Note("training.limit.passes-traced" if profile.traced_steps else "training.limit.passes", share=share)
-
-
-def about_data(profile: Profile, share: float) -> str:
-    """Return the sentence for a training that waits for its data."""
-    setting = profile.setting
-    if setting.reading == "resident":
-        return Note("training.limit.resident", share=share)
-    option = "training.workers-of-loader" if setting.reading == "loader" else "training.workers-of-run"
-    if not setting.workers:
-        computing = max(profile.step - profile.parts["data"], 1e-9)
-        wanted = max(1, min(setting.cores, math.ceil(profile.parts["data"] / computing)))
-        return Note("training.limit.reading", share=share, option=Note(option, count=wanted))
-    workers = Note("words.workers", count=setting.workers)
-    if setting.workers < setting.cores:
-        return Note(
-            "training.limit.few-workers", share=share, workers=workers, option=Note(option, count=setting.cores)
-        )
-    cores = Note("training.limit.cores", count=setting.cores)
-    return Note("training.limit.all-workers", share=share, workers=workers, cores=cores)
-
-
-def longest(profile: Profile) -> tuple[str, float]:
-    """Return the operator beside the matrix products that takes most of the passes, and its share of the traced step."""
-    inside = [operator for operator in profile.operators if operator.part in PASSES and not operator.is_product]
-    name, _, seconds = max(by_name(inside), key=lambda row: row[2])
-    return name.removeprefix("aten::"), seconds / traced_step(profile)
-
-
-def by_name(operators: Iterable[Operator]) -> list[tuple[str, float, float]]:
-    """Add up the parts: (name, calls, seconds) per step, the longest first."""
-    total: dict[str, tuple[float, float]] = {}
-    for operator in operators:
-        calls, seconds = total.get(operator.name, (0.0, 0.0))
-        total[operator.name] = (calls + operator.calls, seconds + operator.seconds)
-    return sorted(((name, *sums) for name, sums in total.items()), key=lambda row: -row[2])
-
-
-def traced_step(profile: Profile) -> float:
-    """Return the seconds that shares of operators are of: the step, or what its operators took if tracing made that more."""
-    return max(profile.step, sum(operator.seconds for operator in profile.operators)) or math.inf
-
-
-def about_reading(profile: Profile) -> str | None:
-    """Return how long reading took against all else, for data that is streamed."""
-    setting, waiting = profile.setting, profile.parts["data"]
-    if setting.reading == "resident":
-        return None
-    waited, rest = format_step(waiting), format_step(profile.step - waiting)
-    if not setting.workers:
-        return Note("training.reading-took", waiting=waited, rest=rest)
-    workers = Note("words.workers", count=setting.workers)
-    return Note("training.waiting-took", workers=workers, waiting=waited, rest=rest)
-
-
-def profile_to_json(profile: Profile) -> dict[str, Any]:
-    """Return the profile as JSON-ready values; times are seconds per step, shares are of the step."""
-    found, limit = causes(profile), limit_of(profile)
-    parts = {name: {"seconds": seconds, "share": profile.share(seconds)} for name, seconds in profile.parts.items()}
-    operators = [
-        {"name": name, "calls": calls, "seconds": seconds, "share": seconds / traced_step(profile)}
-        for name, calls, seconds in by_name(profile.operators)[:LISTED]
-    ]
-    return {
-        "step_seconds": profile.step, "steps": profile.steps, "warm_up_steps": profile.warm_up_steps, "parts": parts,
-        "working_seconds": profile.working,
-        "operators": operators, "traced_steps": profile.traced_steps,
-        "causes": {cause: profile.share(seconds) for cause, seconds in found.items()},
-        "limit": {"cause": limit, "share": profile.share(found[limit]), "sentence": sentence(profile)},
-        "reading": about_reading(profile), "setting": vars(profile.setting),
-    }  # fmt: skip
+def sentence(training: Training, cause: str, share: float, operators: Sequence[Operator]) -> Note:
+    """Return what limits a step, and what helps."""
+    recipe, key = training.recipe, cause
+    if cause == "data" and training.data.train.kind == "resident":
+        key += "-resident"
+    elif cause in ("update", "overhead") and recipe.numerics == "exact":
+        key += "-exact"
+    elif cause == "products" and recipe.precision == "float32" and bfloat16_refusal(training.device) is None:
+        key += "-bfloat16"
+    parameters = sum(parameter.numel() for parameter in training.model.parameters() if parameter.requires_grad)
+    return Note(
+        f"training.limit.{key}", share=share, cores=usable_cores(), precision=recipe.precision,
+        parameters=format_count(parameters), optimizer=type(training.optimizer).__name__,
+        count=round(sum(each.calls for each in operators if each.part in PASSES and each.seconds < each.calls * BRIEF)),
+    )  # fmt: skip

@@ -7,8 +7,8 @@ import torch
 from rushlight.data import Data
 from rushlight.device import device_name
 from rushlight.formats import format_count
+from rushlight.texts import Note
 from rushlight.training.recipe import Recipe, steps_per_epoch
-from rushlight.training.setup.describe import label_of
 from rushlight.training.state import Training
 
 
@@ -17,13 +17,10 @@ def batch_notes(data: Data, recipe: Recipe) -> tuple[str, ...]:
     samples, size = data.train.samples, recipe.batch_size * recipe.accumulate
     if samples is None or size <= samples:
         return ()
-    return (
-        f"The batch size ({size}) is larger than the training split ({samples} samples): every epoch is one step. "
-        "A smaller batch takes more steps, and learns faster.",
-    )
+    return (Note("training.batch-exceeds-data", size=size, samples=samples),)
 
 
-def announce(training: Training, loss_name: str) -> None:
+def announce(training: Training) -> None:
     """Say what is trained on what, and every decision that was made on the way."""
     recipe, data = training.recipe, training.data
     parameters = sum(parameter.numel() for parameter in training.model.parameters() if parameter.requires_grad)
@@ -41,12 +38,12 @@ def announce(training: Training, loss_name: str) -> None:
     schedule = "" if training.schedule.name == "constant" else f", {training.schedule.name}"
     training.events.emit(
         "announcement",
-        title=f"{label_of(recipe.model)} on {data.name}",
+        title=f"{recipe.model['name']} on {data.name}",
         epochs=recipe.epochs,
         lines=[
             f"{format_count(parameters)} parameters, {samples}, {plural(recipe.epochs, 'epoch')}{each}, batch {recipe.batch_size}"
             + (f" × {recipe.accumulate}" if recipe.accumulate > 1 else ""),
-            f"{type(training.optimizer).__name__}, lr {rate:g}{schedule}, {loss_name}, {recipe.precision}, seed {recipe.seed}",
+            f"{type(training.optimizer).__name__}, lr {rate:g}{schedule}, {recipe.loss['name']}, {recipe.precision}, seed {recipe.seed}",
             f"{training.device}: {device_name(training.device)}{threads}",
             f"{training.folder}",
             *data.notes,

@@ -1,4 +1,4 @@
-"""From options to objects: the objective, the model, the optimizer, the schedule."""
+"""From options to objects: the objective, the optimizer, the schedule; and the model fitted to the data."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from rushlight.data import Data, DataOptions, ResidentSplit, Split, StreamedSplit, retarget
 from rushlight.errors import ModelError, UsageError
-from rushlight.models import as_json, source_digest
+from rushlight.options import Options
+from rushlight.texts import Note
 from rushlight.training.objective import (
     LOSS_BY_TASK,
     Objective,
-    Schedule,
     check_live_optimizer,
     check_loss_fits,
     check_steps_alone,
@@ -27,21 +27,19 @@ from rushlight.training.objective import (
     own_objective,
     task_of_loss,
 )
-from rushlight.training.recipe import Recipe, steps_per_epoch
 from rushlight.training.setup.explain import check_model
-from rushlight.training.setup.options import Options
-from rushlight.training.setup.rebuild import build_described
 
 VAL_FRACTION = 0.1  # of the training samples, where something chooses
 
 
 def data_options(options: Options) -> DataOptions:
-    """Return those of the options that say how to open the data."""
-    names = {entry.name for entry in fields(DataOptions)}
-    given: dict[str, Any] = {key: value for key, value in options.items() if key in names}
-    if given.get("classes") is not None:
-        given["classes"] = tuple(given["classes"])
-    return DataOptions(**given)
+    """Return the options that say how to open the data."""
+    chosen: dict[str, Any] = {entry.name: getattr(options, entry.name) for entry in fields(DataOptions)}
+    if options.classes is not None:
+        chosen["classes"] = tuple(map(str, options.classes))
+    if options.image_size is not None:
+        chosen["image_size"] = tuple(options.image_size)
+    return DataOptions(**chosen)
 
 
 def with_validation(data: Any, options: Options) -> Options:
@@ -49,42 +47,51 @@ def with_validation(data: Any, options: Options) -> Options:
 
     A triple and open data bring their own, and a source that brings its own is not cut.
     """
-    chooses = "early_stopping" in options or isinstance(options.get("schedule"), ReduceLROnPlateau)
-    brings = isinstance(data, Data) or (isinstance(data, (tuple, list)) and len(data) == 3) or "val_data" in options
-    return {"val_fraction": VAL_FRACTION, **options} if chooses and not brings else options
+    brings = (
+        isinstance(data, Data) or (isinstance(data, (tuple, list)) and len(data) == 3) or options.val_data is not None
+    )
+    if chooser(options) is None or brings or options.val_fraction is not None:
+        return options
+    return replace(options, val_fraction=VAL_FRACTION)
 
 
-def data_choices(options: Options) -> dict[str, Any]:
-    """Return those of the options that say how to open data, by name."""
-    chosen = vars(data_options(options))
-    return {name: chosen[name] for name in options if name in chosen}
+def check_validation(options: Options, data: Data) -> None:
+    """Raise UsageError where something chooses by a validation split, and the data has none."""
+    if data.validation is None and (name := chooser(options)) is not None:
+        raise UsageError("no-validation", chooser=name, data=data.name)
+
+
+def chooser(options: Options) -> str | None:
+    """Return the name of what chooses by evaluations: early stopping, or a plateau schedule; None where nothing does."""
+    if options.early_stopping is not None:
+        return "early_stopping"
+    return type(options.schedule).__name__ if isinstance(options.schedule, ReduceLROnPlateau) else None
 
 
 def check_together(model: object, options: Options) -> None:
     """Raise UsageError for an option that would be ignored, because a live object brings its own."""
     for part, live, ignored in (
-        ("optimizer", isinstance(options.get("optimizer"), Optimizer), ("lr", "optimizer_arguments")),
-        ("schedule", isinstance(options.get("schedule"), LRScheduler), ("warmup",)),
+        ("optimizer", isinstance(options.optimizer, Optimizer), ("lr", "optimizer_arguments")),
+        ("schedule", isinstance(options.schedule, LRScheduler), ("warmup",)),
         ("model", isinstance(model, nn.Module), ("model_arguments",)),
-        ("objective", "objective" in options, ("loss",)),
+        ("objective", options.objective is not None, ("loss",)),
     ):
         for option in ignored:
-            if live and options.get(option):
+            if live and getattr(options, option):
                 raise UsageError("not-beside-live", option=option, part=part)
 
 
 def choose_objective(options: Options, data: Data) -> tuple[Objective, Data, str]:
     """Return the objective, the data with targets as its loss wants them, and the loss's name."""
-    own = options.get("objective")
-    if own is not None:
-        return own_objective(own), data, "objective"
+    if options.objective is not None:
+        return own_objective(options.objective), data, "objective"
     if data.target is None:
         raise UsageError("needs-objective", data=data.name)
-    given = options.get("loss")
-    loss = named_loss(given or LOSS_BY_TASK[data.target.task]) if given is None or isinstance(given, str) else given
+    given = options.loss or LOSS_BY_TASK[data.target.task]
+    loss = named_loss(given) if isinstance(given, str) else given
     if isinstance(loss, type) or not callable(loss):
         name = loss.__name__ if isinstance(loss, type) else type(loss).__name__
-        raise UsageError("no-loss", found=f"the class {name}" if isinstance(loss, type) else name)
+        raise UsageError("no-loss", found=Note("training.the-class", name=name) if isinstance(loss, type) else name)
     check_loss_fits(loss, data.target, getattr(getattr(data.train, "targets", None), "dtype", None))
     data = retarget(data, task_of_loss(loss, data.target.task))
     are_labels_checked = all(map(has_class_numbers, data.splits.values()))
@@ -92,68 +99,41 @@ def choose_objective(options: Options, data: Data) -> tuple[Objective, Data, str
 
 
 def has_class_numbers(split: Split | None) -> bool:
-    """Tell whether no label of a split is below 0, as those are that a loss ignores; False where that is not known."""
+    """Tell whether no label of a split is below 0, as ignored labels are; False where that is not known."""
     if isinstance(split, StreamedSplit):
         return split.is_random is False  # a folder of images: its labels are the numbers of its folders
     return split is None or (isinstance(split, ResidentSplit) and bool((split.targets >= 0).all()))
 
 
-def choose_model(model: object, data: Data, options: Options) -> tuple[nn.Module, dict[str, Any]]:
-    """Return the model, and how the recipe describes it."""
-    if isinstance(model, nn.Module):
-        return model, {
-            "class": f"{type(model).__module__}.{type(model).__qualname__}",
-            "name": type(model).__name__,
-            "live": True,
-            **({"eval": kept} if (kept := modules_in_eval(model)) else {}),
-        }
-    if isinstance(model, type):
-        raise ModelError("class-not-instance", name=model.__name__)
-    if not isinstance(model, str):
-        raise ModelError("no-model", found=type(model).__name__)
-    arguments = options.get("model_arguments", {})
-    described: dict[str, Any] = {
-        "name": model,
-        "arguments": {key: as_json(value) for key, value in arguments.items()},
-    }
-    if ":" in model:
-        described = {
-            "import": model,
-            **described,
-            "name": model.rpartition(":")[2],
-            "source_sha256": source_digest(model),
-        }
-    described["seed"] = options.get("seed", 0)
-    return build_described(described, data), described
+def choose_optimizer(options: Options, module: nn.Module) -> Optimizer:
+    """Return the live optimizer, checked, or a new one by name."""
+    given = options.optimizer or "AdamW"
+    if isinstance(given, Optimizer):
+        check_live_optimizer(given, module)
+        made = given
+    elif isinstance(given, str):
+        rate = {} if options.lr is None else {"lr": options.lr}
+        made = named_optimizer(given, module, {**(options.optimizer_arguments or {}), **rate})
+    else:
+        raise UsageError("no-optimizer", found=type(given).__name__)
+    check_steps_alone(made)
+    return made
 
 
-def modules_in_eval(model: nn.Module) -> list[str]:
-    """Return the names of the modules given in eval mode inside a module in training mode: they stay in eval mode."""
-    outermost = [
-        f"{outer}.{name}".lstrip(".")
-        for outer, parent in model.named_modules() if parent.training
-        for name, child in parent.named_children() if not child.training
-    ]  # fmt: skip
-    return [
-        f"{outer}.{name}".rstrip(".")
-        for outer in outermost
-        for name, module in model.get_submodule(outer).named_modules() if not module.training
-    ]  # fmt: skip
+def default_schedule(options: Options, knows_length: bool) -> str:
+    """Return the schedule where none was chosen.
 
-
-def eval_notes(names: list[str]) -> tuple[str, ...]:
-    """Say which modules stay in eval mode."""
-    outermost = [name for name in names if not any(name.startswith(f"{other}.") for other in names)]
-    if not outermost:
-        return ()
-    listed = ", ".join(outermost[:5]) + (", …" if len(outermost) > 5 else "")
-    return (f"{listed}: given in eval mode, stays in eval mode: no dropout there, and its running statistics stay.",)
+    The defaults come as a set: AdamW with a cosine schedule. Who chooses an optimizer or a learning rate gets just
+    that, constant, as the plain loop would have it; so does data that does not tell its length.
+    """
+    has_chosen = options.optimizer is not None or options.lr is not None or bool(options.optimizer_arguments)
+    return "constant" if has_chosen or not knows_length else "cosine"
 
 
 def fit(
-    module: nn.Module, data: Data, objective: Objective, device: torch.device, seed: int | None = None
+    module: nn.Module, data: Data, objective: Objective, device: torch.device, seed: int | None
 ) -> tuple[Data, tuple[str, ...]]:
-    """Bring the model and the data to the device and try one on the other; return the data with what was learnt.
+    """Move the model and the data to the device and run one on the other; return the data with what was learnt.
 
     Lazy layers get their shape and their weights here: from `seed`, or, for a live model, from torch's own stream.
     """
@@ -162,9 +142,7 @@ def fit(
         objective.loss.to(device)
     on_device = data.to(device)
     is_lazy = any(isinstance(parameter, UninitializedParameter) for parameter in module.parameters())
-    if (
-        objective.loss is None and not is_lazy
-    ):  # how the model is called, and what it gives, is its objective's business
+    if objective.loss is None and not is_lazy:  # only its objective knows how to call this model
         return on_device, ()
     with torch.random.fork_rng(devices=[]):
         if seed is not None:
@@ -174,28 +152,3 @@ def fit(
         if isinstance(parameter, UninitializedParameter):
             raise ModelError("lazy-layer", name=name)
     return replace(on_device, target=target), notes
-
-
-def choose_optimizer(options: Options, module: nn.Module) -> Optimizer:
-    """Return the live optimizer, checked, or a new one by name."""
-    given = options.get("optimizer", "AdamW")
-    if isinstance(given, Optimizer):
-        check_live_optimizer(given, module)
-        check_steps_alone(given)
-        return given
-    if not isinstance(given, str):
-        raise UsageError("no-optimizer", found=type(given).__name__)
-    arguments = dict(options.get("optimizer_arguments", {}))
-    if "lr" in options:
-        if not isinstance(options["lr"], (int, float)) or not options["lr"] >= 0:
-            raise UsageError("option-not-a-number", option="lr", value=options["lr"])
-        arguments["lr"] = options["lr"]
-    made = named_optimizer(given, module, arguments)
-    check_steps_alone(made)
-    return made
-
-
-def make_schedule(given: str | LRScheduler, warmup: int, optimizer: Optimizer, data: Data, recipe: Recipe) -> Schedule:
-    """Return the schedule over all steps of the recipe."""
-    steps = steps_per_epoch(data.train.samples, recipe)
-    return Schedule(optimizer, given, None if steps is None else steps * recipe.epochs, warmup)

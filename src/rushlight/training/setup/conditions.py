@@ -16,18 +16,11 @@ from torch.optim.lr_scheduler import LRScheduler
 from rushlight.data import Data
 from rushlight.device import device_name
 from rushlight.models import restored
+from rushlight.texts import Joined, Note
 from rushlight.training.checkpoint import unpack
 
-WORDS = {
-    "torch": "the version of torch",
-    "threads": "the number of threads",
-    "device": "the device",
-    "processor": "the processor",
-    "instructions": "the instructions torch uses on it",
-    "matmul_precision": "torch.get_float32_matmul_precision()",
-    "deterministic": "torch.are_deterministic_algorithms_enabled()",
-}
-REMEDIES = {"threads": "OMP_NUM_THREADS={then} in the environment", "torch": "pip install torch=={then}"}
+COMPARED = ("torch", "threads", "device", "processor", "instructions", "matmul_precision", "deterministic")
+REMEDIED = ("threads", "torch")
 
 
 def conditions_of(model: nn.Module, data: Data, device: torch.device) -> dict[str, Any]:
@@ -56,20 +49,20 @@ def architecture_digest(model: nn.Module) -> str:
 def differences(then: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
     """Give a sentence for each condition that is not what it was."""
     if then.get("data") not in (now["data"], now["data"].partition("-")[0]):  # before validation had a part in it
-        yield "the data is not what this run was trained on: its fingerprint differs"
+        yield Note("training.changed.data")
     if then.get("model") != now["model"]:
-        yield "the model is not the one this run was trained with: its layers or their settings differ"
-    for name, words in WORDS.items():
+        yield Note("training.changed.model")
+    for name in COMPARED:
         if name in then and then[name] != now[name]:
-            yield f"{words}: {then[name]} then, {now[name]} now"
+            yield Note(f"training.changed.{name.replace('_', '-')}", then=then[name], now=now[name])
 
 
 def changed_settings(
-    optimizer: Optimizer, schedule: str | LRScheduler, described: dict[str, Any], content: dict[str, Any] | None
+    optimizer: Optimizer, schedule: str | LRScheduler, recorded: dict[str, Any], content: dict[str, Any] | None
 ) -> tuple[dict[str, tuple[Any, Any]], ...]:
     """Return each parameter group's settings that are neither the run's first nor the checkpoint's: {name: (then, now)}.
 
-    `described` is the recipe's optimizer, `content` a checkpoint's (None: there is none). A schedule may have moved a
+    `recorded` are the settings in the recipe, `content` a checkpoint's (None: there is none). A schedule may have moved a
     setting of an optimizer that was in use since, so of that only the optimizer's default is compared.
     """
     moved: tuple[str, ...] = ("lr", "momentum", "betas") if not isinstance(schedule, str) else ("lr",)
@@ -81,8 +74,8 @@ def changed_settings(
         rates = unpack(content["schedule"], tensors)["base_rates"]
     changed: list[dict[str, tuple[Any, Any]]] = []
     for index, group in enumerate(optimizer.param_groups):
-        now = {key: optimizer.defaults[key] if key in moved else group.get(key) for key in described["arguments"]}
-        known = [{key: restored(value) for key, value in described["arguments"].items()}]
+        now = {key: optimizer.defaults[key] if key in moved else group.get(key) for key in recorded}
+        known = [{key: restored(value) for key, value in recorded.items()}]
         known += [saved[index], {**saved[index], "lr": rates[index]}] if index < len(saved) else []
         changed.append(
             {key: (known[-1].get(key, known[0][key]), now[key]) for key in now if all(then.get(key) != now[key] for then in known)}
@@ -93,14 +86,13 @@ def changed_settings(
 def setting_differences(settings: tuple[dict[str, tuple[Any, Any]], ...]) -> Iterator[str]:
     """Give a sentence for each setting of a live optimizer that is another."""
     for index, changed in enumerate(settings):
-        group = f" of parameter group {index}" if len(settings) > 1 else ""
+        text = "training.changed.optimizer-group" if len(settings) > 1 else "training.changed.optimizer"
         for key, (then, now) in changed.items():
-            yield f"the optimizer's {key}{group}: {then} then, {now} now"
+            yield Note(text, key=key, group=index, then=then, now=now)
 
 
 def remedies(then: dict[str, Any], now: dict[str, Any]) -> str:
-    """Return how to put back what can be put back, as part of a sentence; '' when there is nothing of that kind."""
-    found = [
-        text.format(then=then[name]) for name, text in REMEDIES.items() if name in then and then[name] != now[name]
-    ]
-    return f" ({'; '.join(found)})" if found else ""
+    """Return how to restore the conditions that can be restored, in brackets; '' where none of them changed."""
+    changed = [name for name in REMEDIED if name in then and then[name] != now[name]]
+    found = [Note(f"training.remedy.{name}", then=then[name]) for name in changed]
+    return Note("training.remedies", listed=Joined("reasons", found)) if found else ""

@@ -17,51 +17,37 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from rushlight import files
-from rushlight.data import DATASETS, Data, options_to_json
+from rushlight.data import DATASETS, Data
 from rushlight.device import describe_environment
 from rushlight.errors import UsageError
+from rushlight.options import Options, RecipeOptions
 from rushlight.training.objective import describe_optimizer
 from rushlight.training.recipe import Recipe, recipe_to_json
 from rushlight.training.setup.choose import data_options
-from rushlight.training.setup.options import Options
 from rushlight.version import __version__
 
 
 def make_recipe(
-    options: Options,
-    model: dict[str, Any],
-    data: dict[str, Any],
-    loss_name: str,
-    optimizer: Optimizer,
-    opened: Data,
+    options: Options, model: dict[str, Any], data: dict[str, Any], loss_name: str, optimizer: Optimizer, opened: Data
 ) -> Recipe:
-    """Return the recipe of everything that was chosen."""
-    schedule = options["schedule"]
-    names = {entry.name for entry in fields(Recipe)} - {"model", "data", "loss", "optimizer", "schedule"}
-    chosen: dict[str, Any] = {key: value for key, value in options.items() if key in names}
-    chosen.setdefault("batch_size", opened.batch_size or 64)
-    is_live_loss = "objective" in options or not is_named_loss(options.get("loss"))
-    is_live_optimizer = isinstance(options.get("optimizer"), Optimizer)
-    recipe = Recipe(
+    """Return the recipe of everything that was chosen; UsageError names what JSON cannot hold."""
+    chosen = {entry.name: getattr(options, entry.name) for entry in fields(RecipeOptions)}
+    chosen["batch_size"] = options.batch_size or opened.batch_size or 64
+    for option, value in {"model_arguments": model.get("arguments", {}), **data["options"], **chosen}.items():
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise UsageError("option-not-recordable", option=option, value=value, reason=error) from error
+    is_live_loss = options.objective is not None or not is_named_loss(options.loss)
+    is_live_optimizer = isinstance(options.optimizer, Optimizer)
+    return Recipe(
         model=model,
         data=data,
         loss={"name": loss_name, **({"live": True} if is_live_loss else {})},
         optimizer={**describe_optimizer(optimizer), **({"live": True} if is_live_optimizer else {})},
-        schedule=describe_schedule(schedule, options.get("warmup", 0)),
+        schedule=describe_schedule(options.schedule, options.warmup),
         **chosen,
-    )  # fmt: skip
-    check_recordable("model_arguments", model.get("arguments", {}))
-    for option, value in {**data["options"], **chosen}.items():
-        check_recordable(option, value)
-    return recipe
-
-
-def check_recordable(option: str, value: Any) -> None:
-    """Raise UsageError for an option that JSON cannot hold, before a folder is made for its run."""
-    try:
-        json.dumps(value, allow_nan=False)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise UsageError("option-not-recordable", option=option, value=value, reason=error) from error
+    )
 
 
 def describe_schedule(schedule: str | LRScheduler, warmup: int) -> dict[str, Any]:
@@ -81,40 +67,30 @@ def is_named_loss(given: Any) -> bool:
     return settings[0] == settings[1] and not any(buffer is not None for buffer in given._buffers.values())
 
 
-def describe_data(data: Any, options: Options) -> dict[str, Any]:
+def describe_source(data: Any, options: Options) -> dict[str, Any]:
     """Return how the recipe describes the data: where it is and how to open it, or that it was a live object."""
-    opening = options_to_json(data_options(options))
-    others = {"validation": options.get("val_data"), "test": options.get("test_data")}
+    opening = data_options(options).to_json()
+    others = {"validation": options.val_data, "test": options.test_data}
     given = {split: source for split, source in others.items() if source is not None}
-    if all(isinstance(source, (str, Path)) for source in (data, *given.values())):
-        source = str(Path(data).resolve()) if Path(data).exists() and str(data) not in DATASETS else str(data)
-        return {
-            "name": Path(source).stem if source != str(data) else str(data), "source": source, "options": opening,
-            **{split: str(path) if str(path) in DATASETS else str(Path(path).resolve()) for split, path in given.items()},
-        }  # fmt: skip
-    name = data.name if isinstance(data, Data) else type(data).__name__
-    return {"name": name, "live": True, "options": opening}
-
-
-def label_of(described: dict[str, Any]) -> str:
-    """Return the short name of a described model."""
-    return str(described["name"])
+    if not all(isinstance(source, (str, Path)) for source in (data, *given.values())):
+        name = data.name if isinstance(data, Data) else type(data).__name__
+        return {"name": name, "live": True, "options": opening}
+    is_path = Path(data).exists() and str(data) not in DATASETS
+    source = str(Path(data).resolve()) if is_path else str(data)
+    paths = {split: str(path) if str(path) in DATASETS else str(Path(path).resolve()) for split, path in given.items()}
+    return {"name": Path(source).stem if is_path else source, "source": source, "options": opening, **paths}
 
 
 def write_records(folder: Path, recipe: Recipe, data: Data, device: torch.device, conditions: dict[str, Any]) -> None:
     """Write environment.json and recipe.json. The recipe comes last: a folder that has it is a run, and has both."""
+    commit = None
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        command = ["git", "rev-parse", "HEAD"]
+        commit = subprocess.run(command, capture_output=True, text=True, check=True, timeout=2).stdout.strip()
     environment = {
         "rushlight": __version__, **describe_environment(), "device": str(device), "command": sys.argv,
-        "host": platform.node(), "git_commit": git_commit(), "data_fingerprint": data.fingerprint,
+        "host": platform.node(), "git_commit": commit, "data_fingerprint": data.fingerprint,
         "data_notes": list(data.notes), "conditions": conditions,
     }  # fmt: skip
     files.write_json(folder / "environment.json", environment)
     files.write_json(folder / "recipe.json", recipe_to_json(recipe))
-
-
-def git_commit() -> str | None:
-    """Return the commit of the git checkout we are in, or None."""
-    with contextlib.suppress(OSError, subprocess.SubprocessError):
-        command = ["git", "rev-parse", "HEAD"]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=2).stdout.strip()
-    return None

@@ -6,6 +6,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from rushlight.data import Batch, Data, TargetSpec
 from rushlight.errors import ModelError, RushlightError, UsageError
-from rushlight.training.evaluation import eval_mode
+from rushlight.models import eval_mode
 from rushlight.training.state import Training
 
 ENDS_IN_ACTIVATION = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.GELU, nn.Sigmoid, nn.Tanh)
@@ -21,23 +22,19 @@ ENDS_IN_PROBABILITIES = (nn.Softmax, nn.LogSoftmax)
 
 
 @dataclass
-class Trace:
-    """What a forward pass went through: the layers entered and not left, and the last that gave an output."""
+class LayerTrace:
+    """The layers that a forward pass entered and did not leave, and the last that gave an output."""
 
-    entered: list[tuple[str, nn.Module, Any]] = field(default_factory=list)
-    last: tuple[str, nn.Module, Any] | None = None
-
-    @property
-    def failed(self) -> tuple[str, nn.Module, Any] | None:
-        """The innermost layer that was entered and not left: (name, layer, its input)."""
-        return self.entered[-1] if self.entered else None
+    entered: list[tuple[str, nn.Module, Any]] = field(default_factory=list)  # (name, layer, its input)
+    last: tuple[str, nn.Module, Any] | None = None  # (name, layer, its output)
 
 
 @contextmanager
-def traced(model: nn.Module) -> Iterator[Trace]:
+def traced(model: nn.Module) -> Iterator[LayerTrace]:
     """Follow the forward passes of a block through the model's layers."""
-    trace = Trace()
-    names = {module: name for name, module in model.named_modules()}
+    trace = LayerTrace()
+    is_compiled = any(hasattr(module, "_orig_mod") for module in model.modules())  # torch.compile fails on these hooks
+    names = {} if is_compiled else {module: name for name, module in model.named_modules()}
 
     def enter(module: nn.Module, inputs: tuple[Any, ...]) -> None:
         trace.entered.append((names[module], module, inputs[0] if inputs else None))
@@ -76,21 +73,18 @@ def check_model(
             raise explain_forward(error, model, trace, batch[0]) from error
     if data.target is None:
         return None, ()
-    target = check_outputs(outputs, data.target, model)
+    target = check_output_shape(outputs, data.target, model)
     return target, tuple(last_layer_notes(trace, target, outputs, loss))
 
 
 def first_samples(data: Data, device: torch.device) -> Batch | None:
     """Return a batch of the first training samples, or None where the batches are not (inputs, targets)."""
-    split = data.train.to(device)
-    for batch in split.in_order(2):
-        if isinstance(batch, (tuple, list)) and len(batch) == 2 and isinstance(batch[0], Tensor):
-            return batch
-        return None
-    return None
+    batch = next(iter(data.train.to(device).in_order(2)), None)
+    is_pair = isinstance(batch, (tuple, list)) and len(batch) == 2 and isinstance(batch[0], Tensor)
+    return batch if is_pair else None
 
 
-def check_outputs(outputs: Any, target: TargetSpec, model: nn.Module) -> TargetSpec:
+def check_output_shape(outputs: Any, target: TargetSpec, model: nn.Module) -> TargetSpec:
     """Check the shape of the outputs against the targets; return the target spec that fits them."""
     name, wanted = type(model).__name__, target.outputs
     if not isinstance(outputs, Tensor):
@@ -104,18 +98,12 @@ def check_outputs(outputs: Any, target: TargetSpec, model: nn.Module) -> TargetS
     if found != wanted:
         key = "too-few-outputs" if target.task == "classification" else "wrong-outputs"
         raise ModelError(
-            key,
-            model=name,
-            found=found,
-            wanted=wanted,
-            task=target.task,
-            last=found - 1,
-            last_label=wanted - 1,
-        )
+            key, model=name, found=found, wanted=wanted, task=target.task, last=found - 1, last_label=wanted - 1
+        )  # fmt: skip
     return target
 
 
-def last_layer_notes(trace: Trace, target: TargetSpec, outputs: Tensor, loss: object) -> Iterator[str]:
+def last_layer_notes(trace: LayerTrace, target: TargetSpec, outputs: Tensor, loss: object) -> Iterator[str]:
     """Say when the network ends in a layer that hampers its loss: a ReLU on the logits, a softmax before cross-entropy."""
     if trace.last is None or not isinstance(trace.last[2], Tensor) or trace.last[2] is not outputs:
         return
@@ -170,15 +158,14 @@ def explain_step_error(error: Exception, model: nn.Module, batch: Batch | None, 
     return error
 
 
-def explain_forward(error: Exception, model: nn.Module, trace: Trace, inputs: Tensor) -> ModelError:
+def explain_forward(error: Exception, model: nn.Module, trace: LayerTrace, inputs: Tensor) -> ModelError:
     """Return the error that names the layer a forward pass failed in, what it expects, and what it got."""
-    name, layer, given = trace.failed or ("", model, inputs)
+    name, layer, given = trace.entered[-1] if trace.entered else ("", model, inputs)
     place = f'layer "{name}" ({type(layer).__name__})' if name else f"{type(model).__name__}.forward"
     shape = shape_of(given)
     text = str(error).strip().splitlines()[0]
-    if isinstance(given, Tensor) and isinstance(
-        error, (RuntimeError, ValueError, TypeError, IndexError)
-    ):  # torch's own
+    is_torchs_own = isinstance(error, (RuntimeError, ValueError, TypeError, IndexError))
+    if isinstance(given, Tensor) and is_torchs_own:
         if isinstance(layer, nn.Linear) and given.shape[-1] != layer.in_features:
             return linear_mismatch(layer, place, given, inputs)
         if isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
@@ -186,17 +173,15 @@ def explain_forward(error: Exception, model: nn.Module, trace: Trace, inputs: Te
                 return ModelError("conv-dimensions", place=place, shape=shape, dimensions=len(layer.kernel_size) + 2)
             channels = given.shape[1] if given.dim() - 2 == len(layer.kernel_size) else given.shape[0]
             if channels != layer.in_channels:
-                kind = type(layer).__name__
                 return ModelError(
-                    "conv-channels", place=place, expected=layer.in_channels, found=channels, shape=shape, kind=kind,
-                    outputs=layer.out_channels,
+                    "conv-channels", place=place, expected=layer.in_channels, found=channels, shape=shape,
+                    kind=type(layer).__name__, outputs=layer.out_channels,
                 )  # fmt: skip
         features = getattr(layer, "num_features", None)
         if features is not None and given.dim() > 1 and given.shape[1] != features:
-            kind = type(layer).__name__
             return ModelError(
-                "norm-features", place=place, expected=features, found=given.shape[1], shape=shape, kind=kind
-            )
+                "norm-features", place=place, expected=features, found=given.shape[1], shape=shape, kind=type(layer).__name__
+            )  # fmt: skip
         if isinstance(layer, nn.Embedding):
             found = str(given.dtype).removeprefix("torch.")
             low, high = (float(given.min()), float(given.max())) if given.numel() else (0, 0)
@@ -212,10 +197,7 @@ def explain_forward(error: Exception, model: nn.Module, trace: Trace, inputs: Te
 
 def linear_mismatch(layer: nn.Linear, place: str, given: Tensor, inputs: Tensor) -> ModelError:
     """Return the error for a linear layer whose input has another size, with the line to write."""
-    found, sample = int(given.shape[-1]), tuple(inputs.shape[1:])
-    flattened = 1
-    for size in given.shape[1:]:
-        flattened *= int(size)
+    found, sample, flattened = int(given.shape[-1]), tuple(inputs.shape[1:]), prod(given.shape[1:])
     if given.dim() > 2 and flattened == layer.in_features:
         return ModelError("needs-flatten", place=place, expected=layer.in_features, shape=shape_of(given))
     if given.dim() > 2 and given is inputs:
@@ -223,18 +205,10 @@ def linear_mismatch(layer: nn.Linear, place: str, given: Tensor, inputs: Tensor)
             "linear-on-image", place=place, expected=layer.in_features, shape=shape_of(given), flat=flattened,
             outputs=layer.out_features,
         )  # fmt: skip
-    whole = 1
-    for size in sample:
-        whole *= int(size)
-    origin = f" ({'×'.join(map(str, sample))} flattened)" if whole == found and len(sample) > 1 else ""
+    origin = f" ({'×'.join(map(str, sample))} flattened)" if prod(sample) == found and len(sample) > 1 else ""
     return ModelError(
-        "linear-features",
-        place=place,
-        expected=layer.in_features,
-        found=found,
-        origin=origin,
-        outputs=layer.out_features,
-    )
+        "linear-features", place=place, expected=layer.in_features, found=found, origin=origin, outputs=layer.out_features
+    )  # fmt: skip
 
 
 def shape_of(value: Any) -> str:

@@ -1,92 +1,198 @@
-"""From what was given to a `Training`: open, build, fit together and check, before anything is written."""
+"""From options to a training that is ready to run: open, build, fit and check; only then write anything."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from rushlight.data import open_source
+from rushlight.checkpoint_files import age, list_checkpoints
+from rushlight.data import keeping_workers, open_source
 from rushlight.device import bfloat16_refusal, choose_device, keep_freed_memory
-from rushlight.errors import UsageError
+from rushlight.errors import RunError, UsageError
+from rushlight.options import Options
+from rushlight.runs import keep_values, lock_run, new_run, read_recipe, write_session
+from rushlight.texts import Note
+from rushlight.training.checkpoint import restore
 from rushlight.training.events import Events
+from rushlight.training.objective import Schedule
+from rushlight.training.recipe import recipe_from_json, steps_per_epoch
 from rushlight.training.record import open_history
-from rushlight.training.setup.announcement import batch_notes
+from rushlight.training.setup.announcement import announce, batch_notes
+from rushlight.training.setup.build import check_rebuildable, choose_model, eval_notes
 from rushlight.training.setup.choose import (
     check_together,
-    choose_model,
+    check_validation,
     choose_objective,
     choose_optimizer,
     data_options,
-    eval_notes,
+    default_schedule,
     fit,
-    make_schedule,
     with_validation,
 )
 from rushlight.training.setup.conditions import conditions_of
-from rushlight.training.setup.describe import describe_data, make_recipe, write_records
-from rushlight.training.setup.options import Options, default_schedule
-from rushlight.training.setup.origin import begun_or_new, check_way_back
-from rushlight.training.state import Training, new_state
+from rushlight.training.setup.describe import describe_source, make_recipe, write_records
+from rushlight.training.setup.resume import (
+    Begun,
+    as_recorded,
+    begun_run,
+    check_resumable,
+    check_rollback,
+    continued,
+    find_origin,
+    keep_recipe,
+    options_of,
+)
+from rushlight.training.state import Origin, Training, new_state
+
+Fetch = Callable[[str, int, int | None], None]  # shows the progress of a download
 
 
 def start_training(
-    model: str | nn.Module,
+    model: object,
     data: Any,
     options: Options,
     stack: contextlib.ExitStack,
     events: Events | None = None,
-    fetch: Callable[[str, int, int | None], None] | None = None,
-) -> tuple[Training, str]:
-    """Open, build and check everything that one run needs; its folder is made last, when nothing can be wrong any more.
+    fetch: Fetch | None = None,
+) -> Training:
+    """Set up a new run, or, with `resume`, the unfinished run of the same recipe.
 
-    `events` has the followers of the run's events; `fetch` shows how far a download is.
+    `events` has the followers of the run's events; `fetch` shows the progress of a download.
     """
+    for option in ("checkpoint", "inexact"):
+        if getattr(options, option) and not (option == "inexact" and options.resume):
+            raise UsageError("only-for-resume", option=option)
     check_together(model, options)
+    return set_up(model, data, with_validation(data, options), stack, events, fetch)
+
+
+def resume_training(
+    folder: Path,
+    model: nn.Module | None,
+    data: Any,
+    given: dict[str, Any],
+    stack: contextlib.ExitStack,
+    events: Events | None = None,
+    fetch: Fetch | None = None,
+) -> Training:
+    """Set up a run to go on, with the options that are given now in place of those it was begun with."""
+    recipe = recipe_from_json(read_recipe(folder))
+    stack.enter_context(lock_run(folder))
+    begun = check_resumable(folder, recipe, data, given)
+    options = options_of(recipe, given if data is None else {"val_data": None, "test_data": None, **given})
+    data = recipe.data["source"] if data is None else data
+    if model is not None:
+        return set_up(model, data, options, stack, events, fetch, begun)
+    check_rebuildable(folder, recipe.model)
+    return set_up(recipe.model.get("import", recipe.model["name"]), data, options, stack, events, fetch, begun)
+
+
+def set_up(
+    model: object,
+    data: Any,
+    options: Options,
+    stack: contextlib.ExitStack,
+    events: Events | None,
+    fetch: Fetch | None,
+    begun: Begun | None = None,
+) -> Training:
+    """Open, build and check everything that a run needs; a new one's folder is made last, when nothing can be wrong."""
     events = events or Events()
     keep_freed_memory()
-    device, device_notes = choose_device(options.get("device", "auto"))
-    options = with_validation(data, options)
-    opened = open_source(
-        data,
-        options.get("test_data"),
-        data_options(options),
-        fetch,
-        validation=options.get("val_data"),
-    )
-    if options.get("schedule", "auto") == "auto":
-        options = {**options, "schedule": default_schedule(options, opened.train.samples is not None)}
+    device, device_notes = choose_device(options.device)
+    opened = open_source(data, options.test_data, data_options(options), fetch, validation=options.val_data)
+    if begun is None:
+        check_validation(options, opened)
+    else:
+        opened = as_recorded(opened, begun.folder)
+    if options.schedule == "auto":
+        options = replace(options, schedule=default_schedule(options, opened.train.samples is not None))
     objective, opened, loss_name = choose_objective(options, opened)
     module, described = choose_model(model, opened, options)
-    training_data, notes = fit(module, opened, objective, device, described.get("seed"))
+    fitted, notes = fit(module, opened, objective, device, described.get("seed"))
     optimizer = choose_optimizer(options, module)
-    recipe = make_recipe(options, described, describe_data(data, options), loss_name, optimizer, opened)
-    if not options.get("warmup", 0) >= 0:
-        raise UsageError("negative", option="warmup", value=options["warmup"])
     own_size = getattr(getattr(opened.train, "loader", None), "batch_size", None)
-    if own_size is not None and options.get("batch_size", own_size) != own_size:
-        raise UsageError("batch-size-of-loader", given=options["batch_size"], own=own_size)
-    if recipe.precision == "bfloat16" and (refusal := bfloat16_refusal(device)):
+    if own_size is not None and options.batch_size not in (None, own_size):
+        raise UsageError("batch-size-of-loader", given=options.batch_size, own=own_size)
+    recipe = make_recipe(options, described, describe_source(data, options), loss_name, optimizer, opened)
+    if recipe.precision == "bfloat16" and begun is None and (refusal := bfloat16_refusal(device)):
         raise UsageError("no-bfloat16", reason=refusal)
-    schedule = make_schedule(options["schedule"], options.get("warmup", 0), optimizer, training_data, recipe)
-    if (recipe.early_stopping is not None or schedule.is_plateau) and opened.validation is None:
-        raise UsageError(
-            "no-validation", chooser="early_stopping" if recipe.early_stopping else schedule.name, data=opened.name
-        )
-    notes = (*device_notes, *opened.notes, *batch_notes(opened, recipe), *eval_notes(described.get("eval", [])), *notes)
-    training_data = replace(training_data, notes=notes)
-    conditions = conditions_of(module, training_data, device)
-    folder, origin = begun_or_new(recipe, conditions, opened.name, options, stack)
-    if origin is None:
-        write_records(folder, recipe, training_data, device, conditions)
+    conditions = conditions_of(module, fitted, device)
+    if begun is None and options.resume:
+        begun = begun_run(recipe, conditions, options, stack)
+    origin = None
+    if begun is not None:
+        origin = find_origin(begun, conditions, options, optimizer)
+        recipe = continued(begun.recipe, options, optimizer, origin)
+        check_rollback(begun.folder, recipe, origin.checkpoint)
+    eval_modules = eval_notes(recipe.model.get("eval", []))
+    fitted = replace(fitted, notes=(*device_notes, *opened.notes, *batch_notes(opened, recipe), *eval_modules, *notes))
+    steps = steps_per_epoch(fitted.train.samples, recipe)
+    schedule = Schedule(optimizer, options.schedule, None if steps is None else steps * recipe.epochs, options.warmup)
+    if begun is None:
+        folder = stack.enter_context(new_run(Path(options.runs), recipe.model["name"], opened.name, options.name))
+        write_records(folder, recipe, fitted, device, conditions)
     else:
-        check_way_back(folder, recipe, origin.checkpoint)
+        folder = begun.folder
     history = open_history(folder, recipe, events, stack)
-    training = Training(
-        recipe, module, training_data, objective, optimizer, schedule, device, folder, history, events, new_state(),
+    return Training(
+        recipe, module, fitted, objective, optimizer, schedule, device, folder, history, events, new_state(),
         conditions, origin,
     )  # fmt: skip
-    return training, loss_name
+
+
+# ── the first lines of its history ───────────────────────────────────────────────────────────────────────────
+
+
+def begin(training: Training, stack: contextlib.ExitStack) -> None:
+    """Write the first line of a new run, or bring back the checkpoint that a run goes on from; announce it."""
+    stack.enter_context(keeping_workers(training.data))
+    if training.origin is None:
+        write_start(training)
+    else:
+        bring_back_origin(training, training.origin)
+    announce(training)
+
+
+def write_start(training: Training, **more: Any) -> None:
+    """Write the first line of a run's history, and with `more` that of its sessions."""
+    steps = steps_per_epoch(training.data.train.samples, training.recipe)
+    training.events.emit("start", run=training.folder.name, epochs=training.recipe.epochs, steps_per_epoch=steps)
+    write_session(training.folder, "started", 0, **more)
+
+
+def bring_back_origin(training: Training, origin: Origin) -> None:
+    """Bring back a checkpoint; a run that never wrote one begins anew."""
+    folder, tell = training.folder, training.events.message
+    for difference in origin.differences:
+        training.events.warning(Note("training.not-the-same-bits", difference=difference))
+    more = {"differences": list(origin.differences)} if origin.differences else {}
+    if origin.checkpoint is None:
+        if (folder / "model").is_dir():
+            raise RunError("no-checkpoint", run=folder.name)
+        tell(Note("training.begins-anew"))
+        keep_recipe(training)
+        training.history.restore(0, 0, b"", b"")
+        keep_values(folder, 0)
+        write_start(training, **more)
+        return
+    for newer in list_checkpoints(folder):
+        if age(newer) > age(origin.checkpoint) and not origin.goes_back:
+            damaged = Note("training.newer-damaged", newer=newer, checkpoint=origin.checkpoint.name)
+            training.events.warning(damaged)
+    restore(training, origin.checkpoint, drops_newer=origin.goes_back)
+    for index, settings in enumerate(origin.settings):  # of a live optimizer, in place of those in the checkpoint
+        training.optimizer.param_groups[index].update({key: now for key, (_, now) in settings.items()})
+        if "lr" in settings:
+            training.schedule.base_rates[index] = settings["lr"][1]
+    keep_recipe(training)
+    epochs = training.recipe.epochs
+    if training.state["epoch"] > epochs:
+        had = "schedule" if training.schedule.name in ("cosine", "onecycle") else "epochs"
+        tell(Note(f"training.has-had-its-{had}", epochs=epochs, more=2 * epochs))
+    write_session(folder, "resumed", training.state["step"], checkpoint=origin.checkpoint.name, **more)

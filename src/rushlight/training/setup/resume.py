@@ -1,155 +1,178 @@
-"""Going on with a run: which checkpoint, and whether it will end with the same bits."""
+"""Going on with a run: its options, the checkpoint it goes on from, and whether it will end with the same bits."""
 
 from __future__ import annotations
 
 import contextlib
-from dataclasses import replace
-from functools import partial
+import json
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch.optim import Optimizer
 
 from rushlight import files
-from rushlight.data import open_source, options_from_json
-from rushlight.device import choose_device, keep_freed_memory
+from rushlight.checkpoint_files import age, list_checkpoints
+from rushlight.data import Data
 from rushlight.errors import RunError, UsageError
 from rushlight.models import restored, source_digest
-from rushlight.runs import (
-    read_json,
-    read_recipe,
+from rushlight.options import TAKES, Options, RecipeOptions
+from rushlight.runs import lock_run, read_json, read_recipe, run_folders, started_at, summarize_run
+from rushlight.texts import Joined, Note
+from rushlight.training.checkpoint import (
+    checkpoints,
+    epoch_began,
+    is_whole,
+    latest_checkpoint,
+    named_checkpoint,
+    read_content,
+    unpack,
 )
-from rushlight.training.events import Events
 from rushlight.training.objective import describe_optimizer
 from rushlight.training.recipe import Recipe, recipe_from_json, recipe_to_json
-from rushlight.training.record import open_history
-from rushlight.training.setup.choose import choose_objective, choose_optimizer, fit, make_schedule
-from rushlight.training.setup.conditions import changed_settings, conditions_of
+from rushlight.training.setup.conditions import changed_settings, differences, remedies, setting_differences
 from rushlight.training.setup.describe import describe_schedule
-from rushlight.training.setup.options import Options
-from rushlight.training.setup.origin import as_written, check_way_back, origin_of
-from rushlight.training.setup.rebuild import rebuild_model
-from rushlight.training.state import Training, new_state
-
-RESUME_TAKES = frozenset(
-    [
-        "epochs",
-        "schedule",
-        "device",
-        "loss",
-        "objective",
-        "optimizer",
-        "test_data",
-        "val_data",
-        "runs",
-        "quiet",
-        "to_stderr",
-        "on_nan",
-        "inexact",
-        "checkpoint",
-        "profile",
-        "on_event",
-    ]
-)  # of the options; all others are the recipe's
+from rushlight.training.state import Origin, Training
 
 
-def resume_training(
-    folder: Path,
-    recipe: Recipe,
-    model: nn.Module | None,
-    data: Any,
-    options: Options,
-    stack: contextlib.ExitStack,
-    events: Events | None = None,
-) -> tuple[Training, str]:
-    """Open, build and check everything that an existing run needs to go on."""
-    described = recipe.data
-    check_resumable(folder, recipe, data, options)
-    merged: Options = {
-        "loss": recipe.loss["name"] if recipe.loss["name"] != "objective" else None,
-        "optimizer": recipe.optimizer["name"],
-        "optimizer_arguments": {key: restored(value) for key, value in recipe.optimizer["arguments"].items()},
-        "epochs": recipe.epochs,
-        "schedule": recipe.schedule["name"],
-        **options,
-    }
-    events = events or Events()
-    changed = source_differences(recipe.model)
-    if changed and not options.get("inexact"):  # before any of it is executed
-        raise RunError("not-exact", run=folder.name, differences=f"\n  - {changed[0]}", remedies="")
-    keep_freed_memory()
-    device, _ = choose_device(options.get("device", recipe.device))
-    opened = open_source(
-        described["source"] if data is None else data, described.get("test") if data is None else merged.get("test_data"),
-        options_from_json(described["options"]), None,
-        validation=described.get("validation") if data is None else merged.get("val_data"),
-    )  # fmt: skip
-    environment = folder / "environment.json"
-    recorded = read_json(environment).get("data_fingerprint") if environment.is_file() else None
-    if recorded != opened.fingerprint and recorded == opened.fingerprint.partition("-")[0]:
-        opened = replace(opened, validation=None)  # it was begun when a folder's own validation split was left out
-    objective, opened, loss_name = choose_objective(merged, opened)
-    module = rebuild_model(folder, recipe.model, opened) if model is None else model
-    training_data, _ = fit(module, opened, objective, device)
-    optimizer = choose_optimizer(merged, module)
-    conditions = conditions_of(module, training_data, device)
-    compare = partial(changed_settings, optimizer, merged["schedule"], recipe.optimizer)
-    origin = origin_of(
-        folder, conditions, options, changed, compare if recipe.optimizer.get("live") else lambda content: ()
-    )  # fmt: skip
-    recipe = extended(recipe, merged)
-    if origin.settings:
-        recipe = replace(recipe, optimizer={**describe_optimizer(optimizer), "live": True})
-    check_way_back(folder, recipe, origin.checkpoint)
-    schedule = make_schedule(merged["schedule"], recipe.schedule["warmup"], optimizer, training_data, recipe)
-    history = open_history(folder, recipe, events, stack)
-    training = Training(
-        recipe, module, training_data, objective, optimizer, schedule, device, folder, history, events, new_state(),
-        conditions, origin,
-    )  # fmt: skip
-    return training, loss_name
+@dataclass(frozen=True)
+class Begun:
+    """A run that goes on, its folder locked."""
+
+    folder: Path
+    recipe: Recipe
+    changed: tuple[str, ...] = ()  # what is not as it was, known before anything is opened
 
 
-def check_resumable(folder: Path, recipe: Recipe, data: Any, options: Options) -> None:
-    """Raise RunError for live parts that are missing, UsageError for options that a run cannot change any more."""
+def begun_run(
+    recipe: Recipe, conditions: dict[str, Any], options: Options, stack: contextlib.ExitStack
+) -> Begun | None:
+    """Return the newest run of this very recipe that is not finished, or the one of this name; None if there is none."""
+    wanted = as_written(recipe)
+    for folder in sorted(run_folders(Path(options.runs)), key=started_at, reverse=True):
+        with contextlib.suppress(RunError):
+            recorded = read_json(folder / "environment.json").get("conditions", {})
+            begun = recipe_from_json(read_recipe(folder))
+            is_same = as_written(begun) == wanted and all(
+                recorded.get(key) == conditions[key] for key in ("data", "model")
+            )
+            is_open = (
+                folder.name == options.name if options.name is not None else summarize_run(folder).status != "finished"
+            )
+            if is_same and is_open:
+                stack.enter_context(lock_run(folder))
+                return Begun(folder, recipe)
+    return None
+
+
+def as_written(recipe: Recipe) -> Any:
+    """Return a recipe's JSON values as they are once written and read: tuples become lists."""
+    return json.loads(json.dumps(recipe_to_json(recipe)))
+
+
+def check_resumable(folder: Path, recipe: Recipe, data: Any, given: dict[str, Any]) -> Begun:
+    """Return the run to go on with. RunError: a live part is missing; UsageError: an option that a run cannot change."""
     if data is None and "source" not in recipe.data:
         raise RunError("live-data", run=folder.name, data=recipe.data.get("name"))
-    missing = [
-        part for part in ("optimizer", "schedule", "loss") if getattr(recipe, part).get("live") and part not in options
-    ]
-    if "objective" in options and "loss" in missing:
+    live = {part for part in ("optimizer", "schedule", "loss") if getattr(recipe, part).get("live")}
+    missing = [part for part in ("optimizer", "schedule", "loss") if part in live and part not in given]
+    if "objective" in given and "loss" in missing:
         missing.remove("loss")
     if missing:
         raise RunError("live-parts", run=folder.name, parts=", ".join(missing))
-    fixed = {part for part in ("loss", "optimizer") if not getattr(recipe, part).get("live")}
+    fixed = {"loss", "optimizer"} - live
     fixed |= {"test_data", "val_data"} if data is None else set()
-    for option in options:
-        if option not in RESUME_TAKES or option in fixed:
+    for option in given:
+        if option not in TAKES["resume"] or option in fixed:
             raise UsageError("resume-option", run=folder.name, option=option)
-    epochs, schedule = options.get("epochs", recipe.epochs), options.get("schedule", recipe.schedule["name"])
+    epochs, schedule = given.get("epochs", recipe.epochs), given.get("schedule", recipe.schedule["name"])
     if epochs != recipe.epochs and schedule in ("cosine", "onecycle"):
         raise UsageError(
             "schedule-is-planned", run=folder.name, schedule=schedule, planned=recipe.epochs, epochs=epochs
         )
+    return Begun(folder, recipe, check_source(folder, recipe.model, bool(given.get("inexact"))))
 
 
-def source_differences(described: dict[str, Any]) -> tuple[str, ...]:
-    """Return a sentence when the model's source is not what the run was begun with."""
+def check_source(folder: Path, described: dict[str, Any], is_inexact: bool) -> tuple[str, ...]:
+    """Return what is not as it was in the model's own source; RunError before any of it is executed."""
     recorded = described.get("source_sha256")
     if recorded is None or source_digest(described["import"]) == recorded:
         return ()
-    return (f"the source of its model ({described['import']}) is not what it was when the run began",)
+    changed = Note("training.changed.source", source=described["import"])
+    if not is_inexact:
+        raise RunError("not-exact", run=folder.name, differences=Joined("items", ["", changed]), remedies="")
+    return (changed,)
 
 
-def extended(recipe: Recipe, merged: Options) -> Recipe:
-    """Return the recipe with the epochs and the schedule that were asked for."""
-    schedule = describe_schedule(merged["schedule"], recipe.schedule["warmup"])
-    more: dict[str, Any] = {key: merged[key] for key in ("epochs", "on_nan") if key in merged}
-    return replace(recipe, schedule=schedule, **more)
+def as_recorded(data: Data, folder: Path) -> Data:
+    """Return the data as a run used it: without validation, where it began before a folder's own was a split."""
+    environment = folder / "environment.json"
+    recorded = read_json(environment).get("data_fingerprint") if environment.is_file() else None
+    is_older = recorded != data.fingerprint and recorded == data.fingerprint.partition("-")[0]
+    return replace(data, validation=None) if is_older else data
+
+
+def options_of(recipe: Recipe, given: dict[str, Any]) -> Options:
+    """Return the options that a run was begun with, with those that are given now in their place."""
+    values: dict[str, Any] = {entry.name: getattr(recipe, entry.name) for entry in fields(RecipeOptions)}
+    values |= {key: restored(value) for key, value in recipe.data["options"].items()}
+    arguments = {key: restored(value) for key, value in recipe.optimizer["arguments"].items()}
+    values |= {
+        "loss": None if recipe.loss["name"] == "objective" else recipe.loss["name"],
+        "optimizer": recipe.optimizer["name"], "optimizer_arguments": arguments,
+        "schedule": recipe.schedule["name"], "warmup": recipe.schedule["warmup"],
+        "model_arguments": recipe.model.get("arguments"),
+        "val_data": recipe.data.get("validation"), "test_data": recipe.data.get("test"),
+    }  # fmt: skip
+    known = {entry.name for entry in fields(Options)}
+    return Options(**{name: value for name, value in {**values, **given}.items() if name in known})
+
+
+def find_origin(begun: Begun, conditions: dict[str, Any], options: Options, optimizer: Optimizer | None) -> Origin:
+    """Return the checkpoint that a run goes on from, once it is checked that it ends with the same bits.
+
+    Raises:
+        RunError: something that the bits depend on is not what it was, and `inexact` does not allow that.
+        WeightsError: the checkpoint that was asked for is damaged.
+    """
+    folder, chosen = begun.folder, options.checkpoint
+    if chosen is not None:
+        checkpoint: Path | None = named_checkpoint(folder, str(chosen))
+    else:
+        checkpoint = latest_checkpoint(folder) if list_checkpoints(folder) else None
+    content = None if checkpoint is None else read_content(checkpoint)
+    if content is not None:
+        then = unpack(content["conditions"], {})
+    else:
+        then = read_json(folder / "environment.json").get("conditions", conditions)
+    settings: tuple[dict[str, tuple[Any, Any]], ...] = ()
+    if optimizer is not None and optimizer is options.optimizer:  # a live one
+        settings = changed_settings(optimizer, options.schedule, begun.recipe.optimizer["arguments"], content)
+    found = (*begun.changed, *differences(then, conditions), *setting_differences(settings))
+    if found and not options.inexact:
+        listed = Joined("items", ["", *found])
+        raise RunError("not-exact", run=folder.name, differences=listed, remedies=remedies(then, conditions))
+    return Origin(checkpoint, chosen is not None, found, options.inexact, settings)
+
+
+def continued(recipe: Recipe, options: Options, optimizer: Optimizer, origin: Origin) -> Recipe:
+    """Return a run's recipe with what it goes on with: epochs, schedule, and a live optimizer's other settings."""
+    schedule = describe_schedule(options.schedule, recipe.schedule["warmup"])
+    described = {**describe_optimizer(optimizer), "live": True} if origin.settings else recipe.optimizer
+    return replace(recipe, schedule=schedule, optimizer=described, epochs=options.epochs, on_nan=options.on_nan)
+
+
+def check_rollback(folder: Path, recipe: Recipe, checkpoint: Path | None) -> None:
+    """Raise RunError where a run goes on inside an epoch, to whose beginning it could not be rolled back."""
+    if recipe.on_nan != "rollback" or checkpoint is None or age(checkpoint)[1]:
+        return
+    state = unpack(read_content(checkpoint)["state"], {})
+    if not is_whole(checkpoints(folder) / epoch_began(state)):
+        ends = (path for path in list_checkpoints(folder) if age(path)[1])
+        known = ", ".join(path.name for path in ends if is_whole(path)) or "none"
+        raise RunError("no-way-back", run=folder.name, step=state["step"] - state["window"], known=known)
 
 
 def keep_recipe(training: Training) -> None:
     """Write the recipe of a run that goes on, where it is another now; once nothing can be refused any more."""
-    folder, wanted = training.folder, recipe_to_json(training.recipe)
-    if as_written(wanted) != as_written(recipe_to_json(recipe_from_json(read_recipe(folder)))):
-        files.write_json(folder / "recipe.json", wanted)
+    if as_written(training.recipe) != as_written(recipe_from_json(read_recipe(training.folder))):
+        files.write_json(training.folder / "recipe.json", recipe_to_json(training.recipe))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,7 +28,7 @@ from rushlight.data.sources.arrays.files import Pair, holds_array_files, read_ar
 from rushlight.data.sources.kind import SourceKind
 from rushlight.data.spec import FeatureKind, NormalizeName, Task
 from rushlight.data.splits import Data
-from rushlight.errors import DataError, UsageError
+from rushlight.errors import DataError
 from rushlight.texts import Note
 
 ArrayKind = Literal["image", "array", "tokens"]
@@ -53,8 +54,7 @@ def open_arrays(
 
     Images are numbers of 8 or 16 bits (uint8, uint16) of shape (n, h, w), (n, c, h, w) or (n, h, w, c), and any numbers
     of shape (n, c, h, w). Of all inputs uint8 images alone stay as they are; the others become float32, unless
-    `kind="tokens"` keeps whole numbers as int64. Raises DataError or UsageError for
-    what cannot be read so.
+    `kind="tokens"` keeps whole numbers as int64. Raises DataError or UsageError for what cannot be read so.
     """
     if isinstance(train, (str, Path)):
         name, (train, own_validation, own_test) = Path(train).stem, read_array_files(Path(train))
@@ -65,10 +65,11 @@ def open_arrays(
         for split, pair in given.items()
         if pair is not None
     }
-    read = {split: read_inputs(pair[0], kind, name, split) for split, pair in pairs.items()}
+    arrays = {split: as_array(pair[0], name, "inputs") for split, pair in pairs.items()}
+    read = {split: read_inputs(array, kind, name, split) for split, array in arrays.items()}
     inputs, feature_kind, notes = read["train"]
     for split in pairs.keys() - {"train"}:
-        check_same_scale(name, as_array(pairs["train"][0], name, "inputs"), as_array(pairs[split][0], name, "inputs"))
+        check_same_scale(name, arrays["train"], arrays[split])
         check_same_dtype(name, dtype_name(inputs), dtype_name(read[split][0]))
         if read[split][0].shape[1:] != inputs.shape[1:]:
             shapes = tuple(inputs.shape[1:]), tuple(read[split][0].shape[1:])
@@ -83,21 +84,24 @@ def open_arrays(
         samples["train"], target, seed=seed,
         test_fraction=test_fraction if test is None else None, val_fraction=val_fraction if validation is None else None,
     )  # fmt: skip
-    return build_data(
+    data = build_data(
         name, feature_kind, kept, samples.get("test", cut_test), target, validation=samples.get("validation", cut_validation),
         normalize=normalize, notes=(*notes, *cut_notes),
     )  # fmt: skip
+    was_by_column = kind is None and feature_kind == "image" and arrays["train"].dtype.kind in "iub"
+    if was_by_column and inputs.dtype != torch.uint8 and normalize in ("auto", "standard"):
+        # Earlier releases learnt mean and std by pixel column: a run of theirs is not to go on as if it were the same.
+        return replace(data, fingerprint=f"channels:{data.fingerprint}")
+    return data
 
 
 # ── inputs ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def read_inputs(
-    inputs: Any, kind: ArrayKind | None, name: str = "the inputs", split: str = "train"
+    inputs: Any, kind: ArrayKind | None, name: str = "arrays", split: str = "train"
 ) -> tuple[Tensor, FeatureKind, list[str]]:
     """Return inputs as they are kept, (n, *shape) in uint8, float32 or int64, what they are, and what to say of it."""
-    if kind not in (None, "image", "array", "tokens"):
-        raise UsageError("unknown-array-kind", kind=kind)
     array = as_array(inputs, name, "inputs")
     if array.ndim < 2:
         raise DataError("inputs-one-dimensional", data=name, split=split, shape=tuple(array.shape), count=array.size)

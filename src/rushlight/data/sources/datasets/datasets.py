@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,7 @@ from rushlight.data.shape import (
     EXAMPLES,
     PrepareBatch,
     Samples,
+    as_array,
     as_stored,
     build_data,
     check_same_dtype,
@@ -65,6 +67,7 @@ from rushlight.data.sources.kind import SourceKind
 from rushlight.data.spec import FeatureKind, FeatureSpec, Normalization, NormalizeName, TargetSpec, Task
 from rushlight.data.splits import Data
 from rushlight.errors import DataError, UsageError
+from rushlight.texts import Note
 
 LABEL_PROBES = 2000  # samples read to see which labels occur in data that is not kept
 READ_BATCH = 256
@@ -86,9 +89,9 @@ class DatasetOptions:
 
 def open_dataset(
     train: Dataset[Any] | DataLoader[Any],
-    test: Dataset[Any] | DataLoader[Any] | None = None,
+    test: Any = None,
     *,
-    validation: Dataset[Any] | DataLoader[Any] | None = None,
+    validation: Any = None,
     task: Task | None = None,
     classes: Sequence[str] | None = None,
     normalize: NormalizeName = "auto",
@@ -98,7 +101,7 @@ def open_dataset(
     workers: int = 0,
     memory_limit: int,
 ) -> Data:
-    """Open a map-style or iterable dataset, or a DataLoader, as `Data`.
+    """Open a map-style or iterable dataset, or a DataLoader, as `Data`; `validation` and `test` may be pairs of arrays.
 
     Normalisation is left to the dataset (its transforms are the user's) unless `normalize` asks for it, or the samples
     are bytes, which no transform has changed. A DataLoader of an ordinary kind gives its dataset, batch size and
@@ -108,50 +111,45 @@ def open_dataset(
     Raises:
         DataError: the dataset is empty, or its samples are of a kind that cannot be batched.
     """
-    options = DatasetOptions(task, classes, normalize, seed, test_fraction, val_fraction, workers)
-    batched, validation, test = (in_batches(source, workers) for source in (train, validation, test))
+    batched = in_batches(train, workers)
     if not is_ordinary(batched):
-        note = f"{type(train).__name__} is read in batches of {ITERABLE_BATCH}, in its own order."
+        note = None if batched is train else Note("data.in-batches", name=type(train).__name__, size=ITERABLE_BATCH)
         return open_loader(
             batched, test, validation=validation, task=task, classes=classes, normalize=normalize,
-            val_fraction=val_fraction, note="" if batched is train else note,
+            val_fraction=val_fraction, note=note,
         )  # fmt: skip
-    given = {"validation": validation, "test": test}
-    others = {
-        split: unwrap(source)[0] if is_ordinary(source) else source
-        for split, source in given.items()
-        if source is not None
-    }
-    dataset, batch_size, is_shuffled, notes = unwrap(train)
+    options = DatasetOptions(task, classes, normalize, seed, test_fraction, val_fraction, workers)
+    dataset = train.dataset if isinstance(train, DataLoader) else train
+    batch_size = train.batch_size if isinstance(train, DataLoader) else None
+    is_shuffled = not isinstance(train, DataLoader) or isinstance(train.sampler, RandomSampler)
+    notes = [] if is_shuffled else [Note("data.loader-unshuffled")]
     name = type(dataset).__name__
+    others = read_others(name, validation, test, workers)
     count = sample_count(dataset, name)
     with seeded(0):
         first = read_sample(dataset, 0)
     reason = how_random = randomness(dataset, count)
     if not reason and (needed := count * size_of(first)) > memory_limit:
-        reason = f"{needed / 2**30:.1f} GiB would not fit in memory"
+        reason = Note("data.would-not-fit", size=needed / 2**30)
     if not reason and not is_pair(first):
-        reason = "its samples are not (input, target)"
+        reason = Note("data.not-pairs")
     if reason:
-        notes.append(f"{name} is streamed: {reason}.")
+        notes.append(Note("data.streamed", name=name, reason=reason))
         data = open_streamed(dataset, others, is_pair(first), True if how_random else None, options, notes)
     else:
-        probed = min(PROBES, count)
-        notes.append(
-            f"{name} is kept in memory: {probed} samples read again gave the same, and drew nothing at random."
-        )
+        notes.append(Note("data.in-memory", name=name, count=min(PROBES, count)))
         data = open_kept(dataset, others, options, notes)
     assert isinstance(data.train, (ResidentSplit, StreamedSplit))
     return replace(data, train=replace(data.train, is_shuffled=is_shuffled), batch_size=batch_size)
 
 
-def open_kept(dataset: Dataset[Any], others: dict[str, Any], options: DatasetOptions, notes: list[str]) -> Data:
+def open_kept(dataset: Dataset[Any], others: dict[str, Any], options: DatasetOptions, notes: list[Note]) -> Data:
     """Read a dataset into memory, its other splits too, except DataLoaders."""
     name, classes = type(dataset).__name__, options.classes or class_names(dataset)
     train, target = read_all(dataset, "train", options.task, classes, options.workers)
     kept: dict[str, Samples] = {}
     loaders = {split: other for split, other in others.items() if isinstance(other, DataLoader)}
-    notes += [f"The {split} DataLoader is used as it is." for split in loaders]
+    notes += [Note("data.loader-of-split", split=Note(f"words.{split}")) for split in loaders]
     for split in others.keys() - loaders.keys():
         names = target.classes if classes is None and not all(map(str.isdecimal, target.classes)) else classes
         kept[split], other_target = read_all(others[split], split, target.task, names, options.workers)
@@ -176,13 +174,13 @@ def open_kept(dataset: Dataset[Any], others: dict[str, Any], options: DatasetOpt
 
 def open_streamed(
     dataset: Dataset[Any], others: dict[str, Any], are_pairs: bool, is_random: bool | None, options: DatasetOptions,
-    notes: list[str],
+    notes: list[Note],
 ) -> Data:  # fmt: skip
     """Make `Data` that reads its samples as they are needed. `is_random`: as in `StreamedSplit`."""
     name = type(dataset).__name__
     features = target = examples = None
     if are_pairs:
-        inputs, _ = read_batch(dataset, list(range(min(EXAMPLES, sample_count(dataset, name)))))
+        inputs, _ = read_batch(dataset, range(min(EXAMPLES, len(dataset))))  # type: ignore[arg-type]
         examples = as_stored(inputs)
         features = feature_spec(inputs, options.normalize, name, notes)
         target = probe_target(dataset, options.task, options.classes or class_names(dataset), notes)
@@ -193,7 +191,7 @@ def open_streamed(
         others = {**others, "validation": cut} if cut is not None else others
         notes += cut_notes
     if "test" not in others:
-        notes.append("There is no test split: pass test_data=, or a dataset that is the same each time it is read.")
+        notes.append(Note("data.no-test-split-random"))
     return Data(
         name=name, train=StreamedSplit(train, prepare, options.workers, collate_samples, is_random=is_random), test=None,
         features=features, target=target, fingerprint=describe_fingerprint(dataset), notes=tuple(notes), examples=examples,
@@ -202,7 +200,7 @@ def open_streamed(
 
 def cut_dataset(
     dataset: Dataset[Any], fraction: float, seed: int
-) -> tuple[Dataset[Any], Dataset[Any] | None, tuple[str, ...]]:
+) -> tuple[Dataset[Any], Dataset[Any] | None, tuple[Note, ...]]:
     """Cut a validation split off a map-style dataset, by index; stratified where the dataset lists its targets."""
     count, listed = len(dataset), getattr(dataset, "targets", ())  # type: ignore[arg-type]
     labels = np.asarray(listed) if len(listed) == count else np.zeros((count, 0))
@@ -211,6 +209,75 @@ def cut_dataset(
     if cut.validation is None:
         return dataset, None, cut.notes
     return Subset(dataset, cut.train.tolist()), Subset(dataset, cut.validation.tolist()), cut.notes
+
+
+def open_loader(
+    loader: DataLoader[Any],
+    test: Any = None,
+    *,
+    validation: Any = None,
+    task: Task | None = None,
+    classes: Sequence[str] | None = None,
+    normalize: NormalizeName = "auto",
+    val_fraction: float | None = None,
+    note: Note | None = None,
+) -> Data:
+    """Use a DataLoader as it is, its order included; UsageError where a validation split is to be cut from it."""
+    dataset = loader.dataset
+    name = type(dataset).__name__
+    notes = [note or Note("data.loader-as-it-is", name=name)]
+    if val_fraction:
+        raise UsageError("loader-not-cut", data=name, option="val_fraction")
+    if isinstance(dataset, IterableDataset) and not loader.num_workers and (begun := iter(dataset)) is iter(dataset):
+        raise DataError("begins-once", data=name, found=type(begun).__name__)
+    others = read_others(name, validation, test, workers=0)
+    with seeded(0), explained_workers(name, loader.num_workers):
+        first = next(start_reading(loader, name), None)
+    if first is None:
+        raise DataError("empty-split", data=name, split="train")
+    features = target = examples = None
+    if isinstance(first, (tuple, list)) and len(first) == 2 and isinstance(first[0], Tensor):
+        examples = as_stored(first[0][:EXAMPLES]).clone()
+        features = feature_spec(first[0], normalize, name, notes)
+        if isinstance(first[1], Tensor):
+            target = loader_target(loader, first[1], task, classes or class_names(dataset), notes)
+    prepare = PrepareBatch(target, features)
+    if test is None:
+        notes.append(Note("data.no-test-split-pass"))
+    return Data(
+        name=name, train=LoaderSplit(loader, prepare), test=None, features=features, target=target,
+        fingerprint=describe_fingerprint(dataset), notes=tuple(notes), batch_size=loader.batch_size, examples=examples,
+    ).with_splits(open_others(others, prepare, 0, name))  # fmt: skip
+
+
+# ── validation and test data that come apart ─────────────────────────────────────────────────────────────────
+
+
+def read_others(name: str, validation: Any, test: Any, workers: int) -> dict[str, Any]:
+    """Return {split: a map-style dataset, or a DataLoader that is used as it is} of the splits that were given.
+
+    Raises:
+        DataError: a pair of arrays differs in length, or what was given is neither arrays nor a dataset.
+    """
+    given = {"validation": validation, "test": test}
+    return {split: read_other(name, split, source, workers) for split, source in given.items() if source is not None}
+
+
+def read_other(name: str, split: str, source: Any, workers: int) -> Any:
+    """Return one split's map-style dataset or DataLoader; a pair of arrays becomes a list of samples."""
+    if isinstance(source, DataLoader):
+        return source.dataset if is_ordinary(source) else source
+    if isinstance(source, IterableDataset):
+        return in_batches(source, workers)
+    if isinstance(source, (str, Path, np.ndarray, Tensor)):  # of a length, but no samples with targets
+        raise UsageError("no-split-of-dataset", data=name, split=split, found=type(source).__name__)
+    is_array = isinstance(source, tuple) or (isinstance(source, list) and isinstance(source[0], (np.ndarray, Tensor)))
+    if not is_array or len(source) != 2:
+        return source
+    inputs, targets = as_array(source[0], name, "inputs"), as_array(source[1], name, "targets")
+    if len(inputs) != len(targets):
+        raise DataError("unequal-counts", data=name, split=split, inputs=len(inputs), targets=len(targets))
+    return list(zip(inputs, targets, strict=True))
 
 
 def open_others(others: dict[str, Any], prepare: PrepareBatch, workers: int, name: str) -> dict[str, Split]:
@@ -226,57 +293,10 @@ def open_others(others: dict[str, Any], prepare: PrepareBatch, workers: int, nam
         if prepare.features is not None and is_pair(first):
             inputs, _ = read_batch(source, [0])
             check_same_dtype(name, prepare.features.dtype, dtype_name(as_stored(inputs)))
+            if isinstance(first[1], str):
+                raise DataError("streamed-texts", data=name, found=first[1])
         splits[split] = StreamedSplit(source, prepare, workers, collate_samples, False, is_random=None)
     return splits
-
-
-def open_loader(
-    loader: DataLoader[Any],
-    test: Dataset[Any] | DataLoader[Any] | None = None,
-    *,
-    validation: Dataset[Any] | DataLoader[Any] | None = None,
-    task: Task | None = None,
-    classes: Sequence[str] | None = None,
-    normalize: NormalizeName = "auto",
-    val_fraction: float | None = None,
-    note: str = "",
-) -> Data:
-    """Use a DataLoader as it is, its order included; UsageError where a validation split is to be cut from it."""
-    dataset = loader.dataset
-    name = type(dataset).__name__
-    notes = [note or f"The DataLoader of {name} is used as it is: its order and batches are its own."]
-    if val_fraction:
-        raise UsageError("loader-not-cut", data=name, option="val_fraction")
-    if isinstance(dataset, IterableDataset) and not loader.num_workers and (begun := iter(dataset)) is iter(dataset):
-        raise DataError("begins-once", data=name, found=type(begun).__name__)
-    with seeded(0), explained_workers(name, loader.num_workers):
-        first = next(start_reading(loader, name), None)
-    if first is None:
-        raise DataError("empty-split", data=name, split="train")
-    features = target = examples = None
-    if isinstance(first, (tuple, list)) and len(first) == 2 and isinstance(first[0], Tensor):
-        examples = as_stored(first[0][:EXAMPLES]).clone()
-        features = feature_spec(first[0], normalize, name, notes)
-        names = classes or class_names(dataset)
-        is_map_style = not isinstance(dataset, IterableDataset) and hasattr(dataset, "__len__")
-        if not isinstance(first[1], Tensor):
-            pass
-        elif is_map_style and loader.collate_fn is default_collate and loader.batch_size is not None:
-            target = probe_target(dataset, task, names, notes)
-        else:
-            target = read_targets(first[1], task, names)[1]
-            if target.task == "classification" and names is None:
-                notes.append(
-                    f"Labels 0 to {len(target.classes) - 1} are in the first batch; more outputs of the model mean more classes."
-                )
-    prepare = PrepareBatch(target, features)
-    others = {split: other for split, other in (("validation", validation), ("test", test)) if other is not None}
-    if test is None:
-        notes.append("There is no test split: pass test_data=.")
-    return Data(
-        name=name, train=LoaderSplit(loader, prepare), test=None, features=features, target=target,
-        fingerprint=describe_fingerprint(dataset), notes=tuple(notes), batch_size=loader.batch_size, examples=examples,
-    ).with_splits(open_others(others, prepare, 0, name))  # fmt: skip
 
 
 # ── what a dataset is like ───────────────────────────────────────────────────────────────────────────────────
@@ -298,18 +318,6 @@ def is_ordinary(loader: Dataset[Any] | DataLoader[Any]) -> bool:
         type(sampler) is RandomSampler and not sampler.replacement and sampler.num_samples == len(sampler.data_source)
     )
     return is_plain and loader.collate_fn is default_collate and loader.batch_size is not None and not loader.drop_last
-
-
-def unwrap(source: Dataset[Any] | DataLoader[Any]) -> tuple[Dataset[Any], int | None, bool, list[str]]:
-    """Return (dataset, batch size, whether to shuffle, notes) of a dataset or an ordinary DataLoader."""
-    if not isinstance(source, DataLoader):
-        return source, None, True, []
-    if isinstance(source.sampler, RandomSampler):
-        return source.dataset, source.batch_size, True, []
-    note = (
-        "The DataLoader does not shuffle, so neither does training: DataLoader(…, shuffle=True) usually learns better."
-    )
-    return source.dataset, source.batch_size, False, [note]
 
 
 def class_names(dataset: Any) -> Sequence[str] | None:
@@ -335,25 +343,22 @@ def read_all(
     reader = BatchReader(SeededDataset(dataset, collate_samples, is_random=None), workers)
     inputs, targets = zip(*reader.batches(requests, is_pinned=False), strict=True)
     if len(shapes := sorted({str(tuple(batch.shape[1:])) for batch in inputs})) > 1:
-        raise DataError("unequal-samples", data=name, reason=f"found {shapes[0]} and {shapes[1]}")
+        raise DataError("unequal-samples", data=name, reason=Note("data.found-two", first=shapes[0], second=shapes[1]))
     x = as_stored(torch.cat(inputs))
     kept_targets, target = read_targets(np.concatenate([np.asarray(batch) for batch in targets]), task, classes)
     return Samples(x if x.dim() > 1 else x.unsqueeze(1), kept_targets), target
 
 
-def feature_spec(inputs: Tensor, normalize: NormalizeName, name: str, notes: list[str]) -> FeatureSpec:
+def feature_spec(inputs: Tensor, normalize: NormalizeName, name: str, notes: list[Note]) -> FeatureSpec:
     """Return the spec of inputs that are streamed: images of bytes are divided by 255, all else is used as it comes."""
     if normalize == "standard":
         raise DataError("streamed-standard", data=name)
-    notes += whole_number_notes(as_stored(inputs))
-    kind = feature_kind(inputs)
-    if inputs.dtype == torch.uint8:
-        is_divided = normalize == "unit" or (normalize == "auto" and kind == "image")
-        if is_divided:
-            notes.append("Features are divided by 255.")
-        normalization = Normalization("unit", 255.0) if is_divided else Normalization("none")
-        return FeatureSpec(kind, tuple(inputs.shape[1:]), "uint8", normalization)
-    return FeatureSpec(kind, tuple(inputs.shape[1:]), dtype_name(as_stored(inputs)), Normalization("none"))
+    stored, kind, normalization = as_stored(inputs), feature_kind(inputs), Normalization("none")
+    notes += whole_number_notes(stored)
+    if inputs.dtype == torch.uint8 and (normalize == "unit" or (normalize == "auto" and kind == "image")):
+        notes.append(Note("data.divided", divisor=255))
+        normalization = Normalization("unit", 255.0)
+    return FeatureSpec(kind, tuple(inputs.shape[1:]), dtype_name(stored), normalization)
 
 
 def feature_kind(inputs: Tensor) -> FeatureKind:
@@ -361,14 +366,25 @@ def feature_kind(inputs: Tensor) -> FeatureKind:
     return "image" if inputs.dim() == 4 and as_stored(inputs[:1]).dtype != torch.int64 else "array"
 
 
-def whole_number_notes(inputs: Tensor) -> list[str]:
+def whole_number_notes(inputs: Tensor) -> list[Note]:
     """Say that whole numbers stay whole, since few layers but embeddings take them."""
-    if inputs.dtype != torch.int64:
-        return []
-    return ["Inputs are whole numbers and reach the model as int64; where they are quantities, return x.float()."]
+    return [Note("data.whole-inputs")] if inputs.dtype == torch.int64 else []
 
 
-def probe_target(dataset: Any, task: Task | None, classes: Sequence[str] | None, notes: list[str]) -> TargetSpec:
+def loader_target(
+    loader: DataLoader[Any], targets: Tensor, task: Task | None, names: Sequence[str] | None, notes: list[Note]
+) -> TargetSpec:
+    """Tell what a DataLoader's targets are: from its dataset where it batches plainly, else from its first batch."""
+    is_map_style = not isinstance(loader.dataset, IterableDataset) and hasattr(loader.dataset, "__len__")
+    if is_map_style and loader.collate_fn is default_collate and loader.batch_size is not None:
+        return probe_target(loader.dataset, task, names, notes)
+    target = read_targets(targets, task, names)[1]
+    if target.task == "classification" and names is None:
+        notes.append(Note("data.labels-of-first-batch", last=len(target.classes) - 1))
+    return target
+
+
+def probe_target(dataset: Any, task: Task | None, classes: Sequence[str] | None, notes: list[Note]) -> TargetSpec:
     """Find out what the targets of streamed data are, from its `targets` where it has them, else from some samples."""
     labels = getattr(dataset, "targets", None)
     if labels is None or len(labels) != len(dataset):
@@ -376,7 +392,7 @@ def probe_target(dataset: Any, task: Task | None, classes: Sequence[str] | None,
         with seeded(0):
             samples = [read_sample(dataset, index)[1] for index in chosen]
         labels = collated(samples, collate_samples, type(dataset).__name__)
-        notes.append(f"What the targets are was found out from {len(chosen):,} samples.")
+        notes.append(Note("data.targets-probed", count=len(chosen)))
     if not isinstance(labels, Tensor) and isinstance(first := next(iter(labels)), str):
         raise DataError("streamed-texts", data=type(dataset).__name__, found=first)
     return read_targets(labels, task, classes)[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch.utils.data import Dataset, default_collate
 
 from rushlight.data.feed import are_same, collated, generator_states, read_sample, seeded
 from rushlight.errors import DataError
+from rushlight.texts import Note
 
 PROBES = 8  # samples read twice to find out whether reading is random
 
@@ -25,7 +27,7 @@ def sample_count(dataset: Dataset[Any], name: str, split: str = "train") -> int:
     return count
 
 
-def read_batch(dataset: Dataset[Any], indices: list[int]) -> Any:
+def read_batch(dataset: Dataset[Any], indices: Sequence[int]) -> Any:
     """Return some samples stacked into a batch, read one by one and without drawing from the global generators."""
     with seeded(0):
         return collated([read_sample(dataset, index) for index in indices], collate_samples, type(dataset).__name__)
@@ -51,8 +53,8 @@ def randomness(dataset: Dataset[Any], count: int) -> str:
                 samples.append(read_sample(dataset, index))
                 draws = draws or not are_same(before, generator_states())
         if not same(*(collated([sample], collate_samples, type(dataset).__name__) for sample in samples)):
-            return "it draws from a random generator of its own, which no seed governs: a run on it cannot be repeated exactly"
-    return "reading a sample draws random numbers" if draws else ""
+            return Note("data.own-generator")
+    return Note("data.draws-random") if draws else ""
 
 
 def same(one: Any, other: Any) -> bool:

@@ -15,7 +15,7 @@ import json
 import os
 import tarfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
@@ -23,15 +23,19 @@ import platformdirs
 
 from rushlight import files
 from rushlight.data.sources.named.catalog import Content, NamedDataset, RemoteFile
+from rushlight.texts import Note
 
 RECORD = "files.json"
-CHUNK_BYTES = 1 << 20
 
 Progress = Callable[[str, int, int | None], None]  # (file, bytes so far, bytes in all if known)
 
 
 class Refusal(Exception):
-    """Why one source could not give one file. Remembered while the next source is tried."""
+    """Why one source could not give one file, as `note`. Remembered while the next source is tried."""
+
+    def __init__(self, note: str) -> None:
+        super().__init__(note)
+        self.note = note
 
 
 def cache_folder(variable: str = "RUSHLIGHT_DATA", name: str = "data") -> Path:
@@ -54,20 +58,20 @@ def read_record(folder: Path) -> dict[str, dict[str, Any]]:
 
 def find_faults(dataset: NamedDataset, folder: Path) -> dict[str, str]:
     """Return, by name, why a cached file cannot be used ('' when it is not there); empty when all are whole."""
-    record, faults = read_record(folder), {}
+    record, faults = read_record(folder), dict[str, str]()
     for content in (content for file in dataset.files for content in file.contents):
         expected = content.sha256 or record.get(content.name, {}).get("sha256")
         try:
             if (size := (folder / content.name).stat().st_size) != content.size_bytes:
-                faults[content.name] = f"it has {size:,} bytes instead of {content.size_bytes:,}"
+                faults[content.name] = Note("data.size-differs", found=size, expected=content.size_bytes)
             elif expected is None:
-                faults[content.name] = "its digest was not recorded"
+                faults[content.name] = Note("data.digest-not-recorded")
             elif (found := sha256_of(folder / content.name)) != expected:
-                faults[content.name] = f"its content changed: SHA-256 {found} instead of {expected}"
+                faults[content.name] = Note("data.content-changed", found=found, expected=expected)
         except FileNotFoundError:
             faults[content.name] = ""
         except OSError as error:
-            faults[content.name] = f"it cannot be read: {error.strerror or error}"
+            faults[content.name] = Note("data.unreadable", reason=error.strerror or error)
     return faults
 
 
@@ -98,7 +102,7 @@ def unpack(packed: Path, file: RemoteFile, folder: Path, source: str) -> None:
     """
     found, wanted = sha256_of(packed), {content.member: content for content in file.contents}
     if found != file.sha256 and not ("" in wanted and wanted[""].sha256):
-        raise Refusal(f"{packed.name} is not the published file: SHA-256 {found} instead of {file.sha256}")
+        raise Refusal(Note("data.not-the-published-file", name=packed.name, found=found, expected=file.sha256))
     try:
         if "" in wanted:
             with gzip.open(packed) as stream:
@@ -109,11 +113,13 @@ def unpack(packed: Path, file: RemoteFile, folder: Path, source: str) -> None:
                     if member.name in wanted and member.isfile() and (extracted := archive.extractfile(member)):
                         admit(extracted, wanted.pop(member.name), folder, source)
     except Refusal as refusal:
-        raise Refusal(f"{packed.name}: {refusal}") from refusal
+        raise Refusal(Note("data.fault-of-file", name=packed.name, reason=refusal.note)) from refusal
     except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
-        raise Refusal(f"{packed.name}: it is damaged ({error})") from error
+        reason = Note("data.archive-damaged", reason=error)
+        raise Refusal(Note("data.fault-of-file", name=packed.name, reason=reason)) from error
     if wanted:
-        raise Refusal(f"{packed.name}: the archive lacks {', '.join(wanted)}")
+        reason = Note("data.archive-lacks", names=", ".join(wanted))
+        raise Refusal(Note("data.fault-of-file", name=packed.name, reason=reason))
 
 
 def admit(stream: IO[bytes] | gzip.GzipFile, content: Content, folder: Path, source: str) -> None:
@@ -122,26 +128,14 @@ def admit(stream: IO[bytes] | gzip.GzipFile, content: Content, folder: Path, sou
     Raises:
         Refusal: it has not; the cache is as it was.
     """
-    size, digest = 0, hashlib.sha256()
-    with files.replacing(folder / content.name) as target:
-        for chunk in read_chunks(stream):
-            size += len(chunk)
-            if size > content.size_bytes:  # a gzip file of a few kilobytes can unpack to a full disk
-                raise Refusal(f"its content is longer than the {content.size_bytes:,} bytes it should have")
-            target.write(chunk)
-            digest.update(chunk)
-        if size != content.size_bytes:
-            raise Refusal(f"its content has {size:,} bytes instead of {content.size_bytes:,}")
-        if content.sha256 not in (None, digest.hexdigest()):
-            raise Refusal(f"its content is not the published one: {digest.hexdigest()} instead of {content.sha256}")
-    entry = {"bytes": size, "sha256": digest.hexdigest(), "source": source}
+    body = stream.read(content.size_bytes + 1)  # no more: a gzip file of a few kilobytes can unpack to a full memory
+    digest = hashlib.sha256(body).hexdigest()
+    if len(body) > content.size_bytes:
+        raise Refusal(Note("data.content-too-long", expected=content.size_bytes))
+    if len(body) < content.size_bytes:
+        raise Refusal(Note("data.content-size-differs", found=len(body), expected=content.size_bytes))
+    if content.sha256 not in (None, digest):
+        raise Refusal(Note("data.content-not-published", found=digest, expected=content.sha256))
+    files.write_bytes(folder / content.name, body)
+    entry = {"bytes": len(body), "sha256": digest, "source": source}
     files.write_json(folder / RECORD, {**read_record(folder), content.name: entry})
-
-
-def read_chunks(stream: IO[bytes] | gzip.GzipFile) -> Iterator[bytes]:
-    """Give a stream's content in chunks; Refusal where it cannot be read, which is no fault of the cache's disk."""
-    try:
-        while chunk := stream.read(CHUNK_BYTES):
-            yield chunk
-    except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
-        raise Refusal(f"it is damaged ({error})") from error

@@ -41,7 +41,7 @@ class RemoteFile:
 class NamedDataset:
     """A dataset known by name; `sources` are tried in order, see `catalog.toml`.
 
-    `shape` is one image's: (channels, height, width). `remark` becomes a note when the dataset is opened.
+    `shape` is one image's: (channels, height, width).
     """
 
     name: str
@@ -56,7 +56,6 @@ class NamedDataset:
     shape: tuple[int, int, int]
     train_count: int
     test_count: int
-    remark: str = ""
 
 
 def read_catalog(path: Path) -> dict[str, NamedDataset]:

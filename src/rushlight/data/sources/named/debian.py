@@ -18,6 +18,7 @@ from pathlib import Path
 
 from rushlight import files
 from rushlight.data.sources.named.cache import Progress, Refusal
+from rushlight.texts import Note, text
 
 PACKAGE_S = 300.0  # for all of it
 OPTIONS = (
@@ -38,7 +39,7 @@ def unpack_package(package: str, scratch: Path, progress: Progress | None = None
     """
     for program in ("apt-get", "dpkg-deb"):
         if shutil.which(program) is None:
-            raise Refusal(f"{program} is not on this machine (it belongs to Debian and Ubuntu)")
+            raise Refusal(Note("data.no-package-manager", program=program))
     deadline = time.monotonic() + PACKAGE_S
     command = ["apt-get", *OPTIONS, "download", package]
     try:
@@ -50,10 +51,10 @@ def unpack_package(package: str, scratch: Path, progress: Progress | None = None
             files.make_folder(scratch / folder)
         own_lists = [f"-o=Dir::State::lists={scratch / 'lists'}", f"-o=Dir::Cache={scratch / 'cache'}"]
         try:
-            run(["apt-get", *OPTIONS, *own_lists, "update"], scratch, deadline, "package lists", progress)
+            run(["apt-get", *OPTIONS, *own_lists, "update"], scratch, deadline, text("data.package-lists"), progress)
             run([*command, *own_lists], scratch, deadline, package, progress)
         except Refusal as second:
-            raise Refusal(f"{first}; with fresh package lists: {second}") from second
+            raise Refusal(Note("data.with-fresh-lists", first=first.note, second=second.note)) from second
     archive = next(scratch.glob("*.deb"), scratch / f"{package}.deb")
     run(["dpkg-deb", "-x", str(archive), str(scratch / "unpacked")], scratch, deadline)
     return scratch / "unpacked"
@@ -81,11 +82,11 @@ def run(
                 process.wait()
         complaint.seek(0)
         lines = [line.strip() for line in complaint.read().decode("utf-8", "replace").splitlines() if line.strip()]
-    quoted = " | ".join(([line for line in lines if line.startswith("E:")] or lines)[-3:]) or "nothing"
+    output = " | ".join(([line for line in lines if line.startswith("E:")] or lines)[-3:]) or Note("words.nothing")
     if is_late:
-        raise Refusal(f"{command[0]} took too long and was stopped; it printed: {quoted}")
+        raise Refusal(Note("data.command-too-long", command=command[0], output=output))
     if process.returncode != 0:
-        raise Refusal(f"{command[0]} failed ({process.returncode}): {quoted}")
+        raise Refusal(Note("data.command-failed", command=command[0], code=process.returncode, output=output))
 
 
 def bytes_in(folder: Path) -> int:

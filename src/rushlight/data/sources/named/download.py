@@ -12,6 +12,7 @@ from typing import Any
 from rushlight import files
 from rushlight.data.sources.named.cache import Progress, Refusal
 from rushlight.data.sources.named.catalog import RemoteFile
+from rushlight.texts import Note
 
 ANSWER_S = 6.0  # for look-up, connection and first answer together: a network that drops packets is given up quickly
 READ_S = 10.0  # for the next bytes of a connection
@@ -36,13 +37,13 @@ class Meter:
     def total(self, offered: int) -> None:
         self.is_answered, self.done = True, 0
         if offered not in (0, self.total):
-            raise Refusal(f"offers {offered:,} bytes instead of {self.total:,}")
+            raise Refusal(Note("data.offers-other-size", found=offered, expected=self.total))
 
     def update(self, count: int) -> None:
         """Add `count` bytes; pooch counts the last chunk as a full one."""
         self.done += count
         if self.is_abandoned or self.done >= self.total + 2 * CHUNK_BYTES:
-            raise Refusal(f"sends more than the {self.total:,} bytes it should have")
+            raise Refusal(Note("data.sends-too-much", expected=self.total))
         if self.progress:
             self.progress(self.file.name, min(self.done, self.total), self.total)
 
@@ -94,7 +95,7 @@ def download(mirror: str, file: RemoteFile, folder: Path, progress: Progress | N
         while thread.is_alive():
             thread.join(0.05)
             if not meter.is_answered and time.monotonic() > deadline:
-                raise Refusal(f"no answer in {ANSWER_S:g} seconds")
+                raise Refusal(Note("data.no-answer", seconds=ANSWER_S))
     finally:
         meter.is_abandoned = True  # after Ctrl-C the thread ends with its next chunk
     if errors:

@@ -19,13 +19,14 @@ from rushlight.data.sources.named.catalog import NamedDataset, RemoteFile
 from rushlight.data.sources.named.debian import unpack_package
 from rushlight.data.sources.named.download import download
 from rushlight.errors import FetchError, StorageError
+from rushlight.texts import Joined, Note
 
 LEFT_BEHIND = (f"*{files.TEMPORARY}", "*.download")  # by killed processes; the second kind by earlier releases
 
 
 def fetch_files(
     dataset: NamedDataset, *, cache: Path | None = None, progress: Progress | None = None
-) -> tuple[Path, list[str]]:
+) -> tuple[Path, list[Note]]:
     """Return the folder that holds the dataset's files, all checked just now, and notes.
 
     What the cache (default: `cache_folder()`) does not hold is fetched.
@@ -35,7 +36,7 @@ def fetch_files(
         StorageError: the cache cannot be written.
     """
     folder = (cache or cache_folder()) / dataset.name
-    notes: list[str] = []
+    notes: list[Note] = []
     if find_faults(dataset, folder):  # else the cache is used without the lock: it may be one we can only read
         try:
             files.make_folder(folder)
@@ -53,31 +54,27 @@ def fetch_files(
     origins = [str(entry.get("source", "")) for entry in read_record(folder).values()]
     # Earlier releases recorded a file's whole address: it is shown without the file's name.
     shown = [origin.rpartition("/")[0] + "/" if "://" in origin else origin for origin in origins if origin]
-    came_from = f", where it came from {', '.join(dict.fromkeys(shown))}" if shown else ""
-    return folder, [f"Read from {from_home(folder)}{came_from}.", *notes]
+    home = Path.home()
+    place = f"~/{folder.relative_to(home).as_posix()}" if folder.is_relative_to(home) else str(folder)
+    if not shown:
+        return folder, [Note("data.read-from", folder=place), *notes]
+    return folder, [Note("data.read-from-origin", folder=place, origin=", ".join(dict.fromkeys(shown))), *notes]
 
 
-def from_home(path: Path) -> str:
-    """Return a path as a person writes it, with ~ for their home."""
-    return f"~/{path.relative_to(Path.home()).as_posix()}" if path.is_relative_to(Path.home()) else str(path)
-
-
-def set_damaged_aside(dataset: NamedDataset, folder: Path) -> list[str]:
+def set_damaged_aside(dataset: NamedDataset, folder: Path) -> list[Note]:
     """Rename damaged files, so that the user can inspect them; return a note for each."""
     notes = []
     for name, fault in find_faults(dataset, folder).items():
         if fault:
-            (folder / name).replace(folder / f"{name}.damaged")
-            notes.append(
-                f"The cached file {folder / name} was damaged ({fault}); "
-                f"it was set aside as {name}.damaged to be fetched again."
-            )
+            aside = f"{name}.damaged"
+            (folder / name).replace(folder / aside)
+            notes.append(Note("data.cached-file-damaged", path=folder / name, fault=fault, aside=aside))
     return notes
 
 
-def fetch_missing(dataset: NamedDataset, folder: Path, notes: Sequence[str], progress: Progress | None) -> None:
+def fetch_missing(dataset: NamedDataset, folder: Path, notes: Sequence[Note], progress: Progress | None) -> None:
     """Try the sources in turn until no file is missing; the folder itself first, for files copied there by hand."""
-    failures = [("the cache", note) for note in notes]
+    failures: list[tuple[str, str]] = [(describe_source(str(folder), folder), note) for note in notes]
     missing = missing_files(dataset, folder)
     for source in (str(folder), *dataset.sources):
         if not missing:
@@ -85,18 +82,18 @@ def fetch_missing(dataset: NamedDataset, folder: Path, notes: Sequence[str], pro
         try:
             fetch_from(source, missing, folder, progress)
         except (Refusal, OSError) as error:  # OSError: a copy that may not be read, a program that may not be run
-            failures.append((describe_source(source, folder), str(error)))
+            reason = error.note if isinstance(error, Refusal) else str(error)
+            failures.append((describe_source(source, folder), reason))
         missing = missing_files(dataset, folder)
     if missing:
-        raise FetchError(
-            "all-sources-failed",
-            title=dataset.title,
-            count=len(failures),
-            tried="\n".join(f"  {number}. {name}: {reason}" for number, (name, reason) in enumerate(failures, 1)),
-            files=", ".join(file.name for file in missing),
-            folder=folder,
-            homepage=dataset.homepage,
+        tried = (
+            Note("data.source-and-reason", number=number, name=name, reason=reason)
+            for number, (name, reason) in enumerate(failures, 1)
         )
+        raise FetchError(
+            "all-sources-failed", title=dataset.title, count=len(failures), tried=Joined("lines", tried),
+            files=", ".join(file.name for file in missing), folder=folder, homepage=dataset.homepage,
+        )  # fmt: skip
 
 
 def missing_files(dataset: NamedDataset, folder: Path) -> list[RemoteFile]:
@@ -108,9 +105,8 @@ def missing_files(dataset: NamedDataset, folder: Path) -> list[RemoteFile]:
 def fetch_from(source: str, missing: Sequence[RemoteFile], folder: Path, progress: Progress | None) -> None:
     """Bring the missing files from one source into the cache; the first failure is raised."""
     if source.startswith("pickle:"):
-        if not Path(source.removeprefix("pickle:")).exists():
-            raise Refusal("there is no such folder")
-        raise Refusal("this copy is pickled, and reading a pickle can run any code in it: not read")
+        is_there = Path(source.removeprefix("pickle:")).exists()
+        raise Refusal(Note("data.copy-is-pickled" if is_there else "data.no-such-folder"))
     if "://" not in source:
         copy_files(Path(source), missing, folder, str(Path(source).absolute()))
         return
@@ -120,7 +116,7 @@ def fetch_from(source: str, missing: Sequence[RemoteFile], folder: Path, progres
         if source.startswith("apt://"):
             package, _, installed = source.removeprefix("apt://").partition("/")
             root = unpack_package(package, scratch, progress)
-            copy_files(root / installed, missing, folder, f"the Debian package {package}")
+            copy_files(root / installed, missing, folder, describe_source(source, folder))
         else:
             for file in missing:
                 packed = download(source, file, scratch, progress)
@@ -132,7 +128,7 @@ def fetch_from(source: str, missing: Sequence[RemoteFile], folder: Path, progres
 def copy_files(place: Path, missing: Sequence[RemoteFile], folder: Path, origin: str) -> None:
     """Copy files that are on this machine, packed or unpacked; only a published digest vouches for an unpacked one."""
     if not place.is_dir():
-        raise Refusal("there is no such folder")
+        raise Refusal(Note("data.no-such-folder"))
     for file in missing:
         if (place / file.name).is_file():
             unpack(place / file.name, file, folder, origin)
@@ -140,24 +136,22 @@ def copy_files(place: Path, missing: Sequence[RemoteFile], folder: Path, origin:
         for content in file.contents:
             copy = place / content.name
             if place == folder or not copy.is_file():
-                raise Refusal(f"{file.name} is not there")
+                raise Refusal(Note("data.file-not-there", name=file.name))
             if content.sha256 is None:
-                raise Refusal(f"{copy.name} cannot be checked (only the digest of {file.name} is published)")
+                raise Refusal(Note("data.digest-unknown", name=copy.name, published=file.name))
             try:
                 with copy.open("rb") as stream:
                     admit(stream, content, folder, origin)
             except Refusal as refusal:
-                raise Refusal(f"{copy.name}: {refusal}") from refusal
+                raise Refusal(Note("data.fault-of-file", name=copy.name, reason=refusal.note)) from refusal
 
 
 def describe_source(source: str, folder: Path) -> str:
     """Name a source for the list of those that failed, paths in full."""
     if source.startswith("apt://"):
-        return f"the Debian package {source.split('/')[2]}"
+        return Note("data.in-debian-package", package=source.split("/")[2])
     if "://" in source:
         return source
-    return (
-        f"the cache {source}"
-        if source == str(folder)
-        else f"a copy in {Path(source.removeprefix('pickle:')).absolute()}"
-    )
+    if source == str(folder):
+        return Note("data.in-cache", path=source)
+    return Note("data.in-copy", path=Path(source.removeprefix("pickle:")).absolute())

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from rushlight.data.sources.idx import read_idx
 from rushlight.data.sources.named.cache import Progress, cache_folder, is_complete
 from rushlight.data.sources.named.catalog import DATASETS, NamedDataset
-from rushlight.errors import UsageError, suggest
+from rushlight.texts import Note
 
 SHIPPED = Path(__file__).with_name("digits.npz")
 
@@ -54,34 +54,27 @@ class DatasetRow:
 
 
 def open_named(name: str, *, progress: Progress | None = None) -> NamedArrays:
-    """Open the dataset called `name`, fetching it first if need be.
+    """Open the dataset called `name`, one of `DATASETS`, fetching it first if need be.
 
     Raises:
-        UsageError: there is no dataset of that name.
         FetchError: no source could give it.
         StorageError: the cache cannot be written.
     """
-    dataset = DATASETS.get(name.lower().replace("_", "-"))
-    if dataset is None:
-        raise UsageError("unknown-dataset", name=name, suggestion=suggest(name, DATASETS), known=", ".join(DATASETS))
-    return open_dataset(dataset, progress=progress)
+    return open_declared(DATASETS[name], progress=progress)
 
 
-def open_dataset(dataset: NamedDataset, *, cache: Path | None = None, progress: Progress | None = None) -> NamedArrays:
+def open_declared(dataset: NamedDataset, *, cache: Path | None = None, progress: Progress | None = None) -> NamedArrays:
     """Open a declared dataset; `cache` is `cache_folder()` unless given. Raises as `open_named` does."""
     if dataset.layout == "shipped":
         arrays = open_digits()
-        notes: tuple[str, ...] = ("It ships with Rushlight.",)
+        notes = [Note("data.ships-along"), Note("data.same-writers")]
     else:
         from rushlight.data.sources.named.fetch import fetch_files  # not needed to list the names
 
-        folder, found = fetch_files(dataset, cache=cache, progress=progress)
+        folder, notes = fetch_files(dataset, cache=cache, progress=progress)
         read = read_idx_split if dataset.layout == "idx" else read_cifar_split
         arrays = (*read(dataset, folder, "train"), *read(dataset, folder, "test"))
-        notes = tuple(found)
-    if dataset.remark:
-        notes = (*notes, dataset.remark)
-    return NamedArrays(dataset.name, *arrays, classes=dataset.classes, notes=notes)
+    return NamedArrays(dataset.name, *arrays, classes=dataset.classes, notes=tuple(notes))
 
 
 def read_idx_split(dataset: NamedDataset, folder: Path, split: str) -> tuple[NDArray[Any], NDArray[np.int64]]:
@@ -108,10 +101,7 @@ def paths_of(dataset: NamedDataset, folder: Path, split: str) -> list[Path]:
 def open_digits() -> tuple[NDArray[Any], NDArray[np.int64], NDArray[Any], NDArray[np.int64]]:
     """Read and split the shipped digits; see the module's head for the scale and the split."""
     with np.load(SHIPPED, allow_pickle=False) as shipped:
-        counts, targets = (
-            shipped["images"],
-            shipped["targets"].astype(np.int64),
-        )  # (1797, 8, 8) of 0 to 16, (1797,)
+        counts, targets = shipped["images"], shipped["targets"].astype(np.int64)  # (1797, 8, 8) of 0 to 16, (1797,)
     images = ((counts.astype(np.int64) * 255 + 8) // 16).astype(np.uint8)[:, None]
     by_class = np.argsort(targets, kind="stable")
     is_test = np.zeros(len(targets), bool)

@@ -1,0 +1,86 @@
+"""The model: a live one, or one built by its name or its class, now or again from its recipe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from rushlight.data import DATASETS, Data
+from rushlight.errors import ModelError, RunError, UsageError
+from rushlight.models import MODELS, as_json, build_custom, build_model, restored, source_digest
+from rushlight.options import Options
+from rushlight.texts import Note
+
+
+def choose_model(model: object, data: Data, options: Options) -> tuple[nn.Module, dict[str, Any]]:
+    """Return the model, and how the recipe describes it."""
+    if isinstance(model, nn.Module):
+        kind = type(model)
+        described = {"class": f"{kind.__module__}.{kind.__qualname__}", "name": kind.__name__, "live": True}
+        kept = modules_in_eval(model)
+        return model, {**described, "eval": kept} if kept else described
+    if isinstance(model, type):
+        raise ModelError("class-not-instance", name=model.__name__)
+    if not isinstance(model, str):
+        raise ModelError("no-model", found=type(model).__name__)
+    arguments = {key: as_json(value) for key, value in (options.model_arguments or {}).items()}
+    described = {"name": model, "arguments": arguments, "seed": options.seed}
+    if ":" in model:
+        own = {"import": model, "name": model.rpartition(":")[2], "source_sha256": source_digest(model)}
+        described = own | {"arguments": arguments, "seed": options.seed}
+    return build_described(described, data), described
+
+
+def modules_in_eval(model: nn.Module) -> list[str]:
+    """Return the names of the modules given in eval mode inside a module in training mode: they stay in eval mode."""
+    names = {module: name for name, module in model.named_modules()}
+    children = (child for parent in model.modules() if parent.training for child in parent.children())
+    outermost = [child for child in children if not child.training]
+    inside = {module for child in outermost for module in child.modules() if not module.training}
+    return [name for module, name in names.items() if module in inside]
+
+
+def eval_notes(names: list[str]) -> tuple[str, ...]:
+    """Return the note that says which modules stay in eval mode."""
+    outermost = [name for name in names if not any(name.startswith(f"{other}.") for other in names)]
+    if not outermost:
+        return ()
+    listed = ", ".join(outermost[:5]) + (", …" if len(outermost) > 5 else "")
+    return (Note("training.stays-in-eval-mode", layers=listed),)
+
+
+def build_described(described: dict[str, Any], data: Data) -> nn.Module:
+    """Build the model that a recipe describes, by name or by import."""
+    name = described["name"]
+    if "import" in described:
+        return build_imported(described)
+    if name.endswith(".py"):
+        raise ModelError("file-without-class", path=name)
+    if name in DATASETS:
+        raise UsageError("data-as-model", name=name)
+    arguments = {key: restored(value) for key, value in described["arguments"].items()}
+    if name not in MODELS:  # the message is about the name, whatever the data is
+        return build_model(name, (), 0, arguments, described["seed"])
+    if data.features is None or data.target is None:
+        raise UsageError("model-needs-spec", model=name, data=data.name)
+    return build_model(name, data.features.shape, data.target.outputs, arguments, described["seed"])
+
+
+def build_imported(described: dict[str, Any]) -> nn.Module:
+    """Build the user's own class that a recipe describes."""
+    arguments = {key: restored(value) for key, value in described["arguments"].items()}
+    return build_custom(described["import"], arguments, described["seed"])
+
+
+def check_rebuildable(folder: Path, described: dict[str, Any]) -> None:
+    """Raise RunError for a model that was a live object, and for one whose code lies inside the run.
+
+    A recipe is the user's own work and may name their own file; a run folder from elsewhere must not bring code along.
+    """
+    if described.get("live"):
+        raise RunError("live-model", run=folder.name, model=described["class"], short=described["name"])
+    source = described.get("import", "")
+    if source and folder.resolve() in Path(source.rpartition(":")[0]).resolve().parents:
+        raise RunError("code-in-run", run=folder.name, source=source)
