@@ -25,18 +25,8 @@ REMAINING = {
     "options/signatures.py": 1,
     "run.py": 2,
     "runs/verify.py": 2,
-    "training/checkpoint/checkpoint.py": 6,
-    "training/checkpoint/serialize.py": 2,
-    "training/engine/capture.py": 4,
-    "training/engine/compile_job.py": 15,
-    "training/engine/compiler.py": 8,
-    "training/engine/fast.py": 11,
-    "training/engine/modes.py": 5,
-    "training/engine/obstacles.py": 11,
-    "training/engine/step_check.py": 1,
     "training/setup/announcement.py": 7,
     "training/setup/explain.py": 6,
-    "training/step/recovery.py": 5,
 }
 
 EXEMPT = {

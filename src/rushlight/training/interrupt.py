@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and their kin: noticed between two steps, so that what is saved is a whole state.
+"""Notices Ctrl-C, SIGTERM and their kin between two steps, so that a whole state is saved.
 
 Reading data and testing change no state: these are left at once.
 """
@@ -20,12 +20,12 @@ TELL_SECONDS = 0.1  # between two events of an evaluation
 CAUGHT = (signal.SIGINT, *ENDING)
 
 
-class Interrupted(BaseException):  # no Exception: nothing on the way may swallow it
+class Interrupted(BaseException):  # no Exception: nothing in between may swallow it
     """A signal came at a moment that can be left at once."""
 
 
 class Interrupt:
-    """Whether somebody asked to stop, and how: by a signal, or by a function of the user's that raised.
+    """Remembers who asked to stop: a signal, or a function of the user's that raised.
 
     The second Ctrl-C leaves at once.
     """
@@ -33,7 +33,7 @@ class Interrupt:
     def __init__(self, events: Events | None = None) -> None:
         self.events = events or Events()
         self.signal: int | None = None
-        self.may_leave = False  # whether what is being done can be left at any point
+        self.may_leave = False  # whether the work in progress can be left at any point
 
     @property
     def requested(self) -> bool:
@@ -52,7 +52,7 @@ class Interrupt:
             raise Interrupted
 
     def take(self, feed: Feed, count: int, micro_batches: int) -> list[Batch]:
-        """Take a step's micro-batches, or one batch for `count` steps; none at the epoch's end or once a signal came.
+        """Take a step's micro-batches, or one batch of `count` steps; none at the epoch's end.
 
         Reading may be left at any point.
         """
@@ -73,7 +73,7 @@ class Interrupt:
 
     @contextlib.contextmanager
     def leaving_at_once(self) -> Iterator[None]:
-        """Raise Interrupted as soon as a signal comes, or came before the block; for what changes no state."""
+        """Raise Interrupted as soon as a signal comes, or came before; for work without state."""
         self.may_leave = True
         try:
             if self.requested:
@@ -83,7 +83,7 @@ class Interrupt:
             self.may_leave = False
 
     def error(self) -> BaseException:
-        """Return what to raise once everything is saved: the user's own error, KeyboardInterrupt, SystemExit(143) for SIGTERM."""
+        """Return the error to raise once all is saved: the user's, KeyboardInterrupt, SystemExit."""
         if self.events.error is not None:
             return self.events.error
         if self.signal is None or self.signal == signal.SIGINT:
@@ -91,7 +91,7 @@ class Interrupt:
         return SystemExit(exit_code(self.signal))
 
     def watching(self, split: str, total: int | None) -> Callable[[int], None]:
-        """Return the function that an evaluation calls after every batch: tells how far it is, and leaves when asked to."""
+        """Return an evaluation's function for each batch: it emits progress, and leaves if asked."""
         due = 0.0
 
         def watch(done: int) -> None:
@@ -107,7 +107,7 @@ class Interrupt:
 
 @contextlib.contextmanager
 def interruptible(events: Events | None = None) -> Iterator[Interrupt]:
-    """Catch the signals that end a process for a block, in the main thread; elsewhere they are not ours to catch.
+    """Catch the signals that end a process for a block, where it runs in the main thread.
 
     One that is ignored stays ignored: `nohup` does that to SIGHUP.
     """

@@ -16,7 +16,7 @@ from rushlight.training.events import Events
 from rushlight.training.objective import Objective, Schedule
 from rushlight.training.recipe import Recipe
 
-State = dict[str, Any]  # what a checkpoint holds beside the model's, optimizer's and scheduler's own state
+State = dict[str, Any]  # the content of a checkpoint besides the model's, optimizer's and scheduler's own state
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Origin:
 
 @dataclass(frozen=True)
 class Training:
-    """Everything one execution of a recipe works with. Training changes `state`, and what the objects themselves hold."""
+    """Everything one execution of a recipe works with; training changes `state` and the objects."""
 
     recipe: Recipe
     model: nn.Module
@@ -50,17 +50,17 @@ class Training:
 
     @property
     def chooses(self) -> bool:
-        """Whether evaluations decide something: when to stop, which weights are kept, the learning rate."""
+        """Whether evaluations decide: when to stop, which weights are kept, the learning rate."""
         return self.recipe.early_stopping is not None or self.schedule.is_plateau
 
     @property
     def evaluated_name(self) -> str:
-        """The name of the split that every epoch is evaluated on: validation where there is one, else test."""
+        """The split that every epoch is evaluated on, by name: validation if there is one, or test."""
         return "test" if self.data.validation is None else "validation"
 
     @property
     def evaluated(self) -> Split | None:
-        """The split that every epoch is evaluated on; it alone decides early stopping, the best epoch and plateaus."""
+        """The split that every epoch is evaluated on; it decides early stopping, best and plateaus."""
         return self.data.splits.get(self.evaluated_name)
 
 

@@ -42,8 +42,9 @@ from rushlight.training.checkpoint.checkpoint import (
     read_checkpoint,
     read_model_state,
     state_digest,
+    take_snapshot,
     unpack,
-    write_checkpoint,
+    write_snapshot,
 )
 from rushlight.training.loop import epochs
 from rushlight.training.objective.schedule import Schedule
@@ -480,10 +481,10 @@ def test_a_state_on_disk_is_left_alone_when_it_is_saved_again(tmp_path: Path) ->
         list(epochs(training))
         (folder,) = list_checkpoints(training.folder)
         before = {path.name: path.stat().st_ino for path in folder.iterdir()}
-        assert write_checkpoint(training) == folder
+        assert write_snapshot(training.folder, take_snapshot(training)) == folder
         assert {path.name: path.stat().st_ino for path in folder.iterdir()} == before
         (folder / "state.json").write_text("{", encoding="utf-8")
-        assert write_checkpoint(training) == folder  # damaged: written anew
+        assert write_snapshot(training.folder, take_snapshot(training)) == folder  # damaged: written anew
         read_checkpoint(folder)
 
 

@@ -1,4 +1,4 @@
-"""The full training state on disk: tensors as safetensors, all else as JSON, and the SHA-256 of both.
+"""Keeps the full training state on disk: safetensors, JSON, and the SHA-256 of both.
 
     checkpoints/00000938/state.safetensors    parameters, buffers, the optimizer's, the scheduler's and the loss's tensors
     checkpoints/00000938/state.json           the state dict, and everything else that is no tensor
@@ -16,7 +16,6 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +42,7 @@ from rushlight.checkpoint_files import (
 )
 from rushlight.errors import RunError, StorageError, UsageError, WeightsError
 from rushlight.runs import keep_values
+from rushlight.texts import Note
 from rushlight.training.checkpoint.randomness import random_streams
 from rushlight.training.checkpoint.serialize import lay_out_like_parameters, pack, unpack
 from rushlight.training.state import State, Training
@@ -50,12 +50,12 @@ from rushlight.training.state import State, Training
 KEPT = 2  # the newest ones; the best test's stays too
 
 
-# ── taking one ───────────────────────────────────────────────────────────────────────────────────────────────
+# ── writing one ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @dataclass(frozen=True, eq=False)
 class Snapshot:
-    """A copy of the full state at one step boundary: training goes on, and nothing in here changes any more."""
+    """A copy of the full state at one step boundary; training goes on, and it stays."""
 
     name: str
     content: dict[str, Any]  # JSON-ready
@@ -64,7 +64,7 @@ class Snapshot:
 
 
 def take_snapshot(training: Training) -> Snapshot:
-    """Copy the full state, and how far the history is written; what of it is not, the copy has too."""
+    """Copy the full state, the history's length on the disk, and its lines not written yet."""
     state = training.state
     content, tensors = capture(training)
     training.history.try_flush()
@@ -96,25 +96,26 @@ def capture(training: Training) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def check_can_be_saved(training: Training) -> None:
-    """Raise UsageError if something in the state as it is now cannot be saved, before any work depends on it."""
+    """Raise UsageError if something in the state cannot be saved, before work depends on it."""
     _, tensors = capture(training)
     for name, tensor in tensors.items():
         try:
             safetensors.torch.save({name: tensor.reshape(-1)[:0].clone()})  # the kind of tensor, not its content
         except Exception as error:
-            raise UsageError("not-checkpointable", name=name, found=f"tensor of {tensor.dtype}") from error
+            found = Note("training.found-tensor", dtype=tensor.dtype)
+            raise UsageError("not-checkpointable", name=name, found=found) from error
 
 
 def unsaved_buffers(model: torch.nn.Module) -> dict[str, Tensor]:
-    """Return the buffers that the model's state_dict leaves out (persistent=False): training may change these too."""
+    """Return the buffers that state_dict leaves out (persistent=False): training changes them."""
     saved = model.state_dict().keys()
     return {name: buffer for name, buffer in model.named_buffers() if name not in saved}
 
 
 def write_snapshot(run: Path, snapshot: Snapshot, keep_epochs: bool = False) -> Path:
-    """Publish a snapshot as a checkpoint of the run, and drop the checkpoints that are no longer needed.
+    """Publish a snapshot as a checkpoint of the run, and drop those no longer needed.
 
-    What the history had when the snapshot was taken is on the disk first. Raises StorageError.
+    The history of the snapshot is on the disk first. Raises StorageError.
     """
     folder = run / CHECKPOINTS / snapshot.name
     if not is_whole(folder):  # a whole one of this name holds this very state, and may be the only one there is
@@ -131,7 +132,7 @@ def write_snapshot(run: Path, snapshot: Snapshot, keep_epochs: bool = False) -> 
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Write tensors as safetensors. Raises OSError: the library hides the operating system's number in a text."""
+    """Write tensors as safetensors. Raises OSError, whose number the library hides in a text."""
     try:
         safetensors.torch.save_file(tensors, path)
     except safetensors.SafetensorError as error:
@@ -140,16 +141,11 @@ def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
         raise OSError(number, os.strerror(number), str(path)) from error
 
 
-def write_checkpoint(training: Training) -> Path:
-    """Save the state at this step boundary, here and now."""
-    return write_snapshot(training.folder, take_snapshot(training), training.recipe.keep_epochs)
-
-
 def drop_old(run: Path, newest: Path, snapshot: Snapshot, keep_epochs: bool) -> None:
-    """Keep the newest checkpoints, those that the snapshot names, and, where wanted, each epoch's.
+    """Keep the newest checkpoints, those that the snapshot names, and each epoch's if wanted.
 
-    What is newer than the state just saved was damaged, or belongs to a way that was left. What cannot be deleted now
-    is tried again later.
+    Newer ones than the state just saved were damaged, or were left by going back. Those that cannot be deleted now are tried
+    again later.
     """
     try:
         found = list_checkpoints(run)
@@ -165,28 +161,28 @@ def drop_old(run: Path, newest: Path, snapshot: Snapshot, keep_epochs: bool) -> 
 
 
 def drop_newer(run: Path, folder: Path) -> None:
-    """Delete the checkpoints newer than this one, for a run that goes back to it: its history will be too short for them.
+    """Delete the checkpoints newer than this one: a run that goes back loses their history.
 
     Raises StorageError where one of them stays.
     """
     for path in list_checkpoints(run):
         if age(path) > age(folder) and not files.delete_folder(path) and path.exists():
-            raise StorageError("disk-error", path=path, reason="this checkpoint cannot be deleted")
+            raise StorageError("disk-error", path=path, reason=Note("training.checkpoint-not-deletable"))
     files.sync_folder(checkpoints(run))
 
 
-# ── bringing one back ────────────────────────────────────────────────────────────────────────────────────────
+# ── restoring one ────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def restore(training: Training, folder: Path, *, drops_newer: bool = False) -> None:
-    """Bring a checkpoint's state back into the model, optimizer, schedule, loss, state and history of `training`.
+    """Restore a checkpoint into the objects, the state and the history of `training`.
 
     `drops_newer` is for a run that goes back: the checkpoints that are newer are deleted. Raises RunError when the state
     does not fit these, or the history is too short for it; nothing on the disk is changed then.
     """
     content, tensors = read_checkpoint(folder)
     training.history.check_lengths(content["history_bytes"], content["losses_bytes"])
-    bring_back(training, folder, content, tensors)
+    restore_memory(training, folder, content, tensors)
     if drops_newer:
         drop_newer(training.folder, folder)  # a kill after this leaves a run whose newest checkpoint is this one
     tails = [tensors[f"{name}_tail"].numpy().tobytes() for name in ("history", "losses")]
@@ -194,15 +190,18 @@ def restore(training: Training, folder: Path, *, drops_newer: bool = False) -> N
     keep_values(training.folder, training.state["epoch"] - 1)
 
 
-def bring_back(training: Training, folder: Path, content: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-    """Bring back all of a checkpoint's state that is in memory; RunError when it does not fit what is there."""
+def restore_memory(training: Training, folder: Path, content: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    """Restore a checkpoint's state in memory; RunError when it does not fit the objects there."""
+    loss = training.objective.loss
     try:
         training.model.load_state_dict(unpack(content["model"], tensors))
         restore_buffers(training.model, unpack(content["buffers"], tensors), training.device)
         training.optimizer.load_state_dict(unpack(content["optimizer"], tensors))
         lay_out_like_parameters(training.optimizer)
         training.schedule.load_state_dict(unpack(content["schedule"], tensors))
-        restore_loss(training, content, tensors)
+        if isinstance(loss, torch.nn.Module) and "loss" in content:  # early releases did not save it
+            loss.load_state_dict(unpack(content["loss"], tensors))
+            restore_buffers(loss, unpack(content["loss_buffers"], tensors), training.device)
     except (RuntimeError, ValueError, KeyError, AttributeError) as error:
         reason = " ".join(str(error).split())[:300]
         raise RunError("state-does-not-fit", run=training.folder.name, folder=folder, reason=reason) from error
@@ -210,16 +209,8 @@ def bring_back(training: Training, folder: Path, content: dict[str, Any], tensor
     training.state["random"] = unpack(content["random"], tensors)  # for the loop to set when it begins
 
 
-def restore_loss(training: Training, content: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-    """Bring back what the loss has learnt; checkpoints from before that was saved have nothing of it."""
-    loss = training.objective.loss
-    if isinstance(loss, torch.nn.Module) and "loss" in content:
-        loss.load_state_dict(unpack(content["loss"], tensors))
-        restore_buffers(loss, unpack(content["loss_buffers"], tensors), training.device)
-
-
 def restore_buffers(model: torch.nn.Module, buffers: dict[str, Tensor], device: torch.device) -> None:
-    """Bring back what `unsaved_buffers` gave; a buffer that has grown, or was None at first, too."""
+    """Restore the result of `unsaved_buffers`, also buffers that have grown or were None."""
     for name, saved in buffers.items():
         owner, _, leaf = name.rpartition(".")
         module = model.get_submodule(owner)
@@ -231,23 +222,22 @@ def restore_buffers(model: torch.nn.Module, buffers: dict[str, Tensor], device: 
 
 
 def read_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Read a checkpoint whose every byte is as it was written; WeightsError names what is damaged."""
+    """Read a checkpoint whose every byte is as written; WeightsError names a damaged file."""
     content = read_content(folder)
     try:
         return content, safetensors.torch.load_file(folder / TENSORS)
-    except Exception as error:  # it changed since its checksum was taken
+    except Exception as error:  # it changed since its checksum was computed
         raise WeightsError("damaged-checkpoint", folder=folder, reason=error) from error
 
 
 def read_content(folder: Path) -> dict[str, Any]:
-    """Return what a checkpoint holds beside its tensors, once every byte of it is checked; else raise WeightsError."""
+    """Return a checkpoint's JSON once every byte is checked; WeightsError where it is damaged."""
     check_format(folder)
     reason = damage_of(folder)
+    content: dict[str, Any] = {} if reason else json.loads((folder / STATE).read_bytes())
+    if reason is None and (found := content.get("format")) != FORMAT:
+        reason = Note("training.checkpoint-format", found=found, known=FORMAT)
     if reason is not None:
-        raise WeightsError("damaged-checkpoint", folder=folder, reason=reason)
-    content: dict[str, Any] = json.loads((folder / STATE).read_bytes())
-    if content.get("format") != FORMAT:
-        reason = f"it is of format {content.get('format')}, and this version of Rushlight reads format {FORMAT}"
         raise WeightsError("damaged-checkpoint", folder=folder, reason=reason)
     return content
 
@@ -271,12 +261,12 @@ def epoch_began(state: State) -> str:
 
 
 def is_whole(folder: Path) -> bool:
-    """Tell whether there is a checkpoint whose every byte is as it was written."""
+    """Tell whether there is a checkpoint whose every byte is as written."""
     return folder.is_dir() and damage_of(folder) is None
 
 
 def latest_checkpoint(run: Path) -> Path:
-    """Return the newest checkpoint that is whole; RunError when there is none, WeightsError when it is a newer Rushlight's."""
+    """Return the newest whole checkpoint; RunError for none, WeightsError for a newer format."""
     for folder in reversed(list_checkpoints(run)):
         check_format(folder)
         if is_whole(folder):
@@ -285,26 +275,26 @@ def latest_checkpoint(run: Path) -> Path:
 
 
 def check_format(folder: Path) -> None:
-    """Raise WeightsError for a checkpoint that a newer Rushlight wrote: to pass it over would lose what it trained."""
+    """Raise WeightsError for a newer Rushlight's checkpoint: passing it over loses training."""
     found = newer_format(folder)
     if found is not None:
         raise WeightsError("newer-checkpoint", folder=folder, found=found, known=FORMAT)
 
 
 def named_checkpoint(run: Path, name: str) -> Path:
-    """Return the checkpoint of this name, of this step, or at this path; RunError if there is none, WeightsError if damaged."""
+    """Return the checkpoint of a name, step or path; RunError for none, WeightsError if damaged."""
     known = {path.name: path for path in list_checkpoints(run)}
     by_step = {age(path)[0]: path for path in known.values()}
     step = int(name) if name.isdecimal() else -1
     folder = known.get(name) or known.get(Path(name).name) or by_step.get(step)
     if folder is None:
-        raise RunError("unknown-checkpoint", run=run.name, name=name, known=", ".join(known) or "none")
+        raise RunError("unknown-checkpoint", run=run.name, name=name, known=", ".join(known) or Note("training.none"))
     read_content(folder)
     return folder
 
 
 def best_checkpoint(run: Path, state: State | None = None) -> Path | None:
-    """Return the checkpoint of the best test, or None; which it is stands in the newest whole one's state."""
+    """Return the checkpoint of the best evaluation, or None; the newest whole one names it."""
     if state is None:
         if not list_checkpoints(run):
             return None
@@ -324,31 +314,23 @@ def read_model_state(folder: Path) -> dict[str, Tensor]:
 
 
 def describe_kept(run: Path) -> str:
-    """Say which state is safe, for the message of a run that failed."""
+    """Tell which state is safe, for the message of a run that failed."""
     try:
         kept = list_checkpoints(run)
     except StorageError as error:  # the other error is the one to show
-        return f"Which state is kept cannot be told. {error.problem}"
-    return (
-        f"The state after step {age(kept[-1])[0]:,} is kept in {kept[-1]}." if kept else "No step was saved before it."
-    )
+        return Note("training.kept-unknown", problem=error.record)
+    return Note("training.kept", step=age(kept[-1])[0], path=kept[-1]) if kept else Note("training.none-kept")
 
 
 # ── digests ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def walk(state: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-    """Give a state_dict's tensors in the order of their names."""
-    for name in sorted(state):
-        if isinstance(state[name], Tensor):
-            yield name, state[name]
-
-
 def state_digest(model: torch.nn.Module) -> str:
-    """Return the SHA-256 over the parameters and buffers in name order: name, dtype, shape and bytes of each."""
+    """Return the SHA-256 over name, dtype, shape and bytes of parameters and buffers, by name."""
     digest = hashlib.sha256()
-    for name, tensor in walk(model.state_dict()):
-        plain = tensor.detach().cpu().contiguous()
-        digest.update(f"{name}:{str(plain.dtype).removeprefix('torch.')}:{tuple(plain.shape)}:".encode())
-        digest.update(plain.reshape(-1).view(torch.uint8).numpy().data)
+    for name, tensor in sorted(model.state_dict().items()):
+        if isinstance(tensor, Tensor):
+            plain = tensor.detach().cpu().contiguous()
+            digest.update(f"{name}:{str(plain.dtype).removeprefix('torch.')}:{tuple(plain.shape)}:".encode())
+            digest.update(plain.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""The global random streams: where they stand, and how a run sets them."""
+"""The global random streams: their states, and how a run sets them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rushlight.training.state import Training
 
 
 def random_streams() -> dict[str, Any]:
-    """Return where the global random generators stand: Python's, NumPy's and torch's (a GPU's is seeded at every step)."""
+    """Return the states of Python's, NumPy's and torch's generators; a GPU's is seeded per step."""
     version, words, gauss = random.getstate()
     return {
         "python": (version, np.array(words, np.uint32), gauss),
@@ -23,9 +23,9 @@ def random_streams() -> dict[str, Any]:
 
 
 def begin_random_streams(training: Training) -> None:
-    """Set the global random generators to where the restored state had them; in a new run, to the recipe's seed.
+    """Set the global random generators as restored; in a new run, by the recipe's seed.
 
-    Right before the first step, since what is done on the way there draws from them too: importing rich does.
+    Right before the first step, since other code before it draws from them too: importing rich does.
     """
     streams = training.state.pop("random", None)
     if streams is not None:
@@ -37,7 +37,7 @@ def begin_random_streams(training: Training) -> None:
 
 
 def restore_random_streams(streams: dict[str, Any]) -> None:
-    """Set the global random generators to where `random_streams` found them."""
+    """Set the global random generators to the states that `random_streams` returned."""
     version, words, gauss = streams["python"]
     random.setstate((version, tuple(words.tolist()), gauss))
     np.random.set_state(streams["numpy"])

@@ -1,8 +1,8 @@
-"""Saving beside the training: a copy of the state is taken, and a thread writes it to the disk.
+"""Saves while the training goes on: the state is copied, and a thread writes the copy.
 
 A copy stalls the training for as long as the memory takes. The writing takes a share of the processor and of the disk.
 Both are kept to `CHECKPOINT_SHARE` of the time: where epochs are so short that a checkpoint at every end would cost more,
-some are left out. What is asked for by name (`save_now`, an interruption, the end of the run) is always written.
+some are left out. A state that is asked for (`save_now`, an interruption, the end of the run) is always written.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ class Saver:
         self.thread: threading.Thread | None = None
         self.is_writing = False  # whether the thread is at work, or about to be
         self.hurry = threading.Event()  # somebody waits for the thread
-        self.is_asked_for = False  # whether the state is to be saved as soon as the step in progress is done
+        self.is_asked_for = (
+            False  # whether the state is to be saved once the step in progress is done: within, it is nobody's
+        )
         self.error: BaseException | None = None
         self.copied = ""  # the name of the newest snapshot
         self.stall = 0.0  # seconds that the last copy took
@@ -38,7 +40,7 @@ class Saver:
 
     @property
     def is_due(self) -> bool:
-        """Whether more is at stake inside an epoch by now than a checkpoint costs. Raises what the last writing raised."""
+        """Whether more is at stake inside an epoch than a checkpoint costs; raises a write's error."""
         self.raise_error()
         if self.is_asked_for:
             return True
@@ -52,12 +54,8 @@ class Saver:
             return 0.0
         return min(CHECKPOINT_SECONDS, (self.stall + self.work) / CHECKPOINT_SHARE)
 
-    def ask(self) -> None:
-        """Have the state saved once the step in progress is done: within one, it is nobody's."""
-        self.is_asked_for = True
-
     def save_soon(self) -> None:
-        """Copy the state, and write it while training goes on; where it was asked for, wait until it is on the disk."""
+        """Copy the state, and write it while training goes on; wait for it where it was asked for."""
         is_asked_for = self.is_asked_for
         self.copy()
         if is_asked_for:
@@ -66,9 +64,9 @@ class Saver:
             self.write()
 
     def save_epoch(self, is_best: bool) -> None:
-        """Copy and write the state at an epoch's end; later, or not at all, where epochs are very short.
+        """Copy and write the state at an epoch's end; later or not at all if epochs are short.
 
-        Where even copies take more than their share, none is taken that would still wait at the next epoch's end, as far as
+        Where even copies take more than their share, none is made that would still wait at the next epoch's end, as far as
         can be told from when the last one was; the best so far always is.
         """
         self.raise_error()
@@ -80,13 +78,13 @@ class Saver:
             self.write(after)
 
     def save_now(self) -> None:
-        """Copy the state, unless that is done already, and come back when it is on the disk."""
+        """Copy the state, unless that is done already, and return when it is on the disk."""
         if checkpoint_name(self.training.state) != self.copied:
             self.copy()
         self.finish()
 
     def finish(self) -> None:
-        """Write what waits, and come back when it is on the disk."""
+        """Write the snapshots that wait, and return when they are on the disk."""
         self.hurry.set()
         try:
             self.wait()
@@ -96,12 +94,12 @@ class Saver:
             self.hurry.clear()
 
     def finish_quietly(self) -> None:
-        """Write what waits, on the way out with an error that is more important than one of the disk."""
+        """Write the snapshots that wait, while another error is raised that is more important."""
         with contextlib.suppress(RushlightError):
             self.finish()
 
     def copy(self) -> None:
-        """Take a snapshot. Earlier ones that would be deleted at once when it is written are forgotten."""
+        """Copy the state; forget earlier copies that would be deleted as soon as it is written."""
         began = time.monotonic()
         snapshot = take_snapshot(self.training)
         keeps_all = self.training.recipe.keep_epochs
@@ -115,7 +113,7 @@ class Saver:
         self.stall = self.copied_at - began
 
     def write(self, after: float = 0.0) -> None:
-        """Let the thread write what waits, after so many seconds; start it unless it is still at work."""
+        """Have the thread write the snapshots that wait, after `after` seconds."""
         with self.lock:
             if not self.waiting or self.is_writing:
                 return
@@ -129,14 +127,14 @@ class Saver:
             self.thread = thread
 
     def write_here(self) -> None:
-        """Write what waits, in the thread that trains."""
+        """Write the snapshots that wait, in the thread that trains."""
         with self.lock:
             snapshots, self.waiting = self.waiting, []
         self.write_some(snapshots)
         self.is_writing = False
 
     def write_all(self, after: float) -> None:
-        """Write what waits, until nothing does. Runs in the thread."""
+        """Write the snapshots that wait, until none does. Runs in the thread."""
         while True:
             if after:
                 self.hurry.wait(after)
@@ -160,13 +158,13 @@ class Saver:
         self.work = (self.written_at - began) / len(snapshots)
 
     def wait(self) -> None:
-        """Wait for the thread, and raise what it raised."""
+        """Wait for the thread, and raise its error."""
         if self.thread is not None:
             self.thread.join()
         self.raise_error()
 
     def raise_error(self) -> None:
-        """Raise what the last writing raised, once."""
+        """Raise the last writing's error, once."""
         error, self.error = self.error, None
         if error is not None:
             raise error

@@ -1,4 +1,4 @@
-"""Nested state as JSON and tensors: what a checkpoint is written from, and rebuilt to."""
+"""Nested state as JSON and tensors: a checkpoint is written from these, and read to them."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from rushlight.errors import UsageError
+from rushlight.texts import Note
 
 TENSOR_MARK, ARRAY_MARK, SCALAR_MARK = "$tensor", "$array", "$scalar"
 
 
 def pack(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
-    """Return `value` JSON-ready: every tensor in it goes, copied to the CPU, into `tensors` under a name of its path.
+    """Return `value` JSON-ready; copy its tensors to the CPU, into `tensors` by their path.
 
     A dict becomes a list of pairs, since optimizers use whole numbers as keys. Floats that JSON does not have are
-    written as text. NumPy's arrays and numbers go the tensors' way. A value that is no data raises UsageError.
+    written as text. NumPy's arrays and numbers become tensors. Any other value raises UsageError.
     """
     if isinstance(value, Tensor) and value.layout is torch.strided:
         return {TENSOR_MARK: put(value.detach().to("cpu", copy=True).contiguous(), name, tensors)}
@@ -28,7 +29,8 @@ def pack(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
         try:
             return {mark: put(torch.from_numpy(np.array(value, order="C")), name, tensors)}
         except (TypeError, ValueError) as error:  # objects, text, dates, another machine's byte order
-            raise UsageError("not-checkpointable", name=name, found=f"NumPy value of {value.dtype}") from error
+            found = Note("training.found-array", dtype=value.dtype)
+            raise UsageError("not-checkpointable", name=name, found=found) from error
     if isinstance(value, dict):
         pairs = ((key, item, f"{name}/{key}") for key, item in value.items())
         return {"$dict": [[pack(key, inner, tensors), pack(item, inner, tensors)] for key, item, inner in pairs]}
@@ -39,12 +41,13 @@ def pack(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
         return {"$float": str(value)}
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
-    kind = f"{value.layout} tensor" if isinstance(value, Tensor) else type(value).__name__
+    is_tensor = isinstance(value, Tensor)
+    kind = Note("training.found-layout", layout=value.layout) if is_tensor else type(value).__name__
     raise UsageError("not-checkpointable", name=name, found=kind)
 
 
 def put(tensor: Tensor, name: str, tensors: dict[str, Tensor]) -> str:
-    """Add a tensor under its name, or, where the keys 1 and "1" lead to the same, one like it; return the name."""
+    """Add a tensor under its name, or one like it, as keys 1 and "1" agree; return the name."""
     while name in tensors:
         name += "'"
     tensors[name] = tensor
@@ -70,9 +73,9 @@ def unpack(value: Any, tensors: dict[str, Tensor]) -> Any:
 
 
 def lay_out_like_parameters(optimizer: Optimizer) -> None:
-    """Let the optimizer's tensors lie in memory as their parameters do: fused kernels take them element by element, as they lie.
+    """Lay the optimizer's tensors out as their parameters: fused kernels go by memory order.
 
-    What `unpack` gives is contiguous; a parameter may be channels last.
+    Tensors of `unpack` are contiguous; a parameter may be channels last.
     """
     for parameter, kept in optimizer.state.items():
         for name, value in kept.items():

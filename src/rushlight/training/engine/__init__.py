@@ -1,4 +1,4 @@
-"""Executes optimizer steps: exactly, or faster, each faster mode verified against the exact step."""
+"""Executes optimizer steps: exactly, or in faster modes verified against the exact one."""
 
 from rushlight.texts import text
 from rushlight.training.checkpoint import Saver
@@ -11,7 +11,7 @@ __all__ = ["Engine", "ExactEngine", "Plan", "open_engine"]
 
 
 def open_engine(training: Training, parts: Parts, saver: Saver) -> Engine:
-    """Return the engine that a recipe asks for. The exact one needs nothing else of this package."""
+    """Return the engine that a recipe asks for; the exact one needs no other module here."""
     if training.recipe.numerics == "exact":
         if training.recipe.compile == "first":
             training.events.message(text("engine.compile.not-compiled", reason=text("engine.exact.asked")))

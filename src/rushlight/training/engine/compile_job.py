@@ -1,4 +1,4 @@
-"""Machine code for the steps of a training: found in the cache, or compiled beside the training where that will pay."""
+"""Obtains machine code for steps: from the cache, or compiled where that will pay."""
 
 from __future__ import annotations
 
@@ -11,13 +11,20 @@ from torch import Tensor, nn
 
 from rushlight.data import Batch
 from rushlight.runs import write_notice
-from rushlight.texts import text
+from rushlight.texts import Note
 from rushlight.training.engine.capture import pieces_of
-from rushlight.training.engine.compiled import CompiledSteps
 from rushlight.training.engine.compiler import Compilation, start_compiling, why_not_here
-from rushlight.training.engine.eager import with_channels_last
 from rushlight.training.engine.modes import Mode
-from rushlight.training.engine.package import Layout, Package, find_package, key_of, laid_out, layouts
+from rushlight.training.engine.package import (
+    CompiledSteps,
+    Layout,
+    Package,
+    find_package,
+    key_of,
+    laid_out,
+    layouts,
+    with_channels_last,
+)
 from rushlight.training.engine.updates import rule_of
 from rushlight.training.recipe import steps_per_epoch
 from rushlight.training.state import Training
@@ -27,7 +34,6 @@ COMPILE_SECONDS, LAYER_SECONDS = 8.0, 0.5  # that compiling is expected to cost,
 EXPECTED_GAIN = 0.5  # of the time left, that compiled steps are expected to save
 IMAGES_GAIN = 0.3  # the same, where most of a step are convolutions
 DECIDE_AFTER = 1.0  # seconds of training, for the time left to be known
-POLL_SECONDS = 0.2  # between two looks at the process that compiles
 SMALL_STEP = 5e6  # floating-point operations, about: below that, one call executes several steps
 STEPS_TOGETHER = 8
 
@@ -41,100 +47,99 @@ class CompileJob:
         self.is_first = training.recipe.compile == "first"
         self.is_sought = self.is_over = False  # in the cache; at all
         self.process: Compilation | None = None
-        self.polled_at = 0.0
         self.restart_clock()
 
     def restart_clock(self) -> None:
         """Measure the pace of the steps from here on."""
         self.began, self.first_step = time.perf_counter(), self.state["step"]
 
-    def package(self, batches: Sequence[Batch], joins: int) -> Package | None:
-        """Return machine code that is new; begin to compile when that will pay. `batches` are an earlier step's."""
-        if self.is_over or not batches:
-            return None
+    def package(self, batch: Batch, joins: int) -> Package | None:
+        """Return new machine code, or begin to compile it; `batch` is of an earlier step."""
         if self.process is not None:
             return self.poll(self.process)
-        if (reason := self.why_not(batches[0])) is not None:
+        if (reason := self.why_not(batch)) is not None:
             self.give_up(reason)
             return None
-        count = self.count_together(batches[0], joins)
+        count = self.count_together(batch, joins)
+        example = self.prepare(tuple(torch.cat([each] * count) for each in batch))
         if not self.is_sought:
             self.is_sought = True
-            if (package := find_package(self.key(layouts(self.example(batches[0], count)), count))) is not None:
+            if (package := find_package(self.key(layouts(example), count))) is not None:
                 self.is_over = True
                 return package
         if not self.is_first and (time.perf_counter() - self.began < DECIDE_AFTER or not self.will_pay()):
             return None
-        if (reason := why_not_here()) is not None:
-            self.give_up(reason, aloud=True)
+        started = self.start(example, count, self.key(layouts(example), count))
+        if isinstance(started, str):
+            self.give_up(started, aloud=True)
             return None
-        example = self.example(batches[0], count)
+        self.process = started
+        return self.poll(started) if self.is_first else None
+
+    def start(self, example: Sequence[Tensor], count: int, key: str) -> Compilation | str:
+        """Begin to compile `count` steps on such samples and targets; or return why that cannot be."""
         try:
-            self.process = start_compiling(pieces_of(self.parts), example, count, self.key(layouts(example), count))
+            return why_not_here() or start_compiling(pieces_of(self.parts), example, count, key)
         except OSError as error:  # no room for another process
-            self.give_up(str(error))
-            return None
-        return self.poll(self.process) if self.is_first else None
+            return str(error)
 
     def poll(self, process: Compilation) -> Package | None:
-        """Return what the process beside has made; None while it is at work, or where it failed."""
-        now = time.perf_counter()
-        if now - self.polled_at < POLL_SECONDS and not self.is_first:
-            return None
-        self.polled_at = now
+        """Return the package of the process; None while it is at work, or where it failed."""
         if self.is_first:
-            self.training.events.message(text("engine.compile.begun"))
+            self.training.events.message(Note("engine.compile.begun"))
         result = process.result(self.is_first)
-        if result is not None:
-            self.process = None
+        if result is None:
+            return None
+        self.process = None
         if isinstance(result, str):
             self.give_up(result, aloud=True)
             return None
-        self.is_over = result is not None
+        self.is_over = True
         return result
 
     def will_pay(self) -> bool:
         """Tell whether compiling will save more time than it costs; give up where it will not."""
         elapsed = time.perf_counter() - self.began
         left = elapsed / max(self.state["step"] - self.first_step, 1) * steps_left(self.training)
-        gain, cost = IMAGES_GAIN if self.has_images else EXPECTED_GAIN, compile_seconds(self.parts.model)
-        if left * gain < cost:
-            saved = f"it would save about {left * gain:.0f} of the {left:.0f} seconds that were left"
-            self.give_up(f"{saved}, and compiling costs about {cost:.0f}")
-        return bool(left * gain >= cost)
+        saved = left * (IMAGES_GAIN if self.has_images else EXPECTED_GAIN)
+        cost = compile_seconds(self.parts.model)
+        if saved < cost:
+            self.give_up(Note("engine.compile.costs-more", saved=saved, left=left, cost=cost))
+        return bool(saved >= cost)
 
     def why_not(self, batch: Batch) -> str | None:
         """Return why the steps of this training cannot be compiled; None where they can."""
         recipe, parts = self.training.recipe, self.parts
         if recipe.compile == "never":
-            return "it was not asked for"
+            return Note("engine.compile.asked")
         if recipe.accumulate > 1 or self.state["micro_batch"] is not None:
-            return "several batches make one update"
+            return Note("engine.compile.accumulates")
         if parts.skips_bad:
-            return "every gradient is looked at"
+            return Note("engine.compile.checks-gradients")
         if rule_of(parts.optimizer) is None:
-            return f"{type(parts.optimizer).__name__} has no rule for it, as it is set"
+            return Note("engine.compile.no-rule", optimizer=type(parts.optimizer).__name__)
         if getattr(self.training.schedule.live, "cycle_momentum", False):
-            return "its schedule changes the momentum in every step"
-        if len(batch) != 2 or not all(isinstance(part, Tensor) for part in batch):
-            return "its batches are not pairs of tensors"
+            return Note("engine.compile.momentum-moves")
+        if len(batch) != 2 or not all(isinstance(each, Tensor) for each in batch):
+            return Note("engine.compile.no-pairs")
         if self.has_images and not batch[0].is_contiguous():
-            return "its images lie in memory in an order of their own"
+            return Note("engine.compile.odd-images")
         counts = {float(kept["step"]) for kept in parts.optimizer.state.values() if "step" in kept}
         trained = [each for group in parts.optimizer.param_groups for each in group["params"] if each.requires_grad]
         is_partial = len(counts) > 1 or any(each.grad is None for each in trained)
-        return "its parameters are not all updated in every step" if is_partial else None
+        return Note("engine.compile.partial-updates") if is_partial else None
 
     def give_up(self, reason: str, aloud: bool = False) -> None:
         """Search no further; note why, and tell it `aloud` or to whoever asked for compiled steps."""
         self.is_over = True
-        write_notice(self.training.folder, self.state["step"], f"The steps were not compiled: {reason}.")
+        notice = Note("engine.compile.were-not-compiled", reason=reason)
+        write_notice(self.training.folder, self.state["step"], notice)
         self.tell(reason, aloud)
 
     def tell(self, reason: str, aloud: bool = False) -> None:
         """Tell why the steps are not compiled, `aloud` or to whoever asked for it."""
         if aloud or self.is_first:
-            self.training.events.message(f"The steps are not compiled: {reason}. Training goes on as it is.")
+            self.training.events.message(Note("engine.compile.not-compiled", reason=reason))
 
     def count_together(self, batch: Batch, joins: int) -> int:
         """Return how many steps to compile into one call: several, where a step is little work."""
@@ -145,16 +150,12 @@ class CompileJob:
             operations *= batch[0].shape[1]
         return STEPS_TOGETHER if operations <= SMALL_STEP else 1
 
-    def example(self, batch: Batch, count: int) -> Batch:
-        """Return samples and targets of `count` steps, for their shapes."""
-        return self.prepare(tuple(torch.cat([part] * count) for part in batch))
-
     def prepare(self, batch: Batch) -> Batch:
-        """Return a batch as compiled steps take it: convolutions are faster with channels last."""
+        """Return a batch in the layout of compiled steps: channels last for convolutions."""
         return with_channels_last(batch) if self.has_images else batch
 
     def key(self, takes: Sequence[Layout], count: int) -> str:
-        """Return the key of the package for this training with `count` steps in a call on such samples and targets."""
+        """Return the key of this training's package for `count` steps in a call, on such layouts."""
         return key_of(pieces_of(self.parts), takes, count)
 
     def open(self, key: str) -> CompiledSteps | None:
@@ -163,22 +164,17 @@ class CompileJob:
         return None if package is None else CompiledSteps(pieces_of(self.parts), package)
 
     def open_recorded(self, mode: Mode) -> CompiledSteps | str:
-        """Return what executes the machine code of a recorded mode, compiled anew if the cache lost it; or why nothing can."""
+        """Return the machine code of a recorded mode, compiled anew if lost; or why there is none."""
         if rule_of(self.parts.optimizer) is None or self.key(mode.takes, mode.count) != mode.key:
-            return "torch, the processor, the model or the optimizer is another"
+            return Note("engine.compile.something-else")
         if (compiled := self.open(mode.key)) is not None:
             return compiled
         if mode.products:
-            return "an earlier release compiled them, and the cache has lost them"
-        self.training.events.message(text("engine.compile.begun-again"))
-        if (reason := why_not_here()) is not None:
-            return reason
-        try:
-            process = start_compiling(pieces_of(self.parts), laid_out(mode.takes), mode.count, mode.key)
-        except OSError as error:
-            return str(error)
-        failure = process.result(waits=True)
-        return failure if isinstance(failure, str) else self.open(mode.key) or "the process that compiled is gone"
+            return Note("engine.compile.earlier-release")
+        self.training.events.message(Note("engine.compile.begun-again"))
+        process = self.start(laid_out(mode.takes), mode.count, mode.key)
+        result = process if isinstance(process, str) else process.result(waits=True)
+        return result if isinstance(result, str) else self.open(mode.key) or Note("engine.compile.process-gone")
 
     def stop(self) -> None:
         """End the process that compiles, if it is at work: nobody can use what it would make."""
@@ -188,7 +184,7 @@ class CompileJob:
 
 
 def compile_seconds(model: nn.Module) -> float:
-    """Return about how many seconds a training loses by compiling its steps beside it."""
+    """Return about how many seconds a training loses while its steps are being compiled."""
     layers = sum(any(True for _ in module.parameters(recurse=False)) for module in model.modules())
     return COMPILE_SECONDS + LAYER_SECONDS * layers
 

@@ -1,7 +1,8 @@
-"""Compiling steps in a process beside the training.
+"""Compiling steps in another process while the training goes on.
 
-That process is a fork, so it has the live model; it works at low priority, and ends with the training. What it makes is never
-trusted: it is executed once in another process, and then verified against the exact step.
+That process is a fork, so it has the live model; it works at low priority, and ends with the training. Its machine code is
+never trusted: it is executed once in a process of its own, and then verified against the exact step. This module is that
+process's program: `python -m rushlight.training.engine.compiler CODE THREADS PARENT`, the layouts as JSON on its input.
 """
 
 from __future__ import annotations
@@ -25,21 +26,23 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 from rushlight import files
-from rushlight.training.engine.capture import NotCapturable, Pieces, capture, no_numbers
+from rushlight.texts import Note
+from rushlight.training.engine.capture import CannotCompile, Pieces, capture, no_numbers
 from rushlight.training.engine.lower_matmul import add_products, separate_biases
-from rushlight.training.engine.lower_pooling import compare_maxima, keep_layouts, pool_by_kernel
+from rushlight.training.engine.lower_pooling import compare_maxima, keep_layouts
 from rushlight.training.engine.package import (
     CODE,
     Layout,
     Package,
     compiled_folder,
     find_package,
+    laid_out,
     layouts,
     tidy_cache,
     write_package,
 )
 
-NICENESS = 10  # of the process beside: about a tenth of a core where the training uses them all
+NICENESS = 10  # of the process that compiles: about a tenth of a core where the training uses them all
 TRIAL_SECONDS = 1200.0  # after which code that hangs is given up; at low priority, one step may take minutes
 EXECUTED = "executed"  # what the process prints that has executed machine code
 
@@ -47,33 +50,33 @@ EXECUTED = "executed"  # what the process prints that has executed machine code
 def why_not_here() -> str | None:
     """Return why nothing can be compiled on this machine; None where it can."""
     if not hasattr(os, "fork") or sys.platform != "linux":
-        return "compiling steps is for Linux, up to now"
+        return Note("engine.compile.linux-only")
     named = os.environ.get("CXX")
-    compiler = named or "g++"
-    if shutil.which(compiler) is None:
-        hint = "" if named else "; on Debian or Ubuntu: sudo apt install g++"
-        return f"no C++ compiler was found ({compiler}{hint})"
+    if shutil.which(named or "g++") is None:
+        hint = Note("engine.compile.no-compiler-hint", compiler="g++")
+        return Note("engine.compile.no-compiler", compiler=named) if named else hint
     if not hasattr(getattr(torch._C, "_aoti", None), "AOTIModelContainerRunnerCpu"):
-        return f"torch {torch.__version__} cannot execute compiled steps"
+        return Note("engine.compile.torch-cannot", torch=torch.__version__)
     return None
 
 
 @dataclass(frozen=True)
 class Compilation:
-    """A process that compiles beside the training."""
+    """A process that compiles while the training goes on."""
 
     pid: int
     key: str
-    pipe: int  # by which it tells why it failed
+    pipe: int  # by which it tells why it failed: the key of a text and its values, as JSON
 
     def result(self, waits: bool = False) -> Package | str | None:
-        """Return what it made, or why it could not; None while it is at work."""
+        """Return its package, or why there is none; None while it is at work."""
         with contextlib.suppress(ChildProcessError):  # where SIGCHLD is ignored, nobody can wait; it is over then
             if os.waitpid(self.pid, 0 if waits else os.WNOHANG)[0] == 0:
                 return None
         with os.fdopen(self.pipe, "rb") as pipe:
-            reason = pipe.read().decode("utf-8", "replace")
-        return find_package(self.key) or reason or "the process that compiled was killed"
+            written = pipe.read()
+        key, values = json.loads(written) if written else ("engine.compile.process-killed", {})
+        return find_package(self.key) or Note(key, **values)
 
     def stop(self) -> None:
         """End the process."""
@@ -84,14 +87,16 @@ class Compilation:
 
 
 def start_compiling(pieces: Pieces, batch: Sequence[Tensor], count: int, key: str) -> Compilation:
-    """Fork a process that compiles `count` steps over the samples and targets of a batch into the cache, as `key`.
+    """Fork a process that compiles `count` steps over a batch into the cache, as `key`.
 
     Raises OSError where the system has no room for another process.
     """
     reads, writes = os.pipe()
     threads, parent = torch.get_num_threads(), os.getpid()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 and newer warn of forks beside threads
+        warnings.simplefilter(
+            "ignore", DeprecationWarning
+        )  # Python 3.12 and newer warn of forks where there are threads
         pid = os.fork()
     if pid:
         os.close(writes)
@@ -103,14 +108,16 @@ def start_compiling(pieces: Pieces, batch: Sequence[Tensor], count: int, key: st
         make_package(pieces, batch, count, key, threads)
         code = 0
     except BaseException as error:
-        text = str(error) if isinstance(error, (NotCapturable, BrokenCode)) else f"{type(error).__name__}: {error}"
-        os.write(3, text.splitlines()[0][:300].encode() if text else b"?")
+        first = (str(error).splitlines() or ["?"])[0][:300]
+        reason = Note("engine.compile.raised", kind=type(error).__name__, message=first)
+        note = error.reason if isinstance(error, CannotCompile) else reason
+        os.write(3, json.dumps([note.key, note.values]).encode())
     finally:
         os._exit(code)
 
 
 def stand_aside(parent: int, pipe: int) -> None:
-    """Make this forked process independent of its parent's files and signals, at low priority, to end when it ends.
+    """Detach this fork from its parent's files and signals; lower its priority; end with it.
 
     The run's lock is among the files: it must be free as soon as the parent is dead. `pipe` becomes file 3.
     """
@@ -148,8 +155,7 @@ def make_package(pieces: Pieces, batch: Sequence[Tensor], count: int, key: str, 
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(build / "cache")
         graph, noise = capture(pieces, batch[0], batch[1], count)
         keep_layouts(graph)
-        if compare_maxima(graph):
-            pool_by_kernel()
+        compare_maxima(graph)
         separate_biases(graph)
         add_products(graph)
         arguments = (*pieces.written(), no_numbers(pieces, count), *batch, *(each.draw() for each in noise))
@@ -180,19 +186,28 @@ def compile_graph(graph: GraphModule, arguments: tuple[Tensor, ...], path: Path,
 
 
 def try_out(code: Path, takes: Sequence[Layout], threads: int) -> None:
-    """Execute machine code once, in a process of its own. Raises BrokenCode where that process does not tell that it did."""
-    module = "rushlight.training.engine.sandbox"
-    program = [sys.executable, "-P", "-m", module, str(code), str(threads), str(os.getpid())]
+    """Execute machine code once, in another process; CannotCompile where it fails or hangs."""
+    program = [sys.executable, "-P", "-m", __name__, str(code), str(threads), str(os.getpid())]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(str(Path(path).absolute()) for path in sys.path)}
     given: dict[str, Any] = {"input": json.dumps(takes), "timeout": TRIAL_SECONDS}
     try:
         tried = subprocess.run(program, env=environment, capture_output=True, text=True, **given)
     except subprocess.TimeoutExpired as error:
-        raise BrokenCode(f"the machine code did not come to an end within {TRIAL_SECONDS:.0f} seconds") from error
+        raise CannotCompile(Note("engine.compile.no-end", seconds=TRIAL_SECONDS)) from error
     if tried.stdout.strip() != EXECUTED:
-        last = (tried.stderr.strip().splitlines() or ["no output"])[-1]
-        raise BrokenCode(f"the machine code failed in the process that tried it ({tried.returncode}: {last})")
+        last = (tried.stderr.strip().splitlines() or ["-"])[-1][:200]
+        raise CannotCompile(Note("engine.compile.failed", code=tried.returncode, last=last))
 
 
-class BrokenCode(Exception):
-    """Machine code crashed, failed or hung when it was tried."""
+def execute_once(code: str, threads: str, parent: str) -> None:
+    """Execute machine code on tensors of zeros, and print that it was: that process's program."""
+    end_with(int(parent))
+    torch.set_num_threads(int(threads))
+    torch._C._aoti.AOTIModelContainerRunnerCpu(code, 1).run(laid_out(json.load(sys.stdin)))
+    sys.stdout.write(EXECUTED)
+    sys.stdout.flush()
+    os._exit(0)  # the end of an interpreter is not on trial
+
+
+if __name__ == "__main__":
+    execute_once(*sys.argv[1:])

@@ -41,15 +41,15 @@ class ExactEngine:
         """Nothing is known of the state that was replaced."""
 
     def close(self) -> None:
-        """Nothing works beside the training."""
+        """Nothing else is at work."""
 
 
 def most_in_a_row(training: Training, feed: Feed) -> int:
-    """Return how many steps may be executed on one batch of a feed; one where something is done between two steps."""
+    """Return how many steps may share a batch of a feed; 1 where something happens in between."""
     return 1 if training.recipe.accumulate > 1 or training.schedule.by_step else feed.ahead
 
 
 def whole_steps_left(training: Training) -> float:
-    """Return how many steps with a whole batch are left in this epoch; infinite where its length is unknown."""
+    """Return the steps with a whole batch left in this epoch; infinite for an unknown length."""
     samples, recipe = training.data.train.samples, training.recipe
     return float("inf") if samples is None else samples // recipe.batch_size - training.state["window"]

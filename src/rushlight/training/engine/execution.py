@@ -1,27 +1,27 @@
-"""Executing steps in the mode that is in force."""
+"""Executes steps in the mode in force: exactly, by faster eager kernels, or as machine code."""
 
 from __future__ import annotations
 
 import contextlib
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import torch
+from torch import Tensor
+from torch.optim import Optimizer
 
 from rushlight.data import Batch, step_seed
 from rushlight.training.engine.compile_job import CompileJob
-from rushlight.training.engine.compiled import CompiledSteps
-from rushlight.training.engine.eager import eager_step
 from rushlight.training.engine.exact import whole_steps_left
 from rushlight.training.engine.modes import EXACT, Mode
 from rushlight.training.engine.obstacles import find_hooks
+from rushlight.training.engine.package import CompiledSteps, with_channels_last
 from rushlight.training.engine.protocol import Plan
-from rushlight.training.engine.step_check import Rates, Stretch
-from rushlight.training.engine.verification import Execute, one_by_one
+from rushlight.training.engine.verification import Execute, Rates, Stretch, one_by_one
 from rushlight.training.interrupt import Interrupt
-from rushlight.training.step import Executed, Row, Step, StepFailed, StepRunner, cut, exact_step
+from rushlight.training.step import Executed, Parts, Row, Step, StepFailed, StepRunner, cut, exact_step
 
 VERIFY_AGAIN = 1000  # steps after which an adopted mode is verified again; then twice as many, …
 
@@ -39,7 +39,7 @@ class Execution:
         self.row = Row()
 
     def enter(self, mode: Mode) -> str | None:
-        """Begin to execute steps in a mode; return why its machine code cannot be executed here, where it cannot."""
+        """Begin to execute steps in a mode; return why its machine code cannot be executed, if so."""
         if mode.name == "compiled" and (self.compiled is None or self.compiled.key != mode.key):
             opened = find_hooks(self.training) or self.job.open_recorded(mode)
             if isinstance(opened, str):
@@ -69,7 +69,7 @@ class Execution:
         )
 
     def steps_to_verification(self, step: int) -> float:
-        """Return how many steps are left until the mode in force is verified again; infinite for the exact one."""
+        """Return the steps left until the mode in force is verified again; infinite for exact."""
         if self.mode.name == "exact":
             return math.inf
         done = step - self.mode.since
@@ -77,10 +77,10 @@ class Execution:
         return (VERIFY_AGAIN << doublings) - done
 
     def run(self, plan: Plan, batches: list[Batch], interrupt: Interrupt, ahead: int) -> Executed:
-        """Execute steps with nothing around them, and measure how many calls are short enough to be made in a row."""
+        """Execute steps, and measure how many calls are short enough to be made in a row."""
         began, compiled = time.perf_counter(), self.compiled
         calls: list[Batch] = []
-        if self.mode.name == "compiled" and plan.per_call == self.mode.count and self.fits(None):
+        if plan.per_call == self.mode.count and self.fits(None):
             calls = [self.job.prepare(batch) for [batch] in cut(batches, plan.count // plan.per_call)]
         if compiled is not None and calls and compiled.takes(calls[0]):
             executed = self.run_compiled(compiled, calls, interrupt)
@@ -91,9 +91,9 @@ class Execution:
         return executed
 
     def run_compiled(self, compiled: CompiledSteps, calls: list[Batch], interrupt: Interrupt) -> Executed:
-        """Execute the steps of each batch in one call of machine code; no more of them once there is a signal."""
+        """Execute the steps of each batch in one call of machine code, until a signal comes."""
         state, count = self.state, self.mode.count
-        losses: list[float | torch.Tensor] = []
+        losses: list[float | Tensor] = []
         rates: list[float] = []
         for batch in calls:
             outputs = losses_of_call = None  # let go, as in `StepRunner.run`
@@ -132,7 +132,7 @@ class Execution:
         return [step_seed(seed, epoch, step) for step in range(first, first + count)]
 
     def executing(self, mode: Mode, batch: Batch) -> Execute:
-        """Return what executes steps in a mode; `batch` holds all of them."""
+        """Return a function that executes steps in a mode; `batch` holds all of them."""
         generator = self.runner.generator
         if mode.name == "eager":
             return one_by_one(self.parts, eager_step(self.parts, mode.fused, mode.channels_last), generator)
@@ -154,3 +154,37 @@ def sparing(spared: int) -> Iterator[None]:
     finally:
         if spared:
             torch.set_num_threads(threads)
+
+
+# ── the eager modes ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+def eager_step(parts: Parts, fused: bool, channels_last: bool) -> Step:
+    """Return the exact step with the optimizer's fused kernel, or with images channels last."""
+    execute = exact_step(parts)
+
+    def step(micro_batches: Sequence[Batch]) -> tuple[Tensor, Tensor | None]:
+        groups = parts.optimizer.param_groups if fused else []  # others after a state was loaded
+        before = [group.get("fused") for group in groups]
+        try:
+            for group in groups:
+                group["fused"] = True
+            return execute([with_channels_last(batch) for batch in micro_batches] if channels_last else micro_batches)
+        finally:
+            for group, setting in zip(groups, before, strict=False):
+                group["fused"] = setting
+
+    return step
+
+
+def has_fused_update(optimizer: Optimizer) -> bool:
+    """Tell whether torch has a kernel that updates all parameters of this optimizer at once."""
+    return all(
+        "fused" in group
+        and not (group["fused"] or group.get("foreach") or group.get("differentiable"))
+        and all(
+            parameter.is_floating_point() and not (parameter.grad is not None and parameter.grad.is_sparse)
+            for parameter in group["params"]
+        )
+        for group in optimizer.param_groups
+    )

@@ -1,4 +1,4 @@
-"""The engine that looks for faster execution modes, and which of them is in force at which step.
+"""The engine that searches for faster execution modes, and decides when each is in force.
 
 A faster mode is adopted only after it agreed with the exact step on the run's own batches, and only where it was faster; it is
 verified again 1,000, 2,000, 4,000, … steps later. The exact result is kept meanwhile. What disagrees three times in a row is
@@ -8,7 +8,7 @@ dropped.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 
@@ -16,11 +16,11 @@ from rushlight.data import Batch, Feed, count_samples
 from rushlight.device import usable_cores
 from rushlight.errors import RunError
 from rushlight.runs import write_notice
+from rushlight.texts import Note
 from rushlight.training.checkpoint import Saver
 from rushlight.training.engine.compile_job import CompileJob, steps_left
-from rushlight.training.engine.eager import has_fused_update
 from rushlight.training.engine.exact import most_in_a_row, whole_steps_left
-from rushlight.training.engine.execution import Execution, sparing
+from rushlight.training.engine.execution import Execution, has_fused_update, sparing
 from rushlight.training.engine.modes import EXACT, Mode, ModeRecord
 from rushlight.training.engine.obstacles import find_obstacle, obstacle_in, settings_now, side_effects
 from rushlight.training.engine.package import forget_package, layouts
@@ -30,31 +30,15 @@ from rushlight.training.interrupt import Interrupt
 from rushlight.training.objective import step_hooks
 from rushlight.training.record import StepsDone
 from rushlight.training.state import State, Training
-from rushlight.training.step import (
-    Executed,
-    Parts,
-    StepRunner,
-    cut,
-    has_images,
-    steps_done,
-)
+from rushlight.training.step import Executed, Parts, StepRunner, cut, has_images, steps_done
 
 FEWEST_STEPS = 200  # left to do, for a faster mode to be worth its verification
 TRIES = 3  # disagreements in a row that drop a mode; a single one may be an activation that is nearly 0
 LEAST_GAIN = 1.05
 
 
-@dataclass(frozen=True, eq=False)
-class Candidate:
-    """A mode that the next steps verify."""
-
-    mode: Mode
-    is_new: bool
-    failures: int = 0  # in a row
-
-
 class FastEngine:
-    """Executes each step in the mode that is in force, and looks for a faster one."""
+    """Executes each step in the mode that is in force, and searches for a faster one."""
 
     def __init__(self, training: Training, parts: Parts, saver: Saver) -> None:
         self.training, self.parts, self.state = training, parts, training.state
@@ -72,17 +56,18 @@ class FastEngine:
             torch.set_num_threads(torch.get_num_threads())  # once set, MKL chooses otherwise: as in the process before
 
     def reset(self) -> None:
-        """Enter the mode that is recorded anew before the next step: the state and the optimizer's tensors are others."""
+        """Enter the recorded mode anew before the next step: another state was restored."""
         self.epoch = 0  # the one whose beginning was checked for changes
         self.execution = Execution(self.runner, self.job)
-        self.candidate: Candidate | None = None
+        self.candidate: Mode | None = None  # for the next steps to verify; new unless it has a step `since`
+        self.failures = 0  # of it, in a row
         self.is_entered = False  # since the last step
 
     def close(self) -> None:
-        """End the process that compiles beside the training."""
+        """End the process that compiles."""
         self.job.stop()
 
-    # ── what is next ─────────────────────────────────────────────────────────────────────────────────────────
+    # ── the next steps ────────────────────────────────────────────────────────────────────────────────────────
 
     def next(self, state: State, feed: Feed) -> Plan:
         """Return which steps are next: in the mode that is in force, or to verify a faster one."""
@@ -95,16 +80,16 @@ class FastEngine:
         step = state["step"]
         self.enter(self.record.at(step))
         if not self.execution.is_current:
-            self.leave("the optimizer's settings are others now")
+            self.leave(Note("engine.exact.optimizer-changed"))
             self.enter(self.record.at(step))
         following = self.record.after(step)
         if following is None:
-            self.share_processors(step)  # what the process before this one compiled has ended with it
+            self.share_processors(step)  # the compilation of an earlier process has ended with it
             if self.obstacle is None and self.is_probed:
                 self.candidate = self.candidate or self.next_candidate(step)
             self.share_processors(step)
             if self.candidate is not None:
-                count = self.candidate.mode.count
+                count = self.candidate.count
                 return Plan(count if count <= whole_steps_left(self.training) else 1, verifies=True)
         count = self.execution.mode.count
         if self.execution.fits(following):
@@ -113,7 +98,7 @@ class FastEngine:
         return Plan(self.row_of(1, following) if count == 1 else 1)
 
     def row_of(self, count: int, following: int | None) -> int:
-        """Return how many calls of `count` steps to make one after another; the mode changes at step `following`."""
+        """Return how many calls of `count` steps to make in a row; the mode changes at `following`."""
         if self.execution.row.calls == 1 or not self.is_settled or any(step_hooks(self.parts.optimizer)):
             return 1
         step = self.state["step"]
@@ -123,38 +108,37 @@ class FastEngine:
 
     @property
     def is_settled(self) -> bool:
-        """Whether nothing is left to find out about the model."""
+        """Whether a step was observed, or need not be."""
         return self.is_probed or self.obstacle is not None
 
-    def next_candidate(self, step: int) -> Candidate | None:
+    def next_candidate(self, step: int) -> Mode | None:
         """Return the mode to verify now: one that is new, or the one in force again; None for none."""
         if self.execution.steps_to_verification(step) < self.execution.mode.count:
-            return Candidate(self.execution.mode, is_new=False)
+            return self.execution.mode
         if steps_left(self.training) < FEWEST_STEPS and not self.job.is_first:
             if self.job.process is not None:
                 self.job.stop()
-                self.job.give_up(f"that was not done when {FEWEST_STEPS} steps were left")
+                self.job.give_up(Note("engine.compile.few-steps-left", count=FEWEST_STEPS))
             return None
         if self.eager_modes is None:
             fused, images = has_fused_update(self.parts.optimizer), has_images(self.parts.model)
             pairs = dict.fromkeys([(fused, images), (fused, False)])
             self.eager_modes = [Mode(0, "eager", fused=pair[0], channels_last=pair[1]) for pair in pairs if any(pair)]
         if self.execution.mode.name == "exact" and self.eager_modes:
-            return Candidate(self.eager_modes.pop(0), is_new=True)
+            return self.eager_modes.pop(0)
         if self.execution.mode.name == "compiled" or self.job.is_over or not self.last[0]:
             return None
         example = cut(*self.last)[-1]
         is_whole = len(example) > 1 or count_samples(example[0]) == self.training.recipe.batch_size
-        package = self.job.package(example, self.joins) if is_whole else None
+        package = self.job.package(example[0], self.joins) if is_whole or self.job.process else None
         if package is None:
             return None
         fused, images = self.execution.base.fused, self.execution.base.channels_last
         count, takes = package.count, list(package.takes)
-        mode = Mode(0, "compiled", fused=fused, channels_last=images, key=package.key, count=count, takes=takes)
-        return Candidate(mode, is_new=True)
+        return Mode(0, "compiled", fused=fused, channels_last=images, key=package.key, count=count, takes=takes)
 
     def share_processors(self, step: int) -> None:
-        """Do without a thread while another process compiles on the same processors, and have all when it is done.
+        """Leave a thread to the process that compiles on the same processors, until it is done.
 
         At the end of each operation all threads wait for the slowest, which is the one that shares its processor.
         """
@@ -179,22 +163,23 @@ class FastEngine:
         failure = self.execution.enter(mode)
         if failure is None:
             return
-        message = f"its steps were compiled, and cannot be here: {failure}"
         origin, step = self.training.origin, self.state["step"]
+        message = Note("engine.compile.not-here", reason=failure)
         if origin is None or not origin.is_inexact:
-            raise RunError("not-exact", run=self.training.folder.name, remedies="", differences=f"\n  - {message}")
-        write_notice(self.training.folder, step, f"Not the same bits from here on: {message}.")
-        self.record.add(Mode(step, "exact", message=f"From here on exactly: {message}."))
+            listed = Note("engine.compile.listed", reason=message)
+            raise RunError("not-exact", run=self.training.folder.name, remedies="", differences=listed)
+        write_notice(self.training.folder, step, Note("training.not-the-same-bits", difference=message))
+        self.record.add(Mode(step, "exact", message=Note("engine.exact.from-here", reason=message)))
         self.execution.enter(self.record.at(step))
 
     def check_settings(self) -> None:
-        """Leave a faster mode where the user has changed the model, its loss, what is trained, or hooks between epochs."""
+        """Leave a faster mode where the user changed model, loss, parameters or hooks meanwhile."""
         if self.obstacle is not None or not self.is_probed:
             return
         reason = find_obstacle(self.training)
         changed = [name for name, value in settings_now(self.parts).items() if self.settings[name] != value]
         if changed:
-            reason = f"somebody has changed {changed[0]}"
+            reason = Note("engine.exact.something-changed", what=Note(changed[0]))
         elif self.execution.compiled is not None:
             self.execution.compiled.find()
         if reason is not None:
@@ -205,14 +190,15 @@ class FastEngine:
         self.obstacle, self.candidate = reason, None
         self.job.stop()
         if self.record.at(self.state["step"]).name != "exact":
-            self.record.add(Mode(self.state["step"], "exact", message=f"From here on exactly: {reason}."))
+            message = Note("engine.exact.from-here", reason=reason)
+            self.record.add(Mode(self.state["step"], "exact", message=message))
 
     def note_obstacle(self) -> None:
-        """Note why every step is executed exactly, if there is a reason, and tell whoever asked for compiled steps."""
+        """Note why every step is executed exactly, if so, and tell whoever asked for compiled ones."""
         if self.obstacle is not None:
             if steps_left(self.training) and self.record.at(self.state["step"]).name != "compiled":
                 self.job.tell(self.obstacle)
-            notice = f"Every step was executed exactly: {self.obstacle}."
+            notice = Note("engine.exact.every-step", reason=self.obstacle)
             write_notice(self.training.folder, self.state["step"], notice)
 
     # ── executing steps ──────────────────────────────────────────────────────────────────────────────────────
@@ -227,14 +213,14 @@ class FastEngine:
                 executed = self.execution.run(plan, batches, interrupt, self.ahead)
             else:
                 executed = self.run_observed(plan, batches)
-        if self.is_entered:  # told now that the step is done: what is saved before it must not have the line yet
+        if self.is_entered:  # told now that the step is done: a checkpoint from before must not have the line yet
             self.is_entered = False
             for line in self.record.messages(step):
                 self.training.events.emit(**line)
         return steps_done(self.training.objective, batches, plan.count, *executed)
 
     def run_observed(self, plan: Plan, batches: list[Batch]) -> Executed:
-        """Execute a first step, and find out whether it changes what no other mode would change."""
+        """Execute a first step, and detect side effects that no other mode would have."""
         before = side_effects(self.parts)
         executed = self.runner.run(self.execution.step, cut(batches, plan.count))
         after = side_effects(self.parts)
@@ -246,18 +232,18 @@ class FastEngine:
     # ── verifying a mode ─────────────────────────────────────────────────────────────────────────────────────
 
     def suits(self, plan: Plan, batches: list[Batch]) -> bool:
-        """Tell whether the candidate can be verified on these batches: whole ones, laid out as machine code reads them."""
+        """Tell whether the candidate can be verified on these batches: whole, in its layouts."""
         assert self.candidate is not None
-        mode, size = self.candidate.mode, self.training.recipe.batch_size
+        mode, size = self.candidate, self.training.recipe.batch_size
         is_whole = len(batches) == 1 and count_samples(batches[0]) == plan.count * size
         is_laid_out = mode.name != "compiled" or layouts(self.job.prepare(batches[0])) == mode.takes
         return mode.count == plan.count and is_whole and is_laid_out
 
     def verify(self, plan: Plan, batches: list[Batch]) -> Executed:
-        """Execute the steps exactly, compare what the candidate makes of them, and adopt it, keep it or drop it."""
+        """Execute the steps exactly, compare the candidate's result, and adopt or drop it."""
         assert self.candidate is not None
-        candidate, self.candidate = self.candidate, None
-        mode, step, now = candidate.mode, self.state["step"], self.execution.base
+        mode, self.candidate = self.candidate, None
+        step, now = self.state["step"], self.execution.base
         if (now.name, self.execution.mode.name) != ("exact", "exact"):
             self.record.add(replace(EXACT, step=step, spared=now.spared))
         stretch = self.execution.stretch(cut(batches, plan.count))
@@ -265,17 +251,18 @@ class FastEngine:
         executed, verdict = Verification(parts, generator, self.execution.exact, stretch).verify(
             lambda: self.runner.run(self.execution.exact, stretch.steps),
             lambda: self.execution.executing(mode, batches[0]),
-            one_by_one(parts, self.execution.step, generator) if candidate.is_new else None,
+            one_by_one(parts, self.execution.step, generator) if not mode.since else None,
             mode.name == "compiled",
         )
-        self.conclude(candidate, verdict, step + plan.count)
+        self.conclude(mode, verdict, step + plan.count)
         self.job.restart_clock()  # the time of a verification is not the steps' pace
         return executed
 
-    def conclude(self, candidate: Candidate, verdict: Verdict, step: int) -> None:
+    def conclude(self, mode: Mode, verdict: Verdict, step: int) -> None:
         """Record what follows from a verification, from step `step` on."""
-        mode, agrees = candidate.mode, verdict.disagrees is None
-        if agrees and not candidate.is_new:
+        failures, self.failures = self.failures, 0
+        agrees, is_new = verdict.disagrees is None, not mode.since
+        if agrees and not is_new:
             self.record.add(replace(mode, step=step, message=""))
             return
         if agrees and verdict.gain >= LEAST_GAIN:
@@ -284,29 +271,27 @@ class FastEngine:
             if mode.name == "compiled":
                 self.training.events.message(mode.describe())
             return
-        is_kept = candidate.is_new or mode.name == "compiled"
-        back = replace(
-            self.execution.base if is_kept else replace(EXACT, spared=self.execution.mode.spared), step=step, message=""
-        )
+        is_base_kept = is_new or mode.name == "compiled"
+        back = self.execution.base if is_base_kept else replace(EXACT, spared=self.execution.mode.spared)
+        back = replace(back, step=step, message="")
         if agrees and mode.name == "compiled":
-            self.job.give_up(f"that was only {verdict.gain:.2f} times as fast")
-        elif not agrees and candidate.failures + 1 < TRIES:
-            self.candidate = replace(candidate, failures=candidate.failures + 1)
+            self.job.give_up(Note("engine.faster.not-faster", gain=verdict.gain))
+        elif not agrees and failures + 1 < TRIES:
+            self.candidate, self.failures = mode, failures + 1
         elif not agrees:
-            back = self.drop(candidate, verdict, back)
+            back = replace(back, message=self.drop(mode, verdict.disagrees))
         if self.record.at(self.state["step"]).name != back.name or back.message:
             self.record.add(back)
 
-    def drop(self, candidate: Candidate, verdict: Verdict, back: Mode) -> Mode:
-        """Forget a mode that disagrees, and tell it; return the mode to go back to."""
-        name, reason = candidate.mode.name, verdict.disagrees
-        message = f"The {name} mode is not used: {reason} disagrees with the exact one."
-        if name == "compiled":
-            forget_package(candidate.mode.key)
-        if not candidate.is_new:
+    def drop(self, mode: Mode, reason: str | None) -> str:
+        """Forget a mode that disagrees, and tell it; return a message for the history if adopted."""
+        message = Note("engine.faster.disagrees", name=mode.name, reason=reason)
+        if mode.name == "compiled":
+            forget_package(mode.key)
+        if mode.since:
             self.training.events.message(message)
-            return replace(back, message=message)
+            return message
         write_notice(self.training.folder, self.state["step"], message)
-        if name == "compiled":
-            self.job.tell(f"what they computed was not near enough ({reason})")
-        return back
+        if mode.name == "compiled":
+            self.job.tell(Note("engine.faster.not-near", reason=reason))
+        return ""

@@ -1,4 +1,4 @@
-"""The plain settings of a module: everything in it that its forward pass may look at, besides its tensors."""
+"""Digests of a module's settings: all that its forward pass may read besides its tensors."""
 
 from __future__ import annotations
 
@@ -26,12 +26,10 @@ PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.d
 def settings_of(module: nn.Module, with_identity: bool = False) -> str:
     """Return the SHA-256 over all settings of a module and of those in it.
 
-    With identity it also tells one object from another, and a tensor or a random generator from itself changed: for comparing a
-    module with itself a while ago, in one process. Its own parameters and buffers may change: training does that.
+    With identity it also tells one object from another, and a tensor or a random generator from itself changed: for comparing
+    a module with its earlier self, in one process. Its own parameters and buffers may change: training does that.
     """
-    own = None
-    if with_identity:
-        own = frozenset(id(tensor) for tensor in (*module.parameters(), *module.buffers()))
+    own = frozenset(map(id, (*module.parameters(), *module.buffers()))) if with_identity else None
     lines = []
     for name, part in module.named_modules(remove_duplicate=False):
         kept = sorted((key, value) for key, value in vars(part).items() if key not in (*TENSORS, *HOOKS))
@@ -64,7 +62,7 @@ def describe(value: Any, own: frozenset[int] | None) -> str:
 
 
 def inside(value: Any, own: frozenset[int]) -> str:
-    """Return what of an object may change while it stays the same object."""
+    """Return the state of an object that may change while it stays the same object, as text."""
     if isinstance(value, Tensor):
         return "" if id(value) in own else f" changed {value._version} times"
     if isinstance(value, torch.Generator):
@@ -82,9 +80,9 @@ def inside(value: Any, own: frozenset[int]) -> str:
 
 
 def source_of(*modules: nn.Module) -> str:
-    """Return the SHA-256 over the code of all classes in modules that are not torch's own: of their methods as they are loaded.
+    """Return the SHA-256 over the code of all classes in modules that are not torch's own.
 
-    What these call from elsewhere is not in it.
+    It is that of their methods as they are loaded. Functions that these call from elsewhere are not in it.
     """
     kinds = {kind for module in modules for part in module.modules() for kind in type(part).__mro__}
     digest = hashlib.sha256()
@@ -97,32 +95,29 @@ def source_of(*modules: nn.Module) -> str:
 
 
 def code_of(value: Any) -> str:
-    """Return what a class's attribute does, as text: a method's bytecode, defaults and the plain values it closes over."""
+    """Return a class's attribute as text: a method's bytecode, defaults and closed-over values."""
     if isinstance(value, (staticmethod, classmethod)):
         value = value.__func__
     if isinstance(value, property):
         return " ".join(code_of(each) for each in (value.fget, value.fset) if each is not None)
     if isinstance(value, FunctionType):
-        kept = value.__defaults__, value.__kwdefaults__, list(closed_over(value))
+        closed_over = []
+        for cell in value.__closure__ or ():
+            with contextlib.suppress(ValueError):  # it is empty yet
+                closed_over.append(cell.cell_contents)
+        kept = value.__defaults__, value.__kwdefaults__, closed_over
         return f"{bytecode(value.__code__)} {describe(kept, None)}"
     return describe(value, None) if isinstance(value, (*PLAIN, tuple, frozenset)) else type(value).__qualname__
 
 
-def closed_over(function: FunctionType) -> Iterator[Any]:
-    """Give the values that a function has from where it was made."""
-    for cell in function.__closure__ or ():
-        with contextlib.suppress(ValueError):  # it is empty yet
-            yield cell.cell_contents
-
-
 def bytecode(code: CodeType) -> str:
-    """Return what a function executes, wherever it stands."""
+    """Return the instructions and constants of a function as text, wherever it stands in a file."""
     constants = (bytecode(each) if isinstance(each, CodeType) else describe(each, None) for each in code.co_consts)
     return f"{code.co_code.hex()} {code.co_names} {code.co_varnames} {' '.join(constants)}"
 
 
 def hooks_in(module: nn.Module) -> Iterator[str]:
-    """Give the names of the modules and parameters in a module that somebody has put hooks on."""
+    """Give the names of the modules and parameters in a module that have hooks."""
     for name, part in module.named_modules():
         if any(getattr(part, hooks, None) for hooks in HOOKS):
             yield name or type(part).__name__
@@ -132,28 +127,18 @@ def hooks_in(module: nn.Module) -> Iterator[str]:
 
 
 def is_step_hooked(optimizer: Optimizer) -> bool:
-    """Tell whether somebody else wants to know of an optimizer's steps: by a hook, or by a `step` of their own."""
-    foreign = (each for kind in step_hooks(optimizer) for each in kind.values() if not is_ours(each))
+    """Tell whether the user follows an optimizer's steps by a hook or a `step` of their own."""
+    hooks = [hook for kind in step_hooks(optimizer) for hook in kind.values()]
     step = vars(optimizer).get("step")
     is_wrapped = step is not None and not hasattr(step, "_wrapped_by_lr_sched") and not hasattr(step, "__func__")
-    return is_wrapped or any(True for _ in foreign)
-
-
-def is_ours(hook: Any) -> bool:
-    """Tell whether a hook is of this package: the profile's read a clock, and nothing more."""
-    return str(getattr(hook, "__module__", "")).startswith("rushlight.")
+    return is_wrapped or not all(str(getattr(hook, "__module__", "")).startswith("rushlight.") for hook in hooks)
 
 
 def constants_of(optimizer: Optimizer) -> list[Any]:
-    """Return the settings of an optimizer that compiled steps have built in; cheap, for each step."""
+    """Return the settings of an optimizer that compiled steps have built in; cheap."""
     return [
         value
         for group in optimizer.param_groups
         for key, value in group.items()
         if key not in ("params", "lr", "initial_lr")
     ]
-
-
-def trained_of(optimizer: Optimizer) -> list[tuple[int, bool]]:
-    """Return which parameters an optimizer has, and which of these train, group by group."""
-    return [(id(each), each.requires_grad) for group in optimizer.param_groups for each in group["params"]]

@@ -1,6 +1,6 @@
-"""Matrix products in a captured graph: biases within what follows, and updates of plain SGD as products in place.
+"""Rewrites matrix products in a captured graph: biases, and updates of plain SGD in place.
 
-Plain SGD subtracts `rate * (left @ right)` from a parameter. BLAS adds a product to what is there already, so that no gradient
+Plain SGD subtracts `rate * (left @ right)` from a parameter. BLAS adds a product to a matrix in place, so that no gradient
 is written, read and subtracted.
 """
 
@@ -19,7 +19,7 @@ ADD_PRODUCT = "add_product_(Tensor(a!) total, Tensor left, Tensor right) -> ()"
 
 
 def separate_biases(graph: GraphModule) -> None:
-    """Add each bias after its product: the compiler does it within the activation function, torch's `addmm` in a pass before."""
+    """Add each bias after its product: the compiler fuses it into the activation."""
     for node in list(graph.graph.nodes):
         if node.op != "call_function" or node.target is not BIASED or node.kwargs:
             continue
@@ -40,17 +40,18 @@ def separate_biases(graph: GraphModule) -> None:
 
 
 def add_products(graph: GraphModule) -> int:
-    """Make each update `parameter - rate * (left @ right)` of a graph one product in place; return how many there are."""
+    """Make each update `parameter - rate * (left @ right)` a product in place; return the count."""
     written = {node.args[0] for node in graph.graph.nodes if is_writing(node)}
     updates = {node: update for node in graph.graph.nodes if (update := update_of(node, written))}
-    operator = add_product() if updates else None
-    if operator is None:
+    try:
+        own_operator()
+    except (ImportError, AttributeError):  # this torch's compiler has another shape
         return 0
     for copy, (rate, left, right) in updates.items():
         with graph.graph.inserting_before(copy):
             factor = graph.graph.call_function(aten.neg.default, (rate,))
             scaled = graph.graph.call_function(aten.mul.Tensor, (left, factor))
-            graph.graph.call_function(operator, (copy.args[0], scaled, right))
+            graph.graph.call_function(torch.ops.rushlight.add_product_.default, (copy.args[0], scaled, right))
         for unused in (copy, copy.args[1]):
             graph.graph.erase_node(unused)
     graph.graph.eliminate_dead_code(lambda node: node.is_impure() or is_writing(node))
@@ -59,7 +60,7 @@ def add_products(graph: GraphModule) -> int:
 
 
 def update_of(copy: Node, written: set[Any]) -> tuple[Any, Any, Any] | None:
-    """Return rate and operands of what a node writes into a parameter, where that is `parameter - rate * (left @ right)`.
+    """Return rate, left, right where a node writes `parameter - rate * (left @ right)`.
 
     None where an operand lies in memory that the graph writes: by the time of the product it may be another.
     """
@@ -91,23 +92,14 @@ def owner_of(node: Any) -> Any:
 
 
 def operands(node: Any, target: Any) -> tuple[Any, ...]:
-    """Return what a node calls `target` with, if it does, and for one other node alone; else Nones."""
+    """Return the arguments of a node that calls `target`, for one other node alone; else Nones."""
     is_it = isinstance(node, Node) and node.target is target and len(node.users) == 1 and not node.kwargs
     return node.args if is_it else (None, None)
 
 
-def add_product() -> Any:
-    """Return the operator `total += left @ right`, which torch's compiler calls BLAS for; None where this torch's has another shape."""
-    try:
-        own_operators()
-    except (ImportError, AttributeError):
-        return None
-    return torch.ops.rushlight.add_product_.default
-
-
 @functools.cache
-def own_operators() -> torch.library.Library:
-    """Define it; it is there as long as what is returned."""
+def own_operator() -> torch.library.Library:
+    """Define the operator `total += left @ right`; it lasts as long as the result."""
     library = torch.library.Library("rushlight", "FRAGMENT")  # type: ignore[no-untyped-call]
     library.define(ADD_PRODUCT)  # type: ignore[no-untyped-call]
 
@@ -121,7 +113,7 @@ def own_operators() -> torch.library.Library:
 
 
 def lower_in_place(operator: Any) -> None:
-    """Tell torch's compiler how it calls `operator`."""
+    """Register the call of C that torch's compiler writes for `operator`."""
     from torch._inductor import compile_fx, ir, lowering  # noqa: F401  # the first makes the compiler ready
     from torch._inductor.virtualized import V
     from torch.utils._ordered_set import OrderedSet

@@ -5,7 +5,7 @@
     compiled    forward, backward and update as one piece of machine code, several small steps in one call
 
 When a mode begins is a matter of time, so each change is written to the disk before it takes effect, and a resumed run
-follows what is written.
+follows the record.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from rushlight import files
+from rushlight.texts import Joined, Note
 from rushlight.training.state import Training
 
-RECORD = "ways.json"  # the file, its entry, the state's and the history's "way" keep the names that earlier runs have
+RECORD = "ways.json"  # file names and entries ("way") are those of earlier releases
 
 
 @dataclass(frozen=True)
@@ -46,19 +47,20 @@ class Mode:
         return content
 
     def describe(self) -> str:
-        """Say from when on this mode is in force, and what it gains."""
-        eagerly = [*["with the fused update"] * self.fused, *["with channels last"] * self.channels_last]
-        compiled = "compiled" if self.count == 1 else f"compiled, {self.count} at a time"
-        how = compiled if self.name == "compiled" else " and ".join(eagerly)
-        gain = f"{self.microseconds:,.0f} µs each, {self.gain:.1f} times as fast"
-        return f"From step {self.step + 1:,} on, steps are executed {how}: {gain}."
+        """Return the message of a mode that was adopted: from which step on, and its gain."""
+        compiled = Note("engine.faster.compiled", count=self.count)
+        fused = [Note("engine.faster.fused")] if self.fused else []
+        layout = [Note("engine.faster.channels-last")] if self.channels_last else []
+        means = compiled if self.name == "compiled" else Joined("both", [*fused, *layout])
+        values = {"microseconds": self.microseconds, "gain": self.gain}
+        return Note("engine.faster.adopted", step=self.step + 1, means=means, **values)
 
 
 EXACT = Mode(0, "exact")
 
 
 class ModeRecord:
-    """The modes of a run in the order of their steps: on the disk before they take effect, and in the state."""
+    """Keeps the modes of a run, by step: on the disk before they take effect, and in the state."""
 
     def __init__(self, training: Training) -> None:
         self.path, self.state = training.folder / RECORD, training.state

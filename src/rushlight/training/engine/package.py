@@ -1,4 +1,4 @@
-"""Machine code for steps, kept in this account's cache.
+"""Keeps machine code in this account's cache, and executes it on a training's tensors.
 
     <cache>/compiled/<key>/steps.so      machine code, for this processor and this torch
                            steps.json    what it takes; the SHA-256 of the code
@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,21 +21,20 @@ import torch
 from torch import Tensor
 
 from rushlight import files
-from rushlight.data import cache_folder
+from rushlight.data import Batch, cache_folder
 from rushlight.device import cpu_name
-from rushlight.training.engine.capture import Noise, Pieces
-from rushlight.training.engine.fingerprint import settings_of, source_of
+from rushlight.training.engine.capture import Noise, Pieces, no_numbers
+from rushlight.training.engine.fingerprint import constants_of, settings_of, source_of
 
 Layout = list[Any]  # shape, strides and dtype of a tensor
 FORMAT = 4
 KEPT = 64  # packages in the cache
 CODE, CONTENT = "steps.so", "steps.json"
-LEFTOVER_SECONDS = 86400.0  # what a killed process left in the cache is deleted after
 
 
 @dataclass(frozen=True)
 class Package:
-    """Machine code on the disk, and what it takes."""
+    """Machine code on the disk, and the layouts that it takes."""
 
     key: str
     count: int  # steps in one call
@@ -55,7 +53,7 @@ def compiled_folder() -> Path:
 
 
 def key_of(pieces: Pieces, takes: Sequence[Layout], count: int) -> str:
-    """Return the digest of all that the code depends on; `takes` are the layouts of the samples and targets of one call."""
+    """Return the digest of all that the code depends on; `takes` are the layouts of its batch."""
     parts = pieces.parts
     groups = [
         {key: repr(value) for key, value in group.items() if key not in ("params", "lr", "initial_lr")}
@@ -85,6 +83,20 @@ def laid_out(takes: Sequence[Layout]) -> list[Tensor]:
     ]
 
 
+def with_channels_last(batch: Batch) -> Batch:
+    """Return a batch whose images have the channels of a pixel next to each other in memory."""
+    inputs, *rest = batch
+    if not isinstance(inputs, Tensor) or inputs.dim() != 4:
+        return batch
+    _, channels, height, width = inputs.shape
+    if channels == 1:  # only the strides differ: that is what convolutions go by
+        return inputs.contiguous().as_strided(inputs.shape, (height * width, 1, width, 1)), *rest
+    return inputs.contiguous(memory_format=torch.channels_last), *rest
+
+
+# ── the cache ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
 def find_package(key: str) -> Package | None:
     """Return the package of a key, if it is in the cache and whole."""
     folder = compiled_folder() / key
@@ -92,12 +104,8 @@ def find_package(key: str) -> Package | None:
         content = json.loads((folder / CONTENT).read_bytes())
         if hashlib.sha256((folder / CODE).read_bytes()).hexdigest() != content["code_sha256"]:
             return None
-        noise = tuple(
-            Noise(each["kind"], tuple(each["shape"]), tuple(each["strides"]), tuple(each["settings"]), each["dtype"])
-            for each in content["noise"]
-        )
         samples, targets = content["takes"]
-        return Package(key, content["count"], noise, (samples, targets))
+        return Package(key, content["count"], tuple(Noise(**each) for each in content["noise"]), (samples, targets))
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -118,10 +126,74 @@ def forget_package(key: str) -> None:
 
 
 def tidy_cache() -> None:
-    """Delete what killed processes left in the cache, and the packages that were made the longest ago."""
+    """Keep the `KEPT` newest folders of the cache, also those that other processes write now."""
     entries = sorted(filter(Path.is_dir, compiled_folder().iterdir()), key=lambda path: path.stat().st_mtime)
-    packages = [path for path in entries if (path / CONTENT).is_file()]
-    is_old = time.time() - LEFTOVER_SECONDS
-    left = [path for path in entries if path not in packages and path.stat().st_mtime < is_old]
-    for path in [*left, *packages[: max(0, len(packages) - KEPT)]]:
+    for path in entries[:-KEPT]:
         files.delete_folder(path)
+
+
+# ── executing it ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class CompiledSteps:
+    """Executes the steps of a package on a training's own tensors, in place."""
+
+    def __init__(self, pieces: Pieces, package: Package) -> None:
+        self.pieces, self.package, self.key = pieces, package, package.key
+        self.runner = torch._C._aoti.AOTIModelContainerRunnerCpu(str(package.path), 1)
+        self.count = package.count
+        self.each = len(package.noise) // package.count  # drawings in a step
+        self.constants = constants_of(pieces.parts.optimizer)
+        self.last_rates: list[Sequence[float]] = []  # that `numbers` are for, unless they change with each step
+        self.numbers = no_numbers(pieces, self.count)
+        self.wanted = [(tuple(shape), tuple(strides), dtype) for shape, strides, dtype in package.takes]
+        self.find()
+
+    def find(self) -> None:
+        """Look up the tensors again: loading a state replaces them."""
+        state = self.pieces.parts.optimizer.state
+        self.written = self.pieces.written()
+        self.counters = [state[each.parameter]["step"] for each in self.pieces.trained if self.pieces.rule.counts]
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the optimizer has the settings that are built in here."""
+        return constants_of(self.pieces.parts.optimizer) == self.constants
+
+    def takes(self, batch: Any) -> bool:
+        """Tell whether samples and targets lie in memory as those that this was compiled for."""
+        return all(
+            tensor.shape == shape and tensor.stride() == strides and str(tensor.dtype) == dtype
+            for tensor, (shape, strides, dtype) in zip(batch, self.wanted, strict=True)
+        )
+
+    def take(
+        self,
+        batch: Sequence[Tensor],
+        rates: Sequence[Sequence[float]],
+        seeds: Sequence[int],
+        generator: torch.Generator,
+    ) -> tuple[Tensor, Tensor]:
+        """Execute `count` steps on a batch; return the losses (count,) and the last outputs.
+
+        `rates` are the learning rates of each step and group; `seeds` those of each step's random numbers.
+        """
+        if self.counters or list(rates) != self.last_rates:
+            self.numbers, self.last_rates = torch.tensor(self.numbers_of(rates), dtype=torch.float64), list(rates)
+        noise: list[Tensor] = []
+        for step, seed in enumerate(seeds if self.each else ()):
+            generator.manual_seed(seed)
+            noise += [each.draw() for each in self.package.noise[step * self.each : (step + 1) * self.each]]
+        losses, outputs = self.runner.run([*self.written, self.numbers, *batch, *noise])
+        if self.counters:
+            torch._foreach_add_(self.counters, self.count)
+        return losses, outputs
+
+    def numbers_of(self, rates: Sequence[Sequence[float]]) -> list[list[tuple[float, ...]]]:
+        """Return the numbers that the next steps are computed with, by step and group."""
+        rule, groups = self.pieces.rule, self.pieces.parts.optimizer.param_groups
+        done = int(self.counters[0]) if self.counters else 0
+        return [
+            [rule.numbers({**group, "lr": rate}, step) for group, rate in zip(groups, rates_of_step, strict=True)]
+            for step, rates_of_step in enumerate(rates, done + 1)
+        ]

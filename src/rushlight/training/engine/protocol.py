@@ -21,14 +21,14 @@ class Plan:
 
 
 class Engine(Protocol):
-    """Executes optimizer steps. Where it has a choice, the result is the exact step's but for rounding."""
+    """Executes optimizer steps; the result is the exact step's but for rounding."""
 
     def next(self, state: State, feed: Feed) -> Plan:
         """Return which steps are next, on the batches of a feed."""
         ...
 
     def run(self, plan: Plan, batches: list[Batch], interrupt: Interrupt) -> StepsDone:
-        """Execute the steps, fewer where a signal comes or the state is to be saved, and count them in the state.
+        """Execute the steps, fewer where a signal comes or a save is due; count them in the state.
 
         Raises:
             StepFailed: the model, the loss or the optimizer failed.
@@ -40,5 +40,5 @@ class Engine(Protocol):
         ...
 
     def close(self) -> None:
-        """End what works beside the training."""
+        """End the engine's other processes."""
         ...

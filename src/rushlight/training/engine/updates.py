@@ -1,4 +1,4 @@
-"""What an optimizer does to its parameters, as formulas over tensors: for steps that are executed as one piece.
+"""States optimizers' updates as formulas over tensors, for steps executed as one piece.
 
 Each rule restates the documented formula of the torch.optim class of the same name. What changes from step to step and
 is no tensor (the learning rate, Adam's corrections for its first steps) is computed in Python, in the way torch does.
@@ -23,8 +23,8 @@ NUMBERS = 3  # how many numbers a step has for each group, at the most
 class Rule:
     """How one class of optimizers updates a parameter.
 
-    `slots(group)` names the tensors it keeps for each parameter. `numbers(group, step)` gives what step `step` (from 1)
-    is computed with, `NUMBERS` of them. `update(group, numbers, parameter, gradient, slots)` returns the new parameter
+    `slots(group)` names the tensors it keeps for each parameter. `numbers(group, step)` gives the `NUMBERS` numbers that step
+    `step` (from 1) is computed with. `update(group, numbers, parameter, gradient, slots)` returns the new parameter
     and the new slots.
     """
 
@@ -35,24 +35,21 @@ class Rule:
 
 
 def rule_of(optimizer: Optimizer) -> Rule | None:
-    """Return the rule of an optimizer; None where its class or one of its settings has none here."""
+    """Return the rule of an optimizer; None where its class or a setting has none here."""
     rule = RULES.get(type(optimizer))
     plain = all(
         isinstance(group["lr"], (int, float))
-        and not any(group.get(setting) for setting in WITHOUT_RULE)
+        and not any(group.get(setting) for setting in ("amsgrad", "capturable", "differentiable"))
         and not any(isinstance(value, Tensor) for value in (*group.values(), *group.get("betas", ())))
         for group in optimizer.param_groups
     )
     return rule if plain else None
 
 
-WITHOUT_RULE = ("amsgrad", "capturable", "differentiable")
-
-
 def sgd_update(
     group: Group, numbers: Tensor, parameter: Tensor, gradient: Tensor, slots: list[Tensor]
 ) -> tuple[Tensor, list[Tensor]]:
-    """Stochastic gradient descent with momentum (Sutskever et al. 2013), as torch.optim.SGD documents it."""
+    """Update by gradient descent with momentum (Sutskever et al. 2013), as torch documents it."""
     if group["maximize"]:
         gradient = -gradient
     if group["weight_decay"]:
@@ -65,7 +62,7 @@ def sgd_update(
 
 
 def adam_numbers(group: Group, step: int) -> tuple[float, ...]:
-    """Return the learning rate, the first average's correction, and the square root of the second's."""
+    """Return the learning rate, the first moment's correction, the root of the second's."""
     first, second = group["betas"]
     return (group["lr"], 1 - first**step, math.sqrt(1 - second**step))
 
@@ -73,7 +70,7 @@ def adam_numbers(group: Group, step: int) -> tuple[float, ...]:
 def adam_update(
     group: Group, numbers: Tensor, parameter: Tensor, gradient: Tensor, slots: list[Tensor]
 ) -> tuple[Tensor, list[Tensor]]:
-    """Adam (Kingma & Ba, arXiv:1412.6980) and AdamW (Loshchilov & Hutter, arXiv:1711.05101), as torch.optim documents them."""
+    """Update by Adam (arXiv:1412.6980) or AdamW (arXiv:1711.05101), as torch documents them."""
     rate, first_correction, second_correction = numbers[0], numbers[1], numbers[2]
     first, second = group["betas"]
     if group["maximize"]:
@@ -92,7 +89,7 @@ def adam_update(
 def adamw_update(
     group: Group, numbers: Tensor, parameter: Tensor, gradient: Tensor, slots: list[Tensor]
 ) -> tuple[Tensor, list[Tensor]]:
-    """AdamW: torch before 2.7 has no setting that says so."""
+    """Update by AdamW: torch before 2.7 has no setting that tells it."""
     return adam_update({**group, "decoupled_weight_decay": True}, numbers, parameter, gradient, slots)
 
 
@@ -109,8 +106,8 @@ RULES: dict[type[Optimizer], Rule] = {
 }
 
 
-def clipped(gradients: list[Tensor | None], greatest: float) -> list[Tensor | None]:
-    """Return the gradients scaled to a norm of at most `greatest`, as torch.nn.utils.clip_grad_norm_ documents it."""
-    norms = [torch.linalg.vector_norm(gradient) for gradient in gradients if gradient is not None]
+def clipped(gradients: list[Tensor], greatest: float) -> list[Tensor]:
+    """Scale gradients to a norm of at most `greatest`, as torch documents clip_grad_norm_."""
+    norms = [torch.linalg.vector_norm(gradient) for gradient in gradients]
     factor = (greatest / (torch.linalg.vector_norm(torch.stack(norms)) + 1e-6)).clamp(max=1.0)
-    return [None if gradient is None else gradient * factor for gradient in gradients]
+    return [gradient * factor for gradient in gradients]

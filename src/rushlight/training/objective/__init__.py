@@ -1,4 +1,4 @@
-"""What a step minimises and how: losses, optimizers, schedules."""
+"""Losses, optimizers and schedules: the objective of a step, and its update."""
 
 from rushlight.training.objective.lazy_dynamo import leave_compiler_alone, step_hooks
 from rushlight.training.objective.losses import (

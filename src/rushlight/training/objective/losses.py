@@ -1,4 +1,4 @@
-"""Loss, optimizer and schedule: from names or from live objects."""
+"""Losses and objectives: from names, from live objects, or from the user's function."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ LOSS_ALIASES = {
 
 @dataclass(frozen=True)
 class Objective:
-    """What a step minimises.
+    """A step minimises it.
 
     `compute(model, batch)` returns the mean loss of a batch, and the outputs where the loss has some to show.
-    `weight(batch)` is what that mean is over: the number of samples, or the sum of their class weights. Means of
+    `weight(batch)` is the denominator of that mean: the number of samples, or the sum of their class weights. Means of
     unequal batches, and of the micro-batches of one step, are combined by it. A loss that `is_sum` is combined by
     adding, and its averages are over samples.
     """
@@ -60,7 +60,7 @@ class Objective:
 
 
 def make_objective(loss: Loss, are_labels_checked: bool = False) -> Objective:
-    """Return the objective `loss(model(inputs), targets)`. `are_labels_checked` says that no label is below 0."""
+    """Return the objective `loss(model(inputs), targets)`; `are_labels_checked`: none is below 0."""
 
     def compute(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor | None]:
         inputs, targets = batch
@@ -78,7 +78,7 @@ def make_objective(loss: Loss, are_labels_checked: bool = False) -> Objective:
 
 
 def own_objective(function: Callable[[nn.Module, Batch], Tensor]) -> Objective:
-    """Return the objective of a user's `f(model, batch) -> loss`, which is taken to be a mean over the batch."""
+    """Return the objective of a user's `f(model, batch) -> loss`, a mean over the batch."""
 
     def compute(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor | None]:
         loss = function(model, batch)
@@ -90,7 +90,7 @@ def own_objective(function: Callable[[nn.Module, Batch], Tensor]) -> Objective:
 
 
 def count_weight(loss: nn.CrossEntropyLoss | nn.NLLLoss, is_even: Callable[[], bool], batch: Batch) -> float:
-    """Return what such a loss's mean is over: the sum of the targets' weights, without those that are ignored.
+    """Return the denominator of a loss's mean: the sum of the weights of counted targets.
 
     `CrossEntropyLoss(weight=w)` and `NLLLoss(weight=w)` divide by it, and leave out `ignore_index` (torch's documentation
     of these classes).
@@ -105,7 +105,7 @@ def count_weight(loss: nn.CrossEntropyLoss | nn.NLLLoss, is_even: Callable[[], b
 
 
 def named_loss(name: str) -> Loss:
-    """Return a new loss by the name of its torch class ('CrossEntropyLoss') or a short one ('cross-entropy')."""
+    """Return a new loss by its torch class ('CrossEntropyLoss') or short name ('cross-entropy')."""
     known = {key: getattr(nn, key) for key in dir(nn) if key.endswith("Loss")}
     class_name = LOSS_ALIASES.get(name.lower(), name)
     if class_name not in known:
@@ -120,7 +120,7 @@ def task_of_loss(loss: Loss, task: Task) -> Task:
 
 
 def check_loss_fits(loss: Loss, target: TargetSpec, targets_dtype: torch.dtype | None) -> None:
-    """Raise UsageError when the loss cannot work on such targets, in the words of a beginner's mistake."""
+    """Raise UsageError when the loss cannot work on such targets, naming the mistake."""
     name = type(loss).__name__
     if isinstance(loss, (nn.CrossEntropyLoss, nn.NLLLoss)) and target.task == "regression":
         raise UsageError("float-labels", loss=name, found=str(targets_dtype or torch.float32).removeprefix("torch."))

@@ -24,34 +24,32 @@ def named_optimizer(name: str, model: nn.Module, arguments: dict[str, Any]) -> O
         key: value for key, value in vars(torch.optim).items()
         if inspect.isclass(value) and issubclass(value, Optimizer) and value is not Optimizer
     }  # fmt: skip
-    by_lower = {key.lower(): key for key in known}
+    by_lower = {key.lower(): value for key, value in known.items()}
     if name.lower() not in by_lower:
         raise UsageError(
             "unknown-optimizer", name=name, known=", ".join(sorted(known)), suggestion=suggest(name, known)
         )
-    optimizer_class = known[by_lower[name.lower()]]
+    optimizer_class = by_lower[name.lower()]
     accepted = [key for key in inspect.signature(optimizer_class).parameters if key != "params"]
-    for argument in arguments:
+    for argument, value in arguments.items():
         if argument not in accepted:
             raise UsageError(
                 "unknown-optimizer-argument", optimizer=optimizer_class.__name__, argument=argument,
                 known=", ".join(accepted), suggestion=suggest(argument, accepted),
             )  # fmt: skip
-    for argument, value in arguments.items():
         if isinstance(value, float) and not math.isfinite(value):
             raise UsageError("not-a-finite-number", option=argument, value=value)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not parameters:
         raise UsageError("nothing-trains", model=type(model).__name__)
     try:
-        made = make_optimizer(optimizer_class, parameters, arguments)
+        return make_optimizer(optimizer_class, parameters, arguments)
     except (TypeError, ValueError) as error:
         raise UsageError("optimizer-arguments", optimizer=optimizer_class.__name__, reason=error) from error
-    return made
 
 
 def check_live_optimizer(optimizer: Optimizer, model: nn.Module) -> None:
-    """Raise UsageError when a live optimizer holds other parameters than the model's own, or none that trains."""
+    """Raise UsageError when a live optimizer holds foreign parameters, or none that trains."""
     own = {id(parameter): name for name, parameter in model.named_parameters()}
     held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     foreign = sum(id(parameter) not in own for parameter in held)
@@ -65,14 +63,14 @@ def check_live_optimizer(optimizer: Optimizer, model: nn.Module) -> None:
 
 
 def check_steps_alone(optimizer: Optimizer) -> None:
-    """Raise UsageError for an optimizer whose step computes the loss several times, through a closure (LBFGS)."""
+    """Raise UsageError for an optimizer whose step needs a closure of the loss (LBFGS)."""
     closure = inspect.signature(type(optimizer).step).parameters.get("closure")
     if closure is not None and closure.default is inspect.Parameter.empty:
         raise UsageError("needs-closure", optimizer=type(optimizer).__name__)
 
 
 def describe_optimizer(optimizer: Optimizer) -> dict[str, Any]:
-    """Return the optimizer's class and those of its settings that its constructor takes and JSON can hold."""
+    """Return the optimizer's class and the constructor's settings that JSON can hold."""
     accepted = inspect.signature(type(optimizer)).parameters
     plain = {
         key: value for key, value in optimizer.defaults.items()

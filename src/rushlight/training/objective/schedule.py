@@ -1,4 +1,4 @@
-"""The learning rate over the steps: computed from the step's number, or left to a live scheduler."""
+"""Sets the learning rate by the step's number, or leaves it to a live scheduler."""
 
 from __future__ import annotations
 
@@ -6,23 +6,19 @@ import inspect
 import math
 from typing import Any
 
-import torch
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torch.optim.lr_scheduler import CyclicLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
 
 from rushlight.errors import UsageError, check_choice
 from rushlight.report import Report
 from rushlight.texts import Note
 from rushlight.training.recipe import SCHEDULES
 
-BY_STEP = (
-    torch.optim.lr_scheduler.OneCycleLR,
-    torch.optim.lr_scheduler.CyclicLR,
-)  # what torch documents as per batch
+BY_STEP = (OneCycleLR, CyclicLR)  # those that torch documents as per batch
 
 
 class Schedule:
-    """Sets the learning rate before each step. Owns the optimizer's base rates, or the user's live scheduler.
+    """Sets the learning rate before each step; owns the base rates, or a live scheduler.
 
     A named schedule is a pure function of the step's number, so resuming needs nothing but that number. A live
     scheduler advances after every step if it is one that torch documents so (OneCycleLR, CyclicLR), else after
@@ -44,12 +40,12 @@ class Schedule:
         self.moves = self.live is None and (self.name != "constant" or warmup > 0)
         if self.live is None:
             check_choice("schedule", self.name, SCHEDULES)
-        if self.live is None and self.name != "constant" and total_steps is None:
-            raise UsageError("schedule-needs-length", schedule=self.name)
+            if self.name != "constant" and total_steps is None:
+                raise UsageError("schedule-needs-length", schedule=self.name)
         if self.live is not None and not isinstance(self.live, LRScheduler):
             raise UsageError(
-                "bad-choice", option="schedule", value=schedule, choices=Note("training.or-a-live-scheduler", names=", ".join(SCHEDULES)),
-                suggestion="",
+                "bad-choice", option="schedule", value=schedule, suggestion="",
+                choices=Note("training.or-a-live-scheduler", names=", ".join(SCHEDULES)),
             )  # fmt: skip
         if self.live is not None and self.live.optimizer is not optimizer:
             raise UsageError("foreign-scheduler", schedule=self.name)
@@ -92,14 +88,13 @@ class Schedule:
             group["lr"] *= factor
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint must hold."""
-        live = (
-            {} if self.live is None else {k: v for k, v in self.live.state_dict().items() if not inspect.isfunction(v)}
-        )
-        return {"name": self.name, "base_rates": self.base_rates, "live": live}
+        """Return the state for a checkpoint."""
+        live = {} if self.live is None else self.live.state_dict()
+        plain = {key: value for key, value in live.items() if not inspect.isfunction(value)}
+        return {"name": self.name, "base_rates": self.base_rates, "live": plain}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what `state_dict` gave."""
+        """Restore the result of `state_dict`."""
         self.base_rates = list(state["base_rates"])
         if self.live is None and not self.moves and state["name"] != self.name:  # not at the other's last rate
             for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
@@ -109,7 +104,7 @@ class Schedule:
 
 
 def schedule_factor(name: str, step: int, total: int, warmup: int) -> float:
-    """Return what the learning rate of step `step` (from 0) of `total` is multiplied by.
+    """Return the factor of the learning rate of step `step` (from 0) of `total`.
 
     warm-up:   `(step + 1) / warmup` for the first `warmup` steps, then the schedule over the steps that remain
     constant:  1
@@ -128,7 +123,7 @@ def schedule_factor(name: str, step: int, total: int, warmup: int) -> float:
 
 
 def one_cycle(step: int, total: int) -> float:
-    """Return the one-cycle factor of step `step` (from 0) of `total`, as torch's OneCycleLR counts: the last is the end."""
+    """Return the one-cycle factor of step `step` (from 0) of `total`, as OneCycleLR counts."""
     low, high, end = 1 / 25, 1.0, 1e-4 / 25
     peak, last = 0.3 * total - 1, total - 1
     rises = step <= peak

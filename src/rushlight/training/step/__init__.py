@@ -1,4 +1,4 @@
-"""One optimizer step, exactly as the plain loop takes it, and what to do when it fails."""
+"""One optimizer step, exactly as the plain loop executes it, and recovery where it fails."""
 
 from rushlight.training.step.exact import Parts, Step, computing, exact_step
 from rushlight.training.step.pooling import FasterMaxPool, has_images, may_pool

@@ -1,4 +1,4 @@
-"""One optimizer step, exactly as the plain loop takes it.
+"""One optimizer step, exactly as the plain loop executes it.
 
 A step takes the micro-batches whose gradients make one update (one, unless `accumulate` says otherwise), and returns
 their mean loss as a tensor that nobody has waited for. `exact_step` is the plain loop's own sequence of kernels; every
@@ -10,7 +10,9 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,14 +25,12 @@ from rushlight.training.step.pooling import FasterMaxPool, may_pool
 BACKWARD = (Tensor.backward, torch.autograd.backward)  # as torch has them
 
 Compute = Callable[[nn.Module, Batch], tuple[Tensor, Tensor | None]]
-Step = Callable[
-    [Sequence[Batch]], tuple[Tensor, Tensor | None]
-]  # micro-batches -> (mean loss, outputs of the last batch)
+Step = Callable[[Sequence[Batch]], tuple[Tensor, Tensor | None]]  # micro-batches -> (mean loss, the last one's outputs)
 
 
 @dataclass(frozen=True)
 class Parts:
-    """What a step works on."""
+    """The objects that a step works on."""
 
     model: nn.Module
     objective: Objective
@@ -38,7 +38,7 @@ class Parts:
     clip_norm: float | None = None
     precision: str = "float32"
     device: torch.device = CPU
-    skips_bad: bool = False  # look at the loss and every gradient before they are used
+    skips_bad: bool = False  # whether the loss and every gradient are checked before they are used
 
 
 class NotFinite(Exception):
@@ -51,7 +51,7 @@ class NotFinite(Exception):
 
 
 class UpdateFailed(Exception):
-    """The optimizer failed; a part of the parameters may be updated already. The cause is the reason."""
+    """The optimizer failed; some parameters may be updated already. The cause is the reason."""
 
 
 def exact_step(parts: Parts) -> Step:
@@ -62,8 +62,7 @@ def exact_step(parts: Parts) -> Step:
     """
     model, objective, optimizer = parts.model, parts.objective, parts.optimizer
     compute = computing(parts)
-
-    is_plain = type(optimizer).zero_grad is Optimizer.zero_grad  # then it does what follows, and looks for a profiler
+    is_plain = type(optimizer).zero_grad is Optimizer.zero_grad  # then it does what follows, and asks for a profiler
 
     def step(micro_batches: Sequence[Batch]) -> tuple[Tensor, Tensor | None]:
         if is_plain:
@@ -89,7 +88,7 @@ def exact_step(parts: Parts) -> Step:
         return mean, outputs
 
     def accumulate(micro_batches: Sequence[Batch]) -> tuple[Tensor, Tensor | None]:
-        """Add up the micro-batches' gradients, each by its share, so that the sum is the big batch's gradient."""
+        """Add up the micro-batches' gradients, each by its share of the whole batch."""
         weights = [objective.weight(batch) for batch in micro_batches]
         total = sum(weights)
         shares, outputs = [], None
@@ -106,25 +105,22 @@ def exact_step(parts: Parts) -> Step:
 
 
 def backward(loss: Tensor) -> None:
-    """Do what `loss.backward()` does; for a plain number without the Python around torch's engine: 14 of the 155 µs of a small step."""
+    """Call `loss.backward()`, or for a plain number torch's engine: a tenth of a small step.
+
+    Whoever has replaced torch's functions wants to see the call itself.
+    """
     is_plain = type(loss) is Tensor and loss.dim() == 0 and loss.is_floating_point() and loss.device == CPU
-    if is_plain and can_run_engine() and not is_intercepted(loss):
+    is_intercepted = (Tensor.backward, torch.autograd.backward) != BACKWARD
+    if is_plain and can_run_engine() and not (is_intercepted or torch.overrides.has_torch_function_unary(loss)):
         run_engine(loss)
     else:
         loss.backward()  # type: ignore[no-untyped-call]
 
 
-def is_intercepted(loss: Tensor) -> bool:
-    """Tell whether somebody wants to see the call itself."""
-    return (Tensor.backward, torch.autograd.backward) != BACKWARD or torch.overrides.has_torch_function_unary(loss)
-
-
 def run_engine(loss: Tensor) -> None:
     """Compute the gradients of a number, as `torch.autograd.backward` has torch's engine do it."""
-    engine = torch.autograd.Variable._execution_engine
-    engine.run_backward(
-        (loss,), (torch.ones_like(loss),), False, False, (), allow_unreachable=True, accumulate_grad=True
-    )
+    run = torch.autograd.Variable._execution_engine.run_backward
+    run((loss,), (torch.ones_like(loss),), False, False, (), allow_unreachable=True, accumulate_grad=True)
 
 
 @functools.cache
@@ -139,7 +135,7 @@ def can_run_engine() -> bool:
 
 
 def trained(model: nn.Module, optimizer: Optimizer) -> dict[str, nn.Parameter]:
-    """Return the parameters of a model that an optimizer has now, by name and in the model's order."""
+    """Return the parameters that an optimizer has now, by name and in the model's order."""
     known = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     return {name: parameter for name, parameter in model.named_parameters() if id(parameter) in known}
 
@@ -150,33 +146,28 @@ def check_finite(loss: Tensor, parameters: dict[str, nn.Parameter]) -> None:
         raise NotFinite("loss", loss)
     for name, parameter in parameters.items():
         gradient = parameter.grad
-        if gradient is not None and not bool(
-            torch.isfinite(gradient.coalesce().values() if gradient.is_sparse else gradient).all()
-        ):
+        if gradient is not None and gradient.is_sparse:
+            gradient = gradient.coalesce().values()
+        if gradient is not None and not bool(torch.isfinite(gradient).all()):
             raise NotFinite(name, loss)
 
 
-def computing(parts: Parts) -> Callable[[nn.Module, Batch], tuple[Tensor, Tensor | None]]:
-    """Return what computes loss and outputs of a batch, in the precision that is asked for."""
-    compute = parts.objective.compute if parts.precision == "float32" else in_bfloat16(parts)
-    return with_faster_pooling(compute) if may_pool(parts.model) else compute
+def computing(parts: Parts) -> Compute:
+    """Return the function that computes loss and outputs, in the recipe's precision.
+
+    In bfloat16 the products are, under autocast; parameters and their update stay in float32.
+    """
+    compute = parts.objective.compute
+    if parts.precision != "float32":
+        compute = within(lambda: torch.autocast(parts.device.type, dtype=torch.bfloat16), compute)
+    return within(FasterMaxPool, compute) if may_pool(parts.model) else compute
 
 
-def with_faster_pooling(compute: Compute) -> Compute:
-    """Return the same computation, with the same bits, whose max pooling is faster."""
+def within(context: Callable[[], AbstractContextManager[Any]], compute: Compute) -> Compute:
+    """Return the same computation within a context."""
 
-    def pooled_faster(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor | None]:
-        with FasterMaxPool():
+    def computed(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor | None]:
+        with context():
             return compute(model, batch)
 
-    return pooled_faster
-
-
-def in_bfloat16(parts: Parts) -> Callable[[nn.Module, Batch], tuple[Tensor, Tensor | None]]:
-    """Return the objective computed under autocast: products in bfloat16, parameters and their update in float32."""
-
-    def compute(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor | None]:
-        with torch.autocast(parts.device.type, dtype=torch.bfloat16):
-            return parts.objective.compute(model, batch)
-
-    return compute
+    return computed

@@ -1,8 +1,8 @@
-"""When memory runs out in a step: the same step again in smaller pieces, with the same effective batch."""
+"""Repeats a step in smaller pieces when memory runs out, with the same effective batch."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from rushlight.data import Batch, count_samples, tensors_in
 
 CPU_REFUSALS = ("DefaultCPUAllocator: can't allocate memory", "DefaultCPUAllocator: not enough memory")
-BATCH_NORMS = (nn.modules.batchnorm._BatchNorm,)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -26,18 +25,15 @@ def largest(micro_batches: Sequence[Batch]) -> int:
 
 def split(micro_batches: Sequence[Batch], size: int) -> list[Batch]:
     """Cut micro-batches into pieces of at most `size` samples."""
-    return [piece for batch in micro_batches for piece in pieces(batch, size)]
-
-
-def pieces(batch: Batch, size: int) -> Iterator[Batch]:
-    """Give a batch in pieces of at most `size` samples."""
-    samples = int(count_samples(batch))
-    for first in range(0, samples, size):
-        yield rows(batch, slice(first, min(first + size, samples)), samples)
+    found: list[Batch] = []
+    for batch in micro_batches:
+        samples = int(count_samples(batch))
+        found += [rows(batch, slice(first, first + size), samples) for first in range(0, samples, size)]
+    return found
 
 
 def rows(batch: Any, chosen: slice, samples: int) -> Any:
-    """Return some rows of every tensor and list in a batch that has one for each sample; all else goes to every piece."""
+    """Return rows of each tensor and list that has one for each sample; all else as it is."""
     if isinstance(batch, Tensor):
         return batch[chosen] if batch.dim() and len(batch) == samples else batch
     if isinstance(batch, dict):
@@ -49,27 +45,19 @@ def rows(batch: Any, chosen: slice, samples: int) -> Any:
     return batch
 
 
-def has_batch_norm(model: nn.Module) -> bool:
-    """Tell whether a layer's result depends on which samples share its batch."""
-    return any(isinstance(module, BATCH_NORMS) for module in model.modules())
-
-
 class Buffers:
-    """A copy of the model's buffers from before a step: a forward pass that failed has changed some of them."""
+    """Copies the model's buffers before a step: a forward pass that fails has changed some."""
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
-        self.places: list[tuple[nn.Module, str]] = []
-        self.present: list[Tensor] = []
-        self.saved: list[Tensor] = []
         self.find()
 
     def find(self) -> None:
-        """Look up all buffers, and make room for their copies."""
+        """Look up all buffers, and copy them."""
         self.places = [
             (owner, name) for owner in self.model.modules() for name, kept in owner._buffers.items() if kept is not None
         ]
-        self.present = [owner._buffers[name] for owner, name in self.places]  # type: ignore[misc]
+        self.present: list[Tensor] = [owner._buffers[name] for owner, name in self.places]  # type: ignore[misc]
         self.saved = [buffer.clone() for buffer in self.present]
 
     @torch.no_grad()
@@ -77,13 +65,13 @@ class Buffers:
         """Copy the buffers as they are now."""
         pairs = zip(self.places, self.present, strict=True)
         if any(owner._buffers.get(name) is not buffer for (owner, name), buffer in pairs):
-            self.find()  # the model has put others in their place
+            self.find()  # the model has replaced some
         else:
             torch._foreach_copy_(self.saved, self.present)
 
     @torch.no_grad()
-    def put_back(self) -> None:
-        """Make the buffers what they were."""
+    def restore(self) -> None:
+        """Make the buffers as they were when they were copied."""
         for (owner, name), buffer, saved in zip(self.places, self.present, self.saved, strict=True):
             owner._buffers[name] = buffer
             buffer.copy_(saved)

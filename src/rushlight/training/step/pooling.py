@@ -24,7 +24,7 @@ POOLINGS = (nn.functional.max_pool2d, torch.max_pool2d)
 
 
 class FasterMaxPool(TorchFunctionMode):
-    """While it holds, max pooling is computed the faster way, whoever asks for it: `nn.MaxPool2d`, `F.max_pool2d`, `torch.max_pool2d`."""
+    """Makes max pooling faster within it, whoever calls it: a layer, `F` or `torch`."""
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Call a function of torch."""
@@ -39,7 +39,7 @@ def has_images(model: nn.Module) -> bool:
 
 
 def may_pool(model: nn.Module) -> bool:
-    """Tell whether a model's forward pass may have something to pool, and is torch's eager one: each call then takes 2 µs longer."""
+    """Tell whether a model's forward pass may pool, eagerly: each call then takes 2 µs longer."""
     is_compiled = any(each._compiled_call_impl or type(each).__name__ == "OptimizedModule" for each in model.modules())
     return has_images(model) and not is_compiled
 
@@ -54,7 +54,7 @@ def max_pool(
     return_indices: bool = False,
     **others: Any,
 ) -> Tensor | None:
-    """Return what `F.max_pool2d` does of samples (n, channels, height, width), with the same gradients; None where it has to do it."""
+    """Return the result of `F.max_pool2d`, with its gradients; None where it must be called."""
     stride = kernel_size if stride is None or stride == [] else stride
     settings = [pair(size) for size in (kernel_size, stride, padding, dilation)]
     if return_indices or others or None in settings or not suits(input) or not are_bits_the_same():
@@ -64,7 +64,7 @@ def max_pool(
 
 
 def suits(samples: Any) -> bool:
-    """Tell whether samples are what the faster way is for, and nobody wants more of it than a gradient."""
+    """Tell whether pooling of samples can be faster, and only a gradient is wanted of it."""
     return (
         type(samples) in (Tensor, nn.Parameter)
         and torch._C._functorch.peek_interpreter_stack() is None  # no transform of torch.func is at work
@@ -99,18 +99,16 @@ class MaxPool(torch.autograd.Function):
 
 
 def by_channels(samples: Tensor, *settings: Any) -> tuple[Tensor, Tensor]:
-    """Return the pooled samples and where their numbers come from, both contiguous."""
+    """Return the pooled samples and the indices of the maxima, both contiguous."""
     channels_last = samples.contiguous(memory_format=torch.channels_last)
     pooled, indices = torch.ops.aten.max_pool2d_with_indices(channels_last, *settings)
-    shape = pooled.shape
-    return pooled.contiguous().view(-1).view(shape), indices.contiguous().view(-1).view(
-        shape
-    )  # also the strides of a 1
+    both = (each.contiguous().view(-1).view(pooled.shape) for each in (pooled, indices))  # also the strides of a 1
+    return tuple(both)
 
 
 @functools.cache
 def are_bits_the_same() -> bool:
-    """Tell whether this torch's two kernels find the same: equal numbers, zeros of both signs and what is no number among them."""
+    """Tell whether this torch's two kernels have the same bits: on ties, both zeros, NaN."""
     generator = torch.Generator().manual_seed(0)
     samples = torch.randint(-3, 4, (3, 19, 13, 11), generator=generator).float()
     samples *= torch.where(torch.rand(samples.shape, generator=generator) < 0.5, -1.0, 1.0)  # -0.0 too
@@ -118,17 +116,14 @@ def are_bits_the_same() -> bool:
         samples[torch.rand(samples.shape, generator=generator) < 0.02] = value
     for settings in (([2, 2], [2, 2], [0, 0], [1, 1], False), ([3, 3], [2, 2], [1, 1], [1, 1], True)):
         plain = torch.ops.aten.max_pool2d_with_indices(samples, *settings)
-        found = by_channels(samples, *settings)
-        if any(
-            not torch.equal(one.view(torch.int32), other.view(torch.int32))
-            for one, other in zip(plain, found, strict=True)
-        ):
+        pairs = zip(plain, by_channels(samples, *settings), strict=True)
+        if not all(torch.equal(one.view(torch.int32), other.view(torch.int32)) for one, other in pairs):
             return False
     return True
 
 
 def pair(size: Any) -> list[int] | None:
-    """Return a size in both dimensions; None for what is none."""
+    """Return a size in both dimensions; None for anything else."""
     sizes = [size, size] if isinstance(size, int) else size
     is_pair = isinstance(sizes, (list, tuple)) and len(sizes) == 2 and all(isinstance(each, int) for each in sizes)
     return list(sizes) if is_pair else None

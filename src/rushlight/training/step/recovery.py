@@ -1,14 +1,15 @@
-"""What is done when a step goes wrong: numbers that blow up, and memory that runs out."""
+"""Recovery from a step that goes wrong: numbers that blow up, and memory that runs out."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rushlight.data import Batch
 from rushlight.errors import TrainingError
+from rushlight.texts import Note
 from rushlight.training.checkpoint import (
     Saver,
     begin_random_streams,
@@ -21,15 +22,15 @@ from rushlight.training.checkpoint import (
 from rushlight.training.record import BlownUp, name_samples
 from rushlight.training.state import Training
 from rushlight.training.step.exact import NotFinite, Step, UpdateFailed
-from rushlight.training.step.memory import Buffers, has_batch_norm, is_out_of_memory, largest, split
+from rushlight.training.step.memory import Buffers, is_out_of_memory, largest, split
 
 MOST_SKIPPED = 20  # steps left out one after the other
 MOST_ROLLBACKS = 10  # of one epoch
-ROLLBACK_FACTOR = 0.5  # what a rollback multiplies the learning rate by
+ROLLBACK_FACTOR = 0.5  # of the learning rate
 
 
 class Rescue:
-    """Executes the steps, and what a step that went wrong asks for: the same one in smaller pieces, or none."""
+    """Executes the steps; one that went wrong is executed again in smaller pieces, or left out."""
 
     def __init__(self, training: Training, saver: Saver) -> None:
         self.training, self.state = training, training.state
@@ -39,7 +40,7 @@ class Rescue:
     def step(
         self, execute: Step, micro_batches: Sequence[Batch], generator: torch.Generator, seed: int
     ) -> tuple[Tensor, Tensor | None]:
-        """Take one step, with its random numbers from `seed`; return the mean loss, and outputs for the last samples.
+        """Execute one step with random numbers from `seed`; return the mean loss and last outputs.
 
         Raises:
             TrainingError: memory runs out for a single sample, or steps are left out one after the other.
@@ -55,8 +56,12 @@ class Rescue:
                 return result
             except NotFinite as bad:
                 return self.leave_out(bad)
-            except UpdateFailed as failed:
-                raise self.explain_update(failed) from failed.__cause__
+            except UpdateFailed as failed:  # the weights may be half updated, so nothing is tried again
+                cause = failed.__cause__
+                if cause is not None and is_out_of_memory(cause):
+                    kept = describe_kept(self.training.folder)
+                    raise TrainingError("out-of-memory-update", step=self.state["step"] + 1, kept=kept) from cause
+                raise (cause or failed) from cause
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -66,50 +71,41 @@ class Rescue:
         """Leave this step's update out, with all that its forward pass has changed, and say so."""
         state = self.state
         self.training.optimizer.zero_grad()
-        self.buffers.put_back()
+        self.buffers.restore()
         state["skipped"] += 1
         step, samples = state["step"] + 1, name_samples(self.training, state["window"])
-        what = "loss" if bad.what == "loss" else f'gradient of "{bad.what}"'
-        message = f"Step {step:,} was left out: its {what} is not finite ({samples})."
-        self.note("skipped", step, message)
+        what = Note("training.the-loss") if bad.what == "loss" else Note("training.gradient-of", name=bad.what)
+        self.note("skipped", step, Note("training.skipped", step=step, what=what, samples=samples))
         if state["skipped"] >= MOST_SKIPPED:
             kept = describe_kept(self.training.folder)
             raise TrainingError("all-skipped", count=MOST_SKIPPED, step=step, what=what, samples=samples, kept=kept)
         return bad.loss, None
 
     def halve(self, micro_batches: Sequence[Batch]) -> None:
-        """Take micro-batches of half the size from here on; the effective batch stays, and so does each sample's weight."""
+        """Halve the micro-batches from here on; the effective batch and all weights stay."""
         state, training = self.state, self.training
         size = state["micro_batch"] or largest(micro_batches)
         training.optimizer.zero_grad()
-        self.buffers.put_back()
+        self.buffers.restore()
         if size < 2:
             raise TrainingError("out-of-memory", step=state["step"] + 1, kept=describe_kept(training.folder))
         state["micro_batch"] = size // 2
-        whole = sum(map(largest, ([batch] for batch in micro_batches)))
-        message = f"Memory ran out at step {state['step'] + 1:,}: from here on {size // 2} samples at a time, {whole} to an update as before."
-        if has_batch_norm(training.model):
-            message += " The model has batch normalisation, whose means are now over fewer samples: results will differ a little."
-        self.note("micro-batch", state["step"] + 1, message)
-        self.saver.ask()  # so that a run resumed from here does as this one did
-
-    def explain_update(self, failed: UpdateFailed) -> BaseException:
-        """Return the error to raise for an optimizer that failed: the weights may be half updated, so nothing is tried again."""
-        cause = failed.__cause__
-        if cause is not None and is_out_of_memory(cause):
-            kept = describe_kept(self.training.folder)
-            return TrainingError("out-of-memory-update", step=self.state["step"] + 1, kept=kept)
-        return cause or failed
+        whole = sum(largest([batch]) for batch in micro_batches)
+        has_norms = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in training.model.modules())
+        key = "training.smaller-batches-and-norms" if has_norms else "training.smaller-batches"
+        step = state["step"] + 1
+        self.note("micro-batch", step, Note(key, step=step, size=size // 2, whole=whole))
+        self.saver.is_asked_for = True  # so that a run resumed from here does as this one did
 
     def note(self, event: str, step: int, message: str) -> None:
-        """Record what was done, and say it aloud."""
+        """Record what was done, and tell it."""
         self.training.events.emit("event", event=event, step=step, message=message)
 
 
 def roll_back(training: Training, error: BlownUp) -> None:
     """Go back to where the epoch began, with half the learning rate.
 
-    What it goes back to depends on nothing but the step, so that a run killed on the way does the same. Raises `error`
+    The state it goes back to depends on nothing but the step, so that a run killed meanwhile does the same. Raises `error`
     when that was done too often, or when there is nothing whole to go back to; nothing is deleted then.
     """
     state = training.state
@@ -121,5 +117,5 @@ def roll_back(training: Training, error: BlownUp) -> None:
     training.schedule.scale(ROLLBACK_FACTOR**count)
     state["rollbacks"] = count
     rate = training.schedule.base_rates[0]
-    message = f"{error.record} Rolled back to step {state['step']:,}, with half the learning rate: {rate:g}."
+    message = Note("training.rolled-back", problem=error.record, step=state["step"], rate=rate)
     training.events.emit("event", event="rolled-back", step=state["step"], message=message)

@@ -1,4 +1,4 @@
-"""Optimizer steps one after another: each with its learning rate, its random numbers, and help where it fails."""
+"""Executes steps one after another: with learning rate, random numbers and recovery."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class StepRunner:
         self.is_on_processor = training.device.type == "cpu"
 
     def run(self, execute: Step, steps: Sequence[Sequence[Batch]], stops: Callable[[], bool] | None = None) -> Executed:
-        """Execute a step on each of some lists of micro-batches; return losses, the last outputs, and learning rates.
+        """Execute a step on each list of micro-batches; return losses, last outputs, rates.
 
         With `stops`, it ends after a step where that is true, or where the state is to be saved as it is after that step.
 
@@ -69,7 +69,7 @@ class StepRunner:
 
 
 class Row:
-    """How many short calls are made one after another, so that what stands around each costs little."""
+    """Counts the short calls to make in a row, so that the Python around each costs little."""
 
     def __init__(self) -> None:
         self.calls = 1  # until it is known how long one takes
@@ -80,7 +80,7 @@ class Row:
 
 
 def cut(batches: list[Batch], count: int) -> list[list[Batch]]:
-    """Return the micro-batches of each of `count` steps, which one batch holds unless `count` is 1."""
+    """Return the micro-batches of each step; one batch holds those of all unless `count` is 1."""
     return [batches] if count == 1 else [[part] for part in equal_parts(batches[0], count)]
 
 
@@ -88,7 +88,7 @@ def steps_done(
     objective: Objective, batches: list[Batch], count: int,
     losses: Sequence[float | Tensor], outputs: Tensor | None, rates: list[float],
 ) -> StepsDone:  # fmt: skip
-    """Return what `count` steps on these batches led to, or the first of them, with their weights and samples."""
+    """Return the results of the steps that were done, with their weights and samples."""
     if count == 1:
         weights, samples = [sum(map(objective.weight, batches))], [int(sum(map(count_samples, batches)))]
     else:
