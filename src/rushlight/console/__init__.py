@@ -9,23 +9,3 @@ from rushlight.console.progress import Progress, fetch_progress
 from rushlight.console.report import new_table, print_report, print_summary, print_titled
 from rushlight.console.runs import print_run, print_runs
 from rushlight.console.verify import checking, print_verification, print_verifications
-
-__all__ = [
-    "Progress",
-    "ask_to_delete",
-    "checking",
-    "fetch_progress",
-    "new_table",
-    "open_console",
-    "print_deletion",
-    "print_error",
-    "print_json",
-    "print_marked",
-    "print_report",
-    "print_run",
-    "print_runs",
-    "print_summary",
-    "print_titled",
-    "print_verification",
-    "print_verifications",
-]

@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from rushlight.data.spec import Column, FeatureSpec, Normalization, TargetSpec, Task
     from rushlight.data.splits import Data, keeping_workers
 
-__all__ = ["CPU", "DATASETS", "Batch", "Column", "Data", "DataOptions", "FeatureSpec", "Feed", "ImageFolderDataset", "Normalization", "ResidentSplit", "Split", "StreamedSplit", "TargetSpec", "Task", "as_array", "cache_folder", "count_samples", "describe_data", "describe_datasets", "equal_parts", "is_table", "keeping_workers", "open_like", "open_source", "owned", "read_image", "read_rows", "retarget", "step_seed", "tensors_in", "write_contact_sheet"]  # fmt: skip
 
 __getattr__, __dir__ = lazy_names(
     __name__,

@@ -12,10 +12,6 @@ if TYPE_CHECKING:
     from rushlight.export.saved import SavedModel, load, open_bundle
     from rushlight.export.weights import load_state, write_weights
 
-__all__ = [
-    "Bundle", "Predictions", "SavedModel", "bundle_architecture", "load", "load_state", "open_bundle", "predict",
-    "read_bundle", "write_bundle", "write_weights",
-]  # fmt: skip
 
 __getattr__, __dir__ = lazy_names(
     __name__,

@@ -4,14 +4,3 @@ from rushlight.models.arguments import as_json, restored
 from rushlight.models.custom import build_custom, load_model_class, source_digest
 from rushlight.models.modes import eval_mode
 from rushlight.models.named import MODELS, build_model
-
-__all__ = [
-    "MODELS",
-    "as_json",
-    "build_custom",
-    "build_model",
-    "eval_mode",
-    "load_model_class",
-    "restored",
-    "source_digest",
-]

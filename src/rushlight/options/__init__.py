@@ -4,17 +4,3 @@ from rushlight.options.declare import OPTIONS, TAKES, Option, Options, RecipeOpt
 from rushlight.options.given import check_options, plain_options
 from rushlight.options.reference import options_reference
 from rushlight.options.signatures import opens, resumes, trains
-
-__all__ = [
-    "OPTIONS",
-    "TAKES",
-    "Option",
-    "Options",
-    "RecipeOptions",
-    "check_options",
-    "opens",
-    "options_reference",
-    "plain_options",
-    "resumes",
-    "trains",
-]

@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from rushlight.report.plots import write_confusion_plot, write_loss_plot
     from rushlight.report.report import Report, class_figures
 
-__all__ = ['Report', 'class_figures', 'wilson', 'write_confusion_plot', 'write_loss_plot']  # fmt: skip
 
 __getattr__, __dir__ = lazy_names(
     __name__,

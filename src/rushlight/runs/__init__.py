@@ -12,31 +12,3 @@ from rushlight.runs.sessions import inexact_resumes, list_sessions, write_notice
 from rushlight.runs.summary import list_runs, summarize_run
 from rushlight.runs.values import MEDIA, append_values, keep_values, read_values
 from rushlight.runs.verify import verify_run
-
-__all__ = [
-    "MEDIA",
-    "History",
-    "append_values",
-    "bytes_on_disk",
-    "delete_run",
-    "describe_deletion",
-    "find_run",
-    "find_run_to_delete",
-    "inexact_resumes",
-    "keep_values",
-    "list_runs",
-    "list_sessions",
-    "lock_run",
-    "new_run",
-    "read_history",
-    "read_json",
-    "read_losses",
-    "read_recipe",
-    "read_values",
-    "run_folders",
-    "started_at",
-    "summarize_run",
-    "verify_run",
-    "write_notice",
-    "write_session",
-]

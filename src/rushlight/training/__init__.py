@@ -8,20 +8,3 @@ from rushlight.training.reopen import reopen_data, reopen_model, test_run
 from rushlight.training.session import Session
 from rushlight.training.setup import data_options, resume_training, start_training
 from rushlight.training.state import Training
-
-__all__ = [
-    "Epoch",
-    "Event",
-    "Events",
-    "Recipe",
-    "Session",
-    "Training",
-    "data_options",
-    "recipe_from_json",
-    "reopen_data",
-    "reopen_model",
-    "resume_training",
-    "save_bundle",
-    "start_training",
-    "test_run",
-]

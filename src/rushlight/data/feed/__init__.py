@@ -18,26 +18,3 @@ from rushlight.data.feed.reading import (
 from rushlight.data.feed.resident import ResidentSplit
 from rushlight.data.feed.split import CPU, Split
 from rushlight.data.feed.streamed import StreamedSplit
-
-__all__ = [
-    "CPU",
-    "Batch",
-    "BatchReader",
-    "BatchRequest",
-    "Feed",
-    "LoaderSplit",
-    "ResidentSplit",
-    "SeededDataset",
-    "Split",
-    "StreamedSplit",
-    "are_same",
-    "collated",
-    "count_samples",
-    "equal_parts",
-    "explained_workers",
-    "generator_states",
-    "read_sample",
-    "seeded",
-    "start_reading",
-    "tensors_in",
-]

@@ -1,5 +1,3 @@
 """A look at data before training."""
 
 from rushlight.data.look.overview import describe_data, write_contact_sheet
-
-__all__ = ["describe_data", "write_contact_sheet"]

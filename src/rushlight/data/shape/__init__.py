@@ -17,31 +17,3 @@ from rushlight.data.shape.build import (
 from rushlight.data.shape.samples import Cut, Names, Samples, cut_samples, cut_splits
 from rushlight.data.shape.targets import as_array, as_float32, check_same_shape, owned, read_targets, target_notes
 from rushlight.data.shape.to_model import PrepareBatch, PrepareBinaryBatch
-
-__all__ = [
-    "EXAMPLES",
-    "Cut",
-    "Names",
-    "PrepareBatch",
-    "PrepareBinaryBatch",
-    "Samples",
-    "as_array",
-    "as_float32",
-    "as_stored",
-    "build_data",
-    "check_more_than_one_class",
-    "check_same_dtype",
-    "check_same_shape",
-    "check_samples",
-    "cut_samples",
-    "cut_splits",
-    "dtype_name",
-    "identity_of",
-    "learn_normalization",
-    "normalization_notes",
-    "owned",
-    "read_targets",
-    "resident",
-    "split_digest",
-    "target_notes",
-]

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from rushlight.data.sources.named import DATASETS, NAMED, cache_folder, describe_datasets
     from rushlight.data.sources.tables import TABLE, describe_columns, is_table, read_other_table, read_rows
 
-__all__ = ["ARRAYS", "DATASET", "DATASETS", "IMAGES", "LOADER", "NAMED", "TABLE", "ImageFolderDataset", "SourceKind", "cache_folder", "describe_columns", "describe_datasets", "is_table", "read_image", "read_other_table", "read_rows"]  # fmt: skip
 
 __getattr__, __dir__ = lazy_names(
     __name__,

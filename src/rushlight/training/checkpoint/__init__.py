@@ -17,23 +17,3 @@ from rushlight.training.checkpoint.checkpoint import (
 from rushlight.training.checkpoint.randomness import begin_random_streams, random_streams, restore_random_streams
 from rushlight.training.checkpoint.saver import Saver
 from rushlight.training.checkpoint.serialize import unpack
-
-__all__ = [
-    "Saver",
-    "begin_random_streams",
-    "best_checkpoint",
-    "check_can_be_saved",
-    "checkpoints",
-    "describe_kept",
-    "epoch_began",
-    "is_whole",
-    "latest_checkpoint",
-    "named_checkpoint",
-    "random_streams",
-    "read_content",
-    "read_model_state",
-    "restore",
-    "restore_random_streams",
-    "state_digest",
-    "unpack",
-]

@@ -7,8 +7,6 @@ from rushlight.training.engine.protocol import Engine, Plan
 from rushlight.training.state import Training
 from rushlight.training.step import Parts
 
-__all__ = ["Engine", "ExactEngine", "Plan", "open_engine"]
-
 
 def open_engine(training: Training, parts: Parts, saver: Saver) -> Engine:
     """Return the engine that a recipe asks for; the exact one needs no other module here."""

@@ -18,21 +18,3 @@ from rushlight.training.objective.optimizers import (
     named_optimizer,
 )
 from rushlight.training.objective.schedule import Schedule
-
-__all__ = [
-    "LOSS_BY_TASK",
-    "Loss",
-    "Objective",
-    "Schedule",
-    "check_live_optimizer",
-    "check_loss_fits",
-    "check_steps_alone",
-    "describe_optimizer",
-    "leave_compiler_alone",
-    "make_objective",
-    "named_loss",
-    "named_optimizer",
-    "own_objective",
-    "step_hooks",
-    "task_of_loss",
-]

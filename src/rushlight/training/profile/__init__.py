@@ -2,5 +2,3 @@
 
 from rushlight.training.profile.waiting import telling_of_waiting
 from rushlight.training.profile.watch import profiled
-
-__all__ = ["profiled", "telling_of_waiting"]

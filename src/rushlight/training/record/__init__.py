@@ -3,5 +3,3 @@
 from rushlight.training.record.ledger import BlownUp, Ledger, StepsDone, name_samples
 from rushlight.training.record.open import open_history
 from rushlight.training.record.values import log_values
-
-__all__ = ["BlownUp", "Ledger", "StepsDone", "log_values", "name_samples", "open_history"]

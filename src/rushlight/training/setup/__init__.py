@@ -4,15 +4,3 @@ from rushlight.training.setup.build import build_described, build_imported, chec
 from rushlight.training.setup.choose import data_options
 from rushlight.training.setup.explain import explain_step_error
 from rushlight.training.setup.prepare import Fetch, begin, resume_training, start_training
-
-__all__ = [
-    "Fetch",
-    "begin",
-    "build_described",
-    "build_imported",
-    "check_rebuildable",
-    "data_options",
-    "explain_step_error",
-    "resume_training",
-    "start_training",
-]

@@ -4,20 +4,3 @@ from rushlight.training.step.exact import Parts, Step, computing, exact_step
 from rushlight.training.step.pooling import FasterMaxPool, has_images, may_pool
 from rushlight.training.step.recovery import roll_back
 from rushlight.training.step.runner import Executed, Row, StepFailed, StepRunner, cut, steps_done
-
-__all__ = [
-    "Executed",
-    "FasterMaxPool",
-    "Parts",
-    "Row",
-    "Step",
-    "StepFailed",
-    "StepRunner",
-    "computing",
-    "cut",
-    "exact_step",
-    "has_images",
-    "may_pool",
-    "roll_back",
-    "steps_done",
-]

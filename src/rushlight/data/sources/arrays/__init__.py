@@ -1,5 +1,3 @@
 """Arrays: in memory, .npz, .npy and idx files."""
 
 from rushlight.data.sources.arrays.arrays import ARRAYS
-
-__all__ = ["ARRAYS"]

@@ -1,5 +1,3 @@
 """The user's own Dataset or DataLoader."""
 
 from rushlight.data.sources.datasets.datasets import DATASET, LOADER
-
-__all__ = ["DATASET", "LOADER"]

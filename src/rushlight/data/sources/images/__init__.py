@@ -1,5 +1,3 @@
 """Folders of images."""
 
 from rushlight.data.sources.images.folder import IMAGES, ImageFolderDataset, read_image
-
-__all__ = ["IMAGES", "ImageFolderDataset", "read_image"]

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from rushlight.data.sources.named.named import describe_datasets
     from rushlight.data.sources.named.source import NAMED
 
-__all__ = ["DATASETS", "NAMED", "cache_folder", "describe_datasets"]
 
 __getattr__, __dir__ = lazy_names(  # reading what is in the catalog needs no torch
     __name__,

@@ -3,5 +3,3 @@
 from rushlight.data.sources.tables.columns import describe_columns
 from rushlight.data.sources.tables.frames import is_table
 from rushlight.data.sources.tables.tables import TABLE, read_other_table, read_rows
-
-__all__ = ["TABLE", "describe_columns", "is_table", "read_other_table", "read_rows"]
