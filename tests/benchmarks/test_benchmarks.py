@@ -18,6 +18,8 @@ from benchmarks.peers import CONTENDERS
 from benchmarks.training import epochs_for, main
 from benchmarks.workloads import WORKLOADS, open_work, save_arrays
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 PEERS = [name for name, contender in CONTENDERS.items() if contender.package is not None]
 

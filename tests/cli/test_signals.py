@@ -17,7 +17,10 @@ from rushlight.checkpoint_files import list_checkpoints
 from rushlight.runs import list_runs
 from rushlight.training.checkpoint.checkpoint import is_whole
 
-pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals are sent to processes in another way on Windows")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(os.name == "nt", reason="signals are sent to processes in another way on Windows"),
+]
 
 HEAD = """
 import os, time

@@ -13,7 +13,10 @@ import pytest
 
 from rushlight.runs import list_runs, read_json
 
-pytestmark = pytest.mark.skipif(os.name == "nt", reason="pipes break in another way on Windows")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(os.name == "nt", reason="pipes break in another way on Windows"),
+]
 
 TRAIN = ("train", "mlp", "digits", "--hidden", "16", "--epochs", "3", "--name", "it")
 

@@ -16,6 +16,8 @@ from rushlight import files
 from rushlight.cli import main
 from rushlight.errors import StorageError
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_disk_that_refuses_any_operation_costs_nothing_that_was_saved(tmp_path: Path) -> None:
     outcome = disk.campaign(60, 1, tmp_path, lambda line: None, surroundings=False)

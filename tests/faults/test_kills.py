@@ -20,7 +20,10 @@ import rushlight
 from rushlight.checkpoint_files import SUMS, TENSORS, checksums
 from rushlight.training.checkpoint.checkpoint import latest_checkpoint
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the campaign forks what it kills")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="the campaign forks what it kills"),
+]
 
 ROOT = Path(__file__).parents[2]
 OPTIONS: dict[str, Any] = {

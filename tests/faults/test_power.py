@@ -17,6 +17,8 @@ from faults.small import fast_pace, replaced, scratch_folder
 from faults import power
 from rushlight.training.checkpoint import checkpoint
 
+pytestmark = pytest.mark.slow
+
 
 class WithoutSync(LoggedDisk):
     """Forgets to sync files."""
