@@ -93,7 +93,7 @@ class History:
 
     def write(self, line: Mapping[str, Any]) -> None:
         """Add a line. NaN and infinity become null in JSON (`losses.f32` has the exact value)."""
-        self.lines.pending += as_line(line)
+        self.lines.pending += json_line(line)
         if line["kind"] in ("start", "event") or time.monotonic() - self.flushed_at >= FLUSH_SECONDS:
             self.try_flush()
 
@@ -171,11 +171,11 @@ def append_line(path: Path, line: Mapping[str, Any]) -> None:
     whole = whole_lines_length(path)
     if path.exists() and path.stat().st_size > whole:
         files.truncate_file(path, whole)
-    files.append_bytes(path, as_line(line))
+    files.append_bytes(path, json_line(line))
     files.sync_file(path)
 
 
-def as_line(content: Mapping[str, Any]) -> bytes:
+def json_line(content: Mapping[str, Any]) -> bytes:
     """Return one line of strict JSON in UTF-8, with null for NaN and infinity."""
     text = json.dumps(files.without_nan(content), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return text.encode() + b"\n"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rushlight import files
-from rushlight.runs.history import append_line, as_line
+from rushlight.runs.history import append_line, json_line
 
 VALUES, MEDIA = "values.jsonl", "media"
 
@@ -34,7 +34,7 @@ def keep_values(folder: Path, epochs: int) -> None:
     kept = [line for line in lines if line["epoch"] <= epochs]
     if len(kept) == len(lines):
         return
-    files.write_bytes(folder / VALUES, b"".join(map(as_line, kept)))
+    files.write_bytes(folder / VALUES, b"".join(map(json_line, kept)))
     for name in {*media_of(lines)} - {*media_of(kept)}:
         files.delete_file(folder / name)
 

@@ -93,10 +93,9 @@ def judge(outputs: Tensor, targets: Tensor, target: TargetSpec) -> tuple[Tensor,
 def likeliest(outputs: Tensor) -> tuple[Tensor, Tensor]:
     """Return the probability and the number of each sample's likeliest class, (n,), from outputs (n, classes)."""
     if outputs.shape[1] >= VECTOR:
-        confidence, predicted = outputs.softmax(1).max(1)
-    else:  # torch processes short rows one number at a time: columns need half the time
-        confidence, predicted = outputs.t().contiguous().softmax(0).max(0)
-    return confidence, predicted
+        return outputs.softmax(1).max(1)
+    # torch processes short rows one number at a time: columns need half the time
+    return outputs.t().contiguous().softmax(0).max(0)
 
 
 def make_report(outcome: Outcome, target: TargetSpec, loss: float) -> Report:
