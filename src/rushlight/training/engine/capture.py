@@ -2,8 +2,8 @@
 
 The graph's inputs are, in this order: the trained parameters, the optimizer's tensors (slots), all other tensors of model
 and loss, the numbers of each step (count, groups, NUMBERS; float64), the samples and the targets of all steps, and the
-noise: the random numbers that dropout and its like would draw. It writes the first three groups in place, and returns the losses (count,)
-and the last step's outputs.
+noise: the random numbers that dropout and its like would draw. It writes the first three groups in place, and returns the
+losses (count,) and the last step's outputs.
 """
 
 from __future__ import annotations

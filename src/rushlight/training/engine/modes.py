@@ -17,10 +17,16 @@ from pathlib import Path
 from typing import Any
 
 from rushlight import files
-from rushlight.texts import Joined, Note
+from rushlight.texts import Note
 from rushlight.training.state import Training
 
 RECORD = "ways.json"  # file names and entries ("way") are those of earlier releases
+
+EAGER = {  # the text of an eager mode, by its fused update and its channels last
+    (True, False): "engine.faster.fused",
+    (False, True): "engine.faster.channels-last",
+    (True, True): "engine.faster.fused-channels-last",
+}
 
 
 @dataclass(frozen=True)
@@ -48,10 +54,12 @@ class Mode:
 
     def describe(self) -> str:
         """Return the message of a mode that was adopted: from which step on, and its gain."""
-        compiled = Note("engine.faster.compiled", count=self.count)
-        fused = [Note("engine.faster.fused")] if self.fused else []
-        layout = [Note("engine.faster.channels-last")] if self.channels_last else []
-        means = compiled if self.name == "compiled" else Joined("both", [*fused, *layout])
+        is_compiled = self.name == "compiled"
+        means = (
+            Note("engine.faster.compiled", count=self.count)
+            if is_compiled
+            else Note(EAGER[self.fused, self.channels_last])
+        )
         values = {"microseconds": self.microseconds, "gain": self.gain}
         return Note("engine.faster.adopted", step=self.step + 1, means=means, **values)
 

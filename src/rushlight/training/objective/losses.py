@@ -60,7 +60,7 @@ class Objective:
 
 
 def make_objective(loss: Loss, are_labels_checked: bool = False) -> Objective:
-    """Return the objective `loss(model(inputs), targets)`; `are_labels_checked`: none is below 0."""
+    """Return the objective `loss(model(inputs), targets)`; `are_labels_checked`: none below 0."""
 
     def compute(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor | None]:
         inputs, targets = batch
