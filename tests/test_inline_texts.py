@@ -18,8 +18,6 @@ SOURCE = Path(rushlight.__file__).parent
 
 # Inline texts of each file that has some. Whoever moves one into texts/ lowers the number; none may rise, none be added.
 REMAINING = {
-    "cli/app.py": 35,
-    "cli/values.py": 4,
     "console/output.py": 1,
     "console/verify.py": 4,
     "data/feed/reading.py": 2,
@@ -35,10 +33,7 @@ REMAINING = {
     "data/sources/named/download.py": 3,
     "data/sources/named/fetch.py": 13,
     "data/sources/named/named.py": 1,
-    "options/declare.py": 56,
-    "options/reference.py": 3,
     "options/signatures.py": 1,
-    "run.py": 2,
     "runs/verify.py": 2,
     "training/checkpoint/checkpoint.py": 6,
     "training/checkpoint/serialize.py": 2,
@@ -49,8 +44,7 @@ REMAINING = {
     "training/engine/modes.py": 5,
     "training/engine/obstacles.py": 11,
     "training/engine/step_check.py": 1,
-    "training/setup/announcement.py": 7,
-    "training/setup/explain.py": 6,
+    "training/setup/explain.py": 1,
     "training/step/recovery.py": 5,
 }
 

@@ -57,7 +57,7 @@ def shows(verb: str) -> Callable[[Callable[..., R]], Callable[..., R]]:
         ]
         function.__signature__ = signature.replace(parameters=[*own, *keywords])  # type: ignore[attr-defined]
         lines = [
-            f"    {option.name} (default: {option.shown}): {' '.join((option.help, option.in_python)).rstrip()}"
+            f"    {option.name} (default: {option.in_words or option.default}): {option.help} {option.in_python or ''}".rstrip()
             for option in options
         ]
         function.__doc__ = "\n".join([inspect.cleandoc(function.__doc__ or ""), "", "Options:", *lines, ""])
