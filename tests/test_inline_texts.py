@@ -33,7 +33,6 @@ REMAINING = {
     "data/sources/named/download.py": 3,
     "data/sources/named/fetch.py": 13,
     "data/sources/named/named.py": 1,
-    "options/signatures.py": 1,
     "runs/verify.py": 2,
     "training/checkpoint/checkpoint.py": 6,
     "training/checkpoint/serialize.py": 2,
@@ -44,7 +43,6 @@ REMAINING = {
     "training/engine/modes.py": 5,
     "training/engine/obstacles.py": 11,
     "training/engine/step_check.py": 1,
-    "training/setup/explain.py": 1,
     "training/step/recovery.py": 5,
 }
 

@@ -94,7 +94,7 @@ def check_output_shape(outputs: Any, target: TargetSpec, model: nn.Module) -> Ta
         raise ModelError("outputs-shape", model=name, found=tuple(outputs.shape), wanted=f"(batch, {wanted})")
     found = int(outputs.shape[1])
     if target.task == "classification" and found > wanted:
-        extra = tuple(f"class {number}" for number in range(wanted, found))
+        extra = tuple(str(Note("training.class-number", number=number)) for number in range(wanted, found))
         return TargetSpec(target.task, target.classes + extra, target.width, target.name)
     if found != wanted:
         key = "too-few-outputs" if target.task == "classification" else "wrong-outputs"
