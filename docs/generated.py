@@ -12,6 +12,7 @@ import typer
 
 from rushlight import texts
 from rushlight.cli.app import app
+from rushlight.cli.help import explain
 from rushlight.options import options_reference
 
 FLAG = r"(?<![\w-])--[a-z][a-z-]*"  # of the command line
@@ -32,7 +33,7 @@ def markdown(name: str, language: str) -> str:
 
 def options(language: str) -> str:
     """Return a table of the options of each panel, as their declaration has them."""
-    return options_reference()
+    return options_reference(language)
 
 
 # ── errors ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -97,6 +98,7 @@ def describe(name: str, command: click.Command, language: str) -> Iterator[str]:
     """Yield the lines of one command."""
     words = WORDS[language]
     context = click.Context(command, info_name=f"rushlight {name}")
+    explain(command, context, language)
     pieces = [piece for piece in command.collect_usage_pieces(context) if piece]
     usage = " ".join(["rushlight", name, *pieces]).replace("[[", "[").replace("]]", "]")
     yield from ("", f"## rushlight {name}", "", "```text", usage, "```", "")

@@ -12,10 +12,13 @@ import pytest
 import typer
 
 import rushlight
+from rushlight import texts
 from rushlight.cli.app import app
+from rushlight.cli.help import explain
 from rushlight.data import DataOptions
 from rushlight.errors import UsageError
 from rushlight.options import OPTIONS, TAKES, Options, RecipeOptions, check_options, options_reference
+from rushlight.texts import Note
 from rushlight.training.recipe import Recipe
 
 COMMANDS: dict[str, click.Command] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
@@ -56,22 +59,31 @@ def test_a_verbs_signature_and_docstring_show_every_option_it_takes(verb: str) -
 @pytest.mark.parametrize("verb", ["train", "resume"])
 def test_the_command_line_shows_every_option_in_its_panel(verb: str) -> None:
     parameters = {parameter.name: parameter for parameter in COMMANDS[verb].params}
+    for code in texts.LANGUAGES:
+        explain(COMMANDS[verb], click.Context(COMMANDS[verb]), code)
+        check_words(verb, parameters, code)
+
+
+def check_words(verb: str, parameters: dict[str, Any], code: str) -> None:
+    """Check what a verb's command says of each option in one language."""
     for name in TAKES[verb]:
         option = OPTIONS[name]
         if option.flags and (verb == "train" or option.on_resume != "live"):
             parameter: Any = parameters[name]
             assert option.flags == tuple(parameter.opts)
-            assert parameter.rich_help_panel == option.panel
-            assert parameter.help == option.help
+            assert parameter.rich_help_panel == Note(f"help.panels.{option.panel}").translated(code)
+            assert parameter.help == option.help.translated(code)
             assert parameter.default == (option.default if verb == "train" else None)
 
 
-def test_the_reference_has_every_option_with_its_default() -> None:
-    text = options_reference()
+@pytest.mark.parametrize("code", texts.LANGUAGES)
+def test_the_reference_has_every_option_with_its_default(code: str) -> None:
+    text = options_reference(code)
     for option in OPTIONS.values():
         (row,) = re.findall(rf"^\| `{option.name}` \|.*$", text, re.MULTILINE)
-        assert f"| {option.shown} |" in row
-        assert option.help.replace("|", "\\|") in row
+        default = option.default if option.in_words is None else option.in_words.translated(code)
+        assert f"| {default} |" in row
+        assert option.help.translated(code).replace("|", "\\|") in row
         assert all(f"`{flag}`" in row for flag in option.flags)
 
 

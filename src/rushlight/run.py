@@ -17,6 +17,7 @@ from rushlight.export import Bundle, Predictions, predict, read_bundle, write_bu
 from rushlight.options import plain_options
 from rushlight.report import Report
 from rushlight.runs import inexact_resumes, read_history, read_json, read_losses, read_recipe
+from rushlight.texts import Note
 from rushlight.training import (
     Recipe,
     Training,
@@ -70,7 +71,7 @@ class Run:
         try:
             return Report.from_json(read_json(path))
         except (TypeError, KeyError, AttributeError, IndexError) as error:
-            raise RunError("run-file-damaged", path=path, reason=f"it is no report: {error}") from error
+            raise RunError("run-file-damaged", path=path, reason=Note("runs.no-report", reason=error)) from error
 
     @property
     def notes(self) -> list[str]:
@@ -79,7 +80,7 @@ class Run:
         content = read_json(path)
         notes = content.get("data_notes") if isinstance(content, dict) else None
         if not isinstance(notes, list):
-            raise RunError("run-file-damaged", path=path, reason='it has no "data_notes"')
+            raise RunError("run-file-damaged", path=path, reason=Note("runs.lacks-data-notes"))
         return notes
 
     @property

@@ -18,19 +18,22 @@ def main(arguments: list[str] | None = None) -> None:
     wants_traceback = "--traceback" in arguments
     arguments = [argument for argument in arguments if argument != "--traceback"]
     from rushlight.cli.app import app
+    from rushlight.cli.help import teach
     from rushlight.signals import Terminated, ending_in_time
 
     try:
         with ending_in_time():
-            app(arguments, prog_name="rushlight")
+            sys.exit(app(arguments, prog_name="rushlight", standalone_mode=False) or 0)
     except KeyboardInterrupt:
         sys.exit(130)
     except Terminated as ended:
         sys.exit(ended.code)
-    except Exception as error:
+    except Exception as raised:
         from rushlight.console import print_error
 
-        print_error(error, wants_traceback)
+        error = teach(raised, arguments)
+        if type(raised).__name__ != "NoArgsIsHelpError":  # the help is printed by then
+            print_error(error, wants_traceback)
         sys.exit(error.exit_code if isinstance(error, RushlightError) else 1)
     finally:
         let_go()

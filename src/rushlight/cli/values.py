@@ -12,27 +12,27 @@ import typer
 from rushlight.errors import UsageError
 from rushlight.options import OPTIONS, TAKES, Option
 
-KEYWORD = inspect.Parameter.KEYWORD_ONLY
-SHORT: dict[
-    str, tuple[str, Any, str | None, str]
-] = {  # of an option that takes NAME=VALUE: a name with an option of its own
-    "momentum": ("optimizer_arguments", float, None, "For optimizers that have it, such as SGD."),
-    "weight_decay": ("optimizer_arguments", float, None, "Pulls weights towards zero."),
-    "hidden": ("model_arguments", str, "SIZES", "Hidden layers of mlp: 512,512."),
+SHORT: dict[str, tuple[str, Any, str | None]] = {  # a name with an option of its own, for one that takes NAME=VALUE
+    "momentum": ("optimizer_arguments", float, None),
+    "weight_decay": ("optimizer_arguments", float, None),
+    "hidden": ("model_arguments", str, "SIZES"),
 }
 
 
 def takes(verb: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command, in place of its `**options`, an option for each that `verb` takes, in the declared panels."""
+    """Give a command, in place of its `**options`, an option for each that `verb` takes, in the declared order."""
 
     def give(command: Callable[..., None]) -> Callable[..., None]:
         signature = inspect.signature(command, eval_str=True)
         own = [entry for entry in signature.parameters.values() if entry.name != "options"]
-        declared = [OPTIONS[name] for name in TAKES[verb] if OPTIONS[name].flags]
-        options = [
-            parameter for option in declared if verb == "train" or option.on_resume != "live"
-            for parameter in (*shorts(option), parameter_of(option, verb))
-        ]  # fmt: skip
+        options = []
+        for option in (OPTIONS[name] for name in TAKES[verb]):
+            if option.flags and (verb == "train" or option.on_resume != "live"):
+                short = [
+                    (name, kind, metavar) for name, (whole, kind, metavar) in SHORT.items() if whole == option.name
+                ]
+                options += [keyword(name, None, kind, metavar) for name, kind, metavar in short]
+                options.append(parameter_of(option, option.default if verb == "train" else None))
         parameters = sorted([*own, *options], key=lambda entry: (entry.kind, entry not in options))  # its own come last
         command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
         command.__annotations__ = {entry.name: entry.annotation for entry in parameters}
@@ -41,30 +41,17 @@ def takes(verb: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     return give
 
 
-def parameter_of(option: Option, verb: str) -> inspect.Parameter:
-    """Return the command-line option for one that is declared; in `resume`, one that is not given stays as it was."""
-    is_new = verb == "train"
-    kind: Any = option.type if option.type in (bool, int, float, int | None, float | None) else str | None
+def parameter_of(option: Option, default: Any) -> inspect.Parameter:
+    """Return the command-line option for one that is declared."""
+    kind: Any = option.type if option.type in (bool, int, float, int | None, float | None) else str
     kind = list[str] if option.metavar == "NAME=VALUE" else kind
-    shown: Any = option.shown if is_new or option.panel == "Run" else "as before"
-    if option.type is bool or shown == "None":
-        shown = False
-    declared = typer.Option(
-        *option.flags, help=option.help, metavar=option.metavar, rich_help_panel=option.panel,
-        show_default=True if is_new and option.default is not None and shown else shown,
-    )  # fmt: skip
-    default = option.default if is_new else None
-    return inspect.Parameter(option.name, KEYWORD, default=default, annotation=Annotated[kind | None, declared])
+    return keyword(option.name, default, kind, option.metavar, *option.flags)
 
 
-def shorts(option: Option) -> list[inspect.Parameter]:
-    """Return the options of their own that stand for names in a NAME=VALUE option."""
-    found = []
-    for name, (whole, kind, metavar, text) in SHORT.items():
-        if whole == option.name:
-            declared = typer.Option(help=text, metavar=metavar, rich_help_panel=option.panel)
-            found.append(inspect.Parameter(name, KEYWORD, default=None, annotation=Annotated[kind | None, declared]))
-    return found
+def keyword(name: str, default: Any, kind: Any, metavar: str | None, *flags: str) -> inspect.Parameter:
+    """Return a command-line option as a parameter for typer."""
+    declared = Annotated[kind | None, typer.Option(*flags, metavar=metavar)]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=declared)
 
 
 def chosen(options: dict[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from rushlight.errors import UsageError, check_choice
+from rushlight.texts import Note
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -30,7 +31,7 @@ Task = Literal["classification", "binary", "multilabel", "regression"]
 Kind = Literal["image", "array", "tokens"]
 Normalize = Literal["auto", "standard", "unit", "none"]
 
-LEARNING, DATA, MACHINE, RUN = PANELS = ("Learning", "Data", "Machine", "Run")
+LEARNING, DATA, MODEL, MACHINE, RUN = PANELS = ("learning", "data", "model", "machine", "run")  # in the order of help
 OnResume = Literal["no", "yes", "live", "only"]  # live: where it is an object, which has to be given again
 
 
@@ -77,11 +78,8 @@ class Option:
     """One option, as it is declared."""
 
     default: Any
-    help: str  # one line
     panel: str
     check: Check | None = None  # of the value; bools and choices are checked by their type
-    in_python: str = ""  # what else Python code may give
-    in_words: str = ""  # the default, where its value does not tell
     metavar: str | None = None
     flag: str = ""  # on the command line, where it is not made of the name
     on_resume: OnResume = "no"
@@ -96,9 +94,19 @@ class Option:
         return () if self.python_only else tuple(flag.split("/"))
 
     @property
-    def shown(self) -> str:
-        """The default in words."""
-        return self.in_words or str(self.default)
+    def help(self) -> Note:
+        """The meaning in one line."""
+        return Note(f"help.options.{self.name.replace('_', '-')}")
+
+    @property
+    def in_python(self) -> Note | None:
+        """The values that Python code may give besides; None where there are none."""
+        return found_text("help.python.", self.name)
+
+    @property
+    def in_words(self) -> Note | None:
+        """The default in words; None where its value tells."""
+        return found_text("help.defaults.", self.name)
 
     @property
     def type(self) -> Any:
@@ -126,9 +134,17 @@ class Option:
             self.check(self.name, value)
 
 
-def option(default: Any, help: str, panel: str, check: Check | None = None, **more: Any) -> Any:
+def found_text(section: str, name: str) -> Note | None:
+    """Return the text of a name in a section such as "help.options."; None where the section has none."""
+    try:
+        return Note(f"{section}{name.replace('_', '-')}")
+    except KeyError:
+        return None
+
+
+def option(default: Any, panel: str, check: Check | None = None, **more: Any) -> Any:
     """Declare an option as a dataclass field."""
-    return field(default=default, metadata={"option": Option(default, help, panel, check, **more)})
+    return field(default=default, metadata={"option": Option(default, panel, check, **more)})
 
 
 # ── all of them ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -138,40 +154,19 @@ def option(default: Any, help: str, panel: str, check: Check | None = None, **mo
 class RecipeOptions:
     """The options that the recipe keeps as they are."""
 
-    epochs: int = option(5, "How often every sample is seen.", LEARNING, COUNT, on_resume="yes")
-    batch_size: int | None = option(
-        None, "Samples per micro-batch.", LEARNING, COUNT, in_words="64, or the DataLoader's own"
-    )
-    accumulate: int = option(
-        1, "Micro-batches whose gradients make one step: a large batch in little memory.", LEARNING, COUNT
-    )
-    clip_norm: float | None = option(
-        None, "Scale the gradient down to this norm where it is larger.", LEARNING, POSITIVE
-    )
-    early_stopping: int | None = option(
-        None, "Stop after this many epochs without a better one, and keep the best.", LEARNING, COUNT, metavar="EPOCHS"
-    )
-    on_nan: OnNan = option(
-        "stop", "When a loss or gradient is not finite: stop, skip the step, or rollback to the epoch's start with half the rate.",
-        LEARNING, on_resume="yes",
-    )  # fmt: skip
-    seed: int = option(0, "Of the order, the initial weights, dropout, augmentation and splits.", LEARNING, SEED)
-    device: str = option(
-        "auto", "auto (the best there is), cpu, cuda, cuda:1, xpu or mps.", MACHINE, in_python="Or a torch.device.",
-        on_resume="yes",
-    )  # fmt: skip
-    precision: Precision = option(
-        "float32", "float32, or bfloat16: half the memory, where the hardware has it.", MACHINE
-    )
-    numerics: Numerics = option(
-        "fast", "exact: bit for bit the plain loop; fast: only rounding may differ.", MACHINE
-    )  # fmt: skip
-    compile: Compile = option(
-        "auto", "auto: compile steps during training, when that will pay; first: before it begins; never. For SGD, Adam and AdamW.",
-        MACHINE,
-    )  # fmt: skip
-    keep_epochs: bool = option(False, "Keep each epoch's checkpoint, not only the last two and the best.", RUN)
-    tensorboard: bool = option(False, "Write TensorBoard event files into the run folder too.", RUN)
+    epochs: int = option(5, LEARNING, COUNT, on_resume="yes")
+    batch_size: int | None = option(None, LEARNING, COUNT)
+    accumulate: int = option(1, LEARNING, COUNT)
+    clip_norm: float | None = option(None, LEARNING, POSITIVE)
+    early_stopping: int | None = option(None, LEARNING, COUNT, metavar="EPOCHS")
+    on_nan: OnNan = option("stop", LEARNING, on_resume="yes")
+    seed: int = option(0, LEARNING, SEED)
+    device: str = option("auto", MACHINE, on_resume="yes")
+    precision: Precision = option("float32", MACHINE)
+    numerics: Numerics = option("fast", MACHINE)
+    compile: Compile = option("auto", MACHINE)
+    keep_epochs: bool = option(False, RUN)
+    tensorboard: bool = option(False, RUN)
 
     def __post_init__(self) -> None:
         for entry in fields(self):
@@ -183,90 +178,41 @@ class RecipeOptions:
 class Options(RecipeOptions):
     """Everything that can be chosen besides the model and the data; every option has a default."""
 
-    lr: float | None = option(None, "The learning rate.", LEARNING, RATE, in_words="torch's for the optimizer")
-    optimizer: str | Optimizer | None = option(
-        None, "Any class of torch.optim: AdamW, SGD, Adam, RMSprop, …", LEARNING, in_python="Or a live optimizer.",
-        in_words="AdamW", on_resume="live",
-    )  # fmt: skip
+    lr: float | None = option(None, LEARNING, RATE)
+    optimizer: str | Optimizer | None = option(None, LEARNING, on_resume="live")
     optimizer_arguments: dict[str, Any] | None = option(
-        None, "Any other argument of the optimizer; may be repeated.", LEARNING, SETTINGS, in_python='As {"momentum": 0.9}.',
-        flag="--optimizer-arg", metavar="NAME=VALUE",
-    )  # fmt: skip
-    schedule: str | LRScheduler = option(
-        "auto", "Of the learning rate: constant, cosine or onecycle; auto: cosine, or constant once optimizer or lr is chosen.",
-        LEARNING, in_python="Or a live scheduler.", on_resume="yes",
-    )  # fmt: skip
-    warmup: int = option(0, "Steps over which the learning rate rises to its value.", LEARNING, COUNT_FROM_0)
-    loss: str | Loss | None = option(
-        None, "cross-entropy, mse, l1, huber, bce, or any loss class of torch.nn.", LEARNING,
-        in_python="Or a live loss: f(outputs, targets).", in_words="by the task", on_resume="live",
-    )  # fmt: skip
-    objective: Callable[[nn.Module, Batch], Tensor] | None = option(
-        None, "f(model, batch) returns the mean loss, instead of loss(model(inputs), targets).", LEARNING, python_only=True,
-        on_resume="live",
-    )  # fmt: skip
-    model_arguments: dict[str, Any] | None = option(
-        None, "A constructor argument of the model by name; may be repeated.", LEARNING, SETTINGS,
-        in_python='As {"hidden": (512, 512)}.', flag="--model-arg", metavar="NAME=VALUE",
-    )  # fmt: skip
-    test_data: Any = option(
-        None, "The test split, where the data brings none: asked once, at the end.", DATA, in_python="Whatever data may be.",
-        metavar="NAME|PATH", on_resume="live",
-    )  # fmt: skip
-    test_fraction: float = option(0.2, "Share set aside for testing where there is no test split.", DATA, FRACTION)
-    val_data: Any = option(
-        None, "The validation split, which chooses the best epoch.", DATA, in_python="Whatever data may be.",
-        metavar="NAME|PATH", on_resume="live",
-    )  # fmt: skip
-    val_fraction: float | None = option(
-        None, "Share of the training split set aside for validation.", DATA, FRACTION, in_words="0.1 where something is chosen by it"
-    )  # fmt: skip
-    target: str | None = option(None, "Tables: the column to predict.", DATA, metavar="COLUMN")
-    task: Task | None = option(
-        None, "classification, binary, multilabel or regression.", DATA, in_words="by the target's kind"
+        None, LEARNING, SETTINGS, flag="--optimizer-arg", metavar="NAME=VALUE"
     )
-    kind: Kind | None = option(
-        None, "Arrays: image, array or tokens (whole numbers that are ids).", DATA, in_words="by the shape"
-    )
-    classes: Sequence[str] | None = option(
-        None, "Class names, where the data has none: cat,dog.", DATA, metavar="NAMES"
-    )  # fmt: skip
-    normalize: Normalize = option(
-        "auto", "standard (mean 0, std 1), unit (÷255, as ToTensor does), none, or auto.", DATA
-    )
-    image_size: tuple[int, int] | None = option(
-        None, "Resize images: 64, or 48x64 (height x width).", DATA, in_python="As (height, width).", metavar="SIZE"
-    )
-    skip_bad: bool = option(False, "Leave unreadable images out and go on.", DATA)
-    workers: int = option(0, "Processes that read data which does not fit in memory.", DATA, COUNT_FROM_0)
-    name: str | None = option(None, "The run's name.", RUN, in_words="date, model and data")
-    runs: str | Path = option("runs", "The folder that holds all runs.", RUN, metavar="FOLDER", on_resume="yes")
-    resume: bool = option(
-        False, "Go on with the newest unfinished run of this very recipe; begin one where there is none.", RUN
-    )
-    inexact: bool = option(
-        False, "When resuming, go on although something changed that the bits depend on; the run records it.", RUN,
-        on_resume="yes",
-    )  # fmt: skip
-    checkpoint: str | int | Path | None = option(
-        None, "Go back to this checkpoint; newer ones are deleted.", RUN, in_words="the newest that is whole",
-        metavar="STEP|NAME", on_resume="only",
-    )  # fmt: skip
-    profile: bool = option(
-        False, "Tell where the time of a step goes and what limits it, then train on.", RUN, on_resume="yes"
-    )
-    on_event: Callable[[Event], object] | None = option(
-        None, "f(event) is called for everything that happens: steps, epochs, notices.", RUN, python_only=True, on_resume="yes"
-    )  # fmt: skip
-    quiet: bool = option(False, "Print nothing but errors.", RUN, flag="--quiet/-q", on_resume="yes")
-    to_stderr: bool = option(
-        False, "Print to standard error, so that standard output is free.", RUN, python_only=True, on_resume="yes"
-    )
+    schedule: str | LRScheduler = option("auto", LEARNING, on_resume="yes")
+    warmup: int = option(0, LEARNING, COUNT_FROM_0)
+    loss: str | Loss | None = option(None, LEARNING, on_resume="live")
+    objective: Callable[[nn.Module, Batch], Tensor] | None = option(None, LEARNING, python_only=True, on_resume="live")
+    model_arguments: dict[str, Any] | None = option(None, MODEL, SETTINGS, flag="--model-arg", metavar="NAME=VALUE")
+    target: str | None = option(None, DATA, metavar="COLUMN")
+    test_data: Any = option(None, DATA, metavar="NAME|PATH", on_resume="live")
+    test_fraction: float = option(0.2, DATA, FRACTION)
+    val_data: Any = option(None, DATA, metavar="NAME|PATH", on_resume="live")
+    val_fraction: float | None = option(None, DATA, FRACTION)
+    task: Task | None = option(None, DATA)
+    kind: Kind | None = option(None, DATA)
+    classes: Sequence[str] | None = option(None, DATA, metavar="NAMES")
+    normalize: Normalize = option("auto", DATA)
+    image_size: tuple[int, int] | None = option(None, DATA, metavar="SIZE")
+    skip_bad: bool = option(False, DATA)
+    workers: int = option(0, DATA, COUNT_FROM_0)
+    name: str | None = option(None, RUN)
+    runs: str | Path = option("runs", RUN, metavar="FOLDER", on_resume="yes")
+    resume: bool = option(False, RUN)
+    inexact: bool = option(False, RUN, on_resume="yes")
+    checkpoint: str | int | Path | None = option(None, RUN, metavar="STEP|NAME", on_resume="only")
+    profile: bool = option(False, RUN, on_resume="yes")
+    on_event: Callable[[Event], object] | None = option(None, RUN, python_only=True, on_resume="yes")
+    quiet: bool = option(False, RUN, flag="--quiet/-q", on_resume="yes")
+    to_stderr: bool = option(False, RUN, python_only=True, on_resume="yes")
 
 
 FIRST = (  # of their panel
-    "epochs", "batch_size", "lr", "optimizer", "optimizer_arguments", "schedule", "warmup", "loss", "objective", "model_arguments",
-    "name", "runs",
+    "epochs", "batch_size", "lr", "optimizer", "optimizer_arguments", "schedule", "warmup", "loss", "objective", "name", "runs",
 )  # fmt: skip
 
 

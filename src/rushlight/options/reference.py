@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 from rushlight.options.declare import OPTIONS, PANELS
+from rushlight.texts import Note
 
-ON_RESUME = {
-    "no": "",
-    "yes": "`resume` takes it too.",
-    "live": "`resume` needs it again where it was a live object.",
-    "only": "For `resume` only.",
-}
+HEADINGS = ("option", "command-line", "default", "meaning")
 
 
-def options_reference() -> str:
+def options_reference(language: str = "en") -> str:
     """Return the options as Markdown: name, command line, default, meaning, and whether `resume` takes it too."""
-    return "\n\n".join(f"## {panel}\n\n{table(panel)}" for panel in PANELS) + "\n"
 
+    def words(key: str) -> str:
+        return Note(key).translated(language)
 
-def table(panel: str) -> str:
-    """Return the options of one panel as a Markdown table."""
-    rows = ["| option | command line | default | meaning |", "|---|---|---|---|"]
-    for option in OPTIONS.values():
-        if option.panel == panel:
+    heading = "| " + " | ".join(words(f"help.reference.{name}") for name in HEADINGS) + " |\n|---|---|---|---|"
+    found = ""
+    for panel in PANELS:
+        found += f"## {words(f'help.panels.{panel}')}\n\n{heading}\n"
+        for option in (option for option in OPTIONS.values() if option.panel == panel):
             flags = ", ".join(f"`{flag}`" for flag in option.flags)
-            on_resume = ON_RESUME[option.on_resume]
-            meaning = " ".join(filter(None, (option.help, option.in_python, on_resume))).replace("|", "\\|")
-            rows.append(f"| `{option.name}` | {flags} | {option.shown} | {meaning} |")
-    return "\n".join(rows)
+            on_resume = None if option.on_resume == "no" else Note(f"help.reference.resume-{option.on_resume}")
+            notes = (note for note in (option.help, option.in_python, on_resume) if note is not None)
+            between = "" if language == "zh" else " "
+            meaning = between.join(note.translated(language) for note in notes).replace("|", "\\|")
+            default = option.default if option.in_words is None else option.in_words.translated(language)
+            found += f"| `{option.name}` | {flags} | {default} | {meaning} |\n"
+        found += "\n"
+    return found.removesuffix("\n")

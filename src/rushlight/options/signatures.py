@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar
 
 from rushlight.options.declare import OPTIONS, TAKES, Options
+from rushlight.texts import Note
 
 if TYPE_CHECKING:
     from torch import nn
@@ -56,10 +57,11 @@ def shows(verb: str) -> Callable[[Callable[..., R]], Callable[..., R]]:
             for option in options
         ]
         function.__signature__ = signature.replace(parameters=[*own, *keywords])  # type: ignore[attr-defined]
-        lines = [
-            f"    {option.name} (default: {option.shown}): {' '.join((option.help, option.in_python)).rstrip()}"
-            for option in options
-        ]
+        lines = []
+        for option in options:
+            meaning = f"{option.help} {option.in_python or ''}".rstrip()
+            default = option.in_words or option.default
+            lines.append(f"    {Note('words.option-line', name=option.name, default=default, meaning=meaning)}")
         function.__doc__ = "\n".join([inspect.cleandoc(function.__doc__ or ""), "", "Options:", *lines, ""])
         return function
 

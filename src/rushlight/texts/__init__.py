@@ -55,7 +55,7 @@ class Note(str):
 
 
 class Joined(Note):
-    """Texts in a row, with what stands between them in each language: by "list", "reasons", "sentences", "lines" or "items"."""
+    """Texts in a row, with what stands between them in each language: by "list", "nothing", "reasons", "sentences", "lines" or "items"."""
 
     __slots__ = ("by", "parts")
     by: str

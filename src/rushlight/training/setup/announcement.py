@@ -7,7 +7,7 @@ import torch
 from rushlight.data import Data
 from rushlight.device import device_name
 from rushlight.formats import format_count
-from rushlight.texts import Note
+from rushlight.texts import Joined, Note
 from rushlight.training.recipe import Recipe, steps_per_epoch
 from rushlight.training.state import Training
 
@@ -22,35 +22,30 @@ def batch_notes(data: Data, recipe: Recipe) -> tuple[str, ...]:
 
 def announce(training: Training) -> None:
     """Say what is trained on what, and every decision that was made on the way."""
-    recipe, data = training.recipe, training.data
-    parameters = sum(parameter.numel() for parameter in training.model.parameters() if parameter.requires_grad)
-    others = {"to validate": data.validation, "to test": data.test}
-    counts = [
-        f" + {split.samples:,} {what}"
-        for what, split in others.items()
-        if split is not None and split.samples is not None
-    ]
-    samples = "streamed" if data.train.samples is None else f"{data.train.samples:,} samples{''.join(counts)}"
+    recipe, data, optimizer = training.recipe, training.data, training.optimizer
+    counts: list[str] = []
+    for key, split in (("samples", data.train), ("to-validate", data.validation), ("to-test", data.test)):
+        if split is not None and split.samples is not None:
+            counts.append(Note(f"training.start.{key}", count=split.samples))
     steps = steps_per_epoch(data.train.samples, recipe)
-    each = "" if steps is None else f" of {plural(steps, 'step')}"
-    rate = training.optimizer.param_groups[0]["lr"]
-    threads = f", {torch.get_num_threads()} threads" if training.device.type == "cpu" else ""
-    schedule = "" if training.schedule.name == "constant" else f", {training.schedule.name}"
-    training.events.emit(
-        "announcement",
-        title=f"{recipe.model['name']} on {data.name}",
-        epochs=recipe.epochs,
-        lines=[
-            f"{format_count(parameters)} parameters, {samples}, {plural(recipe.epochs, 'epoch')}{each}, batch {recipe.batch_size}"
-            + (f" × {recipe.accumulate}" if recipe.accumulate > 1 else ""),
-            f"{type(training.optimizer).__name__}, lr {rate:g}{schedule}, {recipe.loss['name']}, {recipe.precision}, seed {recipe.seed}",
-            f"{training.device}: {device_name(training.device)}{threads}",
-            f"{training.folder}",
-            *data.notes,
-        ],
+    size = Note(
+        "training.start.size" if steps is None else "training.start.size-and-steps",
+        parameters=format_count(sum(each.numel() for each in training.model.parameters() if each.requires_grad)),
+        samples=Note("training.start.streamed") if data.train.samples is None else Joined("nothing", counts),
+        epochs=Note("words.epochs", count=recipe.epochs),
+        steps=None if steps is None else Note("words.steps", count=steps),
+        batch=f"{recipe.batch_size} × {recipe.accumulate}" if recipe.accumulate > 1 else recipe.batch_size,
     )
-
-
-def plural(count: int, word: str) -> str:
-    """Return '1 epoch', '5 epochs'."""
-    return f"{count:,} {word}{'' if count == 1 else 's'}"
+    how = Note(
+        "training.start.how" if training.schedule.name == "constant" else "training.start.how-with-schedule",
+        optimizer=type(optimizer).__name__, rate=optimizer.param_groups[0]["lr"], schedule=training.schedule.name,
+        loss=recipe.loss["name"], precision=recipe.precision, seed=recipe.seed,
+    )  # fmt: skip
+    device, name = training.device, device_name(training.device)
+    where = Note("training.start.where", device=device, name=name)
+    if device.type == "cpu":
+        threads = Note("words.threads", count=torch.get_num_threads())
+        where = Note("training.start.where-with-threads", device=device, name=name, threads=threads)
+    title = Note("training.start.title", model=recipe.model["name"], data=data.name)
+    lines = [size, how, where, str(training.folder), *data.notes]
+    training.events.emit("announcement", title=title, epochs=recipe.epochs, lines=lines)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from rushlight.data import Batch, Data, TargetSpec
 from rushlight.errors import ModelError, RushlightError, UsageError
 from rushlight.models import eval_mode
+from rushlight.texts import Note
 from rushlight.training.state import Training
 
 ENDS_IN_ACTIVATION = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.GELU, nn.Sigmoid, nn.Tanh)
@@ -93,7 +94,7 @@ def check_output_shape(outputs: Any, target: TargetSpec, model: nn.Module) -> Ta
         raise ModelError("outputs-shape", model=name, found=tuple(outputs.shape), wanted=f"(batch, {wanted})")
     found = int(outputs.shape[1])
     if target.task == "classification" and found > wanted:
-        extra = tuple(f"class {number}" for number in range(wanted, found))
+        extra = tuple(str(Note("training.class-number", number=number)) for number in range(wanted, found))
         return TargetSpec(target.task, target.classes + extra, target.width, target.name)
     if found != wanted:
         key = "too-few-outputs" if target.task == "classification" else "wrong-outputs"
@@ -111,17 +112,11 @@ def last_layer_notes(trace: LayerTrace, target: TargetSpec, outputs: Tensor, los
     kind = type(layer).__name__
     wants_logits = isinstance(loss, (nn.CrossEntropyLoss, nn.BCEWithLogitsLoss))
     if wants_logits and isinstance(layer, ENDS_IN_ACTIVATION):
-        yield (
-            f'The network ends in {kind} (layer "{name}"), on the logits: they cannot take every value there, so some classes may '
-            f"never be learnt. Leave that {kind} out."
-        )
+        yield Note("training.ends-in-activation", kind=kind, name=name)
     if wants_logits and isinstance(layer, ENDS_IN_PROBABILITIES):
-        yield (
-            f'The network ends in {kind} (layer "{name}"), and {type(loss).__name__} applies one itself: training is slowed twice over. '
-            f"Leave that {kind} out."
-        )
+        yield Note("training.ends-in-probabilities", kind=kind, name=name, loss=type(loss).__name__)
     if target.task == "regression" and isinstance(layer, nn.ReLU):
-        yield f'The network ends in ReLU (layer "{name}"): it can never predict a value below the mean. Leave it out.'
+        yield Note("training.ends-in-relu", name=name)
 
 
 def explain_step_error(error: Exception, model: nn.Module, batch: Batch | None, training: Training) -> BaseException:
@@ -161,7 +156,8 @@ def explain_step_error(error: Exception, model: nn.Module, batch: Batch | None, 
 def explain_forward(error: Exception, model: nn.Module, trace: LayerTrace, inputs: Tensor) -> ModelError:
     """Return the error that names the layer a forward pass failed in, what it expects, and what it got."""
     name, layer, given = trace.entered[-1] if trace.entered else ("", model, inputs)
-    place = f'layer "{name}" ({type(layer).__name__})' if name else f"{type(model).__name__}.forward"
+    kind = type(layer).__name__
+    place = Note("training.layer", name=name, kind=kind) if name else f"{type(model).__name__}.forward"
     shape = shape_of(given)
     text = str(error).strip().splitlines()[0]
     is_torchs_own = isinstance(error, (RuntimeError, ValueError, TypeError, IndexError))
@@ -175,12 +171,12 @@ def explain_forward(error: Exception, model: nn.Module, trace: LayerTrace, input
             if channels != layer.in_channels:
                 return ModelError(
                     "conv-channels", place=place, expected=layer.in_channels, found=channels, shape=shape,
-                    kind=type(layer).__name__, outputs=layer.out_channels,
+                    kind=kind, outputs=layer.out_channels,
                 )  # fmt: skip
         features = getattr(layer, "num_features", None)
         if features is not None and given.dim() > 1 and given.shape[1] != features:
             return ModelError(
-                "norm-features", place=place, expected=features, found=given.shape[1], shape=shape, kind=type(layer).__name__
+                "norm-features", place=place, expected=features, found=given.shape[1], shape=shape, kind=kind
             )  # fmt: skip
         if isinstance(layer, nn.Embedding):
             found = str(given.dtype).removeprefix("torch.")
@@ -205,7 +201,11 @@ def linear_mismatch(layer: nn.Linear, place: str, given: Tensor, inputs: Tensor)
             "linear-on-image", place=place, expected=layer.in_features, shape=shape_of(given), flat=flattened,
             outputs=layer.out_features,
         )  # fmt: skip
-    origin = f" ({'×'.join(map(str, sample))} flattened)" if prod(sample) == found and len(sample) > 1 else ""
+    origin = (
+        Note("training.flattened", shape="×".join(map(str, sample)))
+        if prod(sample) == found and len(sample) > 1
+        else ""
+    )
     return ModelError(
         "linear-features", place=place, expected=layer.in_features, found=found, origin=origin, outputs=layer.out_features
     )  # fmt: skip
@@ -223,5 +223,5 @@ def user_line(error: Exception, place: str) -> str:
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         path = frame.filename.replace("\\", "/")
         if "/torch/" not in path and "/rushlight/" not in path:
-            return f" at {frame.filename}, line {frame.lineno}: {frame.line}"
+            return Note("training.at-line", path=frame.filename, line=frame.lineno, text=frame.line)
     return ""

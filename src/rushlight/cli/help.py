@@ -1,0 +1,116 @@
+"""The words of `--help`, from the catalogue, in the language of the process; read only when help is asked for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from rushlight.cli.values import SHORT
+from rushlight.errors import UsageError, suggest
+from rushlight.options import OPTIONS, found_text
+from rushlight.texts import language, text
+
+TYPERS_ERROR: Any = typer.BadParameter.__base__  # its UsageError, to which typer gives no name
+
+
+class Command(TyperCommand):
+    """A command whose help comes from the catalogue."""
+
+    def format_usage(self, ctx: Any, formatter: Any) -> None:
+        """Write the usage line."""
+        write_usage(self, ctx, formatter)
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Print the help page."""
+        explain(self, ctx, language())
+        super().format_help(ctx, formatter)
+
+
+class Program(TyperGroup):
+    """`rushlight` itself, whose help comes from the catalogue."""
+
+    def format_usage(self, ctx: Any, formatter: Any) -> None:
+        """Write the usage line."""
+        write_usage(self, ctx, formatter)
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Print the help page."""
+        explain(self, ctx, language())
+        super().format_help(ctx, formatter)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Return a command by its name; UsageError suggests the nearest one."""
+        if cmd_name not in self.commands:
+            known = list(self.commands)
+            suggestion = suggest(cmd_name, known)
+            raise UsageError("unknown-command", name=cmd_name, known=", ".join(known), suggestion=suggestion)
+        return self.commands[cmd_name]
+
+
+def write_usage(command: Any, context: Any, formatter: Any) -> None:
+    """Write the usage line of a command."""
+    pieces = " ".join(command.collect_usage_pieces(context))
+    usage = text("help.page.usage")
+    formatter.write_usage(context.command_path, pieces, prefix=usage if usage.endswith("：") else f"{usage} ")
+
+
+def explain(command: Any, context: Any, code: str) -> None:
+    """Give a command and its parameters their words in one language, and typer its own."""
+    from typer import rich_utils  # it imports rich
+
+    class Folding(rich_utils.OptionHighlighter):
+        """Lets a text without blanks go on in the next line, as Chinese does; typer would cut it off."""
+
+        def __call__(self, text: Any) -> Any:
+            found = super().__call__(text)
+            found.overflow = "fold"
+            return found
+
+    def words(section: str, name: str) -> str:
+        found = found_text(section, name)
+        return "" if found is None else found.translated(code)
+
+    section = f"help.commands.{command.name}."
+    command.help = "\n\n".join(filter(None, (words(section, "summary"), words(section, "about"))))
+    command.epilog = words(section, "epilog")
+    for inner in getattr(command, "commands", {}).values():
+        inner.help = words(f"help.commands.{inner.name}.", "summary")
+    for parameter in command.get_params(context):
+        name, is_option = parameter.name, parameter.param_type_name == "option"
+        parameter.help = words(section, name) or words("help.options." if is_option else "help.arguments.", name)
+        if is_option and command.name in ("train", "resume"):
+            option = OPTIONS.get(SHORT[name][0] if name in SHORT else name)
+            panel, usual = ("run", "") if option is None else (option.panel, str(option.default or ""))
+            parameter.rich_help_panel = words("help.panels.", panel)
+            default = words("help.defaults.", name)
+            if command.name == "resume":  # what is not given stays as it was
+                default = words("help.page.", "as-before") if panel != "run" else default or usual
+            parameter.show_default = default or True
+    for name in ("arguments", "options", "commands"):
+        setattr(rich_utils, f"{name.upper()}_PANEL_TITLE", words("help.page.", name))
+    rich_utils.DEFAULT_STRING = words("help.page.", "default").replace("{value}", "{}")
+    rich_utils.REQUIRED_LONG_STRING = words("help.page.", "required")
+    rich_utils.highlighter = Folding()
+
+
+def teach(error: Exception, arguments: list[str]) -> Exception:
+    """Return typer's error about the arguments of `rushlight` in our words, and any other error as it is."""
+    if not isinstance(error, TYPERS_ERROR):
+        return error
+    context, parameter, kind = getattr(error, "ctx", None), getattr(error, "param", None), type(error).__name__
+    named = [argument for argument in arguments if not argument.startswith("-")][:1]
+    command = context.command_path if context else " ".join(["rushlight", *named])
+    if kind == "NoSuchOption":
+        known = [flag for entry in context.command.params for flag in entry.opts] if context else []
+        suggestion = suggest(error.option_name, known)
+        return UsageError("unknown-flag", command=command, option=error.option_name, suggestion=suggestion)
+    if parameter is None:
+        return UsageError("bad-command-line", command=command, reason=error.format_message())
+    name = parameter.opts[-1] if parameter.param_type_name == "option" else parameter.metavar
+    if kind == "MissingParameter":
+        return UsageError("missing-argument", command=command, name=name)
+    wanted = OPTIONS[parameter.name].source.split(" ")[0] if parameter.name in OPTIONS else ""
+    reason = found_text("help.page.takes-", wanted) or error.message
+    return UsageError("bad-flag", command=command, option=name, reason=reason)
