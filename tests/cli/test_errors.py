@@ -236,6 +236,7 @@ def test_no_permission_for_runs_says_where_and_what_to_do(tmp_path: Path) -> Non
     assert "--runs" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_full_disk_says_where_and_that_nothing_is_lost(tmp_path: Path) -> None:
     mount = tmp_path / "small"
     mount.mkdir()

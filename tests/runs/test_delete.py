@@ -144,6 +144,7 @@ def test_what_rushlight_did_not_write_is_named(runs: Path) -> None:
     assert strangers(folder) == ["notes.txt"]
 
 
+@pytest.mark.slow
 def test_a_run_with_everything_switched_on_has_nothing_in_it_that_is_not_ours(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     code = (

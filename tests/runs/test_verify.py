@@ -378,6 +378,7 @@ def test_checkpoints_that_come_and_go_while_they_are_read_are_no_damage(unfinish
     assert len(seen) > 5
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="SIGKILL is POSIX's")
 def test_a_real_run_is_whole_while_it_trains_and_after_it_is_killed(tmp_path: Path) -> None:
     from rushlight.training.checkpoint import checkpoint

@@ -235,6 +235,7 @@ def test_no_product_is_taken_in_place_for_a_sum_of_two_or_of_what_is_updated_its
         torch.testing.assert_close(plain, other)
 
 
+@pytest.mark.slow
 @needs_compiler
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_machine_code_that_adds_products_in_place_takes_the_exact_step(cache: Path) -> None:
@@ -684,6 +685,7 @@ def test_a_batch_laid_out_in_another_way_is_never_given_to_machine_code(
 # ── the compiled way ─────────────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_compiled_steps_train_like_exact_ones_start_warm_and_are_followed_when_resumed(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
@@ -726,6 +728,7 @@ def test_compiled_steps_train_like_exact_ones_start_warm_and_are_followed_when_r
     assert "no-such-compiler" in caught.value.problem
 
 
+@pytest.mark.slow
 @needs_compiler
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's compiler, about its own parts
 def test_compiled_convolutions_train_like_exact_ones_and_are_followed_when_resumed(
@@ -771,6 +774,7 @@ def start_compiling_to(code: Path, monkeypatch: pytest.MonkeyPatch) -> Compilati
     return start_compiling(pieces_of(parts), batch, 1, "key")
 
 
+@pytest.mark.slow
 @needs_compiler
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_machine_code_that_ends_its_process_is_found_out_in_another_one(
@@ -782,6 +786,7 @@ def test_machine_code_that_ends_its_process_is_found_out_in_another_one(
     assert package.find_package("key") is None
 
 
+@pytest.mark.slow
 @needs_compiler
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_what_tries_machine_code_ends_with_the_training(
@@ -873,6 +878,7 @@ def test_no_more_steps_are_taken_in_a_call_than_an_epoch_has(samples: int, toget
         assert job.count_together(feed.take(), feed.joins) == together
 
 
+@pytest.mark.slow
 @needs_compiler
 @pytest.mark.parametrize(
     ("bend", "gain", "reason"),
@@ -939,6 +945,7 @@ rushlight.train("mlp", "digits", epochs=100000, name="run", runs=sys.argv[1], qu
 """
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_the_process_that_compiles_dies_with_the_training_and_does_not_hold_its_lock(tmp_path: Path) -> None:
     environment = {**os.environ, "RUSHLIGHT_COMPILED": str(tmp_path / "compiled")}
@@ -1021,6 +1028,7 @@ def compile_at_once(monkeypatch: pytest.MonkeyPatch, looks: int) -> list[AtWork]
     return begun
 
 
+@pytest.mark.slow
 def test_steps_leave_a_thread_to_the_process_that_compiles_and_do_so_again_when_they_are_followed(
     tmp_path: Path, eager_to_look: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1045,6 +1053,7 @@ def test_steps_leave_a_thread_to_the_process_that_compiles_and_do_so_again_when_
     assert THREADS[True].count(1) == end - begin
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", [40, 80])  # the checkpoint that is resumed is after an epoch, between the two
 def test_a_run_that_was_killed_beside_a_process_that_compiled_has_all_threads_again(
     at: int, tmp_path: Path, eager_to_look: None, monkeypatch: pytest.MonkeyPatch
@@ -1064,6 +1073,7 @@ def test_a_run_that_was_killed_beside_a_process_that_compiled_has_all_threads_ag
     assert (given_back, taken_again) == ((45, 46) if at == 40 else (80, 80))  # in a first step nothing is looked for
 
 
+@pytest.mark.slow
 def test_who_changes_a_model_beside_a_process_that_compiles_has_all_threads_again(
     tmp_path: Path, eager_to_look: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
