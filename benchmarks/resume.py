@@ -40,7 +40,7 @@ TARGET = 0.01  # of the time between two checkpoints, at the usual interval
 def build(step: int, data: str, runs: str) -> None:
     """Make the run folder of a run that was killed after `step` steps."""
     import rushlight
-    from rushlight.training.checkpoint.checkpoint import write_checkpoint
+    from rushlight.training.checkpoint.checkpoint import take_snapshot, write_snapshot
     from rushlight.training.loop import parts_of
     from rushlight.training.step.exact import exact_step
 
@@ -51,7 +51,7 @@ def build(step: int, data: str, runs: str) -> None:
     batches = training.data.train.batches(BATCH, seed=training.recipe.seed, epoch=1)
     loss, _ = exact_step(parts_of(training))([next(batches)])
     stand_at(training, step, float(loss))
-    write_checkpoint(training)
+    write_snapshot(training.folder, take_snapshot(training))
     sys.stdout.flush()
     os._exit(0)  # as a kill leaves it
 
