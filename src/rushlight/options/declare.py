@@ -63,9 +63,8 @@ def is_number(value: object) -> bool:
 COUNT = rule("not-positive", lambda value: is_integer(value) and value >= 1)
 COUNT_FROM_0 = rule("negative", lambda value: is_integer(value) and value >= 0)
 POSITIVE = rule("not-positive", lambda value: is_number(value) and value > 0)
-RATE = rule(
-    "option-not-a-number", lambda value: (is_number(value) or value == math.inf) and value >= 0
-)  # inf: the optimizer says what is wrong
+# Infinity passes here: named_optimizer refuses it, as any argument that is not finite.
+RATE = rule("option-not-a-number", lambda value: (is_number(value) or value == math.inf) and value >= 0)
 FRACTION = rule("bad-fraction", lambda value: is_number(value) and 0 <= value < 1)
 SEED = rule("bad-seed", lambda value: is_integer(value) and -(2**63) <= value < 2**63)
 SETTINGS = rule("option-no-dict", lambda value: isinstance(value, dict))
