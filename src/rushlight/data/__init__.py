@@ -28,10 +28,11 @@ if TYPE_CHECKING:
         cache_folder,
         describe_datasets,
         is_table,
+        needs_network,
         read_image,
         read_rows,
     )
-    from rushlight.data.spec import Column, FeatureSpec, Normalization, TargetSpec, Task
+    from rushlight.data.spec import Column, FeatureKind, FeatureSpec, Normalization, TargetSpec, Task
     from rushlight.data.splits import Data, keeping_workers
 
 
@@ -59,10 +60,11 @@ __getattr__, __dir__ = lazy_names(
             "cache_folder",
             "describe_datasets",
             "is_table",
+            "needs_network",
             "read_image",
             "read_rows",
         ],
-        "rushlight.data.spec": ["Column", "FeatureSpec", "Normalization", "TargetSpec", "Task"],
+        "rushlight.data.spec": ["Column", "FeatureKind", "FeatureSpec", "Normalization", "TargetSpec", "Task"],
         "rushlight.data.splits": ["Data", "keeping_workers"],
     },
 )

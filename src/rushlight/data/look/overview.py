@@ -33,6 +33,7 @@ SAMPLED = 2048  # samples of a streamed split that are read for ranges and count
 CELL = 64  # the side, in pixels, that small images are enlarged to about
 MOST_ROWS = 20
 LABEL_WIDTH = 150
+MOST_OF_AN_IMAGE = 4 << 30  # bytes of a file
 BEHIND = "#d8d8d8"  # tells where a white image ends
 
 
@@ -170,7 +171,9 @@ def file_digests(train: Sequence[Path], test: Sequence[Path]) -> tuple[list[byte
     sizes = {path.stat().st_size for path in train} & {path.stat().st_size for path in test}
     first, second = (
         [
-            hashlib.blake2b(path.read_bytes(), digest_size=16).digest() if path.stat().st_size in sizes else bytes(path)
+            hashlib.blake2b(files.read_bytes(path, MOST_OF_AN_IMAGE), digest_size=16).digest()
+            if path.stat().st_size in sizes
+            else bytes(path)
             for path in paths
         ]
         for paths in (train, test)
