@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,9 @@ def expanded(given: str) -> list[Path]:
     if path.exists():
         return [path]
     anchor = Path(path.anchor or ".")
-    found = sorted(anchor.glob(str(path.relative_to(path.anchor) if path.anchor else path)))
+    found: list[Path] = []
+    with contextlib.suppress(ValueError, NotImplementedError):  # it is no pattern either
+        found = sorted(anchor.glob(str(path.relative_to(path.anchor) if path.anchor else path)))
     if not found:
         raise UsageError("no-input-file", path=given, folder=Path.cwd())
     return found

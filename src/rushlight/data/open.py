@@ -156,7 +156,12 @@ def are_splits(parts: Sequence[Any]) -> bool:
 
 def from_home(source: Any) -> Any:
     """Return a path that begins with ~ as one that begins with the home folder; anything else as it is."""
-    return Path(source).expanduser() if isinstance(source, (str, Path)) and str(source).startswith("~") else source
+    if not isinstance(source, (str, Path)) or not str(source).startswith("~"):
+        return source
+    try:
+        return Path(source).expanduser()
+    except RuntimeError:  # there is no such user
+        return source
 
 
 def kind_of(source: Any) -> SourceKind:

@@ -29,6 +29,7 @@ from rushlight.training.engine.fingerprint import constants_of, settings_of, sou
 Layout = list[Any]  # shape, strides and dtype of a tensor
 FORMAT = 4
 KEPT = 64  # packages in the cache
+MOST_CODE = 1 << 30  # bytes
 CODE, CONTENT = "steps.so", "steps.json"
 CACHE_VARIABLE = "RUSHLIGHT_COMPILED"
 
@@ -104,8 +105,8 @@ def find_package(key: str) -> Package | None:
     try:
         if not all(map(files.is_ours_alone, (folder.parent, folder, folder / CODE))):
             return None
-        content = json.loads((folder / CONTENT).read_bytes())
-        if hashlib.sha256((folder / CODE).read_bytes()).hexdigest() != content["code_sha256"]:
+        content = files.parse_json(files.read_bytes(folder / CONTENT, files.MOST_JSON))
+        if hashlib.sha256(files.read_bytes(folder / CODE, MOST_CODE)).hexdigest() != content["code_sha256"]:
             return None
         samples, targets = content["takes"]
         return Package(key, content["count"], tuple(Noise(**each) for each in content["noise"]), (samples, targets))
