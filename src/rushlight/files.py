@@ -27,6 +27,10 @@ from rushlight.errors import StorageError
 texts.read_room(texts.language(), "errors")  # before the disk refuses: the words of its errors are on it
 
 TEMPORARY = ".part"  # what an unpublished file or folder ends in; safe to delete when nothing runs
+TEMPORARY_NAME = re.compile(r".+\.[0-9a-f]{8}" + re.escape(TEMPORARY))
+HELD: dict[
+    Path, tuple[Path, tuple[int, int]]
+] = {}  # folders that this process works in: the lock in each, and its identity
 MOST_JSON = 64 << 20  # bytes of a JSON file that is read
 MOST_UNPACKED, MOST_RATIO = 256 << 20, 100  # what any file may unpack to, and a larger one for each of its bytes
 DEEPEST = 100  # levels of values in one
@@ -98,7 +102,12 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 def write_json(path: Path, content: object) -> None:
     """Replace the file at `path` by strict, indented JSON; NaN and infinity are refused with ValueError."""
-    write_bytes(path, (json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
+    write_bytes(path, encoded(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"))
+
+
+def encoded(text: str) -> bytes:
+    """Return JSON in UTF-8; bytes of a file name that are none, as Python has them, become JSON's own escapes."""
+    return text.encode("utf-8", "backslashreplace")
 
 
 def write_new(path: Path, chunks: Iterable[bytes | memoryview]) -> None:
@@ -223,6 +232,8 @@ def sweep(folder: Path) -> None:
     Only for who alone writes there: another process's file in the making looks the same.
     """
     for path in folder.glob(f"*{TEMPORARY}"):
+        if not TEMPORARY_NAME.fullmatch(path.name):
+            continue
         if path.is_dir():
             disk.delete_tree(path)
         else:
@@ -231,6 +242,7 @@ def sweep(folder: Path) -> None:
 
 def make_folder(path: Path) -> None:
     """Create the folder and its parents; an existing one is fine."""
+    check_in_place(path)
     if path.is_dir():
         return
     if path.parent != path:  # a drive that is not there is its own parent
@@ -337,11 +349,40 @@ def check_values(value: Any) -> None:
 
 @contextlib.contextmanager
 def explained(path: Path) -> Iterator[None]:
-    """Turn an OSError inside the block into a StorageError that names `path`."""
+    """Turn an OSError inside the block into a StorageError that names `path`; check first that it is where it was."""
+    check_in_place(path)
     try:
         yield
     except OSError as error:
         raise explanation(error, path) from error
+
+
+@contextlib.contextmanager
+def held_by(lock: Path) -> Iterator[None]:
+    """Write in the folder of a lock that this process has, for the block, only while that lock is in its place.
+
+    A folder that was moved, renamed or deleted in the meantime must not be made anew, nor another of its name be written to.
+    """
+    status = lock.stat()
+    HELD[lock.parent] = lock, (status.st_dev, status.st_ino)
+    try:
+        yield
+    finally:
+        HELD.pop(lock.parent, None)
+
+
+def check_in_place(path: Path) -> None:
+    """Raise StorageError where a path lies in a folder whose lock is not in its place any more."""
+    for folder, (lock, identity) in list(HELD.items()):
+        if path != folder and folder not in path.parents:
+            continue
+        try:
+            status = lock.stat()
+            is_there = (status.st_dev, status.st_ino) == identity
+        except OSError:
+            is_there = False
+        if not is_there:
+            raise StorageError("folder-gone", folder=folder, lock=lock.name)
 
 
 def explanation(error: OSError, path: object) -> StorageError:

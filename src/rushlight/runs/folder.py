@@ -24,7 +24,6 @@ SLUG_LENGTH = 40
 MOST_OF_A_LINE = 1 << 16  # bytes of the first line of a history
 NAME_BYTES = 200  # most file systems take 255; the rest is for the endings of temporary files
 BASE36 = "0123456789abcdefghijklmnopqrstuvwxyz"
-TEMPORARY_NAME = re.compile(r".+\.[0-9a-f]{8}" + re.escape(files.TEMPORARY))
 FORBIDDEN = '<>:"/\\|?*'  # characters that one of Windows, macOS and Linux refuses in a file name
 RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
 
@@ -67,7 +66,7 @@ def is_unbegun(folder: Path) -> bool:
         return False
     with files.explained(folder):
         names = [path.name for path in folder.iterdir()]
-    return all(name in (LOCK, HOLDER, ENVIRONMENT) or TEMPORARY_NAME.fullmatch(name) for name in names)
+    return all(name in (LOCK, HOLDER, ENVIRONMENT) or files.TEMPORARY_NAME.fullmatch(name) for name in names)
 
 
 def check_name(name: str) -> None:

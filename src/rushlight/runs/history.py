@@ -123,6 +123,8 @@ class History:
         try:
             self.flush()
         except StorageError as error:
+            if error.key == "folder-gone":
+                raise
             now = time.monotonic()
             if self.refused_at is None:
                 self.refused_at = now
@@ -189,7 +191,7 @@ def append_line(path: Path, line: Mapping[str, Any]) -> None:
 def json_line(content: Mapping[str, Any]) -> bytes:
     """Return one line of strict JSON in UTF-8, with null for NaN and infinity."""
     text = json.dumps(files.without_nan(content), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return text.encode() + b"\n"
+    return files.encoded(text) + b"\n"
 
 
 def whole_lines_length(path: Path) -> int:

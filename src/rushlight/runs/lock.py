@@ -17,7 +17,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from rushlight import files
-from rushlight.errors import RunError
+from rushlight.errors import RunError, StorageError
 from rushlight.kinds import is_count, is_text, is_time, wrong_entry
 from rushlight.texts import Note
 
@@ -41,10 +41,15 @@ def lock_run(folder: Path) -> Iterator[None]:
         except Timeout:
             raise RunError("run-in-use", folder=folder, holder=describe_holder(folder)) from None
     try:
-        files.write_json(folder / HOLDER, {"pid": os.getpid(), "host": platform.node(), "started": time.time()})
-        yield
+        with files.held_by(folder / LOCK):
+            files.write_json(folder / HOLDER, {"pid": os.getpid(), "host": platform.node(), "started": time.time()})
+            try:
+                yield
+            finally:
+                with contextlib.suppress(StorageError):  # the folder is another's, or gone
+                    files.check_in_place(folder)
+                    files.delete_file(folder / HOLDER)  # a file left behind would name a holder that no longer holds
     finally:
-        files.delete_file(folder / HOLDER)  # a file left behind would name a holder that no longer holds
         lock.release()
 
 

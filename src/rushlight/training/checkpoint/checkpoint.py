@@ -16,6 +16,7 @@ import hashlib
 import json
 import os
 import re
+import sys
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -233,11 +234,20 @@ def read_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Read a checkpoint whose every byte is as written; WeightsError names a damaged file."""
     content = read_content(folder)
     try:
-        tensors = safetensors.torch.load_file(folder / TENSORS)
+        tensors = read_tensors(folder / TENSORS)
         unpack_all(content, tensors)
     except Exception as error:  # it changed since its checksum was computed, or was never ours
         raise WeightsError("damaged-checkpoint", folder=folder, reason=error) from error
     return content, tensors
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Return the tensors in a safetensors file; the library itself opens only paths that are UTF-8."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return safetensors.torch.load(files.read_bytes(path, sys.maxsize))
+    return safetensors.torch.load_file(path)
 
 
 def read_content(folder: Path) -> dict[str, Any]:
