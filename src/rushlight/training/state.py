@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from rushlight.data import Data, Split
 from rushlight.runs import History
-from rushlight.training.events import Events
+from rushlight.events import Events
 from rushlight.training.objective import Objective, Schedule
 from rushlight.training.recipe import Recipe
 

@@ -6,7 +6,7 @@ import contextlib
 from pathlib import Path
 
 from rushlight.runs import History, append_values
-from rushlight.training.events import Event, Events
+from rushlight.events import Event, Events
 from rushlight.training.recipe import Recipe
 from rushlight.training.record.tensorboard import tensorboard_lines
 

@@ -18,7 +18,7 @@ from rushlight.options import Options
 from rushlight.runs import keep_values, lock_run, new_run, read_recipe, write_session
 from rushlight.texts import Note
 from rushlight.training.checkpoint import restore
-from rushlight.training.events import Events
+from rushlight.events import Events
 from rushlight.training.objective import Schedule
 from rushlight.training.recipe import recipe_from_json, steps_per_epoch
 from rushlight.training.record import open_history
