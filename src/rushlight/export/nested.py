@@ -13,7 +13,7 @@ from torch import Tensor
 from rushlight.errors import UsageError
 from rushlight.texts import Note
 
-TENSOR_MARK, ARRAY_MARK, SCALAR_MARK, SET_MARK = "$tensor", "$array", "$scalar", "$set"
+TENSOR_MARK, ARRAY_MARK, SCALAR_MARK = "$tensor", "$array", "$scalar"
 
 
 def pack(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
@@ -34,8 +34,6 @@ def pack(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, dict):
         pairs = ((key, item, f"{name}/{key}") for key, item in value.items())
         return {"$dict": [[pack(key, inner, tensors), pack(item, inner, tensors)] for key, item, inner in pairs]}
-    if isinstance(value, set):
-        return {SET_MARK: [pack(item, name, tensors) for item in sorted(value, key=repr)]}
     if isinstance(value, (list, tuple, deque)):
         mark = "$tuple" if isinstance(value, tuple) else "$list"
         return {mark: [pack(item, f"{name}/{i}", tensors) for i, item in enumerate(value)]}
@@ -71,4 +69,4 @@ def unpack(value: Any, tensors: dict[str, Tensor]) -> Any:
     if mark == "$float":
         return float(content)
     items = [unpack(item, tensors) for item in content]
-    return {"$tuple": tuple, SET_MARK: set}.get(mark, list)(items)
+    return tuple(items) if mark == "$tuple" else items

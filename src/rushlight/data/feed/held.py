@@ -124,7 +124,7 @@ class Walk:
             self.sources.append(path)
         elif isinstance(value, GENERATORS):
             self.generators[path] = value
-        elif place is not None and (type(value) is Tensor or (is_plain(value) and bytes_in(value) <= SMALL_BYTES)):
+        elif place is not None and (is_dense(value) or (is_plain(value) and bytes_in(value) <= SMALL_BYTES)):
             self.values[path] = place
         elif isinstance(value, (FunctionType, MethodType, functools.partial)):
             self.visit_function(path, value, depth)
@@ -219,15 +219,18 @@ def names_in(code: CodeType) -> list[str]:
     return [*code.co_names, *(name for each in inner for name in names_in(each))]
 
 
+def is_dense(value: Any) -> bool:
+    """Tell whether a value is a plain tensor of numbers, neither a parameter nor of another layout."""
+    return type(value) is Tensor and value.layout is torch.strided and not (value.is_meta or value.is_quantized)
+
+
 def is_plain(value: Any, depth: int = 0) -> bool:
     """Tell whether a value consists of numbers, text, small arrays and tensors, in containers or not."""
     kind = type(value)
     if kind in SCALARS:
         return True
     if kind is Tensor:
-        return (
-            value.layout is torch.strided and not (value.is_meta or value.is_quantized) and value.nbytes <= SMALL_BYTES
-        )
+        return is_dense(value) and value.nbytes <= SMALL_BYTES
     if isinstance(value, (np.ndarray, np.generic)):
         return value.dtype.kind in "biufc" and value.nbytes <= SMALL_BYTES
     if kind not in (*SEQUENCES, *DICTS, torch.Size) or len(value) > MOST_ENTRIES or depth > 4:
@@ -255,7 +258,7 @@ def write_place(place: Place, value: Any) -> None:
             now.copy_(value)
             return
         value = value.to(now.device)
-    if isinstance(now, dict) and isinstance(value, dict):
+    if (isinstance(now, dict) and isinstance(value, dict)) or isinstance(now, set):
         now.clear()
         now.update(value)
     elif isinstance(now, (list, deque)) and isinstance(value, (list, deque)):
@@ -360,8 +363,10 @@ class Held:
                 self.late[path] = copied(value)
             elif known is self.late or bytes_in(value) > MOST_BYTES:
                 self.unkept.append(path)
+            elif isinstance(value, Tensor):
+                found[path] = value.detach().clone()
             else:
-                found[path] = value.detach().clone() if isinstance(value, Tensor) else copied(value)
+                found[path] = sorted(value, key=repr) if isinstance(value, set) else copied(value)
         for path, (get, _) in walk.stateful.items():
             if is_plain(state := get()):
                 found[path] = copied(state)
