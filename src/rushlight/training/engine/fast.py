@@ -47,10 +47,10 @@ class FastEngine:
         self.last: tuple[list[Batch], int] = ([], 1)  # the last batches, and how many steps they held
         self.ahead = self.joins = 1  # as the feed's
         self.eager_modes: list[Mode] | None = None  # not verified yet; None: not known yet
-        # whether a step was observed, by this process or an earlier one; "" where it showed no obstacle
-        self.is_probed = bool(self.record.modes) or self.state["obstacle"] is not None
+        # what an observed step showed, in this process or an earlier one; None: none was observed; "": no obstacle
+        self.observed: str | None = self.state["obstacle"] or ("" if self.record.modes else self.state["obstacle"])
+        self.is_probed = self.observed is not None
         self.settings = settings_now(parts) if self.is_probed else {}
-        self.observed: str | None = self.state["obstacle"]
         self.obstacle = find_obstacle(training) or self.observed or None
         self.note_obstacle()
         self.reset()
