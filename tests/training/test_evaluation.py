@@ -137,7 +137,7 @@ def test_classes_that_the_test_split_does_not_have_are_null_in_json() -> None:
     report, _ = report_on(one_hot(torch.tensor([0, 0])), torch.tensor([0, 0]), THREE, nn.CrossEntropyLoss())
     assert strict(report)["classes"][1] == {
         "name": "bee", "n": 0, "precision": None, "precision_interval": [0.0, 1.0], "recall": None,
-        "recall_interval": [0.0, 1.0], "f1": None, "f1_interval": [0.0, 1.0],
+        "recall_interval": [0.0, 1.0], "f1": None, "f1_interval": [0.0, 1.0], "iou": None,
     }  # fmt: skip
 
 
