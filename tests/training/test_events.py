@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import subprocess
 import sys
 import traceback
 from collections.abc import Callable
@@ -16,14 +14,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests.processes import run_python
 from torch import Tensor, nn
 
 import rushlight
 from rushlight.errors import UsageError
+from rushlight.events import Event, Events
 from rushlight.runs import list_runs, read_values
 from rushlight.training.engine import modes
 from rushlight.training.engine.modes import Mode
-from rushlight.training.events import Event, Events
 from rushlight.training.record import ledger
 
 SMALL: dict[str, Any] = {"epochs": 3, "quiet": True, "optimizer": "SGD", "lr": 0.1}
@@ -167,8 +166,7 @@ for epoch in rushlight.epochs("linear", "digits", epochs=4, optimizer="SGD", lr=
 
 def test_values_and_media_survive_kills_and_are_those_of_a_run_that_was_never_killed(tmp_path: Path) -> None:
     def loop(name: str, kill: int) -> int:
-        command = [sys.executable, "-c", LOOP, str(tmp_path / name), str(kill)]
-        return subprocess.run(command, timeout=300, env=dict(os.environ)).returncode
+        return run_python(["-c", LOOP, tmp_path / name, kill]).returncode
 
     assert [loop("killed", 2), loop("killed", 3), loop("killed", 0), loop("whole", 0)] == [9, 9, 0, 0]
     killed, whole = (read_values(tmp_path / name / "it") for name in ("killed", "whole"))

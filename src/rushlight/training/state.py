@@ -11,8 +11,8 @@ from torch import nn
 from torch.optim import Optimizer
 
 from rushlight.data import Data, Held, Split
+from rushlight.events import Events
 from rushlight.runs import History
-from rushlight.training.events import Events
 from rushlight.training.objective import Objective, Schedule
 from rushlight.training.recipe import Recipe
 

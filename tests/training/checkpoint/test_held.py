@@ -17,8 +17,8 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset,
 import rushlight
 import rushlight.training.finish as finish
 from rushlight.data import Held
+from rushlight.events import Event
 from rushlight.runs.sessions import list_sessions
-from rushlight.training.events import Event
 from rushlight.training.record import ledger
 from rushlight.training.step import runner
 

@@ -14,11 +14,11 @@ from rushlight.checkpoint_files import age, list_checkpoints
 from rushlight.data import Data, Held, keeping_workers, open_source
 from rushlight.device import bfloat16_refusal, choose_device, keep_freed_memory
 from rushlight.errors import RunError, UsageError
+from rushlight.events import Events
 from rushlight.options import Options
 from rushlight.runs import keep_values, lock_run, new_run, read_recipe, write_session
 from rushlight.texts import Note
 from rushlight.training.checkpoint import note_inexact, restore
-from rushlight.training.events import Events
 from rushlight.training.objective import Objective, Schedule
 from rushlight.training.recipe import recipe_from_json, steps_per_epoch
 from rushlight.training.record import open_history
