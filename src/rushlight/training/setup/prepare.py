@@ -138,7 +138,7 @@ def set_up(
         recipe = continued(begun.recipe, options, optimizer, origin)
         check_rollback(begun.folder, recipe, origin.checkpoint)
     eval_modules = eval_notes(recipe.model.get("eval", []))
-    fitted = replace(fitted, notes=(*device_notes, *opened.notes, *batch_notes(opened, recipe), *eval_modules, *notes))
+    fitted = replace(fitted, notes=(*device_notes, *fitted.notes, *batch_notes(opened, recipe), *eval_modules, *notes))
     steps = steps_per_epoch(fitted.train.samples, recipe)
     schedule = Schedule(optimizer, options.schedule, None if steps is None else steps * recipe.epochs, options.warmup)
     if begun is None:
