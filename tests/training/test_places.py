@@ -27,12 +27,6 @@ NEXT = torch.where(torch.arange(6) > 4, -100, (TOKENS + 1) % 7)
 BOTH = torch.randint(0, 2, (40, 6), generator=GENERATOR)
 
 
-@pytest.fixture(autouse=True)
-def no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out the pictures of the runs here: nothing in this file is about them, and they take half its time."""
-    monkeypatch.setattr("rushlight.training.finish.write_plots", lambda folder, report: None)
-
-
 class Tagger(nn.Module):
     """Scores of each token's successor, (n, classes, places)."""
 

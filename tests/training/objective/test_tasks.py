@@ -28,12 +28,6 @@ COUNTS = torch.poisson((0.3 * X[:, 0] + 1).exp(), generator=GENERATOR)
 CLASSES = X[:, :3].argmax(1)
 
 
-@pytest.fixture(autouse=True)
-def no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out the pictures of the many runs here: nothing in this file is about them, and they take half its time."""
-    monkeypatch.setattr("rushlight.training.finish.write_plots", lambda folder, report: None)
-
-
 class Ending(nn.Module):
     """A linear layer and what follows it; the same weights each time."""
 

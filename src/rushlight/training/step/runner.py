@@ -16,7 +16,7 @@ from rushlight.training.state import Training
 from rushlight.training.step.exact import Parts, Step
 from rushlight.training.step.recovery import Rescue
 
-Executed = tuple[list[float | Tensor], Any, list[float]]  # losses, the last outputs, learning rates
+Executed = tuple[list[float | Tensor], Any, list[float | Tensor]]  # losses, the last outputs, learning rates
 
 EXPLAINED = (  # what code gone wrong raises; all else is raised on purpose, and goes on as it is
     RuntimeError, ValueError, TypeError, LookupError, AttributeError, NameError, ArithmeticError, AssertionError,
@@ -55,7 +55,7 @@ class StepRunner:
         recipe, group = self.training.recipe, self.parts.optimizer.param_groups[0]
         told = self.training.objective.told
         losses: list[float | Tensor] = []
-        rates: list[float] = []
+        rates: list[float | Tensor] = []
         for micro_batches in steps:
             outputs = loss = None  # let go: the next step's own take their place in the processor's cache
             schedule.before_step(state["step"])
@@ -67,7 +67,8 @@ class StepRunner:
             if told is not None:
                 told.end_step()
             losses.append(loss.item() if self.is_on_processor else loss)  # nobody waits for a processor
-            rates.append(group["lr"])
+            rate = group["lr"]  # where it is a tensor, it is changed in place
+            rates.append(rate.detach().clone() if isinstance(rate, Tensor) else rate)
             state["window"] += 1
             state["step"] += 1
             if stops is not None and (stops() or self.saver.is_asked_for):
@@ -93,7 +94,7 @@ def cut(batches: list[Batch], count: int) -> list[list[Batch]]:
 
 def steps_done(
     objective: Objective, batches: list[Batch], count: int,
-    losses: Sequence[float | Tensor], outputs: Any, rates: list[float],
+    losses: Sequence[float | Tensor], outputs: Any, rates: list[float | Tensor],
 ) -> StepsDone:  # fmt: skip
     """Return the results of the steps that were done, with their weights and samples."""
     if objective.told is not None:
