@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -228,23 +228,23 @@ def retarget(data: Data, target: TargetSpec) -> Data:
     if data.may_scale and isinstance(train, ResidentSplit):
         target = standardised(target, train.targets)
         notes = (*notes, Note("data.targets-standardised"))
+    check_same_width(data, target)
     splits: dict[str, Split] = {}
     for name, split in data.splits.items():
         if isinstance(split, ResidentSplit):
             splits[name] = replace(split, targets=target.for_loss(split.targets))
         elif isinstance(prepare := getattr(split, "prepare", None), PrepareBatch):
             splits[name] = replace(split, prepare=prepare.with_target(target))  # type: ignore[type-var]
-    check_same_width(data.name, target, splits)
     return replace(data, target=target, notes=notes, may_scale=False).with_splits(splits)
 
 
-def check_same_width(name: str, target: TargetSpec, splits: Mapping[str, Split]) -> None:
-    """Raise DataError where the targets of two splits in memory differ in shape: class numbers beside probabilities may."""
-    kept = {split: found.targets for split, found in splits.items() if isinstance(found, ResidentSplit)}
-    for split, targets in kept.items():
-        if target.task != "classification" and "train" in kept and targets.shape[1:] != kept["train"].shape[1:]:
+def check_same_width(data: Data, target: TargetSpec) -> None:
+    """Raise DataError where a split in memory has more or fewer numbers for each sample; class numbers may for soft labels."""
+    kept = {split: found.targets for split, found in data.splits.items() if isinstance(found, ResidentSplit)}
+    for split, targets in kept.items() if target.task != "classification" and "train" in kept else ():
+        if targets.shape[1:].numel() != kept["train"].shape[1:].numel():
             train, other = (f"{dtype_name(each)} {tuple(each.shape)}" for each in (kept["train"], targets))
-            raise DataError("targets-differ", data=name, split=split, train=train, other=other)
+            raise DataError("targets-differ", data=data.name, split=split, train=train, other=other)
 
 
 def open_like(

@@ -79,7 +79,7 @@ class Objective:
     `compute(model, batch)` returns the mean loss of a batch, and the outputs where the loss has some to show.
     `weight(batch)` is the denominator of that mean: the number of samples, or the sum of their class weights. Means of
     unequal batches, and of the micro-batches of one step, are combined by it. A loss that `is_sum` is combined by
-    adding, and its averages are over samples. `told` is a user's own objective's.
+    adding, and its averages are over samples. `own` and `told` are a user's own objective's.
     """
 
     compute: Callable[[nn.Module, Batch], tuple[Tensor, Any]]
@@ -87,6 +87,7 @@ class Objective:
     loss: Loss | None  # None for a user's own objective
     is_sum: bool = False
     is_even: Callable[[], bool] = lambda: False  # whether all samples weigh the same
+    own: Callable[[nn.Module, Batch], Any] | None = None  # the user's function
     told: Told | None = None
 
     def weights(self, batch: Batch, count: int) -> list[float]:
@@ -133,7 +134,7 @@ def own_objective(function: Callable[[nn.Module, Batch], Any]) -> Objective:
         told.add(answer, batch)
         return answer.loss, answer.outputs
 
-    return Objective(compute, count_samples, None, told=told)
+    return Objective(compute, count_samples, None, own=function, told=told)
 
 
 def read_answer(answer: Any) -> Answer:

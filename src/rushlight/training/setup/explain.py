@@ -206,7 +206,7 @@ def explain_step_error(error: Exception, model: nn.Module, batch: Batch | None, 
     with torch.no_grad(), torch.random.fork_rng(devices=[]), traced(model) as trace:
         try:
             outputs = model(inputs)
-        except (RuntimeError, ValueError, TypeError, IndexError) as again:
+        except Exception as again:  # as in `check_model`
             if not is_objective or str(again) == text:  # else it is called otherwise there, and fails otherwise
                 return explain_forward(again, model, trace, inputs)
         if training.objective.loss is None:
@@ -221,9 +221,10 @@ def explain_step_error(error: Exception, model: nn.Module, batch: Batch | None, 
 
 
 def explain_objective(error: Exception) -> BaseException:
-    """Return the error of the user's objective with its own line; `error` itself where none of it is theirs."""
-    where = user_line(error, "")
-    return UsageError("objective-failed", where=where, reason=in_a_line(error)) if where else error
+    """Return the error of the user's objective with its own line; `error` itself where it was raised on purpose."""
+    frames, where = traceback.extract_tb(error.__traceback__), user_line(error, "")
+    is_meant = not where or ((frames[-1].line or "").startswith("raise") and "/torch/" not in frames[-1].filename)
+    return error if is_meant else UsageError("objective-failed", where=where, reason=in_a_line(error))
 
 
 def explain_loss(error: Exception, name: str, outputs: Any, targets: Any) -> UsageError:

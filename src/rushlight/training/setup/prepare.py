@@ -138,7 +138,7 @@ def set_up(
         recipe = continued(begun.recipe, options, optimizer, origin)
         check_rollback(begun.folder, recipe, origin.checkpoint)
     eval_modules = eval_notes(recipe.model.get("eval", []))
-    fitted = replace(fitted, notes=(*device_notes, *opened.notes, *batch_notes(opened, recipe), *eval_modules, *notes))
+    fitted = replace(fitted, notes=(*device_notes, *fitted.notes, *batch_notes(opened, recipe), *eval_modules, *notes))
     steps = steps_per_epoch(fitted.train.samples, recipe)
     schedule = Schedule(optimizer, options.schedule, None if steps is None else steps * recipe.epochs, options.warmup)
     if begun is None:
@@ -155,7 +155,7 @@ def set_up(
 
 def held_by(model: nn.Module, objective: Objective, data: Data) -> Held:
     """Return the state that model, loss or objective, and data hold, as it is before the first step."""
-    roots = {"model": model, "loss": objective.loss or objective.compute}
+    roots = {"model": model, "loss": objective.loss or objective.own}
     for name, split in data.splits.items():
         source = getattr(split, "loader", getattr(split, "dataset", None))
         roots |= {} if source is None else {name: source}

@@ -78,7 +78,8 @@ def check_resumable(folder: Path, recipe: Recipe, data: Any, given: dict[str, An
     if "objective" in given and "loss" in missing:
         missing.remove("loss")
     if missing:
-        raise RunError("live-parts", run=folder.name, parts=", ".join(missing))
+        own = {"loss": OBJECTIVE} if recipe.loss["name"] == OBJECTIVE else {}
+        raise RunError("live-parts", run=folder.name, parts=", ".join(own.get(part, part) for part in missing))
     fixed = {"loss", "optimizer"} - live
     fixed |= {"test_data", "val_data"} if data is None else set()
     for option in given:

@@ -18,6 +18,9 @@ from rushlight.training.step.recovery import Rescue
 
 Executed = tuple[list[float | Tensor], Any, list[float | Tensor]]  # losses, the last outputs, learning rates
 
+EXPLAINED = (  # what code gone wrong raises; all else is raised on purpose, and goes on as it is
+    RuntimeError, ValueError, TypeError, LookupError, AttributeError, NameError, ArithmeticError, AssertionError,
+)  # fmt: skip
 MOST_IN_A_ROW = 32
 ROW_SECONDS = 0.02  # about: a checkpoint that is due waits for that long
 
@@ -59,7 +62,7 @@ class StepRunner:
             seed = step_seed(recipe.seed, state["epoch"], state["window"])
             try:
                 loss, outputs = self.rescue.step(execute, micro_batches, self.generator, seed)
-            except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            except EXPLAINED as error:
                 raise StepFailed(error, micro_batches[-1]) from error
             if told is not None:
                 told.end_step()

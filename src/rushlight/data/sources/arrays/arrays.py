@@ -106,11 +106,14 @@ def read_pairs(
             shapes = tuple(inputs.shape[1:]), tuple(read[split][0].shape[1:])
             raise DataError("shapes-differ", data=name, split=split, train=shapes[0], other=shapes[1])
     raw = {split: as_array(pair[1], name, "targets") for split, pair in pairs.items()}
+    are_soft = raw["train"].ndim == 2 and raw["train"].dtype.kind == "f" and raw["train"].shape[1] > 1
+    numbers = {split for split, array in raw.items() if are_soft and array.ndim == 1 and array.dtype.kind in "iu"}
+    kept = {split: torch.from_numpy(raw.pop(split).astype(np.int64)) for split in numbers}  # of soft labels' classes
     check_same_shape(name, raw)
     values, target = read_targets(np.concatenate(list(raw.values())), task, classes)
     notes += target_notes(raw["train"], target, task)
-    parts = zip(pairs, torch.split(values, [len(array) for array in raw.values()]), strict=True)
-    return feature_kind, {split: Samples(read[split][0], targets) for split, targets in parts}, target, notes
+    kept |= zip(raw, torch.split(values, [len(array) for array in raw.values()]), strict=True)
+    return feature_kind, {split: Samples(read[split][0], kept[split]) for split in pairs}, target, notes
 
 
 def read_raw(pairs: dict[str, Pair], name: str, task: Task | None, classes: Sequence[str] | None) -> Read:
