@@ -46,6 +46,7 @@ class Runs:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.ids: dict[str, str] = {}  # by name
         self.entries: dict[str, Entry] = {}  # by id
         self.gone: dict[str, int] = {}  # the ids of runs that are gone, and since which version
         self.version = 0
@@ -55,15 +56,12 @@ class Runs:
     def refresh(self) -> None:
         """Read the runs that are new or have changed since, and forget those that are gone."""
         version, seen, until = self.version + 1, set(), time.monotonic() + READING_SECONDS
-        self.is_whole = True
-        try:
-            with os.scandir(self.folder) as found:
-                names = [entry.name for entry in found if not entry.name.startswith(".")]
-        except OSError:
-            names = []
-        for name in sorted(names, reverse=True):  # the newest first
-            identity = id_of(name)
-            if identity not in self.entries and time.monotonic() > until:
+        was_whole, self.is_whole = self.is_whole, True
+        for name in self.names():
+            identity = self.ids[name] if name in self.ids else self.ids.setdefault(name, id_of(name))
+            if identity in self.entries and not was_whole:
+                seen.add(identity)  # first all that were never read
+            elif identity not in self.entries and time.monotonic() > until:
                 self.is_whole = False  # the rest at the next call: the page shows what there is
             elif self.refresh_one(identity, self.folder / name, version):
                 seen.add(identity)
@@ -74,14 +72,22 @@ class Runs:
         if changed or version in self.gone.values():
             self.version = version
 
+    def names(self) -> list[str]:
+        """Return the names in the folder that may be runs, the newest first."""
+        try:
+            with os.scandir(self.folder) as found:
+                return sorted((entry.name for entry in found if not entry.name.startswith(".")), reverse=True)
+        except OSError:
+            return []
+
     def refresh_one(self, identity: str, folder: Path, version: int) -> bool:
         """Read one run if it changed; return whether there is one."""
         known = self.entries.get(identity)
         try:
-            changed_at = folder.lstat().st_mtime_ns
-            if known is not None and known.settled == changed_at:
+            status = os.lstat(folder)
+            if known is not None and known.settled == status.st_mtime_ns:
                 return True
-            if folder.is_symlink() and not folder.resolve().is_relative_to(self.folder.resolve()):
+            if stat.S_ISLNK(status.st_mode) and not folder.resolve().is_relative_to(self.folder.resolve()):
                 row = damaged(folder, text("board.problem.link"))
                 signature: Signature = ("link",)
             elif not is_run(folder):
@@ -94,8 +100,8 @@ class Runs:
             row = {**(row or row_of(folder)), "id": identity}
             known = self.entries[identity] = Entry(folder, signature, row, version, None)
             self.gone.pop(identity, None)
-        is_old = time.time() - changed_at / 1e9 > SETTLED_SECONDS
-        known.settled = changed_at if is_old and known.row["status"] != "running" else None
+        is_old = time.time() - status.st_mtime > SETTLED_SECONDS
+        known.settled = status.st_mtime_ns if is_old and known.row["status"] != "running" else None
         return True
 
     def changes(self, since: int) -> dict[str, Any]:
@@ -122,7 +128,7 @@ def signature_of(folder: Path) -> Signature:
     found: list[object] = []
     for name in READ_WHOLE:
         try:
-            status = (folder / name).lstat()
+            status = os.lstat(f"{folder}/{name}")
             found.append((status.st_mode, status.st_ino, status.st_size, status.st_mtime_ns))
         except OSError:
             found.append(None)
@@ -139,7 +145,7 @@ def check_files(folder: Path) -> None:
     """Raise Refused if a file that is read whole is a link, a device or a pipe, or too large."""
     for name, most in READ_WHOLE.items():
         try:
-            status = (folder / name).lstat()
+            status = os.lstat(f"{folder}/{name}")
         except OSError:
             continue
         if not stat.S_ISREG(status.st_mode):

@@ -78,6 +78,7 @@ def listening(port: int | None) -> Iterator[socket.socket]:
             if port is not None:
                 raise UsageError("board-port-used", port=port, reason=error.strerror or error) from error
             listener.bind((LOOPBACK, 0))
+        listener.listen()  # from here on, who comes waits
         yield listener
 
 
