@@ -104,7 +104,7 @@ function press(plot, event, props) {
   if (event.key === "+" || event.key === "=" || event.key === "-") {
     const half = ((high - low) / 2) * (event.key === "-" ? 2 : 0.5);
     if (event.key === "-" && half >= high - low && low <= props.x[0]) props.onZoom(null);
-    else props.onZoom([Math.max(centre - half, 0), centre + half]);
+    else props.onZoom([Math.max(centre - half, props.logX ? props.x[0] : 0), centre + half]);
     return true;
   }
   if (event.key === "0" || event.key === "Escape") {

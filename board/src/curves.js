@@ -72,13 +72,25 @@ function useCurves(runs, look, columns) {
   const key = JSON.stringify([ids, view]);
   const isLive = runs.some((row) => row.status === "running");
   const since = runs.map((row) => `${row.status}${row.steps}`).join();
+  const asked = useRef({ key: "", isLate: false, stop: new AbortController() }); // the request under way; without one the key is ""
+  const [late, setLate] = useState(0);
   useEffect(() => {
-    if (!columns || !ids.length) return undefined;
-    const stop = new AbortController();
+    if (!columns || !ids.length) return;
+    if (asked.current.key === key) {
+      asked.current.isLate = true; // one that takes long is waited for, and then asked again
+      return;
+    }
+    asked.current.stop.abort();
+    const mine = (asked.current = { key, isLate: false, stop: new AbortController() });
     const given = Object.fromEntries(Object.entries(view).filter(([, value]) => value !== ""));
-    readCurves(ids, given, stop.signal).then((found) => setCurves({ found, key }), () => undefined);
-    return () => stop.abort();
-  }, [key, isLive ? state.ticks : 0, since]);
+    readCurves(ids, given, mine.stop.signal)
+      .then((found) => setCurves({ found, key }), () => undefined)
+      .finally(() => {
+        mine.key = "";
+        if (mine.isLate) setLate((count) => count + 1);
+      });
+  }, [key, isLive ? state.ticks : 0, since, late]);
+  useEffect(() => () => asked.current.stop.abort(), []);
   return { found: curves.found, isStale: curves.key !== key };
 }
 

@@ -32,7 +32,7 @@ export function RunView({ route }) {
     <h1>${row.name} <span class=${`status ${row.status}`}>${say(`status-${row.status}`)}</span></h1>
     ${problems.map((problem) => html`<p class="problem" role="alert">${problem}</p>`)}
     <p>${sentence(row)}</p>
-    <p class="actions"><a class="button" href=${address({ runs: row.id }, "curves")}>${say("its-curves")}</a>
+    <p class="actions"><a class="button" href=${address({ runs: row.id, low: "", high: "" }, "curves")}>${say("its-curves")}</a>
       ${["interrupted", "unfinished", "failed"].includes(row.status) && html`<span>${say("resume-with")} <code>rushlight resume ${row.name}</code></span>`}</p>
     <${Report} report=${details?.report} />
     <${Media} id=${row.id} values=${log.values} />

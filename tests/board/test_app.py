@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import struct
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -256,6 +257,7 @@ HOSTILE_NAMES = [
 ]  # fmt: skip
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
 def test_runs_of_any_name_are_listed_and_found(tmp_path: Path) -> None:
     for name in HOSTILE_NAMES:
         make_run(tmp_path, name)
@@ -304,6 +306,7 @@ def test_whatever_a_file_holds_nothing_fails_and_the_other_runs_are_shown(runs: 
         assert statuses(client)["first"] == "finished"
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes and links")
 @pytest.mark.parametrize("name", [*FILES, "losses.f32"])
 def test_links_pipes_and_folders_in_place_of_files_are_not_read(runs: Path, tmp_path: Path, name: str) -> None:
     secret = tmp_path / "secret"
@@ -323,6 +326,7 @@ def test_links_pipes_and_folders_in_place_of_files_are_not_read(runs: Path, tmp_
         shutil.rmtree(folder)
 
 
+@pytest.mark.skipif(os.name == "nt", reason="needs links")
 def test_a_run_that_is_a_link_out_of_the_folder_is_refused(runs: Path, tmp_path: Path) -> None:
     make_run(tmp_path / "elsewhere", "private", np.ones(30))
     (runs / "out").symlink_to(tmp_path / "elsewhere" / "private")

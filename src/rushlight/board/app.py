@@ -65,8 +65,6 @@ def build_app(folder: Path, port: int, language: str) -> Guard:
 
     def list_runs(request: Request) -> Response:
         since = request.query_params.get("since", "0")
-        with curves.lock:
-            runs.refresh()
         return as_json(runs.changes(int(since) if since.isdecimal() and len(since) < 16 else 0))
 
     def show_run(request: Request) -> Response:

@@ -6,6 +6,7 @@ import hashlib
 import os
 import secrets
 import stat
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +43,7 @@ class Entry:
 
 
 class Runs:
-    """The runs in one folder."""
+    """The runs in one folder. Requests of several threads take turns."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -51,6 +52,7 @@ class Runs:
         self.gone: dict[str, int] = {}  # the ids of runs that are gone, and since which version
         self.version = 0
         self.is_whole = False  # whether all runs were read
+        self.lock = threading.RLock()
         self.server = secrets.token_hex(4)  # versions of another server mean nothing here
 
     def refresh(self) -> None:
@@ -105,16 +107,20 @@ class Runs:
         return True
 
     def changes(self, since: int) -> dict[str, Any]:
-        """Return the rows that are new since a version of the list, the ids that are gone, and the version now."""
-        rows = [entry.row for entry in self.entries.values() if entry.version > since]
-        gone = [identity for identity, version in self.gone.items() if version > since]
-        return {"server": self.server, "version": self.version, "whole": self.is_whole, "rows": rows, "gone": gone}
+        """Read the list again; return the rows that are new since a version of it, the ids that are gone, and the version now."""
+        with self.lock:
+            self.refresh()
+            rows = [entry.row for entry in self.entries.values() if entry.version > since]
+            gone = [identity for identity, version in self.gone.items() if version > since]
+            state = {"server": self.server, "version": self.version, "whole": self.is_whole}
+        return {**state, "rows": rows, "gone": gone}
 
     def find(self, identity: str) -> Path | None:
         """Return the folder of a run by its id; None if there is none, or if its link leads out of the folder."""
-        if identity not in self.entries:
-            self.refresh()
-        entry = self.entries.get(identity)
+        with self.lock:
+            if identity not in self.entries:
+                self.refresh()
+            entry = self.entries.get(identity)
         return None if entry is None or entry.signature == ("link",) else entry.folder
 
 
