@@ -35,6 +35,10 @@ READ_ELSEWHERE = {
     "data/sources/named/fetch.py": "the cache's own files",
     "training/engine/compiler.py": "what our own process wrote",
     "cli/__init__.py": "nothing",
+    "board/files.py": "files that grow, by the same rules",
+    "board/app.py": "our own page",
+    "board/page.py": "our own page",
+    "board/serve.py": "the browser",
     "training/record/tensorboard.py": "an image that this run wrote",
 }
 OPENED = {"data/sources/images/pixels.py": "Image.open(file", "data/sources/tables/frames.py": "gzip"}

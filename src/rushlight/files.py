@@ -102,12 +102,8 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 def write_json(path: Path, content: object) -> None:
     """Replace the file at `path` by strict, indented JSON; NaN and infinity are refused with ValueError."""
-    write_bytes(path, encoded(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"))
-
-
-def encoded(text: str) -> bytes:
-    """Return JSON in UTF-8; bytes of a file name that are none, as Python has them, become JSON's own escapes."""
-    return text.encode("utf-8", "backslashreplace")
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+    write_bytes(path, f"{text}\n".encode(errors="backslashreplace"))  # a name that is no UTF-8: JSON's own escape
 
 
 def write_new(path: Path, chunks: Iterable[bytes | memoryview]) -> None:

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
         CPU,
         Batch,
         Feed,
+        Held,
+        LoaderSplit,
         ResidentSplit,
         Split,
         StreamedSplit,
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
         read_image,
         read_rows,
     )
-    from rushlight.data.spec import Column, FeatureKind, FeatureSpec, Normalization, TargetSpec, Task
+    from rushlight.data.spec import Column, FeatureKind, FeatureSpec, Layout, Normalization, Scale, TargetSpec, Task
     from rushlight.data.splits import Data, keeping_workers
 
 
@@ -43,6 +45,8 @@ __getattr__, __dir__ = lazy_names(
             "CPU",
             "Batch",
             "Feed",
+            "Held",
+            "LoaderSplit",
             "ResidentSplit",
             "Split",
             "StreamedSplit",
@@ -64,7 +68,16 @@ __getattr__, __dir__ = lazy_names(
             "read_image",
             "read_rows",
         ],
-        "rushlight.data.spec": ["Column", "FeatureKind", "FeatureSpec", "Normalization", "TargetSpec", "Task"],
+        "rushlight.data.spec": [
+            "Column",
+            "FeatureKind",
+            "FeatureSpec",
+            "Layout",
+            "Normalization",
+            "Scale",
+            "TargetSpec",
+            "Task",
+        ],
         "rushlight.data.splits": ["Data", "keeping_workers"],
     },
 )

@@ -1,6 +1,6 @@
 """A bundle: one folder with everything a model needs to be used elsewhere, and no code.
 
-    weights.safetensors     parameters and buffers
+    weights.safetensors     parameters and buffers, and the tensors of a module's extra state
     model.json              signature, preprocessing, classes, architecture, provenance, SHA-256 of the other files
     examples.safetensors    a few raw inputs with the model's outputs on them, compared on every load
 
@@ -10,7 +10,9 @@ The architecture is written down as a name or as the class that is needed; nothi
 from __future__ import annotations
 
 import hashlib
+import json
 import math
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -25,13 +27,16 @@ from rushlight.data import (
     Column,
     FeatureKind,
     FeatureSpec,
+    Layout,
     Normalization,
+    Scale,
     TargetSpec,
     Task,
 )
 from rushlight.device import available_memory
 from rushlight.errors import UsageError, WeightsError
 from rushlight.export.formats import decode_safetensors, encode_safetensors
+from rushlight.export.nested import pack, unpack
 from rushlight.export.predictions import device_of
 from rushlight.export.weights import first_few, portable_state
 from rushlight.kinds import (
@@ -43,6 +48,7 @@ from rushlight.kinds import (
     is_one_of,
     is_positive,
     is_text,
+    is_whole,
     maybe,
     wrong_entry,
 )
@@ -51,11 +57,15 @@ from rushlight.texts import Note
 
 FORMAT, VERSION = "rushlight-bundle", 1
 MODEL, WEIGHTS, EXAMPLES = "model.json", "weights.safetensors", "examples.safetensors"
+DTYPES = (
+    "bool", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64", "float16", "bfloat16", "float32",
+    "float64", "complex64", "complex128",
+)  # fmt: skip  # of samples as they are stored
 DESCRIPTION: Kind = {
     "version": is_count,
     "files": {f"{name}?": {"sha256": is_text} for name in (WEIGHTS, EXAMPLES)},
     "preprocessing": maybe({
-        "kind": is_one_of(*get_args(FeatureKind)), "shape": [is_count], "dtype": is_one_of("uint8", "float32", "int64"),
+        "kind": is_one_of(*get_args(FeatureKind)), "shape": [is_count], "dtype": is_one_of(*DTYPES), "is_raw?": is_flag,
         "normalization": {"name?": is_text, "divisor?": is_positive, "mean?": [is_finite], "std?": [is_finite]},
         "columns": [{
             "name": is_text, "kind": is_one_of("number", "category", "date"), "categories?": [is_text], "fill?": is_finite,
@@ -64,8 +74,10 @@ DESCRIPTION: Kind = {
     }),
     "target": maybe({
         "task": is_one_of(*get_args(Task)), "classes?": [is_text], "width?": is_count, "name?": is_text, "mean?": [is_finite],
-        "std?": [is_finite],
+        "std?": [is_finite], "layout?": is_one_of(*get_args(Layout)), "gives?": is_one_of(*get_args(Scale)),
+        "ignored?": maybe(is_whole),
     }),
+    "extra_state?": is_object,
     "architecture": {"name?": is_text, "import?": is_text, "class?": is_text, "arguments?": is_object},
     "provenance": is_object,
 }  # fmt: skip
@@ -81,7 +93,7 @@ class Bundle:
     or "outputs.0", "outputs.name" where the model gives several.
     """
 
-    weights: dict[str, Tensor]
+    weights: dict[str, Any]  # tensors, and what a module's `get_extra_state` gave
     features: FeatureSpec | None
     target: TargetSpec | None
     architecture: dict[str, Any]
@@ -108,7 +120,8 @@ def write_bundle(
     """
     folder = Path(folder).resolve()
     check_free(folder)
-    contents = {WEIGHTS: encode_safetensors(portable_state(model, folder))}
+    weights, extra = state_and_extra(model, folder)
+    contents = {WEIGHTS: encode_safetensors(weights)}
     recorded = {} if examples is None or not len(examples) else record_examples(model, features, examples)
     if recorded:
         contents[EXAMPLES] = safetensors.torch.save(recorded)
@@ -122,6 +135,7 @@ def write_bundle(
         },
         "preprocessing": features and features.to_json(),
         "target": target and target.to_json(),
+        **({"extra_state": extra} if extra else {}),
         "architecture": files.without_nan(architecture),
         "provenance": files.without_nan(provenance),
         "examples": {"recorded": len(recorded["inputs"]) if recorded else 0, "rtol": RTOL, "atol": ATOL},
@@ -133,6 +147,21 @@ def write_bundle(
         for name, part in contents.items():
             files.write_bytes(temporary / name, part)
         files.write_json(temporary / MODEL, description)
+
+
+def check_bundle(
+    folder: Path, model: nn.Module, features: FeatureSpec | None, target: TargetSpec | None, architecture: Mapping[str, Any]
+) -> None:  # fmt: skip
+    """Raise what `write_bundle` would for a model and the specs of its data; write nothing."""
+    json.dumps([features and features.to_json(), target and target.to_json(), files.without_nan(architecture)])
+    state_and_extra(model, folder)
+
+
+def state_and_extra(model: nn.Module, folder: Path) -> tuple[OrderedDict[str, Tensor], dict[str, Any]]:
+    """Return a model's state as tensors, and as JSON what `get_extra_state` gives, whose own tensors are among them."""
+    extra: dict[str, Any] = {}
+    weights = portable_state(model, folder, extra)
+    return weights, {name: pack(value, name, weights) for name, value in extra.items()}
 
 
 def read_bundle(folder: Path) -> Bundle:
@@ -148,7 +177,9 @@ def read_bundle(folder: Path) -> Bundle:
     target = None if described is None else TargetSpec.from_json(known(TargetSpec, described))
     if WEIGHTS not in listed:
         raise WeightsError("bundle-damaged", path=folder, reason=Note("export.lists-no", name=MODEL, file=WEIGHTS))
-    weights = read_tensors(folder, WEIGHTS, listed[WEIGHTS]["sha256"])
+    weights = with_extra(
+        read_tensors(folder, WEIGHTS, listed[WEIGHTS]["sha256"]), description.get("extra_state", {}), folder
+    )
     examples = read_tensors(folder, EXAMPLES, listed[EXAMPLES]["sha256"]) if EXAMPLES in listed else {}
     if examples and "inputs" not in examples:
         raise WeightsError("bundle-damaged", path=folder, reason=Note("export.garbled", name=EXAMPLES, entry="inputs"))
@@ -245,6 +276,17 @@ def read_tensors(folder: Path, name: str, expected: str) -> dict[str, Tensor]:
         reason = Note("export.changed", name=name, size=len(content))
         raise WeightsError("bundle-damaged", path=folder, reason=reason)
     return decode_safetensors(content, folder / name)
+
+
+def with_extra(weights: dict[str, Any], extra: Any, folder: Path) -> dict[str, Any]:
+    """Return a bundle's state with the extra state of modules in it, in place of that state's own tensors."""
+    try:
+        found = {name: unpack(value, weights) for name, value in extra.items()}
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        reason = Note("export.garbled", name=MODEL, entry=error)
+        raise WeightsError("bundle-damaged", path=folder, reason=reason) from error
+    own = tuple(f"{name}/" for name in extra)
+    return {name: value for name, value in weights.items() if not name.startswith(own)} | found
 
 
 def known(kind: type, content: dict[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from rushlight import files
 from rushlight.checkpoint_files import age
@@ -53,8 +54,6 @@ def finish_run(training: Training, last: Epoch | None) -> None:
     for file in (training.history.lines, training.history.losses):  # what is told to be finished survives a power cut
         files.sync_file(file.path)
     write_session(training.folder, "finished", training.state["step"])
-    if training.events.error is not None:  # the user's function raised after the last step
-        raise training.events.error
 
 
 def load_best(training: Training) -> int | None:
@@ -66,6 +65,8 @@ def load_best(training: Training) -> int | None:
         return None
     try:
         load_state(training.model, read_model_state(best), str(best))
+        if isinstance(loss := training.objective.loss, nn.Module) and loss.state_dict():
+            load_state(loss, read_model_state(best, "loss"), str(best))
     except WeightsError as error:
         training.events.warning(Note("training.last-kept", problem=error.record))
         return None

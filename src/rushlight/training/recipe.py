@@ -24,6 +24,7 @@ from rushlight.options import TAKES, RecipeOptions
 from rushlight.texts import Note
 
 SCHEDULES = ("constant", "cosine", "onecycle")
+OBJECTIVE = "objective"  # the name of the loss of a run with the user's own
 DESCRIBED = ("model", "data", "loss", "optimizer", "schedule")
 BUILT: dict[str, Kind] = {
     "name": is_text,

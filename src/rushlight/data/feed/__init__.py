@@ -2,7 +2,8 @@
 
 from rushlight.data.feed.batch import Batch, count_samples, equal_parts, tensors_in
 from rushlight.data.feed.feed import Feed
-from rushlight.data.feed.loader import LoaderSplit
+from rushlight.data.feed.held import Held, generators_in
+from rushlight.data.feed.loader import LoaderSplit, with_new_workers
 from rushlight.data.feed.reading import (
     BatchReader,
     BatchRequest,

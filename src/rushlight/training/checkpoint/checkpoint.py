@@ -44,11 +44,12 @@ from rushlight.checkpoint_files import (
     read_state,
 )
 from rushlight.errors import RunError, StorageError, UsageError, WeightsError
+from rushlight.export import bundle_architecture, check_bundle, pack, unpack
 from rushlight.kinds import Kind, is_count, is_object, maybe, wrong_entry
 from rushlight.runs import keep_values
 from rushlight.texts import Note
-from rushlight.training.checkpoint.randomness import random_streams
-from rushlight.training.checkpoint.serialize import lay_out_like_parameters, pack, unpack
+from rushlight.training.checkpoint.randomness import held_state, random_streams
+from rushlight.training.checkpoint.serialize import lay_out_like_parameters
 from rushlight.training.state import State, Training
 
 PARTS = ("state", "model", "buffers", "optimizer", "schedule", "random", "conditions")
@@ -89,6 +90,7 @@ def take_snapshot(training: Training) -> Snapshot:
 def capture(training: Training) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Copy the full state: JSON-ready content, and the tensors it refers to by name."""
     tensors: dict[str, Tensor] = {}
+    held = held_state(training)  # first: it notes in the state what cannot be restored
     parts = {
         "state": training.state,
         "model": training.model.state_dict(),
@@ -96,6 +98,7 @@ def capture(training: Training) -> tuple[dict[str, Any], dict[str, Tensor]]:
         "optimizer": training.optimizer.state_dict(),
         "schedule": training.schedule.state_dict(),
         "random": random_streams(),
+        "held": held,
         "conditions": training.conditions,
     }
     if isinstance(training.objective.loss, torch.nn.Module):  # one may keep what moves: a mean over the last batches
@@ -105,7 +108,7 @@ def capture(training: Training) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def check_can_be_saved(training: Training) -> None:
-    """Raise UsageError if something in the state cannot be saved, before work depends on it."""
+    """Raise UsageError or WeightsError if a checkpoint or the bundle cannot hold something, before work depends on it."""
     _, tensors = capture(training)
     for name, tensor in tensors.items():
         try:
@@ -113,6 +116,8 @@ def check_can_be_saved(training: Training) -> None:
         except Exception as error:
             found = Note("training.found-tensor", dtype=tensor.dtype)
             raise UsageError("not-checkpointable", name=name, found=found) from error
+    architecture, data = bundle_architecture(training.recipe.model), training.data
+    check_bundle(training.folder, training.model, data.features, data.target, architecture)
 
 
 def unsaved_buffers(model: torch.nn.Module) -> dict[str, Tensor]:
@@ -211,6 +216,8 @@ def restore_memory(training: Training, folder: Path, content: dict[str, Any], te
         if isinstance(loss, torch.nn.Module) and "loss" in content:  # early releases did not save it
             loss.load_state_dict(unpack(content["loss"], tensors))
             restore_buffers(loss, unpack(content["loss_buffers"], tensors), training.device)
+        if "held" in content:
+            training.held.restore(unpack(content["held"], tensors))
     except (RuntimeError, ValueError, KeyError, AttributeError) as error:
         reason = " ".join(str(error).split())[:300]
         raise RunError("state-does-not-fit", run=training.folder.name, folder=folder, reason=reason) from error
@@ -338,10 +345,10 @@ def best_checkpoint(run: Path, state: State | None = None) -> Path | None:
     return folder if folder.is_dir() else None
 
 
-def read_model_state(folder: Path) -> dict[str, Tensor]:
-    """Return the model's own state_dict from a checkpoint."""
+def read_model_state(folder: Path, part: str = "model") -> dict[str, Tensor]:
+    """Return the model's own state_dict from a checkpoint, or that of its "loss"."""
     content, tensors = read_checkpoint(folder)
-    state: dict[str, Tensor] = unpack(content["model"], tensors)
+    state: dict[str, Tensor] = unpack(content[part], tensors)
     return state
 
 

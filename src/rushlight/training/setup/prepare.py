@@ -11,15 +11,16 @@ from typing import Any
 from torch import nn
 
 from rushlight.checkpoint_files import age, list_checkpoints
-from rushlight.data import keeping_workers, open_source
+from rushlight.data import Data, Held, keeping_workers, open_source
 from rushlight.device import bfloat16_refusal, choose_device, keep_freed_memory
 from rushlight.errors import RunError, UsageError
+from rushlight.events import Events
+from rushlight.models import MODELS
 from rushlight.options import Options
 from rushlight.runs import keep_values, lock_run, new_run, read_recipe, write_session
 from rushlight.texts import Note
-from rushlight.training.checkpoint import restore
-from rushlight.training.events import Events
-from rushlight.training.objective import Schedule
+from rushlight.training.checkpoint import note_inexact, restore
+from rushlight.training.objective import Objective, Schedule
 from rushlight.training.recipe import recipe_from_json, steps_per_epoch
 from rushlight.training.record import open_history
 from rushlight.training.setup.announcement import announce, batch_notes
@@ -108,7 +109,13 @@ def set_up(
     events = events or Events()
     keep_freed_memory()
     device, device_notes = choose_device(options.device)
-    opened = open_source(data, options.test_data, data_options(options), fetch, validation=options.val_data)
+    opened = open_source(
+        data, options.test_data, data_options(options), fetch, validation=options.val_data,
+        is_raw=options.objective is not None,
+    )  # fmt: skip
+    if opened.target is None and isinstance(model, str) and model in MODELS:  # its last layer goes by the targets
+        described_by = open_source(data, options.test_data, data_options(options), fetch, validation=options.val_data)
+        opened = replace(opened, target=described_by.target)
     if begun is None:
         check_validation(options, opened)
     else:
@@ -118,7 +125,7 @@ def set_up(
     objective, opened, loss_name = choose_objective(options, opened)
     module, described = choose_model(model, opened, options)
     fitted, notes = fit(module, opened, objective, device, described.get("seed"))
-    optimizer = choose_optimizer(options, module)
+    optimizer = choose_optimizer(options, module, objective.loss)
     own_size = getattr(getattr(opened.train, "loader", None), "batch_size", None)
     if own_size is not None and options.batch_size not in (None, own_size):
         raise UsageError("batch-size-of-loader", given=options.batch_size, own=own_size)
@@ -134,7 +141,7 @@ def set_up(
         recipe = continued(begun.recipe, described, options, optimizer, origin)
         check_rollback(begun.folder, recipe, origin.checkpoint)
     eval_modules = eval_notes(recipe.model.get("eval", []))
-    fitted = replace(fitted, notes=(*device_notes, *opened.notes, *batch_notes(opened, recipe), *eval_modules, *notes))
+    fitted = replace(fitted, notes=(*device_notes, *fitted.notes, *batch_notes(opened, recipe), *eval_modules, *notes))
     steps = steps_per_epoch(fitted.train.samples, recipe)
     schedule = Schedule(optimizer, options.schedule, None if steps is None else steps * recipe.epochs, options.warmup)
     if begun is None:
@@ -146,8 +153,17 @@ def set_up(
     history = open_history(folder, recipe, events, stack)
     return Training(
         recipe, module, fitted, objective, optimizer, schedule, device, folder, history, events, new_state(),
-        conditions, origin,
+        conditions, origin, held_by(module, objective, fitted),
     )  # fmt: skip
+
+
+def held_by(model: nn.Module, objective: Objective, data: Data) -> Held:
+    """Return the state that model, loss or objective, and data hold, as it is before the first step."""
+    roots = {"model": model, "loss": objective.loss or objective.own}
+    for name, split in data.splits.items():
+        source = getattr(split, "loader", getattr(split, "dataset", None))
+        roots |= {} if source is None else {name: source}
+    return Held(roots)
 
 
 # ── the first lines of its history ───────────────────────────────────────────────────────────────────────────
@@ -161,6 +177,7 @@ def begin(training: Training, stack: contextlib.ExitStack) -> None:
     else:
         bring_back_origin(training, training.origin)
     announce(training)
+    note_inexact(training)
 
 
 def write_start(training: Training, **more: Any) -> None:
@@ -175,8 +192,8 @@ def bring_back_origin(training: Training, origin: Origin) -> None:
     folder, tell = training.folder, training.events.message
     for difference in origin.differences:
         training.events.warning(Note("training.not-the-same-bits", difference=difference))
-    more = {"differences": list(origin.differences)} if origin.differences else {}
     if origin.checkpoint is None:
+        more = {"differences": list(origin.differences)} if origin.differences else {}
         if (folder / "model").is_dir():
             raise RunError("no-checkpoint", run=folder.name)
         tell(Note("training.begins-anew"))
@@ -199,4 +216,7 @@ def bring_back_origin(training: Training, origin: Origin) -> None:
     if training.state["epoch"] > epochs:
         had = "schedule" if training.schedule.name in ("cosine", "onecycle") else "epochs"
         tell(Note(f"training.has-had-its-{had}", epochs=epochs, more=2 * epochs))
+    note_inexact(training)
+    inexact = [*origin.differences, *training.state["inexact"]]
+    more = {"differences": inexact} if inexact else {}
     write_session(folder, "resumed", training.state["step"], checkpoint=origin.checkpoint.name, **more)

@@ -49,6 +49,8 @@ class Rescue:
             self.buffers.keep()
         while True:
             generator.manual_seed(seed)
+            if self.training.objective.told is not None:
+                self.training.objective.told.batches.clear()
             try:
                 size = self.state["micro_batch"]
                 result = execute(micro_batches if size is None else split(micro_batches, size))
@@ -72,6 +74,10 @@ class Rescue:
         state = self.state
         self.training.optimizer.zero_grad()
         self.buffers.restore()
+        if (
+            told := self.training.objective.told
+        ) is not None:  # its weights count, its numbers may be as bad as the loss
+            told.batches[:] = [(weight, is_told, {}) for weight, is_told, _ in told.batches]
         state["skipped"] += 1
         step, samples = state["step"] + 1, name_samples(self.training, state["window"])
         what = Note("training.the-loss") if bad.what == "loss" else Note("training.gradient-of", name=bad.what)
@@ -99,7 +105,7 @@ class Rescue:
 
     def note(self, event: str, step: int, message: str) -> None:
         """Record what was done, and tell it."""
-        self.training.events.emit("event", event=event, step=step, message=message)
+        self.training.events.emit_after(self.state["step"], event=event, step=step, message=message)
 
 
 def roll_back(training: Training, error: BlownUp) -> None:
@@ -108,6 +114,7 @@ def roll_back(training: Training, error: BlownUp) -> None:
     The state it goes back to depends on nothing but the step, so that a run killed meanwhile does the same. Raises `error`
     when that was done too often, or when there is nothing whole to go back to; nothing is deleted then.
     """
+    training.events.waiting.clear()  # of steps that are undone
     state = training.state
     count, began = state["rollbacks"] + 1, checkpoints(training.folder) / epoch_began(state)
     if count > MOST_ROLLBACKS or not is_whole(began):
