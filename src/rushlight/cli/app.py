@@ -166,6 +166,7 @@ def board(
     language: str | None = None,
 ) -> None:
     from rushlight.board import serve_board
+    from rushlight.console import print_line
     from rushlight.errors import check_choice
     from rushlight.texts import LANGUAGES, fill
     from rushlight.texts import language as usual
@@ -173,7 +174,7 @@ def board(
     chosen = language or usual()
     check_choice("language", chosen, LANGUAGES)
     serve_board(
-        runs, port, chosen, lambda address: typer.echo(fill(chosen, "board.open", {"address": address})), not no_open
+        runs, port, chosen, lambda address: print_line(fill(chosen, "board.open", {"address": address})), not no_open
     )
 
 
