@@ -16,7 +16,7 @@ if TYPE_CHECKING:
         StreamedSplit,
         count_samples,
         equal_parts,
-        tensors_in,
+        split_batch,
     )
     from rushlight.data.look import describe_data, write_contact_sheet
     from rushlight.data.open import DataOptions, open_like, open_source, retarget
@@ -47,7 +47,7 @@ __getattr__, __dir__ = lazy_names(
             "StreamedSplit",
             "count_samples",
             "equal_parts",
-            "tensors_in",
+            "split_batch",
         ],
         "rushlight.data.look": ["describe_data", "write_contact_sheet"],
         "rushlight.data.open": ["DataOptions", "open_like", "open_source", "retarget"],

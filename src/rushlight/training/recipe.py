@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rushlight.errors import RunError
 from rushlight.options import RecipeOptions
 
-SCHEDULES = ("constant", "cosine", "onecycle")
+if TYPE_CHECKING:
+    from rushlight.data import Split
+
+SCHEDULES = ("constant", "cosine", "onecycle", "plateau")
 DESCRIBED = ("model", "data", "loss", "optimizer", "schedule")
 
 
@@ -23,6 +27,7 @@ class Recipe(RecipeOptions):
     optimizer: dict[str, Any]
     schedule: dict[str, Any]
     batch_size: int = 64
+    keep: Sequence[str] = ()  # the classes of the objects whose state is kept besides
 
 
 def recipe_to_json(recipe: Recipe) -> dict[str, Any]:
@@ -37,6 +42,10 @@ def recipe_from_json(content: dict[str, Any]) -> Recipe:
     Raises RunError for what is no recipe.
     """
     known = {entry.name for entry in fields(Recipe)}
+    schedule = content.get("schedule", {})
+    if schedule.get("live") and "by" not in schedule:  # earlier releases knew these two by step
+        by = "step" if schedule["name"] in ("OneCycleLR", "CyclicLR") else "epoch"
+        content = content | {"schedule": schedule | {"by": by}}
     try:
         return Recipe(**{key: value for key, value in content.items() if key in known})
     except TypeError as error:
@@ -44,6 +53,7 @@ def recipe_from_json(content: dict[str, Any]) -> Recipe:
         raise RunError("run-file-damaged", path="recipe.json", reason=reason) from error
 
 
-def steps_per_epoch(samples: int | None, recipe: Recipe) -> int | None:
+def steps_per_epoch(split: Split, recipe: Recipe) -> int | None:
     """Return how many optimizer steps an epoch takes; None when the data does not tell its length."""
-    return None if samples is None else math.ceil(samples / (recipe.batch_size * recipe.accumulate))
+    batches = split.count_batches(recipe.batch_size)
+    return None if batches is None else math.ceil(batches / recipe.accumulate)

@@ -47,11 +47,12 @@ class Training:
     state: State
     conditions: dict[str, Any]  # what the bits depend on besides the recipe
     origin: Origin | None = None  # None: it is new
+    keep: tuple[Any, ...] = ()  # objects whose state is in the checkpoints besides
 
     @property
     def chooses(self) -> bool:
         """Whether evaluations decide: when to stop, which weights are kept, the learning rate."""
-        return self.recipe.early_stopping is not None or self.schedule.is_plateau
+        return self.recipe.early_stopping is not None or self.schedule.plateau is not None
 
     @property
     def evaluated_name(self) -> str:

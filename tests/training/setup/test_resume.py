@@ -99,7 +99,7 @@ def test_a_live_schedule_that_a_named_one_took_over_from_is_not_asked_for_again(
     parts = live()
     schedule = torch.optim.lr_scheduler.StepLR(parts["optimizer"], 1)
     run = rushlight.train(data="digits", epochs=1, schedule=schedule, name="a", runs=tmp_path, quiet=True, **parts)
-    assert run.recipe.schedule == {"name": "StepLR", "warmup": 0, "live": True}
+    assert run.recipe.schedule == {"name": "StepLR", "warmup": 0, "live": True, "by": "epoch"}
     rushlight.resume("a", epochs=2, schedule="constant", runs=tmp_path, quiet=True, **live())
     assert run.recipe.schedule == {"name": "constant", "warmup": 0}
     assert rushlight.resume("a", epochs=3, runs=tmp_path, quiet=True, **live()).summary()["epochs"] == 3

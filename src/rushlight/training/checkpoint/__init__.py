@@ -14,6 +14,7 @@ from rushlight.training.checkpoint.checkpoint import (
     restore,
     state_digest,
 )
+from rushlight.training.checkpoint.kept import GENERATORS, check_keep
 from rushlight.training.checkpoint.randomness import begin_random_streams, random_streams, restore_random_streams
 from rushlight.training.checkpoint.saver import Saver
 from rushlight.training.checkpoint.serialize import unpack

@@ -17,4 +17,4 @@ from rushlight.training.objective.optimizers import (
     describe_optimizer,
     named_optimizer,
 )
-from rushlight.training.objective.schedule import Schedule
+from rushlight.training.objective.schedule import Schedule, plateau_in

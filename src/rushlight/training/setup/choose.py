@@ -9,7 +9,6 @@ import torch
 from torch import nn
 from torch.nn.parameter import UninitializedParameter
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from rushlight.data import Data, DataOptions, ResidentSplit, Split, StreamedSplit, retarget
 from rushlight.errors import ModelError, UsageError
@@ -25,6 +24,7 @@ from rushlight.training.objective import (
     named_loss,
     named_optimizer,
     own_objective,
+    plateau_in,
     task_of_loss,
 )
 from rushlight.training.setup.explain import check_model
@@ -65,14 +65,16 @@ def chooser(options: Options) -> str | None:
     """Return the name of what chooses by evaluations: early stopping, or a plateau schedule; None where nothing does."""
     if options.early_stopping is not None:
         return "early_stopping"
-    return type(options.schedule).__name__ if isinstance(options.schedule, ReduceLROnPlateau) else None
+    if plateau_in(options.schedule) is not None:
+        return type(options.schedule).__name__
+    return "plateau" if options.schedule == "plateau" else None
 
 
 def check_together(model: object, options: Options) -> None:
     """Raise UsageError for an option that would be ignored, because a live object brings its own."""
     for part, live, ignored in (
         ("optimizer", isinstance(options.optimizer, Optimizer), ("lr", "optimizer_arguments")),
-        ("schedule", isinstance(options.schedule, LRScheduler), ("warmup",)),
+        ("schedule", not isinstance(options.schedule, str), ("schedule_arguments",)),
         ("model", isinstance(model, nn.Module), ("model_arguments",)),
         ("objective", options.objective is not None, ("loss",)),
     ):

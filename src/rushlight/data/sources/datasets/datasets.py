@@ -7,7 +7,7 @@ twice tells, and a note says what was found.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -34,10 +34,9 @@ from rushlight.data.feed import (
     Split,
     StreamedSplit,
     collated,
-    explained_workers,
+    first_collated,
     read_sample,
     seeded,
-    start_reading,
 )
 from rushlight.data.shape import (
     EXAMPLES,
@@ -75,6 +74,23 @@ ITERABLE_BATCH = 64  # samples in a batch of an iterable dataset that came witho
 
 
 @dataclass(frozen=True)
+class Readers:
+    """The processes that read each split: as the option says, else as its own DataLoader does."""
+
+    workers: int  # 0: not chosen
+    loaders: dict[str, Any]  # what was given for each split
+
+    def of(self, split: str) -> int:
+        """Return how many processes read a split."""
+        return self.workers or getattr(self.loaders.get(split), "num_workers", 0)
+
+    def begin(self, split: str) -> Callable[[int], object] | None:
+        """Return the function with which the workers of a split's own DataLoader begin."""
+        begin: Callable[[int], object] | None = getattr(self.loaders.get(split), "worker_init_fn", None)
+        return begin
+
+
+@dataclass(frozen=True)
 class DatasetOptions:
     """How to open a dataset: `open_dataset` has the options' defaults."""
 
@@ -84,7 +100,7 @@ class DatasetOptions:
     seed: int
     test_fraction: float | None
     val_fraction: float | None
-    workers: int
+    readers: Readers
 
 
 def open_dataset(
@@ -104,8 +120,8 @@ def open_dataset(
     """Open a map-style or iterable dataset, or a DataLoader, as `Data`; `validation` and `test` may be pairs of arrays.
 
     Normalisation is left to the dataset (its transforms are the user's) unless `normalize` asks for it, or the samples
-    are bytes, which no transform has changed. A DataLoader of an ordinary kind gives its dataset, batch size and
-    shuffling; one with a sampler, batch sampler or collate function of its own, or with an iterable dataset, is used as
+    are bytes, which no transform has changed. A DataLoader of an ordinary kind gives its dataset, batch size, shuffling
+    and workers; one with a sampler, batch sampler or collate function of its own, or with an iterable dataset, is used as
     it is.
 
     Raises:
@@ -118,7 +134,8 @@ def open_dataset(
             batched, test, validation=validation, task=task, classes=classes, normalize=normalize,
             val_fraction=val_fraction, note=note,
         )  # fmt: skip
-    options = DatasetOptions(task, classes, normalize, seed, test_fraction, val_fraction, workers)
+    readers = Readers(workers, {"train": train, "validation": validation, "test": test})
+    options = DatasetOptions(task, classes, normalize, seed, test_fraction, val_fraction, readers)
     dataset = train.dataset if isinstance(train, DataLoader) else train
     batch_size = train.batch_size if isinstance(train, DataLoader) else None
     is_shuffled = not isinstance(train, DataLoader) or isinstance(train.sampler, RandomSampler)
@@ -146,13 +163,13 @@ def open_dataset(
 def open_kept(dataset: Dataset[Any], others: dict[str, Any], options: DatasetOptions, notes: list[Note]) -> Data:
     """Read a dataset into memory, its other splits too, except DataLoaders."""
     name, classes = type(dataset).__name__, options.classes or class_names(dataset)
-    train, target = read_all(dataset, "train", options.task, classes, options.workers)
+    train, target = read_all(dataset, "train", options.task, classes, options.readers)
     kept: dict[str, Samples] = {}
     loaders = {split: other for split, other in others.items() if isinstance(other, DataLoader)}
     notes += [Note("data.loader-of-split", split=Note(f"words.{split}")) for split in loaders]
     for split in others.keys() - loaders.keys():
         names = target.classes if classes is None and not all(map(str.isdecimal, target.classes)) else classes
-        kept[split], other_target = read_all(others[split], split, target.task, names, options.workers)
+        kept[split], other_target = read_all(others[split], split, target.task, names, options.readers)
         check_same_dtype(name, dtype_name(train.inputs), dtype_name(kept[split].inputs))
         if len(other_target.classes) > len(target.classes):
             target = other_target
@@ -193,9 +210,19 @@ def open_streamed(
     if "test" not in others:
         notes.append(Note("data.no-test-split-random"))
     return Data(
-        name=name, train=StreamedSplit(train, prepare, options.workers, collate_samples, is_random=is_random), test=None,
+        name=name, train=streamed(train, prepare, options.readers, "train", is_random=is_random), test=None,
         features=features, target=target, fingerprint=describe_fingerprint(dataset), notes=tuple(notes), examples=examples,
-    ).with_splits(open_others(others, prepare, options.workers, name))  # fmt: skip
+    ).with_splits(open_others(others, prepare, options.readers, name))  # fmt: skip
+
+
+def streamed(
+    dataset: Dataset[Any], prepare: PrepareBatch, readers: Readers, split: str, *, is_random: bool | None,
+    is_shuffled: bool = True,
+) -> StreamedSplit:  # fmt: skip
+    """Make a split that reads its samples as they are needed."""
+    return StreamedSplit(
+        dataset, prepare, readers.of(split), readers.begin(split), collate_samples, is_shuffled, is_random=is_random
+    )
 
 
 def cut_dataset(
@@ -231,10 +258,10 @@ def open_loader(
     if isinstance(dataset, IterableDataset) and not loader.num_workers and (begun := iter(dataset)) is iter(dataset):
         raise DataError("begins-once", data=name, found=type(begun).__name__)
     others = read_others(name, validation, test, workers=0)
-    with seeded(0), explained_workers(name, loader.num_workers):
-        first = next(start_reading(loader, name), None)
+    first, samples = first_collated(loader, name)
     if first is None:
         raise DataError("empty-split", data=name, split="train")
+    notes += [Note("data.samples-not-counted", name=name)] if samples is None else []
     features = target = examples = None
     if isinstance(first, (tuple, list)) and len(first) == 2 and isinstance(first[0], Tensor):
         examples = as_stored(first[0][:EXAMPLES]).clone()
@@ -247,7 +274,7 @@ def open_loader(
     return Data(
         name=name, train=LoaderSplit(loader, prepare), test=None, features=features, target=target,
         fingerprint=describe_fingerprint(dataset), notes=tuple(notes), batch_size=loader.batch_size, examples=examples,
-    ).with_splits(open_others(others, prepare, 0, name))  # fmt: skip
+    ).with_splits(open_others(others, prepare, Readers(0, {"validation": validation, "test": test}), name))  # fmt: skip
 
 
 # ── validation and test data that come apart ─────────────────────────────────────────────────────────────────
@@ -280,7 +307,7 @@ def read_other(name: str, split: str, source: Any, workers: int) -> Any:
     return list(zip(inputs, targets, strict=True))
 
 
-def open_others(others: dict[str, Any], prepare: PrepareBatch, workers: int, name: str) -> dict[str, Split]:
+def open_others(others: dict[str, Any], prepare: PrepareBatch, readers: Readers, name: str) -> dict[str, Split]:
     """Make validation and test splits that are read as they are needed; of a dataset the first sample is checked."""
     splits: dict[str, Split] = {}
     for split, source in others.items():
@@ -295,7 +322,7 @@ def open_others(others: dict[str, Any], prepare: PrepareBatch, workers: int, nam
             check_same_dtype(name, prepare.features.dtype, dtype_name(as_stored(inputs)))
             if isinstance(first[1], str):
                 raise DataError("streamed-texts", data=name, found=first[1])
-        splits[split] = StreamedSplit(source, prepare, workers, collate_samples, False, is_random=None)
+        splits[split] = streamed(source, prepare, readers, split, is_random=None, is_shuffled=False)
     return splits
 
 
@@ -334,13 +361,14 @@ def describe_fingerprint(dataset: Any) -> str:
 
 
 def read_all(
-    dataset: Dataset[Any], split: str, task: Task | None, classes: Sequence[str] | None, workers: int
+    dataset: Dataset[Any], split: str, task: Task | None, classes: Sequence[str] | None, readers: Readers
 ) -> tuple[Samples, TargetSpec]:
     """Read every sample once and keep it."""
     name = type(dataset).__name__
     indices = range(sample_count(dataset, name, split))
     requests = [BatchRequest(0, 0, indices[first : first + READ_BATCH]) for first in range(0, len(indices), READ_BATCH)]
-    reader = BatchReader(SeededDataset(dataset, collate_samples, is_random=None), workers)
+    samples = SeededDataset(dataset, collate_samples, is_random=None)
+    reader = BatchReader(samples, readers.of(split), readers.begin(split))
     inputs, targets = zip(*reader.batches(requests, is_pinned=False), strict=True)
     if len(shapes := sorted({str(tuple(batch.shape[1:])) for batch in inputs})) > 1:
         raise DataError("unequal-samples", data=name, reason=Note("data.found-two", first=shapes[0], second=shapes[1]))
