@@ -94,6 +94,12 @@ class FeatureSpec:
     dtype: str  # "uint8", "float32", "int64"
     normalization: Normalization = Normalization()
     columns: tuple[Column, ...] = ()  # tables only: the columns in order
+    varies: bool = False  # whether samples are sequences, whose length is another in each batch: that of `shape` is one
+
+    def fits(self, shape: tuple[int, ...]) -> bool:
+        """Tell whether a sample of this shape is one of these."""
+        is_same = len(shape) == len(self.shape) and shape[1:] == self.shape[1:]
+        return is_same and (self.varies or shape == self.shape)
 
     @property
     def size(self) -> int:

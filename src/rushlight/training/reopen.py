@@ -17,8 +17,15 @@ from rushlight.training.checkpoint import latest_checkpoint, read_model_state
 from rushlight.training.evaluation import evaluate
 from rushlight.training.finish import save_report
 from rushlight.training.loop import evaluation_size, test_batch_size
-from rushlight.training.objective import Objective, make_objective, named_loss, task_of_loss
-from rushlight.training.recipe import Recipe
+from rushlight.training.objective import (
+    Objective,
+    make_objective,
+    named_loss,
+    own_objective,
+    returned_loss,
+    task_of_loss,
+)
+from rushlight.training.recipe import OWN_LOSS, Recipe
 from rushlight.training.setup import Fetch, build_described, build_imported, check_rebuildable
 from rushlight.training.state import Training
 
@@ -81,6 +88,8 @@ def test_run(
 
 def reopen_objective(folder: Path, recipe: Recipe, given: Any) -> Objective:
     """Return the objective that a run was trained with; a live loss has to be given again."""
+    if recipe.loss["name"] == OWN_LOSS:
+        return own_objective(returned_loss)
     if not recipe.loss.get("live"):
         return make_objective(named_loss(recipe.loss["name"]))
     if not callable(given):

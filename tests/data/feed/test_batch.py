@@ -28,6 +28,7 @@ import rushlight
 from rushlight.data import DataOptions, count_samples, open_source, split_batch
 from rushlight.data.feed.batch import note_samples, to_device
 from rushlight.data.feed.loader import LoaderSplit
+from rushlight.errors import DataError
 
 META = torch.device("meta")  # a device that is everywhere
 Q: dict[str, Any] = {"quiet": True, "epochs": 1, "lr": 0.0}
@@ -401,6 +402,52 @@ def test_workers_begin_as_their_loader_says() -> None:
     assert os.getpid() not in read[:, 0].long().tolist()
 
 
-def test_padded_batches_of_varying_width_are_counted() -> None:
-    batch = (pad_sequence([torch.ones(3), torch.ones(5)], batch_first=True), torch.zeros(2))
-    assert count_samples(batch) == 2
+# ── padded sequences ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Mean(nn.Module):
+    """Classifies token sequences of any length; 0 is padding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed = nn.Embedding(9, 2, padding_idx=0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.embed(x).sum(1)
+
+
+def padded(samples: list[Any]) -> tuple[Tensor, Tensor]:
+    return pad_sequence([x for x, _ in samples], batch_first=True), torch.tensor([y for _, y in samples])
+
+
+def test_padded_batches_of_any_width_are_trained_on_tested_and_predicted(tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    samples = [(torch.randint(1, 9, (3 + index % 5,), generator=generator), index % 2) for index in range(40)]
+
+    def loader(first: int, last: int, size: int) -> DataLoader[Any]:
+        return DataLoader(samples[first:last], size, collate_fn=padded)  # type: ignore[arg-type]
+
+    model = Mean()
+    run = rushlight.train(model, loader(0, 32, 16), test_data=loader(32, 40, 1), runs=tmp_path, **Q)
+    with torch.no_grad():
+        x, y = padded(samples[32:])
+        outputs = model(x)
+    right = (outputs.argmax(1) == y).float().mean().item()
+    for size in (1, 3, 8):  # of widths 3 to 7
+        report = run.test(loader(32, 40, size))
+        assert (report.n, report.accuracy) == (8, pytest.approx(right))
+        assert report.loss == pytest.approx(F.cross_entropy(outputs, y).item(), rel=1e-5)
+    reopened = rushlight.open_run(run.name, Mean(), runs=tmp_path)
+    for tokens, _ in samples[:3]:
+        expected = model(tokens[None]).softmax(1).detach().numpy()
+        assert run.predict(tokens[None]).probabilities == pytest.approx(expected)
+        assert reopened.predict(tokens).probabilities == pytest.approx(expected)
+    assert reopened.test(loader(32, 40, 3)).accuracy == pytest.approx(right)
+
+
+def test_features_that_are_no_sequences_keep_their_width(tmp_path: Path) -> None:
+    loader = DataLoader(Samples(), 50, collate_fn=columns)
+    run = rushlight.train(nn.Linear(8, 2), loader, runs=tmp_path, **Q)
+    with pytest.raises(DataError):
+        run.predict(torch.zeros(2, 7))

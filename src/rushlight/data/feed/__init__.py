@@ -1,6 +1,14 @@
 """How samples become batches: kept in memory, streamed, or by the user's own loader."""
 
-from rushlight.data.feed.batch import Batch, count_samples, equal_parts, samples_by_form, split_batch, tensors_in
+from rushlight.data.feed.batch import (
+    Batch,
+    changed,
+    count_samples,
+    equal_parts,
+    samples_by_form,
+    split_batch,
+    tensors_in,
+)
 from rushlight.data.feed.feed import Feed
 from rushlight.data.feed.loader import LoaderSplit, first_collated
 from rushlight.data.feed.reading import (

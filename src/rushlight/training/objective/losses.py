@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from rushlight.data import Batch, TargetSpec, Task, count_samples, equal_parts
 from rushlight.errors import UsageError, suggest
+from rushlight.training.objective.calls import call_model
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -64,7 +65,7 @@ def make_objective(loss: Loss, are_labels_checked: bool = False) -> Objective:
 
     def compute(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor | None]:
         inputs, targets = batch
-        outputs = model(inputs)
+        outputs = call_model(model, inputs)
         return loss(outputs, targets), outputs
 
     is_sum = getattr(loss, "reduction", "mean") == "sum"

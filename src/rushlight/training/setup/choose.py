@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.parameter import UninitializedParameter
 from torch.optim import Optimizer
 
-from rushlight.data import Data, DataOptions, ResidentSplit, Split, StreamedSplit, retarget
+from rushlight.data import Data, DataOptions, ResidentSplit, Split, StreamedSplit, group_inputs, retarget
 from rushlight.errors import ModelError, UsageError
 from rushlight.options import Options
 from rushlight.texts import Note
@@ -25,8 +25,10 @@ from rushlight.training.objective import (
     named_optimizer,
     own_objective,
     plateau_in,
+    returned_loss,
     task_of_loss,
 )
+from rushlight.training.recipe import OWN_LOSS
 from rushlight.training.setup.explain import check_model
 
 VAL_FRACTION = 0.1  # of the training samples, where something chooses
@@ -87,8 +89,12 @@ def choose_objective(options: Options, data: Data) -> tuple[Objective, Data, str
     """Return the objective, the data with targets as its loss wants them, and the loss's name."""
     if options.objective is not None:
         return own_objective(options.objective), data, "objective"
-    if data.target is None:
+    if data.target is None and data.features is None:
+        data = group_inputs(data, options.task, options.classes)
+    if data.target is None and options.loss is not None:
         raise UsageError("needs-objective", data=data.name)
+    if data.target is None:
+        return own_objective(returned_loss), data, OWN_LOSS
     given = options.loss or LOSS_BY_TASK[data.target.task]
     loss = named_loss(given) if isinstance(given, str) else given
     if isinstance(loss, type) or not callable(loss):

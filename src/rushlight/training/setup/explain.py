@@ -16,6 +16,7 @@ from rushlight.data import Batch, Data, TargetSpec
 from rushlight.errors import ModelError, RushlightError, UsageError
 from rushlight.models import eval_mode
 from rushlight.texts import Note
+from rushlight.training.objective import Objective
 from rushlight.training.state import Training
 
 ENDS_IN_ACTIVATION = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.GELU, nn.Sigmoid, nn.Tanh)
@@ -76,6 +77,22 @@ def check_model(
         return None, ()
     target = check_output_shape(outputs, data.target, model)
     return target, tuple(last_layer_notes(trace, target, outputs, loss))
+
+
+def check_own_loss(model: nn.Module, data: Data, objective: Objective) -> None:
+    """Run the model on a first batch before training, in eval mode; UsageError where it fails, or returns no loss."""
+    batch = next(iter(data.train.in_order(2)), None)
+    if batch is None:
+        return
+    with torch.random.fork_rng(devices=[]), eval_mode(model), torch.no_grad():
+        try:
+            objective.compute(model, batch)
+        except RushlightError:
+            raise
+        except Exception as error:
+            reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+            name, where = type(model).__name__, user_line(error, "")
+            raise UsageError("model-takes-no-batch", model=name, where=where, reason=reason) from error
 
 
 def first_samples(data: Data, device: torch.device) -> Batch | None:

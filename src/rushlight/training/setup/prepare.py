@@ -20,7 +20,7 @@ from rushlight.texts import Note
 from rushlight.training.checkpoint import check_keep, restore
 from rushlight.training.events import Events
 from rushlight.training.objective import Schedule
-from rushlight.training.recipe import recipe_from_json, steps_per_epoch
+from rushlight.training.recipe import OWN_LOSS, recipe_from_json, steps_per_epoch
 from rushlight.training.record import open_history
 from rushlight.training.setup.announcement import announce, batch_notes
 from rushlight.training.setup.build import check_rebuildable, choose_model, eval_notes
@@ -36,6 +36,7 @@ from rushlight.training.setup.choose import (
 )
 from rushlight.training.setup.conditions import conditions_of
 from rushlight.training.setup.describe import describe_source, make_recipe, write_records
+from rushlight.training.setup.explain import check_own_loss
 from rushlight.training.setup.outside import outside_state
 from rushlight.training.setup.resume import (
     Begun,
@@ -119,6 +120,8 @@ def set_up(
     objective, opened, loss_name = choose_objective(options, opened)
     module, described = choose_model(model, opened, options)
     fitted, notes = fit(module, opened, objective, device, described.get("seed"))
+    if loss_name == OWN_LOSS:
+        check_own_loss(module, fitted, objective)
     optimizer, keep = choose_optimizer(options, module), check_keep(options.keep or ())
     own_size = getattr(getattr(opened.train, "loader", None), "batch_size", None)
     if own_size is not None and options.batch_size not in (None, own_size):

@@ -28,7 +28,7 @@ from rushlight.training.checkpoint import (
     unpack,
 )
 from rushlight.training.objective import describe_optimizer
-from rushlight.training.recipe import Recipe, recipe_from_json, recipe_to_json
+from rushlight.training.recipe import OWN_LOSS, Recipe, recipe_from_json, recipe_to_json
 from rushlight.training.setup.conditions import changed_settings, differences, remedies, setting_differences
 from rushlight.training.state import Origin, Training
 
@@ -120,7 +120,7 @@ def options_of(recipe: Recipe, given: dict[str, Any]) -> Options:
     values |= {key: restored(value) for key, value in recipe.data["options"].items()}
     arguments = {key: restored(value) for key, value in recipe.optimizer["arguments"].items()}
     values |= {
-        "loss": None if recipe.loss["name"] == "objective" else recipe.loss["name"],
+        "loss": None if recipe.loss["name"] in ("objective", OWN_LOSS) else recipe.loss["name"],
         "optimizer": recipe.optimizer["name"], "optimizer_arguments": arguments,
         "schedule": recipe.schedule["name"], "warmup": recipe.schedule["warmup"],
         "model_arguments": recipe.model.get("arguments"),

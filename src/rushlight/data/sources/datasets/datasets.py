@@ -41,6 +41,7 @@ from rushlight.data.feed import (
 from rushlight.data.shape import (
     EXAMPLES,
     PrepareBatch,
+    PrepareInputs,
     Samples,
     as_array,
     as_stored,
@@ -49,6 +50,7 @@ from rushlight.data.shape import (
     cut_samples,
     cut_splits,
     dtype_name,
+    has_several_inputs,
     identity_of,
     read_targets,
 )
@@ -266,6 +268,8 @@ def open_loader(
     if isinstance(first, (tuple, list)) and len(first) == 2 and isinstance(first[0], Tensor):
         examples = as_stored(first[0][:EXAMPLES]).clone()
         features = feature_spec(first[0], normalize, name, notes)
+        is_sequence = features.dtype == "int64" or (features.kind == "array" and first[0].dim() > 2)
+        features = replace(features, varies=is_sequence and loader.collate_fn is not default_collate)
         if isinstance(first[1], Tensor):
             target = loader_target(loader, first[1], task, classes or class_names(dataset), notes)
     prepare = PrepareBatch(target, features)
@@ -275,6 +279,30 @@ def open_loader(
         name=name, train=LoaderSplit(loader, prepare), test=None, features=features, target=target,
         fingerprint=describe_fingerprint(dataset), notes=tuple(notes), batch_size=loader.batch_size, examples=examples,
     ).with_splits(open_others(others, prepare, Readers(0, {"validation": validation, "test": test}), name))  # fmt: skip
+
+
+def group_inputs(data: Data, task: Task | None, classes: Sequence[str] | None) -> Data:
+    """Return data of several inputs with batches of (inputs, targets); any other data as it is.
+
+    Raises:
+        DataError: the targets are of a kind that no task here has.
+    """
+    train: Any = data.train
+    notes: list[Any] = list(data.notes)
+    if isinstance(train, StreamedSplit):
+        with seeded(0):
+            first: Any = read_sample(train.dataset, 0)
+        if not has_several_inputs(first):
+            return data
+        target = probe_target(train.dataset, task, classes or class_names(train.dataset), notes)
+    else:
+        first, _ = first_collated(train.loader, data.name)
+        if not has_several_inputs(first) or not isinstance(first[-1], Tensor):
+            return data
+        target = loader_target(train.loader, first[-1], task, classes or class_names(train.loader.dataset), notes)
+    splits: dict[str, Any] = dict(data.splits)
+    grouped = {name: replace(split, prepare=PrepareInputs(target)) for name, split in splits.items()}
+    return replace(data, target=target, notes=tuple(notes)).with_splits(grouped)
 
 
 # ── validation and test data that come apart ─────────────────────────────────────────────────────────────────
@@ -418,7 +446,7 @@ def probe_target(dataset: Any, task: Task | None, classes: Sequence[str] | None,
     if labels is None or len(labels) != len(dataset):
         chosen = evenly_spaced(len(dataset), LABEL_PROBES)
         with seeded(0):
-            samples = [read_sample(dataset, index)[1] for index in chosen]
+            samples = [read_sample(dataset, index)[-1] for index in chosen]
         labels = collated(samples, collate_samples, type(dataset).__name__)
         notes.append(Note("data.targets-probed", count=len(chosen)))
     if not isinstance(labels, Tensor) and isinstance(first := next(iter(labels)), str):
