@@ -14,8 +14,9 @@ from typing import Any
 import torch
 
 import rushlight
+from faults import configurations, odd
 from faults.compare import differences
-from faults.configurations import CONFIGURATIONS, Configuration, write_data
+from faults.configurations import Configuration, write_data
 from faults.moments import ALWAYS, Interval, Reference
 from faults.outcome import Say
 from faults.points import Watch, set_interval
@@ -23,6 +24,7 @@ from faults.processes import run_fork, tail
 from rushlight.training.engine import modes
 from rushlight.training.engine.modes import RECORD, read_modes
 
+CONFIGURATIONS = (*configurations.CONFIGURATIONS, *odd.CONFIGURATIONS)
 NAME = "run"  # of every run; each is in a folder of its own
 IMPORTED = ("torch._dynamo", "matplotlib.pyplot", "rich.live", "rushlight.api", "rushlight.report.plots", "polars")
 

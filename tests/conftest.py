@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -20,6 +21,28 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def draw() -> Iterator[Any]:
+    """Leave the plots at the end of a run out: they take ten times as long as most trainings here. Gives what draws them."""
+    from rushlight.training import finish
+
+    drawn, finish.write_plots = finish.write_plots, lambda folder, report: None
+    yield drawn
+    finish.write_plots = drawn
+
+
+@pytest.fixture(autouse=True)
+def plots(request: pytest.FixtureRequest, draw: Any) -> Iterator[None]:
+    """Draw them in the tests that are marked `plots`."""
+    from rushlight.training import finish
+
+    left_out = finish.write_plots
+    if "plots" in request.keywords:
+        finish.write_plots = draw
+    yield
+    finish.write_plots = left_out
 
 
 def pytest_configure() -> None:

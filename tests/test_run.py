@@ -118,6 +118,7 @@ def test_unknown_options_of_test_are_refused(tmp_path: Path) -> None:
         run.test(nonsense=3)  # type: ignore[call-arg]
 
 
+@pytest.mark.plots
 def test_a_plot_that_fails_costs_the_run_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*arguments: object) -> None:
         raise OSError("no fonts here")

@@ -91,7 +91,8 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 def write_json(path: Path, content: object) -> None:
     """Replace the file at `path` by strict, indented JSON; NaN and infinity are refused with ValueError."""
-    write_bytes(path, (json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+    write_bytes(path, f"{text}\n".encode(errors="backslashreplace"))  # a name that is no UTF-8: JSON's own escape
 
 
 def write_new(path: Path, chunks: Iterable[bytes | memoryview]) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests.processes import run_python
 
 import rushlight
 from rushlight.cli import main
@@ -28,8 +29,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with one finished run of mlp on the digits, made by a real process."""
     folder = tmp_path_factory.mktemp("a home")
     command = [sys.executable, "-m", "rushlight", "train", "mlp", "digits", "--hidden", "32", "--epochs", "3", "--json"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # as here, where `resume` goes on with it
-    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=folder, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=folder)
     (folder / "train.json").write_text(done.stdout, encoding="utf-8")
     (folder / "train.err").write_text(done.stderr, encoding="utf-8")
     return folder
@@ -81,9 +81,8 @@ def test_the_run_folder_holds_what_the_design_promises(home: Path) -> None:
 
 
 def test_quiet_prints_nothing(home: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "rushlight", "train", "linear", "digits", "--epochs", "1", "--quiet"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
-    assert done.stdout == done.stderr == ""
+    done = run_python(["-m", "rushlight", "train", "linear", "digits", "--epochs", "1", "--quiet"], cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_training_prints_rows_a_report_and_what_comes_next(do: Do, tmp_path: Path) -> None:
@@ -294,9 +293,6 @@ def test_ones_own_network_from_a_file_is_trained_tested_and_saved(do: Do, home: 
     assert torch.load(home / "net.pth", weights_only=True)["layers.1.weight"].shape == (24, 64)
 
 
-def test_help_teaches_every_command() -> None:
+def test_help_teaches_every_command(do: Do) -> None:
     for command in ("train", "resume", "test", "predict", "save", "runs", "data", "env"):
-        done = subprocess.run(
-            [sys.executable, "-m", "rushlight", command, "--help"], capture_output=True, text=True, check=True
-        )
-        assert "Usage: rushlight" in done.stdout, command
+        assert "Usage: rushlight" in do(command, "--help"), command

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from tests.processes import Process, run_python
 
 from rushlight.checkpoint_files import list_checkpoints
 from rushlight.runs import list_runs
@@ -71,22 +72,13 @@ def wait(told):
 )
 
 
-def start(folder: Path, source: str, data: str = "digits", **environment: str) -> subprocess.Popen[str]:
+def start(folder: Path, source: str) -> Process:
     (folder / "net.py").write_text(source)
-    command = [sys.executable, "-m", "rushlight", "train", "net.py:Net", data, "--name", "it", "--epochs", "3"]
-    given = {**os.environ, "OMP_NUM_THREADS": "1", "MARK": str(folder / "mark"), **environment}
-    return subprocess.Popen(
-        command,
-        cwd=folder,
-        env=given,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-    )
+    command = ["-m", "rushlight", "train", "net.py:Net", "digits", "--name", "it", "--epochs", "3"]
+    return Process(command, cwd=folder, env={"MARK": folder / "mark"})
 
 
-def terminated(process: subprocess.Popen[str], mark: Path) -> float:
+def terminated(process: Process, mark: Path) -> float:
     """Wait for the mark, send SIGTERM, check the exit code; return the seconds it took."""
     try:
         deadline = time.monotonic() + 60
@@ -119,11 +111,10 @@ def test_in_a_step_that_does_not_end_and_the_last_checkpoint_stays(tmp_path: Pat
 def test_one_that_a_model_sends_to_its_own_forked_processes_ends_these_and_not_the_training(tmp_path: Path) -> None:
     command = "import sys, rushlight.signals as s; s.DEADLINE_SECONDS = 1.0; from rushlight.cli import main; main(sys.argv[1:])"
     (tmp_path / "net.py").write_text(FORKING)
-    done = subprocess.run(
-        [sys.executable, "-c", command, "train", "net.py:Net", "digits", "--name", "it", "--epochs", "2", "--quiet"],
-        cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1", "MARK": str(tmp_path / "mark")}, text=True,
-        capture_output=True, check=False, timeout=60,
-    )  # fmt: skip
+    options = ("--name", "it", "--epochs", "2", "--quiet")
+    done = run_python(
+        ["-c", command, "train", "net.py:Net", "digits", *options], cwd=tmp_path, env={"MARK": tmp_path / "mark"}
+    )
     assert (done.returncode, done.stderr) == (0, "")
     assert (tmp_path / "mark").exists()
     assert list_runs(tmp_path / "runs")[0].status == "finished"

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.processes import run_python
 
 from rushlight.runs import list_runs, read_json
 
@@ -38,8 +39,7 @@ def unread(folder: Path, *arguments: str, both: bool = False) -> tuple[int, str]
 @pytest.fixture(scope="module")
 def digest(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The weights of the run whose words are read."""
-    command = [sys.executable, "-m", "rushlight", *TRAIN, "--json"]
-    done = subprocess.run(command, cwd=tmp_path_factory.mktemp("read"), capture_output=True, check=True)
+    done = run_python(["-m", "rushlight", *TRAIN, "--json"], cwd=tmp_path_factory.mktemp("read"))
     return str(json.loads(done.stdout)["state_sha256"])
 
 
@@ -64,7 +64,7 @@ def test_a_reader_that_leaves_after_the_first_line_does_not_cut_resuming_short(t
         "for epoch in rushlight.epochs('mlp', 'digits', model_arguments={'hidden': (16,)}, epochs=3, name='it', quiet=True):\n"
         "    os.kill(os.getpid(), 9)"
     )
-    killed = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=False)
+    killed = run_python(["-c", code], cwd=tmp_path)
     assert killed.returncode == -signal.SIGKILL
     shell = f"set -o pipefail; {sys.executable} -m rushlight resume it | head -1"
     done = subprocess.run(["bash", "-c", shell], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
@@ -120,10 +120,10 @@ def test_a_run_killed_before_its_recipe_was_written_leaves_its_name_free(tmp_pat
         "files.write_json = write\n"
         "rushlight.train('mlp', 'digits', name='it', quiet=True)"
     )
-    killed = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=False)
+    killed = run_python(["-c", code], cwd=tmp_path)
     assert killed.returncode == -signal.SIGKILL
     left = sorted(path.name for path in (tmp_path / "runs" / "it").iterdir())
     assert left == ["environment.json", "holder.json", "run.lock"]
-    subprocess.run([sys.executable, "-m", "rushlight", *TRAIN, "--quiet"], cwd=tmp_path, check=True)
+    run_python(["-m", "rushlight", *TRAIN, "--quiet"], cwd=tmp_path).check_returncode()
     assert digest_of(tmp_path) == digest
     assert read_json(tmp_path / "runs" / "it" / "environment.json")["command"][1:] == [*TRAIN, "--quiet"]

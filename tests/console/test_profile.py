@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from rushlight.console import Progress
+from rushlight.events import Event
 from rushlight.formats import format_step
-from rushlight.training.events import Event
 
 FOLDER = Path("runs/20261124-0331-mlp-digits-k7/profile")
 

@@ -11,11 +11,11 @@ import pytest
 
 from rushlight.console import Progress, fetch_progress
 from rushlight.console.progress import cut_in_middle
-from rushlight.training.events import Event
+from rushlight.events import Event
 
 SHOW = """
 from rushlight.console import Progress, fetch_progress
-from rushlight.training.events import Event
+from rushlight.events import Event
 progress = Progress({arguments})
 def show(kind, **data):
     progress.show(Event(kind, data))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.processes import run_python
 from torch import nn
 
 from rushlight.errors import ModelError, UsageError
@@ -263,18 +263,7 @@ def test_a_file_that_was_changed_is_read_anew(tmp_path: Path) -> None:
 def test_the_command_trains_a_users_class_with_its_arguments(tmp_path: Path) -> None:
     text = NET.replace("return x", "return x[:, :10]").replace("for layer", "x = x.flatten(1)\n        for layer")
     path = folder_with(tmp_path, text)
-    command = [
-        sys.executable,
-        "-m",
-        "rushlight",
-        "train",
-        f"{path}:Net",
-        "digits",
-        "--model-arg",
-        "width=64",
-        "--epochs",
-        "1",
-    ]
-    done = subprocess.run([*command, "--runs", str(tmp_path / "runs")], capture_output=True, text=True, timeout=120)
+    options = ("--model-arg", "width=64", "--epochs", "1", "--runs", tmp_path / "runs")
+    done = run_python(["-m", "rushlight", "train", f"{path}:Net", "digits", *options])
     assert done.returncode == 0, done.stderr
     assert "Net on digits" in done.stdout

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.processes import run_python
 
 from rushlight import files
 from rushlight.errors import RunError, StorageError
@@ -151,7 +152,7 @@ def test_a_run_with_everything_switched_on_has_nothing_in_it_that_is_not_ours(tm
         "import rushlight, sys; rushlight.train('mlp', 'digits', epochs=2, name='all', runs=sys.argv[1], quiet=True, "
         "tensorboard=True, profile=True, keep_epochs=True, early_stopping=1, model_arguments={'hidden': (4,)})"
     )
-    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
+    run_python(["-c", code, tmp_path]).check_returncode()
     assert (tmp_path / "all" / "model").is_dir()
     assert strangers(tmp_path / "all") == []
 

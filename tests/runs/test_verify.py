@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.processes import Process
 
 from rushlight.runs import list_runs, lock_run, verify_run
 from rushlight.runs.verify import CheckedFile, RunVerification
@@ -383,19 +384,19 @@ def test_checkpoints_that_come_and_go_while_they_are_read_are_no_damage(unfinish
 def test_a_real_run_is_whole_while_it_trains_and_after_it_is_killed(tmp_path: Path) -> None:
     from rushlight.training.checkpoint import checkpoint
 
-    command = [sys.executable, "-m", "rushlight", "train", "linear", "digits", "--epochs", "1000000", "--name", "long"]
-    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL) as process:
-        run = tmp_path / "runs" / "long"
-        try:
-            until = time.monotonic() + 60
-            while not checkpoint.list_checkpoints(run) and time.monotonic() < until:
-                time.sleep(0.05)
-            for _ in range(20):
-                found = verify_run(run)
-                assert found.is_whole, wrong(found)
-                assert f"It is in use by process {process.pid} on " in found.meaning
-        finally:
-            process.kill()
+    command = ["-m", "rushlight", "train", "linear", "digits", "--epochs", "1000000", "--name", "long"]
+    process, run = Process(command, cwd=tmp_path), tmp_path / "runs" / "long"
+    try:
+        until = time.monotonic() + 60
+        while not checkpoint.list_checkpoints(run) and time.monotonic() < until:
+            time.sleep(0.05)
+        for _ in range(20):
+            found = verify_run(run)
+            assert found.is_whole, wrong(found)
+            assert f"It is in use by process {process.pid} on " in found.meaning
+    finally:
+        process.kill()
+        process.wait()
     found = verify_run(run)
     assert found.is_whole, wrong(found)
     assert [file.name for file in checkpoints(found)] == [

@@ -35,6 +35,7 @@ def plain_loop(
     epochs: int,
     batch_size: int,
     seed: int,
+    after_epoch: Callable[[], None] = lambda: None,
 ) -> Result:
     """Train by hand on prepared float32 inputs; test after every epoch."""
     losses, accuracies = [], []
@@ -53,4 +54,5 @@ def plain_loop(
         with torch.no_grad():
             right = (model(test_inputs).argmax(1) == test_targets).sum().item()
         accuracies.append(right / len(test_targets))
+        after_epoch()
     return Result(losses, accuracies)

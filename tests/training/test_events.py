@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
+import math
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,16 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests.processes import run_python
+from torch import Tensor, nn
 
 import rushlight
 from rushlight.errors import UsageError
+from rushlight.events import Event, Events
 from rushlight.runs import list_runs, read_values
-from rushlight.training.events import Event, Events
+from rushlight.training.engine import modes
+from rushlight.training.engine.modes import Mode
+from rushlight.training.record import ledger
 
 SMALL: dict[str, Any] = {"epochs": 3, "quiet": True, "optimizer": "SGD", "lr": 0.1}
 
@@ -161,8 +166,7 @@ for epoch in rushlight.epochs("linear", "digits", epochs=4, optimizer="SGD", lr=
 
 def test_values_and_media_survive_kills_and_are_those_of_a_run_that_was_never_killed(tmp_path: Path) -> None:
     def loop(name: str, kill: int) -> int:
-        command = [sys.executable, "-c", LOOP, str(tmp_path / name), str(kill)]
-        return subprocess.run(command, timeout=300, env=dict(os.environ)).returncode
+        return run_python(["-c", LOOP, tmp_path / name, kill]).returncode
 
     assert [loop("killed", 2), loop("killed", 3), loop("killed", 0), loop("whole", 0)] == [9, 9, 0, 0]
     killed, whole = (read_values(tmp_path / name / "it") for name in ("killed", "whole"))
@@ -172,3 +176,58 @@ def test_values_and_media_survive_kills_and_are_those_of_a_run_that_was_never_ki
         with Image.open(tmp_path / "killed" / "it" / line["values"]["picture"]["media"]) as image:
             assert np.asarray(image).tolist() == [[number, number]] * 2
     assert len(list((tmp_path / "killed" / "it" / "media").iterdir())) == 4
+
+
+# ── in the order of steps ────────────────────────────────────────────────────────────────────────────────────
+
+
+class NowAndThen(nn.Module):
+    """A loss that is not finite now and then."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("count", torch.zeros(()))
+
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the loss."""
+        self.count += torch.is_grad_enabled()
+        return nn.functional.cross_entropy(outputs, targets) * (math.nan if self.count % 13 == 12 else 1.0)
+
+
+def skipping() -> dict[str, Any]:
+    return {"loss": NowAndThen(), "on_nan": "skip"}
+
+
+def changing_mode() -> dict[str, Any]:
+    return {"numerics": "fast", "batch_size": 30}
+
+
+@pytest.mark.parametrize(("options", "event"), [(skipping, "skipped"), (changing_mode, "way")])
+def test_history_is_in_the_order_of_steps_however_seldom_losses_are_read(
+    options: Callable[[], dict[str, Any]], event: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorded = [Mode(11, "eager", "fused", fused=True), Mode(17, "exact", "no more")]
+    monkeypatch.setattr(modes, "read_modes", lambda path: list(recorded))
+    monkeypatch.setattr(ledger, "SHORTEST_LINE", 3)
+    histories = []
+    for seconds in (0.0, 1e9):
+        monkeypatch.setattr(ledger, "READ_EVERY", seconds)
+        run = rushlight.train("linear", "digits", runs=tmp_path, **{**SMALL, "epochs": 2, **options()})
+        histories.append(history_of(run))
+    assert histories[0] == histories[1]
+    steps = [line["step"] for line in histories[0] if line["kind"] in ("steps", "event")]
+    assert event in {line.get("event") for line in histories[0]}
+    assert steps == sorted(steps)
+
+
+def test_a_learning_rate_in_a_tensor_is_recorded_as_it_was_at_its_step(tmp_path: Path) -> None:
+    found = []
+    for rate in (0.01, torch.tensor(0.01)):
+        model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+        optimizer = torch.optim.Adam(model.parameters(), lr=rate, foreach=False)
+        schedule = torch.optim.lr_scheduler.CyclicLR(optimizer, 0.001, 0.02, step_size_up=7, cycle_momentum=False)
+        options = {"optimizer": optimizer, "schedule": schedule, "numerics": "exact", "batch_size": 8}
+        run = rushlight.train(model, "digits", runs=tmp_path, epochs=1, quiet=True, **options)
+        found.append([line["learning_rate"] for line in run.history if "learning_rate" in line])
+    assert found[0] == pytest.approx(found[1], rel=1e-5)
+    assert len(set(found[0])) > 1

@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,15 +15,16 @@ from typing import Any
 
 import pytest
 import torch
+from tests.processes import Process
 
 import rushlight
 from rushlight.checkpoint_files import age, list_checkpoints
+from rushlight.events import Events
 from rushlight.runs.history import read_losses
 from rushlight.runs.summary import list_runs
 from rushlight.training import loop
 from rushlight.training.checkpoint import saver
 from rushlight.training.checkpoint.checkpoint import latest_checkpoint, read_checkpoint, unpack
-from rushlight.training.events import Events
 from rushlight.training.interrupt import Interrupt, interruptible
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals are sent to processes in another way on Windows")
@@ -53,10 +53,10 @@ class Net(nn.Module):
 
 
 def command(*arguments: Any) -> list[str]:
-    return [sys.executable, "-m", "rushlight", *map(str, arguments)]
+    return ["-m", "rushlight", *map(str, arguments)]
 
 
-STARTED: list[subprocess.Popen[str]] = []
+STARTED: list[Process] = []
 
 
 @pytest.fixture(autouse=True)
@@ -70,17 +70,14 @@ def nothing_left_running() -> Iterator[None]:
     STARTED.clear()
 
 
-def start(arguments: list[str], **environment: Any) -> subprocess.Popen[str]:
-    """Start a command with one thread, in a process group of its own as a terminal does."""
-    given = {**os.environ, "OMP_NUM_THREADS": "1", **{key: str(value) for key, value in environment.items()}}
-    process = subprocess.Popen(
-        arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=given, start_new_session=True
-    )
+def start(arguments: list[str], **environment: Any) -> Process:
+    """Start a command in a process group of its own, as a terminal does."""
+    process = Process(arguments, env=environment)
     STARTED.append(process)
     return process
 
 
-def wait_until(is_true: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+def wait_until(is_true: Callable[[], bool], process: Process) -> None:
     end = time.monotonic() + 60
     while not is_true():
         assert process.poll() is None, process.communicate()
@@ -88,7 +85,7 @@ def wait_until(is_true: Callable[[], bool], process: subprocess.Popen[str]) -> N
         time.sleep(0.01)
 
 
-def finish(process: subprocess.Popen[str], code: int, seconds: float = 60) -> tuple[str, str]:
+def finish(process: Process, code: int, seconds: float = 60) -> tuple[str, str]:
     """Wait for the process, and return what it printed on standard output and standard error."""
     out, err = process.communicate(timeout=seconds)
     assert process.returncode == code, err
@@ -210,7 +207,7 @@ def test_ctrl_c_on_a_terminal_reaches_the_workers_too_and_the_run_is_still_saved
         "    model = nn.Linear(4, 2)\n"
         "    for _ in rushlight.epochs(model, Noise(), workers=2, epochs=9, runs=sys.argv[1], name='it', batch_size=10): pass\n"
     )
-    process = start([sys.executable, str(script), str(tmp_path / "runs")])
+    process = start([str(script), str(tmp_path / "runs")])
     losses = tmp_path / "runs" / "it" / "losses.f32"
     wait_until(lambda: losses.exists() and losses.stat().st_size > 0, process)
     os.killpg(process.pid, signal.SIGINT)

@@ -6,8 +6,6 @@ import copy
 import json
 import math
 import signal
-import subprocess
-import sys
 import time
 import weakref
 from contextlib import ExitStack
@@ -20,6 +18,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.processes import run_python
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -481,22 +480,8 @@ def test_what_a_step_puts_out_is_let_go_before_the_next_step_begins(tmp_path: Pa
 
 
 def test_the_command_leaves_with_1_when_the_loss_is_not_finite(tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "rushlight",
-        "train",
-        "mlp",
-        "digits",
-        "--hidden",
-        "8",
-        "--optimizer",
-        "SGD",
-        "--lr",
-        "1e30",
-        "--json",
-    ]
-    done = subprocess.run([*command, "--runs", str(tmp_path)], capture_output=True, text=True, timeout=120)
+    options = ("--hidden", "8", "--optimizer", "SGD", "--lr", "1e30", "--json", "--runs", tmp_path)
+    done = run_python(["-m", "rushlight", "train", "mlp", "digits", *options])
     assert done.returncode == 1, done.stderr
     assert "The loss became" in done.stderr
     assert "Traceback" not in done.stderr

@@ -111,25 +111,26 @@ def test_the_epoch_that_is_kept_is_the_one_that_a_plain_loop_chooses_by_validati
     options = {"early_stopping": 3, "epochs": 40, "optimizer": "SGD", "lr": 2.0, "seed": 7, "numerics": "exact"}
     done, training, lines = train(data, tmp_path, mine, **options)
 
-    by_epoch = []  # by hand: all epochs, and their weights
-    for count in range(1, len(done) + 1):
-        plain = copy.deepcopy(reference)
-        result = plain_loop(
-            plain, torch.optim.SGD(plain.parameters(), lr=2.0), nn.CrossEntropyLoss(), x[200:], y[200:], x[:200], y[:200],
-            epochs=count, batch_size=64, seed=7,
-        )  # fmt: skip
+    losses, weights = [], []  # by hand, after each epoch
+
+    def keep() -> None:
         with torch.no_grad():
-            loss = float(nn.functional.cross_entropy(plain(x[:200]), y[:200]))
-        by_epoch.append((result.accuracies[-1], -loss, plain))
-    best = max(range(len(done)), key=lambda number: by_epoch[number][:2])
+            losses.append(float(nn.functional.cross_entropy(reference(x[:200]), y[:200])))
+        weights.append(copy.deepcopy(reference))
+
+    accuracies = plain_loop(
+        reference, torch.optim.SGD(reference.parameters(), lr=2.0), nn.CrossEntropyLoss(), x[200:], y[200:], x[:200], y[:200],
+        epochs=len(done), batch_size=64, seed=7, after_epoch=keep,
+    ).accuracies  # fmt: skip
+    best = max(range(len(done)), key=lambda number: (accuracies[number], -losses[number]))
     assert len(done) - best - 1 == 3  # so many epochs without a better one
-    assert state_digest(training.model) == state_digest(by_epoch[best][2])
+    assert state_digest(training.model) == state_digest(weights[best])
     assert training.state["best"] == {
         "epoch": best + 1, "step": done[best].step, "split": "validation", "name": "accuracy",
-        "value": pytest.approx(by_epoch[best][0]), "loss": pytest.approx(-by_epoch[best][1], rel=1e-5),
+        "value": pytest.approx(accuracies[best]), "loss": pytest.approx(losses[best], rel=1e-5),
     }  # fmt: skip
     with torch.no_grad():
-        right = float((by_epoch[best][2](test_x).argmax(1) == test_y).double().mean())
+        right = float((weights[best](test_x).argmax(1) == test_y).double().mean())
     report = json.loads((training.folder / "report.json").read_text())
     assert report["n"] == 360
     assert report["accuracy"] == right == lines[-1]["test"]["accuracy"]
@@ -209,6 +210,7 @@ def test_a_plateau_scheduler_that_has_no_figure_to_follow_is_refused(tmp_path: P
 # ── runs that the previous release began ─────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.plots
 def test_a_run_of_the_previous_release_goes_on_choosing_by_its_test_and_says_so_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

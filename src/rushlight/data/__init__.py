@@ -9,14 +9,20 @@ from rushlight.lazy import lazy_names
 if TYPE_CHECKING:
     from rushlight.data.feed import (
         CPU,
+        GENERATORS,
         Batch,
         Feed,
+        Held,
+        LoaderSplit,
         ResidentSplit,
         Split,
         StreamedSplit,
+        Walk,
         count_samples,
         equal_parts,
+        set_state,
         split_batch,
+        state_of,
     )
     from rushlight.data.look import describe_data, write_contact_sheet
     from rushlight.data.open import DataOptions, open_like, open_source, retarget
@@ -41,14 +47,20 @@ __getattr__, __dir__ = lazy_names(
     {
         "rushlight.data.feed": [
             "CPU",
+            "GENERATORS",
             "Batch",
             "Feed",
+            "Held",
+            "LoaderSplit",
             "ResidentSplit",
             "Split",
             "StreamedSplit",
+            "Walk",
             "count_samples",
             "equal_parts",
+            "set_state",
             "split_batch",
+            "state_of",
         ],
         "rushlight.data.look": ["describe_data", "write_contact_sheet"],
         "rushlight.data.open": ["DataOptions", "open_like", "open_source", "retarget"],

@@ -34,6 +34,7 @@ class Data:
     batch_size: int | None = None  # a DataLoader of the user's brings its own
     examples: Tensor | None = None  # a few training inputs as stored, for the bundle
     validation: Split | None = None  # what chooses: the best epoch, early stopping, plateau schedules
+    inexact: tuple[str, ...] = ()  # why reading it again does not give the same, a sentence each
 
     @property
     def splits(self) -> dict[str, Split]:

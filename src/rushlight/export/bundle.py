@@ -1,6 +1,6 @@
 """A bundle: one folder with everything a model needs to be used elsewhere, and no code.
 
-    weights.safetensors     parameters and buffers
+    weights.safetensors     parameters and buffers, and the tensors of a module's extra state
     model.json              signature, preprocessing, classes, architecture, provenance, SHA-256 of the other files
     examples.safetensors    a few raw inputs with the model's outputs on them, compared on every load
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -30,6 +31,7 @@ from rushlight.data import (
 )
 from rushlight.errors import UsageError, WeightsError
 from rushlight.export.formats import decode_safetensors, encode_safetensors
+from rushlight.export.nested import pack, unpack
 from rushlight.export.predictions import device_of
 from rushlight.export.weights import first_few, portable_state
 from rushlight.models import eval_mode
@@ -49,7 +51,7 @@ class Bundle:
     or "outputs.0", "outputs.name" where the model gives several.
     """
 
-    weights: dict[str, Tensor]
+    weights: dict[str, Any]  # tensors, and what a module's `get_extra_state` gave
     features: FeatureSpec | None
     target: TargetSpec | None
     architecture: dict[str, Any]
@@ -76,7 +78,8 @@ def write_bundle(
     """
     folder = Path(folder).resolve()
     check_free(folder)
-    contents = {WEIGHTS: encode_safetensors(portable_state(model, folder))}
+    weights, extra = state_and_extra(model, folder)
+    contents = {WEIGHTS: encode_safetensors(weights)}
     recorded = {} if examples is None or not len(examples) else record_examples(model, features, examples)
     if recorded:
         contents[EXAMPLES] = safetensors.torch.save(recorded)
@@ -90,6 +93,7 @@ def write_bundle(
         },
         "preprocessing": features and features.to_json(),
         "target": target and target.to_json(),
+        **({"extra_state": extra} if extra else {}),
         "architecture": files.without_nan(architecture),
         "provenance": files.without_nan(provenance),
         "examples": {"recorded": len(recorded["inputs"]) if recorded else 0, "rtol": RTOL, "atol": ATOL},
@@ -101,6 +105,21 @@ def write_bundle(
         for name, part in contents.items():
             files.write_bytes(temporary / name, part)
         files.write_json(temporary / MODEL, description)
+
+
+def check_bundle(
+    folder: Path, model: nn.Module, features: FeatureSpec | None, target: TargetSpec | None, architecture: Mapping[str, Any]
+) -> None:  # fmt: skip
+    """Raise what `write_bundle` would for a model and the specs of its data; write nothing."""
+    json.dumps([features and features.to_json(), target and target.to_json(), files.without_nan(architecture)])
+    state_and_extra(model, folder)
+
+
+def state_and_extra(model: nn.Module, folder: Path) -> tuple[OrderedDict[str, Tensor], dict[str, Any]]:
+    """Return a model's state as tensors, and as JSON what `get_extra_state` gives, whose own tensors are among them."""
+    extra: dict[str, Any] = {}
+    weights = portable_state(model, folder, extra)
+    return weights, {name: pack(value, name, weights) for name, value in extra.items()}
 
 
 def read_bundle(folder: Path) -> Bundle:
@@ -123,7 +142,7 @@ def read_bundle(folder: Path) -> Bundle:
         raise WeightsError("bundle-damaged", path=folder, reason=reason) from error
     if WEIGHTS not in sums:
         raise WeightsError("bundle-damaged", path=folder, reason=Note("export.lists-no", name=MODEL, file=WEIGHTS))
-    weights = read_tensors(folder, WEIGHTS, sums[WEIGHTS])
+    weights = with_extra(read_tensors(folder, WEIGHTS, sums[WEIGHTS]), description.get("extra_state", {}), folder)
     examples = read_tensors(folder, EXAMPLES, sums[EXAMPLES]) if EXAMPLES in sums else {}
     return Bundle(weights, features, target, architecture, provenance, examples)
 
@@ -213,6 +232,17 @@ def read_tensors(folder: Path, name: str, expected: str) -> dict[str, Tensor]:
         reason = Note("export.changed", name=name, size=len(content))
         raise WeightsError("bundle-damaged", path=folder, reason=reason)
     return decode_safetensors(content, folder / name)
+
+
+def with_extra(weights: dict[str, Any], extra: Any, folder: Path) -> dict[str, Any]:
+    """Return a bundle's state with the extra state of modules in it, in place of that state's own tensors."""
+    try:
+        found = {name: unpack(value, weights) for name, value in extra.items()}
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        reason = Note("export.garbled", name=MODEL, entry=error)
+        raise WeightsError("bundle-damaged", path=folder, reason=reason) from error
+    own = tuple(f"{name}/" for name in extra)
+    return {name: value for name, value in weights.items() if not name.startswith(own)} | found
 
 
 def known(kind: type, content: dict[str, Any]) -> dict[str, Any]:

@@ -111,9 +111,14 @@ def check_ending(path: Path) -> str:
     return ending
 
 
-def portable_state(model: nn.Module, path: Path) -> OrderedDict[str, Tensor]:
-    """Return the model's state on the CPU, contiguous, each tensor in storage of its own; tied names share one."""
+def portable_state(model: nn.Module, path: Path, extra: dict[str, Any] | None = None) -> OrderedDict[str, Tensor]:
+    """Return the model's state on the CPU, contiguous, each tensor in storage of its own; tied names share one.
+
+    What is no tensor goes into `extra`, where that is given; WeightsError names it where it is not.
+    """
     state = model.state_dict()
+    if extra is not None:
+        extra |= {name: state.pop(name) for name, value in list(state.items()) if not isinstance(value, Tensor)}
     refused = [f"{name} ({reason})" for name, value in state.items() if (reason := why_unwritable(value))]
     if refused:
         raise WeightsError("weights-unwritable", path=path, entries=first_few(refused))

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch.optim.lr_scheduler import LRScheduler
 
     from rushlight.data import Batch
-    from rushlight.training.events import Event
+    from rushlight.events import Event
     from rushlight.training.objective import Loss
 
 Precision = Literal["float32", "bfloat16"]

@@ -178,7 +178,7 @@ def append_line(path: Path, line: Mapping[str, Any]) -> None:
 def json_line(content: Mapping[str, Any]) -> bytes:
     """Return one line of strict JSON in UTF-8, with null for NaN and infinity."""
     text = json.dumps(files.without_nan(content), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return text.encode() + b"\n"
+    return text.encode(errors="backslashreplace") + b"\n"  # as `files.write_json`
 
 
 def whole_lines_length(path: Path) -> int:

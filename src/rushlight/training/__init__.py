@@ -1,6 +1,6 @@
 """Training: the loop, one optimizer step, testing, and the state that a checkpoint holds."""
 
-from rushlight.training.events import Event, Events
+from rushlight.events import Event, Events
 from rushlight.training.finish import save_bundle
 from rushlight.training.loop import Epoch
 from rushlight.training.recipe import Recipe, recipe_from_json

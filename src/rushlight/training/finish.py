@@ -53,8 +53,6 @@ def finish_run(training: Training, last: Epoch | None) -> None:
     for file in (training.history.lines, training.history.losses):  # what is told to be finished survives a power cut
         files.sync_file(file.path)
     write_session(training.folder, "finished", training.state["step"])
-    if training.events.error is not None:  # the user's function raised after the last step
-        raise training.events.error
 
 
 def load_best(training: Training) -> int | None:

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 
 from rushlight.data import Batch, Feed
+from rushlight.events import Events
 from rushlight.signals import ENDING, exit_code, handling
-from rushlight.training.events import Events
 
 TELL_SECONDS = 0.1  # between two events of an evaluation
 CAUGHT = (signal.SIGINT, *ENDING)

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 from torch import nn
 
 from rushlight import files
-from rushlight.data import CPU, Feed, ResidentSplit, Split
+from rushlight.data import CPU, Feed, LoaderSplit, ResidentSplit, Split
 from rushlight.errors import DataError
 from rushlight.report import Report
 from rushlight.texts import Note
@@ -99,6 +99,7 @@ def epochs(training: Training) -> Generator[Epoch]:
         saver.save_now()
         raise
     except BaseException:
+        training.events.release(math.inf)
         saver.finish_quietly()  # the error that is on its way is the one to show
         raise
     finally:
@@ -137,6 +138,9 @@ def train_and_evaluate(training: Training, engine: Engine, interrupt: Interrupt,
 def train_epoch(training: Training, engine: Engine, interrupt: Interrupt, saver: Saver) -> None:
     """Take the steps of this epoch that are not done yet. Raises BlownUp where the recipe says to roll back."""
     recipe, state, since = training.recipe, training.state, time.perf_counter()
+    held, splits = training.held, training.data.splits
+    held.note(*splits)
+    counts_reads = not isinstance(training.data.train, LoaderSplit)  # whose epochs are read from their beginning
     ledger, feed = Ledger(training, saver), open_feed(training)
     training.schedule.before_epoch(state["epoch"])
     training.model.train()
@@ -154,6 +158,7 @@ def train_epoch(training: Training, engine: Engine, interrupt: Interrupt, saver:
             raise explain_step_error(error, training.model, failed.batch, training) from error
         training.schedule.after_step(state["step"])
         ledger.add(done, batches[-1])
+        counts_reads = counts_reads and held.note(*splits)
         if len(done.losses) < plan.count:  # the state was to be saved before the rest
             feed = open_feed(training)
         del done  # its outputs would lie in the way of the next step's
@@ -168,6 +173,8 @@ def train_epoch(training: Training, engine: Engine, interrupt: Interrupt, saver:
     ledger.check_rates()
     count_seconds(state, since)
     if interrupt.requested:
+        if counts_reads:
+            held.restore(held.noted, *splits)  # as it was before a reading that was left
         stop_here(training, interrupt, saver)
 
 
@@ -195,7 +202,7 @@ def evaluate_epoch(training: Training, interrupt: Interrupt, saver: Saver) -> tu
     if split is None:
         return None, None
     watch = interrupt.watching(training.evaluated_name, split.samples)
-    streams, since = random_streams(), time.perf_counter()
+    streams, held, since = random_streams(), training.held.changes(), time.perf_counter()
     try:
         with interrupt.leaving_at_once():
             size = evaluation_size(training, split)
@@ -206,6 +213,7 @@ def evaluate_epoch(training: Training, interrupt: Interrupt, saver: Saver) -> tu
         raise
     except BaseException as error:
         restore_random_streams(streams)  # whatever the evaluation has drawn from them since
+        training.held.restore(held)
         if isinstance(error, Interrupted) or interrupt.requested:
             stop_here(training, interrupt, saver)
         if training.state["window"]:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import os
 import sys
+import threading
 import weakref
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
-from rushlight.errors import RushlightError
+import torch
+
+from rushlight.errors import RushlightError, TrainingError
 from rushlight.runs import write_session
 from rushlight.signals import Terminated
 from rushlight.texts import Note
@@ -21,13 +25,35 @@ from rushlight.training.setup import begin
 from rushlight.training.state import Training
 
 _open: weakref.WeakSet[Session] = weakref.WeakSet()  # sessions that nobody has closed yet
+_turn = threading.RLock()  # held while a session trains: the random generators are the whole process's
+_parallel: set[int] = set()  # processes that have trained with several threads: a fork of one has none of these
 
 
 @atexit.register
 def close_all() -> None:
     """Finish the runs whose loop was left by `break` while somebody still held the iterator."""
     for session in list(_open):
-        session.close()
+        if session._thread is threading.current_thread() or not session._thread.is_alive():  # else it trains
+            session.close()
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """Let no other thread train for the block.
+
+    Raises:
+        TrainingError: another thread trains, or this process is a fork of one that has trained with several threads.
+    """
+    if _parallel and os.getpid() not in _parallel and torch.get_num_threads() > 1:
+        raise TrainingError("forked-after-training")
+    if not _turn.acquire(blocking=False):
+        raise TrainingError("trains-in-another-thread")
+    try:
+        yield
+    finally:
+        if torch.get_num_threads() > 1:
+            _parallel.add(os.getpid())
+        _turn.release()
 
 
 class Session:
@@ -35,12 +61,17 @@ class Session:
 
     Leaving the loop early keeps what is trained: the run is finished by `close()`, when the iterator is dropped, or when
     Python ends. `set_up(stack)` opens the training; the stack holds its lock and history, and is closed with the session.
+    Of two threads of a process only one trains at a time, and a forked process leaves its parent's run alone.
     """
 
     def __init__(self, set_up: Callable[[contextlib.ExitStack], Training], is_profiled: bool = False) -> None:
         self._iterator: Generator[Epoch] | None = None
         self._last: Epoch | None = None
-        with contextlib.ExitStack() as stack:
+        self._process, self._thread = os.getpid(), threading.current_thread()
+        with alone(), contextlib.ExitStack() as stack:
+            for other in list(_open):
+                if other._process == self._process and other._thread is not self._thread and other._thread.is_alive():
+                    raise TrainingError("trains-in-another-thread")
             self._training = set_up(stack)
             begin(self._training, stack)
             self._stack = stack.pop_all()
@@ -53,8 +84,12 @@ class Session:
     def __next__(self) -> Epoch:
         if self._iterator is None:
             raise StopIteration
+        if os.getpid() != self._process:
+            raise TrainingError("run-of-parent-process", run=self._training.folder.name)
+        self._thread = threading.current_thread()
         try:
-            self._last = next(self._iterator)
+            with alone():
+                self._last = next(self._iterator)
         except StopIteration:
             self.close()
             raise
@@ -73,25 +108,46 @@ class Session:
             raise
 
     def close(self) -> None:
-        """Write the report and the bundle, and let go of the run. Does nothing the second time."""
-        iterator, self._iterator = self._iterator, None
+        """Write the report and the bundle, and let go of the run. Does nothing the second time, or in a forked process."""
+        iterator = self._let_go()
         if iterator is None:
             return
-        with self._stack:
-            iterator.close()
-            if self._training.state["step"]:  # else nothing was trained, and there is nothing to finish
-                finish_run(self._training, self._last)
+        try:
+            with alone():
+                iterator.close()
+                if self._training.state["step"]:  # else nothing was trained, and there is nothing to finish
+                    finish_run(self._training, self._last)
+        except BaseException as error:
+            self._record(error)
+            raise
+        finally:
+            self._stack.close()
+        if self._training.state["step"] and self._training.events.error is not None:
+            raise self._training.events.error  # the user's function raised after the last step
+
+    def _let_go(self) -> Generator[Epoch] | None:
+        """Return the iterator, which is this session's no more; None where it was let go before, or is of another process."""
+        if os.getpid() != self._process:
+            return None
+        iterator, self._iterator = self._iterator, None
+        _open.discard(self)
+        return iterator
 
     def _abandon(self, error: BaseException) -> None:
         """Record how a session ended that did not finish the run, and let go of it. Does nothing the second time."""
-        iterator, self._iterator = self._iterator, None
+        iterator = self._let_go()
         if iterator is None:
             return
         with contextlib.suppress(RushlightError):
             iterator.close()
+        with self._stack:
+            self._record(error)
+
+    def _record(self, error: BaseException) -> None:
+        """Write how the session ended to the run's `sessions.jsonl`."""
         training = self._training
         folder, step = training.folder, training.state["step"]
-        with self._stack, contextlib.suppress(RushlightError):  # the first error is the one to show
+        with contextlib.suppress(RushlightError):  # the first error is the one to show
             if not isinstance(error, (KeyboardInterrupt, SystemExit, Terminated)):
                 message = error.record if isinstance(error, RushlightError) else f"{type(error).__name__}: {error}"
                 write_session(folder, "failed", step, message=message)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +10,9 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from rushlight.data import Data, Split
+from rushlight.data import Data, Held, Split
+from rushlight.events import Events
 from rushlight.runs import History
-from rushlight.training.events import Events
 from rushlight.training.objective import Objective, Schedule
 from rushlight.training.recipe import Recipe
 
@@ -47,6 +47,7 @@ class Training:
     state: State
     conditions: dict[str, Any]  # what the bits depend on besides the recipe
     origin: Origin | None = None  # None: it is new
+    held: Held = field(default_factory=Held)  # the state that model, loss and data hold besides tensors
     keep: tuple[Any, ...] = ()  # objects whose state is in the checkpoints besides
 
     @property
@@ -83,4 +84,6 @@ def new_state() -> State:
         "skipped": 0,  # steps left out one after the other, up to here
         "rollbacks": 0,  # of this epoch
         "ways": [],  # its execution modes, from which step on; the name is that of earlier checkpoints
+        "obstacle": None,  # why every step from here on is executed exactly, where a step showed it
+        "inexact": [],  # what a resume cannot restore, a sentence each
     }

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+from tests.processes import Process, run_python
 
 import rushlight
 from rushlight.checkpoint_files import age, list_checkpoints
@@ -41,9 +41,9 @@ rushlight.train("mlp", "digits", epochs=2, name=sys.argv[2], runs=sys.argv[1], q
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no kill -9")
 def test_a_run_killed_in_mid_epoch_and_resumed_ends_with_the_bits_of_one_never_killed(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", TRAIN, str(tmp_path)]
-    subprocess.run([*command, "whole", "0"], check=True)
-    process = subprocess.Popen([*command, "killed", "0.02"])
+    command = ["-c", TRAIN, tmp_path]
+    run_python([*command, "whole", "0"]).check_returncode()
+    process = Process([*command, "killed", "0.02"])
     folder = tmp_path / "killed"
     try:
         deadline = time.monotonic() + 60

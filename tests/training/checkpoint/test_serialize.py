@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from rushlight.training.checkpoint.serialize import lay_out_like_parameters, pack, unpack
+from rushlight.export import pack, unpack
+from rushlight.training.checkpoint.serialize import lay_out_like_parameters
 
 
 @pytest.mark.parametrize("kind", ["Adam", "AdamW", "Adagrad"])

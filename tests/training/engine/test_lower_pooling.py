@@ -37,6 +37,7 @@ def channels_last(images: Tensor) -> Tensor:
     return with_channels_last((images,))[0]
 
 
+@pytest.mark.slow
 @given(
     st.integers(0, 2**16), st.integers(1, 3), st.integers(1, 5), st.integers(1, 4), st.integers(1, 4),
     st.integers(0, 9), st.integers(0, 9), st.sampled_from([torch.float32, torch.bfloat16]),

@@ -1,4 +1,4 @@
-"""Faster ways to execute steps: they compute what the exact one does, are dropped where they do not, and are followed at a resume."""
+"""Faster execution modes: they compute what the exact one does, are dropped where they do not, and are followed at a resume."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def eager_to_look(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Look at every way, however little is left to do; nothing is compiled unless asked for."""
+    """Verify every mode, however little is left to do; nothing is compiled unless asked for."""
     monkeypatch.setattr(policy, "FEWEST_STEPS", 2)
     monkeypatch.setattr(policy, "LEAST_GAIN", 0.0)
 
@@ -298,11 +298,11 @@ def test_random_numbers_for_the_reference_are_those_of_float32() -> None:
         torch.testing.assert_close(double.float(), single)
 
 
-# ── the eager way ────────────────────────────────────────────────────────────────────────────────────────────
+# ── the eager mode ───────────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize("make", [network, images])
-def test_looking_at_faster_ways_changes_nothing(
+def test_verifying_faster_modes_changes_nothing(
     make: Callable[..., nn.Module], tmp_path: Path, eager_to_look: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(policy, "LEAST_GAIN", float("inf"))
@@ -313,18 +313,18 @@ def test_looking_at_faster_ways_changes_nothing(
 
 
 @pytest.mark.parametrize("optimizer", ["SGD", "Adam", "AdamW", "Adagrad"])
-def test_a_faster_way_that_agrees_is_used_recorded_and_told(
+def test_a_faster_mode_that_agrees_is_used_recorded_and_told(
     optimizer: str, tmp_path: Path, eager_to_look: None
 ) -> None:
     fast, exact = (
         trained(tmp_path, name, images, numerics=name, optimizer=optimizer, lr=0.01) for name in ("fast", "exact")
     )
-    (way,) = read_modes(fast.folder / "ways.json")
-    assert (way.step, way.name, way.fused, way.channels_last) == (2, "eager", True, True)
+    (mode,) = read_modes(fast.folder / "ways.json")
+    assert (mode.step, mode.name, mode.fused, mode.channels_last) == (2, "eager", True, True)
     (event,) = [line for line in read_history(fast.folder) if line.get("event") == "way"]
     assert event["step"] == 2
-    assert event["message"] == way.message
-    assert "with the fused update and with channels last" in way.message
+    assert event["message"] == mode.message
+    assert "with the fused update and with channels last" in mode.message
     assert fast.report is not None
     assert exact.report is not None
     assert fast.report.loss == pytest.approx(exact.report.loss, abs=0.05)
@@ -332,11 +332,11 @@ def test_a_faster_way_that_agrees_is_used_recorded_and_told(
 
 def test_a_layout_that_would_draw_another_dropout_is_not_used(tmp_path: Path, eager_to_look: None) -> None:
     run = trained(tmp_path, "run", lambda: images(dropout=0.2), epochs=1, optimizer="AdamW")
-    (way,) = read_modes(run.folder / "ways.json")
-    assert (way.fused, way.channels_last) == (True, False)
+    (mode,) = read_modes(run.folder / "ways.json")
+    assert (mode.fused, mode.channels_last) == (True, False)
 
 
-def test_a_wrong_way_is_dropped_and_has_changed_nothing(
+def test_a_wrong_mode_is_dropped_and_has_changed_nothing(
     tmp_path: Path, eager_to_look: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     right, looks = execution.eager_step, []
@@ -356,7 +356,7 @@ def test_a_wrong_way_is_dropped_and_has_changed_nothing(
     assert digest(fast) == digest(exact)
 
 
-def test_a_way_that_goes_wrong_later_is_left_and_told(
+def test_a_mode_that_goes_wrong_later_is_left_and_told(
     tmp_path: Path, eager_to_look: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(execution, "VERIFY_AGAIN", 10)
@@ -405,7 +405,7 @@ def test_a_model_that_is_changed_between_epochs_is_executed_exactly_from_there_o
     for epoch in training:
         if epoch.number == 2:
             model[4].p = 0.5  # type: ignore[union-attr]
-    assert [way.name for way in read_modes(tmp_path / "run" / "ways.json")] == ["eager", "exact"]
+    assert [mode.name for mode in read_modes(tmp_path / "run" / "ways.json")] == ["eager", "exact"]
     assert "changed the model's settings" in read_modes(tmp_path / "run" / "ways.json")[-1].message
 
 
@@ -547,7 +547,7 @@ def test_the_fused_update_is_still_used_after_a_state_was_loaded() -> None:
 
 
 def followed(monkeypatch: pytest.MonkeyPatch, run: Path) -> None:
-    """Let every new run follow the ways of this one."""
+    """Let every new run follow the modes of this one."""
     recorded, read = read_modes(run / "ways.json"), modes.read_modes
     monkeypatch.setattr(modes, "read_modes", lambda path: read(path) or recorded)
 
@@ -561,7 +561,7 @@ def cut_short(tmp_path: Path, name: str, epochs: int, make: Callable[[], nn.Modu
     return tmp_path / name
 
 
-def test_a_resumed_run_follows_the_ways_that_are_recorded(
+def test_a_resumed_run_follows_the_modes_that_are_recorded(
     tmp_path: Path, eager_to_look: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(execution, "VERIFY_AGAIN", 60)
@@ -617,18 +617,18 @@ def test_a_resumed_run_takes_a_step_before_it_looks_for_compiled_ones(
     monkeypatch.setattr(compile_job, "find_package", lambda key: sought.append(key))
     options: dict[str, Any] = {"optimizer": "SGD", "lr": 0.05}
     folder = cut_short(tmp_path, "cut", 2, network, **options)
-    assert [way.name for way in read_modes(folder / "ways.json")] == ["eager"]
+    assert [mode.name for mode in read_modes(folder / "ways.json")] == ["eager"]
     sought.clear()
     assert rushlight.resume(folder, network(), quiet=True).report is not None
     assert len(sought) == 1
 
 
-def test_a_way_that_is_left_in_its_first_step_is_told_by_whoever_follows_it(
+def test_a_mode_that_is_left_in_its_first_step_is_told_by_whoever_follows_it(
     tmp_path: Path, eager_to_look: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use(monkeypatch, Ready)
     whole = trained(tmp_path, "whole", optimizer="SGD", lr=0.05)
-    places = [(way.step, way.name) for way in read_modes(whole.folder / "ways.json")]
+    places = [(mode.step, mode.name) for mode in read_modes(whole.folder / "ways.json")]
     assert places[:3] == [(2, "eager"), (2, "exact"), (3, "compiled")]
     followed(monkeypatch, whole.folder)
     again = trained(tmp_path, "again", optimizer="SGD", lr=0.05)
@@ -679,10 +679,10 @@ def test_a_batch_laid_out_in_another_way_is_never_given_to_machine_code(
     loader = torch.utils.data.DataLoader(dataset, 32, collate_fn=stretched)
     model = nn.Sequential(nn.AdaptiveAvgPool2d(8), *network())
     run = rushlight.train(model, loader, runs=tmp_path, name="run", optimizer="SGD", lr=0.05, epochs=3, quiet=True)
-    assert "compiled" in [way.name for way in read_modes(run.folder / "ways.json")]
+    assert "compiled" in [mode.name for mode in read_modes(run.folder / "ways.json")]
 
 
-# ── the compiled way ─────────────────────────────────────────────────────────────────────────────────────────
+# ── the compiled mode ────────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.slow
@@ -698,7 +698,7 @@ def test_compiled_steps_train_like_exact_ones_start_warm_and_are_followed_when_r
         return network(dropout=0.2)
 
     cold = trained(tmp_path, "cold", make, **options)
-    names = [way.name for way in read_modes(cold.folder / "ways.json")]
+    names = [mode.name for mode in read_modes(cold.folder / "ways.json")]
     assert "compiled" in names
     assert names[-1] == "compiled"
     exact = trained(tmp_path, "exact", make, numerics="exact", **options)
@@ -742,7 +742,7 @@ def test_compiled_convolutions_train_like_exact_ones_and_are_followed_when_resum
     fast = trained(tmp_path, "fast", pooled_images, **options)
     exact = trained(tmp_path, "exact", pooled_images, numerics="exact", **options)
     recorded = read_modes(fast.folder / "ways.json")
-    assert [way.name for way in recorded].count("compiled") > 1  # it was looked at again
+    assert [mode.name for mode in recorded].count("compiled") > 1  # it was looked at again
     assert recorded[-1].name == "compiled"
     assert recorded[-1].takes[0][1] == [64, 1, 8, 1]  # channels last
     torch.testing.assert_close(read_losses(fast.folder), read_losses(exact.folder), rtol=1e-2, atol=1e-3)
@@ -1034,7 +1034,7 @@ def test_steps_leave_a_thread_to_the_process_that_compiles_and_do_so_again_when_
 ) -> None:
     compile_at_once(monkeypatch, looks=70)
     whole = trained(tmp_path, "whole", counting, optimizer="SGD", lr=0.05)
-    spared = [(way.step, way.spared) for way in read_modes(whole.folder / "ways.json")]
+    spared = [(mode.step, mode.spared) for mode in read_modes(whole.folder / "ways.json")]
     (begin, one), (end, none) = spared[-2:]
     assert (one, none) == (1, 0)
     assert end - begin == 69  # 70 questions, two of them at the end of an epoch, which has 45 steps
@@ -1063,11 +1063,11 @@ def test_a_run_that_was_killed_beside_a_process_that_compiled_has_all_threads_ag
     folder = cut_short(tmp_path, "cut", 1, counting, optimizer="SGD", lr=0.05)
     (eager,) = read_modes(folder / "ways.json")
     spared = replace(eager, step=at, message="", spared=1)
-    (folder / "ways.json").write_text(json.dumps({"ways": [way.to_json() for way in (eager, spared)]}))
+    (folder / "ways.json").write_text(json.dumps({"ways": [mode.to_json() for mode in (eager, spared)]}))
     begun = compile_at_once(monkeypatch, looks=5)
     resumed = rushlight.resume(folder, counting(), quiet=True)
     assert [each.threads for each in begun] == [2]  # what is compiled is for all of them
-    found = [(way.step, way.spared) for way in read_modes(resumed.folder / "ways.json")][1:]
+    found = [(mode.step, mode.spared) for mode in read_modes(resumed.folder / "ways.json")][1:]
     assert [spared for _, spared in found] == [1, 0, 1, 0]
     given_back, taken_again = found[1][0], found[2][0]
     assert (given_back, taken_again) == ((45, 46) if at == 40 else (80, 80))  # in a first step nothing is looked for
@@ -1116,15 +1116,15 @@ def test_settings_and_code_tell_models_apart_that_compute_something_else() -> No
     assert source_of(nn.Linear(2, 2)) == source_of(nn.ReLU())  # torch's own are known by its version
 
 
-def test_a_way_is_the_same_before_and_after_it_was_written() -> None:
-    way = Mode(8, "compiled", takes=[[[32, 4], (4, 1), "torch.float32"]])
-    assert Mode(**way.to_json()) == Mode(**json.loads(json.dumps(way.to_json())))
+def test_a_mode_is_the_same_before_and_after_it_was_written() -> None:
+    mode = Mode(8, "compiled", takes=[[[32, 4], (4, 1), "torch.float32"]])
+    assert Mode(**mode.to_json()) == Mode(**json.loads(json.dumps(mode.to_json())))
 
 
-def test_a_torn_or_foreign_record_of_ways_is_no_record(tmp_path: Path) -> None:
+def test_a_torn_or_foreign_record_of_modes_is_no_record(tmp_path: Path) -> None:
     for content in ("", "{", "[]", '{"ways": [{"step": 1}]}', '{"ways": [{"walk": 1}]}'):
         (tmp_path / "ways.json").write_text(content)
         assert read_modes(tmp_path / "ways.json") == []
-    way = replace(modes.EXACT, step=7)
-    (tmp_path / "ways.json").write_text(json.dumps({"ways": [vars(way)]}))
+    mode = replace(modes.EXACT, step=7)
+    (tmp_path / "ways.json").write_text(json.dumps({"ways": [vars(mode)]}))
     assert read_modes(tmp_path / "ways.json") == [Mode(7, "exact")]

@@ -5,14 +5,13 @@ from __future__ import annotations
 import re
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tests.processes import run_python
 from torch import nn
 
 import rushlight
@@ -276,7 +275,7 @@ def test_a_run_killed_while_it_goes_back_goes_on_from_there(tmp_path: Path) -> N
         "files.truncate_file = lambda path, length: os.kill(os.getpid(), 9)\n"
         "rushlight.resume('a', checkpoint='23', runs=sys.argv[1], quiet=True)"
     )
-    killed = subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)
+    killed = run_python(["-c", code, tmp_path])
     assert killed.returncode == -signal.SIGKILL
     assert kept(run.folder) == ["00000023"]
     before, losses = run.summary()["state_sha256"], run.losses.tobytes()

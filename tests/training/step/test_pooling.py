@@ -175,7 +175,7 @@ def test_an_exact_step_is_the_plain_loops(used: list[int]) -> None:
     assert len(used) == 10
 
 
-def test_training_and_testing_go_the_faster_way_and_end_with_the_same_bits(
+def test_training_and_testing_use_the_faster_pooling_and_end_with_the_same_bits(
     tmp_path: Path, used: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options: dict[str, Any] = {"epochs": 2, "batch_size": 64, "quiet": True, "numerics": "exact", "runs": tmp_path}

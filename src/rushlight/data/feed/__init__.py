@@ -10,6 +10,7 @@ from rushlight.data.feed.batch import (
     tensors_in,
 )
 from rushlight.data.feed.feed import Feed
+from rushlight.data.feed.held import GENERATORS, Held, Walk, generators_in, set_state, state_of
 from rushlight.data.feed.loader import LoaderSplit, first_collated
 from rushlight.data.feed.reading import (
     BatchReader,

@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
-from torch.utils.data import BatchSampler, DataLoader, IterableDataset
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset, get_worker_info
 
 from rushlight.data.feed.batch import Batch, count_samples, note_samples, samples_by_form, to_device
 from rushlight.data.feed.feed import Feed
+from rushlight.data.feed.held import generators_in, seed_each
 from rushlight.data.feed.reading import explained_workers, seeded, start_reading
 from rushlight.data.feed.split import CPU
 from rushlight.data.order import sample_seed
@@ -39,11 +40,9 @@ class CountingCollate:
 def counting(loader: DataLoader[Any]) -> DataLoader[Any]:
     """Return a loader of the same batches that gives them as `Collated`; the loader itself where it cannot.
 
-    One that makes no batches, or gives them in its own way, cannot; a single sample may be a batch by itself; and the
-    workers that a loader keeps are the user's too.
+    One that makes no batches, or gives them in its own way, cannot; and a single sample may be a batch by itself.
     """
-    is_plain = type(loader).__iter__ is DataLoader.__iter__ and not loader.persistent_workers
-    if not is_plain or loader.batch_sampler is None or loader.batch_size == 1:
+    if type(loader).__iter__ is not DataLoader.__iter__ or loader.batch_sampler is None or loader.batch_size == 1:
         return loader
     clone = copy.copy(loader)
     clone.collate_fn = CountingCollate(loader.collate_fn)
@@ -53,7 +52,7 @@ def counting(loader: DataLoader[Any]) -> DataLoader[Any]:
 def first_collated(loader: DataLoader[Any], name: str) -> tuple[Batch | None, int | None]:
     """Return a loader's first batch, None where it has none, and the number of its samples, None where that is not known."""
     with seeded(0), explained_workers(name, loader.num_workers):
-        first = next(start_reading(counting(loader), name), None)
+        first = next(start_reading(counting(with_new_workers(loader)), name), None)
     if not isinstance(first, Collated):
         return first, samples_by_form(first)
     is_told = count_samples(note_samples(first.batch, first.samples)) == first.samples
@@ -72,8 +71,9 @@ def length_of(thing: Any) -> int | None:
 class LoaderSplit:
     """A user's own DataLoader, used as it is: an iterable dataset, or a sampler only it understands.
 
-    The order is the loader's. Its random draws are seeded by (seed, epoch), so an epoch repeats; leaving out the
-    first batches means reading them.
+    The order is the loader's. The generators of the process and those that loader, samplers and dataset hold are seeded by
+    (seed, epoch), and workers start anew for each epoch, so an epoch repeats; leaving out the first batches means
+    reading them.
     """
 
     loader: DataLoader[Any]
@@ -117,16 +117,21 @@ class LoaderSplit:
         return Feed(self._read(seed, epoch, start))
 
     def _read(self, seed: int, epoch: int, start: int) -> Iterator[Batch]:
-        name = type(self.loader.dataset).__name__
+        loader = with_new_workers(self.loader)
+        name = type(loader.dataset).__name__
+        of_epoch = generators_in(loader.generator, loader.sampler, loader.batch_sampler, without=[loader.dataset])
+        of_samples = [] if loader.num_workers else generators_in(loader.dataset, loader.collate_fn)
         with seeded(sample_seed(seed, epoch, -1)):
-            for owner in (self.loader, self.loader.sampler, self.loader.batch_sampler):
-                generator = getattr(owner, "generator", None)
+            for generator in of_epoch:
                 if isinstance(generator, torch.Generator):
                     generator.manual_seed(sample_seed(seed, epoch, -1))
-            batches = start_reading(counting(self.loader), name)
+                else:
+                    seed_each([generator], sample_seed(seed, epoch, -1))
+            batches = start_reading(counting(loader), name)
         for number in range(10**18):
             # reading in this process must not touch the step's stream
-            with seeded(sample_seed(seed, epoch, -2 - number)), explained_workers(name, self.loader.num_workers):
+            seeds = seeded(sample_seed(seed, epoch, -2 - number), of_samples)
+            with seeds, explained_workers(name, loader.num_workers):
                 found = next(batches, None)
             if found is None:
                 return
@@ -143,3 +148,37 @@ class LoaderSplit:
     def to(self, device: torch.device) -> LoaderSplit:
         """Return the split with its batches moved to `device`."""
         return LoaderSplit(self.loader, self.prepare, device)
+
+
+def with_new_workers(loader: DataLoader[Any]) -> DataLoader[Any]:
+    """Return the loader, or a copy of it whose workers start anew for each epoch, seeded by its generator.
+
+    Workers that persist draw on from where they stopped in the epoch before, which no other process can repeat.
+    """
+    if not loader.num_workers:
+        return loader
+    has_own = bool(generators_in(loader.dataset, loader.collate_fn))
+    if not (loader.persistent_workers or has_own):
+        return loader
+    new = copy.copy(loader)
+    starts = SeedWorker(loader.collate_fn, loader.worker_init_fn)
+    vars(new).update(
+        persistent_workers=False, worker_init_fn=starts if has_own else loader.worker_init_fn
+    )  # both fixed
+    return new
+
+
+@dataclass(frozen=True)
+class SeedWorker:
+    """Seeds the generators that a worker's copy of the dataset holds, as torch seeds the global ones; then what was given."""
+
+    collate: Callable[[list[Any]], Any]
+    given: Callable[[int], None] | None
+
+    def __call__(self, worker: int) -> None:
+        """Begin the worker of this number."""
+        info = get_worker_info()
+        assert info is not None  # this is called in a worker
+        seed_each(generators_in(info.dataset, self.collate), info.seed % 2**32)
+        if self.given is not None:
+            self.given(worker)

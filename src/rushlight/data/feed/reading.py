@@ -29,6 +29,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from rushlight.data.feed.held import are_equal, generators_in, seed_each, set_state, state_of
 from rushlight.data.order import sample_seed
 from rushlight.device import usable_cores
 from rushlight.errors import DataError, RushlightError, UsageError
@@ -71,6 +72,7 @@ class SeededDataset(Dataset[Any]):
         self, dataset: Dataset[Any], collate: Callable[[list[Any]], Any], is_random: bool | None = True
     ) -> None:
         self.dataset, self.collate, self.is_random = dataset, collate, is_random
+        self.own: list[Any] | None = None  # generators of the dataset's own; None: not sought yet
 
     def __getitems__(self, request: BatchRequest) -> Any:
         """Return the batch, or the ReadError of one of its samples."""
@@ -89,20 +91,22 @@ class SeededDataset(Dataset[Any]):
         """Return the samples of a batch, with their seeds where reading them draws."""
         if self.is_random is False:
             return read_samples(self.dataset, request.indices)
-        before = generator_states()
+        if self.own is None:
+            self.own = generators_in(self.dataset)
+        before = generator_states(self.own)
         try:
             if self.is_random is None:
                 samples = read_samples(self.dataset, request.indices)
-                if are_same(before, generator_states()):
+                if are_same(before, generator_states(self.own)):
                     return samples
                 self.is_random = True
             samples = []
             for index in request.indices:
-                seed_generators(sample_seed(request.seed, request.epoch, index))
+                seed_generators(sample_seed(request.seed, request.epoch, index), self.own)
                 samples.append(read_sample(self.dataset, index))
             return samples
         finally:
-            put_back(before)  # also where a signal ends the reading: the states are saved in checkpoints
+            put_back(before, self.own)  # also where a signal ends the reading: the states are saved in checkpoints
 
 
 def read_sample(dataset: Any, index: int) -> Any:
@@ -330,46 +334,47 @@ def explained_workers(name: str, workers: int) -> Iterator[None]:
 
 # ── random generators ────────────────────────────────────────────────────────────────────────────────────────
 
-GeneratorStates = tuple[Any, Any, Tensor]  # of Python's, NumPy's and torch's CPU generator
+GeneratorStates = tuple[Any, Any, Tensor, list[Any]]  # of Python's, NumPy's and torch's CPU generator, and of others
 
 
-def generator_states() -> GeneratorStates:
-    """Return the states of the three global generators."""
-    return random.getstate(), np.random.get_state(), torch.get_rng_state()
+def generator_states(own: Sequence[Any] = ()) -> GeneratorStates:
+    """Return the states of the three global generators, and of others."""
+    return random.getstate(), np.random.get_state(legacy=False), torch.get_rng_state(), list(map(state_of, own))
 
 
-def seed_generators(seed: int) -> None:
-    """Seed all three generators."""
+def seed_generators(seed: int, own: Sequence[Any] = ()) -> None:
+    """Seed the three global generators, and others."""
     random.seed(seed)
     np.random.seed(seed)
     torch.default_generator.manual_seed(seed)
+    seed_each(own, seed)
 
 
 def are_same(one: GeneratorStates, other: GeneratorStates) -> bool:
     """Tell whether no generator has moved from one to the other."""
-    (kind, keys, *rest), (other_kind, other_keys, *other_rest) = one[1], other[1]
-    numpy = kind == other_kind and rest == other_rest and np.array_equal(keys, other_keys)
-    return numpy and one[0] == other[0] and torch.equal(one[2], other[2])
+    return one[0] == other[0] and are_equal(one[1:], other[1:])
 
 
-def put_back(before: GeneratorStates) -> None:
+def put_back(before: GeneratorStates, own: Sequence[Any] = ()) -> None:
     """Set all generators to what they were, also where a signal that ends the reading comes in the middle of this."""
-    python, numpy, torch_state = before
+    python, numpy, torch_state, others = before
     try:
         random.setstate(python)
         np.random.set_state(numpy)
         torch.set_rng_state(torch_state)
+        for generator, state in zip(own, others, strict=True):
+            set_state(generator, state)
     except BaseException:
-        put_back(before)
+        put_back(before, own)
         raise
 
 
 @contextlib.contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Seed Python's, NumPy's and torch's CPU generators for a block, then put them back as they were."""
-    before = generator_states()
+def seeded(seed: int, own: Sequence[Any] = ()) -> Iterator[None]:
+    """Seed the three global generators, and others, for a block, then put them back as they were."""
+    before = generator_states(own)
     try:
-        seed_generators(seed)
+        seed_generators(seed, own)
         yield
     finally:
-        put_back(before)
+        put_back(before, own)

@@ -1,5 +1,6 @@
 """The training state on disk."""
 
+from rushlight.export import unpack
 from rushlight.training.checkpoint.checkpoint import (
     best_checkpoint,
     check_can_be_saved,
@@ -14,7 +15,11 @@ from rushlight.training.checkpoint.checkpoint import (
     restore,
     state_digest,
 )
-from rushlight.training.checkpoint.kept import GENERATORS, check_keep
-from rushlight.training.checkpoint.randomness import begin_random_streams, random_streams, restore_random_streams
+from rushlight.training.checkpoint.kept import check_keep
+from rushlight.training.checkpoint.randomness import (
+    begin_random_streams,
+    note_inexact,
+    random_streams,
+    restore_random_streams,
+)
 from rushlight.training.checkpoint.saver import Saver
-from rushlight.training.checkpoint.serialize import unpack

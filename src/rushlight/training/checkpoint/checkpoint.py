@@ -41,6 +41,7 @@ from rushlight.checkpoint_files import (
     newer_format,
 )
 from rushlight.errors import RunError, StorageError, UsageError, WeightsError
+from rushlight.export import bundle_architecture, check_bundle, pack, unpack
 from rushlight.runs import keep_values
 from rushlight.texts import Note
 from rushlight.training.checkpoint.kept import (
@@ -52,8 +53,8 @@ from rushlight.training.checkpoint.kept import (
     restore_kept,
     unsaved_buffers,
 )
-from rushlight.training.checkpoint.randomness import random_streams
-from rushlight.training.checkpoint.serialize import lay_out_like_parameters, pack, unpack
+from rushlight.training.checkpoint.randomness import held_state, random_streams
+from rushlight.training.checkpoint.serialize import lay_out_like_parameters
 from rushlight.training.state import State, Training
 
 KEPT = 2  # the newest ones; the best test's stays too
@@ -89,6 +90,7 @@ def take_snapshot(training: Training) -> Snapshot:
 def capture(training: Training) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Copy the full state: JSON-ready content, and the tensors it refers to by name."""
     tensors: dict[str, Tensor] = {}
+    held = held_state(training)  # first: it notes in the state what cannot be restored
     names = parameter_names(training)
     parts: dict[str, Any] = {
         "state": training.state,
@@ -98,6 +100,7 @@ def capture(training: Training) -> tuple[dict[str, Any], dict[str, Tensor]]:
         "optimizer_names": group_names(training.optimizer, names),
         "schedule": training.schedule.state_dict(),
         "random": random_streams(),
+        "held": held,
         "conditions": training.conditions,
     }
     if isinstance(training.objective.loss, torch.nn.Module):  # one may keep what moves: a mean over the last batches
@@ -110,7 +113,7 @@ def capture(training: Training) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def check_can_be_saved(training: Training) -> None:
-    """Raise UsageError if something in the state cannot be saved, before work depends on it."""
+    """Raise UsageError or WeightsError if a checkpoint or the bundle cannot hold something, before work depends on it."""
     _, tensors = capture(training)
     for name, tensor in tensors.items():
         try:
@@ -118,6 +121,8 @@ def check_can_be_saved(training: Training) -> None:
         except Exception as error:
             found = Note("training.found-tensor", dtype=tensor.dtype)
             raise UsageError("not-checkpointable", name=name, found=found) from error
+    architecture, data = bundle_architecture(training.recipe.model), training.data
+    check_bundle(training.folder, training.model, data.features, data.target, architecture)
 
 
 def write_snapshot(run: Path, snapshot: Snapshot, keep_epochs: bool = False) -> Path:
@@ -211,6 +216,8 @@ def restore_memory(training: Training, folder: Path, content: dict[str, Any], te
         if isinstance(loss, torch.nn.Module) and "loss" in content:  # early releases did not save it
             loss.load_state_dict(unpack(content["loss"], tensors))
             restore_buffers(loss, unpack(content["loss_buffers"], tensors), training.device)
+        if "held" in content:
+            training.held.restore(unpack(content["held"], tensors))
         names = unpack(content.get("keep_names"), tensors) or []
         for kept, state, groups in zip(training.keep, unpack(content.get("keep"), tensors) or [], names, strict=True):
             if isinstance(kept, torch.optim.Optimizer):

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import inspect
-import random
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from rushlight.data import GENERATORS, set_state, state_of
 from rushlight.errors import RunError, UsageError
 from rushlight.training.state import Training
-
-GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
-
 
 # ── an optimizer's parameters by name ────────────────────────────────────────────────────────────────────────
 
@@ -79,14 +75,8 @@ def check_keep(keep: Any) -> tuple[Any, ...]:
 
 def kept_state(thing: Any) -> Any:
     """Return the state of a kept object: its state_dict, or where a random generator stands."""
-    if isinstance(thing, torch.Generator):
-        return thing.get_state()
-    if isinstance(thing, np.random.Generator):
-        return thing.bit_generator.state
-    if isinstance(thing, np.random.RandomState):
-        return thing.get_state(legacy=False)
-    if isinstance(thing, random.Random):
-        return thing.getstate()
+    if isinstance(thing, GENERATORS):
+        return state_of(thing)
     if isinstance(thing, nn.Module):
         return {"state": thing.state_dict(), "buffers": unsaved_buffers(thing)}
     state = thing.state_dict()  # a scheduler's may hold its functions, which are made again with it
@@ -99,14 +89,8 @@ def kept_state(thing: Any) -> Any:
 
 def restore_kept(thing: Any, state: Any) -> None:
     """Restore the result of `kept_state`."""
-    if isinstance(thing, torch.Generator):
-        thing.set_state(state)
-    elif isinstance(thing, np.random.Generator):
-        thing.bit_generator.state = state
-    elif isinstance(thing, np.random.RandomState):
-        thing.set_state(state)
-    elif isinstance(thing, random.Random):
-        thing.setstate(state)
+    if isinstance(thing, GENERATORS):
+        set_state(thing, state)
     elif isinstance(thing, nn.Module):
         thing.load_state_dict(state["state"])
         restore_buffers(thing, state["buffers"])

@@ -1,4 +1,4 @@
-"""The global random streams: their states, and how a run sets them."""
+"""What training changes outside of the state dict: the global random streams, and what the user's objects hold."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from rushlight.data import step_seed
+from rushlight.data import LoaderSplit, step_seed
+from rushlight.texts import Note
 from rushlight.training.state import Training
 
 
@@ -42,3 +43,25 @@ def restore_random_streams(streams: dict[str, Any]) -> None:
     random.setstate((version, tuple(words.tolist()), gauss))
     np.random.set_state(streams["numpy"])
     torch.set_rng_state(streams["torch"])
+
+
+def held_state(training: Training) -> dict[str, Any]:
+    """Return what has changed in the state that model, loss and data hold, for a checkpoint.
+
+    An epoch of a DataLoader is read again from its beginning, so inside one it is the data's state at that beginning.
+    """
+    held, splits = training.held, training.data.splits
+    found = held.changes()
+    if training.state["window"] and isinstance(training.data.train, LoaderSplit):
+        found = {path: value for path, value in found.items() if path.partition(".")[0] not in splits} | held.noted
+    note_inexact(training)
+    return found
+
+
+def note_inexact(training: Training) -> None:
+    """Note in the state what a resume cannot restore, and tell what is new of it."""
+    unkept = (Note("training.unkept", name=path) for path in training.held.unkept)
+    for reason in (*training.data.inexact, *unkept):
+        if reason not in training.state["inexact"]:
+            training.state["inexact"].append(reason)
+            training.events.warning(Note("training.resumes-inexactly", reason=reason))

@@ -100,10 +100,12 @@ class CompileJob:
     def will_pay(self) -> bool:
         """Tell whether compiling will save more time than it costs; give up where it will not."""
         elapsed = time.perf_counter() - self.began
-        left = elapsed / max(self.state["step"] - self.first_step, 1) * steps_left(self.training)
+        steps = steps_left(self.training)
+        is_known = math.isfinite(steps)  # else it is expected to take as many steps again as it has taken
+        left = elapsed / max(self.state["step"] - self.first_step, 1) * (steps if is_known else self.state["step"])
         saved = left * (IMAGES_GAIN if self.has_images else EXPECTED_GAIN)
         cost = compile_seconds(self.parts.model)
-        if saved < cost:
+        if saved < cost and is_known:
             self.give_up(Note("engine.compile.costs-more", saved=saved, left=left, cost=cost))
         return bool(saved >= cost)
 

@@ -94,7 +94,7 @@ class Execution:
         """Execute the steps of each batch in one call of machine code, until a signal comes."""
         state, count = self.state, self.mode.count
         losses: list[float | Tensor] = []
-        rates: list[float] = []
+        rates: list[float | Tensor] = []
         for batch in calls:
             outputs = losses_of_call = None  # let go, as in `StepRunner.run`
             rates_of_call = self.rates(count)

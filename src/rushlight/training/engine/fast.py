@@ -47,9 +47,11 @@ class FastEngine:
         self.last: tuple[list[Batch], int] = ([], 1)  # the last batches, and how many steps they held
         self.ahead = self.joins = 1  # as the feed's
         self.eager_modes: list[Mode] | None = None  # not verified yet; None: not known yet
-        self.is_probed = bool(self.record.modes)  # whether a step was observed, by this process or an earlier one
+        # what an observed step showed, in this process or an earlier one; None: none was observed; "": no obstacle
+        self.observed: str | None = self.state["obstacle"] or ("" if self.record.modes else self.state["obstacle"])
+        self.is_probed = self.observed is not None
         self.settings = settings_now(parts) if self.is_probed else {}
-        self.obstacle = find_obstacle(training)
+        self.obstacle = find_obstacle(training) or self.observed or None
         self.note_obstacle()
         self.reset()
         if any(mode.spared for mode in self.record.modes if mode.step <= self.state["step"]):
@@ -57,6 +59,7 @@ class FastEngine:
 
     def reset(self) -> None:
         """Enter the recorded mode anew before the next step: another state was restored."""
+        self.state["obstacle"] = self.observed
         self.epoch = 0  # the one whose beginning was checked for changes
         self.execution = Execution(self.runner, self.job)
         self.candidate: Mode | None = None  # for the next steps to verify; new unless it has a step `since`
@@ -186,8 +189,9 @@ class FastEngine:
             self.leave(reason)
 
     def leave(self, reason: str) -> None:
-        """Execute every step exactly from here on."""
-        self.obstacle, self.candidate = reason, None
+        """Execute every step exactly from here on, in a process that resumes the run too."""
+        self.obstacle = self.observed = self.state["obstacle"] = reason
+        self.candidate = None
         self.job.stop()
         if self.record.at(self.state["step"]).name != "exact":
             message = Note("engine.exact.from-here", reason=reason)
@@ -216,7 +220,7 @@ class FastEngine:
         if self.is_entered:  # told now that the step is done: a checkpoint from before must not have the line yet
             self.is_entered = False
             for line in self.record.messages(step):
-                self.training.events.emit(**line)
+                self.training.events.emit_after(step, **line)
         return steps_done(self.training.objective, batches, plan.count, *executed)
 
     def run_observed(self, plan: Plan, batches: list[Batch]) -> Executed:
@@ -225,7 +229,8 @@ class FastEngine:
         executed = self.runner.run(self.execution.step, cut(batches, plan.count))
         after = side_effects(self.parts)
         self.is_probed, self.settings = True, settings_now(self.parts)
-        self.obstacle = obstacle_in(before, after) or self.obstacle
+        self.observed = self.state["obstacle"] = obstacle_in(before, after) or ""
+        self.obstacle = self.observed or self.obstacle
         self.note_obstacle()
         return executed
 

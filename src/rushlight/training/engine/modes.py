@@ -106,7 +106,7 @@ class ModeRecord:
         """Give the lines of history that tell what changes at a step."""
         for mode in self.modes:
             if mode.step == step and mode.message:
-                yield {"kind": "event", "event": "way", "step": step, "way": mode.name, "message": mode.message}
+                yield {"event": "way", "step": step, "way": mode.name, "message": mode.message}
 
 
 def read_modes(path: Path) -> list[Mode]:

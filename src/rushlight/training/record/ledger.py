@@ -33,7 +33,7 @@ class StepsDone(NamedTuple):
     losses: Sequence[float | Tensor]  # of each step; tensors () where a device may have them still to compute
     outputs: Tensor | None  # of the last samples
     weights: list[float]  # of each step: what its loss is a mean over
-    rates: list[float]  # of each step: the learning rate of the first group
+    rates: list[float | Tensor]  # of each step: the learning rate of the first group
     samples: list[int]  # of each step
 
 
@@ -49,7 +49,7 @@ class Ledger:
         self.recipe, self.data = training.recipe, training.data
         self.pending: list[float | Tensor] = []  # losses; what follows is of the same steps, one by one
         self.weights: list[float] = []
-        self.rates: list[float] = []
+        self.rates: list[float | Tensor] = []
         self.samples: list[int] = []
         self.steps = steps_per_epoch(self.data.train, self.recipe)
         self.line_every = max(SHORTEST_LINE, math.ceil((self.steps or 0) / LINES_PER_EPOCH))
@@ -93,13 +93,19 @@ class Ledger:
         self.due = time.perf_counter() + READ_EVERY
 
     def add_up(self, losses: list[float], end: int | None) -> None:
-        """Add the losses before `end` to the epoch's and the line's sums, one by one; emit the lines that are due."""
+        """Add the losses before `end` to the epoch's and the line's sums, one by one; emit the lines that are due.
+
+        Events that happened in a step come after the lines of the steps before it.
+        """
         state, total, line_every = self.state, self.training.objective.total, self.line_every
+        events = self.training.events
         names = ("samples", "loss_sum", "weight_sum", "line_sum", "line_weight")
         samples, loss_sum, weight_sum, line_sum, line_weight = (state[name] for name in names)
         in_epoch, step = (state[name] - len(losses) for name in ("window", "step"))
         of_steps = zip(losses, self.weights, self.rates, self.samples, strict=True)
         for loss, weight, rate, count in islice(of_steps, end):
+            if events.waiting:
+                events.release(step)
             in_epoch, step, samples = in_epoch + 1, step + 1, samples + count
             if math.isfinite(loss):  # else that step was left out
                 amount = total(loss, weight) if weight else 0.0
@@ -107,9 +113,7 @@ class Ledger:
                 line_sum, line_weight = line_sum + amount, line_weight + weight
             if in_epoch % line_every == 0:
                 line = {"step": step, "loss": line_sum / line_weight if line_weight else None}
-                self.training.events.emit(
-                    "steps", epoch=state["epoch"], **line, learning_rate=float(rate), samples=samples
-                )
+                events.emit("steps", epoch=state["epoch"], **line, learning_rate=float(rate), samples=samples)
                 line_sum = line_weight = 0.0
         state.update(zip(names, (samples, loss_sum, weight_sum, line_sum, line_weight), strict=True))
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
+from rushlight.events import Event, Events
 from rushlight.runs import History, append_values
-from rushlight.training.events import Event, Events
 from rushlight.training.recipe import Recipe
 from rushlight.training.record.tensorboard import tensorboard_lines
 

@@ -11,15 +11,15 @@ from typing import Any
 from torch import nn
 
 from rushlight.checkpoint_files import age, list_checkpoints
-from rushlight.data import keeping_workers, open_source
+from rushlight.data import Data, Held, keeping_workers, open_source
 from rushlight.device import bfloat16_refusal, choose_device, keep_freed_memory
 from rushlight.errors import RunError, UsageError
+from rushlight.events import Events
 from rushlight.options import Options
 from rushlight.runs import keep_values, lock_run, new_run, read_recipe, write_session
 from rushlight.texts import Note
-from rushlight.training.checkpoint import check_keep, restore
-from rushlight.training.events import Events
-from rushlight.training.objective import Schedule
+from rushlight.training.checkpoint import check_keep, note_inexact, restore
+from rushlight.training.objective import Objective, Schedule
 from rushlight.training.recipe import OWN_LOSS, recipe_from_json, steps_per_epoch
 from rushlight.training.record import open_history
 from rushlight.training.setup.announcement import announce, batch_notes
@@ -157,8 +157,17 @@ def set_up(
     history = open_history(folder, recipe, events, stack)
     return Training(
         recipe, module, fitted, objective, optimizer, schedule, device, folder, history, events, new_state(),
-        conditions, origin, keep,
+        conditions, origin, held_by(module, objective, fitted), keep,
     )  # fmt: skip
+
+
+def held_by(model: nn.Module, objective: Objective, data: Data) -> Held:
+    """Return the state that model, loss or objective, and data hold, as it is before the first step."""
+    roots = {"model": model, "loss": objective.loss or objective.compute}
+    for name, split in data.splits.items():
+        source = getattr(split, "loader", getattr(split, "dataset", None))
+        roots |= {} if source is None else {name: source}
+    return Held(roots)
 
 
 # ── the first lines of its history ───────────────────────────────────────────────────────────────────────────
@@ -172,6 +181,7 @@ def begin(training: Training, stack: contextlib.ExitStack) -> None:
     else:
         bring_back_origin(training, training.origin)
     announce(training)
+    note_inexact(training)
 
 
 def write_start(training: Training, **more: Any) -> None:
@@ -186,8 +196,8 @@ def bring_back_origin(training: Training, origin: Origin) -> None:
     folder, tell = training.folder, training.events.message
     for difference in origin.differences:
         training.events.warning(Note("training.not-the-same-bits", difference=difference))
-    more = {"differences": list(origin.differences)} if origin.differences else {}
     if origin.checkpoint is None:
+        more = {"differences": list(origin.differences)} if origin.differences else {}
         if (folder / "model").is_dir():
             raise RunError("no-checkpoint", run=folder.name)
         tell(Note("training.begins-anew"))
@@ -210,4 +220,7 @@ def bring_back_origin(training: Training, origin: Origin) -> None:
     if training.state["epoch"] > epochs:
         had = "schedule" if training.schedule.name in ("cosine", "onecycle") else "epochs"
         tell(Note(f"training.has-had-its-{had}", epochs=epochs, more=2 * epochs))
+    note_inexact(training)
+    inexact = [*origin.differences, *training.state["inexact"]]
+    more = {"differences": inexact} if inexact else {}
     write_session(folder, "resumed", training.state["step"], checkpoint=origin.checkpoint.name, **more)

@@ -99,7 +99,7 @@ class Rescue:
 
     def note(self, event: str, step: int, message: str) -> None:
         """Record what was done, and tell it."""
-        self.training.events.emit("event", event=event, step=step, message=message)
+        self.training.events.emit_after(self.state["step"], event=event, step=step, message=message)
 
 
 def roll_back(training: Training, error: BlownUp) -> None:
@@ -108,6 +108,7 @@ def roll_back(training: Training, error: BlownUp) -> None:
     The state it goes back to depends on nothing but the step, so that a run killed meanwhile does the same. Raises `error`
     when that was done too often, or when there is nothing whole to go back to; nothing is deleted then.
     """
+    training.events.waiting.clear()  # of steps that are undone
     state = training.state
     count, began = state["rollbacks"] + 1, checkpoints(training.folder) / epoch_began(state)
     if count > MOST_ROLLBACKS or not is_whole(began):

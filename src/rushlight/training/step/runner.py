@@ -15,7 +15,7 @@ from rushlight.training.state import Training
 from rushlight.training.step.exact import Parts, Step
 from rushlight.training.step.recovery import Rescue
 
-Executed = tuple[list[float | Tensor], Tensor | None, list[float]]  # losses, the last outputs, learning rates
+Executed = tuple[list[float | Tensor], Tensor | None, list[float | Tensor]]  # losses, the last outputs, learning rates
 
 MOST_IN_A_ROW = 32
 ROW_SECONDS = 0.02  # about: a checkpoint that is due waits for that long
@@ -50,7 +50,7 @@ class StepRunner:
         state, schedule = self.state, self.training.schedule
         recipe, group = self.training.recipe, self.parts.optimizer.param_groups[0]
         losses: list[float | Tensor] = []
-        rates: list[float] = []
+        rates: list[float | Tensor] = []
         for micro_batches in steps:
             outputs = loss = None  # let go: the next step's own take their place in the processor's cache
             schedule.before_step(state["step"])
@@ -60,7 +60,8 @@ class StepRunner:
             except (RuntimeError, ValueError, TypeError, IndexError) as error:
                 raise StepFailed(error, micro_batches[-1]) from error
             losses.append(loss.item() if self.is_on_processor else loss)  # nobody waits for a processor
-            rates.append(group["lr"])
+            rate = group["lr"]  # where it is a tensor, it is changed in place
+            rates.append(rate.detach().clone() if isinstance(rate, Tensor) else rate)
             state["window"] += 1
             state["step"] += 1
             if stops is not None and (stops() or self.saver.is_asked_for):
@@ -86,7 +87,7 @@ def cut(batches: list[Batch], count: int) -> list[list[Batch]]:
 
 def steps_done(
     objective: Objective, batches: list[Batch], count: int,
-    losses: Sequence[float | Tensor], outputs: Tensor | None, rates: list[float],
+    losses: Sequence[float | Tensor], outputs: Tensor | None, rates: list[float | Tensor],
 ) -> StepsDone:  # fmt: skip
     """Return the results of the steps that were done, with their weights and samples."""
     if count == 1:

@@ -159,7 +159,11 @@ def open_dataset(
         notes.append(Note("data.in-memory", name=name, count=min(PROBES, count)))
         data = open_kept(dataset, others, options, notes)
     assert isinstance(data.train, (ResidentSplit, StreamedSplit))
-    return replace(data, train=replace(data.train, is_shuffled=is_shuffled), batch_size=batch_size)
+    is_lost = how_random == Note("data.unknown-source") or (workers and how_random == Note("data.changes-itself"))
+    return replace(
+        data, train=replace(data.train, is_shuffled=is_shuffled), batch_size=batch_size,
+        inexact=(Note("data.not-repeatable", name=name, reason=how_random),) if is_lost else (),
+    )  # fmt: skip
 
 
 def open_kept(dataset: Dataset[Any], others: dict[str, Any], options: DatasetOptions, notes: list[Note]) -> Data:
@@ -255,6 +259,8 @@ def open_loader(
     dataset = loader.dataset
     name = type(dataset).__name__
     notes = [note or Note("data.loader-as-it-is", name=name)]
+    if loader.persistent_workers:
+        notes.append(Note("data.new-workers"))
     if val_fraction:
         raise UsageError("loader-not-cut", data=name, option="val_fraction")
     if isinstance(dataset, IterableDataset) and not loader.num_workers and (begun := iter(dataset)) is iter(dataset):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
-from rushlight.data.feed import are_same, collated, generator_states, read_sample, seeded
+from rushlight.data.feed import Held, are_same, collated, generator_states, generators_in, read_sample, seeded
 from rushlight.errors import DataError
 from rushlight.texts import Note
 
@@ -39,21 +39,30 @@ def evenly_spaced(count: int, most: int) -> list[int]:
 
 
 def randomness(dataset: Dataset[Any], count: int) -> str:
-    """Return in words how reading a sample is random; empty when it is not.
+    """Return in words why a sample that is read again may be another; empty where it is always the same.
 
     Values alone do not tell: a flip that is done one time in two often gives the same picture. So drawing from one of
-    the generators counts as random, whatever its effect.
+    the generators counts as random, whatever its effect. The dataset's own are among them.
     """
-    draws = False
+    own, held, draws = generators_in(dataset), Held({"dataset": dataset}), False
+
+    def read(index: int) -> Any:
+        nonlocal draws
+        with seeded(index, own):
+            before = generator_states(own)
+            sample = read_sample(dataset, index)
+            draws = draws or not are_same(before, generator_states(own))
+        return collated([sample], collate_samples, type(dataset).__name__)
+
     for index in evenly_spaced(count, PROBES):
-        samples = []
+        if same(read(index), read(index)):
+            continue
+        again = []
         for _ in range(2):
-            with seeded(index):
-                before = generator_states()
-                samples.append(read_sample(dataset, index))
-                draws = draws or not are_same(before, generator_states())
-        if not same(*(collated([sample], collate_samples, type(dataset).__name__) for sample in samples)):
-            return Note("data.own-generator")
+            held.restore({})
+            again.append(read(index))
+        held.restore({})
+        return Note("data.changes-itself" if same(*again) else "data.unknown-source")
     return Note("data.draws-random") if draws else ""
 
 

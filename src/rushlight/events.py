@@ -18,6 +18,7 @@ The kinds of event, and what their data holds (plain JSON values; those of histo
 
 from __future__ import annotations
 
+import bisect
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -46,6 +47,16 @@ class Events:
         self.followers = list(followers)
         self.on_event = on_event
         self.error: BaseException | None = None
+        self.waiting: list[tuple[int, dict[str, Any]]] = []  # lines of history, by the steps done before them
+
+    def emit_after(self, done: int, /, **data: Any) -> None:
+        """Emit an event of kind "event" once the losses of the first `done` steps are read: history is in their order."""
+        bisect.insort(self.waiting, (done, data), key=lambda entry: entry[0])
+
+    def release(self, step: float) -> None:
+        """Emit the events that wait for the losses of the first `step` steps."""
+        while self.waiting and self.waiting[0][0] <= step:
+            self.emit("event", **self.waiting.pop(0)[1])
 
     def emit(self, kind: str, **data: Any) -> None:
         """Give an event to every follower, the user's function last."""
