@@ -149,6 +149,25 @@ def runs(
 
 
 @app.command(cls=Command)
+def board(
+    runs: Annotated[Path, typer.Argument(metavar="RUNS")] = Path("runs"),
+    port: Annotated[int | None, typer.Option(metavar="PORT")] = None,
+    no_open: Annotated[bool, typer.Option("--no-open")] = False,
+    language: str | None = None,
+) -> None:
+    from rushlight.board import serve_board
+    from rushlight.errors import check_choice
+    from rushlight.texts import LANGUAGES, fill
+    from rushlight.texts import language as usual
+
+    chosen = language or usual()
+    check_choice("language", chosen, LANGUAGES)
+    serve_board(
+        runs, port, chosen, lambda address: typer.echo(fill(chosen, "board.open", {"address": address})), not no_open
+    )
+
+
+@app.command(cls=Command)
 def data(
     source: Annotated[str | None, typer.Argument(metavar="NAME|PATH")] = None,
     target: Annotated[str | None, typer.Option(metavar="COLUMN")] = None,

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         set_state,
         split_batch,
         state_of,
+        tensors_in,
     )
     from rushlight.data.look import describe_data, write_contact_sheet
     from rushlight.data.open import DataOptions, open_like, open_source, retarget
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
         read_image,
         read_rows,
     )
-    from rushlight.data.spec import Column, FeatureSpec, Normalization, TargetSpec, Task
+    from rushlight.data.spec import Column, FeatureSpec, Normalization, Scale, TargetSpec, Task
     from rushlight.data.splits import Data, keeping_workers
 
 
@@ -61,6 +62,7 @@ __getattr__, __dir__ = lazy_names(
             "set_state",
             "split_batch",
             "state_of",
+            "tensors_in",
         ],
         "rushlight.data.look": ["describe_data", "write_contact_sheet"],
         "rushlight.data.open": ["DataOptions", "open_like", "open_source", "retarget"],
@@ -76,7 +78,7 @@ __getattr__, __dir__ = lazy_names(
             "read_image",
             "read_rows",
         ],
-        "rushlight.data.spec": ["Column", "FeatureSpec", "Normalization", "TargetSpec", "Task"],
+        "rushlight.data.spec": ["Column", "FeatureSpec", "Normalization", "Scale", "TargetSpec", "Task"],
         "rushlight.data.splits": ["Data", "keeping_workers"],
     },
 )

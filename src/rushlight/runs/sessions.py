@@ -41,7 +41,7 @@ def read_sessions(folder: Path) -> list[dict[str, Any]]:
     """Return the lines that can be read, oldest first; training needs none of the others."""
     lines = []
     with contextlib.suppress(RunError):
-        for number, line in enumerate(read_file(folder / SESSIONS).split(b"\n"), start=1):
+        for number, line in enumerate(read_file(folder / SESSIONS).split(b"\n")[:-1], start=1):
             with contextlib.suppress(RunError):
                 lines.append(parse_line(folder / SESSIONS, number, line, "event"))
     return lines

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rushlight.data import Split
 
 SCHEDULES = ("constant", "cosine", "onecycle", "plateau")
+OBJECTIVE = "objective"  # the name of the loss of a run with the user's own
 OWN_LOSS = "model"  # the name of a loss that the model returns by itself
 DESCRIBED = ("model", "data", "loss", "optimizer", "schedule")
 

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from rushlight.data import GENERATORS, set_state, state_of
 from rushlight.errors import RunError, UsageError
+from rushlight.training.objective import named_parameters
 from rushlight.training.state import Training
 
 # ── an optimizer's parameters by name ────────────────────────────────────────────────────────────────────────
@@ -18,13 +19,10 @@ from rushlight.training.state import Training
 
 def parameter_names(training: Training) -> dict[int, str]:
     """Return the name of every parameter by its `id`: the model's own, then those of its loss and of the kept modules."""
-    names: dict[int, str] = {}
-    others = [("loss:", training.objective.loss), *((f"keep{i}:", kept) for i, kept in enumerate(training.keep))]
-    for prefix, owner in (("", training.model), *others):
-        if isinstance(owner, nn.Module):
-            for name, parameter in owner.named_parameters():
-                names.setdefault(id(parameter), prefix + name)
-    return names
+    modules = {f"keep{i}:": kept for i, kept in enumerate(training.keep) if isinstance(kept, nn.Module)}
+    others = {prefix + name: each for prefix, kept in modules.items() for name, each in kept.named_parameters()}
+    own = named_parameters(training.model, training.objective.loss)
+    return {id(parameter): name for name, parameter in (others | own).items()}
 
 
 def group_names(optimizer: object, names: dict[int, str]) -> list[list[str]] | None:
