@@ -141,7 +141,7 @@ def view_of(given: Callable[[str], str | None]) -> View:
     )
     return View(
         axis=axis, low=low, high=high, columns=int(min(max(columns or 0, 10), 4000)),
-        half_life=min(max(half_life, 1.0), 1e6) if half_life else 0, is_log=given("log") == "1",
+        half_life=min(max(half_life, 1.0), 1e6) if half_life else 0, is_log=given("log") == "1", is_log_y=given("logy") == "1",
     )  # fmt: skip
 
 
