@@ -41,7 +41,7 @@ COMPUTED: dict[str, set[str]] = {
         "option-no-bool",
         "option-no-dict",
     },
-    "training/setup/explain.py:check_output_shape": {"too-few-outputs", "wrong-outputs"},
+    "training/setup/explain.py:check_outputs": {"too-few-outputs", "wrong-outputs"},
 }
 
 

@@ -22,8 +22,8 @@ from rushlight.training import (
     Recipe,
     Training,
     recipe_from_json,
-    reopen_data,
     reopen_model,
+    reopen_specs,
     save_bundle,
     test_run,
 )
@@ -101,7 +101,7 @@ class Run:
         """Test the model on the run's own test split, or on other data, prepared as its own was; keep the report.
 
         Other data is tested on its test split where it has one, else on all of it. The options are those of `open_data`,
-        and `loss`, where the run was trained with a live one.
+        and `loss` or `objective`, where the run was trained with a live one.
 
         Raises:
             UsageError: there is nothing to test on.
@@ -118,22 +118,17 @@ class Run:
             DataError: the inputs are not what the model takes; the message has expected and found.
         """
         features, target = self._specs
+        if features is None:
+            raise UsageError("no-signature", run=self.name)
         device, _ = choose_device(self.recipe.device)
         return predict(self.model.to(device), inputs, features, target, batch_size=batch_size)
 
     @cached_property
-    def _specs(self) -> tuple[FeatureSpec, TargetSpec]:
+    def _specs(self) -> tuple[FeatureSpec | None, TargetSpec | None]:
         """The specs of inputs and targets; reading them checks the whole bundle, so that is done once."""
         if self._training is not None:
-            features, target = self._training.data.features, self._training.data.target
-        elif (self.folder / "model").is_dir():
-            features, target = self.bundle.features, self.bundle.target
-        else:  # it did not finish
-            data = reopen_data(self.folder, self.recipe, fetch_progress())
-            features, target = data.features, data.target
-        if features is None or target is None:
-            raise UsageError("no-signature", run=self.name)
-        return features, target
+            return self._training.data.features, self._training.data.target
+        return reopen_specs(self.folder, self.recipe, self.model, fetch_progress())
 
     def save(self, path: str | Path) -> Path:
         """Save the model by the path's ending: .pth (a plain state_dict), .safetensors, or none: a folder (the bundle)."""

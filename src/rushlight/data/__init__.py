@@ -33,7 +33,7 @@ if TYPE_CHECKING:
         read_image,
         read_rows,
     )
-    from rushlight.data.spec import Column, FeatureSpec, Normalization, TargetSpec, Task
+    from rushlight.data.spec import Column, FeatureSpec, Normalization, Scale, TargetSpec, Task
     from rushlight.data.splits import Data, keeping_workers
 
 
@@ -66,7 +66,7 @@ __getattr__, __dir__ = lazy_names(
             "read_image",
             "read_rows",
         ],
-        "rushlight.data.spec": ["Column", "FeatureSpec", "Normalization", "TargetSpec", "Task"],
+        "rushlight.data.spec": ["Column", "FeatureSpec", "Normalization", "Scale", "TargetSpec", "Task"],
         "rushlight.data.splits": ["Data", "keeping_workers"],
     },
 )

@@ -105,9 +105,9 @@ def batched(raw: Array, features: FeatureSpec) -> Array:
 
 def stored(part: Array, features: FeatureSpec, first: int) -> Tensor:
     """Return one batch, whose first sample is number `first`, in the stored dtype; DataError for values it cannot hold."""
-    if features.dtype == "float32":
+    if features.dtype.startswith("float"):
         with np.errstate(over="ignore"):
-            batch = owned(part.astype(np.float32, copy=False))
+            batch = owned(part.astype(features.dtype, copy=False))
         is_finite = torch.isfinite(batch)
         if not is_finite.all():
             sample, *position = torch.nonzero(~is_finite)[0].tolist()

@@ -31,7 +31,7 @@ class SavedModel:
 
     def predict(self, inputs: Any, batch_size: int = 512) -> Predictions:
         """Predict as `Run.predict` does."""
-        if self.bundle.features is None or self.bundle.target is None:
+        if self.bundle.features is None:
             raise UsageError("no-signature", run=self.bundle.provenance.get("run"))
         return predict(self.model, inputs, self.bundle.features, self.bundle.target, batch_size=batch_size)
 

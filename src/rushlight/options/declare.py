@@ -15,7 +15,7 @@ from rushlight.errors import UsageError, check_choice
 from rushlight.texts import Note
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
     from torch.optim import Optimizer
     from torch.optim.lr_scheduler import LRScheduler
 
@@ -187,7 +187,7 @@ class Options(RecipeOptions):
     schedule: str | LRScheduler = option("auto", LEARNING, on_resume="yes")
     warmup: int = option(0, LEARNING, COUNT_FROM_0)
     loss: str | Loss | None = option(None, LEARNING, on_resume="live")
-    objective: Callable[[nn.Module, Batch], Tensor] | None = option(None, LEARNING, python_only=True, on_resume="live")
+    objective: Callable[[nn.Module, Batch], Any] | None = option(None, LEARNING, python_only=True, on_resume="live")
     model_arguments: dict[str, Any] | None = option(None, MODEL, SETTINGS, flag="--model-arg", metavar="NAME=VALUE")
     target: str | None = option(None, DATA, metavar="COLUMN")
     test_data: Any = option(None, DATA, metavar="NAME|PATH", on_resume="live")
@@ -229,5 +229,5 @@ TAKES: dict[str, tuple[str, ...]] = {  # the options of each verb
     "train": tuple(option.name for option in OPTIONS.values() if option.on_resume != "only"),
     "resume": tuple(option.name for option in OPTIONS.values() if option.on_resume != "no"),
     "open_data": OF_DATA,
-    "test": (*OF_DATA, "loss"),
+    "test": (*OF_DATA, "loss", "objective"),
 }

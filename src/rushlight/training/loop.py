@@ -238,6 +238,8 @@ def finish_epoch(training: Training, report: Report | None, outcome: Outcome | N
         epoch=epoch.number + 1, window=0, loss_sum=0.0, weight_sum=0.0, samples=0, line_sum=0.0, line_weight=0.0,
         seconds=0.0, rollbacks=0,
     )  # fmt: skip
+    log_numbers(training, epoch, state.get("numbers", {}))
+    state["numbers"] = {}
     training.events.emit(
         "epoch", epoch=epoch.number, step=epoch.step, train_loss=train_loss,
         **({"validation": epoch.validation.short()} if epoch.validation else {}),
@@ -246,6 +248,16 @@ def finish_epoch(training: Training, report: Report | None, outcome: Outcome | N
     )  # fmt: skip
     training.history.try_flush()
     return epoch
+
+
+def log_numbers(training: Training, epoch: Epoch, sums: dict[str, list[float]]) -> None:
+    """Log the means of the numbers that the user's objective returned, in training and in the evaluation."""
+    found = {f"train/{name}": total / weight for name, (total, weight) in sums.items()}
+    for split, report in (("validation", epoch.validation), ("test", epoch.test)):
+        found |= {} if report is None else {f"{split}/{name}": value for name, value in report.numbers.items()}
+    finite = {name: value for name, value in found.items() if math.isfinite(value)}
+    if finite:
+        epoch.log(**finite)
 
 
 def stop_here(training: Training, interrupt: Interrupt, saver: Saver) -> NoReturn:

@@ -10,6 +10,7 @@ from rushlight.errors import RunError
 from rushlight.options import RecipeOptions
 
 SCHEDULES = ("constant", "cosine", "onecycle")
+OBJECTIVE = "objective"  # the name of the loss of a run with the user's own
 DESCRIBED = ("model", "data", "loss", "optimizer", "schedule")
 
 

@@ -76,6 +76,7 @@ def new_state() -> State:
         "samples": 0,  # of this epoch
         "line_sum": 0.0,  # since the last line of history, weighted
         "line_weight": 0.0,
+        "numbers": {},  # of this epoch, by name: [sum, weight] of what the user's objective told
         "seconds": 0.0,  # spent in training and evaluating this epoch
         "best": None,  # {"epoch", "step", "split", "name", "value", "loss"} of the best evaluation so far
         "epochs_since_best": 0,

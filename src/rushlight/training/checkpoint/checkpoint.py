@@ -313,10 +313,10 @@ def best_checkpoint(run: Path, state: State | None = None) -> Path | None:
     return folder if folder.is_dir() else None
 
 
-def read_model_state(folder: Path) -> dict[str, Tensor]:
-    """Return the model's own state_dict from a checkpoint."""
+def read_model_state(folder: Path, part: str = "model") -> dict[str, Tensor]:
+    """Return the model's own state_dict from a checkpoint, or that of its "loss"."""
     content, tensors = read_checkpoint(folder)
-    state: dict[str, Tensor] = unpack(content["model"], tensors)
+    state: dict[str, Tensor] = unpack(content[part], tensors)
     return state
 
 

@@ -15,6 +15,7 @@ from rushlight.data import Data, Held, keeping_workers, open_source
 from rushlight.device import bfloat16_refusal, choose_device, keep_freed_memory
 from rushlight.errors import RunError, UsageError
 from rushlight.events import Events
+from rushlight.models import MODELS
 from rushlight.options import Options
 from rushlight.runs import keep_values, lock_run, new_run, read_recipe, write_session
 from rushlight.texts import Note
@@ -105,7 +106,13 @@ def set_up(
     events = events or Events()
     keep_freed_memory()
     device, device_notes = choose_device(options.device)
-    opened = open_source(data, options.test_data, data_options(options), fetch, validation=options.val_data)
+    opened = open_source(
+        data, options.test_data, data_options(options), fetch, validation=options.val_data,
+        is_raw=options.objective is not None,
+    )  # fmt: skip
+    if opened.target is None and isinstance(model, str) and model in MODELS:  # its last layer goes by the targets
+        described_by = open_source(data, options.test_data, data_options(options), fetch, validation=options.val_data)
+        opened = replace(opened, target=described_by.target)
     if begun is None:
         check_validation(options, opened)
     else:
@@ -115,7 +122,7 @@ def set_up(
     objective, opened, loss_name = choose_objective(options, opened)
     module, described = choose_model(model, opened, options)
     fitted, notes = fit(module, opened, objective, device, described.get("seed"))
-    optimizer = choose_optimizer(options, module)
+    optimizer = choose_optimizer(options, module, objective.loss)
     own_size = getattr(getattr(opened.train, "loader", None), "batch_size", None)
     if own_size is not None and options.batch_size not in (None, own_size):
         raise UsageError("batch-size-of-loader", given=options.batch_size, own=own_size)
@@ -131,7 +138,7 @@ def set_up(
         recipe = continued(begun.recipe, options, optimizer, origin)
         check_rollback(begun.folder, recipe, origin.checkpoint)
     eval_modules = eval_notes(recipe.model.get("eval", []))
-    fitted = replace(fitted, notes=(*device_notes, *opened.notes, *batch_notes(opened, recipe), *eval_modules, *notes))
+    fitted = replace(fitted, notes=(*device_notes, *fitted.notes, *batch_notes(opened, recipe), *eval_modules, *notes))
     steps = steps_per_epoch(fitted.train.samples, recipe)
     schedule = Schedule(optimizer, options.schedule, None if steps is None else steps * recipe.epochs, options.warmup)
     if begun is None:
@@ -148,7 +155,7 @@ def set_up(
 
 def held_by(model: nn.Module, objective: Objective, data: Data) -> Held:
     """Return the state that model, loss or objective, and data hold, as it is before the first step."""
-    roots = {"model": model, "loss": objective.loss or objective.compute}
+    roots = {"model": model, "loss": objective.loss or objective.own}
     for name, split in data.splits.items():
         source = getattr(split, "loader", getattr(split, "dataset", None))
         roots |= {} if source is None else {name: source}

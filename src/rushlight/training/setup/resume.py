@@ -28,7 +28,7 @@ from rushlight.training.checkpoint import (
     unpack,
 )
 from rushlight.training.objective import describe_optimizer
-from rushlight.training.recipe import Recipe, recipe_from_json, recipe_to_json
+from rushlight.training.recipe import OBJECTIVE, Recipe, recipe_from_json, recipe_to_json
 from rushlight.training.setup.conditions import changed_settings, differences, remedies, setting_differences
 from rushlight.training.setup.describe import describe_schedule
 from rushlight.training.state import Origin, Training
@@ -78,7 +78,8 @@ def check_resumable(folder: Path, recipe: Recipe, data: Any, given: dict[str, An
     if "objective" in given and "loss" in missing:
         missing.remove("loss")
     if missing:
-        raise RunError("live-parts", run=folder.name, parts=", ".join(missing))
+        own = {"loss": OBJECTIVE} if recipe.loss["name"] == OBJECTIVE else {}
+        raise RunError("live-parts", run=folder.name, parts=", ".join(own.get(part, part) for part in missing))
     fixed = {"loss", "optimizer"} - live
     fixed |= {"test_data", "val_data"} if data is None else set()
     for option in given:
@@ -117,7 +118,7 @@ def options_of(recipe: Recipe, given: dict[str, Any]) -> Options:
     values |= {key: restored(value) for key, value in recipe.data["options"].items()}
     arguments = {key: restored(value) for key, value in recipe.optimizer["arguments"].items()}
     values |= {
-        "loss": None if recipe.loss["name"] == "objective" else recipe.loss["name"],
+        "loss": None if recipe.loss["name"] == OBJECTIVE else recipe.loss["name"],
         "optimizer": recipe.optimizer["name"], "optimizer_arguments": arguments,
         "schedule": recipe.schedule["name"], "warmup": recipe.schedule["warmup"],
         "model_arguments": recipe.model.get("arguments"),

@@ -59,6 +59,7 @@ from rushlight.data.sources.datasets.samples import (
     collate_samples,
     evenly_spaced,
     is_pair,
+    is_plain_pair,
     randomness,
     read_batch,
     sample_count,
@@ -66,7 +67,7 @@ from rushlight.data.sources.datasets.samples import (
 )
 from rushlight.data.sources.kind import SourceKind
 from rushlight.data.spec import FeatureKind, FeatureSpec, Normalization, NormalizeName, TargetSpec, Task
-from rushlight.data.splits import Data
+from rushlight.data.splits import RAW, Data
 from rushlight.errors import DataError, UsageError
 from rushlight.texts import Note
 
@@ -86,6 +87,16 @@ class DatasetOptions:
     test_fraction: float | None
     val_fraction: float | None
     workers: int
+    is_raw: bool
+
+    def prepare(self, target: TargetSpec | None, features: FeatureSpec | None) -> PrepareBatch:
+        """Return what makes batches for the model and the loss, or for an objective."""
+        return raw_prepare(features) if self.is_raw else PrepareBatch(target, features)
+
+    @property
+    def names_targets(self) -> bool:
+        """Whether targets are read; those of an objective only where the user says what they are."""
+        return not self.is_raw or self.task is not None or self.classes is not None
 
 
 def open_dataset(
@@ -101,25 +112,26 @@ def open_dataset(
     val_fraction: float | None = None,
     workers: int = 0,
     memory_limit: int,
+    is_raw: bool = False,
 ) -> Data:
     """Open a map-style or iterable dataset, or a DataLoader, as `Data`; `validation` and `test` may be pairs of arrays.
 
     Normalisation is left to the dataset (its transforms are the user's) unless `normalize` asks for it, or the samples
     are bytes, which no transform has changed. A DataLoader of an ordinary kind gives its dataset, batch size and
     shuffling; one with a sampler, batch sampler or collate function of its own, or with an iterable dataset, is used as
-    it is.
+    it is. `is_raw`: an objective gets the batches as the dataset or the loader gives them.
 
     Raises:
         DataError: the dataset is empty, or its samples are of a kind that cannot be batched.
     """
+    options = DatasetOptions(task, classes, normalize, seed, test_fraction, val_fraction, workers, is_raw)
     batched = in_batches(train, workers)
     if not is_ordinary(batched):
         note = None if batched is train else Note("data.in-batches", name=type(train).__name__, size=ITERABLE_BATCH)
         return open_loader(
             batched, test, validation=validation, task=task, classes=classes, normalize=normalize,
-            val_fraction=val_fraction, note=note,
+            val_fraction=val_fraction, note=note, is_raw=is_raw,
         )  # fmt: skip
-    options = DatasetOptions(task, classes, normalize, seed, test_fraction, val_fraction, workers)
     dataset = train.dataset if isinstance(train, DataLoader) else train
     batch_size = train.batch_size if isinstance(train, DataLoader) else None
     is_shuffled = not isinstance(train, DataLoader) or isinstance(train.sampler, RandomSampler)
@@ -132,11 +144,12 @@ def open_dataset(
     reason = how_random = randomness(dataset, count)
     if not reason and (needed := count * size_of(first)) > memory_limit:
         reason = Note("data.would-not-fit", size=needed / 2**30)
-    if not reason and not is_pair(first):
+    if not reason and not (is_plain_pair(first) if is_raw else is_pair(first)):
         reason = Note("data.not-pairs")
     if reason:
         notes.append(Note("data.streamed", name=name, reason=reason))
-        data = open_streamed(dataset, others, is_pair(first), True if how_random else None, options, notes)
+        are_pairs = is_plain_pair(first) if is_raw else is_pair(first)
+        data = open_streamed(dataset, others, are_pairs, True if how_random else None, options, notes)
     else:
         notes.append(Note("data.in-memory", name=name, count=min(PROBES, count)))
         data = open_kept(dataset, others, options, notes)
@@ -151,6 +164,8 @@ def open_dataset(
 def open_kept(dataset: Dataset[Any], others: dict[str, Any], options: DatasetOptions, notes: list[Note]) -> Data:
     """Read a dataset into memory, its other splits too, except DataLoaders."""
     name, classes = type(dataset).__name__, options.classes or class_names(dataset)
+    if options.is_raw:
+        return open_raw(dataset, others, options, notes)
     train, target = read_all(dataset, "train", options.task, classes, options.workers)
     kept: dict[str, Samples] = {}
     loaders = {split: other for split, other in others.items() if isinstance(other, DataLoader)}
@@ -177,6 +192,32 @@ def open_kept(dataset: Dataset[Any], others: dict[str, Any], options: DatasetOpt
     return data.with_splits({split: LoaderSplit(loader, prepare) for split, loader in loaders.items()})
 
 
+def open_raw(dataset: Dataset[Any], others: dict[str, Any], options: DatasetOptions, notes: list[Note]) -> Data:
+    """Read a dataset into memory for an objective: inputs and targets are in the dtype and shape they have there."""
+    name, classes = type(dataset).__name__, options.classes or class_names(dataset)
+    loaders = {split: other for split, other in others.items() if isinstance(other, DataLoader)}
+    notes += [Note("data.loader-of-split", split=Note(f"words.{split}")) for split in loaders]
+    read = {
+        split: read_samples(source, split, options.workers)
+        for split, source in {"train": dataset, **others}.items()
+        if split not in loaders
+    }
+    target = read_targets(read["train"].targets, options.task, classes)[1] if options.names_targets else None
+    train, validation, test, cut_notes = cut_samples(
+        read["train"], target, seed=options.seed,
+        test_fraction=None if "test" in others else options.test_fraction,
+        val_fraction=None if "validation" in others else options.val_fraction,
+    )  # fmt: skip
+    data = build_data(
+        name, feature_kind(train.inputs), train, read.get("test", test), target,
+        validation=read.get("validation", validation), normalize=options.normalize, notes=(*notes, *cut_notes), is_raw=True,
+    )  # fmt: skip
+    if mark_of(train.inputs, train.targets) == "":
+        data = replace(data, fingerprint=data.fingerprint.removeprefix(RAW))
+    prepare = raw_prepare(data.features)
+    return data.with_splits({split: LoaderSplit(loader, prepare) for split, loader in loaders.items()})
+
+
 def open_streamed(
     dataset: Dataset[Any], others: dict[str, Any], are_pairs: bool, is_random: bool | None, options: DatasetOptions,
     notes: list[Note],
@@ -184,12 +225,15 @@ def open_streamed(
     """Make `Data` that reads its samples as they are needed. `is_random`: as in `StreamedSplit`."""
     name = type(dataset).__name__
     features = target = examples = None
+    mark = ""
     if are_pairs:
-        inputs, _ = read_batch(dataset, range(min(EXAMPLES, len(dataset))))  # type: ignore[arg-type]
-        examples = as_stored(inputs)
-        features = feature_spec(inputs, options.normalize, name, notes)
-        target = probe_target(dataset, options.task, options.classes or class_names(dataset), notes)
-    prepare = PrepareBatch(target, features)
+        inputs, targets = read_batch(dataset, range(min(EXAMPLES, len(dataset))))  # type: ignore[arg-type]
+        examples = inputs if options.is_raw else as_stored(inputs)
+        features = feature_spec(inputs, options.normalize, name, notes, options.is_raw)
+        mark = mark_of(inputs, targets) if options.is_raw else ""
+        if options.names_targets:
+            target = probe_target(dataset, options.task, options.classes or class_names(dataset), notes)
+    prepare = options.prepare(target, features)
     train = dataset
     if options.val_fraction and "validation" not in others:
         train, cut, cut_notes = cut_dataset(dataset, options.val_fraction, options.seed)
@@ -199,7 +243,8 @@ def open_streamed(
         notes.append(Note("data.no-test-split-random"))
     return Data(
         name=name, train=StreamedSplit(train, prepare, options.workers, collate_samples, is_random=is_random), test=None,
-        features=features, target=target, fingerprint=describe_fingerprint(dataset), notes=tuple(notes), examples=examples,
+        features=features, target=target, fingerprint=f"{mark}{describe_fingerprint(dataset)}", notes=tuple(notes),
+        examples=examples,
     ).with_splits(open_others(others, prepare, options.workers, name))  # fmt: skip
 
 
@@ -226,6 +271,7 @@ def open_loader(
     normalize: NormalizeName = "auto",
     val_fraction: float | None = None,
     note: Note | None = None,
+    is_raw: bool = False,
 ) -> Data:
     """Use a DataLoader as it is, its order included; UsageError where a validation split is to be cut from it."""
     dataset = loader.dataset
@@ -243,17 +289,19 @@ def open_loader(
     if first is None:
         raise DataError("empty-split", data=name, split="train")
     features = target = examples = None
-    if isinstance(first, (tuple, list)) and len(first) == 2 and isinstance(first[0], Tensor):
-        examples = as_stored(first[0][:EXAMPLES]).clone()
-        features = feature_spec(first[0], normalize, name, notes)
-        if isinstance(first[1], Tensor):
+    mark = ""
+    if type(first) in (tuple, list) and len(first) == 2 and isinstance(first[0], Tensor):
+        examples = (first[0][:EXAMPLES] if is_raw else as_stored(first[0][:EXAMPLES])).clone()
+        features = feature_spec(first[0], normalize, name, notes, is_raw)
+        mark = mark_of(*first) if is_raw else ""
+        if isinstance(first[1], Tensor) and not (is_raw and task is None and classes is None):
             target = loader_target(loader, first[1], task, classes or class_names(dataset), notes)
-    prepare = PrepareBatch(target, features)
+    prepare = raw_prepare(features) if is_raw else PrepareBatch(target, features)
     if test is None:
         notes.append(Note("data.no-test-split-pass"))
     return Data(
         name=name, train=LoaderSplit(loader, prepare), test=None, features=features, target=target,
-        fingerprint=describe_fingerprint(dataset), notes=tuple(notes), batch_size=loader.batch_size, examples=examples,
+        fingerprint=f"{mark}{describe_fingerprint(dataset)}", notes=tuple(notes), batch_size=loader.batch_size, examples=examples,
     ).with_splits(open_others(others, prepare, 0, name))  # fmt: skip
 
 
@@ -343,23 +391,53 @@ def describe_fingerprint(dataset: Any) -> str:
 def read_all(
     dataset: Dataset[Any], split: str, task: Task | None, classes: Sequence[str] | None, workers: int
 ) -> tuple[Samples, TargetSpec]:
-    """Read every sample once and keep it."""
+    """Read every sample once and keep it; the targets as what `read_targets` takes them for."""
+    inputs, targets = read_columns(dataset, split, workers)
+    x = as_stored(torch.cat(list(inputs)))
+    kept_targets, target = read_targets(np.concatenate([np.asarray(batch) for batch in targets]), task, classes)
+    return Samples(x if x.dim() > 1 else x.unsqueeze(1), kept_targets), target
+
+
+def read_samples(dataset: Dataset[Any], split: str, workers: int) -> Samples:
+    """Read every sample once and keep it as it is."""
+    inputs, targets = read_columns(dataset, split, workers)
+    return Samples(torch.cat(list(inputs)), torch.cat(list(targets)))
+
+
+def read_columns(dataset: Dataset[Any], split: str, workers: int) -> tuple[Sequence[Any], Sequence[Any]]:
+    """Read all samples in batches; return the batches' inputs and targets. DataError where shapes of inputs differ."""
     name = type(dataset).__name__
     indices = range(sample_count(dataset, name, split))
     requests = [BatchRequest(0, 0, indices[first : first + READ_BATCH]) for first in range(0, len(indices), READ_BATCH)]
     reader = BatchReader(SeededDataset(dataset, collate_samples, is_random=None), workers)
     inputs, targets = zip(*reader.batches(requests, is_pinned=False), strict=True)
-    if len(shapes := sorted({str(tuple(batch.shape[1:])) for batch in inputs})) > 1:
-        raise DataError("unequal-samples", data=name, reason=Note("data.found-two", first=shapes[0], second=shapes[1]))
-    x = as_stored(torch.cat(inputs))
-    kept_targets, target = read_targets(np.concatenate([np.asarray(batch) for batch in targets]), task, classes)
-    return Samples(x if x.dim() > 1 else x.unsqueeze(1), kept_targets), target
+    for column in (inputs, targets):
+        shapes = sorted({str(tuple(batch.shape[1:])) for batch in column if isinstance(batch, Tensor)})
+        if len(shapes) > 1:
+            reason = Note("data.found-two", first=shapes[0], second=shapes[1])
+            raise DataError("unequal-samples", data=name, reason=reason)
+    return inputs, targets
 
 
-def feature_spec(inputs: Tensor, normalize: NormalizeName, name: str, notes: list[Note]) -> FeatureSpec:
+def raw_prepare(features: FeatureSpec | None) -> PrepareBatch:
+    """Return what leaves batches as they are, but for a normalisation that was asked for."""
+    return PrepareBatch(None, None if features is None or features.is_raw else features)
+
+
+def mark_of(inputs: Tensor, targets: Any) -> str:
+    """Return what begins the fingerprint of data for an objective: nothing where the previous release gave it the same."""
+    are_classes = isinstance(targets, Tensor) and targets.dtype == torch.int64 and targets.dim() == 1
+    return "" if are_classes and inputs.dtype in (torch.float32, torch.int64) and inputs.dim() > 1 else RAW
+
+
+def feature_spec(
+    inputs: Tensor, normalize: NormalizeName, name: str, notes: list[Note], is_raw: bool = False
+) -> FeatureSpec:
     """Return the spec of inputs that are streamed: images of bytes are divided by 255, all else is used as it comes."""
     if normalize == "standard":
         raise DataError("streamed-standard", data=name)
+    if is_raw and normalize == "auto":
+        return FeatureSpec(feature_kind(inputs), tuple(inputs.shape[1:]), dtype_name(inputs), is_raw=True)
     stored, kind, normalization = as_stored(inputs), feature_kind(inputs), Normalization("none")
     notes += whole_number_notes(stored)
     if inputs.dtype == torch.uint8 and (normalize == "unit" or (normalize == "auto" and kind == "image")):

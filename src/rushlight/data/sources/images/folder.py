@@ -199,7 +199,7 @@ def open_streamed(
     streams = {split: stream(root, files, features, target, workers) for split, files in splits.items()}
     return Data(
         name=root.name, train=streams["train"], validation=streams.get("validation"), test=streams.get("test"),
-        features=features, target=target, fingerprint=digest, notes=(*notes, note, *normalization_notes(features, target)),
+        features=features, target=target, fingerprint=digest, notes=(*notes, note, *normalization_notes(features)),
         examples=examples.inputs,
     )  # fmt: skip
 
