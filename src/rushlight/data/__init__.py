@@ -36,10 +36,11 @@ if TYPE_CHECKING:
         describe_datasets,
         group_inputs,
         is_table,
+        needs_network,
         read_image,
         read_rows,
     )
-    from rushlight.data.spec import Column, FeatureSpec, Normalization, Scale, TargetSpec, Task
+    from rushlight.data.spec import Column, FeatureKind, FeatureSpec, Layout, Normalization, Scale, TargetSpec, Task
     from rushlight.data.splits import Data, keeping_workers
 
 
@@ -75,10 +76,20 @@ __getattr__, __dir__ = lazy_names(
             "describe_datasets",
             "group_inputs",
             "is_table",
+            "needs_network",
             "read_image",
             "read_rows",
         ],
-        "rushlight.data.spec": ["Column", "FeatureSpec", "Normalization", "Scale", "TargetSpec", "Task"],
+        "rushlight.data.spec": [
+            "Column",
+            "FeatureKind",
+            "FeatureSpec",
+            "Layout",
+            "Normalization",
+            "Scale",
+            "TargetSpec",
+            "Task",
+        ],
         "rushlight.data.splits": ["Data", "keeping_workers"],
     },
 )

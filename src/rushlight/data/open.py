@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -75,6 +76,10 @@ class DataOptions:
         for option, fraction in (("test_fraction", self.test_fraction), ("val_fraction", self.val_fraction)):
             if fraction is not None and not 0 <= fraction < 1:
                 raise UsageError("bad-fraction", option=option, value=fraction)
+        if self.classes is not None and (
+            doubled := [name for name, count in Counter(self.classes).items() if count > 1]
+        ):
+            raise UsageError("class-doubled", name=doubled[0])
         if self.workers < 0:
             raise UsageError("negative", option="workers", value=self.workers)
 
@@ -159,7 +164,12 @@ def are_splits(parts: Sequence[Any]) -> bool:
 
 def from_home(source: Any) -> Any:
     """Return a path that begins with ~ as one that begins with the home folder; anything else as it is."""
-    return Path(source).expanduser() if isinstance(source, (str, Path)) and str(source).startswith("~") else source
+    if not isinstance(source, (str, Path)) or not str(source).startswith("~"):
+        return source
+    try:
+        return Path(source).expanduser()
+    except RuntimeError:  # there is no such user
+        return source
 
 
 def kind_of(source: Any) -> SourceKind:

@@ -7,8 +7,22 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from rushlight.errors import RunError
-from rushlight.options import RecipeOptions
+from rushlight.errors import RunError, UsageError
+from rushlight.kinds import (
+    Kind,
+    either,
+    is_count,
+    is_flag,
+    is_object,
+    is_share,
+    is_text,
+    is_whole,
+    maybe,
+    pair,
+    wrong_entry,
+)
+from rushlight.options import TAKES, RecipeOptions
+from rushlight.texts import Note
 
 if TYPE_CHECKING:
     from rushlight.data import Split
@@ -17,6 +31,28 @@ SCHEDULES = ("constant", "cosine", "onecycle", "plateau")
 OBJECTIVE = "objective"  # the name of the loss of a run with the user's own
 OWN_LOSS = "model"  # the name of a loss that the model returns by itself
 DESCRIBED = ("model", "data", "loss", "optimizer", "schedule")
+BUILT: dict[str, Kind] = {
+    "name": is_text,
+    "arguments": is_object,
+    "seed": is_whole,
+}  # a model by its name or its import
+OPENING: Kind = {
+    **dict.fromkeys(("target?", "task?", "kind?", "normalize?"), is_text), "classes?": [is_text], "image_size?": pair(is_count),
+    "test_fraction?": is_share, "val_fraction?": is_share, "seed?": is_whole, "skip_bad?": is_flag, "workers?": is_count,
+}  # fmt: skip
+KIND: Kind = {
+    "model": either(
+        {**BUILT, "import?": is_text, "source_sha256?": maybe(is_text)},
+        {"name": is_text, "class": is_text, "live": is_flag, "eval?": [is_text]},
+    ),
+    "data": {
+        **dict.fromkeys(("name?", "source?", "validation?", "test?"), is_text), "options": OPENING, "live?": is_flag,
+    },
+    "loss": {"name": is_text, "live?": is_flag},
+    "optimizer": {"name": is_text, "arguments": is_object, "live?": is_flag},
+    "schedule": {"name": is_text, "warmup": is_count, "live?": is_flag},
+    "device?": is_text, **dict.fromkeys(("epochs?", "batch_size?", "accumulate?", "early_stopping?"), maybe(is_count)),
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +79,11 @@ def recipe_from_json(content: dict[str, Any]) -> Recipe:
 
     Raises RunError for what is no recipe.
     """
+    name = wrong_entry(content, KIND)
+    if name is None:
+        name = next((option for option in content["data"]["options"] if option not in TAKES["open_data"]), None)
+    if name is not None:
+        raise RunError("run-file-damaged", path="recipe.json", reason=Note("runs.lacks", name=name))
     known = {entry.name for entry in fields(Recipe)}
     schedule = content.get("schedule", {})
     if schedule.get("live") and "by" not in schedule:  # earlier releases knew these two by step
@@ -50,9 +91,8 @@ def recipe_from_json(content: dict[str, Any]) -> Recipe:
         content = content | {"schedule": schedule | {"by": by}}
     try:
         return Recipe(**{key: value for key, value in content.items() if key in known})
-    except TypeError as error:
-        reason = str(error).removeprefix("Recipe.__init__() ")
-        raise RunError("run-file-damaged", path="recipe.json", reason=reason) from error
+    except UsageError as error:
+        raise RunError("run-file-damaged", path="recipe.json", reason=error.record) from error
 
 
 def steps_per_epoch(split: Split, recipe: Recipe) -> int | None:

@@ -16,6 +16,8 @@ import hashlib
 import json
 import os
 import re
+import sys
+from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,9 +41,11 @@ from rushlight.checkpoint_files import (
     damage_of,
     list_checkpoints,
     newer_format,
+    read_state,
 )
 from rushlight.errors import RunError, StorageError, UsageError, WeightsError
 from rushlight.export import bundle_architecture, check_bundle, pack, unpack
+from rushlight.kinds import Kind, is_count, is_object, maybe, wrong_entry
 from rushlight.runs import keep_values
 from rushlight.texts import Note
 from rushlight.training.checkpoint.kept import (
@@ -57,6 +61,11 @@ from rushlight.training.checkpoint.randomness import held_state, random_streams
 from rushlight.training.checkpoint.serialize import lay_out_like_parameters
 from rushlight.training.state import State, Training
 
+PARTS = ("state", "model", "buffers", "optimizer", "schedule", "random", "conditions")
+CONTENT: Kind = {"history_bytes": is_count, "losses_bytes": is_count, **dict.fromkeys(PARTS, is_object)}
+STATE_KIND: Kind = {
+    **dict.fromkeys(("epoch", "window", "step"), is_count), "best": maybe({"step": is_count}), "ways?": [is_object],
+}  # fmt: skip
 KEPT = 2  # the newest ones; the best test's stays too
 
 
@@ -236,21 +245,44 @@ def read_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Read a checkpoint whose every byte is as written; WeightsError names a damaged file."""
     content = read_content(folder)
     try:
-        return content, safetensors.torch.load_file(folder / TENSORS)
-    except Exception as error:  # it changed since its checksum was computed
+        tensors = read_tensors(folder / TENSORS)
+        unpack_all(content, tensors)
+    except Exception as error:  # it changed since its checksum was computed, or was never ours
         raise WeightsError("damaged-checkpoint", folder=folder, reason=error) from error
+    return content, tensors
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Return the tensors in a safetensors file; the library itself opens only paths that are UTF-8."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return safetensors.torch.load(files.read_bytes(path, sys.maxsize))
+    return safetensors.torch.load_file(path)
 
 
 def read_content(folder: Path) -> dict[str, Any]:
     """Return a checkpoint's JSON once every byte is checked; WeightsError where it is damaged."""
     check_format(folder)
     reason = damage_of(folder)
-    content: dict[str, Any] = {} if reason else json.loads((folder / STATE).read_bytes())
+    content: dict[str, Any] = {} if reason else read_state(folder)
     if reason is None and (found := content.get("format")) != FORMAT:
         reason = Note("training.checkpoint-format", found=found, known=FORMAT)
+    if reason is None:
+        try:
+            name = wrong_entry(content, CONTENT) or wrong_entry(unpack_all(content)["state"], STATE_KIND)
+            reason = None if name is None else Note("runs.lacks", name=name)
+        except Exception as error:  # its checksums are right, but no Rushlight wrote it
+            reason = f"{type(error).__name__}: {error}"
     if reason is not None:
         raise WeightsError("damaged-checkpoint", folder=folder, reason=reason)
     return content
+
+
+def unpack_all(content: dict[str, Any], tensors: dict[str, Tensor] | None = None) -> dict[str, Any]:
+    """Return the parts of a checkpoint's content unpacked; without tensors, with zeros in their place."""
+    tensors = defaultdict(lambda: torch.zeros(())) if tensors is None else tensors
+    return {name: unpack(content[name], tensors) for name in PARTS}
 
 
 # ── finding them ─────────────────────────────────────────────────────────────────────────────────────────────

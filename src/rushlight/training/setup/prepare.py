@@ -24,7 +24,7 @@ from rushlight.training.objective import Objective, Schedule
 from rushlight.training.recipe import OWN_LOSS, recipe_from_json, steps_per_epoch
 from rushlight.training.record import open_history
 from rushlight.training.setup.announcement import announce, batch_notes
-from rushlight.training.setup.build import check_rebuildable, choose_model, eval_notes
+from rushlight.training.setup.build import choose_model, eval_notes
 from rushlight.training.setup.choose import (
     check_together,
     check_validation,
@@ -50,6 +50,7 @@ from rushlight.training.setup.resume import (
     keep_recipe,
     options_of,
 )
+from rushlight.training.setup.trust import check_fetchable, check_importable, remember
 from rushlight.training.state import Origin, Training, new_state
 
 Fetch = Callable[[str, int, int | None], None]  # shows the progress of a download
@@ -76,7 +77,7 @@ def start_training(
 
 def resume_training(
     folder: Path,
-    model: nn.Module | None,
+    model: nn.Module | str | None,
     data: Any,
     given: dict[str, Any],
     stack: contextlib.ExitStack,
@@ -86,13 +87,15 @@ def resume_training(
     """Set up a run to go on, with the options that are given now in place of those it was begun with."""
     recipe = recipe_from_json(read_recipe(folder))
     stack.enter_context(lock_run(folder))
-    begun = check_resumable(folder, recipe, data, given)
+    begun = check_resumable(folder, recipe, model, data, given)
+    if model is None:
+        check_importable(folder, recipe)
+    if data is None:
+        check_fetchable(folder, recipe)
     options = options_of(recipe, given if data is None else {"val_data": None, "test_data": None, **given})
     data = recipe.data["source"] if data is None else data
-    if model is not None:
-        return set_up(model, data, options, stack, events, fetch, begun)
-    check_rebuildable(folder, recipe.model)
-    return set_up(recipe.model.get("import", recipe.model["name"]), data, options, stack, events, fetch, begun)
+    model = recipe.model.get("import", recipe.model["name"]) if model is None else model
+    return set_up(model, data, options, stack, events, fetch, begun)
 
 
 def set_up(
@@ -159,6 +162,7 @@ def set_up(
     if begun is None:
         folder = stack.enter_context(new_run(Path(options.runs), recipe.model["name"], opened.name, options.name))
         write_records(folder, recipe, fitted, device, conditions)
+        remember(folder, recipe)
     else:
         folder = begun.folder
     history = open_history(folder, recipe, events, stack)
