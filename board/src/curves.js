@@ -67,7 +67,7 @@ const axisFormat = (axis) => (axis === "time" ? duration : (/** @type {number} *
 function useCurves(runs, look, columns) {
   const [curves, setCurves] = useState({ found: /** @type {import("./store.js").Curves | null} */ (null), key: "" });
   const [low, high] = look.zoom ?? ["", ""];
-  const view = { x: 0, axis: look.axis, low, high, columns, smooth: look.smooth, log: look.logX ? 1 : 0 };
+  const view = { x: 0, axis: look.axis, low, high, columns, smooth: look.smooth, log: look.logX ? 1 : 0, logy: look.logY ? 1 : 0 };
   const ids = runs.map((row) => row.id);
   const key = JSON.stringify([ids, view]);
   const isLive = runs.some((row) => row.status === "running");
@@ -181,7 +181,7 @@ function drawing(found, runs, look, colours) {
       );
     lines.push({ name, ...pen, values: values(run.raw), faint: run.smooth !== null });
     if (run.smooth) lines.push({ name, ...pen, values: values(run.smooth) });
-    for (const [cell, nan, up, down, under] of run.marks) {
+    for (const [cell, nan, up, down, under = 0] of run.marks) {
       const x = found.x[cell * found.slots] / 2 + found.x[cell * found.slots + found.slots - 1] / 2;
       if (nan + up) marks.push({ x, isLow: false, colour: bad });
       if (down || (look.logY && under)) marks.push({ x, isLow: true, colour: bad });

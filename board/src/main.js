@@ -5,6 +5,7 @@ import "./board.css";
 import { html } from "htm/preact";
 import { Component, render } from "preact";
 import { useEffect, useState } from "preact/hooks";
+import { CompareView } from "./compare.js";
 import { CurvesView } from "./curves.js";
 import { address, change, route } from "./route.js";
 import { RunView } from "./run.js";
@@ -48,14 +49,14 @@ function Board() {
   useEffect(() => {
     if (wanted !== language) loadWords(wanted).then(() => setCount((count) => count + 1), () => undefined);
   }, [wanted]);
-  const View = { runs: RunsView, curves: CurvesView, run: RunView }[now.view] ?? RunsView;
-  const name = { runs: say("runs"), curves: say("curves"), run: state.rows.get(now.run)?.name ?? say("run") }[now.view] ?? say("runs");
+  const View = { runs: RunsView, curves: CurvesView, compare: CompareView, run: RunView }[now.view] ?? RunsView;
+  const name = { runs: say("runs"), curves: say("curves"), compare: say("compare"), run: state.rows.get(now.run)?.name ?? say("run") }[now.view] ?? say("runs");
   useEffect(() => void (document.title = `${name} · ${shortFolder}`), [name]);
   return html`<header>
       <a class="skip" href="#main" onClick=${skip}>${say("skip")}</a>
       <strong>Rushlight</strong> <span class="folder" title=${page.folder}>${shortFolder}</span>
       <nav aria-label=${say("views")}>
-        ${["runs", "curves"].map((view) => html`<a href=${address({}, view)} aria-current=${now.view === view ? "page" : undefined}>${say(view)}</a>`)}
+        ${["runs", "curves", "compare"].map((view) => html`<a href=${address({}, view)} aria-current=${now.view === view ? "page" : undefined}>${say(view)}</a>`)}
       </nav>
       <label class="choice"><span class="hidden">${say("language")}</span><select onChange=${(/** @type {Event} */ event) => change({ lang: /** @type {HTMLSelectElement} */ (event.currentTarget).value })}>
         ${Object.entries(LANGUAGES).map(([code, word]) => html`<option value=${code} lang=${code} selected=${language === code}>${word}</option>`)}

@@ -158,7 +158,7 @@ function Recipe({ title, content }) {
 }
 
 /** An entry in words: "SGD (lr 0.001, momentum 0.9)". @param {unknown} entry @returns {string} */
-function described(entry) {
+export function described(entry) {
   if (Array.isArray(entry)) return entry.map(described).join(", ");
   if (entry && typeof entry === "object") {
     const { name, arguments: settings, ...others } = /** @type {Record<string, unknown>} */ (entry);

@@ -55,6 +55,7 @@ export function RunsView({ route }) {
       <span class="spacer" role="status">${say("rows-shown", { count: rows.length, all: state.rows.size })}</span>
       ${chosen.size > 0 && html`<button type="button" onClick=${() => choose([])}>${say("choose-none")}</button>`}
       <a class=${chosen.size ? "button" : "button faint"} href=${address({ low: "", high: "" }, "curves")}>${chosen.size ? say("overlay", { count: chosen.size }) : say("show-newest")}</a>
+      ${chosen.size > 1 && html`<a class="button faint" href=${address({}, "compare")}>${say("compare")}</a>`}
     </form>
     ${rows.length ? html`<${Table} ...${{ rows, sort, isDown, chosen, toggle, hasAll, chooseAll: () => choose(hasAll ? [] : all) }} />` : html`<p class="empty">${say(state.rows.size ? "none-fits" : "no-runs")}</p>`}`;
 }

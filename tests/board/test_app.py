@@ -136,6 +136,19 @@ def test_few_steps_are_each_at_their_own_place(runs: Path) -> None:
     assert header["runs"][0]["low_step"] == 20
 
 
+def test_what_cannot_be_drawn_is_marked_with_its_place_and_counts(runs: Path) -> None:
+    losses = np.ones(30)
+    losses[[0, 10, 11, 29]], losses[5], losses[20] = np.nan, np.inf, -1
+    make_run(runs, "bad", losses)
+    (run,) = curves(Client(runs), "bad", logy=1)[0]["runs"]
+    assert [run[name] for name in ("nan", "up", "down", "under")] == [4, 1, 0, 1]
+    nan, up, under = [1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]
+    assert run["marks"] == [[0, *nan], [5, *up], [10, *nan], [11, *nan], [20, *under], [29, *nan]]
+    (run,) = curves(Client(runs), "bad")[0]["runs"]
+    assert [mark[0] for mark in run["marks"]] == [0, 5, 10, 11, 29]
+    assert run["first"] is None
+
+
 def test_runs_of_any_length_share_the_places_of_the_longest(runs: Path) -> None:
     make_run(runs, "long", np.arange(50_000))
     header, places, values = curves(Client(runs), "first", "long", columns=100)

@@ -326,7 +326,12 @@ def test_axe_finds_nothing_and_nothing_scrolls_sideways(look: Look, runs: Path, 
     board = look(runs, viewport=size)  # type: ignore[call-arg]
     query = "" if mode == "phone" else mode
     chosen = ",".join(id_of(f"run-{number}") for number in range(3))
-    for view in (f"runs?runs={chosen}&{query}", f"curves?runs={chosen}&{query}", f"run/{id_of('run-0')}?{query}"):
+    for view in (
+        f"runs?runs={chosen}&{query}",
+        f"curves?runs={chosen}&{query}",
+        f"compare?runs={chosen}&{query}",
+        f"run/{id_of('run-0')}?{query}",
+    ):
         page = board.show(view)
         page.wait_for_timeout(1200)
         page.evaluate(AXE.read_text(encoding="utf-8"))

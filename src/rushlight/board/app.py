@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from rushlight import files
 from rushlight.board.axis import Axis
+from rushlight.board.compare import compare_models
 from rushlight.board.curves import Curves, View
 from rushlight.board.details import details_of, logged_images
 from rushlight.board.files import read_lines, read_range
@@ -89,6 +90,12 @@ def build_app(folder: Path, port: int, language: str) -> Guard:
         found = {identity: path for identity in asked if (path := runs.find(identity)) is not None}
         return Plain(curves.read(found, view_of(request.query_params.get)), media_type="application/octet-stream")
 
+    def compare(request: Request) -> Response:
+        found = [runs.find(identity) for identity in request.query_params.getlist("run")]
+        if len(found) != 2 or found[0] is None or found[1] is None:
+            return PlainTextResponse("", 404)
+        return as_json(compare_models(found[0], found[1]))
+
     def show_image(request: Request) -> Response:
         found = runs.find(request.path_params["run"])
         name = request.path_params["name"]
@@ -114,6 +121,7 @@ def build_app(folder: Path, port: int, language: str) -> Guard:
     routes = [
         Route("/", page), Route("/assets/{name}", asset), Route("/api/words/{language}", words), Route("/api/runs", list_runs),
         Route("/api/runs/{run}", show_run), Route("/api/logs", read_logs), Route("/api/curves", read_curves),
+        Route("/api/compare", compare),
         Route("/api/runs/{run}/media/{name}", show_image),
     ]  # fmt: skip
     guard = Guard(Starlette(routes=routes, exception_handlers={BadRequest: bad_request}), port, refuse, welcome)
@@ -141,7 +149,7 @@ def view_of(given: Callable[[str], str | None]) -> View:
     )
     return View(
         axis=axis, low=low, high=high, columns=int(min(max(columns or 0, 10), 4000)),
-        half_life=min(max(half_life, 1.0), 1e6) if half_life else 0, is_log=given("log") == "1",
+        half_life=min(max(half_life, 1.0), 1e6) if half_life else 0, is_log=given("log") == "1", is_log_y=given("logy") == "1",
     )  # fmt: skip
 
 

@@ -36,6 +36,7 @@ class View:
     columns: int
     half_life: float  # of the smoothing, in steps; 0 for none
     is_log: bool  # the axis of the steps
+    is_log_y: bool = False  # values of 0 or less have no place
 
 
 class Curves:
@@ -92,11 +93,12 @@ class Curves:
             arrays.append(values_of(cells, slots))
             if is_smoothed:
                 arrays.append(values_of(losses.curve(steps, view.half_life), slots))
-            bad = np.flatnonzero(cells.counts.any(axis=0))
+            marked = cells.counts if view.is_log_y else cells.counts[:-1]
+            bad = np.flatnonzero(marked.any(axis=0))
             header["runs"].append(
                 {
-                    "id": identity, "smoothed": is_smoothed, **losses.figures(),
-                    "marks": [[int(cell), *map(int, cells.counts[:, cell])] for cell in bad],
+                    "id": identity, "smoothed": is_smoothed, **files.without_nan(losses.figures()),
+                    "marks": np.concatenate([bad[None], marked[:, bad]]).T.tolist(),
                     "knots": None if known is None else known.tolist(),
                 }
             )  # fmt: skip
@@ -140,7 +142,7 @@ def values_of(cells: Cells, slots: int) -> NDArray[np.float32]:
 def pack(header: dict[str, Any], places: NDArray[np.float64], arrays: list[NDArray[np.float32]]) -> bytes:
     """Return the bytes that the page reads."""
     header = {**header, "places": len(places)}
-    content = json.dumps(files.without_nan(header), separators=(",", ":")).encode()
+    content = json.dumps(header, separators=(",", ":")).encode()
     content += b" " * (-(len(content) + 4) % 8)
     return b"".join(
         [struct.pack("<I", len(content)), content, places.astype("<f8").tobytes(), *(a.tobytes() for a in arrays)]

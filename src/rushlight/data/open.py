@@ -290,7 +290,7 @@ def open_like(
         return replace(split, prepare=PrepareBatch(None, features))
     if opened.features is not None:
         check_same_dtype(opened.name, features.dtype, opened.features.dtype)
-    if opened.features is None or opened.target is None or opened.features.shape != features.shape:
+    if opened.features is None or opened.target is None or not features.fits(opened.features.shape):
         found = None if opened.features is None else opened.features.shape
         raise DataError("other-shape", data=opened.name, expected=features.shape, found=found)
     numbers = known_classes(opened, target)
@@ -321,7 +321,8 @@ def known_classes(opened: Data, target: TargetSpec) -> Tensor | None:
     assert opened.target is not None
     names = opened.target.classes
     are_classes = all(task in ("classification", "binary") for task in (opened.target.task, target.task))
-    if not are_classes or target.layout == "dense" or names == target.classes:
+    is_same = names == target.classes[: len(names)]  # a first batch may not have all
+    if not are_classes or target.layout == "dense" or is_same:
         return None
     unknown = [name for name in names if name not in target.classes]
     if unknown and names == tuple(map(str, range(len(names)))):

@@ -91,9 +91,9 @@ def batched(raw: Array, features: FeatureSpec) -> Array:
     found, wanted = raw.shape, features.shape
     if found == (0,):
         return raw.reshape((0, *wanted))
-    if found[1:] == wanted:
+    if features.fits(found[1:]):
         return raw
-    if found == wanted:
+    if features.fits(found):
         return raw[None]
     if features.kind == "image":
         channels, height, width = wanted

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rushlight.errors import RunError, UsageError
 from rushlight.kinds import (
@@ -23,8 +24,12 @@ from rushlight.kinds import (
 from rushlight.options import TAKES, RecipeOptions
 from rushlight.texts import Note
 
-SCHEDULES = ("constant", "cosine", "onecycle")
+if TYPE_CHECKING:
+    from rushlight.data import Split
+
+SCHEDULES = ("constant", "cosine", "onecycle", "plateau")
 OBJECTIVE = "objective"  # the name of the loss of a run with the user's own
+OWN_LOSS = "model"  # the name of a loss that the model returns by itself
 DESCRIBED = ("model", "data", "loss", "optimizer", "schedule")
 BUILT: dict[str, Kind] = {
     "name": is_text,
@@ -60,6 +65,7 @@ class Recipe(RecipeOptions):
     optimizer: dict[str, Any]
     schedule: dict[str, Any]
     batch_size: int = 64
+    keep: Sequence[str] = ()  # the classes of the objects whose state is kept besides
 
 
 def recipe_to_json(recipe: Recipe) -> dict[str, Any]:
@@ -79,12 +85,17 @@ def recipe_from_json(content: dict[str, Any]) -> Recipe:
     if name is not None:
         raise RunError("run-file-damaged", path="recipe.json", reason=Note("runs.lacks", name=name))
     known = {entry.name for entry in fields(Recipe)}
+    schedule = content.get("schedule", {})
+    if schedule.get("live") and "by" not in schedule:  # earlier releases knew these two by step
+        by = "step" if schedule["name"] in ("OneCycleLR", "CyclicLR") else "epoch"
+        content = content | {"schedule": schedule | {"by": by}}
     try:
         return Recipe(**{key: value for key, value in content.items() if key in known})
     except UsageError as error:
         raise RunError("run-file-damaged", path="recipe.json", reason=error.record) from error
 
 
-def steps_per_epoch(samples: int | None, recipe: Recipe) -> int | None:
+def steps_per_epoch(split: Split, recipe: Recipe) -> int | None:
     """Return how many optimizer steps an epoch takes; None when the data does not tell its length."""
-    return None if samples is None else math.ceil(samples / (recipe.batch_size * recipe.accumulate))
+    batches = split.count_batches(recipe.batch_size)
+    return None if batches is None else math.ceil(batches / recipe.accumulate)

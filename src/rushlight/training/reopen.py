@@ -19,8 +19,8 @@ from rushlight.training.checkpoint import best_checkpoint, latest_checkpoint, re
 from rushlight.training.evaluation import evaluate
 from rushlight.training.finish import save_report
 from rushlight.training.loop import evaluation_size, test_batch_size
-from rushlight.training.objective import Objective, make_objective, named_loss, own_objective
-from rushlight.training.recipe import OBJECTIVE, Recipe
+from rushlight.training.objective import Objective, make_objective, named_loss, own_objective, returned_loss
+from rushlight.training.recipe import OBJECTIVE, OWN_LOSS, Recipe
 from rushlight.training.setup import (
     Fetch,
     aimed,
@@ -120,6 +120,8 @@ def reopen_objective(folder: Path, recipe: Recipe, given: dict[str, Any]) -> Obj
 
     What a loss module has learnt is that of the run's newest checkpoint.
     """
+    if recipe.loss["name"] == OWN_LOSS:
+        return own_objective(returned_loss)
     if recipe.loss["name"] == OBJECTIVE:
         if not callable(function := given.get("objective")):
             raise RunError("live-objective", run=folder.name)

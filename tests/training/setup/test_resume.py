@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import signal
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -98,7 +99,7 @@ def test_a_live_schedule_that_a_named_one_took_over_from_is_not_asked_for_again(
     parts = live()
     schedule = torch.optim.lr_scheduler.StepLR(parts["optimizer"], 1)
     run = rushlight.train(data="digits", epochs=1, schedule=schedule, name="a", runs=tmp_path, quiet=True, **parts)
-    assert run.recipe.schedule == {"name": "StepLR", "warmup": 0, "live": True}
+    assert run.recipe.schedule == {"name": "StepLR", "warmup": 0, "live": True, "by": "epoch"}
     rushlight.resume("a", epochs=2, schedule="constant", runs=tmp_path, quiet=True, **live())
     assert run.recipe.schedule == {"name": "constant", "warmup": 0}
     assert rushlight.resume("a", epochs=3, runs=tmp_path, quiet=True, **live()).summary()["epochs"] == 3
@@ -211,8 +212,15 @@ def test_a_live_model_with_another_setting_is_not_the_model_of_the_run(tmp_path:
 
 
 def interrupted(model: nn.Module) -> nn.Module:
-    passes = iter(range(100))
-    model.register_forward_pre_hook(lambda *_: signal.raise_signal(signal.SIGINT) if next(passes) == 12 else None)
+    local = threading.local()  # state that nobody follows: the model that resumes has no hook
+    local.passes = 0
+
+    def count(*_: Any) -> None:
+        local.passes += 1
+        if local.passes == 13:
+            signal.raise_signal(signal.SIGINT)
+
+    model.register_forward_pre_hook(count)
     return model
 
 

@@ -28,9 +28,8 @@ from rushlight.training.checkpoint import (
     unpack,
 )
 from rushlight.training.objective import describe_optimizer
-from rushlight.training.recipe import OBJECTIVE, Recipe, recipe_from_json, recipe_to_json
+from rushlight.training.recipe import OBJECTIVE, OWN_LOSS, Recipe, recipe_from_json, recipe_to_json
 from rushlight.training.setup.conditions import changed_settings, differences, remedies, setting_differences
-from rushlight.training.setup.describe import describe_schedule
 from rushlight.training.setup.trust import remember
 from rushlight.training.state import Origin, Training
 
@@ -75,12 +74,16 @@ def check_resumable(folder: Path, recipe: Recipe, model: object, data: Any, give
     if data is None and "source" not in recipe.data:
         raise RunError("live-data", run=folder.name, data=recipe.data.get("name"))
     live = {part for part in ("optimizer", "schedule", "loss") if getattr(recipe, part).get("live")}
-    missing = [part for part in ("optimizer", "schedule", "loss") if part in live and part not in given]
+    missing: list[str] = [part for part in ("optimizer", "schedule", "loss") if part in live and part not in given]
     if "objective" in given and "loss" in missing:
         missing.remove("loss")
+    missing += ["keep"] if recipe.keep and "keep" not in given else []
     if missing:
         own = {"loss": OBJECTIVE} if recipe.loss["name"] == OBJECTIVE else {}
         raise RunError("live-parts", run=folder.name, parts=", ".join(own.get(part, part) for part in missing))
+    kept = [type(each).__name__ for each in given.get("keep", ())]
+    if kept != list(recipe.keep):
+        raise RunError("kept-differ", run=folder.name, then=", ".join(recipe.keep) or "–", now=", ".join(kept))
     fixed = {"loss", "optimizer"} - live
     fixed |= {"test_data", "val_data"} if data is None else set()
     for option in given:
@@ -120,18 +123,27 @@ def options_of(recipe: Recipe, given: dict[str, Any]) -> Options:
     values |= {key: restored(value) for key, value in recipe.data["options"].items()}
     arguments = {key: restored(value) for key, value in recipe.optimizer["arguments"].items()}
     values |= {
-        "loss": None if recipe.loss["name"] == OBJECTIVE else recipe.loss["name"],
+        "loss": None if recipe.loss["name"] in (OBJECTIVE, OWN_LOSS) else recipe.loss["name"],
         "optimizer": recipe.optimizer["name"], "optimizer_arguments": arguments,
         "schedule": recipe.schedule["name"], "warmup": recipe.schedule["warmup"],
         "model_arguments": recipe.model.get("arguments"),
         "val_data": recipe.data.get("validation"), "test_data": recipe.data.get("test"),
     }  # fmt: skip
+    schedule = given.get("schedule", recipe.schedule["name"])
+    if recipe.schedule["name"] in (schedule, type(schedule).__name__):  # else by and arguments are not that one's
+        values |= {
+            "schedule_by": recipe.schedule.get("by", "auto"), "schedule_arguments": recipe.schedule.get("arguments"),
+        }  # fmt: skip
     known = {entry.name for entry in fields(Options)}
     return Options(**{name: value for name, value in {**values, **given}.items() if name in known})
 
 
-def find_origin(begun: Begun, conditions: dict[str, Any], options: Options, optimizer: Optimizer | None) -> Origin:
+def find_origin(
+    begun: Begun, conditions: dict[str, Any], options: Options, optimizer: Optimizer | None, outside: str = ""
+) -> Origin:
     """Return the checkpoint that a run goes on from, once it is checked that it ends with the same bits.
+
+    `outside` names state that no checkpoint has: the run goes on, and records that it is not exact.
 
     Raises:
         RunError: something that the bits depend on is not what it was, and `inexact` does not allow that.
@@ -154,16 +166,16 @@ def find_origin(begun: Begun, conditions: dict[str, Any], options: Options, opti
     if found and not options.inexact:
         listed = Joined("items", ["", *found])
         raise RunError("not-exact", run=folder.name, differences=listed, remedies=remedies(then, conditions))
+    found += (Note("training.changed.outside", listed=outside),) if outside else ()
     return Origin(checkpoint, chosen is not None, found, options.inexact, settings)
 
 
-def continued(recipe: Recipe, model: dict[str, Any], options: Options, optimizer: Optimizer, origin: Origin) -> Recipe:
+def continued(recipe: Recipe, now: Recipe, optimizer: Optimizer, origin: Origin) -> Recipe:
     """Return a run's recipe with what it goes on with: epochs, schedule, model's source, a live optimizer's other settings."""
-    schedule = describe_schedule(options.schedule, recipe.schedule["warmup"])
     described = {**describe_optimizer(optimizer), "live": True} if origin.settings else recipe.optimizer
-    model = model if "import" in model else recipe.model
+    model = now.model if "import" in now.model else recipe.model
     return replace(
-        recipe, model=model, schedule=schedule, optimizer=described, epochs=options.epochs, on_nan=options.on_nan
+        recipe, model=model, schedule=now.schedule, optimizer=described, epochs=now.epochs, on_nan=now.on_nan
     )
 
 
