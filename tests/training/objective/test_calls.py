@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_sequence
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 import rushlight
-from rushlight.errors import UsageError
+from rushlight.errors import ModelError, UsageError
 from rushlight.training.checkpoint.checkpoint import state_digest
 
 N, SIZE, SEED = 50, 16, 3
@@ -181,6 +181,31 @@ def test_a_model_that_returns_no_loss_or_cannot_take_the_batch_is_told_of_object
         rushlight.train(Two(), dataset, loss=nn.CrossEntropyLoss(), runs=tmp_path, **Q)
     assert caught.value.key == "needs-objective"
     assert not list(tmp_path.iterdir())
+
+
+def test_a_model_that_cannot_take_several_inputs_is_explained_before_the_first_step(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="unexpected keyword argument"):
+        rushlight.train(nn.Linear(4, 2), Samples(FORMS["(dict, target)"][1]), runs=tmp_path, **Q)
+    with pytest.raises(ModelError) as caught:
+        rushlight.train(Two(), Samples(lambda index: (A[index], B[index], index % 5)), runs=tmp_path, **Q)
+    assert caught.value.key == "too-few-outputs"
+    with pytest.raises(UsageError) as other:
+        rushlight.train(nn.Linear(4, 2), Samples(lambda index: (A[index], {"label": Y[index]})), runs=tmp_path, **Q)
+    assert other.value.key == "model-takes-no-batch"
+    assert not list(tmp_path.iterdir())
+
+
+def test_lazy_layers_take_their_shape_from_several_inputs(tmp_path: Path) -> None:
+    class Lazy(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.LazyLinear(2)
+
+        def forward(self, a: Tensor, b: Tensor) -> Any:
+            return self.head(torch.cat([a, b], 1))
+
+    run = rushlight.train(Lazy(), Samples(FORMS["(x, y, target)"][1]), runs=tmp_path, **Q)
+    assert run.model.get_submodule("head").in_features == 7
 
 
 # ── tested and predicted again ───────────────────────────────────────────────────────────────────────────────
