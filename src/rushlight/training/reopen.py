@@ -9,7 +9,17 @@ from typing import Any
 from torch import nn
 
 from rushlight.checkpoint_files import list_checkpoints
-from rushlight.data import CPU, Data, DataOptions, FeatureSpec, TargetSpec, open_like, open_source, retarget
+from rushlight.data import (
+    CPU,
+    Data,
+    DataOptions,
+    FeatureSpec,
+    TargetSpec,
+    group_split,
+    open_like,
+    open_source,
+    retarget,
+)
 from rushlight.device import choose_device
 from rushlight.errors import RunError, UsageError
 from rushlight.export import load_state, open_bundle, read_bundle
@@ -97,6 +107,8 @@ def test_run(
         options = DataOptions.from_json(recipe.data["options"])
         options = replace(options, **{name: value for name, value in given.items() if hasattr(options, name)})
         split = open_like(data, features, target, options, fetch)
+        if features is None and target is not None and recipe.loss["name"] not in (OBJECTIVE, OWN_LOSS):
+            split = group_split(split, target)
     else:
         own = training.data if training is not None else reopen_data(folder, recipe, fetch)
         if own.test is None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from rushlight.data import Batch, Task, count_samples, equal_parts
 from rushlight.errors import UsageError, suggest
-from rushlight.training.objective.calls import call_model
+from rushlight.models import call_model
 from rushlight.training.objective.tasks import FUNCTIONS
 
 Loss = Callable[[Tensor, Tensor], Tensor]
