@@ -217,6 +217,19 @@ def test_the_memory_for_summaries_is_bounded(runs: Path, monkeypatch: pytest.Mon
     assert list(read.losses) == [runs / "run-4"]
 
 
+def test_all_losses_are_given_as_csv_that_reads_back_as_the_same_numbers(runs: Path) -> None:
+    losses = np.random.default_rng(0).random(25_001).astype(np.float32)
+    losses[[0, 3]] = np.nan, -np.inf
+    make_run(runs, "long", losses)
+    answer = Client(runs).get(f"/api/runs/{id_of('long')}/losses.csv")
+    head, *lines = answer.body.decode().splitlines()
+    assert head == "step,loss"
+    assert [int(line.split(",")[0]) for line in lines] == list(range(1, 25_002))
+    assert np.array_equal(np.array([line.split(",")[1] for line in lines], np.float32), losses, equal_nan=True)
+    assert answer.headers["content-disposition"].startswith("attachment")
+    assert Client(runs).get("/api/runs/0/losses.csv").status == 404
+
+
 # ── images ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
