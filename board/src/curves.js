@@ -10,7 +10,7 @@ import { duration, figure, metric, say, whole } from "./words.js";
 
 const SMOOTHINGS = [0, 5, 20, 100, 500, 2000]; // half-lives in steps
 const USUAL_SMOOTHING = 20;
-const LONG = 200; // steps from which a run is smoothed unless the user says otherwise
+const LONG = 500; // steps from which a run is smoothed unless the user says otherwise
 const SAID_RUNS = 6; // in a readout
 const TABLE_ROWS = 500;
 
