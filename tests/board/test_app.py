@@ -124,6 +124,20 @@ def test_logs_are_read_on_from_a_cursor_and_anew_when_the_file_was_cut(runs: Pat
         assert read(nonsense)[0] > 0
 
 
+def test_a_long_log_is_given_in_pieces_and_none_is_lost(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rushlight.board.files.MOST_LINES", 500)
+    client, identity = Client(runs), id_of("first")
+    write_lines(runs / "first" / "values.jsonl", [{"epoch": number, "values": {"x": number}} for number in range(100)])
+    cursor, found = "", []
+    while True:
+        part = client.get(f"/api/logs?run={identity}~~{cursor}").json[identity]["values"]
+        if not part["lines"]:
+            break
+        found += [line["epoch"] for line in part["lines"]]
+        cursor = part["cursor"]
+    assert found == list(range(100))
+
+
 # ── curves ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
