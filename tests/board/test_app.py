@@ -332,6 +332,7 @@ CONTENTS = [
 def targets(identity: str) -> list[str]:
     views = [f"axis={axis}&smooth=20&log={log}" for axis in ("step", "epoch", "time") for log in (0, 1)]
     pages = ["/api/runs", f"/api/runs/{identity}", f"/api/logs?run={identity}~~", f"/api/runs/{identity}/media/a.png"]
+    pages += [f"/api/{page}?run={identity}&run={id_of('first')}" for page in ("compare", "recipes")]
     return [*pages, *(f"/api/curves?run={identity}&{view}" for view in views)]
 
 

@@ -18,6 +18,7 @@ from rushlight.board.files import read_lines, read_range
 from rushlight.board.guard import App, Guard
 from rushlight.board.listing import Runs
 from rushlight.board.page import PAGE, html_page
+from rushlight.board.recipes import compare_recipes
 from rushlight.board.series import csv_of
 from rushlight.texts import LANGUAGES, fill, read_room
 
@@ -104,6 +105,15 @@ def build_app(folder: Path, port: int, language: str) -> Guard:
             return PlainTextResponse("", 404)
         return as_json(compare_models(found[0], found[1]))
 
+    def recipes(request: Request) -> Response:
+        found = [
+            (path, runs.entries[identity].row)
+            for identity in request.query_params.getlist("run")[:MOST_RUNS]
+            if (path := runs.find(identity))
+        ]
+        whole = [(path, row) for path, row in found if row["status"] != "damaged"]
+        return as_json(compare_recipes(whole))
+
     def show_image(request: Request) -> Response:
         found = runs.find(request.path_params["run"])
         name = request.path_params["name"]
@@ -130,6 +140,7 @@ def build_app(folder: Path, port: int, language: str) -> Guard:
         Route("/", page), Route("/assets/{name}", asset), Route("/api/words/{language}", words), Route("/api/runs", list_runs),
         Route("/api/runs/{run}", show_run), Route("/api/logs", read_logs), Route("/api/curves", read_curves),
         Route("/api/compare", compare),
+        Route("/api/recipes", recipes),
         Route("/api/runs/{run}/losses.csv", losses_csv),
         Route("/api/runs/{run}/media/{name}", show_image),
     ]  # fmt: skip
