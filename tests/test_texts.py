@@ -216,6 +216,14 @@ def test_every_advice_ends_in_a_full_stop_or_in_something_to_type() -> None:
     assert wrong == {}
 
 
+def test_a_value_in_a_command_is_quoted_for_the_shell() -> None:
+    """`{run:typed}`, unless it is a number: what is copied into a shell is one word there, whatever a file is called."""
+    unquoted = re.compile(r"rushlight (?:[a-z-]+ )+\{\w+\}|--model \{\w+\}")
+    assert {
+        key for texts_ in (ENGLISH, CHINESE) for key, forms in texts_.items() if any(map(unquoted.search, forms))
+    } == set()
+
+
 def test_a_chinese_text_ends_as_the_english_one_does() -> None:
     """A sentence in a full stop, what is to be typed without one."""
     for key, forms in ENGLISH.items():

@@ -10,7 +10,7 @@ from typing import Any
 from rushlight.board.files import read_lines
 from rushlight.board.listing import Refused, check_files
 from rushlight.errors import RunError
-from rushlight.runs import is_locked, list_sessions, read_json, read_recipe
+from rushlight.runs import is_locked, list_sessions, read_environment, read_recipe, read_report
 from rushlight.texts import text
 
 IMAGE_NAME = re.compile(r"media/([^/\\]+\.png)")
@@ -39,8 +39,8 @@ def details_of(folder: Path) -> dict[str, Any]:
         return {"recipe": None, "environment": None, "report": None, "sessions": None, "problems": [str(error)]}
     return {
         "recipe": part("recipe.json", lambda: read_recipe(folder)),
-        "environment": part("environment.json", lambda: read_json(folder / "environment.json")),
-        "report": part("report.json", lambda: checked_report(read_json(folder / "report.json"))),
+        "environment": part("environment.json", lambda: read_environment(folder)),
+        "report": part("report.json", lambda: checked_report(read_report(folder))),
         "sessions": part("sessions.jsonl", lambda: list_sessions(folder, is_locked(folder))),
         "problems": problems,
     }
