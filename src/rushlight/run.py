@@ -16,14 +16,21 @@ from rushlight.errors import RunError, UsageError
 from rushlight.export import Bundle, Predictions, predict, read_bundle, write_bundle, write_weights
 from rushlight.options import plain_options
 from rushlight.report import Report
-from rushlight.runs import inexact_resumes, read_history, read_json, read_losses, read_recipe
+from rushlight.runs import (
+    inexact_resumes,
+    read_environment,
+    read_history,
+    read_losses,
+    read_recipe,
+    read_report,
+)
 from rushlight.texts import Note
 from rushlight.training import (
     Recipe,
     Training,
     recipe_from_json,
-    reopen_data,
     reopen_model,
+    reopen_specs,
     save_bundle,
     test_run,
 )
@@ -32,7 +39,7 @@ from rushlight.training import (
 class Run:
     """One run on disk: its model to test, use, save and look into. `folder` is the truth; everything is read from it."""
 
-    def __init__(self, folder: Path, training: Training | None = None, model: nn.Module | None = None) -> None:
+    def __init__(self, folder: Path, training: Training | None = None, model: nn.Module | str | None = None) -> None:
         self.folder = folder
         self._training = training
         self._model = training.model if training is not None else None
@@ -69,18 +76,17 @@ class Run:
         if not path.is_file():
             return None
         try:
-            return Report.from_json(read_json(path))
+            return Report.from_json(read_report(self.folder))
         except (TypeError, KeyError, AttributeError, IndexError) as error:
             raise RunError("run-file-damaged", path=path, reason=Note("runs.no-report", reason=error)) from error
 
     @property
     def notes(self) -> list[str]:
         """The decisions that were announced when the run started, a sentence each."""
-        path = self.folder / "environment.json"
-        content = read_json(path)
-        notes = content.get("data_notes") if isinstance(content, dict) else None
-        if not isinstance(notes, list):
-            raise RunError("run-file-damaged", path=path, reason=Note("runs.lacks-data-notes"))
+        notes: list[str] | None = read_environment(self.folder).get("data_notes")
+        if notes is None:
+            reason = Note("runs.lacks", name="data_notes")
+            raise RunError("run-file-damaged", path=self.folder / "environment.json", reason=reason)
         return notes
 
     @property
@@ -101,7 +107,7 @@ class Run:
         """Test the model on the run's own test split, or on other data, prepared as its own was; keep the report.
 
         Other data is tested on its test split where it has one, else on all of it. The options are those of `open_data`,
-        and `loss`, where the run was trained with a live one.
+        and `loss` or `objective`, where the run was trained with a live one.
 
         Raises:
             UsageError: there is nothing to test on.
@@ -118,22 +124,17 @@ class Run:
             DataError: the inputs are not what the model takes; the message has expected and found.
         """
         features, target = self._specs
+        if features is None:
+            raise UsageError("no-signature", run=self.name)
         device, _ = choose_device(self.recipe.device)
         return predict(self.model.to(device), inputs, features, target, batch_size=batch_size)
 
     @cached_property
-    def _specs(self) -> tuple[FeatureSpec, TargetSpec]:
+    def _specs(self) -> tuple[FeatureSpec | None, TargetSpec | None]:
         """The specs of inputs and targets; reading them checks the whole bundle, so that is done once."""
         if self._training is not None:
-            features, target = self._training.data.features, self._training.data.target
-        elif (self.folder / "model").is_dir():
-            features, target = self.bundle.features, self.bundle.target
-        else:  # it did not finish
-            data = reopen_data(self.folder, self.recipe, fetch_progress())
-            features, target = data.features, data.target
-        if features is None or target is None:
-            raise UsageError("no-signature", run=self.name)
-        return features, target
+            return self._training.data.features, self._training.data.target
+        return reopen_specs(self.folder, self.recipe, self.model, fetch_progress())
 
     def save(self, path: str | Path) -> Path:
         """Save the model by the path's ending: .pth (a plain state_dict), .safetensors, or none: a folder (the bundle)."""
@@ -164,10 +165,10 @@ class Run:
             "seconds": sum(line["seconds"] for line in epochs),
             "train_loss": last["train_loss"],
             **({"validation": last["validation"]} if "validation" in last else {}),
-            "test": finished.get("test", last["test"]),
+            "test": finished.get("test", last.get("test")),
             "state_sha256": finished.get("state_sha256"),
             "inexact": inexact_resumes(self.folder),
             "ways": [
-                {key: line[key] for key in ("step", "way", "message")} for line in events if line["event"] == "way"
+                {key: line.get(key) for key in ("step", "way", "message")} for line in events if line["event"] == "way"
             ],
         }

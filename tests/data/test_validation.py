@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -225,7 +226,9 @@ def test_validation_samples_of_another_shape_are_refused_by_the_splits_name() ->
 
 
 def test_a_binary_task_changes_the_targets_of_all_three_splits() -> None:
-    binary = retarget(open_source((X, Y), options=CUT), "binary")
+    data = open_source((X, Y), options=CUT)
+    assert data.target is not None
+    binary = retarget(data, replace(data.target, task="binary"))
     for split in binary.splits.values():
         assert batch_of(split)[1].shape == (split.samples, 1)
 

@@ -56,3 +56,29 @@ def plain_loop(
         accuracies.append(right / len(test_targets))
         after_epoch()
     return Result(losses, accuracies)
+
+
+def plain_objective(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    objective: Callable[[nn.Module, list[Tensor]], Tensor],
+    inputs: Tensor,
+    targets: Tensor,
+    epochs: int,
+    batch_size: int,
+    *,
+    seed: int,
+) -> list[float]:
+    """Train by hand with an objective of model and batch; return every step's loss."""
+    losses = []
+    for epoch in range(1, epochs + 1):
+        order = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(seed + 1_000_003 * epoch))
+        model.train()
+        for step, batch in enumerate(DataLoader(TensorDataset(inputs, targets), batch_size, sampler=order.tolist())):
+            torch.manual_seed(zlib.crc32(b"step/%d/%d/%d" % (seed, epoch, step)))
+            loss = objective(model, batch)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+    return losses

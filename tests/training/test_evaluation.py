@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import random
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+import rushlight
 from rushlight.data.feed.resident import ResidentSplit
 from rushlight.data.spec import TargetSpec
 from rushlight.models import eval_mode
@@ -137,7 +140,7 @@ def test_classes_that_the_test_split_does_not_have_are_null_in_json() -> None:
     report, _ = report_on(one_hot(torch.tensor([0, 0])), torch.tensor([0, 0]), THREE, nn.CrossEntropyLoss())
     assert strict(report)["classes"][1] == {
         "name": "bee", "n": 0, "precision": None, "precision_interval": [0.0, 1.0], "recall": None,
-        "recall_interval": [0.0, 1.0], "f1": None, "f1_interval": [0.0, 1.0],
+        "recall_interval": [0.0, 1.0], "f1": None, "f1_interval": [0.0, 1.0], "iou": None,
     }  # fmt: skip
 
 
@@ -384,3 +387,34 @@ def test_the_likeliest_class_and_its_probability_are_those_of_softmax(
     torch.testing.assert_close(confidence, probabilities.amax(1), equal_nan=True)
     torch.testing.assert_close(probabilities.gather(1, predicted.unsqueeze(1)).squeeze(1), confidence, equal_nan=True)
     assert predicted[0] == 0
+
+
+class Drawing(nn.Module):
+    """A model that draws in eval mode too, from torch, NumPy and Python."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inside = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inside(x + torch.randn_like(x) * (1 + np.random.random() + random.random()))
+
+
+@pytest.mark.parametrize("way", ["model", "loss", "objective"])
+def test_whatever_draws_in_a_test_draws_the_same_in_each_and_changes_nothing_else(way: str, tmp_path: Path) -> None:
+    x = torch.randn(60, 8, generator=torch.Generator().manual_seed(0))
+    y = x[:, :3].argmax(1)
+    noisy = nn.functional.cross_entropy
+    options: dict[str, Any] = {}
+    if way == "loss":
+        options["loss"] = lambda outputs, targets: noisy(outputs + torch.randn_like(outputs), targets)
+    elif way == "objective":
+        options["objective"] = lambda model, batch: noisy(model(batch[0] + torch.randn_like(batch[0])), batch[1])
+    model = Drawing() if way == "model" else nn.Linear(8, 3)
+    run = rushlight.train(model, (x, y), test_data=(x, y), epochs=2, runs=tmp_path, quiet=True, **options)
+    streams = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()  # type: ignore[index]
+    found = {run.test().loss for _ in range(3)}
+    assert found == {run.report.loss}  # type: ignore[union-attr]
+    assert torch.equal(torch.get_rng_state(), streams[0])
+    assert np.random.get_state()[1].tolist() == streams[1]  # type: ignore[index]
+    assert random.getstate() == streams[2]

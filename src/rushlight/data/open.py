@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,12 +16,13 @@ from torch.utils.data import DataLoader, Dataset
 from rushlight.data.feed import LoaderSplit, ResidentSplit, Split, StreamedSplit
 from rushlight.data.shape import (
     PrepareBatch,
-    PrepareBinaryBatch,
     Samples,
     check_same_dtype,
     check_samples,
+    dtype_name,
     resident,
     split_digest,
+    standardised,
 )
 from rushlight.data.sources import (
     ARRAYS,
@@ -74,6 +76,10 @@ class DataOptions:
         for option, fraction in (("test_fraction", self.test_fraction), ("val_fraction", self.val_fraction)):
             if fraction is not None and not 0 <= fraction < 1:
                 raise UsageError("bad-fraction", option=option, value=fraction)
+        if self.classes is not None and (
+            doubled := [name for name, count in Counter(self.classes).items() if count > 1]
+        ):
+            raise UsageError("class-doubled", name=doubled[0])
         if self.workers < 0:
             raise UsageError("negative", option="workers", value=self.workers)
 
@@ -115,12 +121,14 @@ def open_source(
     progress: FetchProgress | None = None,
     *,
     validation: Any = None,
+    is_raw: bool = False,
 ) -> Data:
     """Open data given as a name, a path, arrays, a Dataset, a DataLoader, or already opened.
 
     `source` may be a pair (train, test) or a triple (train, validation, test) of anything that `source`, `validation`
     and `test` may be: so Keras' `((x, y), (x_test, y_test))` is fine, and so is `(train_loader, test_loader)`.
-    Validation and test data are prepared exactly as the training data.
+    Validation and test data are prepared exactly as the training data. `is_raw`: an objective gets arrays, datasets and
+    loaders as they are, and nobody reads their targets.
 
     Raises:
         UsageError: there is no such name or path, or it is of a kind nobody here can open.
@@ -129,7 +137,7 @@ def open_source(
     given = as_given(source, validation, test)
     kind = kind_of(given.train)
     check_options_apply(given, kind, options)
-    return open_given(given, kind, options, progress)
+    return open_given(given, kind, options, progress, is_raw)
 
 
 def as_given(source: Any, validation: Any = None, test: Any = None) -> Given:
@@ -156,7 +164,12 @@ def are_splits(parts: Sequence[Any]) -> bool:
 
 def from_home(source: Any) -> Any:
     """Return a path that begins with ~ as one that begins with the home folder; anything else as it is."""
-    return Path(source).expanduser() if isinstance(source, (str, Path)) and str(source).startswith("~") else source
+    if not isinstance(source, (str, Path)) or not str(source).startswith("~"):
+        return source
+    try:
+        return Path(source).expanduser()
+    except RuntimeError:  # there is no such user
+        return source
 
 
 def kind_of(source: Any) -> SourceKind:
@@ -187,9 +200,11 @@ def check_options_apply(given: Given, kind: SourceKind, options: DataOptions) ->
         raise UsageError("option-of-other-data", option=option, value=value, kind=words)
 
 
-def open_given(given: Given, kind: SourceKind, options: DataOptions, progress: FetchProgress | None) -> Data:
+def open_given(
+    given: Given, kind: SourceKind, options: DataOptions, progress: FetchProgress | None, is_raw: bool = False
+) -> Data:
     """Open train, validation and test data; options that are for other kinds of data are passed over."""
-    offered = {**vars(options), "progress": progress, "memory_limit": memory_limit()}
+    offered = {**vars(options), "progress": progress, "memory_limit": memory_limit(), "is_raw": is_raw}
     offered |= {"validation": given.validation, "test": given.test}
     if given.test is not None:
         offered["test_fraction"] = None
@@ -217,57 +232,75 @@ def memory_limit() -> int:
     return available_memory() // 2
 
 
-def retarget(data: Data, task: Task) -> Data:
-    """Return the data with two-class targets as the binary task has them: float32 0 or 1, shape (n, 1)."""
-    if data.target is None or data.target.task == task:
-        return data
-    if len(data.target.classes) != 2:
-        raise DataError("not-binary", classes=len(data.target.classes), data=data.name)
-    target = replace(data.target, task=task)
+def retarget(data: Data, target: TargetSpec) -> Data:
+    """Return the data with its targets as the loss takes them, by `target`; standardised where the data may be scaled."""
+    train, notes = data.train, data.notes
+    if data.may_scale and isinstance(train, ResidentSplit):
+        target = standardised(target, train.targets)
+        notes = (*notes, Note("data.targets-standardised"))
+    check_same_width(data, target)
     splits: dict[str, Split] = {}
     for name, split in data.splits.items():
         if isinstance(split, ResidentSplit):
-            splits[name] = replace(split, targets=split.targets.float().reshape(-1, 1))
-        else:
-            assert isinstance(split, (StreamedSplit, LoaderSplit))
-            splits[name] = replace(split, prepare=PrepareBinaryBatch(split.prepare))
-    return replace(data, target=target).with_splits(splits)
+            splits[name] = replace(split, targets=target.for_loss(split.targets))
+        elif isinstance(prepare := getattr(split, "prepare", None), PrepareBatch):
+            splits[name] = replace(split, prepare=prepare.with_target(target))  # type: ignore[type-var]
+    return replace(data, target=target, notes=notes, may_scale=False).with_splits(splits)
+
+
+def check_same_width(data: Data, target: TargetSpec) -> None:
+    """Raise DataError where a split in memory has more or fewer numbers for each sample; class numbers may for soft labels."""
+    kept = {split: found.targets for split, found in data.splits.items() if isinstance(found, ResidentSplit)}
+    for split, targets in kept.items() if target.task != "classification" and "train" in kept else ():
+        if targets.shape[1:].numel() != kept["train"].shape[1:].numel():
+            train, other = (f"{dtype_name(each)} {tuple(each.shape)}" for each in (kept["train"], targets))
+            raise DataError("targets-differ", data=data.name, split=split, train=train, other=other)
 
 
 def open_like(
     source: Any,
-    features: FeatureSpec,
-    target: TargetSpec,
+    features: FeatureSpec | None,
+    target: TargetSpec | None,
     options: DataOptions,
     progress: FetchProgress | None = None,
 ) -> Split:
     """Open `source` (anything `open_source` takes) as a split to test on: its test split where it has one, else all of it.
 
+    It is prepared as `features` and `target` say; without `target`, an objective gets it as it is.
+
     Raises:
         DataError: the samples have another shape than the model takes, or classes it does not know.
     """
-    if features.kind == "table" and TABLE.matches(source):
+    if target is not None and features is not None and features.kind == "table" and TABLE.matches(source):
         samples, _ = read_other_table(Path(source), features.columns, target)
         return kept(str(source), samples, features, target)
-    size = (features.shape[1], features.shape[2]) if features.kind == "image" else None
-    plain = replace(options, normalize="none", test_fraction=0.0, val_fraction=None, image_size=size)
+    size = (features.shape[1], features.shape[2]) if features is not None and features.kind == "image" else None
+    is_raw = features is None or target is None or features.is_raw
+    scaling: NormalizeName = "auto" if is_raw else "none"
+    plain = replace(options, normalize=scaling, test_fraction=0.0, val_fraction=None, image_size=size)
     given = as_given(source)
-    opened = open_given(given, kind_of(given.train), plain, progress)
+    opened = open_given(given, kind_of(given.train), plain, progress, is_raw)
     split = opened.test if opened.test is not None else opened.train
+    if features is None or features.is_raw:
+        return split
+    if target is None:
+        if isinstance(split, ResidentSplit):
+            return replace(split, prepare=features.prepare)
+        assert isinstance(split, (StreamedSplit, LoaderSplit))
+        return replace(split, prepare=PrepareBatch(None, features))
     if opened.features is not None:
         check_same_dtype(opened.name, features.dtype, opened.features.dtype)
-    if opened.features is None or opened.target is None or opened.features.shape != features.shape:
+    if opened.features is None or opened.target is None or not features.fits(opened.features.shape):
         found = None if opened.features is None else opened.features.shape
         raise DataError("other-shape", data=opened.name, expected=features.shape, found=found)
     numbers = known_classes(opened, target)
     if isinstance(split, ResidentSplit):
         targets = split.targets if numbers is None else numbers[split.targets.long().flatten()]
         has_scaled_inputs = opened.features.dtype == "float32" and opened.features.normalization != Normalization()
-        if isinstance(source, Data) and (has_scaled_inputs or opened.target.mean):  # not as they were stored
-            theirs = opened.features.normalization, opened.target.mean, opened.target.std
-            if theirs != (features.normalization, target.mean, target.std):
+        if isinstance(source, Data) and has_scaled_inputs:  # not as they were stored
+            if opened.features.normalization != features.normalization:
                 raise DataError("scaled-otherwise", data=source.name)
-            return replace(split, targets=targets.float().reshape(-1, 1) if target.task == "binary" else targets)
+            return replace(split, targets=target.for_loss(targets))
         return replace(kept(opened.name, Samples(split.inputs, targets), features, target), names=split.names)
     assert isinstance(split, (StreamedSplit, LoaderSplit))
     return replace(split, prepare=PrepareBatch(target, features, numbers))
@@ -276,8 +309,8 @@ def open_like(
 def kept(name: str, samples: Samples, features: FeatureSpec, target: TargetSpec) -> ResidentSplit:
     """Check samples and keep them, prepared as `features` and `target` say."""
     check_samples(name, Note("words.test"), samples, target)
-    split = resident(samples, features, target)
-    return replace(split, targets=split.targets.float().reshape(-1, 1)) if target.task == "binary" else split
+    split = resident(samples, features)
+    return replace(split, targets=target.for_loss(split.targets))
 
 
 def known_classes(opened: Data, target: TargetSpec) -> Tensor | None:
@@ -288,7 +321,8 @@ def known_classes(opened: Data, target: TargetSpec) -> Tensor | None:
     assert opened.target is not None
     names = opened.target.classes
     are_classes = all(task in ("classification", "binary") for task in (opened.target.task, target.task))
-    if not are_classes or names == target.classes:
+    is_same = names == target.classes[: len(names)]  # a first batch may not have all
+    if not are_classes or target.layout == "dense" or is_same:
         return None
     unknown = [name for name in names if name not in target.classes]
     if unknown and names == tuple(map(str, range(len(names)))):

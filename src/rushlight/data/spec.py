@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 
 FeatureKind = Literal["image", "table", "array"]
-Task = Literal["classification", "binary", "multilabel", "regression"]
+Task = Literal["classification", "binary", "multilabel", "regression", "other"]
+Layout = Literal["rows", "flat", "dense"]
+Scale = Literal["scores", "probabilities", "logarithms"]
 NormalizeName = Literal["auto", "standard", "unit", "none"]
 
 
@@ -87,6 +89,7 @@ class FeatureSpec:
 
     `shape` is without the batch dimension: (channels, height, width) for images, (features,) for tables. `dtype` is the
     stored dtype; whole numbers that are no image (token ids, say) reach the model as int64, all else as float32.
+    `is_raw`: an objective gets them, in the dtype they came in.
     """
 
     kind: FeatureKind
@@ -94,6 +97,13 @@ class FeatureSpec:
     dtype: str  # "uint8", "float32", "int64"
     normalization: Normalization = Normalization()
     columns: tuple[Column, ...] = ()  # tables only: the columns in order
+    is_raw: bool = False
+    varies: bool = False  # whether samples are sequences, whose length is another in each batch: that of `shape` is one
+
+    def fits(self, shape: tuple[int, ...]) -> bool:
+        """Tell whether a sample of this shape is one of these."""
+        is_same = len(shape) == len(self.shape) and shape[1:] == self.shape[1:]
+        return is_same and (self.varies or shape == self.shape)
 
     @property
     def size(self) -> int:
@@ -118,33 +128,44 @@ class FeatureSpec:
 
     def prepare(self, raw: Tensor) -> Tensor:
         """Return what the model receives for a batch as stored, shape (batch, *shape)."""
-        if self.dtype == "int64":
+        if self.is_raw or self.dtype == "int64":
             return raw
         return self.normalization.apply(raw, self.channel_dim)
 
 
 @dataclass(frozen=True)
 class TargetSpec:
-    """What is predicted.
+    """What is predicted, as the loss sees it.
 
-    classification: `classes` names the outputs; targets are int64 class numbers, shape (n,).
-    binary:         two `classes`; targets are float32 0 or 1, shape (n, 1); the model has one output (a logit).
-    multilabel:     `classes` names the labels; targets are float32 0 or 1, shape (n, labels).
-    regression:     `width` numbers; targets are float32, shape (n, width), stored as `(y - mean) / std` where these
+    classification: `classes` names the outputs; targets are int64 class numbers, (n,), or float32 probabilities,
+                    (n, classes).
+    binary:         two `classes`; targets are float32 0 or 1, (n, 1); the model has one output.
+    multilabel:     `classes` names the labels; targets are float32 0 or 1, (n, labels).
+    regression:     `width` numbers; targets are float32, (n, width), stored as `(y - mean) / std` where these
                     were learnt (said aloud), as given otherwise.
+    other:          the loss alone knows; nothing but its value is reported.
+
+    `layout` is "rows" for these shapes. "flat": a single number, whose targets and outputs are (n,). "dense": a target for
+    each place: class numbers (n, *places) with outputs (n, classes, *places); outputs of all else have the targets' shape.
+
+    `gives` tells what the model's outputs are: "scores" (logits, or a regression's values), "probabilities", or
+    "logarithms" of a regression's values.
     """
 
     task: Task
     classes: tuple[str, ...] = ()
-    width: int = 1  # regression only
+    width: int = 1  # regression and other only
     name: str = ""  # the target column, if it has a name
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    layout: Layout = "rows"
+    gives: Scale = "scores"
+    ignored: int | None = None  # the class number that the loss leaves out, and every figure with it
 
     @property
     def outputs(self) -> int:
-        """How many numbers the model must give for one sample."""
-        if self.task == "regression":
+        """How many numbers the model must give for one sample, or for each place of it."""
+        if self.task in ("regression", "other"):
             return self.width
         return 1 if self.task == "binary" else len(self.classes)
 
@@ -157,11 +178,50 @@ class TargetSpec:
         """Rebuild what `to_json` wrote."""
         return cls(**_tuples(content))
 
-    def in_units(self, outputs: Tensor) -> Tensor:
-        """Return regression outputs, shape (n, width), in the units the data came in."""
+    def for_loss(self, targets: Tensor) -> Tensor:
+        """Return the data's own targets in the dtype, shape and units that the loss takes."""
+        is_column = self.layout != "dense" and targets.dim() == 2 and targets.shape[1] == 1
+        if self.task == "classification" or (self.task == "other" and not targets.is_floating_point()):
+            if self.task == "classification" and not is_column and self.are_probabilities(targets):
+                return targets.float()
+            return targets.long().flatten() if is_column else targets.long()
+        targets = targets.float()
+        if self.layout == "flat":
+            targets = targets.reshape(-1)
+        elif targets.dim() == 1:
+            targets = targets.unsqueeze(1)
+        if self.mean:
+            targets = (targets - targets.new_tensor(self.mean)) / targets.new_tensor(self.std)
+        return targets
+
+    def are_probabilities(self, targets: Tensor) -> bool:
+        """Tell whether classification targets are a probability for each class, (n, classes, …), not class numbers."""
+        is_wide = targets.dim() > 1 and targets.shape[1] == len(self.classes)
+        return is_wide and (self.layout == "rows" or (targets.dim() > 2 and targets.is_floating_point()))
+
+    def in_units(self, values: Tensor) -> Tensor:
+        """Return a regression's targets or outputs, (n, width), in the units the data came in."""
         if not self.mean:
+            return values
+        return values * values.new_tensor(self.std) + values.new_tensor(self.mean)
+
+    def decoded(self, outputs: Tensor) -> Tensor:
+        """Return probabilities, or a regression's values in the data's units, from the model's outputs."""
+        if self.gives == "probabilities" or self.task == "other":
             return outputs
-        return outputs * outputs.new_tensor(self.std) + outputs.new_tensor(self.mean)
+        if self.task == "regression":
+            return self.in_units(outputs.exp() if self.gives == "logarithms" else outputs)
+        return outputs.softmax(1) if self.task == "classification" else outputs.sigmoid()
+
+    def predicted(self, outputs: Tensor) -> Tensor:
+        """Return the likeliest class of each sample or place, or the labels that hold, from the model's outputs."""
+        return outputs.argmax(1) if self.task == "classification" else self.decoded(outputs) > 0.5
+
+    def true(self, targets: Tensor) -> Tensor:
+        """Return the class of each sample or place, or the labels that hold, from targets as the loss takes them."""
+        if self.task != "classification":
+            return targets > 0.5
+        return targets.argmax(1) if self.are_probabilities(targets) else targets
 
 
 def _tuples(content: dict[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,8 @@ from torch import Tensor
 from rushlight.data.feed import Split, StreamedSplit
 from rushlight.data.spec import FeatureSpec, TargetSpec
 
+RAW = "raw:"  # begins the fingerprint of data that the previous release would have given to its loss otherwise
+
 
 @dataclass(frozen=True)
 class Data:
@@ -22,6 +24,7 @@ class Data:
     and test, and "-" and one over those of validation, if there are any (or over a description, where samples cannot
     be read).
     `features` and `target` are None when the batches are not (inputs, targets): only an `objective` can train on these.
+    Targets are as they came, until `retarget` makes of them what a loss takes.
     """
 
     name: str
@@ -35,6 +38,7 @@ class Data:
     examples: Tensor | None = None  # a few training inputs as stored, for the bundle
     validation: Split | None = None  # what chooses: the best epoch, early stopping, plateau schedules
     inexact: tuple[str, ...] = ()  # why reading it again does not give the same, a sentence each
+    may_scale: bool = False  # whether a loss of quantities may have the targets standardised
 
     @property
     def splits(self) -> dict[str, Split]:
@@ -45,6 +49,10 @@ class Data:
     def with_splits(self, splits: Mapping[str, Split]) -> Data:
         """Return the data with these splits, by name, instead of its own of those names."""
         return replace(self, **splits)  # type: ignore[arg-type]  # the names are those of `splits`
+
+    def unscaled(self) -> Data:
+        """Return the data whose targets stay in their own units, whatever the loss."""
+        return replace(self, may_scale=False, fingerprint=f"{RAW}{self.fingerprint}") if self.may_scale else self
 
     def to(self, device: torch.device) -> Data:
         """Return the data with the batches of every split on `device`."""

@@ -24,6 +24,10 @@ class Predictions:
     binary:         the same with two classes.
     multilabel:     `probabilities` (n, labels) are each label's own; `labels` joins with ", " those above 0.5.
     regression:     `values` is (n, width) float32, in the units of the training data.
+
+    Where each place of a sample has a target, `labels` are (n, *places) and `probabilities` (n, classes, *places), or `values`
+    as many as the model gives. Where only an objective or a loss of the user's own knows what the outputs mean, `values` are
+    the outputs as they are.
     """
 
     labels: Array | None
@@ -56,7 +60,7 @@ class Predictions:
 
 
 def predict(
-    model: nn.Module, inputs: Any, features: FeatureSpec, target: TargetSpec, *, batch_size: int = 512
+    model: nn.Module, inputs: Any, features: FeatureSpec, target: TargetSpec | None, *, batch_size: int = 512
 ) -> Predictions:
     """Return what the model says about `inputs`, prepared as in training; the model's modes are left as they were.
 
@@ -76,12 +80,15 @@ def predict(
             batch = stored(raw[first : first + batch_size], features, first).to(device)
             outputs = check_outputs(model(features.prepare(batch)), len(batch), target)
             parts.append(in_words(outputs, target).cpu())
-            bad = torch.isnan(parts[-1]).any(dim=1)
+            bad = torch.isnan(parts[-1]).flatten(1).any(dim=1)
             if bad.any():  # a label picked from NaN would be made up
                 raise ModelError("predict-broken-model", sample=first + int(bad.nonzero()[0]))
-    width = max(target.outputs, len(target.classes))  # binary has one output, and two classes
-    numbers = torch.cat(parts).numpy() if parts else np.zeros((0, width), np.float32)
-    if target.task == "regression":
+    if parts:
+        numbers = torch.cat(parts).numpy()
+    else:
+        width = 0 if target is None else max(target.outputs, len(target.classes))  # binary: one output, two classes
+        numbers = np.zeros((0, width), np.float32)
+    if target is None or not target.classes:
         return Predictions(None, None, numbers, ())
     return Predictions(name_labels(numbers, target), numbers, None, target.classes)
 
@@ -93,25 +100,36 @@ def device_of(model: nn.Module) -> torch.device:
     return torch.device("cpu")
 
 
-def check_outputs(outputs: Any, samples: int, target: TargetSpec) -> Tensor:
-    """Return the outputs as float32 (samples, target.outputs); raises ModelError when they are anything else."""
-    if isinstance(outputs, Tensor) and target.outputs == 1 and outputs.shape == (samples,):
-        outputs = outputs[:, None]
-    if isinstance(outputs, Tensor) and outputs.shape == (samples, target.outputs):
-        return outputs.float()
+def check_outputs(outputs: Any, samples: int, target: TargetSpec | None) -> Tensor:
+    """Return the outputs as float32, (samples, target.outputs) for rows; raises ModelError when they are anything else."""
+    if isinstance(outputs, Tensor) and outputs.dim() and len(outputs) == samples:
+        rows: Tensor = outputs[:, None] if outputs.dim() == 1 else outputs
+        if are_as_saved(rows, target):
+            return rows.float()
     found = str(tuple(outputs.shape)) if isinstance(outputs, Tensor) else f"a {type(outputs).__name__}"
-    what = "values" if target.task == "regression" else "classes"
-    raise ModelError("predict-outputs", found=found, samples=samples, outputs=target.outputs, what=what)
+    wanted = 1 if target is None else target.outputs
+    what = "values" if target is None or target.task == "regression" else "classes"
+    raise ModelError("predict-outputs", found=found, samples=samples, outputs=wanted, what=what)
 
 
-def in_words(outputs: Tensor, target: TargetSpec) -> Tensor:
-    """Return probabilities (n, classes) from logits, or a regression's values in the data's units."""
-    if target.task == "regression":
-        return target.in_units(outputs)
-    if target.task == "classification":
-        return outputs.softmax(dim=1)
-    if target.task == "multilabel":
-        return outputs.sigmoid()
+def are_as_saved(outputs: Tensor, target: TargetSpec | None) -> bool:
+    """Tell whether outputs have the shape that `target` says; any where nothing is known of them."""
+    if target is None or target.task == "other":
+        return True
+    if target.layout == "dense":
+        return target.task != "classification" or outputs.shape[1] == target.outputs
+    return outputs.shape[1:] == (target.outputs,)
+
+
+def in_words(outputs: Tensor, target: TargetSpec | None) -> Tensor:
+    """Return probabilities (n, classes, …), a regression's values in the data's units, or what nobody can read as it is."""
+    if target is None:
+        return outputs
+    if target.task != "binary":
+        return target.decoded(outputs)
+    outputs = outputs if target.layout != "dense" else outputs.unsqueeze(1)
+    if target.gives == "probabilities":
+        return torch.cat([1 - outputs, outputs], dim=1)
     return torch.cat([(-outputs).sigmoid(), outputs.sigmoid()], dim=1)
 
 

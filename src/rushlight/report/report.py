@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from rushlight import files
 from rushlight.data import Task
 from rushlight.report.intervals import Interval, f1_of, wilson
+
+FIGURES = ("precision", "recall", "f1")
 
 
 @dataclass(frozen=True)
@@ -17,17 +19,19 @@ class ClassFigures:
     """One class: how many samples it has, and how it was recognised, each figure with its 95 % interval.
 
     Precision and recall have Wilson's score interval (Wilson 1927). F1 = 2J / (1 + J) where J = TP / (TP + FP + FN)
-    is a proportion too: its interval is that of J, carried over.
+    is a proportion too: its interval is that of J, carried over. Places of one sample are not independent: figures of
+    these have no interval, but J by its own name, `iou` (intersection over union).
     """
 
     name: str
     n: int
     precision: float
-    precision_interval: Interval
+    precision_interval: Interval | None
     recall: float
-    recall_interval: Interval
+    recall_interval: Interval | None
     f1: float
-    f1_interval: Interval
+    f1_interval: Interval | None
+    iou: float | None = None
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,10 @@ class Report:
     `confusion[i][j]` counts samples of class i predicted as j. For regression `mae`, `rmse` and `r2` are in the
     data's own units, averaged over the target's columns. `most_wrong` lists the samples (by index in the split) that
     were most confidently wrong.
+
+    Where each place of a sample has a target (pixels, tokens), accuracy, confusion, MAE, … are over the `places` that
+    count; `iou` is the mean over the classes that occur, `perplexity` that of tokens. `numbers` are the means of what the
+    user's objective returned beside the loss.
     """
 
     task: Task | None
@@ -52,6 +60,10 @@ class Report:
     r2: float | None = None
     target: str = ""
     most_wrong: tuple[dict[str, Any], ...] = ()
+    places: int | None = None
+    iou: float | None = None
+    perplexity: float | None = None
+    numbers: dict[str, float] = field(default_factory=dict)
 
     @property
     def headline(self) -> tuple[str, float]:
@@ -79,32 +91,36 @@ class Report:
         """Rebuild what `to_json` wrote; what was not finite is NaN again."""
         given = {"task": None, "loss": math.nan, **{key: value for key, value in content.items() if value is not None}}
         classes: Iterator[dict[str, Any]] = (
-            {key: math.nan if value is None else as_tuple(value) for key, value in entry.items()}
-            for entry in given["classes"]
+            {key: math.nan if value is None and key in FIGURES else as_tuple(value) for key, value in entry.items()}
+            for entry in given.get("classes", ())
         )
         given = {key: as_tuple(value) for key, value in given.items()}
         return cls(**{**given, "classes": tuple(ClassFigures(**entry) for entry in classes)})
 
     def short(self) -> dict[str, Any]:
         """Return the figures a line of history holds."""
-        names = ("loss", "accuracy", "mae", "rmse", "r2", "n")
+        names = ("loss", "accuracy", "iou", "perplexity", "mae", "rmse", "r2", "n")
         content: dict[str, Any] = files.without_nan(
             {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         )
         return content
 
 
-def class_figures(name: str, right: int, predicted: int, n: int) -> ClassFigures:
+def class_figures(name: str, right: int, predicted: int, n: int, are_places: bool = False) -> ClassFigures:
     """Return one class's figures from its true positives, how often it was predicted, and how many samples it has."""
     union = predicted + n - right  # TP + FP + FN
     jaccard = wilson(right, union)
-    return ClassFigures(
+    figures = ClassFigures(
         name=name, n=n,
         precision=right / predicted if predicted else math.nan, precision_interval=wilson(right, predicted),
         recall=right / n if n else math.nan, recall_interval=wilson(right, n),
         f1=2 * right / (predicted + n) if predicted + n else math.nan,
         f1_interval=(f1_of(jaccard[0]), f1_of(jaccard[1])),
     )  # fmt: skip
+    if not are_places:
+        return figures
+    iou = right / union if union else None
+    return replace(figures, precision_interval=None, recall_interval=None, f1_interval=None, iou=iou)
 
 
 def as_tuple(value: Any) -> Any:

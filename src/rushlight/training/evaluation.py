@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import math
+import random
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rushlight.data import Split, TargetSpec
+from rushlight.data import Split, TargetSpec, count_samples
 from rushlight.models import eval_mode
 from rushlight.report import Report, class_figures, wilson
-from rushlight.training.objective import Objective
+from rushlight.training.objective import Objective, as_module
+from rushlight.training.places import as_places
 from rushlight.training.step import FasterMaxPool, may_pool
 
 MOST_WRONG = 10
 VECTOR = 16  # numbers that the widest instructions process at once
+SEED = 0  # of whatever a model or an objective draws in an evaluation
 
 
 @dataclass(frozen=True)
@@ -48,46 +51,91 @@ def evaluate(
     """Evaluate `model` on all samples of `split`, in order, in eval mode and without gradients.
 
     `watch(samples done)` is called after every batch. Nothing is read back from the device before the end, and the
-    model returns to the mode it was in.
+    model returns to the mode it was in. Random numbers are those of a fixed seed: evaluated again, it gives the same.
     """
     losses: list[Tensor] = []
     weights: list[float] = []
     judged: list[tuple[Tensor, Tensor, Tensor]] = []
-    done = 0
+    numbers: dict[str, list[Tensor | float]] = {}
+    places = None if target is None else as_places(target)
+    target = None if target is None or target.task == "other" else target
+    told, done = objective.told, 0
     pooling = FasterMaxPool() if may_pool(model) else contextlib.nullcontext()
-    with eval_mode(model), torch.no_grad(), pooling:
+    with eval_mode(model), torch.no_grad(), pooling, drawing_the_same():
         for batch in split.in_order(batch_size):
             loss, outputs = objective.compute(model, batch)
             losses.append(loss)
             weights.append(objective.weight(batch))
-            if outputs is not None and target is not None:
-                judged.append(judge(outputs, batch[1], target))
-            done += len(batch[1]) if outputs is not None else round(weights[-1])
+            if told is not None:
+                weights[-1], _, said = told.batches.pop()
+                for name, value in said.items():
+                    numbers.setdefault(name, []).append(value * weights[-1])
+            if isinstance(outputs, Tensor) and target is not None:
+                targets = batch[1] if told is None else target.for_loss(batch[1])
+                if places is not None:
+                    places.add(outputs, targets)
+                else:
+                    judged.append(judge(outputs, targets, target))
+            done += len(batch[1]) if told is None else round(count_samples(batch))
             watch(done)
     values = torch.stack(losses).double().tolist() if losses else []
     total = sum(objective.total(*pair) for pair in zip(values, weights, strict=True) if pair[1])
     loss_mean = total / sum(weights) if sum(weights) else math.nan
-    if not judged or target is None:
-        return Report(None, loss_mean, done), None
-    truth, predicted, confidence = (torch.cat(column).cpu() for column in zip(*judged, strict=True))
-    outcome = Outcome(truth, predicted, confidence, split.names)
-    return make_report(outcome, target, loss_mean), outcome
+    means = {name: float(sum(column)) / sum(weights) if sum(weights) else math.nan for name, column in numbers.items()}
+    report, outcome = Report(None, loss_mean, done), None
+    if places is not None and places.count:
+        report = places.report(loss_mean, done, is_perplexity(objective.loss))
+    elif judged and target is not None:
+        truth, predicted, confidence = (torch.cat(column).cpu() for column in zip(*judged, strict=True))
+        outcome = Outcome(truth, predicted, confidence, split.names)
+        report = make_report(outcome, target, loss_mean)
+    return replace(report, numbers=means) if means else report, outcome
+
+
+@contextlib.contextmanager
+def drawing_the_same() -> Iterator[None]:
+    """Draw the random numbers of `SEED` within the block, and leave torch's, NumPy's and Python's generators as they were."""
+    python, numpy = random.getstate(), np.random.get_state()
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices):
+        try:
+            torch.default_generator.manual_seed(SEED)
+            if devices:
+                torch.cuda.manual_seed(SEED)
+            np.random.seed(SEED)
+            random.seed(SEED)
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
+
+
+def is_perplexity(loss: object) -> bool:
+    """Tell whether the exponential of a loss is a perplexity: a plain mean of cross-entropies."""
+    module = as_module(loss)
+    is_entropy = isinstance(module, (nn.CrossEntropyLoss, nn.NLLLoss)) and module.weight is None
+    return is_entropy and module.reduction == "mean" and not getattr(module, "label_smoothing", 0)
 
 
 def judge(outputs: Tensor, targets: Tensor, target: TargetSpec) -> tuple[Tensor, Tensor, Tensor]:
     """Turn a batch's outputs into (truth, predicted, confidence), still on the device."""
+    outputs = outputs.float()
     if target.task == "classification":
-        confidence, predicted = likeliest(outputs.float())
-        return targets, predicted, confidence
+        confidence, predicted = outputs.max(1) if target.gives == "probabilities" else likeliest(outputs)
+        return target.true(targets), predicted, confidence
     if target.task == "binary":
-        probability = outputs.float().sigmoid().flatten()
+        probability = target.decoded(outputs).flatten()
         predicted = (probability > 0.5).long()
         return targets.flatten().long(), predicted, torch.where(predicted.bool(), probability, 1 - probability)
     if target.task == "multilabel":
-        probability = outputs.float().sigmoid()
+        probability = target.decoded(outputs)
         return targets > 0.5, probability > 0.5, probability
-    outputs = outputs.float().reshape(targets.shape)
-    return target.in_units(targets), target.in_units(outputs), torch.zeros(len(targets), device=targets.device)
+    truth, predicted = target.in_units(targets), target.decoded(outputs.reshape(targets.shape))
+    return (
+        truth.reshape(len(truth), -1),
+        predicted.reshape(len(truth), -1),
+        torch.zeros(len(truth), device=truth.device),
+    )
 
 
 def likeliest(outputs: Tensor) -> tuple[Tensor, Tensor]:
@@ -103,6 +151,9 @@ def make_report(outcome: Outcome, target: TargetSpec, loss: float) -> Report:
     if target.task == "regression":
         return regression_report(outcome, target, loss)
     truth, predicted = outcome.truth.numpy(), outcome.predicted.numpy()
+    if target.ignored is not None:
+        counted = truth != target.ignored
+        truth, predicted = truth[counted], predicted[counted]
     confusion: tuple[tuple[int, ...], ...] = ()
     mistakes: tuple[dict[str, Any], ...] = ()
     if target.task == "multilabel":  # each label is judged by itself
@@ -110,13 +161,13 @@ def make_report(outcome: Outcome, target: TargetSpec, loss: float) -> Report:
         counts = zip((truth & predicted).sum(0).tolist(), predicted.sum(0).tolist(), truth.sum(0).tolist(), strict=True)
     else:
         size = len(target.classes)
-        counted = np.bincount(truth * size + predicted, minlength=size * size).reshape(size, size)
-        right, n = int(np.trace(counted)), len(truth)
-        counts = zip(counted.diagonal().tolist(), counted.sum(0).tolist(), counted.sum(1).tolist(), strict=True)
-        confusion = tuple(tuple(row) for row in counted.tolist())
+        taken_for = np.bincount(truth * size + predicted, minlength=size * size).reshape(size, size)
+        right, n = int(np.trace(taken_for)), len(truth)
+        counts = zip(taken_for.diagonal().tolist(), taken_for.sum(0).tolist(), taken_for.sum(1).tolist(), strict=True)
+        confusion = tuple(tuple(row) for row in taken_for.tolist())
         mistakes = tuple(most_wrong(outcome, target))
     return Report(
-        task=target.task, loss=loss, n=len(truth), accuracy=right / n, accuracy_interval=wilson(right, n),
+        task=target.task, loss=loss, n=len(truth), accuracy=right / n if n else math.nan, accuracy_interval=wilson(right, n),
         classes=tuple(class_figures(name, *count) for name, count in zip(target.classes, counts, strict=True)),
         confusion=confusion, target=target.name, most_wrong=mistakes,
     )  # fmt: skip
@@ -144,7 +195,10 @@ def regression_report(outcome: Outcome, target: TargetSpec, loss: float) -> Repo
 
 def most_wrong(outcome: Outcome, target: TargetSpec) -> Iterator[dict[str, Any]]:
     """Give the wrong predictions with the highest confidence."""
-    wrong = (outcome.truth != outcome.predicted).nonzero().flatten()
+    is_wrong = outcome.truth != outcome.predicted
+    if target.ignored is not None:
+        is_wrong &= outcome.truth != target.ignored
+    wrong = is_wrong.nonzero().flatten()
     shown = wrong[torch.argsort(outcome.confidence[wrong], descending=True, stable=True)[:MOST_WRONG]]
     columns = (column[shown].tolist() for column in (outcome.truth, outcome.predicted, outcome.confidence))
     for index, true, predicted, probability in zip(shown.tolist(), *columns, strict=True):

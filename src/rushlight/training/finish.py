@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from rushlight import files
 from rushlight.checkpoint_files import age
@@ -64,6 +65,8 @@ def load_best(training: Training) -> int | None:
         return None
     try:
         load_state(training.model, read_model_state(best), str(best))
+        if isinstance(loss := training.objective.loss, nn.Module) and loss.state_dict():
+            load_state(loss, read_model_state(best, "loss"), str(best))
     except WeightsError as error:
         training.events.warning(Note("training.last-kept", problem=error.record))
         return None

@@ -8,81 +8,125 @@ from typing import Any
 
 from torch import nn
 
-from rushlight.data import Data, DataOptions, FeatureSpec, TargetSpec, open_like, open_source, retarget
+from rushlight.checkpoint_files import list_checkpoints
+from rushlight.data import CPU, Data, DataOptions, FeatureSpec, TargetSpec, open_like, open_source, retarget
 from rushlight.device import choose_device
 from rushlight.errors import RunError, UsageError
-from rushlight.export import load_state, open_bundle
+from rushlight.export import load_state, open_bundle, read_bundle
 from rushlight.report import Report
-from rushlight.training.checkpoint import latest_checkpoint, read_model_state
+from rushlight.training.checkpoint import best_checkpoint, latest_checkpoint, read_model_state
 from rushlight.training.evaluation import evaluate
 from rushlight.training.finish import save_report
 from rushlight.training.loop import evaluation_size, test_batch_size
-from rushlight.training.objective import Objective, make_objective, named_loss, task_of_loss
-from rushlight.training.recipe import Recipe
-from rushlight.training.setup import Fetch, build_described, build_imported, check_rebuildable
+from rushlight.training.objective import Objective, make_objective, named_loss, own_objective, returned_loss
+from rushlight.training.recipe import OBJECTIVE, OWN_LOSS, Recipe
+from rushlight.training.setup import (
+    Fetch,
+    aimed,
+    build_described,
+    build_imported,
+    check_fetchable,
+    check_importable,
+    check_model,
+)
 from rushlight.training.state import Training
 
 
 def reopen_data(folder: Path, recipe: Recipe, fetch: Fetch | None = None) -> Data:
-    """Open a run's data again, as its recipe says, with targets as its loss wants them."""
+    """Open a run's data again, as its recipe says; its targets are as they came, until `retarget` makes them the loss's."""
     described, loss = recipe.data, recipe.loss
     if "source" not in described:
         raise RunError("live-data", run=folder.name, data=described.get("name"))
+    check_fetchable(folder, recipe)
     options = DataOptions.from_json(described["options"])
     data = open_source(
-        described["source"], described.get("test"), options, fetch, validation=described.get("validation")
-    )
-    if loss.get("live") or data.target is None:
+        described["source"], described.get("test"), options, fetch, validation=described.get("validation"),
+        is_raw=loss["name"] == OBJECTIVE,
+    )  # fmt: skip
+    if data.target is None or loss["name"] == OBJECTIVE:
         return data
-    return retarget(data, task_of_loss(named_loss(loss["name"]), data.target.task))
+    return data.unscaled() if loss.get("live") else aimed(data, named_loss(loss["name"]))
 
 
-def reopen_model(folder: Path, recipe: Recipe, model: nn.Module | None = None, fetch: Fetch | None = None) -> nn.Module:
-    """Build a run's model again, or take `model`, and load the run's weights: the bundle's, else the newest checkpoint's."""
+def reopen_specs(
+    folder: Path, recipe: Recipe, model: nn.Module, fetch: Fetch | None = None
+) -> tuple[FeatureSpec | None, TargetSpec | None]:
+    """Return the specs of a run's inputs and targets: the bundle's, or those of its data and model where it has none."""
+    if (folder / "model").is_dir():
+        bundle = read_bundle(folder / "model")
+        return bundle.features, bundle.target
+    data, loss = reopen_data(folder, recipe, fetch), recipe.loss
+    known = None if loss.get("live") else named_loss(loss["name"])
+    device = next((parameter.device for parameter in model.parameters()), CPU)
+    target, _ = check_model(model, data, device, known)
+    return data.features, target if known is None or target is None else retarget(data, target).target
+
+
+def reopen_model(
+    folder: Path, recipe: Recipe, model: nn.Module | str | None = None, fetch: Fetch | None = None
+) -> nn.Module:
+    """Build a run's model again, or take `model`, and load the run's weights: the bundle's, else the newest checkpoint's.
+
+    `model` may name the class, as "net.py:Net": it is built with the recipe's arguments.
+    """
     bundle, described = folder / "model", recipe.model
+    if isinstance(model, str):
+        model = build_imported({**described, "import": model})
+    elif model is None:
+        check_importable(folder, recipe)
+        model = build_imported(described) if "import" in described else None
     if bundle.is_dir():
-        if model is None:
-            check_rebuildable(folder, described)
-            model = build_imported(described) if "import" in described else None
         return open_bundle(bundle, model).model
     if model is None:
-        check_rebuildable(folder, described)
         model = build_described(described, reopen_data(folder, recipe, fetch))
     load_state(model, read_model_state(latest_checkpoint(folder)), folder.name)
     return model.eval()
 
 
 def test_run(
-    folder: Path, recipe: Recipe, model: nn.Module, features: FeatureSpec, target: TargetSpec, data: Any,
+    folder: Path, recipe: Recipe, model: nn.Module, features: FeatureSpec | None, target: TargetSpec | None, data: Any,
     given: dict[str, Any], training: Training | None, fetch: Fetch | None,
 ) -> Report:  # fmt: skip
     """Test a run's model on its own test split, or on other data, prepared as its own was; keep the report.
 
-    `given` are the options of the other data, and a live loss. `training` is the run's, where it is still open; `fetch` shows
-    the progress of a download.
+    `given` are the options of the other data, and a live loss or objective. `training` is the run's, where it is still
+    open; `fetch` shows the progress of a download.
     """
+    objective = reopen_objective(folder, recipe, given) if training is None else training.objective
     if data is not None:
         options = DataOptions.from_json(recipe.data["options"])
         options = replace(options, **{name: value for name, value in given.items() if hasattr(options, name)})
         split = open_like(data, features, target, options, fetch)
     else:
-        own = reopen_data(folder, recipe, fetch) if training is None else training.data
+        own = training.data if training is not None else reopen_data(folder, recipe, fetch)
         if own.test is None:
             raise UsageError("nothing-to-test", run=folder.name)
-        split = own.test
+        is_ready = training is not None or target is None or recipe.loss["name"] == OBJECTIVE
+        split = own.test if is_ready or target is None else retarget(own, target).splits["test"]
     device, _ = choose_device(recipe.device)
     model, split = model.to(device), split.to(device)
     size = test_batch_size(recipe, split, model) if training is None else evaluation_size(training, split)
-    objective = reopen_objective(folder, recipe, given.get("loss")) if training is None else training.objective
     report, outcome = evaluate(model, split, objective, target, size)
     save_report(folder, report, outcome)
     return report
 
 
-def reopen_objective(folder: Path, recipe: Recipe, given: Any) -> Objective:
-    """Return the objective that a run was trained with; a live loss has to be given again."""
+def reopen_objective(folder: Path, recipe: Recipe, given: dict[str, Any]) -> Objective:
+    """Return the objective that a run was trained with; a live loss or objective has to be given again.
+
+    What a loss module has learnt is that of the run's newest checkpoint.
+    """
+    if recipe.loss["name"] == OWN_LOSS:
+        return own_objective(returned_loss)
+    if recipe.loss["name"] == OBJECTIVE:
+        if not callable(function := given.get("objective")):
+            raise RunError("live-objective", run=folder.name)
+        return own_objective(function)
     if not recipe.loss.get("live"):
         return make_objective(named_loss(recipe.loss["name"]))
-    if not callable(given):
+    if not callable(loss := given.get("loss")):
         raise RunError("live-loss", run=folder.name)
-    return make_objective(given)
+    if isinstance(loss, nn.Module) and loss.state_dict() and list_checkpoints(folder):
+        best = best_checkpoint(folder) if recipe.early_stopping is not None else None
+        load_state(loss, read_model_state(best or latest_checkpoint(folder), "loss"), folder.name)
+    return make_objective(loss)

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from rushlight.data import retarget
 from rushlight.data.feed.resident import ResidentSplit
 from rushlight.data.shape.build import build_data, fingerprint, learn_normalization, mean_and_std
 from rushlight.data.shape.samples import Samples, cut_samples, cut_splits, split_indices
@@ -153,12 +154,20 @@ def test_unit_is_totensors_scaling_and_none_does_nothing() -> None:
 
 def test_regression_targets_are_standardised_and_come_back_in_their_units() -> None:
     prices = torch.tensor([[1e6], [2e6], [6e6]])
-    data = build(torch.rand(3, 2), prices, QUANTITY)
+    opened = build(torch.rand(3, 2), prices, QUANTITY)
+    assert isinstance(opened.train, ResidentSplit)
+    assert torch.equal(opened.train.targets, prices)  # no loss is known yet
+    data = retarget(opened, QUANTITY)
     assert data.target is not None
     assert isinstance(data.train, ResidentSplit)
     assert float(data.train.targets.mean()) == pytest.approx(0, abs=1e-6)
     torch.testing.assert_close(data.target.in_units(data.train.targets), prices)
-    assert build(torch.rand(3, 2), prices, QUANTITY, normalize="none").target == QUANTITY
+    assert "Targets are standardised" in data.notes[-1]
+    for unscaled in (build(torch.rand(3, 2), prices, QUANTITY, normalize="none"), opened.unscaled()):
+        plain = retarget(unscaled, QUANTITY)
+        assert plain.target == QUANTITY
+        assert isinstance(plain.train, ResidentSplit)
+        assert torch.equal(plain.train.targets, prices)
 
 
 # ── the fingerprint ──────────────────────────────────────────────────────────────────────────────────────────

@@ -146,8 +146,12 @@ def test_targets_are_told_by_dtype_and_shape(
         (["a", "b", "c"], "binary", None, UsageError, "text"),
         ([0, 1], "multilabel", None, UsageError, "(2,)"),
         (["a", "b"], "regression", None, UsageError, "text"),
-        ([[2, 3], [4, 5]], None, None, DataError, "(2, 2)"),
-        (np.zeros((2, 2, 2)), None, None, DataError, "(2, 2, 2)"),
+        (np.zeros((2, 0)), None, None, DataError, "(2, 0)"),
+        (np.full((2, 2), "a"), None, None, DataError, "(2, 2)"),
+        (np.full((2, 2, 2), 0.5), "classification", None, UsageError, "(2, 2, 2)"),
+        (np.full((2, 2, 2), 3), "binary", None, UsageError, "(2, 2, 2)"),
+        (np.zeros((2, 2, 2)), "multilabel", None, UsageError, "(2, 2, 2)"),
+        (np.full((2, 2), 1 << 40), None, None, DataError, "1,099,511,627,776"),
         ([1 + 2j], None, None, DataError, "complex128"),
         ([None, "a"], None, None, DataError, "object"),
         ([0, 5], None, ("a", "b"), DataError, "2 class names were given, but the labels need 6"),
@@ -161,6 +165,26 @@ def test_targets_that_cannot_be_used_are_explained(
     with pytest.raises(error) as caught:
         read_targets(targets, task, classes)
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("targets", "task", "expected"),
+    [
+        (np.array([[2, 3], [4, 5]]), None, ("classification", 6, torch.int64)),
+        (np.full((2, 3, 4), 7, dtype=np.uint8), None, ("classification", 8, torch.int64)),
+        (np.full((2, 3, 4), True), None, ("classification", 2, torch.int64)),
+        (np.full((2, 3, 4), -100), None, ("classification", 1, torch.int64)),
+        (np.full((2, 1, 3, 4), 0.5), None, ("regression", 0, torch.float32)),
+        (np.full((2, 3, 4), 9), "regression", ("regression", 0, torch.float32)),
+        (np.ones((2, 3, 4)), "binary", ("binary", 2, torch.float32)),
+        (np.ones((2, 3, 4)), "classification", ("classification", 2, torch.int64)),
+    ],
+)
+def test_targets_of_each_place_keep_their_shape(targets: Any, task: Any, expected: tuple[Any, ...]) -> None:
+    tensor, spec = read_targets(targets, task)
+    assert (spec.task, len(spec.classes), tensor.dtype) == expected
+    assert spec.layout == "dense"
+    assert tensor.tolist() == targets.tolist()
 
 
 def test_class_names_stand_in_the_order_of_the_labels() -> None:

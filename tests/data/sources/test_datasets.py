@@ -498,9 +498,9 @@ def test_dict_batches_train_with_an_objective_and_are_refused_without(tmp_path: 
     def objective(model: nn.Module, batch: Any) -> Tensor:
         return nn.functional.cross_entropy(model(batch["image"].float()), batch["label"])
 
-    with pytest.raises(UsageError) as caught:
+    with pytest.raises(UsageError, match="objective=f") as caught:
         train(Named(), tmp_path)
-    assert caught.value.key == "needs-objective"
+    assert caught.value.key == "model-takes-no-batch"
     model = network()
     run = train(Named(), tmp_path, model, objective=objective, test_data=Named(), lr=1e-3)
     notes = " ".join(opened(Named()).notes)

@@ -16,13 +16,14 @@ import rushlight
 from rushlight.data.feed.batch import count_samples
 from rushlight.data.spec import TargetSpec
 from rushlight.errors import UsageError
-from rushlight.training.objective.losses import check_loss_fits, make_objective, named_loss, own_objective, task_of_loss
+from rushlight.training.objective.losses import make_objective, named_loss, own_objective
 from rushlight.training.objective.optimizers import (
     check_live_optimizer,
     check_steps_alone,
     describe_optimizer,
     named_optimizer,
 )
+from rushlight.training.objective.tasks import task_of_loss
 
 WEIGHTS = torch.tensor([1.0, 4.0, 0.5])
 
@@ -152,7 +153,7 @@ def test_ignored_labels_of_streamed_samples_weigh_nothing_in_a_step_or_an_epoch(
         ({"name": ["a", "b", "c"], "x": torch.zeros(3, 2)}, 3),
         ([{"deep": (torch.zeros(4),)}], 4),
         ({"scale": torch.tensor(1.0), "x": torch.zeros(6, 1)}, 6),
-        (["a", "b"], 1),
+        (["a", "b"], 2),
         (torch.tensor(1.0), 1),
     ],
 )
@@ -198,14 +199,15 @@ def test_an_unknown_loss_gets_the_nearest_name() -> None:
 )
 def test_a_loss_that_does_not_fit_its_targets_is_refused(loss: nn.Module, target: TargetSpec, key: str) -> None:
     with pytest.raises(UsageError) as caught:
-        check_loss_fits(loss, target, None)
+        task_of_loss(loss, target, None)
     assert caught.value.key == key
 
 
 def test_two_classes_under_a_binary_loss_are_a_binary_task() -> None:
-    assert task_of_loss(nn.BCEWithLogitsLoss(), "classification") == "binary"
-    assert task_of_loss(nn.BCEWithLogitsLoss(), "multilabel") == "multilabel"
-    assert task_of_loss(nn.CrossEntropyLoss(), "classification") == "classification"
+    two, labels = TargetSpec("classification", ("a", "b")), TargetSpec("multilabel", ("a", "b"))
+    assert task_of_loss(nn.BCEWithLogitsLoss(), two, None).task == "binary"
+    assert task_of_loss(nn.BCEWithLogitsLoss(), labels, None).task == "multilabel"
+    assert task_of_loss(nn.CrossEntropyLoss(), two, None).task == "classification"
 
 
 @pytest.mark.parametrize(

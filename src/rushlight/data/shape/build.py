@@ -17,7 +17,7 @@ from torch import Tensor
 from rushlight.data.feed import ResidentSplit
 from rushlight.data.shape.samples import Samples
 from rushlight.data.spec import Column, FeatureKind, FeatureSpec, Normalization, NormalizeName, TargetSpec
-from rushlight.data.splits import Data
+from rushlight.data.splits import RAW, Data
 from rushlight.errors import DataError
 from rushlight.texts import Note
 
@@ -31,49 +31,61 @@ def build_data(
     kind: FeatureKind,
     train: Samples,
     test: Samples | None,
-    target: TargetSpec,
+    target: TargetSpec | None,
     *,
     validation: Samples | None = None,
     normalize: NormalizeName = "auto",
     columns: tuple[Column, ...] = (),
     notes: tuple[str, ...] = (),
+    is_raw: bool = False,
 ) -> Data:
-    """Make `Data` of samples in memory; the splits are already cut.
+    """Make `Data` of samples in memory; the splits are already cut. `is_raw`: they are for an objective, as they are.
 
     Raises:
         DataError: a split is empty, inputs are not finite, labels are outside 0…C-1, or there is one class only.
     """
     for split_name, samples in (("train", train), ("validation", validation), ("test", test)):
         if samples is not None:
-            check_samples(name, Note(f"words.{split_name}"), samples, target)
-    if target.task in ("classification", "binary"):
-        check_more_than_one_class(name, train.targets, target)
-    normalization = learn_normalization(train.inputs, kind, normalize)
-    if target.task == "regression" and normalize in ("auto", "standard"):  # prices in the millions train as metres do
-        mean, std = mean_and_std(train.targets, channel_dim=1)
-        target = replace(target, mean=tuple(mean.tolist()), std=tuple(np.where(std > 0, std, 1.0).tolist()))
-    features = FeatureSpec(kind, tuple(train.inputs.shape[1:]), dtype_name(train.inputs), normalization, columns)
+            check_samples(name, Note(f"words.{split_name}"), samples, None if is_raw else target)
+    are_given = is_raw and normalize == "auto"
+    normalization = learn_normalization(train.inputs, kind, "none" if are_given else normalize)
+    features = FeatureSpec(
+        kind, tuple(train.inputs.shape[1:]), dtype_name(train.inputs), normalization, columns, is_raw=are_given
+    )
+    digest, may_scale = fingerprint(train, validation, test), False
+    if is_raw or target is None:
+        digest = f"{RAW}{digest}"
+    else:
+        if target.task in ("classification", "binary") and target.layout == "rows":
+            check_more_than_one_class(name, train.targets, target)
+        notes = (*notes, *unseen_class_notes(train.targets, target))
+        is_quantity = target.task == "regression" and target.layout == "rows"
+        may_scale = is_quantity and normalize in ("auto", "standard")
     return Data(
         name=name,
-        train=resident(train, features, target),
-        validation=None if validation is None else resident(validation, features, target),
-        test=None if test is None else resident(test, features, target),
+        train=resident(train, features),
+        validation=None if validation is None else resident(validation, features),
+        test=None if test is None else resident(test, features),
         features=features,
         target=target,
-        fingerprint=fingerprint(train, validation, test),
-        notes=(*notes, *unseen_class_notes(train.targets, target), *normalization_notes(features, target)),
+        fingerprint=digest,
+        notes=(*notes, *normalization_notes(features)),
         examples=train.inputs[:EXAMPLES].clone(),
+        may_scale=may_scale,
     )
 
 
-def resident(samples: Samples, features: FeatureSpec, target: TargetSpec) -> ResidentSplit:
+def resident(samples: Samples, features: FeatureSpec) -> ResidentSplit:
     """Keep samples in memory: floats are prepared once, compact integers a batch at a time."""
-    targets = samples.targets
-    if target.mean:
-        targets = (targets - targets.new_tensor(target.mean)) / targets.new_tensor(target.std)
     if samples.inputs.dtype == torch.float32:
-        return ResidentSplit(features.prepare(samples.inputs), targets, prepare=as_it_is, names=samples.names)
-    return ResidentSplit(samples.inputs, targets, features.prepare, names=samples.names)
+        return ResidentSplit(features.prepare(samples.inputs), samples.targets, prepare=as_it_is, names=samples.names)
+    return ResidentSplit(samples.inputs, samples.targets, features.prepare, names=samples.names)
+
+
+def standardised(target: TargetSpec, targets: Tensor) -> TargetSpec:
+    """Return the target with mean and std of these, (n, width): prices in the millions then train as metres do."""
+    mean, std = mean_and_std(targets, channel_dim=1)
+    return replace(target, mean=tuple(mean.tolist()), std=tuple(np.where(std > 0, std, 1.0).tolist()))
 
 
 def as_it_is(inputs: Tensor) -> Tensor:
@@ -97,18 +109,23 @@ def dtype_name(tensor: Tensor) -> str:
 # ── checks ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def check_samples(name: str, split: str, samples: Samples, target: TargetSpec) -> None:
-    """Raise DataError for an empty split, unequal counts, values that are not finite, or labels that name no class."""
+def check_samples(name: str, split: str, samples: Samples, target: TargetSpec | None) -> None:
+    """Raise DataError for an empty split, unequal counts, values that are not finite, or labels that name no class.
+
+    Without `target`, the values are the user's own.
+    """
     inputs, targets = samples.inputs, samples.targets
     if len(inputs) != len(targets):
         raise DataError("unequal-counts", data=name, split=split, inputs=len(inputs), targets=len(targets))
     if len(inputs) == 0:
         raise DataError("empty-split", data=name, split=split)
+    if target is None:
+        return
     if inputs.is_floating_point():
         check_finite(name, split, Note("words.features"), inputs)
     if targets.is_floating_point():
         check_finite(name, split, Note("words.targets"), targets)
-    if target.task == "classification":
+    if target.task == "classification" and targets.dim() == 1:
         check_labels(name, split, targets, len(target.classes))
 
 
@@ -198,7 +215,7 @@ def byte_statistics(values: Tensor, channel_dim: int) -> tuple[np.ndarray, np.nd
 
 def unseen_class_notes(targets: Tensor, target: TargetSpec) -> tuple[Note, ...]:
     """Say which classes no training sample has: labels that start at 1 leave class 0 empty, for one."""
-    if target.task != "classification":
+    if target.task != "classification" or targets.dim() > 1:
         return ()
     counts = torch.bincount(targets, minlength=len(target.classes)).tolist()
     unseen = [name for name, count in zip(target.classes, counts, strict=True) if count == 0]
@@ -209,15 +226,16 @@ def unseen_class_notes(targets: Tensor, target: TargetSpec) -> tuple[Note, ...]:
     return (note, Note("data.labels-from-one")) if target.classes[0] == "0" == unseen[0] else (note,)
 
 
-def normalization_notes(features: FeatureSpec, target: TargetSpec) -> tuple[Note, ...]:
-    """Say how features and targets are scaled."""
-    scaled = (Note("data.targets-standardised"),) if target.mean else ()
+def normalization_notes(features: FeatureSpec) -> tuple[Note, ...]:
+    """Say how features are scaled."""
+    if features.is_raw:
+        return (Note("data.as-given"),)
     if features.normalization.name == "none":
-        return Note("data.not-scaled"), *scaled
+        return (Note("data.not-scaled"),)
     if features.normalization.name == "unit":
-        return Note("data.divided", divisor=features.normalization.divisor), *scaled
+        return (Note("data.divided", divisor=features.normalization.divisor),)
     per_channel = features.kind == "image"
-    return Note("data.standardised-by-channel" if per_channel else "data.standardised-by-column"), *scaled
+    return (Note("data.standardised-by-channel" if per_channel else "data.standardised-by-column"),)
 
 
 def fingerprint(train: Samples, validation: Samples | None, test: Samples | None) -> str:

@@ -34,7 +34,7 @@ class Names(Sequence[str]):
 
 @dataclass(frozen=True)
 class Samples:
-    """Raw samples: inputs (n, *shape) in the dtype they are kept in, targets (n,) int64 or (n, width) float32."""
+    """Raw samples: inputs (n, *shape) in the dtype they are kept in, targets (n, *shape) as numbers."""
 
     inputs: Tensor
     targets: Tensor
@@ -113,12 +113,16 @@ def cut_splits(
 
 
 def cut_samples(
-    samples: Samples, target: TargetSpec, *, test_fraction: float | None, val_fraction: float | None, seed: int
+    samples: Samples, target: TargetSpec | None, *, test_fraction: float | None, val_fraction: float | None, seed: int
 ) -> tuple[Samples, Samples | None, Samples | None, tuple[Note, ...]]:
     """Cut samples as `cut_splits` cuts their indices; return (train, validation, test, notes)."""
     if len(samples.inputs) != len(samples.targets):
         return samples, None, None, ()  # `build_data` raises on unequal counts
-    stratified = target.task in ("classification", "binary")
+    values, count = samples.targets, len(samples.targets)
+    if target is None:  # an objective's: numbers that repeat are classes for all that matters here
+        stratified = values.dim() == 1 and values.dtype == torch.int64 and 2 * len(np.unique(values.numpy())) <= count
+    else:
+        stratified = target.task in ("classification", "binary") and values.numel() == count
     labels = samples.targets.numpy().reshape(-1) if stratified else np.zeros(len(samples.targets))
     cut = cut_splits(labels, test_fraction=test_fraction, val_fraction=val_fraction, seed=seed, stratified=stratified)
     train = samples if len(cut.train) == len(samples.inputs) else samples.take(cut.train)

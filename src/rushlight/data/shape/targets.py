@@ -14,6 +14,7 @@ from rushlight.errors import DataError, UsageError
 from rushlight.texts import Note
 
 FEW_CLASSES = 20
+MOST_CLASSES = 1_000_000  # of places: more than any vocabulary
 
 
 def read_targets(
@@ -23,7 +24,7 @@ def read_targets(
 
     Whole numbers and booleans, (n,) or (n, 1), are classes; texts are, too, by name. Floats are a regression. Zeros and
     ones in several columns are labels that hold at once (multilabel). One-hot rows become classes with
-    `task="classification"`.
+    `task="classification"`. In more dimensions, and whole numbers in several columns, there is a target for each place.
     """
     array = as_array(targets, Note("words.the-targets"), Note("words.targets"))
     if array.dtype.kind == "O" and all(isinstance(value, str) for value in array.flat):
@@ -32,36 +33,50 @@ def read_targets(
         raise DataError("targets-not-usable", dtype=array.dtype)
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
-    if array.ndim not in (1, 2) or 0 in array.shape[1:]:
+    if array.ndim == 0 or 0 in array.shape[1:] or (array.ndim > 1 and array.dtype.kind == "U"):
         raise DataError("targets-shape", shape=tuple(array.shape))
     chosen = task or guess_task(array)
     if len(array) == 0:
         array = array.astype(np.int64)  # nothing to look at; build_data says that there are no samples
+    if array.ndim > 2 or (array.ndim == 2 and chosen == "classification" and not is_one_hot(array)):
+        return read_places(array, chosen, tuple(classes) if classes else None)
     reader = {"classification": read_classes, "binary": read_binary, "multilabel": read_multilabel}.get(chosen)
     return read_quantities(array) if reader is None else reader(array, tuple(classes) if classes else None)
 
 
 def guess_task(array: np.ndarray) -> Task:
     """Tell the task by dtype and shape."""
-    if array.ndim == 1:
-        return "regression" if array.dtype.kind == "f" else "classification"
     if array.dtype.kind == "f":
         return "regression"
-    if array.dtype.kind == "U" or not is_zeros_and_ones(array):
-        raise DataError("targets-shape", shape=tuple(array.shape))
-    return "multilabel"
+    return "multilabel" if array.ndim == 2 and is_zeros_and_ones(array) else "classification"
+
+
+def read_places(array: np.ndarray, task: Task, classes: tuple[str, ...] | None) -> tuple[Tensor, TargetSpec]:
+    """Read a target for each place of a sample: class numbers as int64, all else as float32, in the shape they have.
+
+    Which number a loss leaves out is not known here, so the highest one may be no class.
+    """
+    is_whole_there = array.dtype.kind != "f" or is_whole(array)
+    fits = {"classification": is_whole_there, "binary": is_zeros_and_ones(array), "regression": True}
+    if not fits.get(task, False):
+        raise UsageError("task-does-not-fit", task=task, found=found(array))
+    if task == "classification":
+        count = int(array.max(initial=0)) + 1
+        if count > MOST_CLASSES:
+            raise DataError("labels-too-large", label=count - 1, different=len(np.unique(array)))
+        names = classes or tuple(map(str, range(count)))
+        return torch.from_numpy(array.astype(np.int64)), TargetSpec(task, names, layout="dense")
+    values = as_float32(array, Note("words.the-targets"), Note("words.train-and-test"))
+    return values, TargetSpec(task, (classes or ("0", "1")) if task == "binary" else (), layout="dense")
 
 
 def read_classes(array: np.ndarray, classes: tuple[str, ...] | None) -> tuple[Tensor, TargetSpec]:
     """Read class numbers, class names or one-hot rows as int64, (n,)."""
     if array.dtype.kind == "U" and array.ndim == 1:
         return read_class_names(array, classes)
+    width = 0
     if array.ndim == 2:
-        if not is_one_hot(array):
-            raise UsageError("task-does-not-fit", task="classification", found=found(array))
-        width, array = array.shape[1], array.argmax(1)
-    else:
-        width = 0
+        width, array = array.shape[1], array.argmax(1)  # one-hot rows: all else is read by places
     if array.dtype.kind == "f" and not is_whole(array):
         raise UsageError("task-does-not-fit", task="classification", found=found(array))
     labels = array.astype(np.int64)
@@ -120,7 +135,7 @@ def read_quantities(array: np.ndarray) -> tuple[Tensor, TargetSpec]:
 
 def target_notes(array: np.ndarray, target: TargetSpec, task: Task | None) -> list[Note]:
     """Say what the targets were taken for, where it might have been meant otherwise."""
-    if task is not None or array.size == 0:
+    if task is not None or array.size == 0 or target.layout == "dense":
         return []
     if target.task in ("regression", "multilabel") and array.ndim == 2 and array.shape[1] > 1 and is_one_hot(array):
         return [Note("data.looks-one-hot", task=target.task)]

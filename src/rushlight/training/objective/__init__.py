@@ -1,20 +1,23 @@
 """Losses, optimizers and schedules: the objective of a step, and its update."""
 
+from rushlight.training.objective.calls import returned_loss
 from rushlight.training.objective.lazy_dynamo import leave_compiler_alone, step_hooks
 from rushlight.training.objective.losses import (
     LOSS_BY_TASK,
     Loss,
     Objective,
-    check_loss_fits,
+    Told,
+    as_module,
     make_objective,
     named_loss,
     own_objective,
-    task_of_loss,
 )
 from rushlight.training.objective.optimizers import (
     check_live_optimizer,
     check_steps_alone,
     describe_optimizer,
     named_optimizer,
+    named_parameters,
 )
-from rushlight.training.objective.schedule import Schedule
+from rushlight.training.objective.schedule import Schedule, plateau_in
+from rushlight.training.objective.tasks import OF_CLASSES, OF_QUANTITIES, is_own, task_of_loss, with_scale

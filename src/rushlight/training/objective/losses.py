@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from numbers import Real
+from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
-from rushlight.data import Batch, TargetSpec, Task, count_samples, equal_parts
+from rushlight.data import Batch, Task, count_samples, equal_parts
 from rushlight.errors import UsageError, suggest
+from rushlight.training.objective.calls import call_model
+from rushlight.training.objective.tasks import FUNCTIONS
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -19,6 +22,7 @@ LOSS_BY_TASK: dict[Task, str] = {
     "binary": "BCEWithLogitsLoss",
     "multilabel": "BCEWithLogitsLoss",
     "regression": "MSELoss",
+    "other": "MSELoss",
 }
 LOSS_ALIASES = {
     "cross-entropy": "CrossEntropyLoss",
@@ -32,6 +36,43 @@ LOSS_ALIASES = {
 }
 
 
+class Answer(NamedTuple):
+    """What an objective returns for a batch; `weight` None: as many samples as there are."""
+
+    loss: Tensor
+    outputs: Any = None
+    weight: float | None = None
+    numbers: Mapping[str, float | Tensor] = {}
+
+
+class Told:
+    """Gathers what the user's objective tells beside its losses: the weights of steps, and numbers to log."""
+
+    def __init__(self) -> None:
+        self.batches: list[
+            tuple[float, bool, Mapping[str, float | Tensor]]
+        ] = []  # of the step in work; was it weighed?
+        self.weights: list[float] = []  # of the steps that are done
+        self.numbers: list[tuple[str, float | Tensor, float]] = []  # of these: name, value, weight
+
+    def add(self, answer: Answer, batch: Batch) -> None:
+        """Add what was told of a batch."""
+        weight = count_samples(batch) if answer.weight is None else answer.weight
+        self.batches.append((weight, answer.weight is not None, answer.numbers))
+
+    def end_step(self) -> None:
+        """Close the step whose batches were added."""
+        self.weights.append(sum(weight for weight, _, _ in self.batches))
+        for weight, _, numbers in self.batches:
+            self.numbers += [(name, value, weight) for name, value in numbers.items()]
+        self.batches.clear()
+
+    def clear(self) -> None:
+        """Forget all."""
+        for gathered in (self.batches, self.weights, self.numbers):
+            gathered.clear()
+
+
 @dataclass(frozen=True)
 class Objective:
     """A step minimises it.
@@ -39,14 +80,16 @@ class Objective:
     `compute(model, batch)` returns the mean loss of a batch, and the outputs where the loss has some to show.
     `weight(batch)` is the denominator of that mean: the number of samples, or the sum of their class weights. Means of
     unequal batches, and of the micro-batches of one step, are combined by it. A loss that `is_sum` is combined by
-    adding, and its averages are over samples.
+    adding, and its averages are over samples. `own` and `told` are a user's own objective's.
     """
 
-    compute: Callable[[nn.Module, Batch], tuple[Tensor, Tensor | None]]
+    compute: Callable[[nn.Module, Batch], tuple[Tensor, Any]]
     weight: Callable[[Batch], float]
     loss: Loss | None  # None for a user's own objective
     is_sum: bool = False
     is_even: Callable[[], bool] = lambda: False  # whether all samples weigh the same
+    own: Callable[[nn.Module, Batch], Any] | None = None  # the user's function
+    told: Told | None = None
 
     def weights(self, batch: Batch, count: int) -> list[float]:
         """Return the weights of `count` equal parts of a batch, which is a tuple of tensors."""
@@ -62,31 +105,74 @@ class Objective:
 def make_objective(loss: Loss, are_labels_checked: bool = False) -> Objective:
     """Return the objective `loss(model(inputs), targets)`; `are_labels_checked`: none below 0."""
 
-    def compute(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor | None]:
+    def compute(model: nn.Module, batch: Batch) -> tuple[Tensor, Any]:
         inputs, targets = batch
-        outputs = model(inputs)
+        outputs = call_model(model, inputs)
         return loss(outputs, targets), outputs
 
-    is_sum = getattr(loss, "reduction", "mean") == "sum"
-    if is_sum or not isinstance(loss, (nn.CrossEntropyLoss, nn.NLLLoss)):
+    counted = as_module(loss)
+    is_sum = getattr(counted, "reduction", "mean") == "sum"
+    if is_sum or not isinstance(counted, (nn.CrossEntropyLoss, nn.NLLLoss)):
         return Objective(compute, count_samples, loss, is_sum, lambda: True)
 
     def is_even() -> bool:  # as the loss is now
-        return loss.weight is None and are_labels_checked and loss.ignore_index < 0
+        return counted.weight is None and are_labels_checked and counted.ignore_index < 0
 
-    return Objective(compute, functools.partial(count_weight, loss, is_even), loss, is_sum, is_even)
+    return Objective(compute, functools.partial(count_weight, counted, is_even), loss, is_sum, is_even)
 
 
-def own_objective(function: Callable[[nn.Module, Batch], Tensor]) -> Objective:
-    """Return the objective of a user's `f(model, batch) -> loss`, a mean over the batch."""
+def as_module(loss: Any) -> Any:
+    """Return the module that calls a function of torch's, `F.cross_entropy` say; any other loss as it is."""
+    return next((kind() for function, kind in FUNCTIONS.items() if loss is function), loss)
 
-    def compute(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor | None]:
-        loss = function(model, batch)
-        if not isinstance(loss, Tensor):
-            raise UsageError("objective-no-tensor", found=type(loss).__name__)
-        return loss, None
 
-    return Objective(compute, count_samples, None)
+def own_objective(function: Callable[[nn.Module, Batch], Any]) -> Objective:
+    """Return the objective of a user's `f(model, batch)`, which returns what `read_answer` reads."""
+    told = Told()
+
+    def compute(model: nn.Module, batch: Batch) -> tuple[Tensor, Any]:
+        answer = read_answer(function(model, batch))
+        told.add(answer, batch)
+        return answer.loss, answer.outputs
+
+    return Objective(compute, count_samples, None, own=function, told=told)
+
+
+def read_answer(answer: Any) -> Answer:
+    """Read what an objective returned: a loss, (loss, outputs), or a dict.
+
+    In a dict "loss" is minimised, "weight" is what it is a mean over, "outputs" are the model's, and all other values are
+    numbers to log. Objects with `.loss` and `.logits`, as transformers' models return, need not be taken apart.
+
+    Raises:
+        UsageError: there is no loss in it, or a value that is no number.
+    """
+    if isinstance(answer, Tensor):
+        return Answer(answer)
+    if isinstance(answer, (tuple, list)) and len(answer) == 2 and isinstance(answer[0], Tensor):
+        return Answer(answer[0], answer[1])
+    if isinstance(loss := getattr(answer, "loss", None), Tensor):
+        return Answer(loss, getattr(answer, "logits", None))
+    if not isinstance(answer, Mapping) or not isinstance(answer.get("loss"), Tensor):
+        found = f"dict ({', '.join(map(str, answer))})" if isinstance(answer, Mapping) else type(answer).__name__
+        raise UsageError("objective-no-tensor", found=found)
+    numbers: dict[str, float | Tensor] = {}
+    for name, value in answer.items():
+        if name in ("loss", "outputs"):
+            continue
+        if isinstance(value, Tensor) and value.numel() == 1:
+            numbers[name] = value.detach().reshape(())
+        elif isinstance(value, Real):
+            numbers[name] = float(value)
+        else:
+            raise UsageError("objective-no-number", name=name, found=describe(value))
+    weight = numbers.pop("weight", None)
+    return Answer(answer["loss"], answer.get("outputs"), None if weight is None else float(weight), numbers)
+
+
+def describe(value: Any) -> str:
+    """Return a tensor's shape, or the type of any other value."""
+    return str(tuple(value.shape)) if isinstance(value, Tensor) else type(value).__name__
 
 
 def count_weight(loss: nn.CrossEntropyLoss | nn.NLLLoss, is_even: Callable[[], bool], batch: Batch) -> float:
@@ -112,19 +198,3 @@ def named_loss(name: str) -> Loss:
         raise UsageError("unknown-loss", name=name, suggestion=suggest(name, [*known, *LOSS_ALIASES]))
     made: Loss = known[class_name]()
     return made
-
-
-def task_of_loss(loss: Loss, task: Task) -> Task:
-    """Return the task as the loss sees it: two classes under BCE-with-logits are a binary task."""
-    return "binary" if isinstance(loss, nn.BCEWithLogitsLoss) and task == "classification" else task
-
-
-def check_loss_fits(loss: Loss, target: TargetSpec, targets_dtype: torch.dtype | None) -> None:
-    """Raise UsageError when the loss cannot work on such targets, naming the mistake."""
-    name = type(loss).__name__
-    if isinstance(loss, (nn.CrossEntropyLoss, nn.NLLLoss)) and target.task == "regression":
-        raise UsageError("float-labels", loss=name, found=str(targets_dtype or torch.float32).removeprefix("torch."))
-    if isinstance(loss, (nn.MSELoss, nn.L1Loss, nn.HuberLoss, nn.SmoothL1Loss)) and target.task == "classification":
-        raise UsageError("regression-loss-on-classes", loss=name, classes=len(target.classes))
-    if isinstance(loss, nn.BCEWithLogitsLoss) and target.task == "classification" and len(target.classes) != 2:
-        raise UsageError("binary-loss-on-many-classes", loss=name, classes=len(target.classes))

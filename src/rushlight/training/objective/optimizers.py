@@ -14,8 +14,14 @@ from rushlight.errors import UsageError, suggest
 from rushlight.training.objective.lazy_dynamo import make_optimizer
 
 
-def named_optimizer(name: str, model: nn.Module, arguments: dict[str, Any]) -> Optimizer:
-    """Return a new `torch.optim` optimizer by class name over the model's parameters that train.
+def named_parameters(model: nn.Module, loss: object) -> dict[str, nn.Parameter]:
+    """Return the parameters of a model and of its loss, by name; the loss's begin with "loss."."""
+    own = loss.named_parameters(prefix="loss") if isinstance(loss, nn.Module) else ()
+    return {**dict(model.named_parameters()), **dict(own)}
+
+
+def named_optimizer(name: str, model: nn.Module, arguments: dict[str, Any], loss: object = None) -> Optimizer:
+    """Return a new `torch.optim` optimizer by class name over the parameters of model and loss that train.
 
     Raises:
         UsageError: no such optimizer, no such argument, or nothing in the model trains.
@@ -39,7 +45,7 @@ def named_optimizer(name: str, model: nn.Module, arguments: dict[str, Any]) -> O
             )  # fmt: skip
         if isinstance(value, float) and not math.isfinite(value):
             raise UsageError("not-a-finite-number", option=argument, value=value)
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    parameters = [parameter for parameter in named_parameters(model, loss).values() if parameter.requires_grad]
     if not parameters:
         raise UsageError("nothing-trains", model=type(model).__name__)
     try:
@@ -48,9 +54,9 @@ def named_optimizer(name: str, model: nn.Module, arguments: dict[str, Any]) -> O
         raise UsageError("optimizer-arguments", optimizer=optimizer_class.__name__, reason=error) from error
 
 
-def check_live_optimizer(optimizer: Optimizer, model: nn.Module) -> None:
+def check_live_optimizer(optimizer: Optimizer, model: nn.Module, loss: object = None) -> None:
     """Raise UsageError when a live optimizer holds foreign parameters, or none that trains."""
-    own = {id(parameter): name for name, parameter in model.named_parameters()}
+    own = set(map(id, named_parameters(model, loss).values()))
     held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     foreign = sum(id(parameter) not in own for parameter in held)
     if foreign:

@@ -9,7 +9,7 @@ import time
 from array import array
 from collections.abc import Sequence
 from itertools import islice
-from typing import NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from rushlight.data import Batch
 from rushlight.errors import TrainingError
 from rushlight.texts import Joined, Note
 from rushlight.training.checkpoint import Saver, describe_kept
+from rushlight.training.objective import named_parameters
 from rushlight.training.recipe import steps_per_epoch
 from rushlight.training.state import Training
 
@@ -31,7 +32,7 @@ class StepsDone(NamedTuple):
     """Optimizer steps done by one call of an engine, one or several; the state counts them already."""
 
     losses: Sequence[float | Tensor]  # of each step; tensors () where a device may have them still to compute
-    outputs: Tensor | None  # of the last samples
+    outputs: Any  # of the last samples
     weights: list[float]  # of each step: what its loss is a mean over
     rates: list[float | Tensor]  # of each step: the learning rate of the first group
     samples: list[int]  # of each step
@@ -51,7 +52,7 @@ class Ledger:
         self.weights: list[float] = []
         self.rates: list[float | Tensor] = []
         self.samples: list[int] = []
-        self.steps = steps_per_epoch(self.data.train.samples, self.recipe)
+        self.steps = steps_per_epoch(self.data.train, self.recipe)
         self.line_every = max(SHORTEST_LINE, math.ceil((self.steps or 0) / LINES_PER_EPOCH))
         self.due = time.perf_counter() + READ_EVERY
         self.began = time.perf_counter()
@@ -59,6 +60,9 @@ class Ledger:
         self.samples_done = 0
         self.shown_loss: float | None = None
         self.shown_accuracy: float | None = None
+        self.highest_rate = -math.inf  # of the steps so far
+        if training.objective.told is not None:
+            training.objective.told.clear()  # of steps that were rolled back
 
     def add(self, done: StepsDone, last: Batch) -> None:
         """Add the losses of steps that are done; `last` is a batch that ends with their last samples."""
@@ -84,7 +88,9 @@ class Ledger:
         self.add_up(losses, bad)
         if bad is not None:
             self.blow_up(losses, bad)
+        self.add_numbers()
         self.samples_done += sum(self.samples)
+        self.highest_rate = max(self.highest_rate, *map(float, self.rates))
         for pending in (self.pending, self.weights, self.rates, self.samples):
             pending.clear()
         self.tell(losses)
@@ -115,6 +121,19 @@ class Ledger:
                 line_sum = line_weight = 0.0
         state.update(zip(names, (samples, loss_sum, weight_sum, line_sum, line_weight), strict=True))
 
+    def add_numbers(self) -> None:
+        """Add the numbers that the user's objective told of these steps to the epoch's sums."""
+        told = self.training.objective.told
+        if told is None or not told.numbers:
+            return
+        sums = self.state["numbers"]
+        values = as_float32([value for _, value, _ in told.numbers])
+        for (name, _, weight), value in zip(told.numbers, values, strict=True):
+            if weight:
+                total, whole = sums.get(name, (0.0, 0.0))
+                sums[name] = [total + weight * value, whole + weight]
+        told.numbers.clear()
+
     def tell(self, losses: list[float]) -> None:
         """Tell of the progress: the smoothed loss, the speed, and the time left."""
         recent = sum(losses) / len(losses)
@@ -131,14 +150,16 @@ class Ledger:
             loss=self.shown_loss, accuracy=self.shown_accuracy, samples_per_second=self.samples_done / elapsed, seconds_left=left,
         )  # fmt: skip
 
-    def read_accuracy(self, outputs: Tensor | None, batch: Batch) -> None:
+    def read_accuracy(self, outputs: Any, batch: Batch) -> None:
         """Smooth the training accuracy over the last samples: ten batches a second are enough, and cost nothing."""
         target = self.data.target
-        if outputs is None or target is None or target.task not in ("classification", "binary"):
+        if not isinstance(outputs, Tensor) or target is None or target.task not in ("classification", "binary"):
             return
-        targets = batch[1][-len(outputs) :]
-        predicted = outputs.argmax(1) if target.task == "classification" else (outputs > 0).to(targets.dtype)
-        accuracy = float((predicted == targets).float().mean())
+        truth, predicted = target.true(batch[1][-len(outputs) :]), target.predicted(outputs)
+        counted = (predicted == truth)[truth != target.ignored] if predicted.shape == truth.shape else truth[:0]
+        if not counted.numel():  # in training the outputs may be others than in tests
+            return
+        accuracy = float(counted.float().mean())
         self.shown_accuracy = accuracy if self.shown_accuracy is None else 0.8 * self.shown_accuracy + 0.2 * accuracy
 
     def blow_up(self, losses: list[float], place: int) -> NoReturn:
@@ -156,9 +177,14 @@ class Ledger:
             kept=describe_kept(self.training.folder), run=self.training.folder.name,
         )  # fmt: skip
 
+    def check_rates(self) -> None:
+        """Warn of an epoch in which every step had learning rate 0: nothing was learnt."""
+        if self.highest_rate == 0 and not any(float(group["lr"]) for group in self.training.optimizer.param_groups):
+            self.training.events.warning(Note("training.epoch-at-rate-0", epoch=self.state["epoch"]))
+
     def check_weights(self) -> None:
         """Raise BlownUp for weights that the last steps made NaN or infinite, before these are tested or saved."""
-        for name, parameter in self.training.model.named_parameters():
+        for name, parameter in named_parameters(self.training.model, self.training.objective.loss).items():
             if not is_finite(parameter):
                 self.saver.finish_quietly()
                 raise BlownUp(

@@ -8,6 +8,7 @@ from rushlight.data import Data
 from rushlight.device import device_name
 from rushlight.formats import format_count
 from rushlight.texts import Joined, Note
+from rushlight.training.objective import named_parameters
 from rushlight.training.recipe import Recipe, steps_per_epoch
 from rushlight.training.state import Training
 
@@ -27,10 +28,11 @@ def announce(training: Training) -> None:
     for key, split in (("samples", data.train), ("to-validate", data.validation), ("to-test", data.test)):
         if split is not None and split.samples is not None:
             counts.append(Note(f"training.start.{key}", count=split.samples))
-    steps = steps_per_epoch(data.train.samples, recipe)
+    steps = steps_per_epoch(data.train, recipe)
+    parameters = named_parameters(training.model, training.objective.loss)
     size = Note(
         "training.start.size" if steps is None else "training.start.size-and-steps",
-        parameters=format_count(sum(each.numel() for each in training.model.parameters() if each.requires_grad)),
+        parameters=format_count(sum(each.numel() for each in parameters.values() if each.requires_grad)),
         samples=Note("training.start.streamed") if data.train.samples is None else Joined("nothing", counts),
         epochs=Note("words.epochs", count=recipe.epochs),
         steps=None if steps is None else Note("words.steps", count=steps),

@@ -6,30 +6,34 @@ from dataclasses import fields, replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from rushlight.data import Data, DataOptions, ResidentSplit, Split, StreamedSplit, retarget
+from rushlight.data import Data, DataOptions, ResidentSplit, Split, StreamedSplit, group_inputs, retarget
 from rushlight.errors import ModelError, UsageError
 from rushlight.options import Options
 from rushlight.texts import Note
 from rushlight.training.objective import (
     LOSS_BY_TASK,
+    OF_QUANTITIES,
     Objective,
+    as_module,
     check_live_optimizer,
-    check_loss_fits,
     check_steps_alone,
     make_objective,
     named_loss,
     named_optimizer,
     own_objective,
+    plateau_in,
+    returned_loss,
     task_of_loss,
 )
+from rushlight.training.recipe import OBJECTIVE, OWN_LOSS
 from rushlight.training.setup.explain import check_model
 
 VAL_FRACTION = 0.1  # of the training samples, where something chooses
+PROBED = 64  # samples whose targets are looked at where they are streamed
 
 
 def data_options(options: Options) -> DataOptions:
@@ -65,14 +69,16 @@ def chooser(options: Options) -> str | None:
     """Return the name of what chooses by evaluations: early stopping, or a plateau schedule; None where nothing does."""
     if options.early_stopping is not None:
         return "early_stopping"
-    return type(options.schedule).__name__ if isinstance(options.schedule, ReduceLROnPlateau) else None
+    if plateau_in(options.schedule) is not None:
+        return type(options.schedule).__name__
+    return "plateau" if options.schedule == "plateau" else None
 
 
 def check_together(model: object, options: Options) -> None:
     """Raise UsageError for an option that would be ignored, because a live object brings its own."""
     for part, live, ignored in (
         ("optimizer", isinstance(options.optimizer, Optimizer), ("lr", "optimizer_arguments")),
-        ("schedule", isinstance(options.schedule, LRScheduler), ("warmup",)),
+        ("schedule", not isinstance(options.schedule, str), ("schedule_arguments",)),
         ("model", isinstance(model, nn.Module), ("model_arguments",)),
         ("objective", options.objective is not None, ("loss",)),
     ):
@@ -82,20 +88,45 @@ def check_together(model: object, options: Options) -> None:
 
 
 def choose_objective(options: Options, data: Data) -> tuple[Objective, Data, str]:
-    """Return the objective, the data with targets as its loss wants them, and the loss's name."""
+    """Return the objective, the data with the target as its loss sees it, and the loss's name."""
     if options.objective is not None:
-        return own_objective(options.objective), data, "objective"
-    if data.target is None:
+        return own_objective(options.objective), data.unscaled(), OBJECTIVE
+    if data.target is None and data.features is None:
+        data = group_inputs(data, options.task, options.classes)
+    if data.target is None and options.loss is not None:
         raise UsageError("needs-objective", data=data.name)
+    if data.target is None:
+        return own_objective(returned_loss), data, OWN_LOSS
     given = options.loss or LOSS_BY_TASK[data.target.task]
     loss = named_loss(given) if isinstance(given, str) else given
     if isinstance(loss, type) or not callable(loss):
         name = loss.__name__ if isinstance(loss, type) else type(loss).__name__
         raise UsageError("no-loss", found=Note("training.the-class", name=name) if isinstance(loss, type) else name)
-    check_loss_fits(loss, data.target, getattr(getattr(data.train, "targets", None), "dtype", None))
-    data = retarget(data, task_of_loss(loss, data.target.task))
     are_labels_checked = all(map(has_class_numbers, data.splits.values()))
-    return make_objective(loss, are_labels_checked), data, getattr(loss, "__name__", type(loss).__name__)
+    name = getattr(loss, "__name__", type(loss).__name__)
+    name = name if name != OBJECTIVE else f"{name}()"  # a function may be called so
+    return make_objective(loss, are_labels_checked), aimed(data, loss), name
+
+
+def aimed(data: Data, loss: object) -> Data:
+    """Return the data with the target as the loss sees it; its targets are as they came, until the model is known.
+
+    Only losses of quantities may have them standardised.
+    """
+    assert data.target is not None
+    target = task_of_loss(as_module(loss), data.target, some_targets(data))
+    scales = isinstance(as_module(loss), OF_QUANTITIES) and target.task == "regression"
+    return replace(data if scales else data.unscaled(), target=target)
+
+
+def some_targets(data: Data) -> Tensor | None:
+    """Return targets as they came: all that are trained on, or those of a first batch; None where these are no tensors."""
+    if isinstance(data.train, ResidentSplit):
+        return data.train.targets
+    if data.target is not None and data.target.task == "classification" and data.target.layout == "rows":
+        return None  # nothing more is to be known
+    batch = next(iter(data.train.in_order(PROBED)), None)
+    return batch[1] if isinstance(batch, (tuple, list)) and isinstance(batch[1], Tensor) else None
 
 
 def has_class_numbers(split: Split | None) -> bool:
@@ -105,15 +136,15 @@ def has_class_numbers(split: Split | None) -> bool:
     return split is None or (isinstance(split, ResidentSplit) and bool((split.targets >= 0).all()))
 
 
-def choose_optimizer(options: Options, module: nn.Module) -> Optimizer:
-    """Return the live optimizer, checked, or a new one by name."""
+def choose_optimizer(options: Options, module: nn.Module, loss: object) -> Optimizer:
+    """Return the live optimizer, checked, or a new one by name, over what trains in the model and its loss."""
     given = options.optimizer or "AdamW"
     if isinstance(given, Optimizer):
-        check_live_optimizer(given, module)
+        check_live_optimizer(given, module, loss)
         made = given
     elif isinstance(given, str):
         rate = {} if options.lr is None else {"lr": options.lr}
-        made = named_optimizer(given, module, {**(options.optimizer_arguments or {}), **rate})
+        made = named_optimizer(given, module, {**(options.optimizer_arguments or {}), **rate}, loss)
     else:
         raise UsageError("no-optimizer", found=type(given).__name__)
     check_steps_alone(made)
@@ -133,22 +164,22 @@ def default_schedule(options: Options, knows_length: bool) -> str:
 def fit(
     module: nn.Module, data: Data, objective: Objective, device: torch.device, seed: int | None
 ) -> tuple[Data, tuple[str, ...]]:
-    """Move the model and the data to the device and run one on the other; return the data with what was learnt.
+    """Move the model and the data to the device and run one on the other; return the data with targets that suit both.
 
     Lazy layers get their shape and their weights here: from `seed`, or, for a live model, from torch's own stream.
     """
     module.to(device)
     if isinstance(objective.loss, nn.Module):
         objective.loss.to(device)
-    on_device = data.to(device)
     is_lazy = any(isinstance(parameter, UninitializedParameter) for parameter in module.parameters())
     if objective.loss is None and not is_lazy:  # only its objective knows how to call this model
-        return on_device, ()
+        return data.to(device), ()
     with torch.random.fork_rng(devices=[]):
         if seed is not None:
             torch.default_generator.manual_seed(seed)
-        target, notes = check_model(module, on_device, device, objective.loss)
+        target, notes = check_model(module, data, device, objective.loss)
     for name, parameter in module.named_parameters():
         if isinstance(parameter, UninitializedParameter):
             raise ModelError("lazy-layer", name=name)
-    return replace(on_device, target=target), notes
+    fitted = data if target is None or objective.loss is None else retarget(data, target)
+    return fitted.to(device), notes

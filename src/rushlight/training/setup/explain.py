@@ -5,17 +5,18 @@ from __future__ import annotations
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from rushlight.data import Batch, Data, TargetSpec
+from rushlight.data import Batch, Data, TargetSpec, tensors_in
 from rushlight.errors import ModelError, RushlightError, UsageError
 from rushlight.models import eval_mode
 from rushlight.texts import Note
+from rushlight.training.objective import as_module, is_own, returned_loss, with_scale
 from rushlight.training.state import Training
 
 ENDS_IN_ACTIVATION = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.GELU, nn.Sigmoid, nn.Tanh)
@@ -58,8 +59,8 @@ def check_model(
 ) -> tuple[TargetSpec | None, tuple[str, ...]]:
     """Run the model on two samples before training, in eval mode, so that nothing in it changes.
 
-    Returns the target spec (with more classes where the model has more outputs than the labels use) and what there is
-    to say. Lazy layers take their shape here.
+    Returns the target spec as the model's outputs and the loss have it, and what there is to say. Lazy layers take their
+    shape here.
 
     Raises:
         ModelError: the model cannot take the data, or gives outputs of another shape than the targets need.
@@ -67,35 +68,106 @@ def check_model(
     batch = first_samples(data, device)
     if batch is None or data.features is None:
         return data.target, ()
-    with torch.random.fork_rng(devices=[]), eval_mode(model), torch.no_grad(), traced(model) as trace:
+    # with gradients: the operation that computed the outputs tells what they are
+    with torch.random.fork_rng(devices=[]), eval_mode(model), torch.enable_grad(), traced(model) as trace:
         try:
             outputs = model(batch[0])
         except Exception as error:  # whatever is wrong in a forward of the user's own, its line is what they need
             raise explain_forward(error, model, trace, batch[0]) from error
     if data.target is None:
         return None, ()
-    target = check_output_shape(outputs, data.target, model)
+    if loss is None:
+        return data.target, ()
+    targets = data.target.for_loss(batch[1]) if isinstance(batch[1], Tensor) else None
+    target = fitted_target(outputs, data.target, targets, model, loss)
+    if target.task == "other":
+        told = (Note("training.outputs-unknown"),) if data.target.task == "classification" else ()
+        return target, told
+    is_last = trace.last is not None and trace.last[2] is outputs
+    target = with_scale(as_module(loss), target, outputs, trace.last[1] if is_last and trace.last else None)
     return target, tuple(last_layer_notes(trace, target, outputs, loss))
+
+
+def check_own_loss(model: nn.Module, data: Data) -> None:
+    """Run the model on a first batch before training, in eval mode; UsageError where it fails, or returns no loss."""
+    batch = next(iter(data.train.in_order(2)), None)
+    if batch is None:
+        return
+    with torch.random.fork_rng(devices=[]), eval_mode(model), torch.no_grad():
+        try:
+            returned_loss(model, batch)
+        except RushlightError:
+            raise
+        except Exception as error:
+            name, where = type(model).__name__, user_line(error, "")
+            raise UsageError("model-takes-no-batch", model=name, where=where, reason=in_a_line(error)) from error
 
 
 def first_samples(data: Data, device: torch.device) -> Batch | None:
     """Return a batch of the first training samples, or None where the batches are not (inputs, targets)."""
-    batch = next(iter(data.train.to(device).in_order(2)), None)
+    batch = next(iter(data.train.in_order(2)), None)
     is_pair = isinstance(batch, (tuple, list)) and len(batch) == 2 and isinstance(batch[0], Tensor)
-    return batch if is_pair else None
+    if batch is None or not is_pair:
+        return None
+    return tuple(part.to(device) if isinstance(part, Tensor) else part for part in batch)
 
 
-def check_output_shape(outputs: Any, target: TargetSpec, model: nn.Module) -> TargetSpec:
-    """Check the shape of the outputs against the targets; return the target spec that fits them."""
+def fitted_target(
+    outputs: Any, target: TargetSpec, targets: Tensor | None, model: nn.Module, loss: object
+) -> TargetSpec:
+    """Return the target spec that suits the shape of the outputs; those of an own loss may have any shape."""
+    if target.task != "classification" and target.layout == "rows" and target.outputs == 1 and are_flat(outputs):
+        target = replace(target, layout="flat")
+        if isinstance(outputs, Tensor):
+            return target
+    if target.task == "other":
+        return target
+    if not is_own(as_module(loss)):
+        check = check_places if target.layout == "dense" else check_outputs
+        return check(outputs, target, targets, model)
+    trains = isinstance(loss, nn.Module) and any(True for _ in loss.parameters())  # then it turns outputs into scores
+    if target.layout == "dense":
+        suits = target.task == "regression" and targets is not None and shape_of(outputs) == shape_of(targets)
+    else:
+        suits = not trains and isinstance(outputs, Tensor) and outputs.dim() == 2 and outputs.shape[1] == target.outputs
+    return target if suits else TargetSpec("other", width=target.outputs, name=target.name, layout=target.layout)
+
+
+def are_flat(outputs: Any) -> bool:
+    """Tell whether the outputs, or one of several, are one number for each sample, (n,)."""
+    return any(tensor.dim() == 1 for tensor in tensors_in(outputs))
+
+
+def check_places(outputs: Any, target: TargetSpec, targets: Tensor | None, model: nn.Module) -> TargetSpec:
+    """Return the spec of targets at places with as many classes as the model gives; raise ModelError for another shape."""
+    name = type(model).__name__
+    if not isinstance(outputs, Tensor):
+        raise ModelError("outputs-no-tensor", model=name, found=type(outputs).__name__)
+    if targets is None:
+        return target
+    found, given = tuple(outputs.shape), tuple(targets.shape)
+    if target.task != "classification":
+        if found != given:
+            raise ModelError("outputs-unlike-targets", model=name, found=found, targets=given)
+        return target
+    places = given[2:] if target.are_probabilities(targets) else given[1:]
+    if len(found) != len(places) + 2 or found[2:] != places:
+        wanted = ", ".join(["batch", "classes", *map(str, places)])
+        raise ModelError("outputs-not-by-place", model=name, found=found, targets=given, wanted=f"({wanted})")
+    return check_outputs(outputs, target, targets, model)
+
+
+def check_outputs(outputs: Any, target: TargetSpec, targets: Tensor | None, model: nn.Module) -> TargetSpec:
+    """Return the spec with as many classes as the model gives; raise ModelError for fewer, or for another shape."""
     name, wanted = type(model).__name__, target.outputs
     if not isinstance(outputs, Tensor):
         raise ModelError("outputs-no-tensor", model=name, found=type(outputs).__name__)
-    if outputs.dim() < 2 or outputs.shape[0] == 0:
+    if outputs.dim() < 2 or outputs.shape[0] == 0 or (outputs.dim() > 2 and target.layout == "rows"):
         raise ModelError("outputs-shape", model=name, found=tuple(outputs.shape), wanted=f"(batch, {wanted})")
     found = int(outputs.shape[1])
     if target.task == "classification" and found > wanted:
         extra = tuple(str(Note("training.class-number", number=number)) for number in range(wanted, found))
-        return TargetSpec(target.task, target.classes + extra, target.width, target.name)
+        return replace(target, classes=target.classes + extra)
     if found != wanted:
         key = "too-few-outputs" if target.task == "classification" else "wrong-outputs"
         raise ModelError(
@@ -124,6 +196,7 @@ def explain_step_error(error: Exception, model: nn.Module, batch: Batch | None, 
     if isinstance(error, RushlightError):
         return error
     text = str(error)
+    is_objective = training.objective.loss is None
     if "Expected more than 1 value per channel" in text and batch is not None:
         return ModelError(
             "batch-of-one", batch_size=training.recipe.batch_size, step=training.state["step"] + 1,
@@ -137,7 +210,7 @@ def explain_step_error(error: Exception, model: nn.Module, batch: Batch | None, 
         return UsageError("optimizer-gradients", reason=text.splitlines()[0])
     inputs = batch[0] if isinstance(batch, (tuple, list)) and batch and isinstance(batch[0], Tensor) else None
     if inputs is None:
-        return error
+        return explain_objective(error) if is_objective else error
     target = training.data.target
     targets = batch[1] if batch is not None and len(batch) > 1 else None
     if isinstance(targets, Tensor) and "out of bounds" in text and target is not None:
@@ -147,10 +220,37 @@ def explain_step_error(error: Exception, model: nn.Module, batch: Batch | None, 
         )  # fmt: skip
     with torch.no_grad(), torch.random.fork_rng(devices=[]), traced(model) as trace:
         try:
-            model(inputs)
-        except (RuntimeError, ValueError, TypeError, IndexError) as again:
-            return explain_forward(again, model, trace, inputs)
+            outputs = model(inputs)
+        except Exception as again:  # as in `check_model`
+            if not is_objective or str(again) == text:  # else it is called otherwise there, and fails otherwise
+                return explain_forward(again, model, trace, inputs)
+        if training.objective.loss is None:
+            return explain_objective(error)
+        if not isinstance(outputs, Tensor) and not is_own(as_module(training.objective.loss)):
+            return ModelError("outputs-no-tensor", model=type(model).__name__, found=type(outputs).__name__)
+        try:
+            training.objective.loss(outputs, targets)  # type: ignore[arg-type]
+        except Exception as again:
+            return explain_loss(again, training.recipe.loss["name"], outputs, targets)
     return error
+
+
+def explain_objective(error: Exception) -> BaseException:
+    """Return the error of the user's objective with its own line; `error` itself where it was raised on purpose."""
+    frames, where = traceback.extract_tb(error.__traceback__), user_line(error, "")
+    is_meant = not where or ((frames[-1].line or "").startswith("raise") and "/torch/" not in frames[-1].filename)
+    return error if is_meant else UsageError("objective-failed", where=where, reason=in_a_line(error))
+
+
+def explain_loss(error: Exception, name: str, outputs: Any, targets: Any) -> UsageError:
+    """Return the error of a loss with its own line, if it is the user's, and with what it was given."""
+    shapes = {"outputs": shape_of(outputs), "targets": shape_of(targets)}
+    return UsageError("loss-failed", loss=name, where=user_line(error, ""), reason=in_a_line(error), **shapes)
+
+
+def in_a_line(error: Exception) -> str:
+    """Return an error's kind and the first line of its text."""
+    return f"{type(error).__name__}: {(str(error).strip() or '?').splitlines()[0]}"
 
 
 def explain_forward(error: Exception, model: nn.Module, trace: LayerTrace, inputs: Tensor) -> ModelError:
@@ -159,7 +259,6 @@ def explain_forward(error: Exception, model: nn.Module, trace: LayerTrace, input
     kind = type(layer).__name__
     place = Note("training.layer", name=name, kind=kind) if name else f"{type(model).__name__}.forward"
     shape = shape_of(given)
-    text = str(error).strip().splitlines()[0]
     is_torchs_own = isinstance(error, (RuntimeError, ValueError, TypeError, IndexError))
     if isinstance(given, Tensor) and is_torchs_own:
         if isinstance(layer, nn.Linear) and given.shape[-1] != layer.in_features:
@@ -186,7 +285,7 @@ def explain_forward(error: Exception, model: nn.Module, trace: LayerTrace, input
                 high=f"{high:g}", found=found,
             )  # fmt: skip
     return ModelError(
-        "forward-failed", place=place, shape=shape, reason=f"{type(error).__name__}: {text}", where=user_line(error, place),
+        "forward-failed", place=place, shape=shape, reason=in_a_line(error), where=user_line(error, place),
         batch=shape_of(inputs),
     )  # fmt: skip
 

@@ -19,13 +19,14 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from rushlight.data import CPU, Batch
-from rushlight.training.objective import Objective
+from rushlight.errors import UsageError
+from rushlight.training.objective import Objective, Told, named_parameters
 from rushlight.training.step.pooling import FasterMaxPool, may_pool
 
 BACKWARD = (Tensor.backward, torch.autograd.backward)  # as torch has them
 
-Compute = Callable[[nn.Module, Batch], tuple[Tensor, Tensor | None]]
-Step = Callable[[Sequence[Batch]], tuple[Tensor, Tensor | None]]  # micro-batches -> (mean loss, the last one's outputs)
+Compute = Callable[[nn.Module, Batch], tuple[Tensor, Any]]
+Step = Callable[[Sequence[Batch]], tuple[Tensor, Any]]  # micro-batches -> (mean loss, the last one's outputs)
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def exact_step(parts: Parts) -> Step:
     compute = computing(parts)
     is_plain = type(optimizer).zero_grad is Optimizer.zero_grad  # then it does what follows, and asks for a profiler
 
-    def step(micro_batches: Sequence[Batch]) -> tuple[Tensor, Tensor | None]:
+    def step(micro_batches: Sequence[Batch]) -> tuple[Tensor, Any]:
         if is_plain:
             for group in optimizer.param_groups:
                 for parameter in group["params"]:
@@ -78,17 +79,19 @@ def exact_step(parts: Parts) -> Step:
         else:
             mean, outputs = accumulate(micro_batches)
         if parts.skips_bad:
-            check_finite(mean, trained(model, optimizer))
+            check_finite(mean, trained(parts))
         if parts.clip_norm is not None:
-            nn.utils.clip_grad_norm_(list(trained(model, optimizer).values()), parts.clip_norm)
+            nn.utils.clip_grad_norm_(list(trained(parts).values()), parts.clip_norm)
         try:
             optimizer.step()
         except (RuntimeError, MemoryError) as error:
             raise UpdateFailed from error
         return mean, outputs
 
-    def accumulate(micro_batches: Sequence[Batch]) -> tuple[Tensor, Tensor | None]:
+    def accumulate(micro_batches: Sequence[Batch]) -> tuple[Tensor, Any]:
         """Add up the micro-batches' gradients, each by its share of the whole batch."""
+        if objective.told is not None:
+            return accumulate_told(micro_batches, objective.told)
         weights = [objective.weight(batch) for batch in micro_batches]
         total = sum(weights)
         shares, outputs = [], None
@@ -100,6 +103,28 @@ def exact_step(parts: Parts) -> Step:
             backward(share)
             shares.append(share.detach())
         return torch.stack(shares).sum(), outputs
+
+    def accumulate_told(micro_batches: Sequence[Batch], told: Told) -> tuple[Tensor, Any]:
+        """Do so for an objective, which may tell each weight only with its loss; the whole is divided in the end."""
+        samples = sum(map(objective.weight, micro_batches))
+        shares, outputs = [], None
+        for batch in micro_batches:
+            loss, outputs = compute(model, batch)
+            weight, is_told, _ = told.batches[-1]
+            if weight == 0:
+                continue  # nothing in it counts: its mean is 0 / 0
+            share = loss * (weight if is_told else weight / samples)
+            backward(share)
+            shares.append(share.detach())
+        are_told = {is_told for _, is_told, _ in told.batches}
+        if len(are_told) > 1:
+            raise UsageError("objective-weighs-some")
+        total = sum(weight for weight, _, _ in told.batches) if are_told == {True} else 1.0
+        if total not in (0.0, 1.0):
+            for parameter in trained(parts).values():
+                if parameter.grad is not None:
+                    parameter.grad.div_(total)
+        return torch.stack(shares).sum() / total if shares else loss.detach(), outputs
 
     return step
 
@@ -134,10 +159,11 @@ def can_run_engine() -> bool:
     return number.grad is not None and float(number.grad) == 3
 
 
-def trained(model: nn.Module, optimizer: Optimizer) -> dict[str, nn.Parameter]:
-    """Return the parameters that an optimizer has now, by name and in the model's order."""
-    known = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-    return {name: parameter for name, parameter in model.named_parameters() if id(parameter) in known}
+def trained(parts: Parts) -> dict[str, nn.Parameter]:
+    """Return the parameters that the optimizer has now, by name, in the order of the model and its loss."""
+    known = {id(parameter) for group in parts.optimizer.param_groups for parameter in group["params"]}
+    named = named_parameters(parts.model, parts.objective.loss)
+    return {name: parameter for name, parameter in named.items() if id(parameter) in known}
 
 
 def check_finite(loss: Tensor, parameters: dict[str, nn.Parameter]) -> None:
@@ -166,7 +192,7 @@ def computing(parts: Parts) -> Compute:
 def within(context: Callable[[], AbstractContextManager[Any]], compute: Compute) -> Compute:
     """Return the same computation within a context."""
 
-    def computed(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor | None]:
+    def computed(model: nn.Module, batch: Batch) -> tuple[Tensor, Any]:
         with context():
             return compute(model, batch)
 

@@ -49,6 +49,8 @@ class Rescue:
             self.buffers.keep()
         while True:
             generator.manual_seed(seed)
+            if self.training.objective.told is not None:
+                self.training.objective.told.batches.clear()
             try:
                 size = self.state["micro_batch"]
                 result = execute(micro_batches if size is None else split(micro_batches, size))
@@ -72,6 +74,10 @@ class Rescue:
         state = self.state
         self.training.optimizer.zero_grad()
         self.buffers.restore()
+        if (
+            told := self.training.objective.told
+        ) is not None:  # its weights count, its numbers may be as bad as the loss
+            told.batches[:] = [(weight, is_told, {}) for weight, is_told, _ in told.batches]
         state["skipped"] += 1
         step, samples = state["step"] + 1, name_samples(self.training, state["window"])
         what = Note("training.the-loss") if bad.what == "loss" else Note("training.gradient-of", name=bad.what)

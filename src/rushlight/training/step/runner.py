@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,8 +16,11 @@ from rushlight.training.state import Training
 from rushlight.training.step.exact import Parts, Step
 from rushlight.training.step.recovery import Rescue
 
-Executed = tuple[list[float | Tensor], Tensor | None, list[float | Tensor]]  # losses, the last outputs, learning rates
+Executed = tuple[list[float | Tensor], Any, list[float | Tensor]]  # losses, the last outputs, learning rates
 
+EXPLAINED = (  # what code gone wrong raises; all else is raised on purpose, and goes on as it is
+    RuntimeError, ValueError, TypeError, LookupError, AttributeError, NameError, ArithmeticError, AssertionError,
+)  # fmt: skip
 MOST_IN_A_ROW = 32
 ROW_SECONDS = 0.02  # about: a checkpoint that is due waits for that long
 
@@ -49,6 +53,7 @@ class StepRunner:
         """
         state, schedule = self.state, self.training.schedule
         recipe, group = self.training.recipe, self.parts.optimizer.param_groups[0]
+        told = self.training.objective.told
         losses: list[float | Tensor] = []
         rates: list[float | Tensor] = []
         for micro_batches in steps:
@@ -57,8 +62,10 @@ class StepRunner:
             seed = step_seed(recipe.seed, state["epoch"], state["window"])
             try:
                 loss, outputs = self.rescue.step(execute, micro_batches, self.generator, seed)
-            except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            except EXPLAINED as error:
                 raise StepFailed(error, micro_batches[-1]) from error
+            if told is not None:
+                told.end_step()
             losses.append(loss.item() if self.is_on_processor else loss)  # nobody waits for a processor
             rate = group["lr"]  # where it is a tensor, it is changed in place
             rates.append(rate.detach().clone() if isinstance(rate, Tensor) else rate)
@@ -87,10 +94,14 @@ def cut(batches: list[Batch], count: int) -> list[list[Batch]]:
 
 def steps_done(
     objective: Objective, batches: list[Batch], count: int,
-    losses: Sequence[float | Tensor], outputs: Tensor | None, rates: list[float | Tensor],
+    losses: Sequence[float | Tensor], outputs: Any, rates: list[float | Tensor],
 ) -> StepsDone:  # fmt: skip
     """Return the results of the steps that were done, with their weights and samples."""
-    if count == 1:
+    if objective.told is not None:
+        weights = objective.told.weights[-len(rates) :]
+        objective.told.weights.clear()
+        samples = [int(sum(map(count_samples, batches))) // count] * count
+    elif count == 1:
         weights, samples = [sum(map(objective.weight, batches))], [int(sum(map(count_samples, batches)))]
     else:
         weights = objective.weights(batches[0], count)

@@ -26,7 +26,7 @@ from rushlight.data.shape import (
 )
 from rushlight.data.sources.arrays.files import Pair, holds_array_files, read_array_files
 from rushlight.data.sources.kind import SourceKind
-from rushlight.data.spec import FeatureKind, NormalizeName, Task
+from rushlight.data.spec import FeatureKind, NormalizeName, TargetSpec, Task
 from rushlight.data.splits import Data
 from rushlight.errors import DataError
 from rushlight.texts import Note
@@ -49,12 +49,16 @@ def open_arrays(
     seed: int = 0,
     test_fraction: float | None = 0.2,
     val_fraction: float | None = None,
+    is_raw: bool = False,
 ) -> Data:
     """Make data of (inputs, targets) pairs, or of files of them; without `test` a share of the samples is set aside by `seed`.
 
     Images are numbers of 8 or 16 bits (uint8, uint16) of shape (n, h, w), (n, c, h, w) or (n, h, w, c), and any numbers
     of shape (n, c, h, w). Of all inputs uint8 images alone stay as they are; the others become float32, unless
     `kind="tokens"` keeps whole numbers as int64. Raises DataError or UsageError for what cannot be read so.
+
+    `is_raw`: an objective gets the arrays as they are, NumPy's float64 alone as float32. What the targets are is then read
+    only where `task` or `classes` are given.
     """
     if isinstance(train, (str, Path)):
         name, (train, own_validation, own_test) = Path(train).stem, read_array_files(Path(train))
@@ -65,6 +69,33 @@ def open_arrays(
         for split, pair in given.items()
         if pair is not None
     }
+    if is_raw:
+        feature_kind, samples, target, notes = read_raw(pairs, name, task, classes)
+    else:
+        feature_kind, samples, target, notes = read_pairs(pairs, name, kind, task, classes)
+    kept, cut_validation, cut_test, cut_notes = cut_samples(
+        samples["train"], target, seed=seed,
+        test_fraction=test_fraction if test is None else None, val_fraction=val_fraction if validation is None else None,
+    )  # fmt: skip
+    data = build_data(
+        name, feature_kind, kept, samples.get("test", cut_test), target, validation=samples.get("validation", cut_validation),
+        normalize=normalize, notes=(*notes, *cut_notes), is_raw=is_raw,
+    )  # fmt: skip
+    inputs = as_array(pairs["train"][0], name, "inputs")
+    was_by_column = kind is None and feature_kind == "image" and inputs.dtype.kind in "iub" and inputs.dtype != np.uint8
+    if was_by_column and not is_raw and normalize in ("auto", "standard"):
+        # Earlier releases learnt mean and std by pixel column: a run of theirs is not to go on as if it were the same.
+        return replace(data, fingerprint=f"channels:{data.fingerprint}")
+    return data
+
+
+Read = tuple[FeatureKind, dict[str, Samples], TargetSpec | None, list[str]]  # what the inputs are; samples by split; …
+
+
+def read_pairs(
+    pairs: dict[str, Pair], name: str, kind: ArrayKind | None, task: Task | None, classes: Sequence[str] | None
+) -> Read:
+    """Read the pairs of all splits, which must be alike."""
     arrays = {split: as_array(pair[0], name, "inputs") for split, pair in pairs.items()}
     read = {split: read_inputs(array, kind, name, split) for split, array in arrays.items()}
     inputs, feature_kind, notes = read["train"]
@@ -75,24 +106,34 @@ def open_arrays(
             shapes = tuple(inputs.shape[1:]), tuple(read[split][0].shape[1:])
             raise DataError("shapes-differ", data=name, split=split, train=shapes[0], other=shapes[1])
     raw = {split: as_array(pair[1], name, "targets") for split, pair in pairs.items()}
+    are_soft = raw["train"].ndim == 2 and raw["train"].dtype.kind == "f" and raw["train"].shape[1] > 1
+    numbers = {split for split, array in raw.items() if are_soft and array.ndim == 1 and array.dtype.kind in "iu"}
+    kept = {split: torch.from_numpy(raw.pop(split).astype(np.int64)) for split in numbers}  # of soft labels' classes
     check_same_shape(name, raw)
     values, target = read_targets(np.concatenate(list(raw.values())), task, classes)
     notes += target_notes(raw["train"], target, task)
-    parts = zip(pairs, torch.split(values, [len(array) for array in raw.values()]), strict=True)
-    samples = {split: Samples(read[split][0], targets) for split, targets in parts}
-    kept, cut_validation, cut_test, cut_notes = cut_samples(
-        samples["train"], target, seed=seed,
-        test_fraction=test_fraction if test is None else None, val_fraction=val_fraction if validation is None else None,
-    )  # fmt: skip
-    data = build_data(
-        name, feature_kind, kept, samples.get("test", cut_test), target, validation=samples.get("validation", cut_validation),
-        normalize=normalize, notes=(*notes, *cut_notes),
-    )  # fmt: skip
-    was_by_column = kind is None and feature_kind == "image" and arrays["train"].dtype.kind in "iub"
-    if was_by_column and inputs.dtype != torch.uint8 and normalize in ("auto", "standard"):
-        # Earlier releases learnt mean and std by pixel column: a run of theirs is not to go on as if it were the same.
-        return replace(data, fingerprint=f"channels:{data.fingerprint}")
-    return data
+    kept |= zip(raw, torch.split(values, [len(array) for array in raw.values()]), strict=True)
+    return feature_kind, {split: Samples(read[split][0], kept[split]) for split in pairs}, target, notes
+
+
+def read_raw(pairs: dict[str, Pair], name: str, task: Task | None, classes: Sequence[str] | None) -> Read:
+    """Return the pairs of all splits as tensors of their own dtype and shape."""
+    samples = {split: Samples(as_given(x, name, split), as_given(y, name, split)) for split, (x, y) in pairs.items()}
+    inputs, targets = samples["train"].inputs, samples["train"].targets
+    target = read_targets(targets, task, classes)[1] if task or classes else None
+    return "image" if inputs.dim() == 4 and inputs.shape[1] in CHANNELS else "array", samples, target, []
+
+
+def as_given(values: Any, name: str, split: str) -> Tensor:
+    """Return an array as a tensor of its own dtype; what torch hardly has becomes float32 or int64."""
+    if isinstance(values, Tensor) and values.dtype != torch.bfloat16:
+        return values.detach().cpu()
+    array = as_array(values, name, split)
+    if array.dtype.kind not in "biufc" or array.ndim == 0:
+        raise DataError("inputs-not-numbers", data=name, split=split, dtype=array.dtype)
+    if array.dtype.kind == "u" and array.dtype.itemsize > 1:
+        array = array.astype(np.int64)
+    return as_float32(array, name, split) if array.dtype == np.float64 else owned(array)
 
 
 # ── inputs ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -152,4 +193,4 @@ def is_array_source(source: Any) -> bool:
     return isinstance(source, (tuple, list)) and len(source) == 2
 
 
-ARRAYS = SourceKind("data.kinds.arrays", is_array_source, open_arrays)
+ARRAYS: SourceKind = SourceKind("data.kinds.arrays", is_array_source, open_arrays)

@@ -7,7 +7,7 @@ twice tells, and a note says what was found.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -34,15 +34,14 @@ from rushlight.data.feed import (
     Split,
     StreamedSplit,
     collated,
-    explained_workers,
+    first_collated,
     read_sample,
     seeded,
-    start_reading,
-    with_new_workers,
 )
 from rushlight.data.shape import (
     EXAMPLES,
     PrepareBatch,
+    PrepareInputs,
     Samples,
     as_array,
     as_stored,
@@ -51,6 +50,7 @@ from rushlight.data.shape import (
     cut_samples,
     cut_splits,
     dtype_name,
+    has_several_inputs,
     identity_of,
     read_targets,
 )
@@ -59,6 +59,7 @@ from rushlight.data.sources.datasets.samples import (
     collate_samples,
     evenly_spaced,
     is_pair,
+    is_plain_pair,
     randomness,
     read_batch,
     sample_count,
@@ -66,13 +67,30 @@ from rushlight.data.sources.datasets.samples import (
 )
 from rushlight.data.sources.kind import SourceKind
 from rushlight.data.spec import FeatureKind, FeatureSpec, Normalization, NormalizeName, TargetSpec, Task
-from rushlight.data.splits import Data
+from rushlight.data.splits import RAW, Data
 from rushlight.errors import DataError, UsageError
 from rushlight.texts import Note
 
 LABEL_PROBES = 2000  # samples read to see which labels occur in data that is not kept
 READ_BATCH = 256
 ITERABLE_BATCH = 64  # samples in a batch of an iterable dataset that came without a DataLoader
+
+
+@dataclass(frozen=True)
+class Readers:
+    """The processes that read each split: as the option says, else as its own DataLoader does."""
+
+    workers: int  # 0: not chosen
+    loaders: dict[str, Any]  # what was given for each split
+
+    def of(self, split: str) -> int:
+        """Return how many processes read a split."""
+        return self.workers or getattr(self.loaders.get(split), "num_workers", 0)
+
+    def begin(self, split: str) -> Callable[[int], object] | None:
+        """Return the function with which the workers of a split's own DataLoader begin."""
+        begin: Callable[[int], object] | None = getattr(self.loaders.get(split), "worker_init_fn", None)
+        return begin
 
 
 @dataclass(frozen=True)
@@ -85,7 +103,17 @@ class DatasetOptions:
     seed: int
     test_fraction: float | None
     val_fraction: float | None
-    workers: int
+    readers: Readers
+    is_raw: bool
+
+    def prepare(self, target: TargetSpec | None, features: FeatureSpec | None) -> PrepareBatch:
+        """Return what makes batches for the model and the loss, or for an objective."""
+        return raw_prepare(features) if self.is_raw else PrepareBatch(target, features)
+
+    @property
+    def names_targets(self) -> bool:
+        """Whether targets are read; those of an objective only where the user says what they are."""
+        return not self.is_raw or self.task is not None or self.classes is not None
 
 
 def open_dataset(
@@ -101,25 +129,27 @@ def open_dataset(
     val_fraction: float | None = None,
     workers: int = 0,
     memory_limit: int,
+    is_raw: bool = False,
 ) -> Data:
     """Open a map-style or iterable dataset, or a DataLoader, as `Data`; `validation` and `test` may be pairs of arrays.
 
     Normalisation is left to the dataset (its transforms are the user's) unless `normalize` asks for it, or the samples
-    are bytes, which no transform has changed. A DataLoader of an ordinary kind gives its dataset, batch size and
-    shuffling; one with a sampler, batch sampler or collate function of its own, or with an iterable dataset, is used as
-    it is.
+    are bytes, which no transform has changed. A DataLoader of an ordinary kind gives its dataset, batch size, shuffling
+    and workers; one with a sampler, batch sampler or collate function of its own, or with an iterable dataset, is used as
+    it is. `is_raw`: an objective gets the batches as the dataset or the loader gives them.
 
     Raises:
         DataError: the dataset is empty, or its samples are of a kind that cannot be batched.
     """
+    readers = Readers(workers, {"train": train, "validation": validation, "test": test})
+    options = DatasetOptions(task, classes, normalize, seed, test_fraction, val_fraction, readers, is_raw)
     batched = in_batches(train, workers)
     if not is_ordinary(batched):
         note = None if batched is train else Note("data.in-batches", name=type(train).__name__, size=ITERABLE_BATCH)
         return open_loader(
             batched, test, validation=validation, task=task, classes=classes, normalize=normalize,
-            val_fraction=val_fraction, note=note,
+            val_fraction=val_fraction, note=note, is_raw=is_raw,
         )  # fmt: skip
-    options = DatasetOptions(task, classes, normalize, seed, test_fraction, val_fraction, workers)
     dataset = train.dataset if isinstance(train, DataLoader) else train
     batch_size = train.batch_size if isinstance(train, DataLoader) else None
     is_shuffled = not isinstance(train, DataLoader) or isinstance(train.sampler, RandomSampler)
@@ -132,11 +162,12 @@ def open_dataset(
     reason = how_random = randomness(dataset, count)
     if not reason and (needed := count * size_of(first)) > memory_limit:
         reason = Note("data.would-not-fit", size=needed / 2**30)
-    if not reason and not is_pair(first):
+    if not reason and not (is_plain_pair(first) if is_raw else is_pair(first)):
         reason = Note("data.not-pairs")
     if reason:
         notes.append(Note("data.streamed", name=name, reason=reason))
-        data = open_streamed(dataset, others, is_pair(first), True if how_random else None, options, notes)
+        are_pairs = is_plain_pair(first) if is_raw else is_pair(first)
+        data = open_streamed(dataset, others, are_pairs, True if how_random else None, options, notes)
     else:
         notes.append(Note("data.in-memory", name=name, count=min(PROBES, count)))
         data = open_kept(dataset, others, options, notes)
@@ -151,13 +182,15 @@ def open_dataset(
 def open_kept(dataset: Dataset[Any], others: dict[str, Any], options: DatasetOptions, notes: list[Note]) -> Data:
     """Read a dataset into memory, its other splits too, except DataLoaders."""
     name, classes = type(dataset).__name__, options.classes or class_names(dataset)
-    train, target = read_all(dataset, "train", options.task, classes, options.workers)
+    if options.is_raw:
+        return open_raw(dataset, others, options, notes)
+    train, target = read_all(dataset, "train", options.task, classes, options.readers)
     kept: dict[str, Samples] = {}
     loaders = {split: other for split, other in others.items() if isinstance(other, DataLoader)}
     notes += [Note("data.loader-of-split", split=Note(f"words.{split}")) for split in loaders]
     for split in others.keys() - loaders.keys():
         names = target.classes if classes is None and not all(map(str.isdecimal, target.classes)) else classes
-        kept[split], other_target = read_all(others[split], split, target.task, names, options.workers)
+        kept[split], other_target = read_all(others[split], split, target.task, names, options.readers)
         check_same_dtype(name, dtype_name(train.inputs), dtype_name(kept[split].inputs))
         if len(other_target.classes) > len(target.classes):
             target = other_target
@@ -177,6 +210,32 @@ def open_kept(dataset: Dataset[Any], others: dict[str, Any], options: DatasetOpt
     return data.with_splits({split: LoaderSplit(loader, prepare) for split, loader in loaders.items()})
 
 
+def open_raw(dataset: Dataset[Any], others: dict[str, Any], options: DatasetOptions, notes: list[Note]) -> Data:
+    """Read a dataset into memory for an objective: inputs and targets are in the dtype and shape they have there."""
+    name, classes = type(dataset).__name__, options.classes or class_names(dataset)
+    loaders = {split: other for split, other in others.items() if isinstance(other, DataLoader)}
+    notes += [Note("data.loader-of-split", split=Note(f"words.{split}")) for split in loaders]
+    read = {
+        split: read_samples(source, split, options.readers)
+        for split, source in {"train": dataset, **others}.items()
+        if split not in loaders
+    }
+    target = read_targets(read["train"].targets, options.task, classes)[1] if options.names_targets else None
+    train, validation, test, cut_notes = cut_samples(
+        read["train"], target, seed=options.seed,
+        test_fraction=None if "test" in others else options.test_fraction,
+        val_fraction=None if "validation" in others else options.val_fraction,
+    )  # fmt: skip
+    data = build_data(
+        name, feature_kind(train.inputs), train, read.get("test", test), target,
+        validation=read.get("validation", validation), normalize=options.normalize, notes=(*notes, *cut_notes), is_raw=True,
+    )  # fmt: skip
+    if mark_of(train.inputs, train.targets) == "":
+        data = replace(data, fingerprint=data.fingerprint.removeprefix(RAW))
+    prepare = raw_prepare(data.features)
+    return data.with_splits({split: LoaderSplit(loader, prepare) for split, loader in loaders.items()})
+
+
 def open_streamed(
     dataset: Dataset[Any], others: dict[str, Any], are_pairs: bool, is_random: bool | None, options: DatasetOptions,
     notes: list[Note],
@@ -184,12 +243,15 @@ def open_streamed(
     """Make `Data` that reads its samples as they are needed. `is_random`: as in `StreamedSplit`."""
     name = type(dataset).__name__
     features = target = examples = None
+    mark = ""
     if are_pairs:
-        inputs, _ = read_batch(dataset, range(min(EXAMPLES, len(dataset))))  # type: ignore[arg-type]
-        examples = as_stored(inputs)
-        features = feature_spec(inputs, options.normalize, name, notes)
-        target = probe_target(dataset, options.task, options.classes or class_names(dataset), notes)
-    prepare = PrepareBatch(target, features)
+        inputs, targets = read_batch(dataset, range(min(EXAMPLES, len(dataset))))  # type: ignore[arg-type]
+        examples = inputs if options.is_raw else as_stored(inputs)
+        features = feature_spec(inputs, options.normalize, name, notes, options.is_raw)
+        mark = mark_of(inputs, targets) if options.is_raw else ""
+        if options.names_targets:
+            target = probe_target(dataset, options.task, options.classes or class_names(dataset), notes)
+    prepare = options.prepare(target, features)
     train = dataset
     if options.val_fraction and "validation" not in others:
         train, cut, cut_notes = cut_dataset(dataset, options.val_fraction, options.seed)
@@ -198,9 +260,20 @@ def open_streamed(
     if "test" not in others:
         notes.append(Note("data.no-test-split-random"))
     return Data(
-        name=name, train=StreamedSplit(train, prepare, options.workers, collate_samples, is_random=is_random), test=None,
-        features=features, target=target, fingerprint=describe_fingerprint(dataset), notes=tuple(notes), examples=examples,
-    ).with_splits(open_others(others, prepare, options.workers, name))  # fmt: skip
+        name=name, train=streamed(train, prepare, options.readers, "train", is_random=is_random), test=None,
+        features=features, target=target, fingerprint=f"{mark}{describe_fingerprint(dataset)}", notes=tuple(notes),
+        examples=examples,
+    ).with_splits(open_others(others, prepare, options.readers, name))  # fmt: skip
+
+
+def streamed(
+    dataset: Dataset[Any], prepare: PrepareBatch, readers: Readers, split: str, *, is_random: bool | None,
+    is_shuffled: bool = True,
+) -> StreamedSplit:  # fmt: skip
+    """Make a split that reads its samples as they are needed."""
+    return StreamedSplit(
+        dataset, prepare, readers.of(split), readers.begin(split), collate_samples, is_shuffled, is_random=is_random
+    )
 
 
 def cut_dataset(
@@ -226,6 +299,7 @@ def open_loader(
     normalize: NormalizeName = "auto",
     val_fraction: float | None = None,
     note: Note | None = None,
+    is_raw: bool = False,
 ) -> Data:
     """Use a DataLoader as it is, its order included; UsageError where a validation split is to be cut from it."""
     dataset = loader.dataset
@@ -238,23 +312,51 @@ def open_loader(
     if isinstance(dataset, IterableDataset) and not loader.num_workers and (begun := iter(dataset)) is iter(dataset):
         raise DataError("begins-once", data=name, found=type(begun).__name__)
     others = read_others(name, validation, test, workers=0)
-    with seeded(0), explained_workers(name, loader.num_workers):
-        first = next(start_reading(with_new_workers(loader), name), None)
+    first, samples = first_collated(loader, name)
     if first is None:
         raise DataError("empty-split", data=name, split="train")
+    notes += [Note("data.samples-not-counted", name=name)] if samples is None else []
     features = target = examples = None
-    if isinstance(first, (tuple, list)) and len(first) == 2 and isinstance(first[0], Tensor):
-        examples = as_stored(first[0][:EXAMPLES]).clone()
-        features = feature_spec(first[0], normalize, name, notes)
-        if isinstance(first[1], Tensor):
+    mark = ""
+    if type(first) in (tuple, list) and len(first) == 2 and isinstance(first[0], Tensor):
+        examples = (first[0][:EXAMPLES] if is_raw else as_stored(first[0][:EXAMPLES])).clone()
+        features = feature_spec(first[0], normalize, name, notes, is_raw)
+        is_sequence = features.dtype == "int64" or (features.kind == "array" and first[0].dim() > 2)
+        features = replace(features, varies=is_sequence and loader.collate_fn is not default_collate)
+        mark = mark_of(*first) if is_raw else ""
+        if isinstance(first[1], Tensor) and not (is_raw and task is None and classes is None):
             target = loader_target(loader, first[1], task, classes or class_names(dataset), notes)
-    prepare = PrepareBatch(target, features)
+    prepare = raw_prepare(features) if is_raw else PrepareBatch(target, features)
     if test is None:
         notes.append(Note("data.no-test-split-pass"))
     return Data(
         name=name, train=LoaderSplit(loader, prepare), test=None, features=features, target=target,
-        fingerprint=describe_fingerprint(dataset), notes=tuple(notes), batch_size=loader.batch_size, examples=examples,
-    ).with_splits(open_others(others, prepare, 0, name))  # fmt: skip
+        fingerprint=f"{mark}{describe_fingerprint(dataset)}", notes=tuple(notes), batch_size=loader.batch_size, examples=examples,
+    ).with_splits(open_others(others, prepare, Readers(0, {"validation": validation, "test": test}), name))  # fmt: skip
+
+
+def group_inputs(data: Data, task: Task | None, classes: Sequence[str] | None) -> Data:
+    """Return data of several inputs with batches of (inputs, targets); any other data as it is.
+
+    Raises:
+        DataError: the targets are of a kind that no task here has.
+    """
+    train: Any = data.train
+    notes: list[Any] = list(data.notes)
+    if isinstance(train, StreamedSplit):
+        with seeded(0):
+            first: Any = read_sample(train.dataset, 0)
+        if not has_several_inputs(first):
+            return data
+        target = probe_target(train.dataset, task, classes or class_names(train.dataset), notes)
+    else:
+        first, _ = first_collated(train.loader, data.name)
+        if not has_several_inputs(first) or not isinstance(first[-1], Tensor):
+            return data
+        target = loader_target(train.loader, first[-1], task, classes or class_names(train.loader.dataset), notes)
+    splits: dict[str, Any] = dict(data.splits)
+    grouped = {name: replace(split, prepare=PrepareInputs(target)) for name, split in splits.items()}
+    return replace(data, target=target, notes=tuple(notes)).with_splits(grouped)
 
 
 # ── validation and test data that come apart ─────────────────────────────────────────────────────────────────
@@ -287,7 +389,7 @@ def read_other(name: str, split: str, source: Any, workers: int) -> Any:
     return list(zip(inputs, targets, strict=True))
 
 
-def open_others(others: dict[str, Any], prepare: PrepareBatch, workers: int, name: str) -> dict[str, Split]:
+def open_others(others: dict[str, Any], prepare: PrepareBatch, readers: Readers, name: str) -> dict[str, Split]:
     """Make validation and test splits that are read as they are needed; of a dataset the first sample is checked."""
     splits: dict[str, Split] = {}
     for split, source in others.items():
@@ -302,7 +404,7 @@ def open_others(others: dict[str, Any], prepare: PrepareBatch, workers: int, nam
             check_same_dtype(name, prepare.features.dtype, dtype_name(as_stored(inputs)))
             if isinstance(first[1], str):
                 raise DataError("streamed-texts", data=name, found=first[1])
-        splits[split] = StreamedSplit(source, prepare, workers, collate_samples, False, is_random=None)
+        splits[split] = streamed(source, prepare, readers, split, is_random=None, is_shuffled=False)
     return splits
 
 
@@ -341,25 +443,56 @@ def describe_fingerprint(dataset: Any) -> str:
 
 
 def read_all(
-    dataset: Dataset[Any], split: str, task: Task | None, classes: Sequence[str] | None, workers: int
+    dataset: Dataset[Any], split: str, task: Task | None, classes: Sequence[str] | None, readers: Readers
 ) -> tuple[Samples, TargetSpec]:
-    """Read every sample once and keep it."""
-    name = type(dataset).__name__
-    indices = range(sample_count(dataset, name, split))
-    requests = [BatchRequest(0, 0, indices[first : first + READ_BATCH]) for first in range(0, len(indices), READ_BATCH)]
-    reader = BatchReader(SeededDataset(dataset, collate_samples, is_random=None), workers)
-    inputs, targets = zip(*reader.batches(requests, is_pinned=False), strict=True)
-    if len(shapes := sorted({str(tuple(batch.shape[1:])) for batch in inputs})) > 1:
-        raise DataError("unequal-samples", data=name, reason=Note("data.found-two", first=shapes[0], second=shapes[1]))
-    x = as_stored(torch.cat(inputs))
+    """Read every sample once and keep it; the targets as what `read_targets` takes them for."""
+    inputs, targets = read_columns(dataset, split, readers)
+    x = as_stored(torch.cat(list(inputs)))
     kept_targets, target = read_targets(np.concatenate([np.asarray(batch) for batch in targets]), task, classes)
     return Samples(x if x.dim() > 1 else x.unsqueeze(1), kept_targets), target
 
 
-def feature_spec(inputs: Tensor, normalize: NormalizeName, name: str, notes: list[Note]) -> FeatureSpec:
+def read_samples(dataset: Dataset[Any], split: str, readers: Readers) -> Samples:
+    """Read every sample once and keep it as it is."""
+    inputs, targets = read_columns(dataset, split, readers)
+    return Samples(torch.cat(list(inputs)), torch.cat(list(targets)))
+
+
+def read_columns(dataset: Dataset[Any], split: str, readers: Readers) -> tuple[Sequence[Any], Sequence[Any]]:
+    """Read all samples in batches; return the batches' inputs and targets. DataError where shapes of inputs differ."""
+    name = type(dataset).__name__
+    indices = range(sample_count(dataset, name, split))
+    requests = [BatchRequest(0, 0, indices[first : first + READ_BATCH]) for first in range(0, len(indices), READ_BATCH)]
+    samples = SeededDataset(dataset, collate_samples, is_random=None)
+    reader = BatchReader(samples, readers.of(split), readers.begin(split))
+    inputs, targets = zip(*reader.batches(requests, is_pinned=False), strict=True)
+    for column in (inputs, targets):
+        shapes = sorted({str(tuple(batch.shape[1:])) for batch in column if isinstance(batch, Tensor)})
+        if len(shapes) > 1:
+            reason = Note("data.found-two", first=shapes[0], second=shapes[1])
+            raise DataError("unequal-samples", data=name, reason=reason)
+    return inputs, targets
+
+
+def raw_prepare(features: FeatureSpec | None) -> PrepareBatch:
+    """Return what leaves batches as they are, but for a normalisation that was asked for."""
+    return PrepareBatch(None, None if features is None or features.is_raw else features)
+
+
+def mark_of(inputs: Tensor, targets: Any) -> str:
+    """Return what begins the fingerprint of data for an objective: nothing where the previous release gave it the same."""
+    are_classes = isinstance(targets, Tensor) and targets.dtype == torch.int64 and targets.dim() == 1
+    return "" if are_classes and inputs.dtype in (torch.float32, torch.int64) and inputs.dim() > 1 else RAW
+
+
+def feature_spec(
+    inputs: Tensor, normalize: NormalizeName, name: str, notes: list[Note], is_raw: bool = False
+) -> FeatureSpec:
     """Return the spec of inputs that are streamed: images of bytes are divided by 255, all else is used as it comes."""
     if normalize == "standard":
         raise DataError("streamed-standard", data=name)
+    if is_raw and normalize == "auto":
+        return FeatureSpec(feature_kind(inputs), tuple(inputs.shape[1:]), dtype_name(inputs), is_raw=True)
     stored, kind, normalization = as_stored(inputs), feature_kind(inputs), Normalization("none")
     notes += whole_number_notes(stored)
     if inputs.dtype == torch.uint8 and (normalize == "unit" or (normalize == "auto" and kind == "image")):
@@ -397,7 +530,7 @@ def probe_target(dataset: Any, task: Task | None, classes: Sequence[str] | None,
     if labels is None or len(labels) != len(dataset):
         chosen = evenly_spaced(len(dataset), LABEL_PROBES)
         with seeded(0):
-            samples = [read_sample(dataset, index)[1] for index in chosen]
+            samples = [read_sample(dataset, index)[-1] for index in chosen]
         labels = collated(samples, collate_samples, type(dataset).__name__)
         notes.append(Note("data.targets-probed", count=len(chosen)))
     if not isinstance(labels, Tensor) and isinstance(first := next(iter(labels)), str):

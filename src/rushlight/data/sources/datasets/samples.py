@@ -83,6 +83,12 @@ def is_pair(sample: Any) -> bool:
     return isinstance(sample, (tuple, list)) and len(sample) == 2 and isinstance(as_tensor(sample[0]), Tensor)
 
 
+def is_plain_pair(sample: Any) -> bool:
+    """Tell whether a sample is a tuple or list of an input and a target that each become one tensor."""
+    numbers = (Tensor, bool, int, float, np.number)
+    return type(sample) in (tuple, list) and is_pair(sample) and isinstance(as_tensor(sample[1]), numbers)
+
+
 def size_of(sample: Any) -> int:
     """Return the bytes that one sample takes in memory."""
     if isinstance(sample, (tuple, list)):

@@ -199,7 +199,7 @@ def open_streamed(
     streams = {split: stream(root, files, features, target, workers) for split, files in splits.items()}
     return Data(
         name=root.name, train=streams["train"], validation=streams.get("validation"), test=streams.get("test"),
-        features=features, target=target, fingerprint=digest, notes=(*notes, note, *normalization_notes(features, target)),
+        features=features, target=target, fingerprint=digest, notes=(*notes, note, *normalization_notes(features)),
         examples=examples.inputs,
     )  # fmt: skip
 
@@ -235,6 +235,6 @@ def names_fingerprint(root: Path, splits: Sequence[ImageFiles]) -> str:
     return digest.hexdigest()
 
 
-IMAGES = SourceKind(
+IMAGES: SourceKind = SourceKind(
     "data.kinds.folder", lambda source: isinstance(source, (str, Path)) and Path(source).is_dir(), open_image_folder
 )
