@@ -160,13 +160,18 @@ def last_operation(outputs: Tensor) -> str:
     return ""
 
 
+def tells_scale(loss: object, target: TargetSpec) -> bool:
+    """Tell whether a loss alone tells what the outputs are, or nothing depends on it."""
+    is_known = isinstance(loss, (nn.CrossEntropyLoss, *OF_LABELS, *OF_QUANTITIES))
+    return is_known or target.task not in ("classification", "binary", "multilabel")
+
+
 def with_scale(loss: object, target: TargetSpec, outputs: Tensor, last: object) -> TargetSpec:
     """Return the target with what the outputs of classes or labels are, where the loss alone does not tell.
 
     The operation that computed them does, and the model's last layer, or that they add up to 1.
     """
-    is_told = isinstance(loss, (nn.CrossEntropyLoss, *OF_LABELS, *OF_QUANTITIES))
-    if is_told or target.task not in ("classification", "binary", "multilabel"):
+    if tells_scale(loss, target):
         return target
     operation = last_operation(outputs)
     is_last = operation in LAST or (not operation and isinstance(last, tuple(LAST.values())))

@@ -16,7 +16,7 @@ from rushlight.data import Batch, Data, TargetSpec, tensors_in
 from rushlight.errors import ModelError, RushlightError, UsageError
 from rushlight.models import eval_mode
 from rushlight.texts import Note
-from rushlight.training.objective import as_module, is_own, with_scale
+from rushlight.training.objective import as_module, is_own, tells_scale, with_scale
 from rushlight.training.state import Training
 
 ENDS_IN_ACTIVATION = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.GELU, nn.Sigmoid, nn.Tanh)
@@ -68,8 +68,9 @@ def check_model(
     batch = first_samples(data, device)
     if batch is None or data.features is None:
         return data.target, ()
-    # with gradients: the operation that computed the outputs tells what they are
-    with torch.random.fork_rng(devices=[]), eval_mode(model), torch.enable_grad(), traced(model) as trace:
+    asks = data.target is not None and loss is not None and not tells_scale(as_module(loss), data.target)
+    gradients = torch.enable_grad() if asks else torch.no_grad()  # the operation behind the outputs tells what they are
+    with torch.random.fork_rng(devices=[]), eval_mode(model), gradients, traced(model) as trace:
         try:
             outputs = model(batch[0])
         except Exception as error:  # whatever is wrong in a forward of the user's own, its line is what they need
