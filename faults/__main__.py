@@ -17,11 +17,12 @@ from typing import TextIO
 
 from faults.outcome import Outcome, Say
 
-SHORT = {"kills": 40, "power": 1000, "damage": 1000, "disk": 60}  # about two minutes on two cores
+SHORT = {"kills": 40, "power": 1000, "damage": 1000, "disk": 60, "hostile": 200}  # about two minutes on two cores
 HELP = {
     "kills": "processes that train, killed with SIGKILL at random moments and resumed: the result must have the same bytes",
     "power": "states that a power cut can leave the disk in: no good checkpoint may be lost, no bad one be used",
     "damage": "flipped, cut or missing bytes: each must be found before anything is used",
+    "hostile": "files made by somebody else: none may execute, connect, hang, command the terminal, or end in an exception's own words",
     "disk": "operations that the disk refuses (full, failing, no permission): nothing that was saved may be lost",
 }
 EPILOG = """\

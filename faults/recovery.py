@@ -16,7 +16,7 @@ from rushlight.checkpoint_files import age, list_checkpoints
 from rushlight.errors import RushlightError
 from rushlight.export.bundle import read_bundle
 from rushlight.run import Run
-from rushlight.runs import list_runs, read_json, read_recipe
+from rushlight.runs import list_runs, read_environment, read_recipe
 from rushlight.runs.folder import is_run
 from rushlight.runs.history import LOSS_BYTES, History
 from rushlight.training.checkpoint.checkpoint import latest_checkpoint, restore
@@ -83,7 +83,7 @@ class Recovery:
     def restore(self) -> Recovered:
         """Do what `resume` does before the first step, with a model that is there already."""
         recipe_from_json(read_recipe(self.folder))
-        read_json(self.folder / "environment.json")
+        read_environment(self.folder)
         with History(self.folder) as history:
             if not list_checkpoints(self.folder):
                 return Recovered()

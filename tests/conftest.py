@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,6 +13,8 @@ import pytest
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: for this process, and for those that tests start
 os.environ["RUSHLIGHT_LANGUAGE"] = "en"  # whatever the language of this machine
+os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="rushlight-state-")  # the record of trained runs, of these tests
+atexit.register(shutil.rmtree, os.environ["XDG_STATE_HOME"], ignore_errors=True)
 
 
 @pytest.fixture(autouse=True)

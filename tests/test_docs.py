@@ -104,6 +104,8 @@ def parsed(arguments: list[str]) -> click.Context | None:
 def is_cheap(context: click.Context) -> bool:
     """Tell whether a command can be run here: on data that is here, with files that are here."""
     given = context.params
+    if context.info_name == "board":
+        return False  # it serves until Ctrl-C
     if context.info_name == "train":
         return given["data"] not in DOWNLOADED
     if context.info_name == "data":

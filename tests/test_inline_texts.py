@@ -88,6 +88,8 @@ class Scan(ast.NodeVisitor):
         self.visit(node.args)
         self.visit_Module(node)
 
+    visit_AsyncFunctionDef = visit_FunctionDef
+
     def visit_Compare(self, node: ast.Compare) -> None:
         for part in (node.left, *node.comparators):
             if literal(part) is None:  # a text that is compared with is not shown

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -154,23 +153,6 @@ def test_a_damaged_best_checkpoint_is_named_and_the_last_weights_are_kept(
     assert (training.run.folder / "model" / "model.json").is_file()
 
 
-@pytest.mark.parametrize("way", ["finished", "unfinished", "resumed"])
-def test_a_run_that_names_code_inside_itself_is_not_executed(way: str, tmp_path: Path) -> None:
-    run = rushlight.train("mlp", "digits", epochs=1, schedule="constant", runs=tmp_path, **SMALL)
-    ran = tmp_path / "ran"
-    (run.folder / "net.py").write_text(f"import pathlib\npathlib.Path({str(ran)!r}).touch()\n")
-    recipe = json.loads((run.folder / "recipe.json").read_text())
-    recipe["model"] = {"import": f"{run.folder / 'net.py'}:Net", "name": "Net", "arguments": {}, "seed": 0}
-    (run.folder / "recipe.json").write_text(json.dumps(recipe))
-    if way == "unfinished":
-        shutil.rmtree(run.folder / "model")
-    opened = rushlight.open_run(run.folder)
-    use = (lambda: rushlight.resume(run.folder, epochs=2, quiet=True)) if way == "resumed" else (lambda: opened.model)
-    with pytest.raises(RunError, match="inside the run folder itself"):
-        use()
-    assert not ran.exists()
-
-
 def test_going_on_with_changed_source_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     source = "from torch import nn\n\n\nclass Net(nn.Sequential):\n    def __init__(self):\n        super().__init__(nn.Flatten(), nn.Linear(64, 10))\n"
@@ -179,7 +161,7 @@ def test_going_on_with_changed_source_is_refused(tmp_path: Path, monkeypatch: py
     Path("net.py").write_text(source + "\n# and more\n")
     with pytest.raises(RunError, match="is not what it was when the run began"):
         rushlight.resume(run.folder, epochs=2, quiet=True)
-    assert rushlight.open_run(run.folder).test() == run.report
+    assert rushlight.open_run(run.folder, "net.py:Net").test() == run.report
 
 
 def test_a_bundle_without_its_arguments_says_so(tmp_path: Path) -> None:

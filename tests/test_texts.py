@@ -154,7 +154,7 @@ def test_every_text_that_is_asked_for_is_there() -> None:
     files = {
         text
         for text in asked
-        if text.partition(".")[2] in ("py", "txt", "json", "jsonl", "pth", "parquet", "csv", "safetensors")
+        if text.partition(".")[2] in ("py", "txt", "json", "jsonl", "pth", "parquet", "csv", "safetensors", "js", "css")
     }
     assert asked - files - set(ENGLISH) == set()
 
@@ -214,6 +214,14 @@ def test_every_advice_ends_in_a_full_stop_or_in_something_to_type() -> None:
         if key.endswith(".advice") and advice and not advice.endswith((".", "?")) and not typed.search(advice)
     }  # fmt: skip
     assert wrong == {}
+
+
+def test_a_value_in_a_command_is_quoted_for_the_shell() -> None:
+    """`{run:typed}`, unless it is a number: what is copied into a shell is one word there, whatever a file is called."""
+    unquoted = re.compile(r"rushlight (?:[a-z-]+ )+\{\w+\}|--model \{\w+\}")
+    assert {
+        key for texts_ in (ENGLISH, CHINESE) for key, forms in texts_.items() if any(map(unquoted.search, forms))
+    } == set()
 
 
 def test_a_chinese_text_ends_as_the_english_one_does() -> None:

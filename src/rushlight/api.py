@@ -66,10 +66,11 @@ def epochs(model: str | nn.Module, data: Any = "fashion-mnist", **options: Any) 
 
 
 @resumes(Options)
-def resume(run: str | Path, model: nn.Module | None = None, data: Any = None, **options: Any) -> Run:
+def resume(run: str | Path, model: nn.Module | str | None = None, data: Any = None, **options: Any) -> Run:
     """Go on with a run from its newest checkpoint to the end of its recipe; the result has the bits of one never stopped.
 
-    A run whose model or data were live objects needs them again, made as they were at the start.
+    A run whose model or data were live objects needs them again, made as they were at the start. The class of a model is
+    named, as "net.py:Net", where this account did not train the run on this machine: nothing in a file is imported else.
 
     Raises:
         RunError: there is no such run, it is in use, or it has no checkpoint.
@@ -93,10 +94,11 @@ def open_events(stack: contextlib.ExitStack, options: Mapping[str, Any]) -> Even
     return Events(screen.show, on_event=options.get("on_event"))
 
 
-def open_run(run: str | Path = "latest", model: nn.Module | None = None, *, runs: str | Path = "runs") -> Run:
+def open_run(run: str | Path = "latest", model: nn.Module | str | None = None, *, runs: str | Path = "runs") -> Run:
     """Open a run by its folder, its name (or a part of it that no other has), or "latest".
 
-    A run whose model was a live object needs it again, made as it was: the run's weights are loaded into `model`.
+    A run whose model was a live object needs it again, made as it was: the run's weights are loaded into `model`. So does,
+    as "net.py:Net", one with a class of its own that this account did not train on this machine.
     """
     return Run(find_run(Path(runs), str(run)), model=model)
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from rushlight import files
 from rushlight.errors import StorageError
 from rushlight.texts import Note
 
@@ -15,6 +15,7 @@ CHECKPOINTS = "checkpoints"  # the folder in a run's
 MID_EPOCH = "-mid-epoch"  # the name of a state inside an epoch ends in this
 STATE, TENSORS, SUMS = "state.json", "state.safetensors", "SHA256SUMS"
 FORMAT = 3  # of the checkpoints that this version of Rushlight writes and reads
+MOST_OF_SUMS = 1 << 12  # bytes
 CHUNK = 1 << 18  # bytes read at a time: memory may be scarce when a checkpoint is written
 
 Watch = Callable[[int], None]  # called with the number of bytes just checked
@@ -47,7 +48,7 @@ def checksums(folder: Path, watch: Watch | None = None) -> bytes:
 def sha256(path: Path, watch: Watch | None = None) -> str:
     """Return the SHA-256 of a file of any size, as hexadecimal digits. Raises OSError."""
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    with files.open_file(path) as file:
         while chunk := file.read(CHUNK):
             digest.update(chunk)
             if watch is not None:
@@ -58,7 +59,7 @@ def sha256(path: Path, watch: Watch | None = None) -> str:
 def damage_of(folder: Path, watch: Watch | None = None) -> str | None:
     """Return what is damaged in a checkpoint; None when every byte is as it was written."""
     try:
-        recorded = (folder / SUMS).read_bytes()
+        recorded = files.read_bytes(folder / SUMS, MOST_OF_SUMS)
         found = checksums(folder, watch)
     except FileNotFoundError as error:
         return Note("runs.file-missing", name=Path(error.filename).name)
@@ -82,7 +83,8 @@ def newer_format(folder: Path) -> int | None:
     if found <= FORMAT:
         return None
     try:
-        is_as_recorded = f"{sha256(folder / STATE)}  {STATE}".encode() in (folder / SUMS).read_bytes().splitlines()
+        line = f"{sha256(folder / STATE)}  {STATE}".encode()
+        is_as_recorded = line in files.read_bytes(folder / SUMS, MOST_OF_SUMS).splitlines()
     except OSError:
         return None
     return found if is_as_recorded else None
@@ -91,7 +93,7 @@ def newer_format(folder: Path) -> int | None:
 def read_state(folder: Path) -> dict[str, Any]:
     """Return a checkpoint's state.json, unchecked; {} where it cannot be read or has no format."""
     try:
-        content = json.loads((folder / STATE).read_bytes())
-    except (OSError, ValueError, RecursionError):
+        content = files.parse_json(files.read_bytes(folder / STATE, files.MOST_JSON))
+    except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) and isinstance(content.get("format"), int) else {}

@@ -1,8 +1,8 @@
-"""The only place that writes to disk.
+"""The only place that writes to disk, and that opens files to read them.
 
 A file is written beside its final name, synced, renamed over it, and its folder is synced: a reader sees the
 old content or the new, never a part, even after a power cut. Whatever the operating system refuses becomes a
-`StorageError` that names the path.
+`StorageError` that names the path. Only files are read, no pipes and no devices, and only up to a stated length.
 """
 
 from __future__ import annotations
@@ -12,9 +12,12 @@ import errno
 import json
 import math
 import os
+import re
 import shutil
+import stat
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from io import BufferedReader
 from pathlib import Path
 from typing import IO, Any
 
@@ -24,6 +27,14 @@ from rushlight.errors import StorageError
 texts.read_room(texts.language(), "errors")  # before the disk refuses: the words of its errors are on it
 
 TEMPORARY = ".part"  # what an unpublished file or folder ends in; safe to delete when nothing runs
+TEMPORARY_NAME = re.compile(r".+\.[0-9a-f]{8}" + re.escape(TEMPORARY))
+HELD: dict[
+    Path, tuple[Path, tuple[int, int]]
+] = {}  # folders that this process works in: the lock in each, and its identity
+MOST_JSON = 64 << 20  # bytes of a JSON file that is read
+MOST_UNPACKED, MOST_RATIO = 256 << 20, 100  # what any file may unpack to, and a larger one for each of its bytes
+DEEPEST = 100  # levels of values in one
+PERHAPS_INFINITE = re.compile(rb"[eE]\+?\d{3}|\d{300}")  # such a number may be larger than any that a float holds
 TO_SYNC = "rb+" if os.name == "nt" else "rb"  # Windows syncs for who may write; elsewhere who may read is enough
 
 
@@ -217,6 +228,8 @@ def sweep(folder: Path) -> None:
     Only for who alone writes there: another process's file in the making looks the same.
     """
     for path in folder.glob(f"*{TEMPORARY}"):
+        if not TEMPORARY_NAME.fullmatch(path.name):
+            continue
         if path.is_dir():
             disk.delete_tree(path)
         else:
@@ -225,6 +238,7 @@ def sweep(folder: Path) -> None:
 
 def make_folder(path: Path) -> None:
     """Create the folder and its parents; an existing one is fine."""
+    check_in_place(path)
     if path.is_dir():
         return
     if path.parent != path:  # a drive that is not there is its own parent
@@ -250,10 +264,80 @@ def temporary_beside(path: Path) -> Path:
     return path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}{TEMPORARY}")
 
 
+def is_ours_alone(path: Path) -> bool:
+    """Tell whether a file or folder belongs to this account and nobody else may write it. Raises OSError."""
+    status = path.stat()
+    return os.name == "nt" or (status.st_uid == os.geteuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH))
+
+
 def sync_folder(path: Path) -> None:
     """Wait until the folder's entries, and those that are gone, are on the disk."""
     with explained(path):
         disk.sync_folder(path)
+
+
+# ── reading ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def open_file(path: Path) -> BufferedReader:
+    """Open a file to read it. OSError for what is none: a pipe keeps its reader waiting, a device has no end."""
+    if "\0" in str(path):
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), str(path))
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    descriptor = os.open(path, flags)
+    try:
+        mode = os.fstat(descriptor).st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        if not stat.S_ISREG(mode):
+            raise OSError(errno.EINVAL, texts.Note("runs.no-file"), str(path))
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def read_bytes(path: Path, most: int) -> bytes:
+    """Return a file's bytes. OSError for more than `most` of them, and for what is no file."""
+    with open_file(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > most:
+            raise OSError(errno.EFBIG, texts.Note("runs.too-large", size=size, most=most), str(path))
+        return file.read()
+
+
+def most_unpacked(packed: int) -> int:
+    """Return how many bytes a compressed file of `packed` bytes may unpack to; a small one can be made to fill the memory."""
+    return max(MOST_UNPACKED, MOST_RATIO * packed)
+
+
+def parse_json(content: bytes) -> Any:
+    """Return the values in JSON. ValueError for NaN and infinity, and for values nested deeper than `DEEPEST`."""
+    try:
+        found = json.loads(content, parse_constant=refuse_constant)
+    except RecursionError as error:
+        raise ValueError(texts.Note("runs.too-deep", most=DEEPEST)) from error
+    if content.count(b"[") + content.count(b"{") > DEEPEST or PERHAPS_INFINITE.search(content):
+        check_values(found)
+    return found
+
+
+def refuse_constant(name: str) -> None:
+    """Raise ValueError for a number that strict JSON does not have."""
+    raise ValueError(texts.Note("runs.no-number", name=name))
+
+
+def check_values(value: Any) -> None:
+    """Raise ValueError for infinite numbers, and for values nested deeper than `DEEPEST`: what follows them runs out of stack."""
+    level = [value]
+    for _ in range(DEEPEST):
+        if any(isinstance(entry, float) and math.isinf(entry) for entry in level):
+            refuse_constant("1e999")
+        inner = [entry for entry in level if isinstance(entry, (dict, list))]
+        level = [each for entry in inner for each in (entry.values() if isinstance(entry, dict) else entry)]
+        if not level:
+            return
+    raise ValueError(texts.Note("runs.too-deep", most=DEEPEST))
 
 
 # ── errors and values ────────────────────────────────────────────────────────────────────────────────────────
@@ -261,15 +345,53 @@ def sync_folder(path: Path) -> None:
 
 @contextlib.contextmanager
 def explained(path: Path) -> Iterator[None]:
-    """Turn an OSError inside the block into a StorageError that names `path`."""
+    """Turn an OSError inside the block into a StorageError that names `path`; check first that it is where it was."""
+    check_in_place(path)
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise StorageError("disk-full", path=path) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise StorageError("no-permission", path=path) from error
-        raise StorageError("disk-error", path=path, reason=error.strerror or error) from error
+        raise explanation(error, path) from error
+
+
+@contextlib.contextmanager
+def held_by(lock: Path) -> Iterator[None]:
+    """Write in the folder of a lock that this process has, for the block, only while that lock is in its place.
+
+    A folder that was moved, renamed or deleted in the meantime must not be made anew, nor another of its name be written to.
+    """
+    status = lock.stat()
+    HELD[lock.parent] = lock, (status.st_dev, status.st_ino)
+    try:
+        yield
+    finally:
+        HELD.pop(lock.parent, None)
+
+
+def check_in_place(path: Path) -> None:
+    """Raise StorageError where a path lies in a folder whose lock is not in its place any more."""
+    for folder, (lock, identity) in list(HELD.items()):
+        if path != folder and folder not in path.parents:
+            continue
+        try:
+            status = lock.stat()
+            is_there = (status.st_dev, status.st_ino) == identity
+        except OSError:
+            is_there = False
+        if not is_there:
+            raise StorageError("folder-gone", folder=folder, lock=lock.name)
+
+
+def explanation(error: OSError, path: object) -> StorageError:
+    """Return what the operating system refused, as an error that names `path`."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StorageError("disk-full", path=path)
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return StorageError("no-permission", path=path)
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return StorageError("too-many-files", path=path)
+    if error.errno in (errno.ENAMETOOLONG, errno.EINVAL):
+        return StorageError("path-refused", path=path, reason=error.strerror)
+    return StorageError("disk-error", path=path, reason=error.strerror or error)
 
 
 def without_nan(value: Any) -> Any:

@@ -16,7 +16,14 @@ from rushlight.errors import RunError, UsageError
 from rushlight.export import Bundle, Predictions, predict, read_bundle, write_bundle, write_weights
 from rushlight.options import plain_options
 from rushlight.report import Report
-from rushlight.runs import inexact_resumes, read_history, read_json, read_losses, read_recipe
+from rushlight.runs import (
+    inexact_resumes,
+    read_environment,
+    read_history,
+    read_losses,
+    read_recipe,
+    read_report,
+)
 from rushlight.texts import Note
 from rushlight.training import (
     Recipe,
@@ -32,7 +39,7 @@ from rushlight.training import (
 class Run:
     """One run on disk: its model to test, use, save and look into. `folder` is the truth; everything is read from it."""
 
-    def __init__(self, folder: Path, training: Training | None = None, model: nn.Module | None = None) -> None:
+    def __init__(self, folder: Path, training: Training | None = None, model: nn.Module | str | None = None) -> None:
         self.folder = folder
         self._training = training
         self._model = training.model if training is not None else None
@@ -69,18 +76,17 @@ class Run:
         if not path.is_file():
             return None
         try:
-            return Report.from_json(read_json(path))
+            return Report.from_json(read_report(self.folder))
         except (TypeError, KeyError, AttributeError, IndexError) as error:
             raise RunError("run-file-damaged", path=path, reason=Note("runs.no-report", reason=error)) from error
 
     @property
     def notes(self) -> list[str]:
         """The decisions that were announced when the run started, a sentence each."""
-        path = self.folder / "environment.json"
-        content = read_json(path)
-        notes = content.get("data_notes") if isinstance(content, dict) else None
-        if not isinstance(notes, list):
-            raise RunError("run-file-damaged", path=path, reason=Note("runs.lacks-data-notes"))
+        notes: list[str] | None = read_environment(self.folder).get("data_notes")
+        if notes is None:
+            reason = Note("runs.lacks", name="data_notes")
+            raise RunError("run-file-damaged", path=self.folder / "environment.json", reason=reason)
         return notes
 
     @property
@@ -159,10 +165,10 @@ class Run:
             "seconds": sum(line["seconds"] for line in epochs),
             "train_loss": last["train_loss"],
             **({"validation": last["validation"]} if "validation" in last else {}),
-            "test": finished.get("test", last["test"]),
+            "test": finished.get("test", last.get("test")),
             "state_sha256": finished.get("state_sha256"),
             "inexact": inexact_resumes(self.folder),
             "ways": [
-                {key: line[key] for key in ("step", "way", "message")} for line in events if line["event"] == "way"
+                {key: line.get(key) for key in ("step", "way", "message")} for line in events if line["event"] == "way"
             ],
         }

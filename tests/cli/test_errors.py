@@ -303,10 +303,10 @@ def test_runs_beside_the_pictures_are_no_class_of_theirs(say: Say, tmp_path: Pat
             Image.new("RGB", (8, 8), name).save(tmp_path / name / f"{number}.png")
     say("train", "linear", ".", "--epochs", "1", code=0)
     say("train", "linear", ".", "--epochs", "1", code=0)
-    from rushlight.runs import list_runs, read_json
+    from rushlight.runs import list_runs, read_report
 
     newest = list_runs(Path("runs"))[0]
-    assert [entry["name"] for entry in read_json(newest.folder / "report.json")["classes"]] == ["blue", "red"]
+    assert [entry["name"] for entry in read_report(newest.folder)["classes"]] == ["blue", "red"]
 
 
 def test_deleting_takes_a_whole_name_a_terminal_or_a_yes(say: Say, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from tests.processes import run_python
 
-from rushlight.runs import list_runs, read_json
+from rushlight.runs import list_runs, read_environment
 
 pytestmark = [
     pytest.mark.slow,
@@ -126,4 +126,4 @@ def test_a_run_killed_before_its_recipe_was_written_leaves_its_name_free(tmp_pat
     assert left == ["environment.json", "holder.json", "run.lock"]
     run_python(["-m", "rushlight", *TRAIN, "--quiet"], cwd=tmp_path).check_returncode()
     assert digest_of(tmp_path) == digest
-    assert read_json(tmp_path / "runs" / "it" / "environment.json")["command"][1:] == [*TRAIN, "--quiet"]
+    assert read_environment(tmp_path / "runs" / "it")["command"][1:] == [*TRAIN, "--quiet"]

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rushlight.errors import RunError, StorageError
-from rushlight.runs import find_run, lock_run, new_run, read_json, read_recipe
+from rushlight.runs import find_run, lock_run, new_run, read_recipe, read_report
 from rushlight.runs.folder import create_run, slug
 
 NOON = datetime(2026, 11, 23, 3, 31)
@@ -187,4 +187,4 @@ def test_a_damaged_recipe_is_named(tmp_path: Path, content: bytes) -> None:
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"report\.json: this file of the run is missing"):
-        read_json(tmp_path / "report.json")
+        read_report(tmp_path)

@@ -27,14 +27,16 @@ app = typer.Typer(
 Runs = Annotated[Path, typer.Option("--runs")]
 RunName = Annotated[str, typer.Argument(metavar="RUN")]
 Json = Annotated[bool, typer.Option("--json")]
+Model = Annotated[str | None, typer.Option("--model", metavar="FILE:CLASS")]
 
 
 def print_version(wanted: bool) -> None:
     """Print the version and leave."""
     if wanted:
         import rushlight
+        from rushlight.console import print_line
 
-        typer.echo(" ".join(["rushlight", rushlight.__version__]))
+        print_line(" ".join(["rushlight", rushlight.__version__]))
         raise typer.Exit
 
 
@@ -60,15 +62,16 @@ def train(
 
 @app.command(cls=Command)
 @takes("resume")
-def resume(run: RunName = "latest", *, json: Json = False, **options: Any) -> None:
+def resume(run: RunName = "latest", *, model: Model = None, json: Json = False, **options: Any) -> None:
     import rushlight
 
-    show_end(rushlight.resume(run, **chosen(options), to_stderr=json), json, bool(options["quiet"]))
+    show_end(rushlight.resume(run, model, **chosen(options), to_stderr=json), json, bool(options["quiet"]))
 
 
 def show_end(run: Any, as_json: bool, quiet: bool) -> None:
     """Print how a training ended: as JSON, or as a report with what to do next."""
     from rushlight.console import print_json, print_report, print_summary
+    from rushlight.texts import quoted
 
     summary = run.summary()
     wall = time.perf_counter() - STARTED
@@ -80,8 +83,7 @@ def show_end(run: Any, as_json: bool, quiet: bool) -> None:
         return
     if run.report is not None:
         print_report(run.report.to_json(), drops=True)
-    typed = f'"{run.folder}"' if " " in str(run.folder) else str(run.folder)  # as into a shell
-    name = "latest" if run.folder.parent == Path("runs") else typed
+    name = "latest" if run.folder.parent == Path("runs") else quoted(run.folder)
     print_summary(folder=run.folder, seconds=wall, test=summary["test"], run=name)
 
 
@@ -89,13 +91,14 @@ def show_end(run: Any, as_json: bool, quiet: bool) -> None:
 def test(
     run: RunName = "latest",
     data: str | None = None,
+    model: Model = None,
     runs: Runs = Path("runs"),
     json: Json = False,
 ) -> None:
     import rushlight
     from rushlight.console import print_json, print_report
 
-    report = rushlight.open_run(run, runs=runs).test(data).to_json()
+    report = rushlight.open_run(run, model, runs=runs).test(data).to_json()
     if json:
         print_json(report)
     else:
@@ -107,20 +110,27 @@ def predict(
     run: RunName,
     inputs: Annotated[list[str], typer.Argument(metavar="FILE…")],
     top: int = 3,
+    model: Model = None,
     runs: Runs = Path("runs"),
     json: Json = False,
 ) -> None:
     from rushlight.cli.predictions import print_predictions
 
-    print_predictions(run, runs, inputs, top, json)
+    print_predictions(run, model, runs, inputs, top, json)
 
 
 @app.command(cls=Command)
-def save(run: RunName, path: Annotated[Path, typer.Argument(metavar="PATH")], runs: Runs = Path("runs")) -> None:
+def save(
+    run: RunName,
+    path: Annotated[Path, typer.Argument(metavar="PATH")],
+    model: Model = None,
+    runs: Runs = Path("runs"),
+) -> None:
     import rushlight
+    from rushlight.console import print_line
     from rushlight.texts import text
 
-    typer.echo(text("console.saved", path=rushlight.open_run(run, runs=runs).save(path)))
+    print_line(text("console.saved", path=rushlight.open_run(run, model, runs=runs).save(path)))
 
 
 @app.command(cls=Command)
@@ -146,6 +156,26 @@ def runs(
         listing.show_runs(runs, json)
     else:
         listing.show_run(runs, run, json)
+
+
+@app.command(cls=Command)
+def board(
+    runs: Annotated[Path, typer.Argument(metavar="RUNS")] = Path("runs"),
+    port: Annotated[int | None, typer.Option(metavar="PORT")] = None,
+    no_open: Annotated[bool, typer.Option("--no-open")] = False,
+    language: str | None = None,
+) -> None:
+    from rushlight.board import serve_board
+    from rushlight.console import print_line
+    from rushlight.errors import check_choice
+    from rushlight.texts import LANGUAGES, fill
+    from rushlight.texts import language as usual
+
+    chosen = language or usual()
+    check_choice("language", chosen, LANGUAGES)
+    serve_board(
+        runs, port, chosen, lambda address: print_line(fill(chosen, "board.open", {"address": address})), not no_open
+    )
 
 
 @app.command(cls=Command)

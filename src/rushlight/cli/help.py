@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import typer
@@ -96,7 +97,9 @@ def explain(command: Any, context: Any, code: str) -> None:
 
 
 def teach(error: Exception, arguments: list[str]) -> Exception:
-    """Return typer's error about the arguments of `rushlight` in our words, and any other error as it is."""
+    """Return typer's errors about arguments, and the system's about paths, in our words; any other error as it is."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return UsageError("path-refused", path=os.fsdecode(error.filename), reason=error.strerror)
     if not isinstance(error, TYPERS_ERROR):
         return error
     context, parameter, kind = getattr(error, "ctx", None), getattr(error, "param", None), type(error).__name__

@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from rushlight.api import open_run
-from rushlight.console import print_json
+from rushlight.console import print_json, print_line
 from rushlight.data import is_table
 from rushlight.errors import UsageError
 from rushlight.export import Predictions, SavedModel, open_bundle
 from rushlight.run import Run
+from rushlight.texts import visible
 
 SHOWN_ROWS = 20
 
 
-def print_predictions(name: str, runs: Path, inputs: list[str], top: int, as_json: bool) -> None:
+def print_predictions(name: str, model: str | None, runs: Path, inputs: list[str], top: int, as_json: bool) -> None:
     """Predict from the files and print what comes out, a line or a JSON entry for each sample."""
     paths = [path for given in inputs for path in expanded(given)]
     is_bundle = (Path(name) / "model.json").is_file()
-    run: Run | SavedModel = open_bundle(name) if is_bundle else open_run(name, runs=runs)
+    run: Run | SavedModel = open_bundle(name, model) if is_bundle else open_run(name, model, runs=runs)
     rows = [row for group in grouped(paths) for row in prediction_rows(group, run.predict(group), top)]
     if as_json:
         print_json({"run": name if isinstance(run, SavedModel) else run.name, "predictions": rows})
         return
-    width = max((len(row["input"]) for row in rows), default=0)
+    width = max((len(visible(row["input"])) for row in rows), default=0)
     for row in rows:
-        print(f"{row['input']:<{width}}  {as_line(row)}")  # noqa: T201
+        print_line(f"{visible(row['input']):<{width}}  {as_line(row)}")
 
 
 def grouped(paths: list[Path]) -> Iterator[list[Path] | Path]:
@@ -55,8 +57,8 @@ def as_line(row: dict[str, Any]) -> str:
     if "value" in row:
         values = row["value"] if isinstance(row["value"], list) else [row["value"]]
         return "  ".join(f"{value:.6g}" for value in values)
-    shares = [f"{name} {share:.1%}" for name, share in row["probabilities"].items()]
-    return f"{row['label']:<16}  " + "  ".join(shares)
+    shares = [f"{visible(name)} {share:.1%}" for name, share in row["probabilities"].items()]
+    return f"{visible(row['label']):<16}  " + "  ".join(shares)
 
 
 def expanded(given: str) -> list[Path]:
@@ -65,7 +67,9 @@ def expanded(given: str) -> list[Path]:
     if path.exists():
         return [path]
     anchor = Path(path.anchor or ".")
-    found = sorted(anchor.glob(str(path.relative_to(path.anchor) if path.anchor else path)))
+    found: list[Path] = []
+    with contextlib.suppress(ValueError, NotImplementedError):  # it is no pattern either
+        found = sorted(anchor.glob(str(path.relative_to(path.anchor) if path.anchor else path)))
     if not found:
         raise UsageError("no-input-file", path=given, folder=Path.cwd())
     return found

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from rushlight.console.output import open_console
+from rushlight.console.output import new_grid, open_console
 from rushlight.console.progress import of
 from rushlight.formats import format_bytes
 from rushlight.texts import text
@@ -14,13 +14,10 @@ from rushlight.texts import text
 
 def ask_to_delete(row: Mapping[str, Any]) -> bool:
     """Ask whether to delete a run; `row` is the result of `describe_deletion`."""
-    from rich.table import Table
     from rich.text import Text
 
     console = open_console(to_stderr=True)
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="dim", no_wrap=True)
-    table.add_column(overflow="fold")
+    table = new_grid()
     table.add_row(text("console.upkeep.run"), Text(str(row["name"]), "bold"))
     table.add_row(text("console.upkeep.folder"), str(row["folder"]))
     if row["model"]:

@@ -1,8 +1,13 @@
-"""Standard output and standard error, whatever their encoding can write."""
+"""Standard output and standard error, whatever their encoding can write.
+
+All that Rushlight prints goes through here, so that no text from a file or a name commands the terminal: `visible` of the
+texts makes values and cells so, one line each; what this console renders can then have nothing but line ends in it.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import json
 import os
@@ -10,11 +15,12 @@ import sys
 import traceback as tracebacks
 from typing import IO, TYPE_CHECKING, Any
 
-from rushlight.texts import text
+from rushlight.texts import UNSEEN, text, visible
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
 PLAIN_WIDTH = 100  # columns when nobody says how wide the page is: a file, a pipe
 WIDEST = 100_000
@@ -75,23 +81,83 @@ def can_encode(stream: Any, text: str) -> bool:
     return True
 
 
+@functools.cache
+def console_class() -> type[Console]:
+    """Return rich's console with nothing in what it renders that a terminal obeys but its own colours and line ends."""
+    from rich import console as rich_console
+
+    class VisibleConsole(rich_console.Console):
+        def render(self, renderable: Any, options: Any = None) -> Any:
+            for segment in super().render(renderable, options):
+                if not segment.control and UNSEEN.search(segment.text):
+                    lines = (visible(line, WIDEST) for line in segment.text.split("\n"))
+                    segment = segment._replace(text="\n".join(lines))
+                yield segment
+
+    return VisibleConsole
+
+
 def open_console(to_stderr: bool = False, drops: bool = False) -> Console:
     """Return a rich console on sys.stdout or sys.stderr, without markup and highlighting.
 
     When nobody reads on, rich ends the process at the next word; with `drops`, words are left out instead.
     """
-    from rich.console import Console
-
     stream: Any = SafeStream(sys.stderr if to_stderr else sys.stdout, drops)
-    console = Console(file=stream, markup=False, highlight=False, emoji=False)
-    if not stream.isatty() and not os.environ.get("COLUMNS"):
-        console = Console(file=stream, markup=False, highlight=False, emoji=False, width=PLAIN_WIDTH)
-    return console
+    width = None if stream.isatty() or os.environ.get("COLUMNS") else PLAIN_WIDTH
+    return console_class()(file=stream, markup=False, highlight=False, emoji=False, width=width)
+
+
+@functools.cache
+def table_class() -> type[Table]:
+    """Return rich's table with `visible` headings and cells."""
+    from rich import table as rich_table
+
+    class VisibleTable(rich_table.Table):
+        def add_column(self, header: Any = "", *more: Any, **options: Any) -> None:
+            super().add_column(visible_cell(header), *more, **options)
+
+        def add_row(self, *cells: Any, **options: Any) -> None:
+            super().add_row(*map(visible_cell, cells), **options)
+
+    return VisibleTable
+
+
+def visible_cell(cell: str | Text) -> str | Text:
+    """Return a cell with `visible` text; a text in colour that is changed by that keeps one style."""
+    if isinstance(cell, str):
+        return visible(cell)
+    plain = visible(cell.plain)
+    return cell if plain == cell.plain else type(cell)(plain, cell.style)
+
+
+def new_table() -> Table:
+    """Return an empty table with the look that all tables here have."""
+    from rich import box
+
+    return table_class()(box=box.SIMPLE_HEAD, header_style="dim", show_edge=False)
+
+
+def new_grid() -> Table:
+    """Return an empty table of names and values."""
+    grid = table_class().grid(padding=(0, 2))
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column(overflow="fold")
+    return grid
 
 
 def print_json(content: object) -> None:
     """Print one JSON object on one line of standard output; NaN and infinity raise ValueError."""
     line = json.dumps(content, ensure_ascii=not can_encode(sys.stdout, "数×"), allow_nan=False)
+    write_line(UNSEEN.sub(lambda found: json.dumps(found[0])[1:-1], line))
+
+
+def print_line(line: str) -> None:
+    """Print one line on standard output, as it is, however long."""
+    write_line(visible(line, WIDEST))
+
+
+def write_line(line: str) -> None:
+    """Write one line to standard output."""
     stream = SafeStream(sys.stdout)
     stream.write(line + "\n")
     stream.flush()

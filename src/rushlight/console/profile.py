@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rushlight.console.report import new_table, one_digit
+from rushlight.console.output import new_table
+from rushlight.console.report import one_digit
 from rushlight.formats import format_step
 from rushlight.texts import Note, shown, text
 

@@ -111,15 +111,11 @@ class Progress:
         elif kind == "epoch":
             self.show_epoch(data)
         elif kind == "values":
-            figures = {
-                name: format_figure(value)
-                if isinstance(value, float)
-                else value["media"]
-                if isinstance(value, dict)
-                else value
-                for name, value in data["values"].items()
-            }
-            self.print("  ".join(f"{name} {value}" for name, value in figures.items()))
+            figures: list[str] = []
+            for name, value in data["values"].items():
+                kept = format_figure(value) if isinstance(value, float) else value
+                figures.append(f"{shown(name)} {shown(kept['media'] if isinstance(kept, dict) else kept)}")
+            self.print("  ".join(figures))
         elif kind == "message":
             self.print(shown(data["text"]))
         elif kind == "warning" or (kind == "event" and data["event"] in WARNED_OF):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rushlight.console.output import open_console
+from rushlight.console.output import new_table, open_console
 from rushlight.formats import format_duration, format_figure, format_share
 from rushlight.texts import Joined, text
 
@@ -83,14 +83,6 @@ def print_classes(console: Console, classes: Sequence[Mapping[str, Any]]) -> Non
 def one_digit(share: float | None) -> str:
     """Return a share in percent with one digit; '-' when it is not defined."""
     return "-" if share is None else f"{share * 100:.1f}%"
-
-
-def new_table() -> Table:
-    """Return an empty table with the look that all tables here have."""
-    from rich import box
-    from rich.table import Table
-
-    return Table(box=box.SIMPLE_HEAD, header_style="dim", show_edge=False)
 
 
 def print_titled(console: Console, title: str, table: Table) -> None:

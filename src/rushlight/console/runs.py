@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rushlight.console.output import can_encode, open_console, print_marked, print_unwrapped
+from rushlight.console.output import (
+    Unheard,
+    can_encode,
+    new_grid,
+    new_table,
+    open_console,
+    print_marked,
+    print_unwrapped,
+)
 from rushlight.console.progress import evaluated, metric_of, of, show_metric
-from rushlight.console.report import new_table, print_titled
+from rushlight.console.report import print_titled
 from rushlight.formats import format_count, format_duration, format_figure
-from rushlight.texts import Note, text
+from rushlight.texts import Note, shown, text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -25,6 +34,7 @@ LEAST_MISSED = ("loss", "started", "time", "best", "epochs", "last")  # columns 
 CURVE_HEIGHT = 13
 CURVE_POINTS = 400
 CURVE_WIDTH = 100
+HIGHEST = 1e100  # that is drawn: ranges near a float's largest number overflow
 EPOCH_ROWS = 30  # of a longer run, the last ones are shown
 SESSION_ROWS = 20
 SESSIONS_WIDE = 76  # columns from which the ends of sessions are shown
@@ -63,7 +73,11 @@ def print_runs(runs: Sequence[Mapping[str, Any]]) -> None:
 
 def run_cells(run: Mapping[str, Any]) -> dict[str, str]:
     """Return the texts in one run's row, by column."""
-    row = {"run": run["name"], "status": text(f"console.status.{run['status']}"), "started": moment(run["started"])}
+    row = {
+        "run": shown(run["name"]),
+        "status": text(f"console.status.{run['status']}"),
+        "started": moment(run["started"]),
+    }
     if run["status"] == "damaged":
         return row | dict.fromkeys(("epochs", "last", "best", "loss", "time"), "-")
     metric, best = run["metric"], "-"
@@ -89,10 +103,10 @@ def print_run(
 
     console = open_console()
     status = Text(text(f"console.status.{summary['status']}"), STATUS_STYLES.get(summary["status"], ""))
-    console.print(Text.assemble((summary["name"], "bold"), "  ", status), soft_wrap=True)
-    console.print(str(summary["folder"]), style="dim", soft_wrap=True)
+    console.print(Text.assemble((shown(summary["name"]), "bold"), "  ", status), soft_wrap=True)
+    console.print(shown(summary["folder"]), style="dim", soft_wrap=True)
     for change in summary.get("inexact") or ():
-        print_marked(console, text("console.not-exact"), "bold yellow", change)
+        print_marked(console, text("console.not-exact"), "bold yellow", shown(change))
     print_recipe(console, recipe)
     epochs = [line for line in history if line.get("kind") == "epoch"]
     if epochs:
@@ -103,18 +117,14 @@ def print_run(
         if line.get("kind") == "event" and line.get("event") != "finished":
             at = " " + text("console.run.at-step", step=line["step"]) if line.get("step") is not None else ""
             when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(line.get("time") or 0))
-            entry = f"{when}  {line.get('event')}{at}  {line.get('message') or ''}".rstrip()
+            entry = f"{when}  {shown(line.get('event'))}{at}  {shown(line.get('message') or '')}".rstrip()
             console.print(entry, style="dim", soft_wrap=not console.is_terminal)
     print_curves(console, epochs, losses)
 
 
 def print_recipe(console: Console, recipe: Mapping[str, Any]) -> None:
     """Print a recipe, one entry a line; objects are shown by their name and settings."""
-    from rich.table import Table
-
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="dim", no_wrap=True)
-    table.add_column(overflow="fold")
+    table = new_grid()
     for key, value in recipe.items():
         if value is not None:
             table.add_row(key.replace("_", " "), described(value))
@@ -184,9 +194,9 @@ def print_sessions(console: Console, sessions: Sequence[Mapping[str, Any]]) -> N
     print_titled(console, text(key, shown=len(listed), count=len(sessions)), table)
     for session in listed:
         for notice in session.get("notices", ()):
-            print_marked(console, text("console.notice"), "yellow", str(notice))
+            print_marked(console, text("console.notice"), "yellow", shown(notice))
         if session["message"]:
-            print_marked(console, text("console.failed"), "red", str(session["message"]))
+            print_marked(console, text("console.failed"), "red", shown(session["message"]))
 
 
 def moment(seconds: Any, since: Any = None) -> str:
@@ -236,7 +246,8 @@ def draw_curve(console: Console, title: str, label: str, x: Sequence[float], y: 
     terminal.limit(False, False)  # the page is the console's, which may be no terminal
     figure.clear()
     figure.theme("colorless")
-    curve = figure.signal(list(x), list(y), marker="braille" if has_braille else "*")
+    y = [min(max(value, -HIGHEST), HIGHEST) for value in y]
+    curve = figure.signal(list(x), y, marker="braille" if has_braille else "*")
     curve.lines()
     figure.draw(curve)
     figure.title(title)
@@ -244,7 +255,8 @@ def draw_curve(console: Console, title: str, label: str, x: Sequence[float], y: 
     ticks = whole_ticks(x[0], x[-1], width // 14)
     figure.ruler("x").ticks(ticks, [f"{tick:,}" for tick in ticks])
     figure.plot_size(width, CURVE_HEIGHT)
-    drawn = figure.build().string(colorless=True)
+    with contextlib.redirect_stderr(Unheard()):  # plotext has notices of its own
+        drawn = figure.build().string(colorless=True)
     if not has_braille:
         drawn = drawn.translate(str.maketrans("┌┐└┘─│┤├┬┴┼", "+" * 4 + "-|" + "+" * 5))
     console.print(drawn, soft_wrap=True, no_wrap=True)

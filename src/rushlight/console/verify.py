@@ -7,9 +7,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rushlight.console.output import open_console, print_unwrapped
+from rushlight.console.output import new_table, open_console, print_unwrapped
 from rushlight.console.progress import DRAW_SECONDS, LiveLine
-from rushlight.console.report import new_table
 from rushlight.formats import format_bytes
 from rushlight.texts import Note, shown, text
 
@@ -50,8 +49,8 @@ def print_verification(found: Mapping[str, Any]) -> None:
     from rich.text import Text
 
     console = open_console()
-    console.print(Text.assemble((str(found["run"]), "bold"), "  ", state_of_run(found)), soft_wrap=True)
-    console.print(str(found["folder"]), style="dim", soft_wrap=True)
+    console.print(Text.assemble((shown(found["run"]), "bold"), "  ", state_of_run(found)), soft_wrap=True)
+    console.print(shown(found["folder"]), style="dim", soft_wrap=True)
     has_size = console.width >= WIDE
     table = verification_table(text("console.upkeep.part"), has_size)
     for file in found["parts"]:
@@ -68,7 +67,7 @@ def print_verifications(results: Sequence[Mapping[str, Any]]) -> None:
     console = open_console()
     has_size = console.width >= FULL
     table = verification_table(text("console.upkeep.run"), has_size)
-    name_width = max(cell_len(found["run"]) for found in results)
+    name_width = max(cell_len(shown(found["run"])) for found in results)
     if console.is_terminal:
         name_width = min(name_width, console.width // 2)  # whole names, as far as that goes: they are to be typed
         table.columns[-1].max_width = max(8, console.width - name_width - (25 if has_size else 15))

@@ -9,6 +9,7 @@ from rushlight.lazy import lazy_names
 if TYPE_CHECKING:
     from rushlight.data.feed import (
         CPU,
+        GENERATORS,
         Batch,
         Feed,
         Held,
@@ -16,8 +17,12 @@ if TYPE_CHECKING:
         ResidentSplit,
         Split,
         StreamedSplit,
+        Walk,
         count_samples,
         equal_parts,
+        set_state,
+        split_batch,
+        state_of,
         tensors_in,
     )
     from rushlight.data.look import describe_data, write_contact_sheet
@@ -29,11 +34,13 @@ if TYPE_CHECKING:
         ImageFolderDataset,
         cache_folder,
         describe_datasets,
+        group_inputs,
         is_table,
+        needs_network,
         read_image,
         read_rows,
     )
-    from rushlight.data.spec import Column, FeatureSpec, Normalization, Scale, TargetSpec, Task
+    from rushlight.data.spec import Column, FeatureKind, FeatureSpec, Layout, Normalization, Scale, TargetSpec, Task
     from rushlight.data.splits import Data, keeping_workers
 
 
@@ -42,6 +49,7 @@ __getattr__, __dir__ = lazy_names(
     {
         "rushlight.data.feed": [
             "CPU",
+            "GENERATORS",
             "Batch",
             "Feed",
             "Held",
@@ -49,8 +57,12 @@ __getattr__, __dir__ = lazy_names(
             "ResidentSplit",
             "Split",
             "StreamedSplit",
+            "Walk",
             "count_samples",
             "equal_parts",
+            "set_state",
+            "split_batch",
+            "state_of",
             "tensors_in",
         ],
         "rushlight.data.look": ["describe_data", "write_contact_sheet"],
@@ -62,11 +74,22 @@ __getattr__, __dir__ = lazy_names(
             "ImageFolderDataset",
             "cache_folder",
             "describe_datasets",
+            "group_inputs",
             "is_table",
+            "needs_network",
             "read_image",
             "read_rows",
         ],
-        "rushlight.data.spec": ["Column", "FeatureSpec", "Normalization", "Scale", "TargetSpec", "Task"],
+        "rushlight.data.spec": [
+            "Column",
+            "FeatureKind",
+            "FeatureSpec",
+            "Layout",
+            "Normalization",
+            "Scale",
+            "TargetSpec",
+            "Task",
+        ],
         "rushlight.data.splits": ["Data", "keeping_workers"],
     },
 )

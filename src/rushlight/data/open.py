@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -75,6 +76,10 @@ class DataOptions:
         for option, fraction in (("test_fraction", self.test_fraction), ("val_fraction", self.val_fraction)):
             if fraction is not None and not 0 <= fraction < 1:
                 raise UsageError("bad-fraction", option=option, value=fraction)
+        if self.classes is not None and (
+            doubled := [name for name, count in Counter(self.classes).items() if count > 1]
+        ):
+            raise UsageError("class-doubled", name=doubled[0])
         if self.workers < 0:
             raise UsageError("negative", option="workers", value=self.workers)
 
@@ -159,7 +164,12 @@ def are_splits(parts: Sequence[Any]) -> bool:
 
 def from_home(source: Any) -> Any:
     """Return a path that begins with ~ as one that begins with the home folder; anything else as it is."""
-    return Path(source).expanduser() if isinstance(source, (str, Path)) and str(source).startswith("~") else source
+    if not isinstance(source, (str, Path)) or not str(source).startswith("~"):
+        return source
+    try:
+        return Path(source).expanduser()
+    except RuntimeError:  # there is no such user
+        return source
 
 
 def kind_of(source: Any) -> SourceKind:
@@ -280,7 +290,7 @@ def open_like(
         return replace(split, prepare=PrepareBatch(None, features))
     if opened.features is not None:
         check_same_dtype(opened.name, features.dtype, opened.features.dtype)
-    if opened.features is None or opened.target is None or opened.features.shape != features.shape:
+    if opened.features is None or opened.target is None or not features.fits(opened.features.shape):
         found = None if opened.features is None else opened.features.shape
         raise DataError("other-shape", data=opened.name, expected=features.shape, found=found)
     numbers = known_classes(opened, target)
@@ -311,7 +321,8 @@ def known_classes(opened: Data, target: TargetSpec) -> Tensor | None:
     assert opened.target is not None
     names = opened.target.classes
     are_classes = all(task in ("classification", "binary") for task in (opened.target.task, target.task))
-    if not are_classes or target.layout == "dense" or names == target.classes:
+    is_same = names == target.classes[: len(names)]  # a first batch may not have all
+    if not are_classes or target.layout == "dense" or is_same:
         return None
     unknown = [name for name in names if name not in target.classes]
     if unknown and names == tuple(map(str, range(len(names)))):

@@ -98,6 +98,12 @@ class FeatureSpec:
     normalization: Normalization = Normalization()
     columns: tuple[Column, ...] = ()  # tables only: the columns in order
     is_raw: bool = False
+    varies: bool = False  # whether samples are sequences, whose length is another in each batch: that of `shape` is one
+
+    def fits(self, shape: tuple[int, ...]) -> bool:
+        """Tell whether a sample of this shape is one of these."""
+        is_same = len(shape) == len(self.shape) and shape[1:] == self.shape[1:]
+        return is_same and (self.varies or shape == self.shape)
 
     @property
     def size(self) -> int:

@@ -37,8 +37,8 @@ class Data:
     batch_size: int | None = None  # a DataLoader of the user's brings its own
     examples: Tensor | None = None  # a few training inputs as stored, for the bundle
     validation: Split | None = None  # what chooses: the best epoch, early stopping, plateau schedules
-    may_scale: bool = False  # whether a loss of quantities may have the targets standardised
     inexact: tuple[str, ...] = ()  # why reading it again does not give the same, a sentence each
+    may_scale: bool = False  # whether a loss of quantities may have the targets standardised
 
     @property
     def splits(self) -> dict[str, Split]:

@@ -16,7 +16,7 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import safetensors.torch
 import torch
@@ -25,20 +25,62 @@ from torch import Tensor, nn
 from rushlight import files
 from rushlight.data import (
     Column,
+    FeatureKind,
     FeatureSpec,
+    Layout,
     Normalization,
+    Scale,
     TargetSpec,
+    Task,
 )
+from rushlight.device import available_memory
 from rushlight.errors import UsageError, WeightsError
 from rushlight.export.formats import decode_safetensors, encode_safetensors
 from rushlight.export.nested import pack, unpack
 from rushlight.export.predictions import device_of
 from rushlight.export.weights import first_few, portable_state
+from rushlight.kinds import (
+    Kind,
+    is_count,
+    is_finite,
+    is_flag,
+    is_object,
+    is_one_of,
+    is_positive,
+    is_text,
+    is_whole,
+    maybe,
+    wrong_entry,
+)
 from rushlight.models import eval_mode
 from rushlight.texts import Note
 
 FORMAT, VERSION = "rushlight-bundle", 1
 MODEL, WEIGHTS, EXAMPLES = "model.json", "weights.safetensors", "examples.safetensors"
+DTYPES = (
+    "bool", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64", "float16", "bfloat16", "float32",
+    "float64", "complex64", "complex128",
+)  # fmt: skip  # of samples as they are stored
+DESCRIPTION: Kind = {
+    "version": is_count,
+    "files": {f"{name}?": {"sha256": is_text} for name in (WEIGHTS, EXAMPLES)},
+    "preprocessing": maybe({
+        "kind": is_one_of(*get_args(FeatureKind)), "shape": [is_count], "dtype": is_one_of(*DTYPES), "is_raw?": is_flag,
+        "normalization": {"name?": is_text, "divisor?": is_positive, "mean?": [is_finite], "std?": [is_finite]},
+        "columns": [{
+            "name": is_text, "kind": is_one_of("number", "category", "date"), "categories?": [is_text], "fill?": is_finite,
+            "flags_missing?": is_flag, "date_order?": is_one_of("ymd", "dmy", "mdy"),
+        }],
+    }),
+    "target": maybe({
+        "task": is_one_of(*get_args(Task)), "classes?": [is_text], "width?": is_count, "name?": is_text, "mean?": [is_finite],
+        "std?": [is_finite], "layout?": is_one_of(*get_args(Layout)), "gives?": is_one_of(*get_args(Scale)),
+        "ignored?": maybe(is_whole),
+    }),
+    "extra_state?": is_object,
+    "architecture": {"name?": is_text, "import?": is_text, "class?": is_text, "arguments?": is_object},
+    "provenance": is_object,
+}  # fmt: skip
 RTOL, ATOL = 1e-3, 1e-4  # float32 sums are taken in another order on another machine, and round differently
 
 
@@ -130,21 +172,18 @@ def read_bundle(folder: Path) -> Bundle:
     """
     folder = Path(folder)
     description = read_description(folder)
-    try:
-        if description["version"] > VERSION:
-            raise WeightsError("bundle-newer", path=folder, found=description["version"], known=VERSION)
-        sums = {name: str(entry["sha256"]) for name, entry in description["files"].items()}
-        features = description["preprocessing"] and FeatureSpec.from_json(known_features(description["preprocessing"]))
-        target = description["target"] and TargetSpec.from_json(known(TargetSpec, description["target"]))
-        architecture, provenance = dict(description["architecture"]), dict(description["provenance"])
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        reason = Note("export.garbled", name=MODEL, entry=error)
-        raise WeightsError("bundle-damaged", path=folder, reason=reason) from error
-    if WEIGHTS not in sums:
+    preprocessing, described, listed = (description[name] for name in ("preprocessing", "target", "files"))
+    features = None if preprocessing is None else FeatureSpec.from_json(known_features(preprocessing))
+    target = None if described is None else TargetSpec.from_json(known(TargetSpec, described))
+    if WEIGHTS not in listed:
         raise WeightsError("bundle-damaged", path=folder, reason=Note("export.lists-no", name=MODEL, file=WEIGHTS))
-    weights = with_extra(read_tensors(folder, WEIGHTS, sums[WEIGHTS]), description.get("extra_state", {}), folder)
-    examples = read_tensors(folder, EXAMPLES, sums[EXAMPLES]) if EXAMPLES in sums else {}
-    return Bundle(weights, features, target, architecture, provenance, examples)
+    weights = with_extra(
+        read_tensors(folder, WEIGHTS, listed[WEIGHTS]["sha256"]), description.get("extra_state", {}), folder
+    )
+    examples = read_tensors(folder, EXAMPLES, listed[EXAMPLES]["sha256"]) if EXAMPLES in listed else {}
+    if examples and "inputs" not in examples:
+        raise WeightsError("bundle-damaged", path=folder, reason=Note("export.garbled", name=EXAMPLES, entry="inputs"))
+    return Bundle(weights, features, target, description["architecture"], description["provenance"], examples)
 
 
 def bundle_architecture(described: dict[str, Any]) -> dict[str, Any]:
@@ -198,7 +237,7 @@ def answer(model: nn.Module, features: FeatureSpec | None, raw: Tensor) -> dict[
 def read_description(folder: Path) -> dict[str, Any]:
     """Return the content of model.json; raises WeightsError when it is not there, not ours or torn."""
     try:
-        content = json.loads((folder / MODEL).read_text(encoding="utf-8"))
+        content = files.parse_json(files.read_bytes(folder / MODEL, files.MOST_JSON))
     except (FileNotFoundError, NotADirectoryError):
         raise WeightsError("bundle-missing", path=folder, **what_is_there(folder)) from None
     except (OSError, ValueError) as error:  # ValueError: no UTF-8, or no JSON
@@ -207,6 +246,11 @@ def read_description(folder: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         found = Note("export.says-no-format", name=MODEL, format=FORMAT)
         raise WeightsError("bundle-missing", path=folder, found=found, suggestion="")
+    version = content.get("version")
+    if isinstance(version, int) and version > VERSION:
+        raise WeightsError("bundle-newer", path=folder, found=version, known=VERSION)
+    if (name := wrong_entry(content, DESCRIPTION)) is not None:
+        raise WeightsError("bundle-damaged", path=folder, reason=Note("export.garbled", name=MODEL, entry=name))
     return content
 
 
@@ -224,7 +268,7 @@ def what_is_there(folder: Path) -> dict[str, str]:
 def read_tensors(folder: Path, name: str, expected: str) -> dict[str, Tensor]:
     """Return the tensors of one file of the bundle, checked; `name` is one of ours, never one from a file."""
     try:
-        content = (folder / name).read_bytes()
+        content = files.read_bytes(folder / name, available_memory())
     except OSError as error:
         reason = Note("export.unreadable", name=name, reason=error.strerror or error)
         raise WeightsError("bundle-damaged", path=folder, reason=reason) from error

@@ -7,12 +7,12 @@ import json
 import pickle
 import re
 import warnings
+import zipfile
 from collections import OrderedDict
 from pathlib import Path
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from rushlight.errors import WeightsError
@@ -42,7 +42,7 @@ def decode_safetensors(content: bytes, path: Path) -> dict[str, Tensor]:
         raise WeightsError("weights-misnamed", path=path, found="torch.save", name=path.with_suffix(".pth").name)
     try:
         state = safetensors.torch.load(content)
-    except (SafetensorError, KeyError, ValueError) as error:  # KeyError: a dtype this torch does not know
+    except Exception as error:  # also KeyError: a dtype this torch does not know
         raise damaged(path, content, str(error)) from error
     length = int.from_bytes(content[:8], "little")  # the format: 8 bytes of length, then a JSON header
     other_names = json.loads(content[8 : 8 + length]).get("__metadata__") or {}
@@ -57,6 +57,8 @@ def decode_torch(content: bytes, path: Path) -> object:
     if content[8:9] == b"{" and int.from_bytes(content[:8], "little") < len(content):
         name = path.with_suffix(".safetensors").name
         raise WeightsError("weights-misnamed", path=path, found="safetensors", name=name)
+    if (size := unpacked_size(content)) > len(content):  # torch compresses nothing
+        raise damaged(path, content, Note("export.unpacks-to", size=size))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's own hints, on TorchScript and pickle protocols
@@ -71,6 +73,17 @@ def decode_torch(content: bytes, path: Path) -> object:
         if "TorchScript" in str(error):
             raise WeightsError("weights-torchscript", path=path) from error
         raise damaged(path, content, why_not_torch(content, error)) from error
+
+
+def unpacked_size(content: bytes) -> int:
+    """Return how many bytes the directory of a ZIP archive says it unpacks to; 0 for what is none, or a broken one."""
+    if not content.startswith(b"PK"):
+        return 0
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            return sum(entry.file_size for entry in archive.infolist())
+    except Exception:  # whatever a broken archive leads its reader to: torch's reader says what is wrong
+        return 0
 
 
 def why_not_torch(content: bytes, error: Exception) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rushlight import files
 from rushlight.data import FeatureSpec, as_array, owned
 from rushlight.errors import DataError
 from rushlight.texts import Joined, Note
@@ -27,8 +28,9 @@ def open_inputs(inputs: Any, features: FeatureSpec) -> Array:
     inputs = Path(inputs) if isinstance(inputs, (str, os.PathLike)) else inputs
     if isinstance(inputs, Path) and inputs.suffix.lower() == ".npy":
         try:
+            files.open_file(inputs).close()
             inputs = np.load(inputs, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
+        except Exception as error:  # NumPy's reader raises whatever a broken header leads it to
             raise DataError("predict-file", path=inputs, expected=described(features)) from error
     if features.kind == "image":
         images = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
@@ -89,9 +91,9 @@ def batched(raw: Array, features: FeatureSpec) -> Array:
     found, wanted = raw.shape, features.shape
     if found == (0,):
         return raw.reshape((0, *wanted))
-    if found[1:] == wanted:
+    if features.fits(found[1:]):
         return raw
-    if found == wanted:
+    if features.fits(found):
         return raw[None]
     if features.kind == "image":
         channels, height, width = wanted

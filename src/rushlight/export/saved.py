@@ -14,7 +14,7 @@ from rushlight.errors import UsageError, WeightsError
 from rushlight.export.bundle import Bundle, answer, difference, read_bundle
 from rushlight.export.predictions import Predictions, predict
 from rushlight.export.weights import load_state, load_weights, unchanged_on_error
-from rushlight.models import build_model, restored
+from rushlight.models import build_custom, build_model, restored
 
 
 @dataclass(frozen=True)
@@ -36,15 +36,16 @@ class SavedModel:
         return predict(self.model, inputs, self.bundle.features, self.bundle.target, batch_size=batch_size)
 
 
-def open_bundle(folder: str | Path, model: nn.Module | None = None) -> SavedModel:
+def open_bundle(folder: str | Path, model: nn.Module | str | None = None) -> SavedModel:
     """Open a bundle to predict with it: the model, in eval mode, its preprocessing and its class names.
 
-    Without `model`, one is built where the bundle's architecture is known by name. The outputs on the bundle's
+    Without `model`, one is built where the bundle's architecture is known by name; `model` may name its class, as
+    "net.py:Net". The outputs on the bundle's
     examples must be the recorded ones within `atol + rtol * |recorded|`, rtol 1e-3 and atol 1e-4, in float32: other
     machines round differently. Raises WeightsError when weights or outputs differ; `model` is then as it was.
     """
     bundle = read_bundle(Path(folder))
-    model = build_bundled(Path(folder), bundle) if model is None else model
+    model = model if isinstance(model, nn.Module) else build_bundled(Path(folder), bundle, model)
     with unchanged_on_error(model):
         load_state(model, bundle.weights, str(folder))
         check_examples(Path(folder), model, bundle)
@@ -69,9 +70,11 @@ def load(path: str | Path, model: nn.Module | None = None) -> nn.Module:
     return model.eval()
 
 
-def build_bundled(folder: Path, bundle: Bundle) -> nn.Module:
-    """Build a bundle's model where it is known by name; else raise WeightsError with the class to pass along."""
+def build_bundled(folder: Path, bundle: Bundle, reference: str | None = None) -> nn.Module:
+    """Build a bundle's model, known by name, or of the class that is named; else WeightsError has the class to pass along."""
     arguments, name = bundle.architecture.get("arguments"), bundle.architecture.get("name")
+    if reference is not None:
+        return build_custom(reference, {key: restored(value) for key, value in (arguments or {}).items()}, seed=0)
     if name is None:
         needed: str = bundle.architecture.get("import") or bundle.architecture.get("class", "Net")
         class_name = needed.rpartition(":")[2].rpartition(".")[2]

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from rushlight import files
+from rushlight.device import available_memory
 from rushlight.errors import UsageError, WeightsError, suggest
 from rushlight.export.formats import decode_safetensors, decode_torch, encode_safetensors, encode_torch, identity
 from rushlight.texts import Joined, Note
@@ -151,7 +152,7 @@ def why_unwritable(value: object) -> str:
 def read_file_content(path: Path) -> bytes:
     """Return the file's bytes; raises WeightsError for what is plainly something else."""
     try:
-        content = path.read_bytes()
+        content = files.read_bytes(path, available_memory())
     except FileNotFoundError:
         beside = [other.name for other in path.parent.glob("*")] if path.parent.is_dir() else []
         suggestion = suggest(path.name, [name for name in beside if name.lower().endswith(ENDINGS)])
@@ -182,9 +183,9 @@ def check_entries(state: object, path: Path) -> dict[str, Tensor]:
     if not isinstance(state, dict):
         raise WeightsError("weights-no-dictionary", path=path, found=Note("export.a-kind", kind=type(state).__name__))
     others = [
-        f"{name} ({type(value).__name__})"
+        f"{name} ({why_unwritable(value) if isinstance(value, Tensor) and isinstance(name, str) else type(value).__name__})"
         for name, value in state.items()
-        if not (isinstance(name, str) and isinstance(value, Tensor))
+        if not isinstance(name, str) or why_unwritable(value)
     ]
     if others:
         raise WeightsError("weights-not-tensors", path=path, count=len(others), entries=first_few(others))

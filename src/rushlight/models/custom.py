@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib
 import importlib.util
 import inspect
 import sys
 import traceback
+from collections.abc import Iterator
+from importlib.machinery import PathFinder
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,8 +18,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from rushlight import files
 from rushlight.errors import ModelError, suggest
 from rushlight.texts import Note
+
+MOST_OF_A_SOURCE = 16 << 20  # bytes
 
 
 def load_model_class(reference: str) -> type[nn.Module]:
@@ -58,15 +64,50 @@ def build_custom(reference: str, arguments: dict[str, Any], seed: int) -> nn.Mod
             raise ModelError("constructor-failed", model=reference, **failure(error)) from error
 
 
+def find_source(reference: str) -> Path | None:
+    """Return the file that `file.py:Class` or `package.module:Class` is read from, without executing any of it.
+
+    None where there is no such module, or none that is a file.
+    """
+    where = reference.rpartition(":")[0]
+    if "\0" in where:
+        return None
+    if where.endswith(".py"):
+        return Path(where).resolve()
+    first, *others = parts = where.split(".")
+    if not all(parts):
+        return None
+    with importable(str(Path.cwd())):
+        found = next(filter(None, (finder.find_spec(first, None) for finder in sys.meta_path)), None)
+        for part in others:  # importlib's own search imports the packages on the way
+            places = None if found is None else found.submodule_search_locations
+            if places is None:
+                return None
+            found = PathFinder.find_spec(part, list(places))
+    return Path(found.origin).resolve() if found and found.has_location and found.origin else None
+
+
 def source_digest(reference: str) -> str | None:
-    """Return the SHA-256 of the file a `file.py:Class` names, or None for a module."""
-    where = Path(reference.rpartition(":")[0])
-    if where.suffix != ".py":
-        return None
+    """Return the SHA-256 of the file that a model's class is read from; None where there is none."""
     try:
-        return hashlib.sha256(where.read_bytes()).hexdigest()
-    except OSError:  # missing or unreadable: importing it says so in better words
+        source = find_source(reference)
+        return None if source is None else hashlib.sha256(files.read_bytes(source, MOST_OF_A_SOURCE)).hexdigest()
+    except (OSError, ValueError):  # missing or unreadable: importing it says so in better words
         return None
+
+
+@contextlib.contextmanager
+def importable(folder: str) -> Iterator[None]:
+    """Search a folder first for imports in the block, and last from then on: it must not shadow libraries."""
+    if folder in sys.path:
+        yield
+        return
+    sys.path.insert(0, folder)
+    try:
+        yield
+    finally:
+        sys.path.remove(folder)
+        sys.path.append(folder)
 
 
 def import_file(path: Path) -> ModuleType:
@@ -74,9 +115,6 @@ def import_file(path: Path) -> ModuleType:
     if not path.is_file():
         near = suggest(path.name, [found.name for found in path.parent.glob("*.py")]) if path.parent.is_dir() else ""
         raise ModelError("no-model-file", path=path, suggestion=near)
-    folder = str(path.resolve().parent)
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
     name = path.stem
     while getattr(sys.modules.get(name), "__file__", str(path)) != str(path) or name in sys.builtin_module_names:
         name += "_"  # a file called random.py must not take the place of Python's own module
@@ -86,7 +124,8 @@ def import_file(path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
-        spec.loader.exec_module(module)
+        with importable(str(path.resolve().parent)):
+            spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         del sys.modules[name]
         raise import_error(str(path), error) from error
@@ -95,10 +134,9 @@ def import_file(path: Path) -> ModuleType:
 
 def import_module(name: str) -> ModuleType:
     """Import an installed module, or one in the current folder."""
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
     try:
-        return importlib.import_module(name)
+        with importable(str(Path.cwd())):
+            return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
             raise ModelError("no-model-module", name=name) from error

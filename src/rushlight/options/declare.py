@@ -27,6 +27,7 @@ Precision = Literal["float32", "bfloat16"]
 Numerics = Literal["exact", "fast"]
 OnNan = Literal["stop", "skip", "rollback"]
 Compile = Literal["auto", "first", "never"]
+ScheduleBy = Literal["auto", "step", "epoch"]
 Task = Literal["classification", "binary", "multilabel", "regression"]
 Kind = Literal["image", "array", "tokens"]
 Normalize = Literal["auto", "standard", "unit", "none"]
@@ -185,6 +186,10 @@ class Options(RecipeOptions):
         None, LEARNING, SETTINGS, flag="--optimizer-arg", metavar="NAME=VALUE"
     )
     schedule: str | LRScheduler = option("auto", LEARNING, on_resume="yes")
+    schedule_by: ScheduleBy = option("auto", LEARNING, on_resume="yes")
+    schedule_arguments: dict[str, Any] | None = option(
+        None, LEARNING, SETTINGS, flag="--schedule-arg", metavar="NAME=VALUE", on_resume="yes"
+    )
     warmup: int = option(0, LEARNING, COUNT_FROM_0)
     loss: str | Loss | None = option(None, LEARNING, on_resume="live")
     objective: Callable[[nn.Module, Batch], Any] | None = option(None, LEARNING, python_only=True, on_resume="live")
@@ -201,6 +206,7 @@ class Options(RecipeOptions):
     image_size: tuple[int, int] | None = option(None, DATA, metavar="SIZE")
     skip_bad: bool = option(False, DATA)
     workers: int = option(0, DATA, COUNT_FROM_0)
+    keep: Sequence[Any] | None = option(None, RUN, python_only=True, on_resume="live")
     name: str | None = option(None, RUN)
     runs: str | Path = option("runs", RUN, metavar="FOLDER", on_resume="yes")
     resume: bool = option(False, RUN)
@@ -213,7 +219,8 @@ class Options(RecipeOptions):
 
 
 FIRST = (  # of their panel
-    "epochs", "batch_size", "lr", "optimizer", "optimizer_arguments", "schedule", "warmup", "loss", "objective", "name", "runs",
+    "epochs", "batch_size", "lr", "optimizer", "optimizer_arguments", "schedule", "schedule_by",
+    "schedule_arguments", "warmup", "loss", "objective", "name", "runs",
 )  # fmt: skip
 
 

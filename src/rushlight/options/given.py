@@ -9,7 +9,16 @@ from rushlight.errors import UsageError, suggest
 from rushlight.options.declare import OPTIONS, TAKES, Options
 from rushlight.texts import Note
 
-LIVE = ("loss", "objective", "optimizer", "schedule", "test_data", "val_data", "on_event")  # objects stay as they are
+LIVE = (
+    "loss",
+    "objective",
+    "optimizer",
+    "schedule",
+    "test_data",
+    "val_data",
+    "keep",
+    "on_event",
+)  # objects stay as they are
 OTHER_NAMES = {  # of other libraries, for an option of ours
     "learning_rate": "lr",
     "max_epochs": "epochs",

@@ -29,7 +29,7 @@ class Resumes(Protocol[P, R_co]):
     """The type of `resume`."""
 
     def __call__(
-        self, run: Any, model: nn.Module | None = None, data: Any = None, *args: P.args, **options: P.kwargs
+        self, run: Any, model: str | nn.Module | None = None, data: Any = None, *args: P.args, **options: P.kwargs
     ) -> R_co:
         """Call the function."""
         ...

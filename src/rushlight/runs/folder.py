@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 import secrets
 import stat
@@ -14,6 +13,7 @@ from pathlib import Path
 
 from rushlight import files
 from rushlight.errors import RunError, suggest
+from rushlight.kinds import is_time, wrong_entry
 from rushlight.runs.history import HISTORY
 from rushlight.runs.lock import HOLDER, LOCK, lock_run
 from rushlight.runs.read import ENVIRONMENT, RECIPE
@@ -21,12 +21,11 @@ from rushlight.texts import Note
 
 LATEST = "latest"
 SLUG_LENGTH = 40
+MOST_OF_A_LINE = 1 << 16  # bytes of the first line of a history
 NAME_BYTES = 200  # most file systems take 255; the rest is for the endings of temporary files
 BASE36 = "0123456789abcdefghijklmnopqrstuvwxyz"
-TEMPORARY_NAME = re.compile(r".+\.[0-9a-f]{8}" + re.escape(files.TEMPORARY))
 FORBIDDEN = '<>:"/\\|?*'  # characters that one of Windows, macOS and Linux refuses in a file name
 RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
-LAST_SECOND = 1e11  # of the year 5138: a later time is damage, and no calendar shows it
 
 
 # ── making ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -67,7 +66,7 @@ def is_unbegun(folder: Path) -> bool:
         return False
     with files.explained(folder):
         names = [path.name for path in folder.iterdir()]
-    return all(name in (LOCK, HOLDER, ENVIRONMENT) or TEMPORARY_NAME.fullmatch(name) for name in names)
+    return all(name in (LOCK, HOLDER, ENVIRONMENT) or files.TEMPORARY_NAME.fullmatch(name) for name in names)
 
 
 def check_name(name: str) -> None:
@@ -148,11 +147,11 @@ def is_run(folder: Path) -> bool:
 
 def started_at(folder: Path) -> float:
     """Return when the run started (Unix seconds): by its history, else by its files' age."""
-    with contextlib.suppress(OSError, KeyError, TypeError, ValueError, RecursionError):
-        with (folder / HISTORY).open("rb") as file:
-            started = float(json.loads(file.readline())["time"])
-        if 0 <= started < LAST_SECOND:
-            return started
+    with contextlib.suppress(OSError, ValueError):
+        with files.open_file(folder / HISTORY) as file:
+            first = files.parse_json(file.readline(MOST_OF_A_LINE))
+        if wrong_entry(first, {"time": is_time}) is None:
+            return float(first["time"])
     for path in (folder / RECIPE, folder):  # the history is damaged: the run is still found
         with contextlib.suppress(OSError):
             return path.stat().st_mtime
@@ -160,10 +159,8 @@ def started_at(folder: Path) -> float:
 
 
 def typed(path: Path) -> str:
-    """Return a path as it is typed in a command; a run in `runs/` is found by its name alone."""
-    if path.parent == Path("runs"):
-        return path.name
-    return f'"{path}"' if " " in str(path) else str(path)
+    """Return the path that a command takes for a run, unquoted; in `runs/`, its name is enough."""
+    return path.name if path.parent == Path("runs") else str(path)
 
 
 def bytes_on_disk(path: Path) -> int:

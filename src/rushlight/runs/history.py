@@ -25,7 +25,8 @@ from typing import Any
 
 from rushlight import files
 from rushlight.errors import RunError, StorageError
-from rushlight.runs.read import read_file, read_lines
+from rushlight.kinds import Kind, is_count, is_finite, is_text, is_time, maybe
+from rushlight.runs.read import FIGURES, read_file, read_lines
 from rushlight.texts import Note
 
 HISTORY = "history.jsonl"
@@ -33,6 +34,16 @@ LOSSES = "losses.f32"
 FLUSH_SECONDS = 1.0
 GRACE_SECONDS = 300.0  # how long training goes on while the history cannot be written
 LOSS_BYTES = 4  # float32
+PLACED: dict[str, Kind] = {"step?": maybe(is_count), "time?": is_time}
+LINES: dict[str, Kind] = {  # of each kind of line, the entries that are read
+    "start": PLACED,
+    "steps": {**PLACED, "epoch?": is_count, "loss?": maybe(is_finite), "learning_rate?": maybe(is_finite)},
+    "epoch": {
+        **PLACED, "epoch": is_count, "step": is_count, "train_loss": maybe(is_finite), "seconds": is_time, "test?": maybe(FIGURES),
+        "validation?": maybe(FIGURES), "learning_rate?": maybe(is_finite),
+    },
+    "event": {**PLACED, "event": is_text, "message?": maybe(is_text), "test?": maybe(FIGURES)},
+}  # fmt: skip
 
 
 class Appended:
@@ -112,6 +123,8 @@ class History:
         try:
             self.flush()
         except StorageError as error:
+            if error.key == "folder-gone":
+                raise
             now = time.monotonic()
             if self.refused_at is None:
                 self.refused_at = now
@@ -153,7 +166,7 @@ def read_history(folder: Path, with_steps: bool = True) -> list[dict[str, Any]]:
     Without steps, the lines of kind "steps" are left out, unless one is the last. Raises RunError if there is no
     history, or if a line that is not the torn last one is damaged.
     """
-    return read_lines(folder / HISTORY, "kind", b"\n" if with_steps else b'{"kind":"steps"')
+    return read_lines(folder / HISTORY, "kind", LINES, b"\n" if with_steps else b'{"kind":"steps"')
 
 
 def read_losses(folder: Path) -> array[float]:
@@ -183,4 +196,4 @@ def json_line(content: Mapping[str, Any]) -> bytes:
 
 def whole_lines_length(path: Path) -> int:
     """Return the length in bytes of the file up to its last line end; 0 if it does not exist."""
-    return path.read_bytes().rfind(b"\n") + 1 if path.exists() else 0
+    return read_file(path).rfind(b"\n") + 1 if path.exists() else 0

@@ -7,7 +7,6 @@ the process, for the person who finds the run in use.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import platform
 import time
@@ -18,10 +17,12 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from rushlight import files
-from rushlight.errors import RunError
+from rushlight.errors import RunError, StorageError
+from rushlight.kinds import is_count, is_text, is_time, wrong_entry
 from rushlight.texts import Note
 
 LOCK, HOLDER = "run.lock", "holder.json"
+MOST_OF_HOLDER = 1 << 16  # bytes
 PROBE_SECONDS = 0.2  # outlasts another process that only tests whether the run is in use
 DELETED = ".deleted"  # a run is renamed before it is deleted: "first-try.deleted.0a1b2c3d.part"
 
@@ -40,10 +41,15 @@ def lock_run(folder: Path) -> Iterator[None]:
         except Timeout:
             raise RunError("run-in-use", folder=folder, holder=describe_holder(folder)) from None
     try:
-        files.write_json(folder / HOLDER, {"pid": os.getpid(), "host": platform.node(), "started": time.time()})
-        yield
+        with files.held_by(folder / LOCK):
+            files.write_json(folder / HOLDER, {"pid": os.getpid(), "host": platform.node(), "started": time.time()})
+            try:
+                yield
+            finally:
+                with contextlib.suppress(StorageError):  # the folder is another's, or gone
+                    files.check_in_place(folder)
+                    files.delete_file(folder / HOLDER)  # a file left behind would name a holder that no longer holds
     finally:
-        files.delete_file(folder / HOLDER)  # a file left behind would name a holder that no longer holds
         lock.release()
 
 
@@ -65,10 +71,10 @@ def is_locked(folder: Path) -> bool:
 def read_holder(folder: Path) -> dict[str, Any]:
     """Return the holder's pid, host, started (Unix time); {} if it cannot be read."""
     try:
-        content = json.loads((folder / HOLDER).read_bytes())
+        content = files.parse_json(files.read_bytes(folder / HOLDER, MOST_OF_HOLDER))
     except (OSError, ValueError):
         return {}
-    return content if isinstance(content, dict) else {}
+    return content if wrong_entry(content, {"pid": is_count, "host": is_text, "started": is_time}) is None else {}
 
 
 def describe_holder(folder: Path) -> str:

@@ -1,71 +1,115 @@
-"""Reading a run's files; RunError names one that is missing or damaged."""
+"""Reading a run's files, their entries checked for kinds; RunError names one that is missing or damaged."""
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rushlight import files
 from rushlight.errors import RunError
+from rushlight.kinds import Kind, either, is_count, is_finite, is_object, is_share, is_text, maybe, pair, wrong_entry
 from rushlight.texts import Note
 
 RECIPE, ENVIRONMENT, REPORT = "recipe.json", "environment.json", "report.json"
+MOST_BYTES = 4 << 30  # of a history or of the losses: a thousand million steps
+
+NAMED = either(is_text, {"name?": is_text, "path?": is_text})
+RECIPE_KIND: Kind = {"model": NAMED, "data": NAMED, "epochs": maybe(is_count)}  # `recipe_from_json` checks the rest
+ENVIRONMENT_KIND: Kind = {"data_notes?": [is_text], "conditions?": is_object, "data_fingerprint?": maybe(is_text)}
+FIGURES: dict[str, Kind] = {
+    "n?": is_count, "loss?": maybe(is_finite), "accuracy?": maybe(is_share), "mae?": maybe(is_finite),
+    "rmse?": maybe(is_finite), "r2?": maybe(is_finite),
+}  # fmt: skip
+SHARES = ("precision", "recall", "f1")
+REPORT_KIND: Kind = FIGURES | {
+    "task?": maybe(is_text), "accuracy_interval?": maybe(pair(is_share)), "target?": maybe(is_text), "confusion?": maybe([[is_count]]),
+    "classes?": maybe([{
+        "name": is_text, "n": is_count, **{f"{name}?": maybe(is_share) for name in SHARES},
+        **{f"{name}_interval?": maybe(pair(maybe(is_share))) for name in SHARES},
+    }]),
+    "most_wrong?": maybe([{"index": is_count, "name?": is_text, "error?": maybe(is_finite), "probability?": maybe(is_share)}]),
+}  # fmt: skip
 
 
 def read_file(path: Path) -> bytes:
     """Return a file's bytes."""
     try:
-        return path.read_bytes()
+        return files.read_bytes(path, MOST_BYTES)
     except FileNotFoundError:
         raise RunError("run-file-missing", path=path) from None
     except OSError as error:
         raise RunError("run-file-damaged", path=path, reason=error.strerror or error) from error
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Return the object in a JSON file: the environment or the report."""
+def read_json(path: Path, kind: Kind) -> dict[str, Any]:
+    """Return the object in a JSON file."""
     try:
-        content = json.loads(read_file(path))
-    except (ValueError, RecursionError) as error:
+        content = files.parse_json(files.read_bytes(path, files.MOST_JSON))
+    except FileNotFoundError:
+        raise RunError("run-file-missing", path=path) from None
+    except OSError as error:
+        raise RunError("run-file-damaged", path=path, reason=error.strerror or error) from error
+    except ValueError as error:
         raise RunError("run-file-damaged", path=path, reason=error) from error
     if not isinstance(content, dict):
         raise RunError("run-file-damaged", path=path, reason=Note("runs.no-object"))
+    if (name := wrong_entry(content, kind)) is not None:
+        raise RunError("run-file-damaged", path=path, reason=Note("runs.lacks", name=name))
     return content
 
 
 def read_recipe(folder: Path) -> dict[str, Any]:
     """Return a run's recipe as JSON values."""
-    recipe = read_json(folder / RECIPE)
-    for name in ("model", "data", "epochs"):
-        if name not in recipe:
-            raise RunError("run-file-damaged", path=folder / RECIPE, reason=Note("runs.lacks", name=name))
-    return recipe
+    return read_json(folder / RECIPE, RECIPE_KIND)
 
 
-def read_lines(path: Path, key: str, skip: bytes = b"\n", length: int | None = None) -> list[dict[str, Any]]:
+def read_environment(folder: Path) -> dict[str, Any]:
+    """Return what a run was begun with: versions, the conditions of its bits, the notes on its data."""
+    return read_json(folder / ENVIRONMENT, ENVIRONMENT_KIND)
+
+
+def read_report(folder: Path) -> dict[str, Any]:
+    """Return the report of a run's last test as JSON values."""
+    report = read_json(folder / REPORT, REPORT_KIND)
+    confusion, classes = report.get("confusion") or (), report.get("classes") or ()
+    if confusion and {len(confusion), *map(len, confusion)} != {len(classes)}:
+        raise RunError("run-file-damaged", path=folder / REPORT, reason=Note("runs.lacks", name="confusion"))
+    return report
+
+
+def read_lines(
+    path: Path, key: str, kinds: Mapping[str, Kind], skip: bytes = b"\n", length: int | None = None
+) -> list[dict[str, Any]]:
     """Return the objects in a file of JSON lines, or in its first `length` bytes.
 
-    Each has the text `key`. A torn last line (a crash in mid-write) is left out, and so is every line but the last that
-    begins with `skip`.
+    Each has the text `key`, and the entries that `kinds` has for that text. A torn last line (a crash in mid-write) is left
+    out, and so is every line but the last that begins with `skip`.
     """
     *whole, _torn = read_file(path)[:length].split(b"\n")
     chosen = [line for line in whole[:-1] if not line.startswith(skip)] + whole[-1:]
     try:
-        lines = json.loads(b"[" + b",".join(chosen) + b"]")  # at once: twice as fast as line by line
-        if len(lines) == len(chosen) and all(isinstance(line.get(key), str) for line in lines):
+        lines = files.parse_json(b"[" + b",".join(chosen) + b"]")  # at once: twice as fast as line by line
+        if len(lines) == len(chosen) and all(is_of_kind(line, key, kinds) for line in lines):
             return list(lines)
-    except (ValueError, AttributeError, RecursionError):
+    except ValueError:
         pass
-    return [parse_line(path, number, line, key) for number, line in enumerate(whole, start=1)]
+    return [parse_line(path, number, line, key, kinds) for number, line in enumerate(whole, start=1)]
 
 
-def parse_line(path: Path, number: int, line: bytes, key: str) -> dict[str, Any]:
+def is_of_kind(line: Any, key: str, kinds: Mapping[str, Kind]) -> bool:
+    """Tell whether a line is an object with the text `key` ("": none), and the entries that `kinds` has for that text."""
+    name = line.get(key, "" if not key else None) if isinstance(line, dict) else None
+    return isinstance(name, str) and (name not in kinds or wrong_entry(line, kinds[name]) is None)
+
+
+def parse_line(path: Path, number: int, line: bytes, key: str, kinds: Mapping[str, Kind]) -> dict[str, Any]:
     """Return the object in one line; raises RunError naming the line."""
     try:
-        content = json.loads(line)
-    except (ValueError, RecursionError):  # ValueError covers bad JSON and bad UTF-8
+        content = files.parse_json(line)
+    except ValueError:  # bad JSON, bad UTF-8
         content = None
-    if not isinstance(content, dict) or not isinstance(content.get(key), str):
+    if not is_of_kind(content, key, kinds):
         found = repr(line[:40].decode("utf-8", "replace")) if line.strip() else Note("runs.empty-line")
         raise RunError("history-line-damaged", path=path, line=number, found=found)
-    return content
+    return content  # type: ignore[no-any-return]

@@ -18,11 +18,18 @@ from pathlib import Path
 from typing import Any
 
 from rushlight.errors import RunError, StorageError
+from rushlight.kinds import Kind, is_count, is_text, is_time, maybe
 from rushlight.runs.history import append_line
 from rushlight.runs.read import parse_line, read_file
 from rushlight.texts import Note
 
 SESSIONS = "sessions.jsonl"
+ENDS = ("interrupted", "failed", "finished")
+LINE: Kind = {
+    "step?": maybe(is_count), "time?": maybe(is_time), "pid?": maybe(is_count), "host?": maybe(is_text),
+    "message?": maybe(is_text), "differences?": maybe([is_text]),
+}  # fmt: skip
+LINES = dict.fromkeys(("started", "resumed", "notice", *ENDS), LINE)
 
 
 def write_session(folder: Path, event: str, step: int, **more: Any) -> None:
@@ -41,9 +48,9 @@ def read_sessions(folder: Path) -> list[dict[str, Any]]:
     """Return the lines that can be read, oldest first; training needs none of the others."""
     lines = []
     with contextlib.suppress(RunError):
-        for number, line in enumerate(read_file(folder / SESSIONS).split(b"\n"), start=1):
+        for number, line in enumerate(read_file(folder / SESSIONS).split(b"\n")[:-1], start=1):
             with contextlib.suppress(RunError):
-                lines.append(parse_line(folder / SESSIONS, number, line, "event"))
+                lines.append(parse_line(folder / SESSIONS, number, line, "event", LINES))
     return lines
 
 
@@ -66,7 +73,7 @@ def list_sessions(folder: Path, is_running: bool = False) -> list[dict[str, Any]
             )  # fmt: skip
         elif found and line["event"] == "notice":
             found[-1]["notices"].append(line.get("message"))
-        elif found and found[-1]["ended"] is None:
+        elif found and line["event"] in ENDS and found[-1]["ended"] is None:
             found[-1] |= {"ended": line.get("time"), "end": line["event"]}
             found[-1] |= {"step": line.get("step"), "message": line.get("message")}
     if found and is_running and found[-1]["ended"] is None:

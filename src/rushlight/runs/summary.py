@@ -12,7 +12,7 @@ from rushlight.errors import RunError
 from rushlight.runs.folder import run_folders, started_at
 from rushlight.runs.history import HISTORY, read_history
 from rushlight.runs.lock import is_locked, sweep_deleted
-from rushlight.runs.read import RECIPE, REPORT, read_json, read_recipe
+from rushlight.runs.read import REPORT, read_recipe, read_report
 from rushlight.runs.sessions import inexact_resumes, read_sessions
 from rushlight.texts import Note
 
@@ -62,34 +62,28 @@ def summarize_any(folder: Path) -> RunSummary:
     try:
         return summarize_run(folder)
     except RunError as error:
-        return RunSummary(folder.name, folder, started_at(folder), "damaged", problem=error.problem)
+        problem = error.problem
+    except Exception as error:  # one bad run must not take the list down
+        problem = Note("runs.cannot-be-summarized", reason=f"{type(error).__name__}: {error}")
+    return RunSummary(folder.name, folder, started_at(folder), "damaged", problem=problem)
 
 
 def summarize_run(folder: Path) -> RunSummary:
     """Return the run at a glance; raises RunError naming what is damaged."""
     recipe = read_recipe(folder)
-    if not isinstance(recipe.get("epochs"), (int, type(None))):
-        raise RunError("run-file-damaged", path=folder / RECIPE, reason=Note("runs.epochs-no-number"))
     lines = read_history(folder, with_steps=False) if (folder / HISTORY).exists() else []
-    try:
-        figures = figures_of(lines, folder)
-        figures["steps"] = max((line.get("step") or 0 for line in lines), default=0)
-        for name, value in figures.items():
-            if name not in ("metric", "split") and not isinstance(value, (int, float, type(None))):
-                raise ValueError(f"a number as {name}")
-        return RunSummary(
-            name=folder.name,
-            folder=folder,
-            started=started_at(folder),
-            status=status_of(folder, lines),
-            model=label(recipe.get("model")),
-            data=label(recipe.get("data")),
-            epochs=recipe.get("epochs"),
-            inexact=tuple(inexact_resumes(folder)),
-            **figures,
-        )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise RunError("run-file-damaged", path=folder / HISTORY, reason=Note("runs.line-lacks", name=error)) from error
+    return RunSummary(
+        name=folder.name,
+        folder=folder,
+        started=started_at(folder),
+        status=status_of(folder, lines),
+        model=label(recipe["model"]),
+        data=label(recipe["data"]),
+        epochs=recipe["epochs"],
+        steps=max((line.get("step") or 0 for line in lines), default=0),
+        inexact=tuple(inexact_resumes(folder)),
+        **figures_of(lines, folder),
+    )
 
 
 def label(named: Any) -> str:
@@ -113,7 +107,7 @@ def figures_of(lines: list[dict[str, Any]], folder: Path) -> dict[str, Any]:
     split = "validation" if any(line.get("validation") for line in epochs) else "test"
     tests = [(line["epoch"], line[split]) for line in epochs if line.get(split)]
     if not tests and (folder / REPORT).exists():
-        tests = [(epochs[-1]["epoch"] if epochs else None, read_json(folder / REPORT))]
+        tests = [(epochs[-1]["epoch"] if epochs else None, read_report(folder))]
     figures: dict[str, Any] = {
         "epochs_done": max((line["epoch"] for line in epochs), default=0),
         "split": split,

@@ -5,15 +5,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from rushlight import files
+from rushlight.kinds import Kind, is_count, is_object
 from rushlight.runs.history import append_line, json_line
+from rushlight.runs.read import read_lines
 
 VALUES, MEDIA = "values.jsonl", "media"
+LINE: Kind = {"epoch": is_count, "values": is_object}
 
 
 def append_values(folder: Path, line: Mapping[str, Any]) -> None:
@@ -24,8 +26,7 @@ def append_values(folder: Path, line: Mapping[str, Any]) -> None:
 def read_values(folder: Path) -> list[dict[str, Any]]:
     """Return the lines that are whole, oldest first; [] where nothing was logged."""
     path = folder / VALUES
-    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
-    return [json.loads(line) for line in lines]
+    return read_lines(path, "", {"": LINE}) if path.exists() else []
 
 
 def keep_values(folder: Path, epochs: int) -> None:
@@ -40,6 +41,7 @@ def keep_values(folder: Path, epochs: int) -> None:
 
 
 def media_of(lines: list[dict[str, Any]]) -> Iterator[str]:
-    """Give the names of the image files that some lines refer to."""
+    """Give the names of the image files that some lines refer to; none that lies elsewhere."""
     for line in lines:
-        yield from (value["media"] for value in line["values"].values() if isinstance(value, dict))
+        names = (str(value.get("media")) for value in line["values"].values() if isinstance(value, dict))
+        yield from (name for name in names if PurePosixPath(name).parent == PurePosixPath(MEDIA))

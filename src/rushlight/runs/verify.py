@@ -25,15 +25,27 @@ from rushlight.checkpoint_files import (
     sha256,
 )
 from rushlight.errors import RunError, StorageError
+from rushlight.kinds import Kind, is_text
 from rushlight.runs.folder import bytes_on_disk, typed
-from rushlight.runs.history import HISTORY, LOSSES
+from rushlight.runs.history import HISTORY, LINES, LOSSES, read_history
 from rushlight.runs.lock import describe_holder, is_locked
-from rushlight.runs.read import ENVIRONMENT, RECIPE, REPORT, read_json, read_lines, read_recipe
+from rushlight.runs.read import (
+    ENVIRONMENT,
+    RECIPE,
+    REPORT,
+    read_environment,
+    read_file,
+    read_json,
+    read_lines,
+    read_recipe,
+    read_report,
+)
+from rushlight.runs.sessions import LINES as SESSION_LINES
 from rushlight.runs.sessions import SESSIONS
 from rushlight.runs.summary import RunSummary, summarize_any
-from rushlight.texts import Joined, Note
+from rushlight.texts import Joined, Note, quoted
 
-BUNDLE, MODEL, WEIGHTS = "model", "model.json", "weights.safetensors"
+BUNDLE, MODEL, WEIGHTS, EXAMPLES = "model", "model.json", "weights.safetensors", "examples.safetensors"
 PREDICTIONS = "predictions.npz"
 WHOLE, DAMAGED, MISSING, NOT_YET, OTHER = "whole", "damaged", "missing", "not yet", "other version"
 
@@ -59,7 +71,7 @@ class RunVerification:
 
     @property
     def typed(self) -> str:
-        """The run as it is typed in a command."""
+        """The path that a command takes for the run."""
         return typed(self.summary.folder)
 
     @property
@@ -82,15 +94,13 @@ def verify_run(folder: Path, watch: Watch | None = None) -> RunVerification:
     begun = MISSING if whole else finished
     found = [
         check(folder / RECIPE, lambda path: reading_damage(read_recipe, folder), MISSING),
-        check(folder / ENVIRONMENT, lambda path: reading_damage(read_json, path), begun),
-        check(
-            folder / HISTORY, lambda path: reading_damage(read_lines, path, "kind") or lacking.get(HISTORY, ""), begun
-        ),
+        check(folder / ENVIRONMENT, lambda path: reading_damage(read_environment, folder), begun),
+        check(folder / HISTORY, lambda path: reading_damage(read_history, folder) or lacking.get(HISTORY, ""), begun),
         check(folder / LOSSES, lambda path: lacking.get(LOSSES, ""), begun),
-        check(folder / SESSIONS, lambda path: reading_damage(read_lines, path, "event"), None),
+        check(folder / SESSIONS, lambda path: reading_damage(read_lines, path, "event", SESSION_LINES), None),
         *(checkpoints or [CheckedFile(CHECKPOINTS, finished)]),
         check(folder / BUNDLE, lambda path: bundle_damage(path, watch), finished),
-        check(folder / REPORT, lambda path: reading_damage(read_json, path), None),
+        check(folder / REPORT, lambda path: reading_damage(read_report, folder), None),
         check(folder / PREDICTIONS, archive_damage, None),
     ]
     holder = describe_holder(folder) if is_locked(folder) else ""
@@ -134,24 +144,25 @@ def shortfalls(checkpoint: Path) -> dict[str, str]:
         if size < needed:
             found[name] = Note("runs.too-short", found=size, needed=needed)
     if HISTORY not in found and (needed := state.get("history_bytes", 0)):
-        if problem := reading_damage(read_lines, run / HISTORY, "kind", b"\n", needed):
+        if problem := reading_damage(read_lines, run / HISTORY, "kind", LINES, b"\n", needed):
             found[HISTORY] = problem
-        elif not (run / HISTORY).read_bytes()[:needed].endswith(b"\n"):
+        elif not read_file(run / HISTORY)[:needed].endswith(b"\n"):
             found[HISTORY] = Note("runs.no-line-ends", position=needed)
     return found
 
 
 def bundle_damage(folder: Path, watch: Watch | None = None) -> str:
     """Compare the bundle's files with the sums in its model.json."""
-    if problem := reading_damage(read_json, folder / MODEL):
+    kind: Kind = {"files?": {f"{name}?": {"sha256": is_text} for name in (WEIGHTS, EXAMPLES)}}
+    if problem := reading_damage(read_json, folder / MODEL, kind):
         return Note("runs.file-says", name=MODEL, problem=problem)
-    listed = read_json(folder / MODEL).get("files")
-    if not isinstance(listed, dict) or WEIGHTS not in listed:
+    listed = read_json(folder / MODEL, kind).get("files", {})
+    if WEIGHTS not in listed:
         return Note("runs.not-listed", listing=MODEL, name=WEIGHTS)
-    for name, entry in listed.items():
+    for name in (name for name in (WEIGHTS, EXAMPLES) if name in listed):  # never one that only the file names
         if not (folder / name).is_file():
             return Note("runs.file-missing", name=name)
-        if not isinstance(entry, dict) or sha256(folder / name, watch) != entry.get("sha256"):
+        if sha256(folder / name, watch) != listed[name]["sha256"]:
             return Note("runs.checksum-differs", name=name)
     return ""
 
@@ -236,4 +247,4 @@ def command(folder: Path, step: int | None = None) -> str:
     if any(isinstance(entry, dict) and entry.get("live") for entry in read_recipe(folder).values()):
         key = "runs.meaning.resume-live" if step is None else "runs.meaning.resume-live-from"
         return Note(key, folder=folder, step=step)
-    return f"rushlight resume {typed(folder)}" + ("" if step is None else f" --checkpoint {step}")
+    return f"rushlight resume {quoted(typed(folder))}" + ("" if step is None else f" --checkpoint {step}")

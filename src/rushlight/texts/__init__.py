@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import os
 import re
+import shlex
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -18,6 +19,11 @@ from typing import Any
 FOLDER = Path(__file__).parent
 LANGUAGES = ("en", "zh")
 CHINESE = "[\u4e00-\u9fff\u3000-\u303f\uff00-\uffef“”]"  # characters and marks
+UNSEEN = re.compile(  # what a terminal obeys, hides or reorders: controls, marks of direction, of no width, of no character
+    r"[\x00-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e\u2060-\u206f"
+    r"\u3164\ud800-\udfff\ufeff\uffa0\ufff0-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
+)
+MOST_CHARACTERS, MOST_PARTS = 1000, 100  # of a foreign text, and of a list of texts, that are shown
 LOCALE_VARIABLES = ("LC_ALL", "LC_MESSAGES", "LANG")  # the first that is set counts
 
 
@@ -63,7 +69,8 @@ class Joined(Note):
 
     def __new__(cls, by: str, parts: Iterable[str]) -> Joined:
         """Join the English texts."""
-        parts = tuple(parts)
+        parts = tuple(part if isinstance(part, Note) else visible(part) for part in parts)
+        parts = parts if len(parts) <= MOST_PARTS else (*parts[:MOST_PARTS], "…")
         note = str.__new__(cls, fill("en", f"words.between.{by}", {}).join(parts))
         note.by, note.parts = by, parts
         return note
@@ -78,9 +85,49 @@ class Joined(Note):
         return fill(code, f"words.between.{self.by}", {}).join(parts)
 
 
-def shown(value: str) -> str:
-    """Return a note in the language of this process; any other text as it is."""
-    return value.translated(language()) if isinstance(value, Note) else value
+def shown(value: object) -> str:
+    """Return a note in the language of this process; any other text as `visible` has it."""
+    return value.translated(language()) if isinstance(value, Note) else visible(value)
+
+
+def visible(value: object, most: int = MOST_CHARACTERS) -> str:
+    """Return foreign text on one line, with escapes such as `\\x1b` for what a terminal obeys, hides or reorders.
+
+    Foreign is whatever stands in a file, a name, or an error of another library. A longer text loses its middle.
+    """
+    text = str(value)
+    if len(text) > most:
+        text = f"{text[: most * 3 // 4 - 3]} … {text[-(most // 4) :]}"
+    return UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def quoted(value: object) -> str:
+    """Return a name or a path as it is typed in a shell: `'my run'`, or `$'\\x1b'` where some of it cannot be seen."""
+    word = str(value)
+    if os.name == "nt":
+        return f'"{word}"' if re.search(r"[\s&|<>^%!();,']", word) else word
+    if not UNSEEN.search(word):
+        return shlex.quote(word)
+    literal = re.sub(r"([\\'])", r"\\\1", word)
+    return f"$'{UNSEEN.sub(lambda found: shell_escape(ord(found[0])), literal)}'"
+
+
+def shell_escape(code: int) -> str:
+    """Return a character as bash and zsh have it in $'…'; Python's stand-in for a byte that is no UTF-8 as that byte."""
+    return f"\\x{code & 0xFF:02x}" if code < 0x80 or 0xDC80 <= code <= 0xDCFF else f"\\U{code:08x}"
+
+
+class Foreign:
+    """A value of a text that is no note and no number: filled in as `visible` has it, or `{so:typed}` as `quoted` has it."""
+
+    def __init__(self, value: object) -> None:
+        self.value = value
+
+    def __format__(self, form: str) -> str:
+        return visible(quoted(self.value) if form == "typed" else format(self.value, form))
+
+    def __repr__(self) -> str:
+        return visible(repr(self.value))
 
 
 def fill(code: str, key: str, values: Mapping[str, object]) -> str:
@@ -89,7 +136,7 @@ def fill(code: str, key: str, values: Mapping[str, object]) -> str:
     try:
         found: Any = read_room(code, room)
     except (OSError, ImportError):  # a process may lose the right to read files; its errors still say what they can
-        return ", ".join([key, *(f"{name} {value}" for name, value in values.items())])
+        return ", ".join([key, *(f"{name} {visible(value)}" for name, value in values.items())])
     for step in name.split("."):
         if step not in found and code != "en":
             return fill("en", key, values)
@@ -97,7 +144,8 @@ def fill(code: str, key: str, values: Mapping[str, object]) -> str:
     if isinstance(found, dict):
         found = found["one" if values["count"] == 1 else "other"]
     notes = {name: value.translated(code) for name, value in values.items() if isinstance(value, Note)}
-    return str(close_up(found, notes).format(**{**values, **notes}))
+    others = {name: value if isinstance(value, (int, float)) else Foreign(value) for name, value in values.items()}
+    return str(close_up(found, notes).format(**{**others, **notes}))
 
 
 def close_up(template: str, notes: Mapping[str, str]) -> str:

@@ -142,6 +142,7 @@ def train_epoch(training: Training, engine: Engine, interrupt: Interrupt, saver:
     held.note(*splits)
     counts_reads = not isinstance(training.data.train, LoaderSplit)  # whose epochs are read from their beginning
     ledger, feed = Ledger(training, saver), open_feed(training)
+    training.schedule.before_epoch(state["epoch"])
     training.model.train()
     for name in training.recipe.model.get("eval", ()):  # those that were given in eval mode
         training.model.get_submodule(name).training = False
@@ -155,7 +156,7 @@ def train_epoch(training: Training, engine: Engine, interrupt: Interrupt, saver:
         except StepFailed as failed:
             error = failed.error
             raise explain_step_error(error, training.model, failed.batch, training) from error
-        training.schedule.after_step()
+        training.schedule.after_step(state["step"])
         ledger.add(done, batches[-1])
         counts_reads = counts_reads and held.note(*splits)
         if len(done.losses) < plan.count:  # the state was to be saved before the rest
@@ -169,6 +170,7 @@ def train_epoch(training: Training, engine: Engine, interrupt: Interrupt, saver:
     feed.close()
     ledger.flush()
     ledger.check_weights()
+    ledger.check_rates()
     count_seconds(state, since)
     if interrupt.requested:
         if counts_reads:
@@ -233,7 +235,7 @@ def finish_epoch(training: Training, report: Report | None, outcome: Outcome | N
         state["epoch"], train_loss, reports["test"], float(training.optimizer.param_groups[0]["lr"]), state["seconds"],
         state["step"], note_best(state, judged, training.evaluated_name if report else "train"), outcome, reports["validation"], training,
     )  # fmt: skip
-    training.schedule.after_epoch(judged)
+    training.schedule.after_epoch(judged, state["epoch"], state["step"])
     state.update(
         epoch=epoch.number + 1, window=0, loss_sum=0.0, weight_sum=0.0, samples=0, line_sum=0.0, line_weight=0.0,
         seconds=0.0, rollbacks=0,

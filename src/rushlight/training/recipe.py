@@ -3,15 +3,56 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rushlight.errors import RunError
-from rushlight.options import RecipeOptions
+from rushlight.errors import RunError, UsageError
+from rushlight.kinds import (
+    Kind,
+    either,
+    is_count,
+    is_flag,
+    is_object,
+    is_share,
+    is_text,
+    is_whole,
+    maybe,
+    pair,
+    wrong_entry,
+)
+from rushlight.options import TAKES, RecipeOptions
+from rushlight.texts import Note
 
-SCHEDULES = ("constant", "cosine", "onecycle")
+if TYPE_CHECKING:
+    from rushlight.data import Split
+
+SCHEDULES = ("constant", "cosine", "onecycle", "plateau")
 OBJECTIVE = "objective"  # the name of the loss of a run with the user's own
+OWN_LOSS = "model"  # the name of a loss that the model returns by itself
 DESCRIBED = ("model", "data", "loss", "optimizer", "schedule")
+BUILT: dict[str, Kind] = {
+    "name": is_text,
+    "arguments": is_object,
+    "seed": is_whole,
+}  # a model by its name or its import
+OPENING: Kind = {
+    **dict.fromkeys(("target?", "task?", "kind?", "normalize?"), is_text), "classes?": [is_text], "image_size?": pair(is_count),
+    "test_fraction?": is_share, "val_fraction?": is_share, "seed?": is_whole, "skip_bad?": is_flag, "workers?": is_count,
+}  # fmt: skip
+KIND: Kind = {
+    "model": either(
+        {**BUILT, "import?": is_text, "source_sha256?": maybe(is_text)},
+        {"name": is_text, "class": is_text, "live": is_flag, "eval?": [is_text]},
+    ),
+    "data": {
+        **dict.fromkeys(("name?", "source?", "validation?", "test?"), is_text), "options": OPENING, "live?": is_flag,
+    },
+    "loss": {"name": is_text, "live?": is_flag},
+    "optimizer": {"name": is_text, "arguments": is_object, "live?": is_flag},
+    "schedule": {"name": is_text, "warmup": is_count, "live?": is_flag},
+    "device?": is_text, **dict.fromkeys(("epochs?", "batch_size?", "accumulate?", "early_stopping?"), maybe(is_count)),
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +65,7 @@ class Recipe(RecipeOptions):
     optimizer: dict[str, Any]
     schedule: dict[str, Any]
     batch_size: int = 64
+    keep: Sequence[str] = ()  # the classes of the objects whose state is kept besides
 
 
 def recipe_to_json(recipe: Recipe) -> dict[str, Any]:
@@ -37,14 +79,23 @@ def recipe_from_json(content: dict[str, Any]) -> Recipe:
 
     Raises RunError for what is no recipe.
     """
+    name = wrong_entry(content, KIND)
+    if name is None:
+        name = next((option for option in content["data"]["options"] if option not in TAKES["open_data"]), None)
+    if name is not None:
+        raise RunError("run-file-damaged", path="recipe.json", reason=Note("runs.lacks", name=name))
     known = {entry.name for entry in fields(Recipe)}
+    schedule = content.get("schedule", {})
+    if schedule.get("live") and "by" not in schedule:  # earlier releases knew these two by step
+        by = "step" if schedule["name"] in ("OneCycleLR", "CyclicLR") else "epoch"
+        content = content | {"schedule": schedule | {"by": by}}
     try:
         return Recipe(**{key: value for key, value in content.items() if key in known})
-    except TypeError as error:
-        reason = str(error).removeprefix("Recipe.__init__() ")
-        raise RunError("run-file-damaged", path="recipe.json", reason=reason) from error
+    except UsageError as error:
+        raise RunError("run-file-damaged", path="recipe.json", reason=error.record) from error
 
 
-def steps_per_epoch(samples: int | None, recipe: Recipe) -> int | None:
+def steps_per_epoch(split: Split, recipe: Recipe) -> int | None:
     """Return how many optimizer steps an epoch takes; None when the data does not tell its length."""
-    return None if samples is None else math.ceil(samples / (recipe.batch_size * recipe.accumulate))
+    batches = split.count_batches(recipe.batch_size)
+    return None if batches is None else math.ceil(batches / recipe.accumulate)

@@ -18,9 +18,17 @@ from rushlight.training.checkpoint import best_checkpoint, latest_checkpoint, re
 from rushlight.training.evaluation import evaluate
 from rushlight.training.finish import save_report
 from rushlight.training.loop import evaluation_size, test_batch_size
-from rushlight.training.objective import Objective, make_objective, named_loss, own_objective
-from rushlight.training.recipe import OBJECTIVE, Recipe
-from rushlight.training.setup import Fetch, aimed, build_described, build_imported, check_model, check_rebuildable
+from rushlight.training.objective import Objective, make_objective, named_loss, own_objective, returned_loss
+from rushlight.training.recipe import OBJECTIVE, OWN_LOSS, Recipe
+from rushlight.training.setup import (
+    Fetch,
+    aimed,
+    build_described,
+    build_imported,
+    check_fetchable,
+    check_importable,
+    check_model,
+)
 from rushlight.training.state import Training
 
 
@@ -29,6 +37,7 @@ def reopen_data(folder: Path, recipe: Recipe, fetch: Fetch | None = None) -> Dat
     described, loss = recipe.data, recipe.loss
     if "source" not in described:
         raise RunError("live-data", run=folder.name, data=described.get("name"))
+    check_fetchable(folder, recipe)
     options = DataOptions.from_json(described["options"])
     data = open_source(
         described["source"], described.get("test"), options, fetch, validation=described.get("validation"),
@@ -53,16 +62,22 @@ def reopen_specs(
     return data.features, target if known is None or target is None else retarget(data, target).target
 
 
-def reopen_model(folder: Path, recipe: Recipe, model: nn.Module | None = None, fetch: Fetch | None = None) -> nn.Module:
-    """Build a run's model again, or take `model`, and load the run's weights: the bundle's, else the newest checkpoint's."""
+def reopen_model(
+    folder: Path, recipe: Recipe, model: nn.Module | str | None = None, fetch: Fetch | None = None
+) -> nn.Module:
+    """Build a run's model again, or take `model`, and load the run's weights: the bundle's, else the newest checkpoint's.
+
+    `model` may name the class, as "net.py:Net": it is built with the recipe's arguments.
+    """
     bundle, described = folder / "model", recipe.model
+    if isinstance(model, str):
+        model = build_imported({**described, "import": model})
+    elif model is None:
+        check_importable(folder, recipe)
+        model = build_imported(described) if "import" in described else None
     if bundle.is_dir():
-        if model is None:
-            check_rebuildable(folder, described)
-            model = build_imported(described) if "import" in described else None
         return open_bundle(bundle, model).model
     if model is None:
-        check_rebuildable(folder, described)
         model = build_described(described, reopen_data(folder, recipe, fetch))
     load_state(model, read_model_state(latest_checkpoint(folder)), folder.name)
     return model.eval()
@@ -101,6 +116,8 @@ def reopen_objective(folder: Path, recipe: Recipe, given: dict[str, Any]) -> Obj
 
     What a loss module has learnt is that of the run's newest checkpoint.
     """
+    if recipe.loss["name"] == OWN_LOSS:
+        return own_objective(returned_loss)
     if recipe.loss["name"] == OBJECTIVE:
         if not callable(function := given.get("objective")):
             raise RunError("live-objective", run=folder.name)

@@ -48,11 +48,12 @@ class Training:
     conditions: dict[str, Any]  # what the bits depend on besides the recipe
     origin: Origin | None = None  # None: it is new
     held: Held = field(default_factory=Held)  # the state that model, loss and data hold besides tensors
+    keep: tuple[Any, ...] = ()  # objects whose state is in the checkpoints besides
 
     @property
     def chooses(self) -> bool:
         """Whether evaluations decide: when to stop, which weights are kept, the learning rate."""
-        return self.recipe.early_stopping is not None or self.schedule.is_plateau
+        return self.recipe.early_stopping is not None or self.schedule.plateau is not None
 
     @property
     def evaluated_name(self) -> str:

@@ -28,6 +28,7 @@ from rushlight.data.feed.loader import LoaderSplit
 from rushlight.data.feed.resident import ResidentSplit
 from rushlight.data.feed.streamed import StreamedSplit
 from rushlight.data.open import DataOptions, open_source
+from rushlight.data.shape.build import EXAMPLES
 from rushlight.data.sources.datasets.datasets import open_dataset
 from rushlight.data.sources.named.named import open_named
 from rushlight.data.splits import Data
@@ -126,11 +127,38 @@ def test_a_flip_that_is_seldom_done_is_still_random(chance: float) -> None:
     assert isinstance(data.train, StreamedSplit)
 
 
-def test_randomness_that_no_seed_governs_is_streamed_and_said_so() -> None:
+def test_a_generator_of_the_datasets_own_is_seeded_for_each_sample() -> None:
     own = np.random.default_rng(7)
     data = opened(Digits(lambda image: np.flip(image, 2).copy() if own.random() < 0.5 else image), Digits())
     assert isinstance(data.train, StreamedSplit)
-    assert any("a random generator of its own, which no seed governs" in note for note in data.notes)
+    assert any("reading a sample draws random numbers" in note for note in data.notes)
+    one, other = (list(data.train.batches(64, seed=1, epoch=2)) for _ in range(2))
+    assert all(torch.equal(first[0], second[0]) for first, second in zip(one, other, strict=True))
+    assert data.inexact == ()
+
+
+def test_randomness_that_no_seed_governs_is_streamed_and_said_so() -> None:
+    source = random.SystemRandom()
+    data = opened(Digits(lambda image: image + source.random()), Digits())
+    assert isinstance(data.train, StreamedSplit)
+    assert any("a sample that is read again is another, and no seed governs it" in note for note in data.notes)
+    assert len(data.inexact) == 1
+
+
+def test_a_dataset_that_counts_its_reads_is_as_it_was_after_it_was_opened() -> None:
+    class Counting(Digits):
+        reads = 0
+
+        def __getitem__(self, index: int) -> Any:
+            self.reads += 1
+            image, label = super().__getitem__(index)
+            return image + self.reads, label
+
+    dataset = Counting()
+    data = opened(dataset, Digits())
+    assert isinstance(data.train, StreamedSplit)
+    assert any("it changes itself when it is read" in note for note in data.notes)
+    assert dataset.reads == 1 + EXAMPLES + 300  # the first sample's, the examples', and each for its label
 
 
 def test_probing_leaves_the_generators_as_they_were() -> None:
@@ -469,9 +497,9 @@ def test_dict_batches_train_with_an_objective_and_are_refused_without(tmp_path: 
     def objective(model: nn.Module, batch: Any) -> Tensor:
         return nn.functional.cross_entropy(model(batch["image"].float()), batch["label"])
 
-    with pytest.raises(UsageError) as caught:
+    with pytest.raises(UsageError, match="objective=f") as caught:
         train(Named(), tmp_path)
-    assert caught.value.key == "needs-objective"
+    assert caught.value.key == "model-takes-no-batch"
     model = network()
     run = train(Named(), tmp_path, model, objective=objective, test_data=Named(), lr=1e-3)
     notes = " ".join(opened(Named()).notes)

@@ -207,8 +207,8 @@ def test_every_scheduler_goes_on_from_its_packed_state(name: str) -> None:
 
     def move(optimizer: torch.optim.Optimizer, schedule: Schedule) -> float:
         optimizer.step()
-        schedule.after_step()
-        schedule.after_epoch(Report(None, 1.0, 0))
+        schedule.after_step(1)
+        schedule.after_epoch(Report(None, 1.0, 0), 1, 1)
         return float(optimizer.param_groups[0]["lr"])
 
     optimizer, schedule = made()

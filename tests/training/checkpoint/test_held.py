@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, Sampler, WeightedRandomSampler
 
 import rushlight
-import rushlight.training.finish as finish
 from rushlight.data import Held
 from rushlight.events import Event
 from rushlight.runs.sessions import list_sessions
@@ -291,12 +290,6 @@ def options_of(make: Callable[[], Given]) -> Given:
     given = {"model": net(), "data": (INPUTS, LABELS), "test_data": (INPUTS, LABELS), **make()}
     sized = isinstance(given["data"], DataLoader)
     return {"batch_size": None if sized else SIZE, "optimizer": "Adam", "lr": 0.02, "epochs": 3, "quiet": True, **given}
-
-
-@pytest.fixture(autouse=True)
-def without_plots(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawing takes most of a short run's time."""
-    monkeypatch.setattr(finish, "write_plots", lambda folder, report: None)
 
 
 @pytest.mark.parametrize("make", KINDS)

@@ -27,6 +27,7 @@ from rushlight.data.feed.batch import ALIGNMENT, equal_parts
 from rushlight.errors import RunError
 from rushlight.options import check_options
 from rushlight.runs.history import read_history, read_losses
+from rushlight.runs.sessions import list_sessions
 from rushlight.training.checkpoint.checkpoint import state_digest
 from rushlight.training.engine import compile_job, compiler, execution, modes, package, verification
 from rushlight.training.engine import fast as policy
@@ -576,6 +577,33 @@ def test_a_resumed_run_follows_the_modes_that_are_recorded(
     assert (resumed.folder / "losses.f32").read_bytes() == (whole.folder / "losses.f32").read_bytes()
 
 
+class Growing(nn.Module):
+    """A network with a buffer that grows in its first steps, and then no more."""
+
+    grown: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = network()
+        self.register_buffer("grown", torch.zeros(0), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits, (batch, 10)."""
+        if self.training and len(self.grown) < 9:
+            self.grown = torch.cat([self.grown, x.mean().reshape(1)])
+        logits: Tensor = self.net(x) + self.grown.sum()
+        return logits
+
+
+def test_an_obstacle_that_an_earlier_process_observed_is_not_forgotten(tmp_path: Path, eager_to_look: None) -> None:
+    whole = trained(tmp_path, "whole", Growing)
+    resumed = rushlight.resume(cut_short(tmp_path, "cut", 1, Growing), Growing(), quiet=True)
+    assert read_modes(resumed.folder / "ways.json") == []
+    assert resumed.losses.tolist() == whole.losses.tolist()
+    last = list_sessions(resumed.folder)[-1]
+    assert "changes its own attributes when it is called" in last["notices"][0]
+
+
 class Ready:
     """Takes the steps that machine code would take."""
 
@@ -826,6 +854,24 @@ def test_the_time_that_a_look_takes_is_not_taken_for_the_pace_of_the_steps(
     monkeypatch.setattr(compile_job, "start_compiling", lambda *arguments: pytest.fail("a second is left, not minutes"))
     trained(tmp_path, "run", epochs=12, optimizer="AdamW", lr=0.01)
     assert looks
+
+
+def test_steps_of_a_run_of_unknown_length_are_compiled_once_it_has_lasted_as_long_as_that_takes_to_pay(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compile_job, "steps_left", lambda training: math.inf)
+    with ExitStack() as stack:
+        options = check_options({"runs": tmp_path, "name": "a", "quiet": True})
+        training = start_training(network(), "digits", options, stack)
+        job = compile_job.CompileJob(training, parts_of(training))
+        training.state["step"] = 100
+        paid = []
+        for factor in (0.9, 1.1):
+            seconds = factor * compile_job.compile_seconds(network()) / compile_job.EXPECTED_GAIN
+            job.began = time.perf_counter() - seconds
+            paid.append(job.will_pay())
+    assert paid == [False, True]
+    assert not job.is_over
 
 
 def test_without_a_compiler_training_goes_on_and_says_so_in_one_line(

@@ -153,7 +153,7 @@ def test_ignored_labels_of_streamed_samples_weigh_nothing_in_a_step_or_an_epoch(
         ({"name": ["a", "b", "c"], "x": torch.zeros(3, 2)}, 3),
         ([{"deep": (torch.zeros(4),)}], 4),
         ({"scale": torch.tensor(1.0), "x": torch.zeros(6, 1)}, 6),
-        (["a", "b"], 1),
+        (["a", "b"], 2),
         (torch.tensor(1.0), 1),
     ],
 )

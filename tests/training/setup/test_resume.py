@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import signal
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import rushlight
 from rushlight.checkpoint_files import list_checkpoints
 from rushlight.errors import RunError, StorageError, UsageError, WeightsError
 from rushlight.options import check_options
-from rushlight.runs import list_runs, read_json, read_recipe
+from rushlight.runs import list_runs, read_environment, read_recipe
 from rushlight.runs.sessions import list_sessions
 from rushlight.training.recipe import recipe_from_json
 from rushlight.training.setup.resume import Begun, find_origin
@@ -98,7 +99,7 @@ def test_a_live_schedule_that_a_named_one_took_over_from_is_not_asked_for_again(
     parts = live()
     schedule = torch.optim.lr_scheduler.StepLR(parts["optimizer"], 1)
     run = rushlight.train(data="digits", epochs=1, schedule=schedule, name="a", runs=tmp_path, quiet=True, **parts)
-    assert run.recipe.schedule == {"name": "StepLR", "warmup": 0, "live": True}
+    assert run.recipe.schedule == {"name": "StepLR", "warmup": 0, "live": True, "by": "epoch"}
     rushlight.resume("a", epochs=2, schedule="constant", runs=tmp_path, quiet=True, **live())
     assert run.recipe.schedule == {"name": "constant", "warmup": 0}
     assert rushlight.resume("a", epochs=3, runs=tmp_path, quiet=True, **live()).summary()["epochs"] == 3
@@ -181,7 +182,7 @@ def test_a_run_that_begins_anew_with_other_conditions_says_so_for_ever_after(
 
 def test_that_other_bits_are_allowed_is_known_where_nothing_differs_too(tmp_path: Path) -> None:
     folder = cut(tmp_path)
-    conditions = read_json(folder / "environment.json")["conditions"]
+    conditions = read_environment(folder)["conditions"]
     for is_inexact in (False, True):
         begun = Begun(folder, recipe_from_json(read_recipe(folder)))
         origin = find_origin(begun, conditions, check_options({"inexact": is_inexact}), None)
@@ -211,8 +212,15 @@ def test_a_live_model_with_another_setting_is_not_the_model_of_the_run(tmp_path:
 
 
 def interrupted(model: nn.Module) -> nn.Module:
-    passes = iter(range(100))
-    model.register_forward_pre_hook(lambda *_: signal.raise_signal(signal.SIGINT) if next(passes) == 12 else None)
+    local = threading.local()  # state that nobody follows: the model that resumes has no hook
+    local.passes = 0
+
+    def count(*_: Any) -> None:
+        local.passes += 1
+        if local.passes == 13:
+            signal.raise_signal(signal.SIGINT)
+
+    model.register_forward_pre_hook(count)
     return model
 
 

@@ -1,9 +1,17 @@
 """How samples become batches: kept in memory, streamed, or by the user's own loader."""
 
-from rushlight.data.feed.batch import Batch, count_samples, equal_parts, tensors_in
+from rushlight.data.feed.batch import (
+    Batch,
+    changed,
+    count_samples,
+    equal_parts,
+    samples_by_form,
+    split_batch,
+    tensors_in,
+)
 from rushlight.data.feed.feed import Feed
-from rushlight.data.feed.held import Held, generators_in
-from rushlight.data.feed.loader import LoaderSplit, with_new_workers
+from rushlight.data.feed.held import GENERATORS, Held, Walk, generators_in, set_state, state_of
+from rushlight.data.feed.loader import LoaderSplit, first_collated
 from rushlight.data.feed.reading import (
     BatchReader,
     BatchRequest,

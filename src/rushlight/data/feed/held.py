@@ -7,6 +7,7 @@ they are data.
 
 from __future__ import annotations
 
+import dis
 import functools
 import random
 import sys
@@ -39,6 +40,10 @@ MODULE_TENSORS = ("_parameters", "_buffers", "training")  # of a torch module: k
 MODULE_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 OWN_STATES = (("state_dict", "load_state_dict"), ("get_extra_state", "set_extra_state"))
 
+DTYPES = (
+    torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16, torch.int8,
+    torch.uint8, torch.bool, torch.complex64,
+)  # fmt: skip
 MISSING = object()
 
 Place = tuple[Any, Any]  # a dict and a key of it, or an object and the name of an attribute
@@ -101,6 +106,7 @@ class Walk:
 
     def __init__(self, roots: Mapping[str, Any], without: Iterable[Any] = ()) -> None:
         self.generators: dict[str, Any] = {}
+        self.places: dict[str, Place | None] = {}  # of the generators
         self.values: dict[str, Place] = {}  # plain ones
         self.stateful: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {}  # to get and to set a state
         self.others: dict[str, Any] = {}  # of which only a change can be noticed
@@ -123,7 +129,7 @@ class Walk:
         if isinstance(value, random.SystemRandom) or (isinstance(value, Iterator) and not hasattr(value, "fileno")):
             self.sources.append(path)
         elif isinstance(value, GENERATORS):
-            self.generators[path] = value
+            self.generators[path], self.places[path] = value, place
         elif place is not None and (is_dense(value) or (is_plain(value) and bytes_in(value) <= SMALL_BYTES)):
             self.values[path] = place
         elif isinstance(value, (FunctionType, MethodType, functools.partial)):
@@ -167,7 +173,7 @@ class Walk:
             self.visit(f"{path}.{name}", getattr(function, name), (function, name), depth + 1)
         if is_followed(function):
             root = path.partition(".")[0]
-            for name in names_in(function.__code__):
+            for name in globals_in(function.__code__):
                 if name in function.__globals__ and name[:2] != "__":
                     place = (function.__globals__, name)
                     self.visit(f"{root}.<{function.__module__}>.{name}", place[0][name], place, depth + 1)
@@ -213,15 +219,17 @@ def is_followed(value: Any) -> bool:
     return name.partition(".")[0] not in FOREIGN or f"{name}.".startswith(FOLLOWED)
 
 
-def names_in(code: CodeType) -> list[str]:
-    """Return the names of globals and attributes in a function's code, and in that of functions inside it."""
+@functools.cache
+def globals_in(code: CodeType) -> tuple[str, ...]:
+    """Return the names of the globals in a function's code, and in that of functions inside it."""
+    named = (each.argval for each in dis.get_instructions(code) if each.opname in ("LOAD_GLOBAL", "STORE_GLOBAL"))
     inner = (each for each in code.co_consts if isinstance(each, CodeType))
-    return [*code.co_names, *(name for each in inner for name in names_in(each))]
+    return (*dict.fromkeys(named), *(name for each in inner for name in globals_in(each)))
 
 
 def is_dense(value: Any) -> bool:
-    """Tell whether a value is a plain tensor of numbers, neither a parameter nor of another layout."""
-    return type(value) is Tensor and value.layout is torch.strided and not (value.is_meta or value.is_quantized)
+    """Tell whether a value is a tensor that a checkpoint can hold, and no parameter."""
+    return type(value) is Tensor and value.layout is torch.strided and value.dtype in DTYPES and not value.is_meta
 
 
 def is_plain(value: Any, depth: int = 0) -> bool:
@@ -232,8 +240,15 @@ def is_plain(value: Any, depth: int = 0) -> bool:
     if kind is Tensor:
         return is_dense(value) and value.nbytes <= SMALL_BYTES
     if isinstance(value, (np.ndarray, np.generic)):
-        return value.dtype.kind in "biufc" and value.nbytes <= SMALL_BYTES
-    if kind not in (*SEQUENCES, *DICTS, torch.Size) or len(value) > MOST_ENTRIES or depth > 4:
+        return (
+            value.dtype.kind in "biuf" and value.dtype.isnative and value.itemsize <= 8 and value.nbytes <= SMALL_BYTES
+        )
+    if (
+        kind not in (*SEQUENCES, *DICTS, torch.Size)
+        or len(value) > MOST_ENTRIES
+        or depth > 4
+        or (depth and kind is set)
+    ):
         return False
     entries = value.values() if isinstance(value, dict) else value
     return all(is_plain(each, depth + 1) for each in entries) and (
@@ -338,8 +353,8 @@ class Held:
     def __init__(self, roots: Mapping[str, Any] | None = None) -> None:
         self.roots = dict(roots or {})
         walk = Walk(self.roots)
-        self.begun: dict[str, Any] = {path: state_of(each) for path, each in walk.generators.items()}
-        self.begun |= {path: copied(read_place(place)) for path, place in walk.values.items()}
+        self.states: dict[str, Any] = {path: state_of(each) for path, each in walk.generators.items()}
+        self.begun: dict[str, Any] = {path: copied(read_place(place)) for path, place in walk.values.items()}
         self.others, self.unkept = walk.others, list(walk.sources)
         self.owners = walk.owners.keys()
         self.noted: dict[str, Any] = {}
@@ -347,11 +362,12 @@ class Held:
 
     def changes(self, *names: str) -> dict[str, Any]:
         """Return what is not as it was at the beginning, by path, of the roots of these names or of all; copied."""
-        walk = Walk(self.roots_of(names))
+        walk = Walk(self.roots)  # of all: something may be reached from two of them
         found: dict[str, Any] = {}
         for path, generator in walk.generators.items():
-            state = state_of(generator)
-            if not are_equal(self.begun.get(path), state):
+            if path not in self.states:  # it was made since
+                self.unkept.append(path)
+            elif not are_equal(self.states[path], state := state_of(generator)):
                 found[path] = state
         made = tuple(f"{path}." for path in walk.owners if path not in self.owners)
         for path, place in walk.values.items():
@@ -376,7 +392,7 @@ class Held:
             path for path, value in walk.others.items() if not are_equal(self.others.setdefault(path, value), value)
         ]
         self.unkept = list(dict.fromkeys([*self.unkept, *walk.sources]))
-        return found
+        return {path: value for path, value in found.items() if is_below(path, names)}
 
     def note(self, *names: str) -> bool:
         """Note the changes of these roots in `noted`; return whether they are others than those noted before."""
@@ -385,13 +401,16 @@ class Held:
 
     def restore(self, saved: Mapping[str, Any], *names: str) -> None:
         """Make all as it was at the beginning but for what `saved` holds, of the roots of these names or of all."""
-        walk, left = Walk(self.roots_of(names)), dict(saved)
+        walk, left = Walk(self.roots), dict(saved)
         for path, generator in walk.generators.items():
-            if (state := left.pop(path, self.begun.get(path))) is not None:
+            state, place = left.pop(path, self.states.get(path)), walk.places[path]
+            if state is not None and is_below(path, names):
                 set_state(generator, state)
+            elif place is not None and path in self.begun and is_below(path, names):  # it was made since
+                write_place(place, copied(self.begun[path]))
         for path, place in walk.values.items():
             value = left.pop(path, self.begun.get(path, MISSING))
-            if value is MISSING or are_equal(value, read_place(place)):
+            if value is MISSING or not is_below(path, names) or are_equal(value, read_place(place)):
                 continue
             if isinstance(value, Version):
                 self.unkept.append(path)
@@ -404,9 +423,10 @@ class Held:
             owner, _, name = path.rpartition(".")
             if owner in walk.owners and name.isidentifier():
                 walk.owners[owner][name] = value
-            elif path.partition(".")[0] in self.roots_of(names):
+            else:
                 self.unkept.append(path)
 
-    def roots_of(self, names: tuple[str, ...]) -> dict[str, Any]:
-        """Return the roots of these names, or all."""
-        return {name: root for name, root in self.roots.items() if not names or name in names}
+
+def is_below(path: str, names: tuple[str, ...]) -> bool:
+    """Tell whether a path is below a root of one of these names; of any, where none is given."""
+    return not names or path.replace("[", ".").partition(".")[0] in names

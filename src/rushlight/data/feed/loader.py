@@ -3,19 +3,68 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch.utils.data import DataLoader, get_worker_info
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset, get_worker_info
 
-from rushlight.data.feed.batch import Batch
+from rushlight.data.feed.batch import Batch, count_samples, note_samples, samples_by_form, to_device
 from rushlight.data.feed.feed import Feed
 from rushlight.data.feed.held import generators_in, seed_each
 from rushlight.data.feed.reading import explained_workers, seeded, start_reading
-from rushlight.data.feed.split import CPU, to_device
+from rushlight.data.feed.split import CPU
 from rushlight.data.order import sample_seed
+
+
+class Collated(NamedTuple):
+    """A batch, and how many samples of the dataset were collated into it."""
+
+    batch: Batch
+    samples: int
+
+
+class CountingCollate:
+    """Collates as `collate` does, and counts the samples; a class, so that it can be sent to workers."""
+
+    def __init__(self, collate: Callable[[Any], Batch]) -> None:
+        self.collate = collate
+
+    def __call__(self, samples: Any) -> Collated:
+        """Return the batch with the number of its samples."""
+        return Collated(self.collate(samples), len(samples))
+
+
+def counting(loader: DataLoader[Any]) -> DataLoader[Any]:
+    """Return a loader of the same batches that gives them as `Collated`; the loader itself where it cannot.
+
+    One that makes no batches, or gives them in its own way, cannot; and a single sample may be a batch by itself.
+    """
+    if type(loader).__iter__ is not DataLoader.__iter__ or loader.batch_sampler is None or loader.batch_size == 1:
+        return loader
+    clone = copy.copy(loader)
+    clone.collate_fn = CountingCollate(loader.collate_fn)
+    return clone
+
+
+def first_collated(loader: DataLoader[Any], name: str) -> tuple[Batch | None, int | None]:
+    """Return a loader's first batch, None where it has none, and the number of its samples, None where that is not known."""
+    with seeded(0), explained_workers(name, loader.num_workers):
+        first = next(start_reading(counting(with_new_workers(loader)), name), None)
+    if not isinstance(first, Collated):
+        return first, samples_by_form(first)
+    is_told = count_samples(note_samples(first.batch, first.samples)) == first.samples
+    return first.batch, first.samples if is_told else None
+
+
+def length_of(thing: Any) -> int | None:
+    """Return `len(thing)`; None where it has none."""
+    try:
+        return len(thing)
+    except (TypeError, NotImplementedError):
+        return None
 
 
 @dataclass(frozen=True)
@@ -35,8 +84,30 @@ class LoaderSplit:
 
     @property
     def samples(self) -> int | None:
-        """Unknown: a sampler may repeat or leave out samples, and an iterable dataset has no length."""
-        return None
+        """How many samples an epoch has, as the dataset or the sampler tells; None where neither does.
+
+        What a batch sampler of the user's own gathers is not known, nor how many samples a ready-made batch has.
+        """
+        batches, items = self.loader.batch_sampler, self.items
+        if items is None or type(batches) is not BatchSampler:
+            return None
+        return items - items % batches.batch_size if batches.drop_last else items
+
+    @property
+    def items(self) -> int | None:
+        """How many items the loader reads in an epoch; None where nobody can tell."""
+        if isinstance(self.loader.dataset, IterableDataset):
+            return length_of(self.loader.dataset)
+        return length_of(getattr(self.loader.batch_sampler, "sampler", self.loader.sampler))
+
+    def count_batches(self, size: int) -> int | None:
+        """Return how many batches an epoch has; None where nobody can tell. Their size is the loader's own."""
+        batches = self.loader.batch_sampler
+        if batches is None:  # each item is a batch
+            return self.items
+        if type(batches) is not BatchSampler:
+            return length_of(batches)
+        return None if self.samples is None else math.ceil(self.samples / batches.batch_size)
 
     def order(self, seed: int, epoch: int) -> None:
         """Unknown: the order is the loader's own."""
@@ -56,16 +127,19 @@ class LoaderSplit:
                     generator.manual_seed(sample_seed(seed, epoch, -1))
                 else:
                     seed_each([generator], sample_seed(seed, epoch, -1))
-            batches = start_reading(loader, name)
+            batches = start_reading(counting(loader), name)
         for number in range(10**18):
             # reading in this process must not touch the step's stream
             seeds = seeded(sample_seed(seed, epoch, -2 - number), of_samples)
             with seeds, explained_workers(name, loader.num_workers):
-                batch = next(batches, None)
-            if batch is None:
+                found = next(batches, None)
+            if found is None:
                 return
-            if number >= start:
-                yield to_device(self.prepare(batch), self.device)
+            if number < start:
+                continue
+            batch, samples = found if isinstance(found, Collated) else (found, None)
+            moved = to_device(self.prepare(batch), self.device)
+            yield moved if samples is None else note_samples(moved, samples)
 
     def in_order(self, size: int) -> Iterator[Batch]:
         """Give the loader's batches once."""

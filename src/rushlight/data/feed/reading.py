@@ -9,6 +9,7 @@ seeds, and so is every later one. The batches are the same either way.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import multiprocessing
 import pickle
@@ -172,9 +173,11 @@ class BatchReader:
     be given the same dataset: who owns the loop may change it between two epochs.
     """
 
-    def __init__(self, samples: SeededDataset, workers: int) -> None:
+    def __init__(
+        self, samples: SeededDataset, workers: int, begin_worker: Callable[[int], object] | None = None
+    ) -> None:
         check_main_guard(workers)
-        self.samples, self.workers = samples, workers
+        self.samples, self.workers, self.begin_worker = samples, workers, begin_worker
         self.keeps = False
         self.idle: tuple[bytes, DataLoader[Any], list[BatchRequest]] | None = None
 
@@ -206,7 +209,7 @@ class BatchReader:
                 num_workers=self.workers,
                 generator=torch.Generator(),  # else the loader draws from the global generator, which is the step's
                 pin_memory=is_pinned,
-                worker_init_fn=ignore_interrupt,
+                worker_init_fn=functools.partial(begin_worker, self.begin_worker),
                 persistent_workers=given is not None,
             )
         batches = start_reading(loader, name)
@@ -250,9 +253,11 @@ def as_it_is(batch: Any) -> Any:
     return batch
 
 
-def ignore_interrupt(worker: int) -> None:
-    """Leave Ctrl-C, which reaches every process of the terminal, to the main process: it still needs its batch."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def begin_worker(own: Callable[[int], object] | None, worker: int) -> None:
+    """Leave Ctrl-C, which reaches every process of the terminal, to the main process; do what the user's loader does."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process still needs this worker's batch
+    if own is not None:
+        own(worker)
 
 
 def by_threads(samples: SeededDataset, requests: Iterable[BatchRequest], count: int) -> Generator[Any]:

@@ -77,6 +77,10 @@ class ResidentSplit:
         """How many samples there are."""
         return len(self.inputs)
 
+    def count_batches(self, size: int) -> int:
+        """Return how many batches of `size` samples an epoch has; the last may be smaller."""
+        return -(-self.samples // size)
+
     def order(self, seed: int, epoch: int) -> Tensor:
         """Return the samples' indices in the order of a training epoch."""
         return epoch_order(seed, epoch, len(self.inputs)) if self.is_shuffled else torch.arange(len(self.inputs))

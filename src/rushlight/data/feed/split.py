@@ -36,6 +36,10 @@ class Split(Protocol):
         """The samples' names, by index: files, or rows of a table; None where they have none."""
         ...
 
+    def count_batches(self, size: int) -> int | None:
+        """Return how many batches of `size` samples an epoch has; None when only reading it to the end can tell."""
+        ...
+
     def order(self, seed: int, epoch: int) -> Tensor | None:
         """Return the samples' indices in the order of training epoch `epoch` (from 1); None where nobody can tell."""
         ...
@@ -51,14 +55,3 @@ class Split(Protocol):
     def to(self, device: torch.device) -> Split:
         """Return the split with its batches on `device`."""
         ...
-
-
-def to_device(batch: Batch, device: torch.device) -> Batch:
-    """Move every tensor in a batch (tuples, lists and dicts of them) to `device`."""
-    if isinstance(batch, Tensor):
-        return batch.to(device, non_blocking=True)
-    if isinstance(batch, dict):
-        return {key: to_device(value, device) for key, value in batch.items()}
-    if isinstance(batch, (tuple, list)):
-        return type(batch)(to_device(value, device) for value in batch)
-    return batch

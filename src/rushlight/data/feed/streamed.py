@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
-from rushlight.data.feed.batch import Batch
+from rushlight.data.feed.batch import Batch, note_samples, to_device
 from rushlight.data.feed.feed import Feed
 from rushlight.data.feed.reading import BatchReader, BatchRequest, SeededDataset
-from rushlight.data.feed.split import CPU, to_device
+from rushlight.data.feed.split import CPU
 from rushlight.data.order import epoch_order
 
 
@@ -28,6 +28,7 @@ class StreamedSplit:
     dataset: Dataset[Any]
     prepare: Callable[[Batch], Batch]  # from a collated batch to what the model receives
     workers: int = 0
+    begin_worker: Callable[[int], object] | None = None  # a loader's worker_init_fn
     collate: Callable[[list[Any]], Any] = default_collate
     is_shuffled: bool = True
     device: torch.device = CPU
@@ -41,12 +42,16 @@ class StreamedSplit:
 
     def __post_init__(self) -> None:
         samples = SeededDataset(self.dataset, self.collate, self.is_random)
-        object.__setattr__(self, "reader", BatchReader(samples, self.workers))
+        object.__setattr__(self, "reader", BatchReader(samples, self.workers, self.begin_worker))
 
     @property
     def samples(self) -> int:
         """How many samples there are."""
         return len(self.dataset)  # type: ignore[arg-type]  # map-style datasets have a length
+
+    def count_batches(self, size: int) -> int:
+        """Return how many batches of `size` samples an epoch has; the last may be smaller."""
+        return -(-self.samples // size)
 
     def order(self, seed: int, epoch: int) -> Tensor:
         """Return the samples' indices in the order of a training epoch."""
@@ -65,8 +70,9 @@ class StreamedSplit:
         requests = (BatchRequest(seed, epoch, indices[first : first + size]) for first in range(0, len(indices), size))
         batches = self.reader.batches(requests, self.device.type == "cuda")
         with self.around(), contextlib.closing(batches):
-            for batch in batches:
-                yield to_device(self.prepare(batch), self.device)
+            for number, batch in enumerate(batches):
+                samples = min(size, len(indices) - number * size)
+                yield note_samples(to_device(self.prepare(batch), self.device), samples)
 
     def to(self, device: torch.device) -> StreamedSplit:
         """Return the split with its batches moved to `device`."""

@@ -22,7 +22,7 @@ from rushlight.data.spec import FeatureSpec, TargetSpec
 from rushlight.data.splits import Data
 from rushlight.errors import DataError, UsageError
 from rushlight.fonts import LATIN_FONT, font_of
-from rushlight.texts import Note
+from rushlight.texts import Note, visible
 
 if TYPE_CHECKING:
     from PIL import Image, ImageDraw, ImageFont
@@ -33,6 +33,8 @@ SAMPLED = 2048  # samples of a streamed split that are read for ranges and count
 CELL = 64  # the side, in pixels, that small images are enlarged to about
 MOST_ROWS = 20
 LABEL_WIDTH = 150
+MOST_OF_A_LABEL = 60  # characters
+MOST_OF_AN_IMAGE = 4 << 30  # bytes of a file
 BEHIND = "#d8d8d8"  # tells where a white image ends
 
 
@@ -170,7 +172,9 @@ def file_digests(train: Sequence[Path], test: Sequence[Path]) -> tuple[list[byte
     sizes = {path.stat().st_size for path in train} & {path.stat().st_size for path in test}
     first, second = (
         [
-            hashlib.blake2b(path.read_bytes(), digest_size=16).digest() if path.stat().st_size in sizes else bytes(path)
+            hashlib.blake2b(files.read_bytes(path, MOST_OF_AN_IMAGE), digest_size=16).digest()
+            if path.stat().st_size in sizes
+            else bytes(path)
             for path in paths
         ]
         for paths in (train, test)
@@ -227,7 +231,7 @@ def contact_sheet(inputs: Tensor, labels: Tensor, classes: Sequence[str], *, col
     for row in range(rows):
         members = (labels == row).nonzero().flatten().tolist()
         top = gap + row * (height + gap)
-        name = classes[row] if font_of(classes[row]) else f"{row}"
+        name = visible(classes[row], MOST_OF_A_LABEL) if font_of(classes[row]) else f"{row}"
         write_label(draw, top + height // 2, name, len(members))
         for column, index in enumerate(spread(members, columns)):
             image = as_image(inputs[index]).resize((width, height), resampling)

@@ -8,10 +8,10 @@ from rushlight.lazy import lazy_names
 
 if TYPE_CHECKING:
     from rushlight.data.sources.arrays import ARRAYS
-    from rushlight.data.sources.datasets import DATASET, LOADER
+    from rushlight.data.sources.datasets import DATASET, LOADER, group_inputs
     from rushlight.data.sources.images import IMAGES, ImageFolderDataset, read_image
     from rushlight.data.sources.kind import SourceKind
-    from rushlight.data.sources.named import DATASETS, NAMED, cache_folder, describe_datasets
+    from rushlight.data.sources.named import DATASETS, NAMED, cache_folder, describe_datasets, needs_network
     from rushlight.data.sources.tables import TABLE, describe_columns, is_table, read_other_table, read_rows
 
 
@@ -19,10 +19,10 @@ __getattr__, __dir__ = lazy_names(
     __name__,
     {
         "rushlight.data.sources.arrays": ["ARRAYS"],
-        "rushlight.data.sources.datasets": ["DATASET", "LOADER"],
+        "rushlight.data.sources.datasets": ["DATASET", "LOADER", "group_inputs"],
         "rushlight.data.sources.images": ["IMAGES", "ImageFolderDataset", "read_image"],
         "rushlight.data.sources.kind": ["SourceKind"],
-        "rushlight.data.sources.named": ["DATASETS", "NAMED", "cache_folder", "describe_datasets"],
+        "rushlight.data.sources.named": ["DATASETS", "NAMED", "cache_folder", "describe_datasets", "needs_network"],
         "rushlight.data.sources.tables": ["TABLE", "describe_columns", "is_table", "read_other_table", "read_rows"],
     },
 )

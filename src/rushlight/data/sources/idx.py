@@ -17,6 +17,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rushlight import files
 from rushlight.errors import DataError
 from rushlight.texts import Note
 
@@ -36,24 +37,29 @@ def read_idx(path: Path | str) -> NDArray[Any]:
     """
     path = Path(path)
     try:
-        with path.open("rb") as raw:
-            if raw.peek(2)[:2] == GZIP_MAGIC:
+        with files.open_file(path) as raw:
+            size = os.fstat(raw.fileno()).st_size
+            is_packed = raw.read(2) == GZIP_MAGIC
+            raw.seek(0)
+            if is_packed:
                 with gzip.GzipFile(fileobj=raw) as unpacked:
-                    return read_open_idx(path, unpacked, None)
-            return read_open_idx(path, raw, os.fstat(raw.fileno()).st_size)
+                    return read_open_idx(path, unpacked, None, files.most_unpacked(size))
+            return read_open_idx(path, raw, size, size)
     except (OSError, EOFError, zlib.error) as error:
         raise DataError("idx-unreadable", path=path, reason=error) from error
 
 
-def read_open_idx(path: Path, file: Any, file_bytes: int | None) -> NDArray[Any]:
-    """Read an idx stream; `file_bytes` is its length where that is known before reading."""
+def read_open_idx(path: Path, file: Any, file_bytes: int | None, most: int) -> NDArray[Any]:
+    """Read an idx stream of at most `most` bytes; `file_bytes` is its length where that is known before reading."""
     dtype, shape, header_bytes = read_header(path, file)
     expected = math.prod(shape) * dtype.itemsize
     if file_bytes is not None:
         check_length(path, shape, dtype, expected, file_bytes - header_bytes)
         numbers: bytes | bytearray | NDArray[Any] = np.fromfile(file, np.uint8, expected)
     else:  # grown as it is read: a lying header must not make us allocate what is not there
-        numbers = bytearray().join(read_at_most(file, expected + 1))
+        numbers = bytearray().join(read_at_most(file, min(expected, most) + 1))
+        if len(numbers) > most:
+            raise DataError("idx-unreadable", path=path, reason=Note("data.unpacks-to", size=len(numbers), most=most))
     check_length(path, shape, dtype, expected, len(numbers))
     array: NDArray[Any] = np.frombuffer(numbers, dtype)
     return array.astype(dtype.newbyteorder("="), copy=False).reshape(shape)

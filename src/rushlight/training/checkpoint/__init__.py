@@ -15,6 +15,7 @@ from rushlight.training.checkpoint.checkpoint import (
     restore,
     state_digest,
 )
+from rushlight.training.checkpoint.kept import check_keep
 from rushlight.training.checkpoint.randomness import (
     begin_random_streams,
     note_inexact,

@@ -16,6 +16,8 @@ import hashlib
 import json
 import os
 import re
+import sys
+from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,15 +41,31 @@ from rushlight.checkpoint_files import (
     damage_of,
     list_checkpoints,
     newer_format,
+    read_state,
 )
 from rushlight.errors import RunError, StorageError, UsageError, WeightsError
 from rushlight.export import bundle_architecture, check_bundle, pack, unpack
+from rushlight.kinds import Kind, is_count, is_object, maybe, wrong_entry
 from rushlight.runs import keep_values
 from rushlight.texts import Note
+from rushlight.training.checkpoint.kept import (
+    group_names,
+    kept_state,
+    order_parameters,
+    parameter_names,
+    restore_buffers,
+    restore_kept,
+    unsaved_buffers,
+)
 from rushlight.training.checkpoint.randomness import held_state, random_streams
 from rushlight.training.checkpoint.serialize import lay_out_like_parameters
 from rushlight.training.state import State, Training
 
+PARTS = ("state", "model", "buffers", "optimizer", "schedule", "random", "conditions")
+CONTENT: Kind = {"history_bytes": is_count, "losses_bytes": is_count, **dict.fromkeys(PARTS, is_object)}
+STATE_KIND: Kind = {
+    **dict.fromkeys(("epoch", "window", "step"), is_count), "best": maybe({"step": is_count}), "ways?": [is_object],
+}  # fmt: skip
 KEPT = 2  # the newest ones; the best test's stays too
 
 
@@ -82,11 +100,13 @@ def capture(training: Training) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Copy the full state: JSON-ready content, and the tensors it refers to by name."""
     tensors: dict[str, Tensor] = {}
     held = held_state(training)  # first: it notes in the state what cannot be restored
-    parts = {
+    names = parameter_names(training)
+    parts: dict[str, Any] = {
         "state": training.state,
         "model": training.model.state_dict(),
         "buffers": unsaved_buffers(training.model),
         "optimizer": training.optimizer.state_dict(),
+        "optimizer_names": group_names(training.optimizer, names),
         "schedule": training.schedule.state_dict(),
         "random": random_streams(),
         "held": held,
@@ -95,6 +115,9 @@ def capture(training: Training) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if isinstance(training.objective.loss, torch.nn.Module):  # one may keep what moves: a mean over the last batches
         parts["loss"] = training.objective.loss.state_dict()
         parts["loss_buffers"] = unsaved_buffers(training.objective.loss)
+    if training.keep:
+        parts["keep"] = list(map(kept_state, training.keep))
+        parts["keep_names"] = [group_names(kept, names) for kept in training.keep]
     return {name: pack(part, name, tensors) for name, part in parts.items()}, tensors
 
 
@@ -109,12 +132,6 @@ def check_can_be_saved(training: Training) -> None:
             raise UsageError("not-checkpointable", name=name, found=found) from error
     architecture, data = bundle_architecture(training.recipe.model), training.data
     check_bundle(training.folder, training.model, data.features, data.target, architecture)
-
-
-def unsaved_buffers(model: torch.nn.Module) -> dict[str, Tensor]:
-    """Return the buffers that state_dict leaves out (persistent=False): training changes them."""
-    saved = model.state_dict().keys()
-    return {name: buffer for name, buffer in model.named_buffers() if name not in saved}
 
 
 def write_snapshot(run: Path, snapshot: Snapshot, keep_epochs: bool = False) -> Path:
@@ -201,6 +218,7 @@ def restore_memory(training: Training, folder: Path, content: dict[str, Any], te
     try:
         training.model.load_state_dict(unpack(content["model"], tensors))
         restore_buffers(training.model, unpack(content["buffers"], tensors), training.device)
+        order_parameters(training.optimizer, unpack(content.get("optimizer_names"), tensors), training)
         training.optimizer.load_state_dict(unpack(content["optimizer"], tensors))
         lay_out_like_parameters(training.optimizer)
         training.schedule.load_state_dict(unpack(content["schedule"], tensors))
@@ -209,6 +227,13 @@ def restore_memory(training: Training, folder: Path, content: dict[str, Any], te
             restore_buffers(loss, unpack(content["loss_buffers"], tensors), training.device)
         if "held" in content:
             training.held.restore(unpack(content["held"], tensors))
+        names = unpack(content.get("keep_names"), tensors) or []
+        for kept, state, groups in zip(training.keep, unpack(content.get("keep"), tensors) or [], names, strict=True):
+            if isinstance(kept, torch.optim.Optimizer):
+                order_parameters(kept, groups, training)
+            restore_kept(kept, state)
+            if isinstance(kept, torch.optim.Optimizer):
+                lay_out_like_parameters(kept)
     except (RuntimeError, ValueError, KeyError, AttributeError) as error:
         reason = " ".join(str(error).split())[:300]
         raise RunError("state-does-not-fit", run=training.folder.name, folder=folder, reason=reason) from error
@@ -216,37 +241,48 @@ def restore_memory(training: Training, folder: Path, content: dict[str, Any], te
     training.state["random"] = unpack(content["random"], tensors)  # for the loop to set when it begins
 
 
-def restore_buffers(model: torch.nn.Module, buffers: dict[str, Tensor], device: torch.device) -> None:
-    """Restore the result of `unsaved_buffers`, also buffers that have grown or were None."""
-    for name, saved in buffers.items():
-        owner, _, leaf = name.rpartition(".")
-        module = model.get_submodule(owner)
-        present = getattr(module, leaf, None)
-        if isinstance(present, Tensor) and present.shape == saved.shape and present.dtype == saved.dtype:
-            present.copy_(saved)
-        else:
-            module.register_buffer(leaf, saved.to(device), persistent=False)
-
-
 def read_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Read a checkpoint whose every byte is as written; WeightsError names a damaged file."""
     content = read_content(folder)
     try:
-        return content, safetensors.torch.load_file(folder / TENSORS)
-    except Exception as error:  # it changed since its checksum was computed
+        tensors = read_tensors(folder / TENSORS)
+        unpack_all(content, tensors)
+    except Exception as error:  # it changed since its checksum was computed, or was never ours
         raise WeightsError("damaged-checkpoint", folder=folder, reason=error) from error
+    return content, tensors
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Return the tensors in a safetensors file; the library itself opens only paths that are UTF-8."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return safetensors.torch.load(files.read_bytes(path, sys.maxsize))
+    return safetensors.torch.load_file(path)
 
 
 def read_content(folder: Path) -> dict[str, Any]:
     """Return a checkpoint's JSON once every byte is checked; WeightsError where it is damaged."""
     check_format(folder)
     reason = damage_of(folder)
-    content: dict[str, Any] = {} if reason else json.loads((folder / STATE).read_bytes())
+    content: dict[str, Any] = {} if reason else read_state(folder)
     if reason is None and (found := content.get("format")) != FORMAT:
         reason = Note("training.checkpoint-format", found=found, known=FORMAT)
+    if reason is None:
+        try:
+            name = wrong_entry(content, CONTENT) or wrong_entry(unpack_all(content)["state"], STATE_KIND)
+            reason = None if name is None else Note("runs.lacks", name=name)
+        except Exception as error:  # its checksums are right, but no Rushlight wrote it
+            reason = f"{type(error).__name__}: {error}"
     if reason is not None:
         raise WeightsError("damaged-checkpoint", folder=folder, reason=reason)
     return content
+
+
+def unpack_all(content: dict[str, Any], tensors: dict[str, Tensor] | None = None) -> dict[str, Any]:
+    """Return the parts of a checkpoint's content unpacked; without tensors, with zeros in their place."""
+    tensors = defaultdict(lambda: torch.zeros(())) if tensors is None else tensors
+    return {name: unpack(content[name], tensors) for name in PARTS}
 
 
 # ── finding them ─────────────────────────────────────────────────────────────────────────────────────────────

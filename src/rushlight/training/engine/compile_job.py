@@ -193,5 +193,5 @@ def compile_seconds(model: nn.Module) -> float:
 
 def steps_left(training: Training) -> float:
     """Return how many steps are left to the end of the run; infinite where that is unknown."""
-    steps = steps_per_epoch(training.data.train.samples, training.recipe)
+    steps = steps_per_epoch(training.data.train, training.recipe)
     return math.inf if steps is None else steps * training.recipe.epochs - training.state["step"]

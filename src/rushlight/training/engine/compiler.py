@@ -31,6 +31,7 @@ from rushlight.training.engine.capture import CannotCompile, Pieces, capture, no
 from rushlight.training.engine.lower_matmul import add_products, separate_biases
 from rushlight.training.engine.lower_pooling import compare_maxima, keep_layouts
 from rushlight.training.engine.package import (
+    CACHE_VARIABLE,
     CODE,
     Layout,
     Package,
@@ -42,6 +43,7 @@ from rushlight.training.engine.package import (
     write_package,
 )
 
+PRIVATE = 0o700  # the mode of folders with machine code: who could write there could have it execute anything
 NICENESS = 10  # of the process that compiles: about a tenth of a core where the training uses them all
 TRIAL_SECONDS = 1200.0  # after which code that hangs is given up; at low priority, one step may take minutes
 EXECUTED = "executed"  # what the process prints that has executed machine code
@@ -57,6 +59,9 @@ def why_not_here() -> str | None:
         return Note("engine.compile.no-compiler", compiler=named) if named else hint
     if not hasattr(getattr(torch._C, "_aoti", None), "AOTIModelContainerRunnerCpu"):
         return Note("engine.compile.torch-cannot", torch=torch.__version__)
+    folder = compiled_folder()
+    if CACHE_VARIABLE in os.environ and folder.exists() and not files.is_ours_alone(folder):
+        return Note("engine.compile.others-write", folder=folder)
     return None
 
 
@@ -149,8 +154,11 @@ def end_with(parent: int) -> None:
 def make_package(pieces: Pieces, batch: Sequence[Tensor], count: int, key: str, threads: int) -> None:
     """Capture steps, compile them, execute them once, and write them into the cache."""
     files.make_folder(compiled_folder())
+    if CACHE_VARIABLE not in os.environ:
+        compiled_folder().chmod(PRIVATE)
     tidy_cache()
     with files.replacing_folder(compiled_folder() / key) as folder:
+        folder.chmod(PRIVATE)
         build = folder / "build"
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(build / "cache")
         graph, noise = capture(pieces, batch[0], batch[1], count)

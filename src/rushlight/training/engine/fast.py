@@ -210,6 +210,10 @@ class FastEngine:
     def run(self, plan: Plan, batches: list[Batch], interrupt: Interrupt) -> StepsDone:
         """Execute the steps that were planned."""
         step, self.last = self.state["step"], (batches, plan.count)
+        if self.is_entered:  # told once the step is done: a checkpoint from before must not have the line yet
+            self.is_entered = False
+            for line in self.record.messages(step):
+                self.training.events.emit_after(step, **line)
         with sparing(self.execution.mode.spared):
             if plan.verifies and self.suits(plan, batches):
                 executed = self.verify(plan, batches)
@@ -217,10 +221,6 @@ class FastEngine:
                 executed = self.execution.run(plan, batches, interrupt, self.ahead)
             else:
                 executed = self.run_observed(plan, batches)
-        if self.is_entered:  # told now that the step is done: a checkpoint from before must not have the line yet
-            self.is_entered = False
-            for line in self.record.messages(step):
-                self.training.events.emit_after(step, **line)
         return steps_done(self.training.objective, batches, plan.count, *executed)
 
     def run_observed(self, plan: Plan, batches: list[Batch]) -> Executed:

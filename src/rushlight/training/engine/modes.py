@@ -17,11 +17,16 @@ from pathlib import Path
 from typing import Any
 
 from rushlight import files
+from rushlight.kinds import Kind, is_count, is_flag, is_one_of, is_text, wrong_entry
 from rushlight.texts import Note
 from rushlight.training.state import Training
 
 RECORD = "ways.json"  # file names and entries ("way") are those of earlier releases
 
+MODE: Kind = {  # of a recorded one
+    **dict.fromkeys(("step", "spared?", "since?"), is_count), "count?": lambda count: is_count(count) and count > 0, "name": is_one_of("exact", "eager", "compiled"),
+    **dict.fromkeys(("message?", "key?"), is_text), **dict.fromkeys(("fused?", "channels_last?"), is_flag),
+}  # fmt: skip
 EAGER = {  # the text of an eager mode, by its fused update and its channels last
     (True, False): "engine.faster.fused",
     (False, True): "engine.faster.channels-last",
@@ -112,6 +117,7 @@ class ModeRecord:
 def read_modes(path: Path) -> list[Mode]:
     """Return the modes that are recorded for a run; none where there is no record."""
     try:
-        return [Mode(**mode) for mode in json.loads(path.read_bytes())["ways"]]
-    except (OSError, ValueError, KeyError, TypeError):
+        content = files.parse_json(files.read_bytes(path, files.MOST_JSON))
+        return [Mode(**mode) for mode in content["ways"]] if wrong_entry(content, {"ways": [MODE]}) is None else []
+    except (OSError, ValueError, TypeError):
         return []

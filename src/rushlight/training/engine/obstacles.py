@@ -23,6 +23,8 @@ def find_obstacle(training: Training) -> str | None:
         return Note("engine.exact.device")
     if not isinstance(training.objective.loss, nn.Module):
         return Note("engine.exact.function")
+    if training.data.features is None:
+        return Note("engine.exact.several-inputs")
     if any(parameter.requires_grad for parameter in training.objective.loss.parameters()):
         return Note("engine.exact.loss-parameters")
     if (hooks := find_hooks(training)) is not None:

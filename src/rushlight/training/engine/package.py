@@ -29,7 +29,9 @@ from rushlight.training.engine.fingerprint import constants_of, settings_of, sou
 Layout = list[Any]  # shape, strides and dtype of a tensor
 FORMAT = 4
 KEPT = 64  # packages in the cache
+MOST_CODE = 1 << 30  # bytes
 CODE, CONTENT = "steps.so", "steps.json"
+CACHE_VARIABLE = "RUSHLIGHT_COMPILED"
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class Package:
 
 def compiled_folder() -> Path:
     """Return where machine code is kept: RUSHLIGHT_COMPILED, or this account's cache folder."""
-    return cache_folder("RUSHLIGHT_COMPILED", "compiled")
+    return cache_folder(CACHE_VARIABLE, "compiled")
 
 
 def key_of(pieces: Pieces, takes: Sequence[Layout], count: int) -> str:
@@ -98,11 +100,13 @@ def with_channels_last(batch: Batch) -> Batch:
 
 
 def find_package(key: str) -> Package | None:
-    """Return the package of a key, if it is in the cache and whole."""
+    """Return the package of a key, if the cache has it whole and nobody else can have written it."""
     folder = compiled_folder() / key
     try:
-        content = json.loads((folder / CONTENT).read_bytes())
-        if hashlib.sha256((folder / CODE).read_bytes()).hexdigest() != content["code_sha256"]:
+        if not all(map(files.is_ours_alone, (folder.parent, folder, folder / CODE))):
+            return None
+        content = files.parse_json(files.read_bytes(folder / CONTENT, files.MOST_JSON))
+        if hashlib.sha256(files.read_bytes(folder / CODE, MOST_CODE)).hexdigest() != content["code_sha256"]:
             return None
         samples, targets = content["takes"]
         return Package(key, content["count"], tuple(Noise(**each) for each in content["noise"]), (samples, targets))

@@ -1,5 +1,6 @@
 """Losses, optimizers and schedules: the objective of a step, and its update."""
 
+from rushlight.training.objective.calls import returned_loss
 from rushlight.training.objective.lazy_dynamo import leave_compiler_alone, step_hooks
 from rushlight.training.objective.losses import (
     LOSS_BY_TASK,
@@ -18,5 +19,5 @@ from rushlight.training.objective.optimizers import (
     named_optimizer,
     named_parameters,
 )
-from rushlight.training.objective.schedule import Schedule
+from rushlight.training.objective.schedule import Schedule, plateau_in
 from rushlight.training.objective.tasks import OF_CLASSES, OF_QUANTITIES, is_own, task_of_loss, tells_scale, with_scale

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from rushlight.data import Batch, Task, count_samples, equal_parts
 from rushlight.errors import UsageError, suggest
+from rushlight.training.objective.calls import call_model
 from rushlight.training.objective.tasks import FUNCTIONS
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -106,7 +107,7 @@ def make_objective(loss: Loss, are_labels_checked: bool = False) -> Objective:
 
     def compute(model: nn.Module, batch: Batch) -> tuple[Tensor, Any]:
         inputs, targets = batch
-        outputs = model(inputs)
+        outputs = call_model(model, inputs)
         return loss(outputs, targets), outputs
 
     counted = as_module(loss)

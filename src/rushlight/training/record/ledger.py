@@ -52,7 +52,7 @@ class Ledger:
         self.weights: list[float] = []
         self.rates: list[float | Tensor] = []
         self.samples: list[int] = []
-        self.steps = steps_per_epoch(self.data.train.samples, self.recipe)
+        self.steps = steps_per_epoch(self.data.train, self.recipe)
         self.line_every = max(SHORTEST_LINE, math.ceil((self.steps or 0) / LINES_PER_EPOCH))
         self.due = time.perf_counter() + READ_EVERY
         self.began = time.perf_counter()
@@ -60,6 +60,7 @@ class Ledger:
         self.samples_done = 0
         self.shown_loss: float | None = None
         self.shown_accuracy: float | None = None
+        self.highest_rate = -math.inf  # of the steps so far
         if training.objective.told is not None:
             training.objective.told.clear()  # of steps that were rolled back
 
@@ -89,6 +90,7 @@ class Ledger:
             self.blow_up(losses, bad)
         self.add_numbers()
         self.samples_done += sum(self.samples)
+        self.highest_rate = max(self.highest_rate, *map(float, self.rates))
         for pending in (self.pending, self.weights, self.rates, self.samples):
             pending.clear()
         self.tell(losses)
@@ -174,6 +176,11 @@ class Ledger:
             samples=name_samples(self.training, in_epoch), learning_rate=f"{float(self.rates[place]):g}",
             kept=describe_kept(self.training.folder), run=self.training.folder.name,
         )  # fmt: skip
+
+    def check_rates(self) -> None:
+        """Warn of an epoch in which every step had learning rate 0: nothing was learnt."""
+        if self.highest_rate == 0 and not any(float(group["lr"]) for group in self.training.optimizer.param_groups):
+            self.training.events.warning(Note("training.epoch-at-rate-0", epoch=self.state["epoch"]))
 
     def check_weights(self) -> None:
         """Raise BlownUp for weights that the last steps made NaN or infinite, before these are tested or saved."""

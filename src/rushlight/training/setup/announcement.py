@@ -28,7 +28,7 @@ def announce(training: Training) -> None:
     for key, split in (("samples", data.train), ("to-validate", data.validation), ("to-test", data.test)):
         if split is not None and split.samples is not None:
             counts.append(Note(f"training.start.{key}", count=split.samples))
-    steps = steps_per_epoch(data.train.samples, recipe)
+    steps = steps_per_epoch(data.train, recipe)
     parameters = named_parameters(training.model, training.objective.loss)
     size = Note(
         "training.start.size" if steps is None else "training.start.size-and-steps",

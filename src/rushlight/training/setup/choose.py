@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from rushlight.data import Data, DataOptions, ResidentSplit, Split, StreamedSplit, retarget
+from rushlight.data import Data, DataOptions, ResidentSplit, Split, StreamedSplit, group_inputs, retarget
 from rushlight.errors import ModelError, UsageError
 from rushlight.options import Options
 from rushlight.texts import Note
@@ -26,9 +25,11 @@ from rushlight.training.objective import (
     named_loss,
     named_optimizer,
     own_objective,
+    plateau_in,
+    returned_loss,
     task_of_loss,
 )
-from rushlight.training.recipe import OBJECTIVE
+from rushlight.training.recipe import OBJECTIVE, OWN_LOSS
 from rushlight.training.setup.explain import check_model
 
 VAL_FRACTION = 0.1  # of the training samples, where something chooses
@@ -68,14 +69,16 @@ def chooser(options: Options) -> str | None:
     """Return the name of what chooses by evaluations: early stopping, or a plateau schedule; None where nothing does."""
     if options.early_stopping is not None:
         return "early_stopping"
-    return type(options.schedule).__name__ if isinstance(options.schedule, ReduceLROnPlateau) else None
+    if plateau_in(options.schedule) is not None:
+        return type(options.schedule).__name__
+    return "plateau" if options.schedule == "plateau" else None
 
 
 def check_together(model: object, options: Options) -> None:
     """Raise UsageError for an option that would be ignored, because a live object brings its own."""
     for part, live, ignored in (
         ("optimizer", isinstance(options.optimizer, Optimizer), ("lr", "optimizer_arguments")),
-        ("schedule", isinstance(options.schedule, LRScheduler), ("warmup",)),
+        ("schedule", not isinstance(options.schedule, str), ("schedule_arguments",)),
         ("model", isinstance(model, nn.Module), ("model_arguments",)),
         ("objective", options.objective is not None, ("loss",)),
     ):
@@ -88,8 +91,12 @@ def choose_objective(options: Options, data: Data) -> tuple[Objective, Data, str
     """Return the objective, the data with the target as its loss sees it, and the loss's name."""
     if options.objective is not None:
         return own_objective(options.objective), data.unscaled(), OBJECTIVE
-    if data.target is None:
+    if data.target is None and data.features is None:
+        data = group_inputs(data, options.task, options.classes)
+    if data.target is None and options.loss is not None:
         raise UsageError("needs-objective", data=data.name)
+    if data.target is None:
+        return own_objective(returned_loss), data, OWN_LOSS
     given = options.loss or LOSS_BY_TASK[data.target.task]
     loss = named_loss(given) if isinstance(given, str) else given
     if isinstance(loss, type) or not callable(loss):

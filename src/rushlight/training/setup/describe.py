@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
 from rushlight import files
 from rushlight.data import DATASETS, Data
@@ -33,7 +32,8 @@ def make_recipe(
     """Return the recipe of everything that was chosen; UsageError names what JSON cannot hold."""
     chosen = {entry.name: getattr(options, entry.name) for entry in fields(RecipeOptions)}
     chosen["batch_size"] = options.batch_size or opened.batch_size or 64
-    for option, value in {"model_arguments": model.get("arguments", {}), **data["options"], **chosen}.items():
+    arguments = {"model_arguments": model.get("arguments", {}), "schedule_arguments": options.schedule_arguments}
+    for option, value in {**arguments, **data["options"], **chosen}.items():
         try:
             json.dumps(value, allow_nan=False)
         except (TypeError, ValueError, RecursionError) as error:
@@ -45,16 +45,19 @@ def make_recipe(
         data=data,
         loss={"name": loss_name, **({"live": True} if is_live_loss else {})},
         optimizer={**describe_optimizer(optimizer), **({"live": True} if is_live_optimizer else {})},
-        schedule=describe_schedule(options.schedule, options.warmup),
+        schedule=describe_schedule(options),
+        keep=[type(kept).__name__ for kept in options.keep or ()],
         **chosen,
     )
 
 
-def describe_schedule(schedule: str | LRScheduler, warmup: int) -> dict[str, Any]:
-    """Return how the recipe describes a schedule."""
-    if isinstance(schedule, str):
-        return {"name": schedule, "warmup": warmup}
-    return {"name": type(schedule).__name__, "warmup": warmup, "live": True}
+def describe_schedule(options: Options) -> dict[str, Any]:
+    """Return how the recipe describes a schedule; of a live scheduler "by" is added once it is decided."""
+    chosen: dict[str, Any] = {"by": options.schedule_by} if options.schedule_by != "auto" else {}
+    chosen |= {"arguments": options.schedule_arguments} if options.schedule_arguments else {}
+    is_named = isinstance(options.schedule, str)
+    name = options.schedule if is_named else type(options.schedule).__name__
+    return {"name": name, "warmup": options.warmup, **chosen, **({} if is_named else {"live": True})}
 
 
 def is_named_loss(given: Any) -> bool:

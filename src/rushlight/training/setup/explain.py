@@ -16,7 +16,7 @@ from rushlight.data import Batch, Data, TargetSpec, tensors_in
 from rushlight.errors import ModelError, RushlightError, UsageError
 from rushlight.models import eval_mode
 from rushlight.texts import Note
-from rushlight.training.objective import as_module, is_own, tells_scale, with_scale
+from rushlight.training.objective import as_module, is_own, returned_loss, tells_scale, with_scale
 from rushlight.training.state import Training
 
 ENDS_IN_ACTIVATION = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.GELU, nn.Sigmoid, nn.Tanh)
@@ -87,6 +87,21 @@ def check_model(
     is_last = trace.last is not None and trace.last[2] is outputs
     target = with_scale(as_module(loss), target, outputs, trace.last[1] if is_last and trace.last else None)
     return target, tuple(last_layer_notes(trace, target, outputs, loss))
+
+
+def check_own_loss(model: nn.Module, data: Data) -> None:
+    """Run the model on a first batch before training, in eval mode; UsageError where it fails, or returns no loss."""
+    batch = next(iter(data.train.in_order(2)), None)
+    if batch is None:
+        return
+    with torch.random.fork_rng(devices=[]), eval_mode(model), torch.no_grad():
+        try:
+            returned_loss(model, batch)
+        except RushlightError:
+            raise
+        except Exception as error:
+            name, where = type(model).__name__, user_line(error, "")
+            raise UsageError("model-takes-no-batch", model=name, where=where, reason=in_a_line(error)) from error
 
 
 def first_samples(data: Data, device: torch.device) -> Batch | None:

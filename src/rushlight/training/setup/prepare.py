@@ -19,12 +19,12 @@ from rushlight.models import MODELS
 from rushlight.options import Options
 from rushlight.runs import keep_values, lock_run, new_run, read_recipe, write_session
 from rushlight.texts import Note
-from rushlight.training.checkpoint import note_inexact, restore
+from rushlight.training.checkpoint import check_keep, note_inexact, restore
 from rushlight.training.objective import Objective, Schedule
-from rushlight.training.recipe import recipe_from_json, steps_per_epoch
+from rushlight.training.recipe import OWN_LOSS, recipe_from_json, steps_per_epoch
 from rushlight.training.record import open_history
 from rushlight.training.setup.announcement import announce, batch_notes
-from rushlight.training.setup.build import check_rebuildable, choose_model, eval_notes
+from rushlight.training.setup.build import choose_model, eval_notes
 from rushlight.training.setup.choose import (
     check_together,
     check_validation,
@@ -37,6 +37,8 @@ from rushlight.training.setup.choose import (
 )
 from rushlight.training.setup.conditions import conditions_of
 from rushlight.training.setup.describe import describe_source, make_recipe, write_records
+from rushlight.training.setup.explain import check_own_loss
+from rushlight.training.setup.outside import outside_state
 from rushlight.training.setup.resume import (
     Begun,
     as_recorded,
@@ -48,6 +50,7 @@ from rushlight.training.setup.resume import (
     keep_recipe,
     options_of,
 )
+from rushlight.training.setup.trust import check_fetchable, check_importable, remember
 from rushlight.training.state import Origin, Training, new_state
 
 Fetch = Callable[[str, int, int | None], None]  # shows the progress of a download
@@ -74,7 +77,7 @@ def start_training(
 
 def resume_training(
     folder: Path,
-    model: nn.Module | None,
+    model: nn.Module | str | None,
     data: Any,
     given: dict[str, Any],
     stack: contextlib.ExitStack,
@@ -84,13 +87,15 @@ def resume_training(
     """Set up a run to go on, with the options that are given now in place of those it was begun with."""
     recipe = recipe_from_json(read_recipe(folder))
     stack.enter_context(lock_run(folder))
-    begun = check_resumable(folder, recipe, data, given)
+    begun = check_resumable(folder, recipe, model, data, given)
+    if model is None:
+        check_importable(folder, recipe)
+    if data is None:
+        check_fetchable(folder, recipe)
     options = options_of(recipe, given if data is None else {"val_data": None, "test_data": None, **given})
     data = recipe.data["source"] if data is None else data
-    if model is not None:
-        return set_up(model, data, options, stack, events, fetch, begun)
-    check_rebuildable(folder, recipe.model)
-    return set_up(recipe.model.get("import", recipe.model["name"]), data, options, stack, events, fetch, begun)
+    model = recipe.model.get("import", recipe.model["name"]) if model is None else model
+    return set_up(model, data, options, stack, events, fetch, begun)
 
 
 def set_up(
@@ -118,38 +123,52 @@ def set_up(
     else:
         opened = as_recorded(opened, begun.folder)
     if options.schedule == "auto":
-        options = replace(options, schedule=default_schedule(options, opened.train.samples is not None))
+        options = replace(
+            options,
+            schedule=default_schedule(options, opened.train.count_batches(options.batch_size or 64) is not None),
+        )
     objective, opened, loss_name = choose_objective(options, opened)
     module, described = choose_model(model, opened, options)
     fitted, notes = fit(module, opened, objective, device, described.get("seed"))
-    optimizer = choose_optimizer(options, module, objective.loss)
+    if loss_name == OWN_LOSS:
+        check_own_loss(module, fitted)
+    optimizer, keep = choose_optimizer(options, module, objective.loss), check_keep(options.keep or ())
     own_size = getattr(getattr(opened.train, "loader", None), "batch_size", None)
     if own_size is not None and options.batch_size not in (None, own_size):
         raise UsageError("batch-size-of-loader", given=options.batch_size, own=own_size)
     recipe = make_recipe(options, described, describe_source(data, options), loss_name, optimizer, opened)
     if recipe.precision == "bfloat16" and begun is None and (refusal := bfloat16_refusal(device)):
         raise UsageError("no-bfloat16", reason=refusal)
+    steps = steps_per_epoch(fitted.train, recipe)
+    schedule = Schedule(
+        optimizer, options.schedule, None if steps is None else steps * recipe.epochs, options.warmup,
+        epochs=recipe.epochs, by=options.schedule_by, arguments=options.schedule_arguments,
+    )  # fmt: skip
+    if recipe.schedule.get("live"):
+        recipe = replace(recipe, schedule={**recipe.schedule, "by": schedule.by})
+    outside = outside_state((options.objective, options.loss), module, (optimizer, schedule.live, *keep))
     conditions = conditions_of(module, fitted, device)
     if begun is None and options.resume:
         begun = begun_run(recipe, conditions, options, stack)
     origin = None
     if begun is not None:
-        origin = find_origin(begun, conditions, options, optimizer)
-        recipe = continued(begun.recipe, options, optimizer, origin)
+        origin = find_origin(begun, conditions, options, optimizer, outside)
+        recipe = continued(begun.recipe, recipe, optimizer, origin)
         check_rollback(begun.folder, recipe, origin.checkpoint)
     eval_modules = eval_notes(recipe.model.get("eval", []))
-    fitted = replace(fitted, notes=(*device_notes, *fitted.notes, *batch_notes(opened, recipe), *eval_modules, *notes))
-    steps = steps_per_epoch(fitted.train.samples, recipe)
-    schedule = Schedule(optimizer, options.schedule, None if steps is None else steps * recipe.epochs, options.warmup)
+    said = (*device_notes, *fitted.notes, *batch_notes(opened, recipe), *eval_modules, *notes, *schedule.notes)
+    said += (Note("training.state-outside", listed=outside),) if outside else ()
+    fitted = replace(fitted, notes=said)
     if begun is None:
         folder = stack.enter_context(new_run(Path(options.runs), recipe.model["name"], opened.name, options.name))
         write_records(folder, recipe, fitted, device, conditions)
+        remember(folder, recipe)
     else:
         folder = begun.folder
     history = open_history(folder, recipe, events, stack)
     return Training(
         recipe, module, fitted, objective, optimizer, schedule, device, folder, history, events, new_state(),
-        conditions, origin, held_by(module, objective, fitted),
+        conditions, origin, held_by(module, objective, fitted), keep,
     )  # fmt: skip
 
 
@@ -178,7 +197,7 @@ def begin(training: Training, stack: contextlib.ExitStack) -> None:
 
 def write_start(training: Training, **more: Any) -> None:
     """Write the first line of a run's history, and with `more` that of its sessions."""
-    steps = steps_per_epoch(training.data.train.samples, training.recipe)
+    steps = steps_per_epoch(training.data.train, training.recipe)
     training.events.emit("start", run=training.folder.name, epochs=training.recipe.epochs, steps_per_epoch=steps)
     write_session(training.folder, "started", 0, **more)
 

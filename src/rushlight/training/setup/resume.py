@@ -16,7 +16,7 @@ from rushlight.data import Data
 from rushlight.errors import RunError, UsageError
 from rushlight.models import restored, source_digest
 from rushlight.options import TAKES, Options, RecipeOptions
-from rushlight.runs import lock_run, read_json, read_recipe, run_folders, started_at, summarize_run
+from rushlight.runs import lock_run, read_environment, read_recipe, run_folders, started_at, summarize_run
 from rushlight.texts import Joined, Note
 from rushlight.training.checkpoint import (
     checkpoints,
@@ -28,9 +28,9 @@ from rushlight.training.checkpoint import (
     unpack,
 )
 from rushlight.training.objective import describe_optimizer
-from rushlight.training.recipe import OBJECTIVE, Recipe, recipe_from_json, recipe_to_json
+from rushlight.training.recipe import OBJECTIVE, OWN_LOSS, Recipe, recipe_from_json, recipe_to_json
 from rushlight.training.setup.conditions import changed_settings, differences, remedies, setting_differences
-from rushlight.training.setup.describe import describe_schedule
+from rushlight.training.setup.trust import remember
 from rushlight.training.state import Origin, Training
 
 
@@ -50,7 +50,7 @@ def begun_run(
     wanted = as_written(recipe)
     for folder in sorted(run_folders(Path(options.runs)), key=started_at, reverse=True):
         with contextlib.suppress(RunError):
-            recorded = read_json(folder / "environment.json").get("conditions", {})
+            recorded = read_environment(folder).get("conditions", {})
             begun = recipe_from_json(read_recipe(folder))
             is_same = as_written(begun) == wanted and all(
                 recorded.get(key) == conditions[key] for key in ("data", "model")
@@ -69,17 +69,21 @@ def as_written(recipe: Recipe) -> Any:
     return json.loads(json.dumps(recipe_to_json(recipe)))
 
 
-def check_resumable(folder: Path, recipe: Recipe, data: Any, given: dict[str, Any]) -> Begun:
+def check_resumable(folder: Path, recipe: Recipe, model: object, data: Any, given: dict[str, Any]) -> Begun:
     """Return the run to go on with. RunError: a live part is missing; UsageError: an option that a run cannot change."""
     if data is None and "source" not in recipe.data:
         raise RunError("live-data", run=folder.name, data=recipe.data.get("name"))
     live = {part for part in ("optimizer", "schedule", "loss") if getattr(recipe, part).get("live")}
-    missing = [part for part in ("optimizer", "schedule", "loss") if part in live and part not in given]
+    missing: list[str] = [part for part in ("optimizer", "schedule", "loss") if part in live and part not in given]
     if "objective" in given and "loss" in missing:
         missing.remove("loss")
+    missing += ["keep"] if recipe.keep and "keep" not in given else []
     if missing:
         own = {"loss": OBJECTIVE} if recipe.loss["name"] == OBJECTIVE else {}
         raise RunError("live-parts", run=folder.name, parts=", ".join(own.get(part, part) for part in missing))
+    kept = [type(each).__name__ for each in given.get("keep", ())]
+    if kept != list(recipe.keep):
+        raise RunError("kept-differ", run=folder.name, then=", ".join(recipe.keep) or "–", now=", ".join(kept))
     fixed = {"loss", "optimizer"} - live
     fixed |= {"test_data", "val_data"} if data is None else set()
     for option in given:
@@ -90,15 +94,16 @@ def check_resumable(folder: Path, recipe: Recipe, data: Any, given: dict[str, An
         raise UsageError(
             "schedule-is-planned", run=folder.name, schedule=schedule, planned=recipe.epochs, epochs=epochs
         )
-    return Begun(folder, recipe, check_source(folder, recipe.model, bool(given.get("inexact"))))
+    source = model if isinstance(model, str) else recipe.model.get("import")
+    return Begun(folder, recipe, check_source(folder, source, recipe.model, bool(given.get("inexact"))))
 
 
-def check_source(folder: Path, described: dict[str, Any], is_inexact: bool) -> tuple[str, ...]:
+def check_source(folder: Path, source: str | None, described: dict[str, Any], is_inexact: bool) -> tuple[str, ...]:
     """Return what is not as it was in the model's own source; RunError before any of it is executed."""
     recorded = described.get("source_sha256")
-    if recorded is None or source_digest(described["import"]) == recorded:
+    if recorded is None or source is None or source_digest(source) == recorded:
         return ()
-    changed = Note("training.changed.source", source=described["import"])
+    changed = Note("training.changed.source", source=source)
     if not is_inexact:
         raise RunError("not-exact", run=folder.name, differences=Joined("items", ["", changed]), remedies="")
     return (changed,)
@@ -106,8 +111,8 @@ def check_source(folder: Path, described: dict[str, Any], is_inexact: bool) -> t
 
 def as_recorded(data: Data, folder: Path) -> Data:
     """Return the data as a run used it: without validation, where it began before a folder's own was a split."""
-    environment = folder / "environment.json"
-    recorded = read_json(environment).get("data_fingerprint") if environment.is_file() else None
+    has_environment = (folder / "environment.json").is_file()
+    recorded = read_environment(folder).get("data_fingerprint") if has_environment else None
     is_older = recorded != data.fingerprint and recorded == data.fingerprint.partition("-")[0]
     return replace(data, validation=None) if is_older else data
 
@@ -118,18 +123,27 @@ def options_of(recipe: Recipe, given: dict[str, Any]) -> Options:
     values |= {key: restored(value) for key, value in recipe.data["options"].items()}
     arguments = {key: restored(value) for key, value in recipe.optimizer["arguments"].items()}
     values |= {
-        "loss": None if recipe.loss["name"] == OBJECTIVE else recipe.loss["name"],
+        "loss": None if recipe.loss["name"] in (OBJECTIVE, OWN_LOSS) else recipe.loss["name"],
         "optimizer": recipe.optimizer["name"], "optimizer_arguments": arguments,
         "schedule": recipe.schedule["name"], "warmup": recipe.schedule["warmup"],
         "model_arguments": recipe.model.get("arguments"),
         "val_data": recipe.data.get("validation"), "test_data": recipe.data.get("test"),
     }  # fmt: skip
+    schedule = given.get("schedule", recipe.schedule["name"])
+    if recipe.schedule["name"] in (schedule, type(schedule).__name__):  # else by and arguments are not that one's
+        values |= {
+            "schedule_by": recipe.schedule.get("by", "auto"), "schedule_arguments": recipe.schedule.get("arguments"),
+        }  # fmt: skip
     known = {entry.name for entry in fields(Options)}
     return Options(**{name: value for name, value in {**values, **given}.items() if name in known})
 
 
-def find_origin(begun: Begun, conditions: dict[str, Any], options: Options, optimizer: Optimizer | None) -> Origin:
+def find_origin(
+    begun: Begun, conditions: dict[str, Any], options: Options, optimizer: Optimizer | None, outside: str = ""
+) -> Origin:
     """Return the checkpoint that a run goes on from, once it is checked that it ends with the same bits.
+
+    `outside` names state that no checkpoint has: the run goes on, and records that it is not exact.
 
     Raises:
         RunError: something that the bits depend on is not what it was, and `inexact` does not allow that.
@@ -144,7 +158,7 @@ def find_origin(begun: Begun, conditions: dict[str, Any], options: Options, opti
     if content is not None:
         then = unpack(content["conditions"], {})
     else:
-        then = read_json(folder / "environment.json").get("conditions", conditions)
+        then = read_environment(folder).get("conditions", conditions)
     settings: tuple[dict[str, tuple[Any, Any]], ...] = ()
     if optimizer is not None and optimizer is options.optimizer:  # a live one
         settings = changed_settings(optimizer, options.schedule, begun.recipe.optimizer["arguments"], content)
@@ -152,14 +166,17 @@ def find_origin(begun: Begun, conditions: dict[str, Any], options: Options, opti
     if found and not options.inexact:
         listed = Joined("items", ["", *found])
         raise RunError("not-exact", run=folder.name, differences=listed, remedies=remedies(then, conditions))
+    found += (Note("training.changed.outside", listed=outside),) if outside else ()
     return Origin(checkpoint, chosen is not None, found, options.inexact, settings)
 
 
-def continued(recipe: Recipe, options: Options, optimizer: Optimizer, origin: Origin) -> Recipe:
-    """Return a run's recipe with what it goes on with: epochs, schedule, and a live optimizer's other settings."""
-    schedule = describe_schedule(options.schedule, recipe.schedule["warmup"])
+def continued(recipe: Recipe, now: Recipe, optimizer: Optimizer, origin: Origin) -> Recipe:
+    """Return a run's recipe with what it goes on with: epochs, schedule, model's source, a live optimizer's other settings."""
     described = {**describe_optimizer(optimizer), "live": True} if origin.settings else recipe.optimizer
-    return replace(recipe, schedule=schedule, optimizer=described, epochs=options.epochs, on_nan=options.on_nan)
+    model = now.model if "import" in now.model else recipe.model
+    return replace(
+        recipe, model=model, schedule=now.schedule, optimizer=described, epochs=now.epochs, on_nan=now.on_nan
+    )
 
 
 def check_rollback(folder: Path, recipe: Recipe, checkpoint: Path | None) -> None:
@@ -177,3 +194,4 @@ def keep_recipe(training: Training) -> None:
     """Write the recipe of a run that goes on, where it is another now; once nothing can be refused any more."""
     if as_written(training.recipe) != as_written(recipe_from_json(read_recipe(training.folder))):
         files.write_json(training.folder / "recipe.json", recipe_to_json(training.recipe))
+    remember(training.folder, training.recipe)

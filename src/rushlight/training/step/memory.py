@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from rushlight.data import Batch, count_samples, tensors_in
+from rushlight.data import Batch, count_samples, split_batch
 
 CPU_REFUSALS = ("DefaultCPUAllocator: can't allocate memory", "DefaultCPUAllocator: not enough memory")
 
@@ -25,24 +24,7 @@ def largest(micro_batches: Sequence[Batch]) -> int:
 
 def split(micro_batches: Sequence[Batch], size: int) -> list[Batch]:
     """Cut micro-batches into pieces of at most `size` samples."""
-    found: list[Batch] = []
-    for batch in micro_batches:
-        samples = int(count_samples(batch))
-        found += [rows(batch, slice(first, first + size), samples) for first in range(0, samples, size)]
-    return found
-
-
-def rows(batch: Any, chosen: slice, samples: int) -> Any:
-    """Return rows of each tensor and list that has one for each sample; all else as it is."""
-    if isinstance(batch, Tensor):
-        return batch[chosen] if batch.dim() and len(batch) == samples else batch
-    if isinstance(batch, dict):
-        return {key: rows(value, chosen, samples) for key, value in batch.items()}
-    if isinstance(batch, (tuple, list)):
-        if not any(True for _ in tensors_in(batch)):
-            return batch[chosen] if len(batch) == samples else batch
-        return type(batch)(rows(value, chosen, samples) for value in batch)
-    return batch
+    return [piece for batch in micro_batches for piece in split_batch(batch, size)]
 
 
 class Buffers:

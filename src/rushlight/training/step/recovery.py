@@ -124,5 +124,7 @@ def roll_back(training: Training, error: BlownUp) -> None:
     training.schedule.scale(ROLLBACK_FACTOR**count)
     state["rollbacks"] = count
     rate = training.schedule.base_rates[0]
-    message = Note("training.rolled-back", problem=error.record, step=state["step"], rate=rate)
+    kept = Note("training.kept-beginning", step=state["step"])  # which one was the newest depends on the clock
+    problem = Note(f"errors.{error.key}.problem", **{**error.values, "kept": kept})
+    message = Note("training.rolled-back", problem=problem, step=state["step"], rate=rate)
     training.events.emit("event", event="rolled-back", step=state["step"], message=message)

@@ -193,4 +193,4 @@ def is_array_source(source: Any) -> bool:
     return isinstance(source, (tuple, list)) and len(source) == 2
 
 
-ARRAYS = SourceKind("data.kinds.arrays", is_array_source, open_arrays)
+ARRAYS: SourceKind = SourceKind("data.kinds.arrays", is_array_source, open_arrays)

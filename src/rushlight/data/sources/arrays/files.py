@@ -8,7 +8,6 @@ each with `_train`, `_val` and `_test` (or `train_`, `val_` and `test_`) where t
 from __future__ import annotations
 
 import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import numpy as np
 
 from rushlight.data.sources.idx import read_idx
 from rushlight.errors import DataError
+from rushlight.files import most_unpacked, open_file
 from rushlight.texts import Note
 
 Pair = tuple[Any, Any]
@@ -28,6 +28,7 @@ PAIR_NAMES = (
     ("data", "target"),
     ("features", "labels"),
 )
+PICKLE = b"\x80"  # the first byte of a pickle of protocol 2 and later
 ARRAY_ENDINGS = (".npy", ".npz", ".gz")
 VALIDATION_NAMES = ("val", "valid", "validation")
 IDX_SPLITS = {"train": ("train",), "test": ("t10k", "test")}
@@ -51,12 +52,16 @@ def read_array_files(path: Path) -> tuple[Pair, Pair | None, Pair | None]:
         return read_pairs(path, files)
     if path.suffix.lower() == ".npy":
         raise DataError("lone-npy", path=path)
-    if not path.is_file():
+    if not path.exists():
         raise DataError("no-array-files", path=path)
     opened = load(path)
     if not isinstance(opened, np.lib.npyio.NpzFile):
         raise DataError("lone-npy", path=path)
     with opened:
+        assert opened.zip is not None
+        size, most = sum(entry.file_size for entry in opened.zip.infolist()), most_unpacked(path.stat().st_size)
+        if size > most:
+            raise DataError("array-not-readable", path=path, reason=Note("data.unpacks-to", size=size, most=most))
         return read_pairs(path, dict.fromkeys(opened.files, opened))
 
 
@@ -102,20 +107,28 @@ def read_pair(path: Path, stored: Mapping[str, Any], names: tuple[str, str]) -> 
 def load(path: Path) -> Any:
     """Open a .npy or .npz file without ever unpickling."""
     try:
-        with path.open("rb") as file:  # NumPy leaves the file open when it is a ZIP that was cut off
-            if file.read(2) == b"PK" and not zipfile.is_zipfile(file):
+        with open_file(path) as file:  # NumPy leaves the file open when it is a ZIP that was cut off
+            start = file.read(8)
+            if start.startswith(b"PK") and not zipfile.is_zipfile(file):
                 raise DataError("array-not-readable", path=path, reason=Note("data.zip-without-end"))
+        if not start.startswith((b"PK", np.lib.format.MAGIC_PREFIX, PICKLE)):  # NumPy takes all else for a pickle
+            raise DataError("array-not-readable", path=path, reason=Note("data.no-array-file"))
         return np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
+    except DataError:
+        raise
+    except Exception as error:  # NumPy's and zipfile's readers raise whatever a broken file leads them to
         raise array_error(path, error) from error
 
 
 def unpack(path: Path, opened: Any, name: str) -> np.ndarray:
     """Read one array of an .npz file."""
     try:
-        return np.asarray(opened[name])
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        found = opened[name]
+    except Exception as error:
         raise array_error(path, error) from error
+    if not isinstance(found, np.ndarray):  # NumPy gives the bytes of a member that is no array
+        raise DataError("array-not-readable", path=path, reason=Note("data.no-array-member", name=name))
+    return found
 
 
 def array_error(path: Path, error: Exception) -> DataError:

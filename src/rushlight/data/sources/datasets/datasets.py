@@ -7,7 +7,7 @@ twice tells, and a note says what was found.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -34,15 +34,14 @@ from rushlight.data.feed import (
     Split,
     StreamedSplit,
     collated,
-    explained_workers,
+    first_collated,
     read_sample,
     seeded,
-    start_reading,
-    with_new_workers,
 )
 from rushlight.data.shape import (
     EXAMPLES,
     PrepareBatch,
+    PrepareInputs,
     Samples,
     as_array,
     as_stored,
@@ -51,6 +50,7 @@ from rushlight.data.shape import (
     cut_samples,
     cut_splits,
     dtype_name,
+    has_several_inputs,
     identity_of,
     read_targets,
 )
@@ -77,6 +77,23 @@ ITERABLE_BATCH = 64  # samples in a batch of an iterable dataset that came witho
 
 
 @dataclass(frozen=True)
+class Readers:
+    """The processes that read each split: as the option says, else as its own DataLoader does."""
+
+    workers: int  # 0: not chosen
+    loaders: dict[str, Any]  # what was given for each split
+
+    def of(self, split: str) -> int:
+        """Return how many processes read a split."""
+        return self.workers or getattr(self.loaders.get(split), "num_workers", 0)
+
+    def begin(self, split: str) -> Callable[[int], object] | None:
+        """Return the function with which the workers of a split's own DataLoader begin."""
+        begin: Callable[[int], object] | None = getattr(self.loaders.get(split), "worker_init_fn", None)
+        return begin
+
+
+@dataclass(frozen=True)
 class DatasetOptions:
     """How to open a dataset: `open_dataset` has the options' defaults."""
 
@@ -86,7 +103,7 @@ class DatasetOptions:
     seed: int
     test_fraction: float | None
     val_fraction: float | None
-    workers: int
+    readers: Readers
     is_raw: bool
 
     def prepare(self, target: TargetSpec | None, features: FeatureSpec | None) -> PrepareBatch:
@@ -117,14 +134,15 @@ def open_dataset(
     """Open a map-style or iterable dataset, or a DataLoader, as `Data`; `validation` and `test` may be pairs of arrays.
 
     Normalisation is left to the dataset (its transforms are the user's) unless `normalize` asks for it, or the samples
-    are bytes, which no transform has changed. A DataLoader of an ordinary kind gives its dataset, batch size and
-    shuffling; one with a sampler, batch sampler or collate function of its own, or with an iterable dataset, is used as
+    are bytes, which no transform has changed. A DataLoader of an ordinary kind gives its dataset, batch size, shuffling
+    and workers; one with a sampler, batch sampler or collate function of its own, or with an iterable dataset, is used as
     it is. `is_raw`: an objective gets the batches as the dataset or the loader gives them.
 
     Raises:
         DataError: the dataset is empty, or its samples are of a kind that cannot be batched.
     """
-    options = DatasetOptions(task, classes, normalize, seed, test_fraction, val_fraction, workers, is_raw)
+    readers = Readers(workers, {"train": train, "validation": validation, "test": test})
+    options = DatasetOptions(task, classes, normalize, seed, test_fraction, val_fraction, readers, is_raw)
     batched = in_batches(train, workers)
     if not is_ordinary(batched):
         note = None if batched is train else Note("data.in-batches", name=type(train).__name__, size=ITERABLE_BATCH)
@@ -166,13 +184,13 @@ def open_kept(dataset: Dataset[Any], others: dict[str, Any], options: DatasetOpt
     name, classes = type(dataset).__name__, options.classes or class_names(dataset)
     if options.is_raw:
         return open_raw(dataset, others, options, notes)
-    train, target = read_all(dataset, "train", options.task, classes, options.workers)
+    train, target = read_all(dataset, "train", options.task, classes, options.readers)
     kept: dict[str, Samples] = {}
     loaders = {split: other for split, other in others.items() if isinstance(other, DataLoader)}
     notes += [Note("data.loader-of-split", split=Note(f"words.{split}")) for split in loaders]
     for split in others.keys() - loaders.keys():
         names = target.classes if classes is None and not all(map(str.isdecimal, target.classes)) else classes
-        kept[split], other_target = read_all(others[split], split, target.task, names, options.workers)
+        kept[split], other_target = read_all(others[split], split, target.task, names, options.readers)
         check_same_dtype(name, dtype_name(train.inputs), dtype_name(kept[split].inputs))
         if len(other_target.classes) > len(target.classes):
             target = other_target
@@ -198,7 +216,7 @@ def open_raw(dataset: Dataset[Any], others: dict[str, Any], options: DatasetOpti
     loaders = {split: other for split, other in others.items() if isinstance(other, DataLoader)}
     notes += [Note("data.loader-of-split", split=Note(f"words.{split}")) for split in loaders]
     read = {
-        split: read_samples(source, split, options.workers)
+        split: read_samples(source, split, options.readers)
         for split, source in {"train": dataset, **others}.items()
         if split not in loaders
     }
@@ -242,10 +260,20 @@ def open_streamed(
     if "test" not in others:
         notes.append(Note("data.no-test-split-random"))
     return Data(
-        name=name, train=StreamedSplit(train, prepare, options.workers, collate_samples, is_random=is_random), test=None,
+        name=name, train=streamed(train, prepare, options.readers, "train", is_random=is_random), test=None,
         features=features, target=target, fingerprint=f"{mark}{describe_fingerprint(dataset)}", notes=tuple(notes),
         examples=examples,
-    ).with_splits(open_others(others, prepare, options.workers, name))  # fmt: skip
+    ).with_splits(open_others(others, prepare, options.readers, name))  # fmt: skip
+
+
+def streamed(
+    dataset: Dataset[Any], prepare: PrepareBatch, readers: Readers, split: str, *, is_random: bool | None,
+    is_shuffled: bool = True,
+) -> StreamedSplit:  # fmt: skip
+    """Make a split that reads its samples as they are needed."""
+    return StreamedSplit(
+        dataset, prepare, readers.of(split), readers.begin(split), collate_samples, is_shuffled, is_random=is_random
+    )
 
 
 def cut_dataset(
@@ -284,15 +312,17 @@ def open_loader(
     if isinstance(dataset, IterableDataset) and not loader.num_workers and (begun := iter(dataset)) is iter(dataset):
         raise DataError("begins-once", data=name, found=type(begun).__name__)
     others = read_others(name, validation, test, workers=0)
-    with seeded(0), explained_workers(name, loader.num_workers):
-        first = next(start_reading(with_new_workers(loader), name), None)
+    first, samples = first_collated(loader, name)
     if first is None:
         raise DataError("empty-split", data=name, split="train")
+    notes += [Note("data.samples-not-counted", name=name)] if samples is None else []
     features = target = examples = None
     mark = ""
     if type(first) in (tuple, list) and len(first) == 2 and isinstance(first[0], Tensor):
         examples = (first[0][:EXAMPLES] if is_raw else as_stored(first[0][:EXAMPLES])).clone()
         features = feature_spec(first[0], normalize, name, notes, is_raw)
+        is_sequence = features.dtype == "int64" or (features.kind == "array" and first[0].dim() > 2)
+        features = replace(features, varies=is_sequence and loader.collate_fn is not default_collate)
         mark = mark_of(*first) if is_raw else ""
         if isinstance(first[1], Tensor) and not (is_raw and task is None and classes is None):
             target = loader_target(loader, first[1], task, classes or class_names(dataset), notes)
@@ -302,7 +332,31 @@ def open_loader(
     return Data(
         name=name, train=LoaderSplit(loader, prepare), test=None, features=features, target=target,
         fingerprint=f"{mark}{describe_fingerprint(dataset)}", notes=tuple(notes), batch_size=loader.batch_size, examples=examples,
-    ).with_splits(open_others(others, prepare, 0, name))  # fmt: skip
+    ).with_splits(open_others(others, prepare, Readers(0, {"validation": validation, "test": test}), name))  # fmt: skip
+
+
+def group_inputs(data: Data, task: Task | None, classes: Sequence[str] | None) -> Data:
+    """Return data of several inputs with batches of (inputs, targets); any other data as it is.
+
+    Raises:
+        DataError: the targets are of a kind that no task here has.
+    """
+    train: Any = data.train
+    notes: list[Any] = list(data.notes)
+    if isinstance(train, StreamedSplit):
+        with seeded(0):
+            first: Any = read_sample(train.dataset, 0)
+        if not has_several_inputs(first):
+            return data
+        target = probe_target(train.dataset, task, classes or class_names(train.dataset), notes)
+    else:
+        first, _ = first_collated(train.loader, data.name)
+        if not has_several_inputs(first) or not isinstance(first[-1], Tensor):
+            return data
+        target = loader_target(train.loader, first[-1], task, classes or class_names(train.loader.dataset), notes)
+    splits: dict[str, Any] = dict(data.splits)
+    grouped = {name: replace(split, prepare=PrepareInputs(target)) for name, split in splits.items()}
+    return replace(data, target=target, notes=tuple(notes)).with_splits(grouped)
 
 
 # ── validation and test data that come apart ─────────────────────────────────────────────────────────────────
@@ -335,7 +389,7 @@ def read_other(name: str, split: str, source: Any, workers: int) -> Any:
     return list(zip(inputs, targets, strict=True))
 
 
-def open_others(others: dict[str, Any], prepare: PrepareBatch, workers: int, name: str) -> dict[str, Split]:
+def open_others(others: dict[str, Any], prepare: PrepareBatch, readers: Readers, name: str) -> dict[str, Split]:
     """Make validation and test splits that are read as they are needed; of a dataset the first sample is checked."""
     splits: dict[str, Split] = {}
     for split, source in others.items():
@@ -350,7 +404,7 @@ def open_others(others: dict[str, Any], prepare: PrepareBatch, workers: int, nam
             check_same_dtype(name, prepare.features.dtype, dtype_name(as_stored(inputs)))
             if isinstance(first[1], str):
                 raise DataError("streamed-texts", data=name, found=first[1])
-        splits[split] = StreamedSplit(source, prepare, workers, collate_samples, False, is_random=None)
+        splits[split] = streamed(source, prepare, readers, split, is_random=None, is_shuffled=False)
     return splits
 
 
@@ -389,27 +443,28 @@ def describe_fingerprint(dataset: Any) -> str:
 
 
 def read_all(
-    dataset: Dataset[Any], split: str, task: Task | None, classes: Sequence[str] | None, workers: int
+    dataset: Dataset[Any], split: str, task: Task | None, classes: Sequence[str] | None, readers: Readers
 ) -> tuple[Samples, TargetSpec]:
     """Read every sample once and keep it; the targets as what `read_targets` takes them for."""
-    inputs, targets = read_columns(dataset, split, workers)
+    inputs, targets = read_columns(dataset, split, readers)
     x = as_stored(torch.cat(list(inputs)))
     kept_targets, target = read_targets(np.concatenate([np.asarray(batch) for batch in targets]), task, classes)
     return Samples(x if x.dim() > 1 else x.unsqueeze(1), kept_targets), target
 
 
-def read_samples(dataset: Dataset[Any], split: str, workers: int) -> Samples:
+def read_samples(dataset: Dataset[Any], split: str, readers: Readers) -> Samples:
     """Read every sample once and keep it as it is."""
-    inputs, targets = read_columns(dataset, split, workers)
+    inputs, targets = read_columns(dataset, split, readers)
     return Samples(torch.cat(list(inputs)), torch.cat(list(targets)))
 
 
-def read_columns(dataset: Dataset[Any], split: str, workers: int) -> tuple[Sequence[Any], Sequence[Any]]:
+def read_columns(dataset: Dataset[Any], split: str, readers: Readers) -> tuple[Sequence[Any], Sequence[Any]]:
     """Read all samples in batches; return the batches' inputs and targets. DataError where shapes of inputs differ."""
     name = type(dataset).__name__
     indices = range(sample_count(dataset, name, split))
     requests = [BatchRequest(0, 0, indices[first : first + READ_BATCH]) for first in range(0, len(indices), READ_BATCH)]
-    reader = BatchReader(SeededDataset(dataset, collate_samples, is_random=None), workers)
+    samples = SeededDataset(dataset, collate_samples, is_random=None)
+    reader = BatchReader(samples, readers.of(split), readers.begin(split))
     inputs, targets = zip(*reader.batches(requests, is_pinned=False), strict=True)
     for column in (inputs, targets):
         shapes = sorted({str(tuple(batch.shape[1:])) for batch in column if isinstance(batch, Tensor)})
@@ -475,7 +530,7 @@ def probe_target(dataset: Any, task: Task | None, classes: Sequence[str] | None,
     if labels is None or len(labels) != len(dataset):
         chosen = evenly_spaced(len(dataset), LABEL_PROBES)
         with seeded(0):
-            samples = [read_sample(dataset, index)[1] for index in chosen]
+            samples = [read_sample(dataset, index)[-1] for index in chosen]
         labels = collated(samples, collate_samples, type(dataset).__name__)
         notes.append(Note("data.targets-probed", count=len(chosen)))
     if not isinstance(labels, Tensor) and isinstance(first := next(iter(labels)), str):

@@ -58,11 +58,12 @@ def randomness(dataset: Dataset[Any], count: int) -> str:
         if same(read(index), read(index)):
             continue
         again = []
-        for _ in range(2):
+        for _ in range(PROBES):
             held.restore({})
             again.append(read(index))
         held.restore({})
-        return Note("data.changes-itself" if same(*again) else "data.unknown-source")
+        is_same = all(same(again[0], each) for each in again)
+        return Note("data.changes-itself" if is_same else "data.unknown-source")
     return Note("data.draws-random") if draws else ""
 
 

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 
@@ -148,8 +149,21 @@ def number_in(name: str) -> int:
 
 def folders_in(path: Path) -> list[Path]:
     """Return the folders in a folder, sorted by name, without hidden ones and those of runs, which hold pictures."""
-    entries = (entry for entry in path.iterdir() if entry.is_dir() and not is_hidden(entry.name))
-    return sorted(entry for entry in entries if not any(entry.glob("*/recipe.json")))
+    try:
+        entries = [entry for entry in path.iterdir() if entry.is_dir() and not is_hidden(entry.name)]
+    except OSError as error:
+        refuse_folder(error)
+    return sorted(entry for entry in entries if not any(map(is_run, entry.glob("*/recipe.json"))))
+
+
+def is_run(recipe: Path) -> bool:
+    """Tell whether a recipe.json is a run's: a run's folder has its environment beside it."""
+    return (recipe.parent / "environment.json").is_file()
+
+
+def refuse_folder(error: OSError) -> NoReturn:
+    """Raise DataError for a folder that cannot be read: its images would be missing without a word."""
+    raise DataError("folder-unreadable", path=error.filename, reason=error.strerror) from error
 
 
 def is_hidden(name: str) -> bool:
@@ -163,7 +177,7 @@ def image_files(folder: Path, ignored: Counter[str], passed_over: Counter[str]) 
     Other files are counted by ending in `ignored`, the images in hidden folders by the folder's name in `passed_over`.
     """
     images = []
-    for place, inner, names in os.walk(folder):
+    for place, inner, names in os.walk(folder, onerror=refuse_folder):
         for name in filter(is_hidden, inner):
             passed_over[name] += count_images(Path(place, name))
         inner[:] = [name for name in inner if not is_hidden(name)]
@@ -185,7 +199,7 @@ def is_image(file: Path) -> bool:
 
 def count_images(folder: Path) -> int:
     """Return how many images there are in a folder and the folders in it."""
-    return sum(is_image(Path(name)) for _, _, names in os.walk(folder) for name in names)
+    return sum(is_image(Path(name)) for _, _, names in os.walk(folder, onerror=refuse_folder) for name in names)
 
 
 def listed(names: Sequence[str], most: int = 10) -> str:

@@ -235,6 +235,6 @@ def names_fingerprint(root: Path, splits: Sequence[ImageFiles]) -> str:
     return digest.hexdigest()
 
 
-IMAGES = SourceKind(
+IMAGES: SourceKind = SourceKind(
     "data.kinds.folder", lambda source: isinstance(source, (str, Path)) and Path(source).is_dir(), open_image_folder
 )

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from rushlight.data.spec import FeatureSpec
 from rushlight.errors import DataError
+from rushlight.files import open_file
 from rushlight.texts import Note
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ ORIENTATION, LYING = 0x0112, (5, 6, 7, 8)  # EXIF 2.32: these lay the image on i
 # Pillow goes by content: without these an EPS named .png would start Ghostscript. MPO is opened as JPEG.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "DIB", "GIF", "TIFF")
 MOST_PIXELS = 89_478_485  # Pillow's own limit: a quarter of a gigabyte of RGB
+LARGE, ONE_AT_A_TIME = 1 << 24, threading.Lock()  # pixels from which images are decoded one after the other
 PILLOW = re.compile(r"PIL\..*")
 SILENT = ("ignore", None, Warning, PILLOW, 0)  # as `warnings.filterwarnings` notes it
 SILENCING = threading.Lock()
@@ -92,7 +94,7 @@ def read_header(path: Path) -> Header:
     """Return the upright size of an image and whether it is grey."""
     from PIL import Image
 
-    with Image.open(path, formats=FORMATS) as image:
+    with open_file(path) as file, Image.open(file, formats=FORMATS) as image:
         check_size(image)
         width, height = image.size
         knows_exif = image.format != "PNG" or "exif" in image.info  # else Pillow decodes a whole PNG to look for it
@@ -108,8 +110,14 @@ def read_pixels(source: Path | Image.Image, shape: tuple[int, ...]) -> np.ndarra
 
     channels, height, width = shape
     with contextlib.ExitStack() as opened:
-        image = source if isinstance(source, Image.Image) else opened.enter_context(Image.open(source, formats=FORMATS))
+        if isinstance(source, Image.Image):
+            image = source
+        else:
+            file = opened.enter_context(open_file(source))
+            image = opened.enter_context(Image.open(file, formats=FORMATS))
         check_size(image)
+        if image.size[0] * image.size[1] > LARGE:
+            opened.enter_context(ONE_AT_A_TIME)
         image = in_mode(image, "L" if channels == 1 else "RGBA" if channels == 4 else "RGB")
         if image.size != (width, height):
             image = image.resize((width, height), Image.Resampling.BILINEAR)

@@ -9,7 +9,7 @@ from rushlight.lazy import lazy_names
 if TYPE_CHECKING:
     from rushlight.data.sources.named.cache import cache_folder
     from rushlight.data.sources.named.catalog import DATASETS
-    from rushlight.data.sources.named.named import describe_datasets
+    from rushlight.data.sources.named.named import describe_datasets, needs_network
     from rushlight.data.sources.named.source import NAMED
 
 
@@ -18,7 +18,7 @@ __getattr__, __dir__ = lazy_names(  # reading what is in the catalog needs no to
     {
         "rushlight.data.sources.named.cache": ["cache_folder"],
         "rushlight.data.sources.named.catalog": ["DATASETS"],
-        "rushlight.data.sources.named.named": ["describe_datasets"],
+        "rushlight.data.sources.named.named": ["describe_datasets", "needs_network"],
         "rushlight.data.sources.named.source": ["NAMED"],
     },
 )

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import json
 import os
 import tarfile
 import zlib
@@ -49,7 +48,7 @@ def cache_folder(variable: str = "RUSHLIGHT_DATA", name: str = "data") -> Path:
 def read_record(folder: Path) -> dict[str, dict[str, Any]]:
     """Return the content of `files.json`, {} when it is missing or damaged (the files are then fetched again)."""
     try:
-        content = json.loads((folder / RECORD).read_text("utf-8"))
+        content = files.parse_json(files.read_bytes(folder / RECORD, files.MOST_JSON))
     except (OSError, ValueError):
         return {}
     entries = content.items() if isinstance(content, dict) else ()
@@ -86,7 +85,7 @@ def is_complete(dataset: NamedDataset, folder: Path) -> bool:
 
 def sha256_of(path: Path) -> str:
     """Return the file's SHA-256 in hexadecimal digits."""
-    with path.open("rb") as file:
+    with files.open_file(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -10,6 +10,7 @@ class in proportion.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rushlight.data.sources.idx import read_idx
-from rushlight.data.sources.named.cache import Progress, cache_folder, is_complete
+from rushlight.data.sources.named.cache import Progress, cache_folder, find_faults, is_complete
 from rushlight.data.sources.named.catalog import DATASETS, NamedDataset
 from rushlight.texts import Note
 
@@ -107,6 +108,14 @@ def open_digits() -> tuple[NDArray[Any], NDArray[np.int64], NDArray[Any], NDArra
     is_test = np.zeros(len(targets), bool)
     is_test[by_class[::5]] = True
     return images[~is_test], targets[~is_test], images[is_test], targets[is_test]
+
+
+def needs_network(source: object) -> bool:
+    """Tell whether opening a source reads from the network: a dataset not whole in the cache, a share of Windows."""
+    dataset = DATASETS.get(str(source))
+    if dataset is None:
+        return os.name == "nt" and str(source).startswith(("\\\\", "//"))
+    return dataset.layout != "shipped" and bool(find_faults(dataset, cache_folder() / dataset.name))
 
 
 def describe_datasets() -> tuple[DatasetRow, ...]:

@@ -5,13 +5,17 @@ A CSV is read with every column as text; what a column is, is decided in `column
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import gzip
 import io
+import zlib
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rushlight import files
+from rushlight.device import available_memory
 from rushlight.errors import DataError, UsageError
 from rushlight.texts import Note
 
@@ -21,6 +25,7 @@ if TYPE_CHECKING:
 CSV_ENDINGS = (".csv", ".tsv", ".tab", ".txt", ".csv.gz", ".tsv.gz")
 PARQUET_ENDINGS = (".parquet", ".pq")
 TABLE_ENDINGS = CSV_ENDINGS + PARQUET_ENDINGS
+BYTES_PER_BYTE = 10  # of memory, that reading a CSV takes, about
 DELIMITERS = (",", ";", "\t", "|")
 
 
@@ -47,18 +52,22 @@ def open_frame(path: Path) -> tuple[pl.DataFrame, list[Note]]:
     """Read a table; return it with what had to be decided on the way."""
     pl = polars()
     notes: list[Note] = []
-    if not path.is_file():
+    if not path.exists():
         raise DataError("no-table", path=path)
     name = path.name.lower()
     try:
         if name.endswith(PARQUET_ENDINGS):
-            frame = pl.read_parquet(path)
+            files.open_file(path).close()
+            frame = pl.read_parquet(path, glob=False)
         elif name.endswith(CSV_ENDINGS):
             frame, notes = read_csv(path)
         else:
             raise DataError("not-a-table", path=path, endings=", ".join(TABLE_ENDINGS))
-    except (pl.exceptions.PolarsError, OSError, EOFError) as error:
-        raise DataError("table-not-readable", path=path, reason=first_line(error)) from error
+    except csv.Error as error:  # a cell that seems to go on for ever
+        raise DataError("table-not-readable", path=path, reason=Note("data.unclosed-quote")) from error
+    except (pl.exceptions.PolarsError, OSError, EOFError, zlib.error) as error:
+        reason = getattr(error, "strerror", None) or first_line(error)
+        raise DataError("table-not-readable", path=path, reason=reason) from error
     if len(frame) == 0:
         raise DataError("table-without-rows", path=path)
     return frame, notes
@@ -66,13 +75,20 @@ def open_frame(path: Path) -> tuple[pl.DataFrame, list[Note]]:
 
 def read_csv(path: Path) -> tuple[pl.DataFrame, list[Note]]:
     """Read a CSV with every column as text; the delimiter and the encoding are found out."""
-    content = path.read_bytes()
+    content = files.read_bytes(path, available_memory() // BYTES_PER_BYTE)
     if content.startswith(b"\x1f\x8b"):
-        content = gzip.decompress(content)
+        most = min(files.most_unpacked(len(content)), available_memory() // BYTES_PER_BYTE)
+        with gzip.GzipFile(fileobj=io.BytesIO(content)) as packed:
+            content = packed.read(most + 1)
+        if len(content) > most:
+            raise DataError(
+                "table-not-readable", path=path, reason=Note("data.unpacks-to", size=len(content), most=most)
+            )
     if content.startswith(b"PK\x03\x04"):
         raise DataError("table-is-excel", path=path)
     text, encoding = decode_text(path, content)
-    text = text.replace("\r\n", "\n").lstrip("\n")
+    text = text.replace("\r\n", "\n")
+    text = (text if "\n" in text else text.replace("\r", "\n")).lstrip("\n")
     if not text.strip():
         raise DataError("table-empty", path=path)
     delimiter = sniff_delimiter(text)
@@ -92,12 +108,19 @@ def decode_text(path: Path, content: bytes) -> tuple[str, str]:
     """Return a file's text and its encoding: UTF-8, UTF-16 by its mark, GB18030 where it gives Chinese, else cp1252."""
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         return content.decode("utf-16", "replace"), "UTF-16"
+    start = content[:4096]
+    if b"\0" in start:  # UTF-16 without its mark, if every second byte is mostly nothing
+        zeros = {"utf-16-be": start[::2].count(0), "utf-16-le": start[1::2].count(0)}
+        encoding = max(zeros, key=lambda name: zeros[name])
+        is_text = 4 * zeros[encoding] >= len(start) > 8 * min(zeros.values())
+        with contextlib.suppress(UnicodeDecodeError):
+            if is_text:
+                return content.decode(encoding), "UTF-16"
+        raise DataError("table-not-text", path=path)
     try:
         return content.decode("utf-8-sig"), "utf-8"
     except UnicodeDecodeError:
         pass
-    if b"\0" in content[:4096]:
-        raise DataError("table-not-text", path=path)
     try:
         text = content.decode("gb18030")
         if is_chinese(text):

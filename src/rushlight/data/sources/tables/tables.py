@@ -148,6 +148,8 @@ def check_target(path: Path, frame: pl.DataFrame, target: str | None) -> str:
     if target not in frame.columns:
         near, columns = suggest(target, frame.columns), ", ".join(frame.columns)
         raise DataError("unknown-target", path=path, target=target, columns=columns, near=near)
+    if frame[target].dtype.is_nested():
+        raise DataError("nested-target", path=path, target=target)
     return target
 
 
@@ -243,7 +245,7 @@ def class_name(value: object) -> str:
     return str(value) if number is None else str(int(number) if number.is_integer() else number)
 
 
-TABLE = SourceKind(
+TABLE: SourceKind = SourceKind(
     "data.kinds.table",
     lambda source: isinstance(source, (str, Path)) and is_table(source) and Path(source).exists(),
     open_table,

@@ -1,0 +1,170 @@
+// One run: its result, where it is wrong, what was asked for, what happened, and what the user logged.
+
+import { html } from "htm/preact";
+import { useEffect, useState } from "preact/hooks";
+import { table } from "./chart.js";
+import { address } from "./route.js";
+import { ask, logs, refreshLogs, state } from "./store.js";
+import { duration, figure, metric, moment, percent, say, whole } from "./words.js";
+
+const MOST_CELLS = 40; // classes of a confusion matrix that is shown whole
+const MOST_PAIRS = 30;
+const LATEST_IMAGES = 24;
+
+/** @param {{route: import("./route.js").Route}} props */
+export function RunView({ route }) {
+  const row = state.rows.get(route.run);
+  const [details, setDetails] = useState(/** @type {any} */ (null));
+  const [, setCount] = useState(0);
+  useEffect(() => {
+    let isHere = true;
+    if (row) {
+      ask(`/api/runs/${row.id}`).then((found) => isHere && setDetails(found), () => undefined);
+      refreshLogs([row.id]).then(() => isHere && setCount((count) => count + 1), () => undefined);
+    }
+    return () => void (isHere = false);
+  }, [row]);
+  if (!state.isLoaded) return html`<p class="empty">${say("loading")}</p>`;
+  if (!row) return html`<p class="empty">${say("no-such-run")}</p>`;
+  const log = logs.get(row.id) ?? { history: [], values: [] };
+  const problems = [...new Set([row.problem, ...(details?.problems ?? [])].filter(Boolean))];
+  return html`<article class="run">
+    <h1>${row.name} <span class=${`status ${row.status}`}>${say(`status-${row.status}`)}</span></h1>
+    ${problems.map((problem) => html`<p class="problem" role="alert">${problem}</p>`)}
+    <p>${sentence(row)}</p>
+    <p class="actions"><a class="button" href=${address({ runs: row.id, low: "", high: "" }, "curves")}>${say("its-curves")}</a>
+      ${["interrupted", "unfinished", "failed"].includes(row.status) && html`<span>${say("resume-with")} <code>rushlight resume ${row.name}</code></span>`}</p>
+    <${Report} report=${details?.report} />
+    <${Media} id=${row.id} values=${log.values} />
+    <${Events} history=${log.history} sessions=${details?.sessions} />
+    <${Recipe} title=${say("recipe")} content=${details?.recipe} />
+    <${Recipe} title=${say("environment")} content=${details?.environment} />
+  </article>`;
+}
+
+/** @param {import("./store.js").Row} row */
+function sentence(row) {
+  const values = {
+    model: row.model || "?", data: row.data || "?", done: row.epochs_done ?? 0, epochs: row.epochs ?? "?", time: duration(row.seconds), started: moment(row.started),
+  };
+  return row.status === "damaged" ? "" : say("run-sentence", values);
+}
+
+// ── the report ────────────────────────────────────────────────────────────────────────────────────────────
+
+/** @param {{report: any}} props */
+function Report({ report }) {
+  if (!report) return html`<section><h2>${say("report")}</h2><p>${say("no-report")}</p></section>`;
+  const figures = ["accuracy", "loss", "mae", "rmse", "r2"].filter((name) => typeof report[name] === "number");
+  const [low, high] = report.accuracy_interval;
+  return html`<section><h2>${say("report")}</h2>
+    <p>${say("report-of", { count: report.n })}</p>
+    <dl class="figures">${figures.map((name) => html`<div><dt>${say(`figure-${name}`)}</dt><dd>${metric(name, report[name])}
+      ${name === "accuracy" && low !== undefined && html` <small>${say("interval", { low: percent(low), high: percent(high) })}</small>`}</dd></div>`)}</dl>
+    <${Confusion} report=${report} />
+    ${report.classes.length > 0 && html`<h3>${say("classes")}</h3>
+      <div class="scroll" tabindex="0" role="region" aria-label=${say("classes")}>${table([
+        [say("class"), say("samples"), say("figure-precision"), say("figure-recall"), say("figure-f1")],
+        ...report.classes.map((/** @type {any} */ one) => [one.name, whole(one.n ?? 0), percent(one.precision), percent(one.recall), percent(one.f1)]),
+      ])}</div>`}
+    <${MostWrong} report=${report} />
+  </section>`;
+}
+
+/** @param {{report: any}} props */
+function Confusion({ report }) {
+  /** @type {number[][]} */
+  const counts = report.confusion;
+  if (!counts.length) return null;
+  const names = report.classes.map((/** @type {any} */ one) => one.name);
+  const pairs = counts
+    .flatMap((line, truth) => line.map((count, predicted) => ({ truth, predicted, count })))
+    .filter(({ truth, predicted, count }) => truth !== predicted && count)
+    .sort((a, b) => b.count - a.count);
+  const most = Math.max(1, ...pairs.map(({ count }) => count));
+  const totals = counts.map((line) => line.reduce((sum, count) => sum + count, 0));
+  const said = pairs.length ? say("most-confused", { count: pairs[0].count, truth: names[pairs[0].truth], predicted: names[pairs[0].predicted] }) : say("none-confused");
+  const cell = (/** @type {number} */ count, /** @type {number} */ truth, /** @type {number} */ predicted) => {
+    const share = truth === predicted ? count / Math.max(1, totals[truth]) : count / most;
+    return html`<td class=${truth === predicted ? "right" : "wrong"} style=${{ "--share": `${Math.round(count ? 8 + 47 * share : 0)}%` }}
+      title=${say("confused-cell", { count, truth: names[truth], predicted: names[predicted] })}>${count || html`<span class="zero">0</span>`}</td>`;
+  };
+  return html`<h3>${say("confusion")}</h3><p>${said} ${say("confusion-caption")}</p>
+    ${names.length > MOST_CELLS
+      ? table([[say("true-class"), say("predicted-as"), say("samples")], ...pairs.slice(0, MOST_PAIRS).map(({ truth, predicted, count }) => [names[truth], names[predicted], whole(count)])])
+      : html`<div class="scroll" tabindex="0" role="region" aria-label=${say("confusion")}><table class="confusion">
+          <thead><tr><td></td>${names.map((/** @type {string} */ name) => html`<th scope="col"><span>${name}</span></th>`)}</tr></thead>
+          <tbody>${counts.map((line, truth) => html`<tr><th scope="row">${names[truth]}</th>${line.map((count, predicted) => cell(count, truth, predicted))}</tr>`)}</tbody>
+        </table></div>`}`;
+}
+
+/** @param {{report: any}} props */
+function MostWrong({ report }) {
+  /** @type {Record<string, any>[]} */
+  const wrong = report.most_wrong;
+  if (!wrong.length) return null;
+  const name = (/** @type {unknown} */ value) => (value === null || value === undefined ? "–" : typeof value === "number" ? figure(value) : Array.isArray(value) ? value.map(figure).join(", ") : String(value));
+  const heads = Object.keys(wrong[0]);
+  return html`<h3>${say("most-wrong")}</h3><p>${say("most-wrong-about")}</p>
+    <div class="scroll" tabindex="0" role="region" aria-label=${say("most-wrong")}>${table([
+      heads.map((key) => (say(`wrong-${key}`) === `wrong-${key}` ? key.replaceAll("_", " ") : say(`wrong-${key}`))), ...wrong.map((one) => heads.map((key) => (/confidence|probability/.test(key) ? percent(one[key]) : name(one[key])))),
+    ])}</div>`;
+}
+
+// ── what was logged, what happened, what was asked for ────────────────────────────────────────────────────
+
+/** @param {{id: string, values: import("./store.js").Line[]}} props */
+function Media({ id, values }) {
+  const [isAll, setAll] = useState(false);
+  const logged = values.flatMap((line) => Object.entries(typeof line.values === "object" && line.values ? line.values : {}).map(([name, value]) => ({ name, value, line })));
+  const images = logged.filter(({ value }) => typeof value?.media === "string").reverse();
+  const texts = logged.filter(({ value }) => typeof value === "string").reverse();
+  if (!images.length && !texts.length) return null;
+  const shown = isAll ? images : images.slice(0, LATEST_IMAGES);
+  const file = (/** @type {any} */ value) => encodeURIComponent(value.media.replace(/^media\//, ""));
+  return html`<section><h2>${say("logged")}</h2>
+    <div class="media">${shown.map(({ name, value, line }) => html`<figure key=${value.media}>
+      <img loading="lazy" src=${`/api/runs/${id}/media/${file(value)}`} width=${Math.max(96, Number(value.width) || 96)} alt=${say("image-alt", { name, epoch: line.epoch })} />
+      <figcaption>${name} <small>${say("epoch-number", { epoch: line.epoch })}</small></figcaption></figure>`)}</div>
+    ${shown.length < images.length && html`<button type="button" onClick=${() => setAll(true)}>${say("show-all-images", { count: images.length })}</button>`}
+    ${texts.length > 0 && html`<dl class="texts">${texts.slice(0, 200).map(({ name, value, line }) => html`<div><dt>${name} <small>${say("epoch-number", { epoch: line.epoch })}</small></dt><dd>${value}</dd></div>`)}</dl>`}
+  </section>`;
+}
+
+/** @param {{history: import("./store.js").Line[], sessions: any[] | null}} props */
+function Events({ history, sessions }) {
+  const events = history.filter((line) => line.kind === "event");
+  const notices = (sessions ?? []).flatMap((session) => [...(session.notices ?? []), ...(session.message ? [session.message] : []), ...(session.differences ?? [])].map(String));
+  if (!events.length && !sessions?.length) return null;
+  return html`<section><h2>${say("events")}</h2>
+    ${notices.length > 0 && html`<ul>${notices.map((notice) => html`<li>${notice}</li>`)}</ul>`}
+    ${sessions && sessions.length > 0 && html`<div class="scroll" tabindex="0" role="region" aria-label=${say("processes")}>${table([
+      [say("began"), say("ended"), say("from-step"), say("to-step"), say("end"), say("process")],
+      ...sessions.map((one) => [moment(one.began), moment(one.ended), value(one.from_step), value(one.step), say(`status-${one.end}`), say("process-on", { pid: String(one.pid ?? "?"), host: value(one.host) })]),
+    ])}</div>`}
+    ${events.length > 0 && html`<ol class="events">${events.map((line) => html`<li><time>${moment(line.time)}</time> ${say("at-step-number", { step: value(line.step) })}: <b>${String(line.event)}</b> ${line.message ? String(line.message) : ""}</li>`)}</ol>`}
+  </section>`;
+}
+
+/** @param {unknown} given */
+const value = (given) => (typeof given === "number" ? whole(given) : given === null || given === undefined ? "–" : String(given));
+
+/** @param {{title: string, content: Record<string, unknown> | null | undefined}} props */
+function Recipe({ title, content }) {
+  if (!content) return null;
+  return html`<section><h2>${title}</h2><dl class="recipe">
+    ${Object.entries(content).filter(([, entry]) => entry !== null && entry !== undefined).map(([name, entry]) => html`<div><dt>${name.replaceAll("_", " ")}</dt><dd>${described(entry)}</dd></div>`)}
+  </dl></section>`;
+}
+
+/** An entry in words: "SGD (lr 0.001, momentum 0.9)". @param {unknown} entry @returns {string} */
+export function described(entry) {
+  if (Array.isArray(entry)) return entry.map(described).join(", ");
+  if (entry && typeof entry === "object") {
+    const { name, arguments: settings, ...others } = /** @type {Record<string, unknown>} */ (entry);
+    const all = Object.entries({ ...others, ...(settings && typeof settings === "object" ? settings : {}) });
+    const said = all.filter(([, one]) => one !== null && one !== false && one !== "" && JSON.stringify(one) !== "{}" && JSON.stringify(one) !== "[]").map(([key, one]) => `${key} ${described(one)}`).join(", ");
+    return name ? (said ? `${name} (${said})` : String(name)) : said;
+  }
+  return typeof entry === "number" && !Number.isInteger(entry) ? figure(entry) : String(entry);
+}

@@ -1,0 +1,6 @@
+"""The board: runs and their curves in a page of this machine's browser.
+
+Starlette, uvicorn and NumPy are imported when a board is served, never before; torch not at all.
+"""
+
+from rushlight.board.serve import serve_board

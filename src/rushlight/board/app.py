@@ -1,0 +1,165 @@
+"""What the page asks for, and what it gets."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+from rushlight import files
+from rushlight.board.axis import Axis
+from rushlight.board.compare import compare_models
+from rushlight.board.curves import Curves, View
+from rushlight.board.details import details_of, logged_images
+from rushlight.board.files import read_lines, read_range
+from rushlight.board.guard import App, Guard
+from rushlight.board.listing import Runs
+from rushlight.board.page import PAGE, html_page
+from rushlight.texts import LANGUAGES, fill, read_room
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+PNG = b"\x89PNG\r\n\x1a\n"
+MOST_IMAGE = 32 << 20  # bytes
+MOST_RUNS = 200  # of one request
+PAGE_WORDS = "board.page."  # what the keys of the words of the page begin with
+LOG_FILES = {"history": "history.jsonl", "values": "values.jsonl"}
+
+
+class BadRequest(Exception):
+    """A request that the page never makes."""
+
+
+def build_app(folder: Path, port: int, language: str) -> Guard:
+    """Return the application that shows the runs of a folder."""
+    from starlette.applications import Starlette
+    from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse
+    from starlette.responses import Response as Plain
+    from starlette.routing import Route
+
+    runs, curves = Runs(folder), Curves()
+
+    def as_json(content: Any) -> Response:
+        return Plain(
+            json.dumps(files.without_nan(content)).encode(), media_type="application/json"
+        )  # ASCII: names may be no UTF-8
+
+    def page(request: Request) -> Response:
+        gone = fill(language, "board.gone", {})
+        return HTMLResponse(
+            html_page("index", language=language, folder=str(folder.absolute()), token=guard.for_changes, gone=gone)
+        )
+
+    def asset(request: Request) -> Response:
+        name = request.path_params["name"]
+        kind = {"board.js": "text/javascript", "board.css": "text/css"}.get(name)
+        return PlainTextResponse("", 404) if kind is None else Plain((PAGE / name).read_bytes(), media_type=kind)
+
+    def words(request: Request) -> Response:
+        code = request.path_params["language"]
+        return as_json(words_of(code)) if code in LANGUAGES else PlainTextResponse("", 404)
+
+    def list_runs(request: Request) -> Response:
+        since = request.query_params.get("since", "0")
+        return as_json(runs.changes(int(since) if since.isdecimal() and len(since) < 16 else 0))
+
+    def show_run(request: Request) -> Response:
+        found = runs.find(request.path_params["run"])
+        return PlainTextResponse("", 404) if found is None else as_json(details_of(found))
+
+    def read_logs(request: Request) -> Response:
+        """Give what the logs of some runs have new; each run is given as "ID~CURSOR~CURSOR"."""
+        answer = {}
+        for asked in request.query_params.getlist("run")[:MOST_RUNS]:
+            identity, *cursors = asked.split("~")
+            found = runs.find(identity)
+            if found is not None and len(cursors) == len(LOG_FILES):
+                answer[identity] = {
+                    name: dict(zip(("lines", "cursor", "anew"), read_lines(found / file, cursor), strict=True))
+                    for (name, file), cursor in zip(LOG_FILES.items(), cursors, strict=True)
+                }
+        return as_json(answer)
+
+    def read_curves(request: Request) -> Response:
+        asked = request.query_params.getlist("run")[:MOST_RUNS]
+        found = {identity: path for identity in asked if (path := runs.find(identity)) is not None}
+        return Plain(curves.read(found, view_of(request.query_params.get)), media_type="application/octet-stream")
+
+    def compare(request: Request) -> Response:
+        found = [runs.find(identity) for identity in request.query_params.getlist("run")]
+        if len(found) != 2 or found[0] is None or found[1] is None:
+            return PlainTextResponse("", 404)
+        return as_json(compare_models(found[0], found[1]))
+
+    def show_image(request: Request) -> Response:
+        found = runs.find(request.path_params["run"])
+        name = request.path_params["name"]
+        if found is None or name not in logged_images(found):
+            return PlainTextResponse("", 404)
+        content = read_range(found / "media" / name, 0, MOST_IMAGE)
+        return Plain(content, media_type="image/png") if content.startswith(PNG) else PlainTextResponse("", 404)
+
+    async def bad_request(request: Request, error: Exception) -> Response:
+        return PlainTextResponse(str(error), 400)
+
+    def refuse(status: int, reason: str) -> App:
+        if reason == "cookie":
+            return HTMLResponse(
+                html_page("refused", language=language, said=fill(language, "board.not-let-in", {})), status
+            )
+        return JSONResponse({"refused": reason}, status)
+
+    def welcome(cookie: str) -> App:
+        # no redirect: a browser that was led here from elsewhere would not send a strict cookie along with one
+        return HTMLResponse(html_page("door", address="/"), headers={"set-cookie": cookie})
+
+    routes = [
+        Route("/", page), Route("/assets/{name}", asset), Route("/api/words/{language}", words), Route("/api/runs", list_runs),
+        Route("/api/runs/{run}", show_run), Route("/api/logs", read_logs), Route("/api/curves", read_curves),
+        Route("/api/compare", compare),
+        Route("/api/runs/{run}/media/{name}", show_image),
+    ]  # fmt: skip
+    guard = Guard(Starlette(routes=routes, exception_handlers={BadRequest: bad_request}), port, refuse, welcome)
+    return guard
+
+
+def view_of(given: Callable[[str], str | None]) -> View:
+    """Return the view that a request asks for; BadRequest for one that does not exist."""
+
+    def number(name: str, usual: float | None) -> float | None:
+        try:
+            value = float(given(name) or "") if given(name) else usual
+        except ValueError:
+            raise BadRequest(name) from None
+        if value is not None and not math.isfinite(value):
+            raise BadRequest(name)
+        return value
+
+    axis: Any = given("axis") or "step"
+    if axis not in get_args(Axis):
+        raise BadRequest("axis")
+    columns, half_life = number("columns", 800), number("smooth", 0)
+    low, high = (
+        None if value is None else min(max(value, 0.0), 1e12) for value in (number("low", None), number("high", None))
+    )
+    return View(
+        axis=axis, low=low, high=high, columns=int(min(max(columns or 0, 10), 4000)),
+        half_life=min(max(half_life, 1.0), 1e6) if half_life else 0, is_log=given("log") == "1", is_log_y=given("logy") == "1",
+    )  # fmt: skip
+
+
+# ── the page ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@cache
+def words_of(code: str) -> dict[str, Any]:
+    """Return the page's texts in one language by their names; what the terminal calls a run's status, the page does too."""
+    room, section, _ = PAGE_WORDS.split(".")
+    status = {f"status-{name}": word for name, word in read_room(code, "console")["status"].items()}
+    between = read_room(code, "words")["between"]["sentences"]
+    return {**status, "between-sentences": between, **read_room(code, room)[section]}

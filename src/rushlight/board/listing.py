@@ -1,0 +1,203 @@
+"""The runs of a folder, read again only where they changed; each is known to the page by an id, never by a path."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import stat
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rushlight import files
+from rushlight.board.files import read_status
+from rushlight.runs import is_locked, is_run, read_recipe, started_at, summarize_any
+from rushlight.texts import shown, text
+
+SMALL_FILES = ("recipe.json", "environment.json", "report.json", "sessions.jsonl", "holder.json", "run.lock")
+READ_WHOLE = {**dict.fromkeys(SMALL_FILES, 16 << 20), "history.jsonl": 256 << 20, "values.jsonl": 256 << 20}  # bytes
+SETTLED_SECONDS = 2.0  # a folder's time of change is trusted when it is this old
+READING_SECONDS = 0.5  # of one call; what is new then waits for the next
+LONGEST_NAME = 300  # characters shown of a name that a file holds
+OF_RECIPE = ("batch_size", "seed", "precision", "device")
+
+Signature = tuple[object, ...]
+
+
+class Refused(Exception):
+    """Something in a run's folder is not read: a link, a pipe, a file that is too large. Its text says what."""
+
+
+@dataclass
+class Entry:
+    """One run, as it was read last."""
+
+    folder: Path
+    signature: Signature
+    row: dict[str, Any]
+    version: int  # of the list in which this row was new
+    settled: int | None  # the folder's time of change (ns) for as long as nothing else needs to be asked
+
+
+class Runs:
+    """The runs in one folder. Requests of several threads take turns."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.ids: dict[str, str] = {}  # by name
+        self.entries: dict[str, Entry] = {}  # by id
+        self.gone: dict[str, int] = {}  # the ids of runs that are gone, and since which version
+        self.version = 0
+        self.is_whole = False  # whether all runs were read
+        self.lock = threading.RLock()
+        self.server = secrets.token_hex(4)  # versions of another server mean nothing here
+
+    def refresh(self) -> None:
+        """Read the runs that are new or have changed since, and forget those that are gone."""
+        version, seen, until = self.version + 1, set(), time.monotonic() + READING_SECONDS
+        was_whole, self.is_whole = self.is_whole, True
+        for name in self.names():
+            identity = self.ids[name] if name in self.ids else self.ids.setdefault(name, id_of(name))
+            if identity in self.entries and not was_whole:
+                seen.add(identity)  # first all that were never read
+            elif identity not in self.entries and time.monotonic() > until:
+                self.is_whole = False  # the rest at the next call: the page shows what there is
+            elif self.refresh_one(identity, self.folder / name, version):
+                seen.add(identity)
+        for identity in [identity for identity in self.entries if identity not in seen]:
+            del self.entries[identity]
+            self.gone[identity] = version
+        changed = any(entry.version == version for entry in self.entries.values())
+        if changed or version in self.gone.values():
+            self.version = version
+
+    def names(self) -> list[str]:
+        """Return the names in the folder that may be runs, the newest first."""
+        try:
+            with os.scandir(self.folder) as found:
+                return sorted((entry.name for entry in found if not entry.name.startswith(".")), reverse=True)
+        except OSError:
+            return []
+
+    def refresh_one(self, identity: str, folder: Path, version: int) -> bool:
+        """Read one run if it changed; return whether there is one."""
+        known = self.entries.get(identity)
+        try:
+            status = os.lstat(folder)
+            if known is not None and known.settled == status.st_mtime_ns:
+                return True
+            if stat.S_ISLNK(status.st_mode) and not folder.resolve().is_relative_to(self.folder.resolve()):
+                row = damaged(folder, text("board.problem.link"))
+                signature: Signature = ("link",)
+            elif not is_run(folder):
+                return False
+            else:
+                row, signature = {}, signature_of(folder)
+        except (OSError, RuntimeError):  # RuntimeError: a circle of links
+            return False
+        if known is None or known.signature != signature:
+            row = {**(row or row_of(folder)), "id": identity}
+            known = self.entries[identity] = Entry(folder, signature, row, version, None)
+            self.gone.pop(identity, None)
+        is_old = time.time() - status.st_mtime > SETTLED_SECONDS
+        known.settled = status.st_mtime_ns if is_old and known.row["status"] != "running" else None
+        return True
+
+    def changes(self, since: int) -> dict[str, Any]:
+        """Read the list again; return the rows that are new since a version of it, the ids that are gone, and the version now."""
+        with self.lock:
+            self.refresh()
+            rows = [entry.row for entry in self.entries.values() if entry.version > since]
+            gone = [identity for identity, version in self.gone.items() if version > since]
+            state = {"server": self.server, "version": self.version, "whole": self.is_whole}
+        return {**state, "rows": rows, "gone": gone}
+
+    def find(self, identity: str) -> Path | None:
+        """Return the folder of a run by its id; None if there is none, or if its link leads out of the folder."""
+        with self.lock:
+            if identity not in self.entries:
+                self.refresh()
+            entry = self.entries.get(identity)
+        return None if entry is None or entry.signature == ("link",) else entry.folder
+
+
+def id_of(name: str) -> str:
+    """Return the id of a run: the same for the same name, also after the board was started again."""
+    return hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:12]
+
+
+def signature_of(folder: Path) -> Signature:
+    """Return what changes whenever a run's row may change; a killed process takes its lock along without a change."""
+    found: list[object] = []
+    for name in READ_WHOLE:
+        try:
+            status = os.lstat(f"{folder}/{name}")
+            found.append((status.st_mode, status.st_ino, status.st_size, status.st_mtime_ns))
+        except OSError:
+            found.append(None)
+    is_held = found[list(READ_WHOLE).index("holder.json")] is not None
+    return (*found, is_held and is_regular(folder, "holder.json", "run.lock") and is_locked(folder))
+
+
+def is_regular(folder: Path, *names: str) -> bool:
+    """Tell whether all these files are regular ones, or not there."""
+    return all(read_status(folder / name) is not None or not os.path.lexists(folder / name) for name in names)
+
+
+def check_files(folder: Path) -> None:
+    """Raise Refused if a file that is read whole is a link, a device or a pipe, or too large."""
+    for name, most in READ_WHOLE.items():
+        try:
+            status = os.lstat(f"{folder}/{name}")
+        except OSError:
+            continue
+        if not stat.S_ISREG(status.st_mode):
+            raise Refused(text("board.problem.no-file", name=name))
+        if status.st_size > most:
+            raise Refused(text("board.problem.too-large", name=name, bytes=status.st_size, most=most))
+
+
+def row_of(folder: Path) -> dict[str, Any]:
+    """Return a run's row of the list: the fields of `RunSummary`, and some of its recipe. It never raises."""
+    try:
+        check_files(folder)
+        summary = summarize_any(folder)
+        row = {**vars(summary), "problem": shown(summary.problem)}
+        if summary.status != "damaged":
+            recipe = read_recipe(folder)
+            optimizer = recipe.get("optimizer")
+            if isinstance(optimizer, dict):
+                arguments = optimizer.get("arguments")
+                row["optimizer"] = optimizer.get("name")
+                row["lr"] = arguments.get("lr") if isinstance(arguments, dict) else None
+            row |= {name: recipe.get(name) for name in OF_RECIPE}
+    except Refused as error:
+        return damaged(folder, str(error))
+    except Exception as error:  # whatever a hostile file brings about, this run alone is damaged
+        return damaged(
+            folder, text("board.problem.unreadable", reason=f"{type(error).__name__}: {error}"[:LONGEST_NAME])
+        )
+    row.pop("folder")
+    return {name: plain(value) for name, value in row.items()}
+
+
+def damaged(folder: Path, problem: str) -> dict[str, Any]:
+    """Return the row of a run that is not read."""
+    started = (
+        started_at(folder) if is_regular(folder, "history.jsonl", "recipe.json") and not folder.is_symlink() else 0
+    )
+    return {"name": folder.name, "started": started, "status": "damaged", "problem": problem}
+
+
+def plain(value: Any) -> Any:
+    """Return a value of a row as JSON has it: a number, a short text, or the text of anything else."""
+    if value is None or isinstance(value, (bool, int, float)):
+        return (
+            files.without_nan(value) if not isinstance(value, int) or abs(value) < 2**53 else str(value)[:LONGEST_NAME]
+        )
+    if isinstance(value, (tuple, list)):
+        return [plain(part) for part in value[:20]]
+    return str(value)[:LONGEST_NAME]

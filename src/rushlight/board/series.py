@@ -1,0 +1,228 @@
+"""The loss of every step: read as the file grows, smoothed, and reduced for drawing without losing an extreme.
+
+`losses.f32` is read by position and never mapped into memory: resume and roll-back truncate it, and a process that reads a
+mapping beyond the end of its file is killed (SIGBUS).
+
+The reduction is M4 (Jugel et al., PVLDB 2014): the first, lowest, highest and last value of every pixel column give the
+same picture as all points. NaN and infinities are no points; they are counted.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rushlight.board.files import read_range, read_status
+
+BLOCK = 64  # steps of one summary
+PIECE = 1024 * BLOCK  # steps read at once
+COARSE = 16  # blocks of a pixel column from which its edges are moved to whole blocks: by at most 1/32 of a pixel
+TAIL_BYTES = 4096  # compared to tell whether the file is still the one that was read
+LEAST_SMOOTHED = 20  # points; fewer are not smoothed
+KINDS = ("nan", "up", "down", "under")  # NaN, +infinity, -infinity, and finite values ≤ 0, which a log axis cannot show
+
+Floats = NDArray[np.floating]
+Integers = NDArray[np.integer]
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Consecutive stretches of steps, each by its first, lowest, highest and last value; NaN where there is none."""
+
+    first: Floats
+    low: Floats
+    high: Floats
+    last: Floats
+    counts: Integers  # (4, cells), in the order of KINDS
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+    def __getitem__(self, chosen: slice) -> Cells:
+        return Cells(*(part[..., chosen] for part in vars(self).values()))
+
+
+def join(pieces: list[Cells]) -> Cells:
+    """Return the cells of some pieces in a row."""
+    if not pieces:
+        return single(np.empty(0, np.float32))
+    return Cells(*(np.concatenate(parts, axis=-1) for parts in zip(*(vars(p).values() for p in pieces), strict=True)))
+
+
+def single(values: Floats) -> Cells:
+    """Return one cell for each value."""
+    counts = np.zeros((len(KINDS), len(values)), np.int32)
+    counts[3] = values <= 0
+    if not np.isfinite(values).all():
+        counts[0], counts[1], counts[2] = np.isnan(values), values == np.inf, values == -np.inf
+        counts[3] &= ~counts[2]
+        values = np.where(np.isfinite(values), values, np.float32("nan"))
+    return Cells(values, values, values, values, counts)
+
+
+def merge(cells: Cells, edges: Integers) -> Cells:
+    """Return one cell for each stretch `cells[edges[k]:edges[k + 1]]`; an empty stretch has NaN and counts of 0."""
+    count = len(edges) - 1
+    full = np.flatnonzero(np.diff(edges) > 0)
+    parts = [np.full(count, np.nan, np.float32) for _ in range(4)]
+    merged = Cells(parts[0], parts[1], parts[2], parts[3], np.zeros((len(KINDS), count), np.int32))
+    if len(full):
+        starts, upto = edges[full], int(edges[full[-1] + 1])
+        merged.first[full], merged.last[full] = cells.first[starts], cells.last[edges[full + 1] - 1]
+        merged.low[full] = np.fmin.reduceat(cells.low[:upto], starts)
+        merged.high[full] = np.fmax.reduceat(cells.high[:upto], starts)
+        merged.counts[:, full] = np.add.reduceat(cells.counts[:, :upto], starts, axis=1)
+    return merged
+
+
+def smooth(values: Floats, half_life: float, state: tuple[float, float]) -> tuple[Floats, NDArray[np.float64]]:
+    """Return the debiased exponential mean at each value, and the states at the end of every `BLOCK` values.
+
+    The mean of steps 0 to t is Σ dᵗ⁻ⁱ xᵢ / Σ dᵗ⁻ⁱ over the finite values, d = 2^(-1/half_life): the first value weighs no
+    more than any other, and a prefix has the same values as the whole. A state is both sums.
+    """
+    decay = 0.5 ** (1 / half_life)
+    rows = -(-len(values) // BLOCK)
+    finite = np.isfinite(values)
+    powers = decay ** np.arange(BLOCK)  # at least 2^-63, so that nothing overflows
+    across = float(decay**BLOCK)
+    is_whole = bool(finite.all())  # the weights of all rows are alike: one is computed
+    weights = np.ones((1, BLOCK)) if is_whole else filled(finite.astype(np.float64), rows)
+    sums = [np.cumsum(part / powers, axis=1) * powers for part in (filled(np.where(finite, values, 0), rows), weights)]
+    ends = np.empty((2, rows + 1))
+    for row, part, start in zip(ends, sums, state, strict=True):
+        last = np.broadcast_to(part[:, -1], (rows,)).tolist()
+        row[:] = list(itertools.accumulate(last, lambda carry, end: carry * across + end, initial=start))
+    total, weight = (part + row[:-1, None] * (powers * decay) for row, part in zip(ends, sums, strict=True))
+    with np.errstate(invalid="ignore"):
+        return (total / weight).reshape(-1)[: len(values)].astype(np.float32), ends[:, 1:]
+
+
+def filled(values: Floats, rows: int) -> Floats:
+    """Return values in rows of `BLOCK`, filled up with 0."""
+    found = np.zeros(rows * BLOCK)
+    found[: len(values)] = values
+    return found.reshape(rows, BLOCK)
+
+
+class Track:
+    """The summaries of a run's whole blocks, of the losses themselves (`half_life` 0) or smoothed."""
+
+    def __init__(self, half_life: float) -> None:
+        self.half_life = half_life
+        self.cells = join([])
+        self.states = np.zeros((2, 1))  # before each block, and after the last
+
+    def extend(self, values: Floats) -> None:
+        """Add the summaries of the next whole blocks."""
+        if self.half_life:
+            values, states = smooth(values, self.half_life, self.state(len(self.cells)))
+            self.states = np.concatenate([self.states, states], axis=1)
+        blocks = merge(single(values), np.arange(0, len(values) + 1, BLOCK))
+        self.cells = join([self.cells, blocks])
+
+    def state(self, block: int) -> tuple[float, float]:
+        """Return both sums of the smoothing before a block."""
+        return float(self.states[0, block]), float(self.states[1, block])
+
+
+class Truncated(Exception):
+    """The file became shorter while it was read: read it again."""
+
+
+class Losses:
+    """The losses of one run. A file that was truncated or replaced is read anew."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.forget()
+
+    def forget(self) -> None:
+        """Forget all that was read."""
+        self.count = 0  # of steps
+        self.identity: tuple[int, int] | None = None
+        self.tail = b""  # the last bytes of the blocks that are summarized
+        self.tracks: dict[float, Track] = {0: Track(0)}
+
+    @property
+    def size(self) -> int:
+        """The number of summaries in memory."""
+        return sum(len(track.cells) for track in self.tracks.values())
+
+    def refresh(self) -> None:
+        """Summarize the bytes that the file has gained; all of it where it is not the file that was read."""
+        status = read_status(self.path)
+        if status is None:
+            self.forget()
+            return
+        identity, count, end = (
+            (status.st_dev, status.st_ino),
+            status.st_size // 4,
+            len(self.tracks[0].cells) * BLOCK * 4,
+        )
+        is_same = identity == self.identity and count * 4 >= end
+        if end and not (is_same and read_range(self.path, end - len(self.tail), len(self.tail)) == self.tail):
+            self.forget()
+        self.identity, self.count = identity, count
+        self.extend(self.tracks[0])
+        end = len(self.tracks[0].cells) * BLOCK * 4
+        self.tail = read_range(self.path, max(0, end - TAIL_BYTES), min(end, TAIL_BYTES))
+
+    def extend(self, track: Track) -> None:
+        """Summarize the file's whole blocks that a track does not have yet."""
+        while (done := len(track.cells)) < self.count // BLOCK:
+            stop = min(done + PIECE // BLOCK, self.count // BLOCK)
+            track.extend(self.read(done * BLOCK, stop * BLOCK))
+
+    def read(self, start: int, stop: int) -> Floats:
+        """Return the losses of the steps from `start` to before `stop`, counted from 0."""
+        content = read_range(self.path, start * 4, (stop - start) * 4)
+        if len(content) < (stop - start) * 4:
+            raise Truncated
+        return np.frombuffer(content, "<f4").astype(np.float32, copy=False)
+
+    def values(self, track: Track, start: int, stop: int) -> Floats:
+        """Return the values of a track from step `start` to before `stop`."""
+        if not track.half_life:
+            return self.read(start, stop)
+        block = min(start // BLOCK, len(track.cells))
+        return smooth(self.read(block * BLOCK, stop), track.half_life, track.state(block))[0][start - block * BLOCK :]
+
+    def curve(self, edges: Integers, half_life: float = 0) -> Cells:
+        """Return a cell for the steps between each two neighbouring `edges` (ascending, counted from 0)."""
+        if half_life not in self.tracks:
+            self.tracks = {0: self.tracks[0], half_life: Track(half_life)}  # of smoothings, the last one is kept
+        track = self.tracks[half_life]
+        self.extend(track)
+        edges = np.clip(edges, 0, self.count)
+        start, stop = int(edges[0]), int(edges[-1])
+        if stop - start < COARSE * BLOCK * (len(edges) - 1):
+            return merge(single(self.values(track, start, stop)), edges - start)
+        whole = len(track.cells)
+        rest = single(self.values(track, whole * BLOCK, self.count))
+        cells = join([track.cells, merge(rest, np.array([0, len(rest)]))]) if len(rest) else track.cells
+        snapped = np.where(edges == self.count, len(cells), (edges + BLOCK // 2) // BLOCK)
+        return merge(cells, np.minimum(snapped, len(cells)))
+
+    def figures(self) -> dict[str, float | int | None]:
+        """Return the counts, the first and last loss, and the extremes with their steps (counted from 1)."""
+        whole = len(self.tracks[0].cells)
+        cells = join([self.tracks[0].cells, single(self.read(whole * BLOCK, self.count))])
+        found: dict[str, Any] = dict(zip(KINDS, map(int, cells.counts.sum(axis=1)), strict=True))
+        found |= {"count": self.count, "low": None, "low_step": None, "high": None, "high_step": None}
+        for name, step in (("first", 0), ("last", self.count - 1)):
+            found[name] = float(self.read(step, step + 1)[0]) if self.count else None
+        if not (np.isfinite(cells.low)).any():
+            return found
+        for name, values, choose in (("low", cells.low, np.nanargmin), ("high", cells.high, np.nanargmax)):
+            cell = int(choose(values))
+            start = cell * BLOCK if cell < whole else whole * BLOCK + cell - whole
+            inside = single(self.read(start, start + BLOCK if cell < whole else start + 1)).low
+            place = int(choose(inside))
+            found |= {name: float(inside[place]), f"{name}_step": start + place + 1}
+        return found

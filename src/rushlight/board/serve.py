@@ -1,0 +1,101 @@
+"""`rushlight board`: a server on this machine alone, and a browser that is led to it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import sys
+import tempfile
+import threading
+import webbrowser
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from rushlight.board.page import html_page
+from rushlight.errors import RunError, UsageError
+
+LOOPBACK = "127.0.0.1"
+USUAL_FOLDER, USUAL_PORT = Path("runs"), 8642
+STOP_SECONDS = 1
+
+
+def serve_board(
+    folder: Path, port: int | None, language: str, announce: Callable[[str], object], opens_browser: bool
+) -> None:
+    """Show the runs in a folder until Ctrl-C; `announce` is given the address, whose token is good once.
+
+    Raises:
+        RunError: there is no such folder, and it is not the usual one.
+        UsageError: the port is in use, or no port.
+    """
+    if not folder.is_dir() and folder != USUAL_FOLDER:  # the usual one may come when the first training begins
+        raise RunError("board-no-folder", runs=folder)
+    from uvicorn import Config, Server
+
+    from rushlight.board.app import build_app
+
+    with listening(port) as listener:
+        used = listener.getsockname()[1]
+        app = build_app(folder, used, language)
+        address = f"http://{LOOPBACK}:{used}/?token={app.token}"
+        server = Server(
+            Config(
+                app,
+                lifespan="off",
+                ws="none",
+                log_level="warning",
+                access_log=False,
+                proxy_headers=False,
+                server_header=False,
+                timeout_graceful_shutdown=STOP_SECONDS,
+            )
+        )
+        thread = threading.Thread(target=server.run, args=([listener],), name="rushlight-board", daemon=True)
+        thread.start()  # not here: uvicorn would replace the handlers of signals in the main thread
+        try:
+            announce(address)
+            with door(address) if opens_browser and has_screen() else contextlib.nullcontext():
+                thread.join()
+        except KeyboardInterrupt:
+            pass
+        finally:
+            server.should_exit = True
+            thread.join(2 * STOP_SECONDS)
+
+
+@contextlib.contextmanager
+def listening(port: int | None) -> Iterator[socket.socket]:
+    """Listen on a port of the loopback; where none was asked for, on the usual one, or on a free one."""
+    if port is not None and not 0 <= port < 65536:
+        raise UsageError("board-port-bad", port=port)
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
+        if os.name != "nt":  # there it would let two servers listen on one port
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((LOOPBACK, USUAL_PORT if port is None else port))
+        except OSError as error:
+            if port is not None:
+                raise UsageError("board-port-used", port=port, reason=error.strerror or error) from error
+            listener.bind((LOOPBACK, 0))
+        listener.listen()  # from here on, who comes waits
+        yield listener
+
+
+def has_screen() -> bool:
+    """Tell whether a browser would have a place to open in: a text browser would take the terminal."""
+    return sys.platform != "linux" or any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))
+
+
+@contextlib.contextmanager
+def door(address: str) -> Iterator[None]:
+    """Open the address in the browser through a file that this account alone can read.
+
+    As an argument of the browser's process the token would be seen by every account of the machine.
+    """
+    with tempfile.TemporaryDirectory(prefix="rushlight-board-") as folder:  # 0700
+        page = Path(folder) / "open.html"
+        page.write_text(html_page("door", address=address), encoding="utf-8")
+        with contextlib.suppress(webbrowser.Error):
+            webbrowser.open(page.as_uri())
+        yield

@@ -1,0 +1,45 @@
+"""Batches of several inputs: (x, y, target), ({"a": x, "b": y}, target)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rushlight.data.feed import Batch, changed
+from rushlight.data.shape.to_model import PrepareBatch
+from rushlight.data.spec import TargetSpec
+
+
+class PrepareInputs(PrepareBatch):
+    """Makes (inputs, targets) of a batch whose last part is its targets; the inputs are a tuple, or the nest they are.
+
+    Inputs of float64 become float32, as the weights are; targets are prepared as those of a single input.
+    """
+
+    def with_target(self, target: TargetSpec) -> PrepareInputs:
+        """Return what prepares the same inputs with these targets."""
+        return PrepareInputs(target, numbers=self.numbers)
+
+    def __call__(self, batch: Batch) -> Batch:
+        """Return the batch as the model and the loss receive it."""
+        *inputs, targets = batch
+        _, prepared = super().__call__((torch.empty(0), targets))
+        return single(inputs[0] if len(inputs) == 1 else tuple(inputs)), prepared
+
+
+def single(inputs: Any) -> Any:
+    """Return inputs whose numbers of float64 are float32."""
+    if isinstance(inputs, Tensor):
+        return inputs.float() if inputs.dtype == torch.float64 else inputs
+    return changed(inputs, single)
+
+
+def has_several_inputs(sample: Any) -> bool:
+    """Tell whether a sample or a batch is inputs and a target: (x, y, target), or a nest and a target."""
+    if type(sample) not in (tuple, list) or len(sample) < 2:
+        return False
+    *inputs, target = sample
+    is_target = isinstance(target, (Tensor, int, float)) or type(target).__module__ == "numpy"
+    return is_target and (len(inputs) > 1 or isinstance(inputs[0], (dict, tuple, list)))

@@ -1,0 +1,104 @@
+"""The kinds of the entries in JSON files: what is read is checked against them before anything is done with it.
+
+A kind is a function that tells whether a value is of it; a dict of kinds by name, where a name that ends in "?" may be
+absent and others may be there; or a list of one kind, for a list of such.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+Kind = Callable[[Any], bool] | dict[str, Any] | list[Any]
+
+LAST_SECOND = 1e11  # of the year 5138: a later time is damage, and no calendar shows it
+LARGEST = 2**63  # whole numbers are smaller
+
+
+def is_text(value: Any) -> bool:
+    """Tell whether a value is text."""
+    return isinstance(value, str)
+
+
+def is_object(value: Any) -> bool:
+    """Tell whether a value is a JSON object."""
+    return isinstance(value, dict)
+
+
+def is_flag(value: Any) -> bool:
+    """Tell whether a value is true or false."""
+    return isinstance(value, bool)
+
+
+def is_whole(value: Any) -> bool:
+    """Tell whether a value is a whole number of at most 64 bits."""
+    return isinstance(value, int) and not isinstance(value, bool) and -LARGEST <= value < LARGEST
+
+
+def is_count(value: Any) -> bool:
+    """Tell whether a value is a whole number from 0 on."""
+    return is_whole(value) and value >= 0
+
+
+def is_finite(value: Any) -> bool:
+    """Tell whether a value is a finite number."""
+    return is_whole(value) or (isinstance(value, float) and math.isfinite(value))
+
+
+def is_positive(value: Any) -> bool:
+    """Tell whether a value is a finite number greater than 0."""
+    return is_finite(value) and value > 0
+
+
+def is_share(value: Any) -> bool:
+    """Tell whether a value is a share of one."""
+    return is_finite(value) and 0 <= value <= 1
+
+
+def is_time(value: Any) -> bool:
+    """Tell whether a value is a time or a span of time, in seconds."""
+    return is_finite(value) and 0 <= value < LAST_SECOND
+
+
+def is_one_of(*texts: str) -> Kind:
+    """Return the kind of some texts."""
+    return lambda value: isinstance(value, str) and value in texts
+
+
+def maybe(kind: Kind) -> Kind:
+    """Return the kind of values that are of a kind, or null."""
+    return lambda value: value is None or wrong_entry(value, kind) is None
+
+
+def pair(kind: Kind) -> Kind:
+    """Return the kind of lists of two values of a kind."""
+    return lambda value: wrong_entry(value, [kind]) is None and len(value) == 2
+
+
+def either(*kinds: Kind) -> Kind:
+    """Return the kind of values that are of one of the kinds."""
+    return lambda value: any(wrong_entry(value, kind) is None for kind in kinds)
+
+
+def wrong_entry(value: Any, kind: Kind, name: str = "") -> str | None:
+    """Return the name of the first entry that is absent or of another kind, as "model.name"; None where there is none."""
+    if isinstance(kind, dict):
+        if not isinstance(value, dict):
+            return name
+        for key, inner in kind.items():
+            entry = key.removesuffix("?")
+            path = f"{name}.{entry}" if name else entry
+            if entry in value:
+                found = wrong_entry(value[entry], inner, path)
+            else:
+                found = None if key.endswith("?") else path
+            if found is not None:
+                return found
+        return None
+    if isinstance(kind, list):
+        if not isinstance(value, list):
+            return name
+        entries = (wrong_entry(entry, kind[0], f"{name}[{index}]") for index, entry in enumerate(value))
+        return next((found for found in entries if found is not None), None)
+    return None if kind(value) else name
