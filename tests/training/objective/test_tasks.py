@@ -324,6 +324,22 @@ def test_embeddings_have_no_invented_classes_and_no_accuracy(loss: Any, width: i
     assert run._training.state["best"]["value"] == pytest.approx(best)
 
 
+@pytest.mark.parametrize("way", ["arrays", "loader"])
+@pytest.mark.parametrize(("y", "task"), [(YES.float(), "binary"), (MANY.float(), "multilabel")])
+def test_zeros_and_ones_under_an_own_loss_are_judged_only_where_the_user_says_what_they_are(
+    y: Tensor, task: str, way: str, tmp_path: Path
+) -> None:
+    model, truth = Ending(y[0].numel()), y.reshape(96, -1)
+    unsaid = train(model, y, lambda o, t: functional.binary_cross_entropy_with_logits(o, t), tmp_path, way)
+    assert unsaid.report is not None
+    assert (unsaid.report.headline[0], unsaid.report.mae, unsaid.report.classes) == ("loss", None, ())
+    assert any('task="binary"' in note for note in unsaid.notes)
+    said = train(model, y, lambda o, t: functional.binary_cross_entropy_with_logits(o, t), tmp_path, way, task=task)
+    assert said.report is not None
+    assert said.report.task == task
+    assert said.report.accuracy == pytest.approx(float(((model(X) > 0) == truth).float().mean()))
+
+
 def test_an_own_loss_of_as_many_outputs_as_classes_has_its_accuracy(tmp_path: Path) -> None:
     model = Ending(3)
     run = train(model, CLASSES, lambda o, y: functional.cross_entropy(o, y, label_smoothing=0.1), tmp_path)

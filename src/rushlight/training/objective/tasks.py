@@ -56,7 +56,7 @@ def task_of_loss(loss: object, target: TargetSpec, targets: Tensor | None) -> Ta
             raise UsageError("regression-loss-on-classes", loss=type(loss).__name__, classes=len(target.classes))
         is_share = target.task in ("binary", "multilabel")  # the outputs come as near to 0 and 1 as they can
         return replace(target, gives="probabilities") if is_share else as_numbers(loss, target, targets)
-    if is_own(loss):
+    if is_own(loss) and not (target.task == "regression" and are_yes_or_no(targets)):
         return target
     return TargetSpec("other", width=target.outputs, name=target.name, layout=target.layout)
 
@@ -100,7 +100,7 @@ def as_labels(loss: nn.Module, target: TargetSpec, targets: Tensor | None) -> Ta
     if not bool(((targets >= 0) & (targets <= 1)).all()):
         low, high = float(targets.min()), float(targets.max())
         raise UsageError("labels-not-between", loss=name, low=low, high=high)
-    if not bool(((targets == 0) | (targets == 1)).all()):
+    if not are_yes_or_no(targets):
         return replace(target, task="other")  # shares: which of them are right nobody can say
     if target.layout == "dense" or target.width == 1:
         return TargetSpec("binary", ("0", "1"), name=target.name, layout=target.layout, gives=gives)
@@ -121,6 +121,11 @@ def as_numbers(loss: nn.Module, target: TargetSpec, targets: Tensor | None) -> T
 def are_numbered(classes: tuple[str, ...]) -> bool:
     """Tell whether classes are called 0, 1, 2, …, as those without names are."""
     return classes == tuple(map(str, range(len(classes))))
+
+
+def are_yes_or_no(targets: Tensor | None) -> bool:
+    """Tell whether targets are known to be nothing but zeros and ones."""
+    return targets is not None and bool(((targets == 0) | (targets == 1)).all())
 
 
 def are_distributions(targets: Tensor) -> bool:

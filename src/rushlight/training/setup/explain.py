@@ -82,8 +82,8 @@ def check_model(
     targets = data.target.for_loss(batch[1]) if isinstance(batch[1], Tensor) else None
     target = fitted_target(outputs, data.target, targets, model, loss)
     if target.task == "other":
-        told = (Note("training.outputs-unknown"),) if data.target.task == "classification" else ()
-        return target, told
+        told = {"classification": "training.outputs-unknown", "other": "training.labels-unknown"}.get(data.target.task)
+        return target, (Note(told),) if told and is_own(as_module(loss)) else ()
     is_last = trace.last is not None and trace.last[2] is outputs
     target = with_scale(as_module(loss), target, outputs, trace.last[1] if is_last and trace.last else None)
     return target, tuple(last_layer_notes(trace, target, outputs, loss))
