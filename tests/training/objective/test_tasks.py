@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -279,6 +280,19 @@ def test_probabilities_go_through_no_second_sigmoid_or_softmax(kind: str, way: s
         np.testing.assert_allclose(
             found[:, 1:] if found.shape[1] == 2 else found, probabilities.numpy(), rtol=1e-5, atol=1e-6
         )
+
+
+def test_a_run_of_an_earlier_release_after_a_sigmoid_is_predicted_through_no_second_one(tmp_path: Path) -> None:
+    model = Ending(1, nn.Sigmoid())
+    run = train(model, YES.long(), nn.BCELoss(), tmp_path)
+    path = run.folder / "model" / "model.json"
+    content = json.loads(path.read_text())
+    for name in ("gives", "layout", "ignored"):
+        del content["target"][name]
+    path.write_text(json.dumps(content))
+    opened = rushlight.open_run(run.folder, model)
+    np.testing.assert_allclose(np.asarray(opened.predict(X))[:, 1:], model(X).detach().numpy(), rtol=1e-5)
+    assert opened.test((X, YES.long()), loss=nn.BCELoss()).accuracy == run.report.accuracy  # type: ignore[union-attr]
 
 
 def test_logits_between_zero_and_one_stay_logits(tmp_path: Path) -> None:

@@ -137,7 +137,7 @@ def are_distributions(targets: Tensor) -> bool:
 
 # ── what the outputs are ─────────────────────────────────────────────────────────────────────────────────────
 
-RESHAPES = (
+RESHAPES = [
     "View",
     "Reshape",
     "Squeeze",
@@ -150,7 +150,7 @@ RESHAPES = (
     "ToCopy",
     "Clamp",
     "T",
-)
+]
 LAST = {"Sigmoid": nn.Sigmoid, "Softmax": nn.Softmax}
 
 
