@@ -64,7 +64,11 @@ def reopen_specs(
     """Return the specs of a run's inputs and targets: the bundle's, or those of its data and model where it has none."""
     if (folder / "model").is_dir():
         bundle = read_bundle(folder / "model")
-        return bundle.features, bundle.target
+        if (target := bundle.target) is not None and recipe.loss[
+            "name"
+        ] == "BCELoss":  # not recorded by earlier releases
+            target = replace(target, gives="probabilities")
+        return bundle.features, target
     data, loss = reopen_data(folder, recipe, fetch), recipe.loss
     known = None if loss.get("live") else named_loss(loss["name"])
     device = next((parameter.device for parameter in model.parameters()), CPU)
