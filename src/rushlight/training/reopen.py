@@ -10,7 +10,17 @@ from typing import Any
 from torch import nn
 
 from rushlight.checkpoint_files import list_checkpoints
-from rushlight.data import CPU, Data, DataOptions, FeatureSpec, TargetSpec, open_like, open_source, retarget
+from rushlight.data import (
+    CPU,
+    Data,
+    DataOptions,
+    FeatureSpec,
+    TargetSpec,
+    group_split,
+    open_like,
+    open_source,
+    retarget,
+)
 from rushlight.device import choose_device
 from rushlight.errors import RunError, StorageError, UsageError
 from rushlight.export import load_state, open_bundle, read_bundle
@@ -55,7 +65,11 @@ def reopen_specs(
     """Return the specs of a run's inputs and targets: the bundle's, or those of its data and model where it has none."""
     if (folder / "model").is_dir():
         bundle = read_bundle(folder / "model")
-        return bundle.features, bundle.target
+        if (target := bundle.target) is not None and recipe.loss[
+            "name"
+        ] == "BCELoss":  # not recorded by earlier releases
+            target = replace(target, gives="probabilities")
+        return bundle.features, target
     data, loss = reopen_data(folder, recipe, fetch), recipe.loss
     known = None if loss.get("live") else named_loss(loss["name"])
     device = next((parameter.device for parameter in model.parameters()), CPU)
@@ -98,6 +112,8 @@ def test_run(
         options = DataOptions.from_json(recipe.data["options"])
         options = replace(options, **{name: value for name, value in given.items() if hasattr(options, name)})
         split = open_like(data, features, target, options, fetch)
+        if features is None and target is not None and recipe.loss["name"] not in (OBJECTIVE, OWN_LOSS):
+            split = group_split(split, target)
     else:
         own = training.data if training is not None else reopen_data(folder, recipe, fetch)
         if own.test is None:
