@@ -75,8 +75,13 @@ def test_a_folder_that_goes_in_the_middle_of_a_write_is_said_to_be_gone(tmp_path
     (tmp_path / "it").mkdir()
     lock = tmp_path / "it" / "run.lock"
     lock.touch()
-    with files.held_by(lock), pytest.raises(StorageError) as gone, files.explained(tmp_path / "it" / "x"):
-        (tmp_path / "it").rename(tmp_path / "moved")
-        (tmp_path / "it" / "x").touch()
+
+    def write_while_it_goes() -> None:
+        with files.explained(tmp_path / "it" / "x"):
+            (tmp_path / "it").rename(tmp_path / "moved")
+            (tmp_path / "it" / "x").touch()
+
+    with files.held_by(lock), pytest.raises(StorageError) as gone:
+        write_while_it_goes()
     assert gone.value.key == "folder-gone"
     files.write_bytes(tmp_path / "it" / "x", b"free again")  # nobody works there any more
