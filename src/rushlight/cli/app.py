@@ -35,9 +35,9 @@ def print_version(wanted: bool) -> None:
     """Print the version and leave."""
     if wanted:
         import rushlight
-        from rushlight.console import print_line
+        from rushlight.console import print_lines
 
-        print_line(" ".join(["rushlight", rushlight.__version__]))
+        print_lines(" ".join(["rushlight", rushlight.__version__]))
         raise typer.Exit
 
 
@@ -136,10 +136,10 @@ def save(
     runs: Runs = Path("runs"),
 ) -> None:
     import rushlight
-    from rushlight.console import print_line
+    from rushlight.console import print_lines
     from rushlight.texts import text
 
-    print_line(text("console.saved", path=rushlight.open_run(run, model, runs=runs).save(path)))
+    print_lines(text("console.saved", path=rushlight.open_run(run, model, runs=runs).save(path)))
 
 
 @app.command(cls=Command)
@@ -175,7 +175,7 @@ def board(
     language: str | None = None,
 ) -> None:
     from rushlight.board import serve_board
-    from rushlight.console import print_line
+    from rushlight.console import print_lines
     from rushlight.errors import check_choice
     from rushlight.texts import LANGUAGES, fill
     from rushlight.texts import language as usual
@@ -183,7 +183,7 @@ def board(
     chosen = language or usual()
     check_choice("language", chosen, LANGUAGES)
     serve_board(
-        runs, port, chosen, lambda address: print_line(fill(chosen, "board.open", {"address": address})), not no_open
+        runs, port, chosen, lambda address: print_lines(fill(chosen, "board.open", {"address": address})), not no_open
     )
 
 

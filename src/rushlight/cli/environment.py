@@ -7,7 +7,7 @@ from typing import Any
 from rich.cells import cell_len
 
 import rushlight
-from rushlight.console import print_json, print_line
+from rushlight.console import print_json, print_lines
 from rushlight.device import describe_environment
 from rushlight.formats import format_bytes
 from rushlight.texts import shown, text
@@ -27,9 +27,9 @@ def show_environment(as_json: bool) -> None:
     labels = {key: text(f"console.environment.{key.replace('_', '-')}") for key in ENTRIES}
     width = max(map(cell_len, labels.values()))
     for key, label in labels.items():
-        print_line(f"{label}{' ' * (width - cell_len(label))}  {as_text(key, found[key])}")
+        print_lines(f"{label}{' ' * (width - cell_len(label))}  {as_text(key, found[key])}")
     for note in found["notes"]:
-        print_line(f"{text('console.note')} {shown(note)}")
+        print_lines(f"{text('console.note')} {shown(note)}")
 
 
 def as_text(key: str, value: Any) -> str:

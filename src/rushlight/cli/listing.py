@@ -19,7 +19,7 @@ def show_runs(folder: Path, as_json: bool) -> None:
     elif found:
         console.print_runs(found)
     else:
-        console.print_line(text("console.no-runs", runs=folder))
+        console.print_lines(text("console.no-runs", runs=folder))
 
 
 def show_run(folder: Path, run: str, as_json: bool) -> None:
@@ -52,7 +52,7 @@ def verify(folder: Path, run: str | None, as_json: bool) -> bool:
     elif found:
         console.print_verifications(found)
     else:
-        console.print_line(text("console.no-runs", runs=folder))
+        console.print_lines(text("console.no-runs", runs=folder))
     return not damaged
 
 

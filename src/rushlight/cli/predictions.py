@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rushlight.api import open_run
-from rushlight.console import print_json, print_line
+from rushlight.console import print_json, print_lines
 from rushlight.data import is_table
 from rushlight.errors import UsageError
 from rushlight.export import Predictions, SavedModel, open_bundle
@@ -29,7 +29,7 @@ def print_predictions(name: str, model: str | None, runs: Path, inputs: list[str
         return
     width = max((len(visible(row["input"])) for row in rows), default=0)
     for row in rows:
-        print_line(f"{visible(row['input']):<{width}}  {as_line(row)}")
+        print_lines(f"{visible(row['input']):<{width}}  {as_line(row)}")
 
 
 def grouped(paths: list[Path]) -> Iterator[list[Path] | Path]:

@@ -151,9 +151,10 @@ def print_json(content: object) -> None:
     write_line(UNSEEN.sub(lambda found: json.dumps(found[0])[1:-1], line))
 
 
-def print_line(line: str) -> None:
-    """Print one line on standard output, as it is, however long."""
-    write_line(visible(line, WIDEST))
+def print_lines(text: str) -> None:
+    """Print a text on standard output, its lines however long."""
+    for line in text.split("\n"):
+        write_line(visible(line, WIDEST))
 
 
 def write_line(line: str) -> None:
