@@ -4,7 +4,7 @@ import { html } from "htm/preact";
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import uPlot from "uplot";
 import { isDark } from "./colours.js";
-import { say, whole } from "./words.js";
+import { say } from "./words.js";
 
 const HEIGHT = 270;
 const ALL_POINTS = 60; // up to so many points of a line are drawn as dots, too
@@ -17,7 +17,7 @@ const MARK = 7; // pixels
  * @typedef {{x: number, isLow: boolean, colour: string}} Mark  a value that cannot be drawn, at the upper or the lower edge
  * @typedef {{title: string, sentence: string, x: number[], lines: Line[], marks?: Mark[], logX?: boolean, logY?: boolean,
  *   range: [number, number], onZoom: (range: [number, number] | null) => void, xName: string, formatX: (x: number) => string,
- *   formatY: (y: number) => string, readout: (index: number) => string, table: () => any, onWidth?: (pixels: number) => void,
+ *   formatY: (y: number) => string, readout: (index: number) => string, rows: () => (string | number)[][], below?: any, onWidth?: (pixels: number) => void,
  *   isStale?: boolean}} ChartProps
  */
 
@@ -74,7 +74,8 @@ export function Chart(props) {
     <p class="readout" role="status">${said || say("chart-keys")}</p>
     <details onToggle=${(/** @type {Event} */ event) => setOpen(/** @type {HTMLDetailsElement} */ (event.currentTarget).open)}>
       <summary>${say("as-table")}</summary>
-      ${isOpen && html`<div class="scroll" tabindex="0" role="region" aria-label=${props.title}>${props.table()}</div>`}
+      ${isOpen && html`<div class="scroll" tabindex="0" role="region" aria-label=${props.title}>${table(props.rows())}</div>
+        <p class="actions"><${SaveTable} name=${props.title} rows=${props.rows} />${props.below}</p>`}
     </details>
   </figure>`;
 }
@@ -210,6 +211,27 @@ function drawMarks(plot, marks) {
   }
 }
 
+/**
+ * Offer rows of cells as a CSV file. A cell that a spreadsheet would take for a formula is quoted, with an apostrophe before it.
+ * @param {{name: string, rows: () => (string | number)[][]}} props
+ */
+export function SaveTable({ name, rows }) {
+  const save = () => {
+    const cell = (/** @type {string | number} */ value) => {
+      const text = String(value);
+      const isFormula = /^[=+@\t\r]|^-(?![\d.])/.test(text);
+      return isFormula || /[",\n]/.test(text) ? `"${isFormula ? "'" : ""}${text.replaceAll('"', '""')}"` : text;
+    };
+    const content = rows().map((row) => row.map(cell).join(",")).join("\r\n");
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(new Blob([`\ufeff${content}\r\n`], { type: "text/csv" })); // the mark tells spreadsheets that it is UTF-8
+    link.download = `${name}.csv`;
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+  };
+  return html`<button type="button" onClick=${save}>${say("save-table")}</button>`;
+}
+
 /** A table from rows of cells, the first row being the heads. @param {(string | number)[][]} rows */
 export function table([heads, ...rows]) {
   return html`<table>
@@ -217,6 +239,3 @@ export function table([heads, ...rows]) {
     <tbody>${rows.map((row) => html`<tr>${row.map((cell, place) => (place ? html`<td>${cell}</td>` : html`<th scope="row">${cell}</th>`))}</tr>`)}</tbody>
   </table>`;
 }
-
-/** @param {number} low @param {number} high */
-export const span = (low, high) => (low === high ? whole(low) : `${whole(low)}–${whole(high)}`);

@@ -31,6 +31,7 @@ export function CompareView({ route }) {
     <section><h2>${say("two-models")}</h2>
       ${rows.length === 2 ? html`<${Verdict} one=${rows[0]} other=${rows[1]} hasOtherRecipe=${differences.some(([name]) => name !== "seed")} />` : html`<p>${say("choose-two")}</p>`}
     </section>
+    <${Recipes} rows=${rows} />
     <section><h2>${say("differences")}</h2>
       <p>${recipes.size && !differences.length ? say("no-differences") : say("differences-about")}</p>
       <div class="scroll" tabindex="0" role="region" aria-label=${say("differences")}>
@@ -78,5 +79,30 @@ function Verdict({ one, other, hasOtherRecipe }) {
   if (found.kind === "classes") said.push(say("only-right", { ...names, count: found.n, first: found.only_one, second: found.only_other }));
   if (found.kind === "numbers") said.push(say("mean-errors", { ...names, count: found.n, first: figure(found.error_one), second: figure(found.error_other) }));
   if (typeof found.p === "number") said.push(say("by-chance", { share: found.p < 1e-4 ? "< 0.01%" : percent(found.p) }));
-  return html`${said.map((sentence) => html`<p>${sentence}</p>`)}${found.kind && hasOtherRecipe && html`<p class="quiet">${say("about-recipes")}</p>`}`;
+  return html`${said.map((sentence) => html`<p>${sentence}</p>`)}${found.kind&& hasOtherRecipe && html`<p class="quiet">${say("about-recipes")}</p>`}`;
+}
+
+/** @param {{rows: Row[]}} props */
+function Recipes({ rows }) {
+  const [found, setFound] = useState(/** @type {any} */ (null));
+  const since = rows.map((row) => `${row.id}${row.status}`).join();
+  useEffect(() => {
+    let isHere = true;
+    ask(`/api/recipes?${rows.map((row) => `run=${row.id}`).join("&")}`).then((answer) => isHere && setFound(answer), () => undefined);
+    return () => void (isHere = false);
+  }, [since]);
+  if (!found || found.groups.length < 2) return null;
+  const letter = (/** @type {number} */ place) => String.fromCharCode(65 + place);
+  const values = { first: letter(0), second: letter(1), share: typeof found.p === "number" ? (found.p < 1e-4 ? "< 0.01%" : percent(found.p)) : "" };
+  const head = [say("recipe"), say("seeds"), found.metric ? say(`figure-${found.metric}`) : say("result"), say("deviation"), say("runs")];
+  return html`<section><h2>${say("recipes-over-seeds")}</h2>
+    <p><strong>${say(`recipes-${found.verdict ?? "several"}`, values)}</strong></p>
+    ${values.share && html`<p>${say("recipes-by-chance", values)}</p>`}
+    <div class="scroll" tabindex="0" role="region" aria-label=${say("recipes-over-seeds")}>${table([
+      head,
+      ...found.groups.map((/** @type {any} */ group, /** @type {number} */ place) => [
+        letter(place), group.seeds, metric(found.metric ?? "", group.mean), group.deviation === null ? "–" : metric(found.metric ?? "", group.deviation), group.names.join(", "),
+      ]),
+    ])}</div>
+  </section>`;
 }

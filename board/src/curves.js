@@ -2,7 +2,7 @@
 
 import { html } from "htm/preact";
 import { useEffect, useRef, useState } from "preact/hooks";
-import { Chart, span, table } from "./chart.js";
+import { Chart } from "./chart.js";
 import { isDark, pens } from "./colours.js";
 import { address, change } from "./route.js";
 import { logs, readCurves, refreshLogs, state } from "./store.js";
@@ -10,7 +10,7 @@ import { duration, figure, metric, say, whole } from "./words.js";
 
 const SMOOTHINGS = [0, 5, 20, 100, 500, 2000]; // half-lives in steps
 const USUAL_SMOOTHING = 20;
-const LONG = 200; // steps from which a run is smoothed unless the user says otherwise
+const LONG = 500; // steps from which a run is smoothed unless the user says otherwise
 const SAID_RUNS = 6; // in a readout
 const TABLE_ROWS = 500;
 
@@ -156,8 +156,9 @@ function LossChart({ runs, look, colours, common, curves, onWidth }) {
       figure(run.high), run.high_step ? whole(run.high_step) : "–", whole(run.nan), whole(run.up + run.down),
     ]),
   ];
+  const below = runs.map((/** @type {Row} */ row) => html`<a href=${`/api/runs/${row.id}/losses.csv`} download=${`${row.name}.csv`}>${say("save-losses", { name: row.name })}</a>`);
   return html`<${Chart} ...${common} title=${say("loss-of-steps")} sentence=${found ? lossSentence(found, names, look) : say("loading")}
-    x=${x} lines=${lines} marks=${marks} formatY=${figure} readout=${readout} table=${() => table(rows())} onWidth=${onWidth}
+    x=${x} lines=${lines} marks=${marks} formatY=${figure} readout=${readout} rows=${rows} below=${below} onWidth=${onWidth}
     isStale=${curves.isStale} />`;
 }
 
@@ -287,7 +288,7 @@ function FigureChart({ name, runs, look, colours, common, curves, isNew }) {
     ...x.map((/** @type {number} */ place, /** @type {number} */ index) => [common.formatX(place), ...lines.map((/** @type {any} */ line) => (line.values[index] === undefined ? "" : format(line.values[index])))]).slice(-TABLE_ROWS),
   ];
   return html`<${Chart} ...${common} title=${title} sentence=${said.join(say("between-sentences"))} x=${x} lines=${lines} formatY=${format}
-    readout=${readout} table=${() => table(rows())} />`;
+    readout=${readout} rows=${rows} />`;
 }
 
 /** @param {string} name */
@@ -374,5 +375,3 @@ export function Swatch({ pen }) {
     <line x1="1" y1="5" x2="25" y2="5" stroke=${pen?.colour} stroke-width="3" stroke-dasharray=${pen?.dash.join(" ")} />
   </svg>`;
 }
-
-export { span };

@@ -33,7 +33,7 @@ export function RunView({ route }) {
     ${problems.map((problem) => html`<p class="problem" role="alert">${problem}</p>`)}
     <p>${sentence(row)}</p>
     <p class="actions"><a class="button" href=${address({ runs: row.id, low: "", high: "" }, "curves")}>${say("its-curves")}</a>
-      ${["interrupted", "unfinished", "failed"].includes(row.status) && html`<span>${say("resume-with")} <code>rushlight resume ${row.name}</code></span>`}</p>
+      ${["interrupted", "unfinished", "failed"].includes(row.status) && html`<span>${say("resume-with")} <code>rushlight resume ${inShell(`${document.documentElement.dataset.folder}/${row.name}`)}</code></span>`}</p>
     <${Report} report=${details?.report} />
     <${Media} id=${row.id} values=${log.values} />
     <${Events} history=${log.history} sessions=${details?.sessions} />
@@ -41,6 +41,9 @@ export function RunView({ route }) {
     <${Recipe} title=${say("environment")} content=${details?.environment} />
   </article>`;
 }
+
+/** Return a path as it is typed into a shell: a name may hold what a shell would execute. @param {string} path */
+const inShell = (path) => (/^[\w./:\\-]+$/.test(path) ? path : `'${path.replaceAll("'", `'\\''`)}'`);
 
 /** @param {import("./store.js").Row} row */
 function sentence(row) {
@@ -98,6 +101,9 @@ function Confusion({ report }) {
         </table></div>`}`;
 }
 
+/** @param {string} key */
+const headOf = (key) => (say(`wrong-${key}`) === `wrong-${key}` ? key.replaceAll("_", " ") : say(`wrong-${key}`));
+
 /** @param {{report: any}} props */
 function MostWrong({ report }) {
   /** @type {Record<string, any>[]} */
@@ -105,9 +111,11 @@ function MostWrong({ report }) {
   if (!wrong.length) return null;
   const name = (/** @type {unknown} */ value) => (value === null || value === undefined ? "–" : typeof value === "number" ? figure(value) : Array.isArray(value) ? value.map(figure).join(", ") : String(value));
   const heads = Object.keys(wrong[0]);
-  return html`<h3>${say("most-wrong")}</h3><p>${say("most-wrong-about")}</p>
-    <div class="scroll" tabindex="0" role="region" aria-label=${say("most-wrong")}>${table([
-      heads.map((key) => (say(`wrong-${key}`) === `wrong-${key}` ? key.replaceAll("_", " ") : say(`wrong-${key}`))), ...wrong.map((one) => heads.map((key) => (/confidence|probability/.test(key) ? percent(one[key]) : name(one[key])))),
+  const isNumber = heads.includes("error");
+  const title = say(isNumber ? "largest-errors" : "most-wrong");
+  return html`<h3>${title}</h3><p>${say("most-wrong-about")}</p>
+    <div class="scroll" tabindex="0" role="region" aria-label=${title}>${table([
+      heads.map((key) => headOf(isNumber && (key === "true" || key === "predicted") ? `${key}-value` : key)), ...wrong.map((one) => heads.map((key) => (/confidence|probability/.test(key) ? percent(one[key]) : name(one[key])))),
     ])}</div>`;
 }
 

@@ -14,6 +14,7 @@ import { Refused } from "./words.js";
 
 const RUNNING_MS = 1000;
 const IDLE_MS = 10000;
+const MANY_LINES = 200; // as many may be a part of what there is
 
 export const state = {
   /** @type {Map<string, Row>} */
@@ -86,6 +87,8 @@ export async function ask(path) {
 /** Read what the logs of some runs have new; return whether there was anything. @param {string[]} runs */
 export async function refreshLogs(runs) {
   let isNew = false;
+  /** @type {string[]} */
+  const unread = [];
   for (let start = 0; start < runs.length; start += 100) {
     const asked = runs.slice(start, start + 100).map((id) => {
       const known = logs.get(id);
@@ -99,11 +102,13 @@ export async function refreshLogs(runs) {
         if (part.anew) log[name] = [];
         if (part.lines.length) log[name] = [...log[name], ...part.lines];
         isNew ||= part.anew || part.lines.length > 0;
+        if (part.lines.length > MANY_LINES) unread.push(id);
       }
       log.cursors = [parts.history.cursor, parts.values.cursor];
       logs.set(id, log);
     }
   }
+  if (unread.length) await refreshLogs([...new Set(unread)]);
   return isNew;
 }
 

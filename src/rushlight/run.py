@@ -105,7 +105,7 @@ class Run:
         return self._model
 
     def test(self, data: Any = None, **options: Any) -> Report:
-        """Test the model on the run's own test split, or on other data, prepared as its own was; keep the report.
+        """Test the model on the run's own test split, or on other data, prepared as its own was; keep the report, or warn.
 
         Other data is tested on its test split where it has one, else on all of it. The options are those of `open_data`,
         and `loss` or `objective`, where the run was trained with a live one.

@@ -48,8 +48,12 @@ class Client:
         }  # fmt: skip
         messages: list[Any] = []
 
+        requests = [{"type": "http.request", "body": b"", "more_body": False}]
+
         async def receive() -> Any:
-            return {"type": "http.request", "body": b"", "more_body": False}
+            if requests:
+                return requests.pop()
+            await asyncio.sleep(60)  # the browser stays there
 
         async def send(message: Any) -> None:
             messages.append(message)

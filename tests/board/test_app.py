@@ -124,6 +124,20 @@ def test_logs_are_read_on_from_a_cursor_and_anew_when_the_file_was_cut(runs: Pat
         assert read(nonsense)[0] > 0
 
 
+def test_a_long_log_is_given_in_pieces_and_none_is_lost(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rushlight.board.files.MOST_LINES", 500)
+    client, identity = Client(runs), id_of("first")
+    write_lines(runs / "first" / "values.jsonl", [{"epoch": number, "values": {"x": number}} for number in range(100)])
+    cursor, found = "", []
+    while True:
+        part = client.get(f"/api/logs?run={identity}~~{cursor}").json[identity]["values"]
+        if not part["lines"]:
+            break
+        found += [line["epoch"] for line in part["lines"]]
+        cursor = part["cursor"]
+    assert found == list(range(100))
+
+
 # ── curves ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -217,6 +231,19 @@ def test_the_memory_for_summaries_is_bounded(runs: Path, monkeypatch: pytest.Mon
     assert list(read.losses) == [runs / "run-4"]
 
 
+def test_all_losses_are_given_as_csv_that_reads_back_as_the_same_numbers(runs: Path) -> None:
+    losses = np.random.default_rng(0).random(25_001).astype(np.float32)
+    losses[[0, 3]] = np.nan, -np.inf
+    make_run(runs, "long", losses)
+    answer = Client(runs).get(f"/api/runs/{id_of('long')}/losses.csv")
+    head, *lines = answer.body.decode().splitlines()
+    assert head == "step,loss"
+    assert [int(line.split(",")[0]) for line in lines] == list(range(1, 25_002))
+    assert np.array_equal(np.array([line.split(",")[1] for line in lines], np.float32), losses, equal_nan=True)
+    assert answer.headers["content-disposition"].startswith("attachment")
+    assert Client(runs).get("/api/runs/0/losses.csv").status == 404
+
+
 # ── images ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -305,6 +332,7 @@ CONTENTS = [
 def targets(identity: str) -> list[str]:
     views = [f"axis={axis}&smooth=20&log={log}" for axis in ("step", "epoch", "time") for log in (0, 1)]
     pages = ["/api/runs", f"/api/runs/{identity}", f"/api/logs?run={identity}~~", f"/api/runs/{identity}/media/a.png"]
+    pages += [f"/api/{page}?run={identity}&run={id_of('first')}" for page in ("compare", "recipes")]
     return [*pages, *(f"/api/curves?run={identity}&{view}" for view in views)]
 
 

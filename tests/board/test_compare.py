@@ -14,6 +14,7 @@ from tests.board.folders import make_run
 
 from rushlight.board.compare import SHUFFLES, compare_classes, compare_models, compare_numbers, mcnemar
 from rushlight.board.listing import id_of
+from rushlight.board.recipes import beyond, welch
 
 
 def predicted(runs: Path, name: str, **arrays: Any) -> Path:
@@ -110,3 +111,48 @@ def test_hostile_predictions_are_none(tmp_path: Path, monkeypatch: pytest.Monkey
         archive.writestr("truth.npy", b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header)
     for other in (objects, bomb, wide, text, scalar, torn, claimed):
         assert compare_models(one, other) == {"verdict": "no-predictions"}, other.name
+
+
+# ── recipes over seeds ───────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("t", "freedom"), [(12.70620, 1), (4.302653, 2), (3.182446, 3), (2.776445, 4), (2.228139, 10), (1.983972, 100)]
+)
+def test_the_tails_of_students_distribution_are_those_of_the_tables(t: float, freedom: float) -> None:
+    assert beyond(t, freedom) == pytest.approx(0.05, rel=1e-5)
+    assert beyond(0, freedom) == pytest.approx(1)
+
+
+def test_of_equal_recipes_at_most_one_pair_in_twenty_is_called_different() -> None:
+    random = np.random.default_rng(0)
+    pairs = random.normal(0.9, 0.01, (1000, 2, 3)).tolist()
+    assert 0 < sum(welch(first, second) < 0.05 for first, second in pairs) <= 50
+    assert welch([1, 1, 1], [1, 1, 1]) == 1
+    assert welch([1, 1, 1], [2, 2, 2]) == 0
+
+
+def seeded(runs: Path, name: str, lr: float, seed: int, accuracy: float) -> str:
+    folder = make_run(
+        runs, name, seed=seed, optimizer={"name": "SGD", "arguments": {"lr": lr}}, model={"name": "mlp", "seed": seed},
+        data={"name": "digits", "options": {"seed": seed} if seed else {}},
+    )  # fmt: skip
+    history = (folder / "history.jsonl").read_text()
+    (folder / "history.jsonl").write_text(history.replace(f'"accuracy": {1 - 1 / 3}', f'"accuracy": {accuracy}'))
+    return f"run={id_of(name)}"
+
+
+def test_recipes_are_compared_over_three_seeds_and_not_over_fewer(tmp_path: Path) -> None:
+    slow = [seeded(tmp_path, f"slow-{seed}", 0.01, seed, 0.70 + seed / 100) for seed in range(3)]
+    quick = [seeded(tmp_path, f"quick-{seed}", 0.1, seed, 0.90 + seed / 100) for seed in range(3)]
+    again = seeded(tmp_path, "again", 0.1, 0, 0.90)
+    client = Client(tmp_path)
+    found = client.get(f"/api/recipes?{'&'.join([*slow, *quick])}").json
+    assert (found["metric"], found["verdict"]) == ("accuracy", "second")
+    assert [group["seeds"] for group in found["groups"]] == [3, 3]
+    assert found["groups"][0]["mean"] == pytest.approx(0.71)
+    assert client.get(f"/api/recipes?{'&'.join([*quick, *slow])}").json["verdict"] == "first"
+    for chosen in ([*slow, *quick[:2]], [*slow, *quick[:2], again]):  # the same seed twice is one
+        assert client.get(f"/api/recipes?{'&'.join(chosen)}").json["verdict"] == "few-seeds"
+    assert client.get(f"/api/recipes?{'&'.join(slow)}").json["verdict"] is None
+    assert client.get("/api/recipes?run=x").json["groups"] == []

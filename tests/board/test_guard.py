@@ -12,7 +12,7 @@ from rushlight.board import app
 
 ROUTES = [
     "/", "/assets/board.js", "/assets/board.css", "/api/words/en", "/api/runs", "/api/runs/0123456789ab", "/api/logs?run=a~~",
-    "/api/curves?run=0123456789ab", "/api/compare?run=a&run=b", "/api/runs/0123456789ab/media/a.png", "/nothing",
+    "/api/curves?run=0123456789ab", "/api/compare?run=a&run=b", "/api/recipes?run=a", "/api/runs/0123456789ab/losses.csv", "/api/runs/0123456789ab/media/a.png", "/nothing",
 ]  # fmt: skip
 FOREIGN_HOSTS = [
     "evil.test", "127.0.0.1.evil.test", "localhost.evil.test", "evil.test:8642", "127.0.0.1@evil.test", "0.0.0.0", "[::1", "",
@@ -65,7 +65,8 @@ def test_a_request_from_another_origin_is_refused(unread: Client, route: str) ->
     for origin in ("http://evil.test", "null", "http://127.0.0.1:9999", f"https://{HOST}", "http://localhost:8642"):
         assert unread.get(route, [*own, ("origin", origin)]).status == 403, origin
     if route != "/":  # a link from elsewhere may lead to the page; its cookie is strict, so such a request has none
-        assert unread.get(route, [*own, ("sec-fetch-site", "cross-site")]).status == 403
+        for site in ("cross-site", "same-site"):  # another port of this machine is of the same site
+            assert unread.get(route, [*own, ("sec-fetch-site", site)]).status == 403
 
 
 @pytest.mark.parametrize("route", ROUTES)
@@ -101,7 +102,8 @@ def test_the_token_is_good_once_and_gives_a_strict_cookie(client: Client) -> Non
     assert cookie.startswith(f"rushlight-board-8642={client.app.session};")
     assert token.encode() not in answer.body  # type: ignore[union-attr]
     assert client.get(f"/?token={token}", bare).status == 401
-    assert client.get("/", [*bare, ("cookie", cookie.split(";")[0])]).status == 200
+    for target in ("/", f"/?token={token}"):  # who is let in stays so
+        assert client.get(target, [*bare, ("cookie", cookie.split(";")[0])]).status == 200
 
 
 @pytest.mark.parametrize("headers", [None, [("host", "evil.test")], [("host", HOST)]])

@@ -189,6 +189,7 @@ def test_what_is_no_file_is_not_waited_for(kind: str, tmp_path: Path, capsys: py
         f"{checkpoint}/state.json",
         "model/model.json",
         "values.jsonl",
+        "predictions.npz",
     ):
         folder = tmp_path / "bad"
         shutil.rmtree(tmp_path)

@@ -18,6 +18,8 @@ from rushlight.board.files import read_lines, read_range
 from rushlight.board.guard import App, Guard
 from rushlight.board.listing import Runs
 from rushlight.board.page import PAGE, html_page
+from rushlight.board.recipes import compare_recipes
+from rushlight.board.series import csv_of
 from rushlight.texts import LANGUAGES, fill, read_room
 
 if TYPE_CHECKING:
@@ -38,7 +40,7 @@ class BadRequest(Exception):
 def build_app(folder: Path, port: int, language: str) -> Guard:
     """Return the application that shows the runs of a folder."""
     from starlette.applications import Starlette
-    from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse
+    from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, StreamingResponse
     from starlette.responses import Response as Plain
     from starlette.routing import Route
 
@@ -90,11 +92,27 @@ def build_app(folder: Path, port: int, language: str) -> Guard:
         found = {identity: path for identity in asked if (path := runs.find(identity)) is not None}
         return Plain(curves.read(found, view_of(request.query_params.get)), media_type="application/octet-stream")
 
+    def losses_csv(request: Request) -> Response:
+        found = runs.find(request.path_params["run"])
+        if found is None:
+            return PlainTextResponse("", 404)
+        headers = {"content-disposition": f'attachment; filename="losses-{request.path_params["run"]}.csv"'}
+        return StreamingResponse(csv_of(found / "losses.f32"), media_type="text/csv", headers=headers)
+
     def compare(request: Request) -> Response:
         found = [runs.find(identity) for identity in request.query_params.getlist("run")]
         if len(found) != 2 or found[0] is None or found[1] is None:
             return PlainTextResponse("", 404)
         return as_json(compare_models(found[0], found[1]))
+
+    def recipes(request: Request) -> Response:
+        found = [
+            (path, runs.entries[identity].row)
+            for identity in request.query_params.getlist("run")[:MOST_RUNS]
+            if (path := runs.find(identity))
+        ]
+        whole = [(path, row) for path, row in found if row["status"] != "damaged"]
+        return as_json(compare_recipes(whole))
 
     def show_image(request: Request) -> Response:
         found = runs.find(request.path_params["run"])
@@ -122,6 +140,8 @@ def build_app(folder: Path, port: int, language: str) -> Guard:
         Route("/", page), Route("/assets/{name}", asset), Route("/api/words/{language}", words), Route("/api/runs", list_runs),
         Route("/api/runs/{run}", show_run), Route("/api/logs", read_logs), Route("/api/curves", read_curves),
         Route("/api/compare", compare),
+        Route("/api/recipes", recipes),
+        Route("/api/runs/{run}/losses.csv", losses_csv),
         Route("/api/runs/{run}/media/{name}", show_image),
     ]  # fmt: skip
     guard = Guard(Starlette(routes=routes, exception_handlers={BadRequest: bad_request}), port, refuse, welcome)

@@ -68,15 +68,13 @@ class Guard:
         if len(hosts) != 1 or not is_ours(hosts[0]):
             return self.refuse(403, "host")
         is_page = scope["path"] == "/" and scope["method"] == "GET"
-        is_elsewhere = (
-            "cross-site" in headers.get("sec-fetch-site", []) and not is_page
-        )  # a link from elsewhere may lead here
+        # Pages of other ports of this machine are of the same site. A link from anywhere may lead to the page itself.
+        is_elsewhere = not is_page and {"cross-site", "same-site"} & {*headers.get("sec-fetch-site", [])}
         if is_elsewhere or any(origin != f"http://{hosts[0]}" for origin in origins):
             return self.refuse(403, "cross-origin")
-        if is_page and (given := parse_qs(scope["query_string"].decode("latin-1")).get("token")):
-            return self.exchange(given[0])
         if not same(self.cookie_of(headers), self.session):
-            return self.refuse(401, "cookie")
+            given = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])
+            return self.exchange(given[0]) if is_page else self.refuse(401, "cookie")
         if scope["method"] not in ("GET", "HEAD"):
             if scope["method"] != "POST":
                 return self.refuse(405, "method")

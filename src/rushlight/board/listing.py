@@ -18,7 +18,7 @@ from rushlight.runs import is_locked, is_run, read_recipe, started_at, summarize
 from rushlight.texts import shown, text
 
 SMALL_FILES = ("recipe.json", "environment.json", "report.json", "sessions.jsonl", "holder.json", "run.lock")
-READ_WHOLE = {**dict.fromkeys(SMALL_FILES, 16 << 20), "history.jsonl": 256 << 20, "values.jsonl": 256 << 20}  # bytes
+READ_WHOLE = {**dict.fromkeys(SMALL_FILES, 16 << 20), "history.jsonl": 64 << 20, "values.jsonl": 64 << 20}  # bytes
 SETTLED_SECONDS = 2.0  # a folder's time of change is trusted when it is this old
 READING_SECONDS = 0.5  # of one call; what is new then waits for the next
 LONGEST_NAME = 300  # characters shown of a name that a file holds

@@ -10,6 +10,7 @@ same picture as all points. NaN and infinities are no points; they are counted.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ BLOCK = 64  # steps of one summary
 PIECE = 1024 * BLOCK  # steps read at once
 COARSE = 16  # blocks of a pixel column from which its edges are moved to whole blocks: by at most 1/32 of a pixel
 TAIL_BYTES = 4096  # compared to tell whether the file is still the one that was read
+CSV_STEPS = 10_000  # in one piece
 LEAST_SMOOTHED = 20  # points; fewer are not smoothed
 KINDS = ("nan", "up", "down", "under")  # NaN, +infinity, -infinity, and finite values ≤ 0, which a log axis cannot show
 
@@ -226,3 +228,15 @@ class Losses:
             place = int(choose(inside))
             found |= {name: float(inside[place]), f"{name}_step": start + place + 1}
         return found
+
+
+def csv_of(path: Path) -> Iterator[bytes]:
+    """Give all losses as lines of "step,loss", piece by piece; each reads back as the same float32."""
+    yield b"step,loss\n"
+    start = 0
+    while content := read_range(path, start * 4, CSV_STEPS * 4):
+        values = np.frombuffer(content[: len(content) // 4 * 4], "<f4").astype(np.float32)
+        if not len(values):
+            return
+        yield "".join(f"{step},{value}\n" for step, value in enumerate(values, start + 1)).encode()
+        start += len(values)

@@ -16,7 +16,7 @@ from rushlight.data import Batch, Data, TargetSpec, tensors_in, to_device
 from rushlight.errors import ModelError, RushlightError, UsageError
 from rushlight.models import call_model, eval_mode
 from rushlight.texts import Note
-from rushlight.training.objective import as_module, is_own, returned_loss, with_scale
+from rushlight.training.objective import as_module, is_own, returned_loss, tells_scale, with_scale
 from rushlight.training.state import Training
 
 ENDS_IN_ACTIVATION = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.GELU, nn.Sigmoid, nn.Tanh)
@@ -69,8 +69,9 @@ def check_model(
     has_several_inputs = data.features is None and data.target is not None and loss is not None
     if batch is None or not (has_several_inputs or data.features):
         return data.target, ()
-    # with gradients: the operation that computed the outputs tells what they are
-    with torch.random.fork_rng(devices=[]), eval_mode(model), torch.enable_grad(), traced(model) as trace:
+    asks = data.target is not None and loss is not None and not tells_scale(as_module(loss), data.target)
+    gradients = torch.enable_grad() if asks else torch.no_grad()  # the operation behind the outputs tells what they are
+    with torch.random.fork_rng(devices=[]), eval_mode(model), gradients, traced(model) as trace:
         try:
             outputs = call_model(model, batch[0])
         except Exception as error:  # whatever is wrong in a forward of the user's own, its line is what they need
@@ -82,8 +83,8 @@ def check_model(
     targets = data.target.for_loss(batch[1]) if isinstance(batch[1], Tensor) else None
     target = fitted_target(outputs, data.target, targets, model, loss)
     if target.task == "other":
-        told = (Note("training.outputs-unknown"),) if data.target.task == "classification" else ()
-        return target, told
+        told = {"classification": "training.outputs-unknown", "other": "training.labels-unknown"}.get(data.target.task)
+        return target, (Note(told),) if told and is_own(as_module(loss)) else ()
     is_last = trace.last is not None and trace.last[2] is outputs
     target = with_scale(as_module(loss), target, outputs, trace.last[1] if is_last and trace.last else None)
     return target, tuple(last_layer_notes(trace, target, outputs, loss))

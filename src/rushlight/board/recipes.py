@@ -1,0 +1,105 @@
+"""Two recipes over seeds: one run of each says nothing, since a recipe's result varies with its seed.
+
+Welch's t-test (Welch 1947) of the last results, from three different seeds of each on.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from pathlib import Path
+from typing import Any
+
+from rushlight.runs import read_recipe
+
+LEAST_SEEDS = 3
+LEVEL = 0.05
+
+
+def compare_recipes(runs: list[tuple[Path, dict[str, Any]]]) -> dict[str, Any]:
+    """Return "groups" of runs (folder, row of the list) whose recipes differ in their seeds alone, and a "verdict".
+
+    A group has the "names" of its runs, its number of different "seeds", the "mean" of the results, and their "deviation".
+    The verdict on two groups is "first" or "second" (the better), "cannot-tell", or "few-seeds"; on others it is None.
+    """
+    groups: dict[str, dict[str, tuple[str, float]]] = {}  # by recipe, then by seed
+    metrics = {row.get("metric") for _, row in runs}
+    for folder, row in runs:
+        value = row.get("metric_value")
+        if isinstance(value, (int, float)) and row.get("status") == "finished":
+            try:
+                recipe, seed = without_seeds(read_recipe(folder))
+            except Exception:  # whatever a hostile file brings about
+                continue
+            groups.setdefault(recipe, {})[seed] = (row["name"], float(value))
+    found = [described(list(group.values())) for group in groups.values()]
+    metric = metrics.pop() if len(metrics) == 1 else None
+    return {
+        "metric": metric,
+        "groups": found,
+        "verdict": None,
+        **(judged(list(groups.values()), metric) if len(found) == 2 and metric else {}),
+    }
+
+
+def without_seeds(recipe: dict[str, Any]) -> tuple[str, str]:
+    """Return a recipe without what its seed decides, and the seed, both as text."""
+    data = recipe["data"]
+    options = data.get("options") if isinstance(data, dict) else None
+    plain = {**unseeded(recipe), "model": unseeded(recipe["model"]), "data": data}
+    if isinstance(options, dict):
+        plain["data"] = {**data, "options": unseeded(options)}
+    return json.dumps(plain, sort_keys=True), json.dumps(recipe.get("seed"))
+
+
+def unseeded(value: Any) -> Any:
+    """Return a dict without its seed, and anything else as it is."""
+    return {name: entry for name, entry in value.items() if name != "seed"} if isinstance(value, dict) else value
+
+
+def described(results: list[tuple[str, float]]) -> dict[str, Any]:
+    """Return the figures of one group."""
+    values = [value for _, value in results]
+    deviation = statistics.stdev(values) if len(values) > 1 else None
+    return {
+        "names": [name for name, _ in results],
+        "seeds": len(values),
+        "mean": statistics.fmean(values),
+        "deviation": deviation,
+    }
+
+
+def judged(groups: list[dict[str, tuple[str, float]]], metric: str) -> dict[str, Any]:
+    """Return the verdict on two groups, and p: how often equal recipes would differ by as much."""
+    first, second = ([value for _, value in group.values()] for group in groups)
+    if min(len(first), len(second)) < LEAST_SEEDS:
+        return {"verdict": "few-seeds"}
+    p = welch(first, second)
+    is_first_better = (statistics.fmean(first) > statistics.fmean(second)) == (metric == "accuracy")
+    return {"verdict": ("first" if is_first_better else "second") if p < LEVEL else "cannot-tell", "p": p}
+
+
+def welch(first: list[float], second: list[float]) -> float:
+    """Return the two-sided p-value of Welch's t-test."""
+    parts = [statistics.variance(values) / len(values) for values in (first, second)]
+    difference = abs(statistics.fmean(first) - statistics.fmean(second))
+    if not sum(parts):  # no result varies
+        return 1.0 if not difference else 0.0
+    freedom = sum(parts) ** 2 / sum(
+        part**2 / (len(values) - 1) for part, values in zip(parts, (first, second), strict=True)
+    )
+    return beyond(difference / math.sqrt(sum(parts)), freedom)
+
+
+def beyond(t: float, freedom: float) -> float:
+    """Return the share of Student's t distribution beyond ±t, by Simpson's rule over its angle.
+
+    With t = √ν tan θ the density is proportional to cosᵛ⁻¹ θ, which is smooth on a finite range.
+    """
+    scale = math.exp(math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2)) / math.sqrt(math.pi)
+    low, steps = math.atan(t / math.sqrt(freedom)), 2000
+    width = (math.pi / 2 - low) / steps
+    heights = [math.pow(max(math.cos(low + step * width), 0.0), freedom - 1) for step in range(steps + 1)]
+    area = width / 3 * (heights[0] + heights[-1] + 4 * math.fsum(heights[1:-1:2]) + 2 * math.fsum(heights[2:-1:2]))
+    return min(1.0, 2 * scale * area)
