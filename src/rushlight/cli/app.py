@@ -173,9 +173,12 @@ def board(
 
     chosen = language or usual()
     check_choice("language", chosen, LANGUAGES)
-    serve_board(
-        runs, port, chosen, lambda address: print_line(fill(chosen, "board.open", {"address": address})), not no_open
-    )
+
+    def announce(address: str) -> None:
+        for line in fill(chosen, "board.open", {"address": address}).splitlines():
+            print_line(line)
+
+    serve_board(runs, port, chosen, announce, not no_open)
 
 
 @app.command(cls=Command)
