@@ -44,6 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         counts = {"kills": 1}
     counts = counts or {name: count for name, count in SHORT.items() if name != "kills" or hasattr(os, "fork")}
     work = chosen.work or Path(tempfile.mkdtemp(prefix="rushlight-faults-"))
+    os.environ["XDG_STATE_HOME"] = str(work / "state")  # what the account remembers of its runs is none of these
     began = time.perf_counter()
     outcomes = []
     for name, count in counts.items():

@@ -31,6 +31,7 @@ import numpy as np
 from faults.outcome import Outcome, Say, case_random
 
 SECONDS = 10.0  # that a case may take
+STARTING = 600.0  # that its process may take to begin, on a machine that does much else
 MEMORY = 8 << 30  # bytes of address space
 BATCH = 100  # cases in one process
 EVIL = "a\x1b]52;c;ZQ==\x07b\x9b31mc\u202ed\u200be\nerror: f\rg"
@@ -85,23 +86,25 @@ def results(work: Path, seed: int, first: int, last: int) -> Iterator[dict[str, 
     command = [sys.executable, "-m", "faults.hostile", str(work), str(seed), str(first), str(last)]
     case = first
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment) as process:
-        assert process.stdout is not None
+        if not answer_of(process, STARTING):
+            process.kill()
+            raise RuntimeError(f"the process for the cases from {first} on did not begin")
         while case < last:
-            is_ready, _, _ = select.select([process.stdout], [], [], 60 + 4 * SECONDS)
-            line = process.stdout.readline() if is_ready else b""
-            if not line:
+            if not (line := answer_of(process, 4 * SECONDS)):
                 process.kill()
-                yield {
-                    "case": case,
-                    "failed": ["hung"],
-                    "refused": 0,
-                    "what": describe(seed, case),
-                    "detail": "its process is gone",
-                }
+                detail = f"its process is gone ({process.wait()})"
+                yield {"case": case, "failed": ["hung"], "refused": 0, "what": describe(seed, case), "detail": detail}
                 return
             result = json.loads(line)
             yield result
             case = result["case"] + 1
+
+
+def answer_of(process: subprocess.Popen[bytes], seconds: float) -> bytes:
+    """Return the next line that a process writes; b"" where it writes none in this time."""
+    assert process.stdout is not None
+    is_ready, _, _ = select.select([process.stdout], [], [], seconds)
+    return process.stdout.readline() if is_ready else b""
 
 
 def describe(seed: int, case: int) -> str:
@@ -478,6 +481,8 @@ def work_off(work: Path, seed: int, first: int, last: int) -> None:
     watch = Watch(work / "place")
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     signal.signal(signal.SIGALRM, end_case)
+    answers.write("ready\n")
+    answers.flush()
     for case in range(first, last):
         answers.write(json.dumps(try_case(work, seed, case, watch)) + "\n")
         answers.flush()

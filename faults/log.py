@@ -80,6 +80,10 @@ class LoggedDisk(files.Disk):
         self.opened = max((operation.file for operation in self.operations), default=0)
         self.after: Callable[[Operation], None] | None = None
 
+    def is_logged(self, path: Path) -> bool:
+        """Tell whether a path is below the root; what an account remembers of its runs is not."""
+        return path.absolute().is_relative_to(self.root.absolute())
+
     def relative(self, path: Path) -> str:
         """Return the path as the log has it."""
         relative = path.absolute().relative_to(self.root.absolute()).as_posix()
@@ -101,6 +105,8 @@ class LoggedDisk(files.Disk):
 
     def open(self, path: Path, mode: str) -> IO[bytes]:
         """Open, and log what is written."""
+        if not self.is_logged(path):
+            return super().open(path, mode)
         with self.lock:
             self.opened += 1
             number = self.opened
@@ -120,11 +126,15 @@ class LoggedDisk(files.Disk):
 
     def make_folder(self, path: Path) -> None:
         """Make a folder, and log it."""
+        if not self.is_logged(path):
+            return super().make_folder(path)
         with self.logging(Operation("make-folder", self.relative(path))):
             super().make_folder(path)
 
     def sync_folder(self, path: Path) -> None:
         """Sync a folder, and log it."""
+        if not self.is_logged(path):
+            return super().sync_folder(path)
         with self.logging(Operation("sync-folder", self.relative(path))):
             super().sync_folder(path)
 

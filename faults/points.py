@@ -128,8 +128,8 @@ def count_steps(watch: Watch) -> None:
         watch.reach(STEP, "before")
         before(self, step)
 
-    def after_step(self: schedule.Schedule) -> None:
-        after(self)
+    def after_step(self: schedule.Schedule, done: int) -> None:
+        after(self, done)
         watch.step += 1
         watch.reach(STEP, "after")
 

@@ -69,3 +69,19 @@ def test_sweeping_deletes_what_was_never_published_and_nothing_else(tmp_path: Pa
     files.sweep(tmp_path)
     assert set(tmp_path.iterdir()) == kept
     files.sweep(tmp_path / "nowhere")
+
+
+def test_a_folder_that_goes_in_the_middle_of_a_write_is_said_to_be_gone(tmp_path: Path) -> None:
+    (tmp_path / "it").mkdir()
+    lock = tmp_path / "it" / "run.lock"
+    lock.touch()
+
+    def write_while_it_goes() -> None:
+        with files.explained(tmp_path / "it" / "x"):
+            (tmp_path / "it").rename(tmp_path / "moved")
+            (tmp_path / "it" / "x").touch()
+
+    with files.held_by(lock), pytest.raises(StorageError) as gone:
+        write_while_it_goes()
+    assert gone.value.key == "folder-gone"
+    files.write_bytes(tmp_path / "it" / "x", b"free again")  # nobody works there any more

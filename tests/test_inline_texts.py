@@ -38,6 +38,7 @@ NO_PROSE = re.compile(
     r"|white on rgb|(bold|dim|red|yellow|green|cyan)( [a-z]+)*( \0)?$"  # a style
     r"|\(\?s\)"
     r"|system volume information$"  # a folder of Windows
+    r"|attachment; filename="  # a header of HTTP
 )
 RECOGNISED_BY = {
     "count", "endswith", "entry_of", "filterwarnings", "find", "findall", "fullmatch", "index", "match", "partition", "removeprefix",

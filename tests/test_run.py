@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 import rushlight
+from rushlight.cli import main
 from rushlight.data.sources.named.named import open_named
-from rushlight.errors import RunError, TrainingError, UsageError, WeightsError
+from rushlight.errors import RunError, StorageError, TrainingError, UsageError, WeightsError
 from rushlight.training.checkpoint.checkpoint import best_checkpoint
 
 SMALL: dict[str, Any] = {"model_arguments": {"hidden": (8,)}, "quiet": True}
@@ -202,3 +203,21 @@ def test_bfloat16_trains_with_float32_parameters_where_the_hardware_has_it(tmp_p
     assert run.report.accuracy > 0.9
     exact = rushlight.train("mlp", "digits", epochs=4, runs=tmp_path, quiet=True)
     assert not np.array_equal(run.losses, exact.losses)  # it really computed in bfloat16
+
+
+def test_a_run_that_may_only_be_read_is_tested_and_the_report_is_shown_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*arguments: object) -> None:
+        raise StorageError("no-permission", path="report.json")
+
+    run = rushlight.train("mlp", "digits", epochs=1, runs=tmp_path, name="it", **SMALL)
+    monkeypatch.setattr("rushlight.training.reopen.save_report", refuse)
+    with pytest.warns(UserWarning, match="may not write here"):
+        assert rushlight.open_run(run.folder).test() == run.report
+    with pytest.raises(SystemExit) as left:
+        main(["test", "it", "--runs", str(tmp_path)])
+    said = capsys.readouterr()
+    assert left.value.code == 0
+    assert "accuracy" in said.out.lower()
+    assert "may not write here" in said.err

@@ -350,6 +350,7 @@ def explained(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        check_in_place(path)  # it may have gone in the meantime
         raise explanation(error, path) from error
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import unicodedata
 
 LATIN_FONT = "DejaVu Sans"  # comes with matplotlib
@@ -11,6 +12,9 @@ CJK_FONTS = (
     "WenQuanYi Zen Hei", "WenQuanYi Micro Hei", "Microsoft YaHei", "SimHei", "PingFang SC", "Hiragino Sans GB",
     "Heiti SC", "SimSun", "Arial Unicode MS", "Droid Sans Fallback",
 )  # fmt: skip
+
+# Where HOME cannot be written, matplotlib keeps its cache elsewhere, and says so at length.
+logging.getLogger("matplotlib").addFilter(lambda record: "MPLCONFIGDIR" not in record.msg and "mkdir" not in record.msg)
 
 
 def font_of(text: str) -> str | None:

@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 from torch import nn
+from torch.utils.data import DataLoader
 
 from rushlight.console import fetch_progress
 from rushlight.data import FeatureSpec, TargetSpec
 from rushlight.device import choose_device
-from rushlight.errors import RunError, UsageError
-from rushlight.export import Bundle, Predictions, predict, read_bundle, write_bundle, write_weights
+from rushlight.errors import RunError
+from rushlight.export import Bundle, Predictions, predict, predict_batches, read_bundle, write_bundle, write_weights
 from rushlight.options import plain_options
 from rushlight.report import Report
 from rushlight.runs import (
@@ -104,7 +105,7 @@ class Run:
         return self._model
 
     def test(self, data: Any = None, **options: Any) -> Report:
-        """Test the model on the run's own test split, or on other data, prepared as its own was; keep the report.
+        """Test the model on the run's own test split, or on other data, prepared as its own was; keep the report, or warn.
 
         Other data is tested on its test split where it has one, else on all of it. The options are those of `open_data`,
         and `loss` or `objective`, where the run was trained with a live one.
@@ -118,15 +119,15 @@ class Run:
         return test_run(self.folder, self.recipe, self.model, *self._specs, data, given, self._training, fetch)
 
     def predict(self, inputs: Any, batch_size: int = 512) -> Predictions:
-        """Predict from arrays, tensors, image files or tables; NumPy out.
+        """Predict from arrays, tensors, image files, tables, a DataLoader, or a tuple or dict of several inputs; NumPy out.
 
         Raises:
             DataError: the inputs are not what the model takes; the message has expected and found.
         """
         features, target = self._specs
-        if features is None:
-            raise UsageError("no-signature", run=self.name)
         device, _ = choose_device(self.recipe.device)
+        if features is None or isinstance(inputs, DataLoader):
+            return predict_batches(self.model.to(device), inputs, features, target)
         return predict(self.model.to(device), inputs, features, target, batch_size=batch_size)
 
     @cached_property

@@ -132,3 +132,24 @@ def test_no_figure_is_ever_cut_to_fit_the_page(
     assert table.count("90.0%") == 12
     assert [f"{50 + i / 10:.1f}%" in table for i in range(12)] == [True] * 12
     assert max(map(len, text.splitlines())) <= columns
+
+
+def test_a_report_of_places_has_their_iou_and_perplexity_and_no_intervals(capsys: pytest.CaptureFixture[str]) -> None:
+    figures = [
+        {"name": name, "n": 640, "precision": 0.9, "precision_interval": None, "recall": 0.8, "recall_interval": None,
+         "f1": 0.85, "f1_interval": None, "iou": iou}
+        for name, iou in (("road", 0.741), ("sky", None))
+    ]  # fmt: skip
+    content = {
+        "task": "classification",
+        "loss": 0.33,
+        "n": 5,
+        "accuracy": 0.9,
+        "accuracy_interval": None,
+        "classes": figures,
+    }
+    text = shown(capsys, content | {"iou": 0.741, "perplexity": 1.391, "places": 1280})
+    assert "test accuracy 90.00%\nmean IoU 0.7410\nperplexity 1.3910\nloss 0.3300, on 5 samples" in text
+    assert "places" in text
+    assert "74.1%" in text
+    assert "interval" not in text

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 import math
 import subprocess
 import sys
@@ -110,3 +111,11 @@ def test_plots_never_import_pyplot(tmp_path: Path) -> None:
         "assert 'matplotlib' in sys.modules and 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "loss.png")], check=True)
+
+
+def test_matplotlib_does_not_tell_where_it_keeps_its_cache(caplog: pytest.LogCaptureFixture) -> None:
+    logger = logging.getLogger("matplotlib")
+    logger.warning("Matplotlib created a temporary cache directory at %s; set MPLCONFIGDIR", "x")
+    logger.warning("mkdir -p failed for path %s", "x")
+    logger.warning("something else")
+    assert [record.getMessage() for record in caplog.records] == ["something else"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from rushlight import console, runs
+from rushlight import console, files, runs
 from rushlight.cli import listing
 from rushlight.errors import RushlightError
 from rushlight.kinds import wrong_entry
@@ -114,7 +115,7 @@ def test_any_entry_may_be_of_any_kind(name: str, tmp_path: Path, capsys: pytest.
     every = list(entries(content))
     for number, path in enumerate(every):
         for place, odd in enumerate((None, *ODD)):
-            if (number + place) % 4:  # a quarter of them, of every entry and of every odd value some
+            if (number + place) % 16:  # of every entry and of every odd value some
                 continue
             text = with_entry(content, path, odd)
             (folder / name).write_text(text)
@@ -189,6 +190,7 @@ def test_what_is_no_file_is_not_waited_for(kind: str, tmp_path: Path, capsys: py
         f"{checkpoint}/state.json",
         "model/model.json",
         "values.jsonl",
+        "predictions.npz",
     ):
         folder = tmp_path / "bad"
         shutil.rmtree(tmp_path)
@@ -233,3 +235,17 @@ def test_a_wrong_entry_is_named() -> None:
     assert wrong_entry({**line, "test": None}, LINES["epoch"]) is None
     assert wrong_entry({**line, "seconds": True}, LINES["epoch"]) == "seconds"
     assert wrong_entry([], LINES["epoch"]) == ""
+
+
+@pytest.mark.parametrize(("number", "said"), [(errno.EMFILE, "as many files open"), (errno.EACCES, "may not read")])
+def test_what_the_system_refuses_is_no_damage(
+    number: int, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path) -> None:
+        raise OSError(number, os.strerror(number), str(path))
+
+    write_run(tmp_path / "it")
+    monkeypatch.setattr(files, "open_file", refuse)
+    with pytest.raises(RushlightError, match=said):
+        runs.read_recipe(tmp_path / "it")
+    assert said in runs.list_runs(tmp_path)[0].problem

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from tests.training.plain_loop import Result, plain_loop
+from tests.training.plain_loop import Result, plain_loop, plain_objective
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 import rushlight
 from rushlight.data.sources.named.named import open_named
@@ -100,3 +103,64 @@ def test_the_digest_depends_on_names_shapes_and_every_bit() -> None:
         first = next(model.parameters())
         first[0, 0] = torch.nextafter(first[0, 0], torch.tensor(torch.inf))
     assert state_digest(model) != before
+
+
+class Tagger(nn.Module):
+    """Scores of each place's class, (n, classes, places), from token numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.table, self.mixing = nn.Embedding(9, 12), nn.Conv1d(12, 5, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        outputs: Tensor = self.mixing(self.table(x).transpose(1, 2))
+        return outputs
+
+
+class Named(Dataset[Any]):
+    """Samples with names; the batches are dicts."""
+
+    def __init__(self, x: Tensor, y: Tensor) -> None:
+        self.x, self.y = x, y
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        return {"x": self.x[index], "y": self.y[index]}
+
+
+@pytest.mark.parametrize("task", ["segmentation", "tokens", "dicts"])
+def test_places_and_dict_batches_equal_the_plain_loop_bit_for_bit(task: str, tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(100, 3, 6, 6, generator=generator)
+    y = torch.where(x[:, 1] < -1, 255, (x[:, 0] > 0).long())
+    make: Callable[[], nn.Module] = build_pixels
+    loss = nn.CrossEntropyLoss(ignore_index=255)
+    if task == "tokens":
+        x, make = torch.randint(0, 9, (100, 7), generator=generator), Tagger
+        y = x.roll(1, 1) % 5
+    mine, reference = make(), make()
+    losses = plain_objective(
+        reference, torch.optim.AdamW(reference.parameters(), lr=1e-2), lambda net, batch: loss(net(batch[0]), batch[1]),
+        x, y, 2, 16, seed=7,
+    )  # fmt: skip
+    data: Any = (x, y)
+    options: dict[str, Any] = {"loss": loss, "kind": "tokens" if task == "tokens" else "array", "normalize": "none"}
+    if task == "dicts":
+        data, options = Named(x, y), {"objective": lambda net, batch: loss(net(batch["x"]), batch["y"])}
+    run = rushlight.train(
+        mine, data, test_data=data, optimizer="AdamW", lr=1e-2, epochs=2, batch_size=16, numerics="exact", seed=7,
+        runs=tmp_path, quiet=True, **options,
+    )  # fmt: skip
+    np.testing.assert_array_equal(run.losses, np.array(losses, dtype=np.float32))
+    assert run.summary()["state_sha256"] == state_digest(reference)
+
+
+def build_pixels() -> nn.Module:
+    """A network with a class for each pixel, with initial weights that are always the same."""
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.2), nn.Conv2d(8, 2, 1)
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -96,13 +97,21 @@ def test(
     json: Json = False,
 ) -> None:
     import rushlight
-    from rushlight.console import print_json, print_report
+    from rushlight.console import open_console, print_json, print_marked, print_report
+    from rushlight.texts import shown, text
 
-    report = rushlight.open_run(run, model, runs=runs).test(data).to_json()
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        report = rushlight.open_run(run, model, runs=runs).test(data).to_json()
     if json:
         print_json(report)
     else:
         print_report(report)
+    for warning in told:
+        assert isinstance(warning.message, Warning)
+        print_marked(
+            open_console(to_stderr=True), text("console.warning"), "bold yellow", shown(warning.message.args[0])
+        )
 
 
 @app.command(cls=Command)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rushlight.console import fetch_progress, new_table, open_console, print_json, print_marked, print_titled
+from rushlight.errors import StorageError
 from rushlight.formats import format_bytes
 from rushlight.texts import shown, text
 
@@ -50,14 +51,20 @@ def show_data(
     opened = open_source(source, test, DataOptions(target=target, skip_bad=skip_bad), fetch_progress())
     path = Path(source)
     described = describe_data(opened, table=path if path.is_file() else None)
+    refused: StorageError | None = None
     if described["kind"] == "image":
         where = sheet or Path(f"contact-sheet-{path.stem}.png")
-        write_contact_sheet(opened, where)
-        described["contact_sheet"] = str(where)
+        try:
+            write_contact_sheet(opened, where)
+            described["contact_sheet"] = str(where)
+        except StorageError as error:  # what was found is shown first
+            refused = error
     if as_json:
         print_json(described)
     else:
         print_overview(described)
+    if refused is not None:
+        raise refused
 
 
 def print_overview(described: Mapping[str, Any]) -> None:

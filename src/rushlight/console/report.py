@@ -32,6 +32,9 @@ def print_report(report: Mapping[str, Any], to_stderr: bool = False, drops: bool
         head.append(text("console.report.accuracy", value=format_share(report["accuracy"])), "bold")
         if interval := report.get("accuracy_interval"):
             head.append(text("console.report.interval", interval=share_range(interval)))
+        for name, key in (("iou", "mean-iou"), ("perplexity", "perplexity")):
+            if report.get(name) is not None:
+                head.append("\n" + text(f"console.report.{key}", value=format_figure(report[name])))
     elif report.get("mae") is not None:
         key, figure = "mae-of" if report.get("target") else "mae", format_figure(report["mae"])
         head.append(text(f"console.report.{key}", value=figure, target=report.get("target")), "bold")
@@ -66,7 +69,8 @@ def print_classes(console: Console, classes: Sequence[Mapping[str, Any]]) -> Non
     is_wide = console.width >= INTERVAL_WIDTH
     table = new_table()
     table.add_column(text("console.report.class"), max_width=NAME_WIDTH, overflow="ellipsis")
-    for name in ("samples", "precision", "recall", "f1"):
+    has_iou = any(entry.get("iou") is not None for entry in classes)
+    for name in ("places" if has_iou else "samples", "precision", "recall", "f1", *(("iou",) if has_iou else ())):
         table.add_column(text(f"console.report.{name}"), justify="right", no_wrap=True)
     for entry in shown:
         figures = [one_digit(entry.get(name)) for name in ("precision", "recall")]
@@ -76,7 +80,8 @@ def print_classes(console: Console, classes: Sequence[Mapping[str, Any]]) -> Non
                 f"{figure} ({share_range(range)})" if range and figure != "-" else figure
                 for figure, range in zip(figures, ranges, strict=True)
             ]
-        table.add_row(str(entry["name"]), f"{entry['n']:,}", *figures, one_digit(entry.get("f1")))
+        figures += [one_digit(entry.get(name)) for name in ("f1", *(("iou",) if has_iou else ()))]
+        table.add_row(str(entry["name"]), f"{entry['n']:,}", *figures)
     print_titled(console, title, table)
 
 

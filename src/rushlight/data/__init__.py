@@ -24,11 +24,12 @@ if TYPE_CHECKING:
         split_batch,
         state_of,
         tensors_in,
+        to_device,
     )
     from rushlight.data.look import describe_data, write_contact_sheet
     from rushlight.data.open import DataOptions, open_like, open_source, retarget
     from rushlight.data.order import step_seed
-    from rushlight.data.shape import as_array, owned
+    from rushlight.data.shape import as_array, as_inputs, group_split, has_several_inputs, owned
     from rushlight.data.sources import (
         DATASETS,
         ImageFolderDataset,
@@ -64,11 +65,12 @@ __getattr__, __dir__ = lazy_names(
             "split_batch",
             "state_of",
             "tensors_in",
+            "to_device",
         ],
         "rushlight.data.look": ["describe_data", "write_contact_sheet"],
         "rushlight.data.open": ["DataOptions", "open_like", "open_source", "retarget"],
         "rushlight.data.order": ["step_seed"],
-        "rushlight.data.shape": ["as_array", "owned"],
+        "rushlight.data.shape": ["as_array", "as_inputs", "group_split", "has_several_inputs", "owned"],
         "rushlight.data.sources": [
             "DATASETS",
             "ImageFolderDataset",

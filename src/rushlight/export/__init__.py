@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from rushlight.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from rushlight.export.batches import predict_batches
     from rushlight.export.bundle import Bundle, bundle_architecture, check_bundle, read_bundle, write_bundle
     from rushlight.export.nested import pack, unpack
     from rushlight.export.predictions import Predictions, predict
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 __getattr__, __dir__ = lazy_names(
     __name__,
     {
+        "rushlight.export.batches": ["predict_batches"],
         "rushlight.export.bundle": ["Bundle", "bundle_architecture", "check_bundle", "read_bundle", "write_bundle"],
         "rushlight.export.nested": ["pack", "unpack"],
         "rushlight.export.predictions": ["Predictions", "predict"],

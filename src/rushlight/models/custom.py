@@ -99,15 +99,13 @@ def source_digest(reference: str) -> str | None:
 @contextlib.contextmanager
 def importable(folder: str) -> Iterator[None]:
     """Search a folder first for imports in the block, and last from then on: it must not shadow libraries."""
-    if folder in sys.path:
-        yield
-        return
+    is_new = folder not in sys.path
     sys.path.insert(0, folder)
     try:
         yield
     finally:
         sys.path.remove(folder)
-        sys.path.append(folder)
+        sys.path.extend([folder] if is_new else [])
 
 
 def import_file(path: Path) -> ModuleType:

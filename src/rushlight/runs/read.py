@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -32,24 +33,24 @@ REPORT_KIND: Kind = FIGURES | {
 }  # fmt: skip
 
 
-def read_file(path: Path) -> bytes:
+def read_file(path: Path, most: int = MOST_BYTES) -> bytes:
     """Return a file's bytes."""
     try:
-        return files.read_bytes(path, MOST_BYTES)
+        return files.read_bytes(path, most)
     except FileNotFoundError:
         raise RunError("run-file-missing", path=path) from None
     except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):  # nothing is wrong with the file
+            raise files.explanation(error, path) from error
+        if isinstance(error, PermissionError):
+            raise RunError("run-file-unreadable", path=path, reason=error.strerror) from error
         raise RunError("run-file-damaged", path=path, reason=error.strerror or error) from error
 
 
 def read_json(path: Path, kind: Kind) -> dict[str, Any]:
     """Return the object in a JSON file."""
     try:
-        content = files.parse_json(files.read_bytes(path, files.MOST_JSON))
-    except FileNotFoundError:
-        raise RunError("run-file-missing", path=path) from None
-    except OSError as error:
-        raise RunError("run-file-damaged", path=path, reason=error.strerror or error) from error
+        content = files.parse_json(read_file(path, files.MOST_JSON))
     except ValueError as error:
         raise RunError("run-file-damaged", path=path, reason=error) from error
     if not isinstance(content, dict):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rushlight.errors import RunError
+from rushlight.errors import RushlightError
 from rushlight.runs.folder import run_folders, started_at
 from rushlight.runs.history import HISTORY, read_history
 from rushlight.runs.lock import is_locked, sweep_deleted
@@ -61,7 +61,7 @@ def summarize_any(folder: Path) -> RunSummary:
     """Return the run at a glance; a damaged one has the status "damaged" and a problem."""
     try:
         return summarize_run(folder)
-    except RunError as error:
+    except RushlightError as error:
         problem = error.problem
     except Exception as error:  # one bad run must not take the list down
         problem = Note("runs.cannot-be-summarized", reason=f"{type(error).__name__}: {error}")

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rushlight import files
 from rushlight.checkpoint_files import (
     CHECKPOINTS,
     FORMAT,
@@ -170,7 +171,10 @@ def bundle_damage(folder: Path, watch: Watch | None = None) -> str:
 def archive_damage(path: Path) -> str:
     """Check the test's predictions by the checksums (CRC-32) of their archive."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with files.open_file(path) as file, zipfile.ZipFile(file) as archive:
+            size, most = sum(entry.file_size for entry in archive.infolist()), files.most_unpacked(path.stat().st_size)
+            if size > most:
+                return Note("runs.too-large", size=size, most=most)
             bad = archive.testzip()
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError) as error:
         return Note("runs.unreadable", reason=error)

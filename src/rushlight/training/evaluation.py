@@ -96,7 +96,8 @@ def evaluate(
 def drawing_the_same() -> Iterator[None]:
     """Draw the random numbers of `SEED` within the block, and leave torch's, NumPy's and Python's generators as they were."""
     python, numpy = random.getstate(), np.random.get_state()
-    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    is_used = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    devices = [torch.cuda.current_device()] if is_used else []
     with torch.random.fork_rng(devices):
         try:
             torch.default_generator.manual_seed(SEED)

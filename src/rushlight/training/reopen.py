@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,19 @@ from typing import Any
 from torch import nn
 
 from rushlight.checkpoint_files import list_checkpoints
-from rushlight.data import CPU, Data, DataOptions, FeatureSpec, TargetSpec, open_like, open_source, retarget
+from rushlight.data import (
+    CPU,
+    Data,
+    DataOptions,
+    FeatureSpec,
+    TargetSpec,
+    group_split,
+    open_like,
+    open_source,
+    retarget,
+)
 from rushlight.device import choose_device
-from rushlight.errors import RunError, UsageError
+from rushlight.errors import RunError, StorageError, UsageError
 from rushlight.export import load_state, open_bundle, read_bundle
 from rushlight.report import Report
 from rushlight.training.checkpoint import best_checkpoint, latest_checkpoint, read_model_state
@@ -54,7 +65,11 @@ def reopen_specs(
     """Return the specs of a run's inputs and targets: the bundle's, or those of its data and model where it has none."""
     if (folder / "model").is_dir():
         bundle = read_bundle(folder / "model")
-        return bundle.features, bundle.target
+        if (target := bundle.target) is not None and recipe.loss[
+            "name"
+        ] == "BCELoss":  # not recorded by earlier releases
+            target = replace(target, gives="probabilities")
+        return bundle.features, target
     data, loss = reopen_data(folder, recipe, fetch), recipe.loss
     known = None if loss.get("live") else named_loss(loss["name"])
     device = next((parameter.device for parameter in model.parameters()), CPU)
@@ -87,7 +102,7 @@ def test_run(
     folder: Path, recipe: Recipe, model: nn.Module, features: FeatureSpec | None, target: TargetSpec | None, data: Any,
     given: dict[str, Any], training: Training | None, fetch: Fetch | None,
 ) -> Report:  # fmt: skip
-    """Test a run's model on its own test split, or on other data, prepared as its own was; keep the report.
+    """Test a run's model on its own test split, or on other data, prepared as its own was; keep the report, or warn.
 
     `given` are the options of the other data, and a live loss or objective. `training` is the run's, where it is still
     open; `fetch` shows the progress of a download.
@@ -97,6 +112,8 @@ def test_run(
         options = DataOptions.from_json(recipe.data["options"])
         options = replace(options, **{name: value for name, value in given.items() if hasattr(options, name)})
         split = open_like(data, features, target, options, fetch)
+        if features is None and target is not None and recipe.loss["name"] not in (OBJECTIVE, OWN_LOSS):
+            split = group_split(split, target)
     else:
         own = training.data if training is not None else reopen_data(folder, recipe, fetch)
         if own.test is None:
@@ -107,7 +124,10 @@ def test_run(
     model, split = model.to(device), split.to(device)
     size = test_batch_size(recipe, split, model) if training is None else evaluation_size(training, split)
     report, outcome = evaluate(model, split, objective, target, size)
-    save_report(folder, report, outcome)
+    try:
+        save_report(folder, report, outcome)
+    except StorageError as error:  # of a run that may only be read
+        warnings.warn(error.record, stacklevel=3)
     return report
 
 

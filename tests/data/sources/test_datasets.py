@@ -139,7 +139,8 @@ def test_a_generator_of_the_datasets_own_is_seeded_for_each_sample() -> None:
 
 def test_randomness_that_no_seed_governs_is_streamed_and_said_so() -> None:
     source = random.SystemRandom()
-    data = opened(Digits(lambda image: image + source.random()), Digits())
+    noisy = Digits(lambda image: torch.from_numpy(image).float() + source.random())
+    data = opened(noisy, noisy)
     assert isinstance(data.train, StreamedSplit)
     assert any("a sample that is read again is another, and no seed governs it" in note for note in data.notes)
     assert len(data.inexact) == 1

@@ -14,7 +14,7 @@ from PIL import Image
 
 import rushlight
 from rushlight.cli import main
-from rushlight.errors import DataError, UsageError
+from rushlight.errors import DataError, StorageError, UsageError
 
 
 def write_classes(folder: Path, *names: str) -> Path:
@@ -83,3 +83,20 @@ def test_names_that_are_not_utf_8_can_be_used(
         main(["data", cafe])
     assert not left.value.code, capsys.readouterr().err
     assert (tmp_path / f"{cafe}.pth").exists()
+
+
+def test_what_was_found_is_shown_before_what_could_not_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*arguments: object) -> None:
+        raise StorageError("no-permission", path="contact-sheet-images.png")
+
+    write_classes(tmp_path / "images", "a", "b")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("rushlight.data.write_contact_sheet", refuse)
+    with pytest.raises(SystemExit) as left:
+        main(["data", "images"])
+    said = capsys.readouterr()
+    assert left.value.code == 1
+    assert "samples per class" in said.out.lower()
+    assert "may not write here" in said.err

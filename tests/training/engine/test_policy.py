@@ -14,7 +14,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -89,6 +89,19 @@ def pooled_images() -> nn.Module:
         nn.Conv2d(1, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2), nn.Dropout(0.2),
         nn.MaxPool2d(3, 2, 1), nn.Flatten(), nn.Linear(32, 10),
     )  # fmt: skip
+
+
+class Attention(nn.Module):
+    """Reads a digit's rows as a sequence, by torch's own attention."""
+
+    def __init__(self, dropout: float = 0.0) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.layer = nn.TransformerEncoderLayer(8, 2, 16, dropout, batch_first=True)
+        self.head = nn.Linear(8, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return cast(Tensor, self.head(self.layer(x.squeeze(1)).mean(1)))
 
 
 def trained(tmp_path: Path, name: str, make: Callable[[], nn.Module] = network, **options: Any) -> rushlight.Run:
@@ -260,6 +273,26 @@ def test_machine_code_that_adds_products_in_place_takes_the_exact_step(cache: Pa
             loss = take()
             outcomes.append({"loss": loss, **copies(tensors_of(parts))})
         torch.testing.assert_close(*outcomes)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+def test_attention_takes_the_faster_modes_too(dropout: float, tmp_path: Path, eager_to_look: None) -> None:
+    run = trained(tmp_path, "run", lambda: Attention(dropout), optimizer="AdamW")
+    assert {mode.name for mode in read_modes(run.folder / "ways.json")} == {"eager"}
+    model, batch = Attention(dropout), (torch.rand(16, 1, 8, 8), torch.randint(0, 10, (16,)))
+    parts = Parts(model, make_objective(nn.CrossEntropyLoss()), torch.optim.SGD(model.parameters(), lr=0.1))
+    exact_step(parts)([batch])
+    pieces = pieces_of(parts)
+    graph, noise = capture(pieces, *batch, 1)
+    assert (len(noise) > 0) == (dropout > 0)
+    torch.default_generator.manual_seed(5)
+    drawn, written = [each.draw() for each in noise], [tensor.clone() for tensor in pieces.written()]
+    numbers = torch.tensor([[pieces.rule.numbers(parts.optimizer.param_groups[0], 2)]], dtype=torch.float64)
+    with torch.no_grad():
+        losses, _ = graph(*written, numbers, *batch, *drawn)
+    torch.default_generator.manual_seed(5)
+    loss, _ = exact_step(parts)([batch])
+    torch.testing.assert_close(losses[0], loss)
 
 
 # ── agreement ────────────────────────────────────────────────────────────────────────────────────────────────

@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_sequence
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 import rushlight
-from rushlight.errors import UsageError
+from rushlight.errors import ModelError, UsageError
 from rushlight.training.checkpoint.checkpoint import state_digest
 
 N, SIZE, SEED = 50, 16, 3
@@ -181,3 +181,74 @@ def test_a_model_that_returns_no_loss_or_cannot_take_the_batch_is_told_of_object
         rushlight.train(Two(), dataset, loss=nn.CrossEntropyLoss(), runs=tmp_path, **Q)
     assert caught.value.key == "needs-objective"
     assert not list(tmp_path.iterdir())
+
+
+def test_a_model_that_cannot_take_several_inputs_is_explained_before_the_first_step(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="unexpected keyword argument"):
+        rushlight.train(nn.Linear(4, 2), Samples(FORMS["(dict, target)"][1]), runs=tmp_path, **Q)
+    with pytest.raises(ModelError) as caught:
+        rushlight.train(Two(), Samples(lambda index: (A[index], B[index], index % 5)), runs=tmp_path, **Q)
+    assert caught.value.key == "too-few-outputs"
+    with pytest.raises(UsageError) as other:
+        rushlight.train(nn.Linear(4, 2), Samples(lambda index: (A[index], {"label": Y[index]})), runs=tmp_path, **Q)
+    assert other.value.key == "model-takes-no-batch"
+    assert not list(tmp_path.iterdir())
+
+
+def test_lazy_layers_take_their_shape_from_several_inputs(tmp_path: Path) -> None:
+    class Lazy(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.LazyLinear(2)
+
+        def forward(self, a: Tensor, b: Tensor) -> Any:
+            return self.head(torch.cat([a, b], 1))
+
+    run = rushlight.train(Lazy(), Samples(FORMS["(x, y, target)"][1]), runs=tmp_path, **Q)
+    assert run.model.get_submodule("head").in_features == 7
+
+
+# ── tested and predicted again ───────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_any_run_is_tested_on_other_data_and_predicts_reopened_too(form: str, tmp_path: Path) -> None:
+    make, sample, loss_of = FORMS[form]
+    dataset = Samples(sample)
+    run = rushlight.train(make(), dataset, test_data=dataset, runs=tmp_path, **Q)
+    model = run.model
+    whole = default_collate([sample(index) for index in range(N)])
+    with torch.no_grad():
+        logits = Two.forward(model, A, B)  # type: ignore[arg-type]
+        expected = loss_of(model, whole).item()
+    inputs: list[Any] = [DataLoader(dataset, 7), {"a": A, "b": B.numpy()}]
+    inputs += [(A, B)] if make is Two else []
+    for opened in (run, rushlight.open_run(run.name, make(), runs=tmp_path)):
+        assert opened.test(dataset).loss == pytest.approx(expected, rel=1e-5)
+        assert opened.test(DataLoader(dataset, 7)).n == N
+        for given in inputs:
+            found = opened.predict(given)
+            assert len(found) == N
+            if make is Two:
+                assert found.probabilities == pytest.approx(logits.softmax(1).numpy(), rel=1e-5)
+                assert found.labels.tolist() == [str(int(label)) for label in logits.argmax(1)]  # type: ignore[union-attr]
+            else:  # of its outputs nothing is known
+                assert found.labels is None
+                assert found.values == pytest.approx(logits.numpy(), rel=1e-5)
+
+
+def test_a_run_with_an_objective_predicts_from_a_loader_and_from_a_dict(tmp_path: Path) -> None:
+    dataset = Samples(lambda index: {"a": A[index], "b": B[index]})
+    run = rushlight.train(
+        Two(), dataset, objective=lambda model, batch: model(batch["a"], batch["b"]).square().mean(), runs=tmp_path, **Q
+    )
+    with torch.no_grad():
+        expected = run.model(A, B).numpy()
+    for given in (DataLoader(dataset, 7), {"a": A, "b": B}):
+        assert run.predict(given).values == pytest.approx(expected, rel=1e-5)
+
+
+def test_pairs_are_predicted_from_their_loader_as_from_their_array(tmp_path: Path) -> None:
+    run = rushlight.train(nn.Linear(4, 2), (A.numpy(), Y.numpy()), runs=tmp_path, **Q)
+    loader = DataLoader([(A[index], Y[index]) for index in range(N)], 7)  # type: ignore[arg-type]
+    assert run.predict(loader).probabilities == pytest.approx(run.predict(A.numpy()).probabilities, rel=1e-6)

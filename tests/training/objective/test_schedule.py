@@ -37,7 +37,7 @@ import rushlight
 from rushlight.errors import UsageError
 from rushlight.options import check_options
 from rushlight.report import Report
-from rushlight.runs import read_json
+from rushlight.runs import read_recipe
 from rushlight.training.loop import Epoch, epochs
 from rushlight.training.objective.schedule import Schedule, schedule_factor
 from rushlight.training.recipe import recipe_from_json, recipe_to_json
@@ -379,7 +379,7 @@ def test_how_a_scheduler_advances_is_in_the_recipe_and_goes_on_so(tmp_path: Path
     begun.close()
     resumed = rushlight.resume("cut", **made(), epochs=4, runs=tmp_path, quiet=True)
     assert resumed.summary()["state_sha256"] == whole.summary()["state_sha256"]
-    assert read_json(resumed.folder / "recipe.json")["schedule"]["by"] == "step"
+    assert read_recipe(resumed.folder)["schedule"]["by"] == "step"
 
 
 def test_a_recipe_from_before_schedule_by_goes_on_as_it_began(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -281,6 +282,19 @@ def test_probabilities_go_through_no_second_sigmoid_or_softmax(kind: str, way: s
         )
 
 
+def test_a_run_of_an_earlier_release_after_a_sigmoid_is_predicted_through_no_second_one(tmp_path: Path) -> None:
+    model = Ending(1, nn.Sigmoid())
+    run = train(model, YES.long(), nn.BCELoss(), tmp_path)
+    path = run.folder / "model" / "model.json"
+    content = json.loads(path.read_text())
+    for name in ("gives", "layout", "ignored"):
+        del content["target"][name]
+    path.write_text(json.dumps(content))
+    opened = rushlight.open_run(run.folder, model)
+    np.testing.assert_allclose(np.asarray(opened.predict(X))[:, 1:], model(X).detach().numpy(), rtol=1e-5)
+    assert opened.test((X, YES.long()), loss=nn.BCELoss()).accuracy == run.report.accuracy  # type: ignore[union-attr]
+
+
 def test_logits_between_zero_and_one_stay_logits(tmp_path: Path) -> None:
     model = Ending(1, lambda x: 0 * x + 0.4)
     run = train(
@@ -322,6 +336,22 @@ def test_embeddings_have_no_invented_classes_and_no_accuracy(loss: Any, width: i
     best = min(line["test"]["loss"] for line in run.history if line["kind"] == "epoch")
     assert run._training is not None
     assert run._training.state["best"]["value"] == pytest.approx(best)
+
+
+@pytest.mark.parametrize("way", ["arrays", "loader"])
+@pytest.mark.parametrize(("y", "task"), [(YES.float(), "binary"), (MANY.float(), "multilabel")])
+def test_zeros_and_ones_under_an_own_loss_are_judged_only_where_the_user_says_what_they_are(
+    y: Tensor, task: str, way: str, tmp_path: Path
+) -> None:
+    model, truth = Ending(y[0].numel()), y.reshape(96, -1)
+    unsaid = train(model, y, lambda o, t: functional.binary_cross_entropy_with_logits(o, t), tmp_path, way)
+    assert unsaid.report is not None
+    assert (unsaid.report.headline[0], unsaid.report.mae, unsaid.report.classes) == ("loss", None, ())
+    assert any('task="binary"' in note for note in unsaid.notes)
+    said = train(model, y, lambda o, t: functional.binary_cross_entropy_with_logits(o, t), tmp_path, way, task=task)
+    assert said.report is not None
+    assert said.report.task == task
+    assert said.report.accuracy == pytest.approx(float(((model(X) > 0) == truth).float().mean()))
 
 
 def test_an_own_loss_of_as_many_outputs_as_classes_has_its_accuracy(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import rushlight
 from rushlight.cli import main
 from rushlight.data import DATASETS
 from rushlight.errors import RunError
-from rushlight.models import find_source
+from rushlight.models import find_source, load_model_class
 from rushlight.training.setup import trust
 
 SOURCE = """import pathlib
@@ -115,10 +115,12 @@ def test_no_installed_module_is_imported_for_a_recipe(place: Path) -> None:
     assert "this" not in sys.modules
 
 
-@pytest.mark.parametrize("reference", ["net.py:Net", "net:Net"])
+@pytest.mark.parametrize("reference", ["a_trusted_net.py:Net", "a_trusted_net:Net"])
 def test_what_this_account_trained_here_is_imported_again(reference: str, place: Path) -> None:
-    ran = place / "ran"
-    write_source(place / "net.py", ran)
+    write_source(place / "a_trusted_net.py", place / "ran")
+    (place / "before").mkdir()
+    (place / "before" / "a_trusted_net.py").write_text("another file of this name\n")
+    sys.path.insert(0, str(place / "before"))
     run = rushlight.train(reference, "digits", runs="runs", name="own", **SMALL)
     assert rushlight.open_run("own").test() == run.report
     assert len(rushlight.resume("own", epochs=2, quiet=True).history) > len(run.history) - 1
@@ -152,16 +154,14 @@ def test_the_same_source_in_another_place_is_another_source(place: Path, monkeyp
 
 
 def test_a_run_of_a_live_model_is_resumed_with_its_class_named(place: Path) -> None:
-    write_source(place / "net.py", place / "ran")
-    sys.path.append(str(place))
-    from net import Net  # type: ignore[import-not-found]
+    write_source(place / "a_live_net.py", place / "ran")
+    Net = load_model_class("a_live_net.py:Net")
 
     rushlight.train(Net(), "digits", runs="runs", name="live", **SMALL)
     with pytest.raises(RunError, match=r"--model net\.py:Net"):
         _ = rushlight.open_run("live").model
-    assert rushlight.open_run("live", "net.py:Net").test() is not None
-    rushlight.resume("live", "net.py:Net", epochs=2, quiet=True)
-    sys.modules.pop("net")
+    assert rushlight.open_run("live", "a_live_net.py:Net").test() is not None
+    rushlight.resume("live", "a_live_net.py:Net", epochs=2, quiet=True)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no modes")

@@ -8,6 +8,7 @@ from rushlight.data.feed.batch import (
     samples_by_form,
     split_batch,
     tensors_in,
+    to_device,
 )
 from rushlight.data.feed.feed import Feed
 from rushlight.data.feed.held import GENERATORS, Held, Walk, generators_in, set_state, state_of

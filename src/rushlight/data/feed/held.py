@@ -36,8 +36,8 @@ SEQUENCES = (list, tuple, set, deque)
 DICTS = (dict, OrderedDict, Counter, defaultdict)
 FOREIGN = sys.stdlib_module_names - {"__main__"} | {"numpy", "torch", "rushlight", "PIL", "pandas", "polars", "pyarrow"}
 FOLLOWED = ("torch.nn.", "torch.utils.data.")
-MODULE_TENSORS = ("_parameters", "_buffers", "training")  # of a torch module: kept by its state_dict
 MODULE_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+MODULE_OWN = frozenset(vars(nn.Module())) - {"_modules", *MODULE_HOOKS}  # attributes that torch manages
 OWN_STATES = (("state_dict", "load_state_dict"), ("get_extra_state", "set_extra_state"))
 
 DTYPES = (
@@ -138,7 +138,7 @@ class Walk:
             self.visit_entries(path, value, depth)
         elif isinstance(value, (Tensor, np.ndarray, ModuleType, type)):
             return
-        elif is_followed(type(value)) and not isinstance(value, (tuple, Enum)):
+        elif is_followed_kind(type(value)):  # type: ignore[arg-type]  # a class is hashable
             self.visit_object(path, value, depth)
         elif not callable(value):
             self.others[path] = value
@@ -194,15 +194,15 @@ class Walk:
             elif is_module and name in MODULE_HOOKS:  # their keys count all hooks of a process
                 for number, hook in enumerate(held.values()):
                     self.visit(f"{path}.{name}[{number}]", hook, None, depth + 1)
-            elif not (is_module and name in MODULE_TENSORS) and not (isinstance(value, DataLoader) and name[0] == "_"):
+            elif not (is_module and name in MODULE_OWN) and not (isinstance(value, DataLoader) and name[0] == "_"):
                 self.visit(f"{path}.{name}", held, (attributes, name), depth + 1)
-        slots = [name for kind in type(value).__mro__ for name in getattr(kind, "__slots__", ()) if name[:2] != "__"]
+        slots, kinds = parts_of(type(value))  # type: ignore[arg-type]
         for name in slots:
             if hasattr(value, name):
                 self.visit(f"{path}.{name}", getattr(value, name), (value, name), depth + 1)
         root = path.partition(".")[0]
-        for kind in type(value).__mro__:
-            if not is_followed(kind) or kind.__module__.startswith("torch.") or id(kind) in self.seen:
+        for kind in kinds:
+            if id(kind) in self.seen:
                 continue
             self.seen.add(id(kind))
             for name, held in list(vars(kind).items()):
@@ -211,6 +211,19 @@ class Walk:
                     self.visit_function(f"{root}.<{kind.__qualname__}>.{name}", inside, depth + 1)
                 elif isinstance(held, GENERATORS) or (name[:2] != "__" and is_plain(held)):
                     self.visit(f"{root}.<{kind.__qualname__}>.{name}", held, (kind, name), depth + 1)
+
+
+@functools.cache
+def parts_of(kind: type) -> tuple[list[str], list[type]]:
+    """Return the slots of a class, and the classes that it is made of and whose attributes are followed."""
+    slots = [name for each in kind.__mro__ for name in getattr(each, "__slots__", ()) if name[:2] != "__"]
+    return slots, [each for each in kind.__mro__ if is_followed(each) and not each.__module__.startswith("torch.")]
+
+
+@functools.cache
+def is_followed_kind(kind: type) -> bool:
+    """Tell whether the attributes of objects of a class are followed."""
+    return is_followed(kind) and not issubclass(kind, (tuple, Enum))
 
 
 def is_followed(value: Any) -> bool:
@@ -362,8 +375,10 @@ class Held:
 
     def changes(self, *names: str) -> dict[str, Any]:
         """Return what is not as it was at the beginning, by path, of the roots of these names or of all; copied."""
-        walk = Walk(self.roots)  # of all: something may be reached from two of them
         found: dict[str, Any] = {}
+        if names and not self.roots.keys() & names:
+            return found
+        walk = Walk(self.roots)  # of all: something may be reached from two of them
         for path, generator in walk.generators.items():
             if path not in self.states:  # it was made since
                 self.unkept.append(path)

@@ -84,7 +84,7 @@ def describe_split(split: Split, features: FeatureSpec | None, target: TargetSpe
     return described | {
         "read": len(inputs),
         "counts": count_classes(labels, target),
-        "target": describe_quantities(targets) if target.task == "regression" else None,
+        "target": describe_quantities(targets, target) if target.task == "regression" else None,
         "min": float(inputs.min()),
         "max": float(inputs.max()),
     }
@@ -119,19 +119,19 @@ def raw_samples(split: Split, features: FeatureSpec, target: TargetSpec) -> tupl
 
 
 def count_classes(labels: Tensor, target: TargetSpec) -> dict[str, int] | None:
-    """Return {class name: how many samples}; for multilabel, how many samples have each label."""
+    """Return {class name: how many samples, or places}; for multilabel, how many samples have each label."""
     if target.task == "regression":
         return None
     if target.task == "multilabel":
         counts = (labels > 0.5).sum(0)
     else:
-        counts = torch.bincount(labels.flatten().long(), minlength=len(target.classes))
+        counts = torch.bincount(labels[labels >= 0].long(), minlength=len(target.classes))
     return dict(zip(target.classes, counts.tolist(), strict=True))
 
 
-def describe_quantities(targets: Tensor) -> dict[str, list[float]]:
-    """Return min, max and mean of regression targets, by column."""
-    values = targets.double()
+def describe_quantities(targets: Tensor, target: TargetSpec) -> dict[str, list[float]]:
+    """Return min, max and mean of regression targets, by column, or over all places."""
+    values = targets.double() if target.layout == "rows" else targets.double().reshape(-1, 1)
     return {"min": values.amin(0).tolist(), "max": values.amax(0).tolist(), "mean": values.mean(0).tolist()}
 
 
@@ -193,7 +193,7 @@ def write_contact_sheet(data: Data, path: Path, *, columns: int = 10) -> None:
     if path.suffix.lower() != ".png" or not path.resolve().parent.is_dir():
         raise UsageError("sheet-path", path=path)
     inputs, targets = raw_samples(data.train, features, target)
-    is_single = target.task in ("classification", "binary")
+    is_single = target.task in ("classification", "binary") and target.layout == "rows"
     labels = targets.flatten().long() if is_single else torch.zeros(len(inputs), dtype=torch.int64)
     classes = target.classes if is_single else ("",)
     sheet = contact_sheet(as_pixels(inputs), labels, classes, columns=columns)

@@ -16,6 +16,6 @@ from rushlight.data.shape.build import (
     standardised,
 )
 from rushlight.data.shape.samples import Cut, Names, Samples, cut_samples, cut_splits
-from rushlight.data.shape.several import PrepareInputs, has_several_inputs
+from rushlight.data.shape.several import as_inputs, group_split, has_several_inputs
 from rushlight.data.shape.targets import as_array, as_float32, check_same_shape, owned, read_targets, target_notes
 from rushlight.data.shape.to_model import PrepareBatch

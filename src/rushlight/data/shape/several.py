@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from rushlight.data.feed import Batch, changed
+from rushlight.data.feed import Batch, Split, changed
 from rushlight.data.shape.to_model import PrepareBatch
 from rushlight.data.spec import TargetSpec
 
@@ -26,14 +28,23 @@ class PrepareInputs(PrepareBatch):
         """Return the batch as the model and the loss receive it."""
         *inputs, targets = batch
         _, prepared = super().__call__((torch.empty(0), targets))
-        return single(inputs[0] if len(inputs) == 1 else tuple(inputs)), prepared
+        return as_inputs(inputs[0] if len(inputs) == 1 else tuple(inputs)), prepared
 
 
-def single(inputs: Any) -> Any:
-    """Return inputs whose numbers of float64 are float32."""
+def as_inputs(inputs: Any) -> Any:
+    """Return a nest of inputs with arrays as tensors, and numbers of float64 as float32."""
+    if isinstance(inputs, np.ndarray):
+        inputs = torch.from_numpy(inputs)
     if isinstance(inputs, Tensor):
         return inputs.float() if inputs.dtype == torch.float64 else inputs
-    return changed(inputs, single)
+    return changed(inputs, as_inputs)
+
+
+def group_split(split: Split, target: TargetSpec) -> Split:
+    """Return a split whose batches of several inputs are (inputs, targets)."""
+    grouped: Any = split
+    prepared: Split = replace(grouped, prepare=PrepareInputs(target))
+    return prepared
 
 
 def has_several_inputs(sample: Any) -> bool:

@@ -22,6 +22,7 @@ from rushlight.training.engine.updates import NUMBERS, Rule, clipped, rule_of
 from rushlight.training.step import Parts, computing, has_images
 
 aten = torch.ops.aten
+ATTENTION = aten._scaled_dot_product_flash_attention_for_cpu.default  # (query, key, value, dropout, …)
 
 
 @dataclass(frozen=True, eq=False)
@@ -203,6 +204,8 @@ def noise_as_inputs(graph: GraphModule) -> tuple[Noise, ...]:
     for node in list(graph.graph.nodes):
         if node.op != "call_function" or torch.Tag.nondeterministic_seeded not in getattr(node.target, "tags", ()):
             continue
+        if node.target is ATTENTION and node.args[3:4] in ((), (0.0,)):
+            continue  # it draws where its dropout is above 0 alone
         found.append(noise_of(node))
         with graph.graph.inserting_after(last):
             last = graph.graph.placeholder(f"noise_{len(found)}")

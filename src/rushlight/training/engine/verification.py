@@ -232,7 +232,9 @@ class DrawnInFloat32(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return value.float() if isinstance(value, Tensor) and value.dtype == torch.float64 else value
 
         drawn = func(*tree_map(single, args), **tree_map(single, kwargs))
-        return args[0].copy_(drawn) if func._schema.is_mutable else drawn.double()
+        if func._schema.is_mutable:
+            return args[0].copy_(drawn)
+        return tree_map(lambda value: value.double() if is_floating(value) else value, drawn)  # attention gives several
 
 
 # ── agreement ────────────────────────────────────────────────────────────────────────────────────────────────

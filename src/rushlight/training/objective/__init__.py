@@ -20,4 +20,4 @@ from rushlight.training.objective.optimizers import (
     named_parameters,
 )
 from rushlight.training.objective.schedule import Schedule, plateau_in
-from rushlight.training.objective.tasks import OF_CLASSES, OF_QUANTITIES, is_own, task_of_loss, with_scale
+from rushlight.training.objective.tasks import OF_QUANTITIES, is_own, task_of_loss, tells_scale, with_scale

@@ -1,24 +1,14 @@
-"""Calls a model with what a batch holds, and reads the loss that a model returns by itself."""
+"""Reads the loss that a model returns by itself."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from torch import Tensor, nn
 
 from rushlight.data import Batch
 from rushlight.errors import UsageError
-
-
-def call_model(model: nn.Module, inputs: Any) -> Any:
-    """Return `model(x)`, `model(*inputs)` of a tuple or list, or `model(**inputs)` of a dict."""
-    if isinstance(inputs, Tensor):
-        return model(inputs)
-    if isinstance(inputs, Mapping):
-        return model(**inputs)
-    is_row = type(inputs) in (tuple, list)
-    return model(*inputs) if is_row else model(inputs)
+from rushlight.models import call_model
 
 
 def returned_loss(model: nn.Module, batch: Batch) -> Tensor:

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from rushlight.data import Batch, Task, count_samples, equal_parts
 from rushlight.errors import UsageError, suggest
-from rushlight.training.objective.calls import call_model
+from rushlight.models import call_model
 from rushlight.training.objective.tasks import FUNCTIONS
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -161,7 +162,7 @@ def read_answer(answer: Any) -> Answer:
         if name in ("loss", "outputs"):
             continue
         if isinstance(value, Tensor) and value.numel() == 1:
-            numbers[name] = value.detach().reshape(())
+            numbers[name] = value.detach().reshape(()).to(answer["loss"].device, torch.float32)  # to be read together
         elif isinstance(value, Real):
             numbers[name] = float(value)
         else:

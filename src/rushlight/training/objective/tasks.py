@@ -56,7 +56,7 @@ def task_of_loss(loss: object, target: TargetSpec, targets: Tensor | None) -> Ta
             raise UsageError("regression-loss-on-classes", loss=type(loss).__name__, classes=len(target.classes))
         is_share = target.task in ("binary", "multilabel")  # the outputs come as near to 0 and 1 as they can
         return replace(target, gives="probabilities") if is_share else as_numbers(loss, target, targets)
-    if is_own(loss):
+    if is_own(loss) and not (target.task == "regression" and are_yes_or_no(targets)):
         return target
     return TargetSpec("other", width=target.outputs, name=target.name, layout=target.layout)
 
@@ -100,7 +100,7 @@ def as_labels(loss: nn.Module, target: TargetSpec, targets: Tensor | None) -> Ta
     if not bool(((targets >= 0) & (targets <= 1)).all()):
         low, high = float(targets.min()), float(targets.max())
         raise UsageError("labels-not-between", loss=name, low=low, high=high)
-    if not bool(((targets == 0) | (targets == 1)).all()):
+    if not are_yes_or_no(targets):
         return replace(target, task="other")  # shares: which of them are right nobody can say
     if target.layout == "dense" or target.width == 1:
         return TargetSpec("binary", ("0", "1"), name=target.name, layout=target.layout, gives=gives)
@@ -123,6 +123,11 @@ def are_numbered(classes: tuple[str, ...]) -> bool:
     return classes == tuple(map(str, range(len(classes))))
 
 
+def are_yes_or_no(targets: Tensor | None) -> bool:
+    """Tell whether targets are known to be nothing but zeros and ones."""
+    return targets is not None and bool(((targets == 0) | (targets == 1)).all())
+
+
 def are_distributions(targets: Tensor) -> bool:
     """Tell whether targets (n, classes, …) are the probabilities of classes: from 0 on, and together 1."""
     if targets.dim() < 2 or targets.shape[1] < 2:
@@ -132,7 +137,7 @@ def are_distributions(targets: Tensor) -> bool:
 
 # ── what the outputs are ─────────────────────────────────────────────────────────────────────────────────────
 
-RESHAPES = (
+RESHAPES = [
     "View",
     "Reshape",
     "Squeeze",
@@ -145,7 +150,7 @@ RESHAPES = (
     "ToCopy",
     "Clamp",
     "T",
-)
+]
 LAST = {"Sigmoid": nn.Sigmoid, "Softmax": nn.Softmax}
 
 
@@ -160,13 +165,18 @@ def last_operation(outputs: Tensor) -> str:
     return ""
 
 
+def tells_scale(loss: object, target: TargetSpec) -> bool:
+    """Tell whether a loss alone tells what the outputs are, or nothing depends on it."""
+    is_known = isinstance(loss, (nn.CrossEntropyLoss, *OF_LABELS, *OF_QUANTITIES))
+    return is_known or target.task not in ("classification", "binary", "multilabel")
+
+
 def with_scale(loss: object, target: TargetSpec, outputs: Tensor, last: object) -> TargetSpec:
     """Return the target with what the outputs of classes or labels are, where the loss alone does not tell.
 
     The operation that computed them does, and the model's last layer, or that they add up to 1.
     """
-    is_told = isinstance(loss, (nn.CrossEntropyLoss, *OF_LABELS, *OF_QUANTITIES))
-    if is_told or target.task not in ("classification", "binary", "multilabel"):
+    if tells_scale(loss, target):
         return target
     operation = last_operation(outputs)
     is_last = operation in LAST or (not operation and isinstance(last, tuple(LAST.values())))

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rushlight.data import Batch, Data, TargetSpec, tensors_in
+from rushlight.data import Batch, Data, TargetSpec, tensors_in, to_device
 from rushlight.errors import ModelError, RushlightError, UsageError
-from rushlight.models import eval_mode
+from rushlight.models import call_model, eval_mode
 from rushlight.texts import Note
-from rushlight.training.objective import as_module, is_own, returned_loss, with_scale
+from rushlight.training.objective import as_module, is_own, returned_loss, tells_scale, with_scale
 from rushlight.training.state import Training
 
 ENDS_IN_ACTIVATION = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.GELU, nn.Sigmoid, nn.Tanh)
@@ -66,12 +66,14 @@ def check_model(
         ModelError: the model cannot take the data, or gives outputs of another shape than the targets need.
     """
     batch = first_samples(data, device)
-    if batch is None or data.features is None:
+    has_several_inputs = data.features is None and data.target is not None and loss is not None
+    if batch is None or not (has_several_inputs or data.features):
         return data.target, ()
-    # with gradients: the operation that computed the outputs tells what they are
-    with torch.random.fork_rng(devices=[]), eval_mode(model), torch.enable_grad(), traced(model) as trace:
+    asks = data.target is not None and loss is not None and not tells_scale(as_module(loss), data.target)
+    gradients = torch.enable_grad() if asks else torch.no_grad()  # the operation behind the outputs tells what they are
+    with torch.random.fork_rng(devices=[]), eval_mode(model), gradients, traced(model) as trace:
         try:
-            outputs = model(batch[0])
+            outputs = call_model(model, batch[0])
         except Exception as error:  # whatever is wrong in a forward of the user's own, its line is what they need
             raise explain_forward(error, model, trace, batch[0]) from error
     if data.target is None:
@@ -81,8 +83,8 @@ def check_model(
     targets = data.target.for_loss(batch[1]) if isinstance(batch[1], Tensor) else None
     target = fitted_target(outputs, data.target, targets, model, loss)
     if target.task == "other":
-        told = (Note("training.outputs-unknown"),) if data.target.task == "classification" else ()
-        return target, told
+        told = {"classification": "training.outputs-unknown", "other": "training.labels-unknown"}.get(data.target.task)
+        return target, (Note(told),) if told and is_own(as_module(loss)) else ()
     is_last = trace.last is not None and trace.last[2] is outputs
     target = with_scale(as_module(loss), target, outputs, trace.last[1] if is_last and trace.last else None)
     return target, tuple(last_layer_notes(trace, target, outputs, loss))
@@ -106,10 +108,8 @@ def check_own_loss(model: nn.Module, data: Data) -> None:
 def first_samples(data: Data, device: torch.device) -> Batch | None:
     """Return a batch of the first training samples, or None where the batches are not (inputs, targets)."""
     batch = next(iter(data.train.in_order(2)), None)
-    is_pair = isinstance(batch, (tuple, list)) and len(batch) == 2 and isinstance(batch[0], Tensor)
-    if batch is None or not is_pair:
-        return None
-    return tuple(part.to(device) if isinstance(part, Tensor) else part for part in batch)
+    is_pair = isinstance(batch, (tuple, list)) and len(batch) == 2
+    return to_device(batch, device) if is_pair else None
 
 
 def fitted_target(
@@ -253,7 +253,7 @@ def in_a_line(error: Exception) -> str:
     return f"{type(error).__name__}: {(str(error).strip() or '?').splitlines()[0]}"
 
 
-def explain_forward(error: Exception, model: nn.Module, trace: LayerTrace, inputs: Tensor) -> ModelError:
+def explain_forward(error: Exception, model: nn.Module, trace: LayerTrace, inputs: Any) -> ModelError:
     """Return the error that names the layer a forward pass failed in, what it expects, and what it got."""
     name, layer, given = trace.entered[-1] if trace.entered else ("", model, inputs)
     kind = type(layer).__name__

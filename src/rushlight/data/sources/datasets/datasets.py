@@ -41,7 +41,6 @@ from rushlight.data.feed import (
 from rushlight.data.shape import (
     EXAMPLES,
     PrepareBatch,
-    PrepareInputs,
     Samples,
     as_array,
     as_stored,
@@ -50,6 +49,7 @@ from rushlight.data.shape import (
     cut_samples,
     cut_splits,
     dtype_name,
+    group_split,
     has_several_inputs,
     identity_of,
     read_targets,
@@ -354,8 +354,7 @@ def group_inputs(data: Data, task: Task | None, classes: Sequence[str] | None) -
         if not has_several_inputs(first) or not isinstance(first[-1], Tensor):
             return data
         target = loader_target(train.loader, first[-1], task, classes or class_names(train.loader.dataset), notes)
-    splits: dict[str, Any] = dict(data.splits)
-    grouped = {name: replace(split, prepare=PrepareInputs(target)) for name, split in splits.items()}
+    grouped = {name: group_split(split, target) for name, split in data.splits.items()}
     return replace(data, target=target, notes=tuple(notes)).with_splits(grouped)
 
 

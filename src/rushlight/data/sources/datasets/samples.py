@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -79,8 +79,9 @@ def same(one: Any, other: Any) -> bool:
 
 
 def is_pair(sample: Any) -> bool:
-    """Tell whether a sample is (input, target) with an input that becomes one tensor."""
-    return isinstance(sample, (tuple, list)) and len(sample) == 2 and isinstance(as_tensor(sample[0]), Tensor)
+    """Tell whether a sample is (input, target) with an input that becomes one tensor, and a target that is no dict."""
+    is_row = isinstance(sample, (tuple, list)) and len(sample) == 2
+    return is_row and isinstance(as_tensor(sample[0]), Tensor) and not isinstance(sample[1], Mapping)
 
 
 def is_plain_pair(sample: Any) -> bool:
