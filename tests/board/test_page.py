@@ -106,6 +106,7 @@ def test_the_command_serves_until_ctrl_c_and_imports_no_torch(tmp_path: Path) ->
     )  # fmt: skip
     assert board.stdout is not None
     address = next(match[0] for line in board.stdout if (match := re.search(r"http://\S+", line)))
+    assert re.fullmatch(r"http://127\.0\.0\.1:\d+/\?token=[\w-]{43}", address)
     try:
         opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(), urllib.request.ProxyHandler({}))
         base = address.split("?")[0]
