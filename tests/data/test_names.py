@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,8 @@ def test_an_image_is_called_by_its_path_in_the_folder_through_cuts_and_skipped_f
 ) -> None:
     monkeypatch.setattr("rushlight.data.open.memory_limit", lambda: limit)
     data = open_source(images_in(tmp_path / "图片"), options=DataOptions(val_fraction=0.25, skip_bad=True))
-    data = retarget(data, "binary").to(torch.device("cpu"))
+    assert data.target is not None
+    data = retarget(data, replace(data.target, task="binary")).to(torch.device("cpu"))
     seen: list[str] = []
     for split in data.splits.values():
         assert split.names is not None

@@ -361,7 +361,7 @@ def test_as_many_threads_read_as_there_are_cores_eight_at_most(
     monkeypatch.setattr(reading, "usable_cores", lambda: cores)
     batches = StreamedSplit(Slow(), as_given, is_random=False).batches(8, seed=5, epoch=1)
     found = [next(batches)]
-    assert reader_threads() == threads
+    assert ends(lambda: reader_threads() == threads)
     assert_same([*found, *batches], by_hand(Numbers(), 8))
     assert ends(lambda: not reader_threads())
 
