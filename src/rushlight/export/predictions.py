@@ -25,8 +25,8 @@ class Predictions:
     multilabel:     `probabilities` (n, labels) are each label's own; `labels` joins with ", " those above 0.5.
     regression:     `values` is (n, width) float32, in the units of the training data.
 
-    Where each place of a sample has a target, `labels` are (n, *places) and `probabilities` (n, classes, *places), or `values`
-    as many as the model gives. Where only an objective or a loss of the user's own knows what the outputs mean, `values` are
+    Where each place of a sample has a target, `labels` are `(n, *places)` and `probabilities` `(n, classes, *places)`, or
+    `values` as many as the model gives. Where only an objective or a loss of the user's own knows what the outputs mean, `values` are
     the outputs as they are.
     """
 
