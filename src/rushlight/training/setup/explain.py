@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from math import prod
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,6 +23,7 @@ from rushlight.training.state import Training
 
 ENDS_IN_ACTIVATION = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.GELU, nn.Sigmoid, nn.Tanh)
 ENDS_IN_PROBABILITIES = (nn.Softmax, nn.LogSoftmax)
+LIBRARIES = (f"{Path(torch.__file__).parent}{os.sep}", f"{Path(__file__).parents[2]}{os.sep}")  # no code of the user's
 
 
 @dataclass
@@ -35,8 +38,8 @@ class LayerTrace:
 def traced(model: nn.Module) -> Iterator[LayerTrace]:
     """Follow the forward passes of a block through the model's layers."""
     trace = LayerTrace()
-    is_compiled = any(hasattr(module, "_orig_mod") for module in model.modules())  # torch.compile fails on these hooks
-    names = {} if is_compiled else {module: name for name, module in model.named_modules()}
+    is_opaque = any(hasattr(each, "_orig_mod") or isinstance(each, torch.jit.ScriptModule) for each in model.modules())
+    names = {} if is_opaque else {module: name for name, module in model.named_modules()}
 
     def enter(module: nn.Module, inputs: tuple[Any, ...]) -> None:
         trace.entered.append((names[module], module, inputs[0] if inputs else None))
@@ -238,7 +241,7 @@ def explain_step_error(error: Exception, model: nn.Module, batch: Batch | None, 
 def explain_objective(error: Exception) -> BaseException:
     """Return the error of the user's objective with its own line; `error` itself where it was raised on purpose."""
     frames, where = traceback.extract_tb(error.__traceback__), user_line(error, "")
-    is_meant = not where or ((frames[-1].line or "").startswith("raise") and "/torch/" not in frames[-1].filename)
+    is_meant = not where or ((frames[-1].line or "").startswith("raise") and not frames[-1].filename.startswith(LIBRARIES))
     return error if is_meant else UsageError("objective-failed", where=where, reason=in_a_line(error))
 
 
@@ -320,7 +323,6 @@ def shape_of(value: Any) -> str:
 def user_line(error: Exception, place: str) -> str:
     """Return ' at net.py, line 12: x = x.view(-1, 784)' for the last line outside torch and Rushlight, or ''."""
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        path = frame.filename.replace("\\", "/")
-        if "/torch/" not in path and "/rushlight/" not in path:
+        if not frame.filename.startswith(LIBRARIES):
             return Note("training.at-line", path=frame.filename, line=frame.lineno, text=frame.line)
     return ""
