@@ -99,10 +99,10 @@ def bare(work: Work, epochs: int, runs: str, laps: Laps) -> None:
 
 def exact_step_of(training: Any) -> Callable[[Sequence[Any]], Any]:
     """Return the exact step as the loop makes it."""
-    from rushlight.training.loop import parts_of
+    from rushlight.training.loop import step_parts
     from rushlight.training.step.exact import exact_step
 
-    return exact_step(parts_of(training))
+    return exact_step(step_parts(training))
 
 
 def plain_test(model: Any, split: Any, recipe: Any) -> tuple[float, float]:

@@ -41,7 +41,7 @@ def build(step: int, data: str, runs: str) -> None:
     """Make the run folder of a run that was killed after `step` steps."""
     import rushlight
     from rushlight.training.checkpoint.checkpoint import take_snapshot, write_snapshot
-    from rushlight.training.loop import parts_of
+    from rushlight.training.loop import step_parts
     from rushlight.training.step.exact import exact_step
 
     training = rushlight.epochs(
@@ -49,7 +49,7 @@ def build(step: int, data: str, runs: str) -> None:
         model_arguments={"hidden": (64,)}, runs=runs, name=f"step-{step}", quiet=True,
     )._training  # fmt: skip
     batches = training.data.train.batches(BATCH, seed=training.recipe.seed, epoch=1)
-    loss, _ = exact_step(parts_of(training))([next(batches)])
+    loss, _ = exact_step(step_parts(training))([next(batches)])
     stand_at(training, step, float(loss))
     write_snapshot(training.folder, take_snapshot(training))
     sys.stdout.flush()

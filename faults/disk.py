@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import shutil
+import warnings
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -140,6 +141,7 @@ class Scenes:
         self.figures["cases"] += 1
         try:
             with (
+                warnings.catch_warnings(action="ignore"),  # a report that cannot be kept is given all the same
                 disk_in_place(disk),
                 telling_of_checkpoints(lambda name: reported.append(runs / "run" / "checkpoints" / name)),
             ):

@@ -31,19 +31,19 @@ def is_flag(value: Any) -> bool:
     return isinstance(value, bool)
 
 
-def is_whole(value: Any) -> bool:
+def is_whole_number(value: Any) -> bool:
     """Tell whether a value is a whole number of at most 64 bits."""
     return isinstance(value, int) and not isinstance(value, bool) and -LARGEST <= value < LARGEST
 
 
 def is_count(value: Any) -> bool:
     """Tell whether a value is a whole number from 0 on."""
-    return is_whole(value) and value >= 0
+    return is_whole_number(value) and value >= 0
 
 
 def is_finite(value: Any) -> bool:
     """Tell whether a value is a finite number."""
-    return is_whole(value) or (isinstance(value, float) and math.isfinite(value))
+    return is_whole_number(value) or (isinstance(value, float) and math.isfinite(value))
 
 
 def is_positive(value: Any) -> bool:
@@ -71,7 +71,7 @@ def maybe(kind: Kind) -> Kind:
     return lambda value: value is None or wrong_entry(value, kind) is None
 
 
-def pair(kind: Kind) -> Kind:
+def pair_of(kind: Kind) -> Kind:
     """Return the kind of lists of two values of a kind."""
     return lambda value: wrong_entry(value, [kind]) is None and len(value) == 2
 

@@ -110,11 +110,11 @@ def test_start_finds_the_first_step(tmp_path: Path) -> None:
 
 
 def test_scaling_grows_data_and_model(tmp_path: Path) -> None:
-    found = run("scaling", tmp_path, "--rows", "3", "--parameters", "3", "--contenders", "by-hand,exact")
+    found = run("scaling", tmp_path, "--rows", "3", "--parameters", "3", "--contenders", "exact")
     for column in ("rows", "parameters"):
         (size,) = found[column]
         assert size[column] == 1000
-        assert set(size["contenders"]) == {"by-hand", "exact"}
+        assert set(size["contenders"]) == {"exact"}
         assert is_png(tmp_path / f"scaling-{column}.png")
 
 

@@ -34,7 +34,7 @@ from rushlight.training import loop
 from rushlight.training.checkpoint import saver
 from rushlight.training.checkpoint.checkpoint import read_checkpoint, state_digest, unpack
 from rushlight.training.loop import Epoch, epochs
-from rushlight.training.record.ledger import is_finite
+from rushlight.training.record.ledger import are_finite
 from rushlight.training.setup.prepare import start_training
 from rushlight.training.state import Training
 from rushlight.training.step import runner
@@ -462,7 +462,7 @@ def steep(outputs: Tensor, labels: Tensor) -> Tensor:
     numbers=st.lists(st.floats(width=32) | st.sampled_from([math.nan, math.inf, -math.inf, 3e38, -3e38]), max_size=5)
 )
 def test_numbers_are_finite_where_each_one_is_however_large_their_sum(numbers: list[float]) -> None:
-    assert is_finite(torch.tensor(numbers)) == all(map(math.isfinite, numbers))
+    assert are_finite(torch.tensor(numbers)) == all(map(math.isfinite, numbers))
 
 
 def test_what_a_step_puts_out_is_let_go_before_the_next_step_begins(tmp_path: Path) -> None:

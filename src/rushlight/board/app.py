@@ -14,7 +14,7 @@ from rushlight.board.axis import Axis
 from rushlight.board.compare import compare_models
 from rushlight.board.curves import Curves, View
 from rushlight.board.details import details_of, logged_images
-from rushlight.board.files import read_lines, read_range
+from rushlight.board.files import read_new_lines, read_range
 from rushlight.board.guard import App, Guard
 from rushlight.board.listing import Runs
 from rushlight.board.page import PAGE, html_page
@@ -82,7 +82,7 @@ def build_app(folder: Path, port: int, language: str) -> Guard:
             found = runs.find(identity)
             if found is not None and len(cursors) == len(LOG_FILES):
                 answer[identity] = {
-                    name: dict(zip(("lines", "cursor", "anew"), read_lines(found / file, cursor), strict=True))
+                    name: dict(zip(("lines", "cursor", "anew"), read_new_lines(found / file, cursor), strict=True))
                     for (name, file), cursor in zip(LOG_FILES.items(), cursors, strict=True)
                 }
         return as_json(answer)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from rushlight.board.files import read_lines
+from rushlight.board.files import read_new_lines
 
 Axis = Literal["step", "epoch", "time"]
 BEGINNINGS = ("started", "resumed")
@@ -30,7 +30,7 @@ class Clock:
         before = None
         while before != self.cursor:
             before = self.cursor
-            lines, self.cursor, is_anew = read_lines(self.folder / "history.jsonl", before)
+            lines, self.cursor, is_anew = read_new_lines(self.folder / "history.jsonl", before)
             if is_anew:
                 self.lines = []
             for line in lines:
@@ -63,7 +63,7 @@ class Clock:
     def time_knots(self) -> list[tuple[float, float]]:
         """Return steps with the seconds of training until then."""
         begins = []
-        for line in read_lines(self.folder / "sessions.jsonl")[0]:
+        for line in read_new_lines(self.folder / "sessions.jsonl")[0]:
             time, step = number(line.get("time")), number(line.get("step"))
             if time is not None and step is not None and line.get("event") != "notice":
                 begins.append((time, step, line.get("event") in BEGINNINGS))

@@ -56,12 +56,12 @@ class Curves:
             packed = None
             for _ in range(3):
                 try:
-                    packed = pack(*self.curves(runs, view))
+                    packed = pack_points(*self.curves(runs, view))
                     break
                 except Truncated:
                     continue
             self.forget(len(runs))
-            return packed or pack({"runs": [], "slots": 1}, np.empty(0), [])
+            return packed or pack_points({"runs": [], "slots": 1}, np.empty(0), [])
 
     def forget(self, asked: int) -> None:
         """Forget the runs that were asked for longest ago, where the summaries need too much memory."""
@@ -90,9 +90,9 @@ class Curves:
                 steps[-1] = losses.count
             cells = losses.curve(steps)
             is_smoothed = bool(view.half_life) and losses.count >= LEAST_SMOOTHED
-            arrays.append(values_of(cells, slots))
+            arrays.append(drawn_values(cells, slots))
             if is_smoothed:
-                arrays.append(values_of(losses.curve(steps, view.half_life), slots))
+                arrays.append(drawn_values(losses.curve(steps, view.half_life), slots))
             marked = cells.counts if view.is_log_y else cells.counts[:-1]
             bad = np.flatnonzero(marked.any(axis=0))
             header["runs"].append(
@@ -133,13 +133,13 @@ def places_reach_end(last: float, count: int, knots: NDArray[np.float64] | None)
     return count > 0 and last >= float(place_of(np.array([float(count)]), knots)[0]) * (1 - 1e-12)
 
 
-def values_of(cells: Cells, slots: int) -> NDArray[np.float32]:
+def drawn_values(cells: Cells, slots: int) -> NDArray[np.float32]:
     """Return the values that are drawn of some cells, in the order of their places."""
     parts = (cells.first,) if slots == 1 else (cells.first, cells.low, cells.high, cells.last)
     return np.stack(parts, axis=1).reshape(-1).astype("<f4")
 
 
-def pack(header: dict[str, Any], places: NDArray[np.float64], arrays: list[NDArray[np.float32]]) -> bytes:
+def pack_points(header: dict[str, Any], places: NDArray[np.float64], arrays: list[NDArray[np.float32]]) -> bytes:
     """Return the bytes that the page reads."""
     header = {**header, "places": len(places)}
     content = json.dumps(header, separators=(",", ":")).encode()

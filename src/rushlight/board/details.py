@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rushlight.board.files import read_lines
+from rushlight.board.files import read_new_lines
 from rushlight.board.listing import Refused, check_files
 from rushlight.errors import RunError
 from rushlight.runs import is_locked, list_sessions, read_environment, read_recipe, read_report
@@ -77,7 +77,7 @@ def logged_images(folder: Path) -> set[str]:
     cursor, before = "", None
     while cursor != before:
         before = cursor
-        lines, cursor, _ = read_lines(folder / "values.jsonl", before)
+        lines, cursor, _ = read_new_lines(folder / "values.jsonl", before)
         for line in lines:
             values = line.get("values")
             for value in values.values() if isinstance(values, dict) else ():

@@ -42,7 +42,7 @@ def read_range(path: Path, start: int, length: int) -> bytes:
         return file.read(length)
 
 
-def read_lines(path: Path, cursor: str = "") -> tuple[list[dict[str, Any]], str, bool]:
+def read_new_lines(path: Path, cursor: str = "") -> tuple[list[dict[str, Any]], str, bool]:
     """Return the whole lines of a JSON-lines file after a cursor, the next cursor, and whether all are given anew.
 
     They are given anew where the file is not the one that the cursor was made for, or was truncated since. A line that is

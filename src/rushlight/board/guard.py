@@ -72,19 +72,19 @@ class Guard:
         is_elsewhere = not is_page and {"cross-site", "same-site"} & {*headers.get("sec-fetch-site", [])}
         if is_elsewhere or any(origin != f"http://{hosts[0]}" for origin in origins):
             return self.refuse(403, "cross-origin")
-        if not same(self.cookie_of(headers), self.session):
+        if not are_equal_secrets(self.cookie_of(headers), self.session):
             given = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])
             return self.exchange(given[0]) if is_page else self.refuse(401, "cookie")
         if scope["method"] not in ("GET", "HEAD"):
             if scope["method"] != "POST":
                 return self.refuse(405, "method")
-            if not origins or not same("".join(headers.get("x-rushlight-token", [])), self.for_changes):
+            if not origins or not are_equal_secrets("".join(headers.get("x-rushlight-token", [])), self.for_changes):
                 return self.refuse(403, "cross-origin")
         return None
 
     def exchange(self, given: str) -> App:
         """Take the token, and answer with the cookie."""
-        if self.token is None or not same(given, self.token):
+        if self.token is None or not are_equal_secrets(given, self.token):
             return self.refuse(401, "cookie")
         self.token = None
         return self.welcome(f"{self.cookie}={self.session}; HttpOnly; SameSite=Strict; Path=/")
@@ -105,6 +105,6 @@ def is_ours(host: str) -> bool:
     return re.sub(r":[0-9]{1,5}\Z", "", host.lower()) in HOSTS
 
 
-def same(given: str, secret: str) -> bool:
+def are_equal_secrets(given: str, secret: str) -> bool:
     """Compare in a time that does not tell where they differ."""
     return secrets.compare_digest(given.encode("utf-8", "replace"), secret.encode())

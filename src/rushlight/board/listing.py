@@ -90,7 +90,7 @@ class Runs:
             if known is not None and known.settled == status.st_mtime_ns:
                 return True
             if stat.S_ISLNK(status.st_mode) and not folder.resolve().is_relative_to(self.folder.resolve()):
-                row = damaged(folder, text("board.problem.link"))
+                row = damaged_row(folder, text("board.problem.link"))
                 signature: Signature = ("link",)
             elif not is_run(folder):
                 return False
@@ -175,16 +175,16 @@ def row_of(folder: Path) -> dict[str, Any]:
                 row["lr"] = arguments.get("lr") if isinstance(arguments, dict) else None
             row |= {name: recipe.get(name) for name in OF_RECIPE}
     except Refused as error:
-        return damaged(folder, str(error))
+        return damaged_row(folder, str(error))
     except Exception as error:  # whatever a hostile file brings about, this run alone is damaged
-        return damaged(
+        return damaged_row(
             folder, text("board.problem.unreadable", reason=f"{type(error).__name__}: {error}"[:LONGEST_NAME])
         )
     row.pop("folder")
-    return {name: plain(value) for name, value in row.items()}
+    return {name: plain_value(value) for name, value in row.items()}
 
 
-def damaged(folder: Path, problem: str) -> dict[str, Any]:
+def damaged_row(folder: Path, problem: str) -> dict[str, Any]:
     """Return the row of a run that is not read."""
     started = (
         started_at(folder) if is_regular(folder, "history.jsonl", "recipe.json") and not folder.is_symlink() else 0
@@ -192,12 +192,12 @@ def damaged(folder: Path, problem: str) -> dict[str, Any]:
     return {"name": folder.name, "started": started, "status": "damaged", "problem": problem}
 
 
-def plain(value: Any) -> Any:
+def plain_value(value: Any) -> Any:
     """Return a value of a row as JSON has it: a number, a short text, or the text of anything else."""
     if value is None or isinstance(value, (bool, int, float)):
         return (
             files.without_nan(value) if not isinstance(value, int) or abs(value) < 2**53 else str(value)[:LONGEST_NAME]
         )
     if isinstance(value, (tuple, list)):
-        return [plain(part) for part in value[:20]]
+        return [plain_value(part) for part in value[:20]]
     return str(value)[:LONGEST_NAME]

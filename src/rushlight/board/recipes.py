@@ -33,7 +33,7 @@ def compare_recipes(runs: list[tuple[Path, dict[str, Any]]]) -> dict[str, Any]:
             except Exception:  # whatever a hostile file brings about
                 continue
             groups.setdefault(recipe, {})[seed] = (row["name"], float(value))
-    found = [described(list(group.values())) for group in groups.values()]
+    found = [group_figures(list(group.values())) for group in groups.values()]
     metric = metrics.pop() if len(metrics) == 1 else None
     return {
         "metric": metric,
@@ -58,7 +58,7 @@ def unseeded(value: Any) -> Any:
     return {name: entry for name, entry in value.items() if name != "seed"} if isinstance(value, dict) else value
 
 
-def described(results: list[tuple[str, float]]) -> dict[str, Any]:
+def group_figures(results: list[tuple[str, float]]) -> dict[str, Any]:
     """Return the figures of one group."""
     values = [value for _, value in results]
     deviation = statistics.stdev(values) if len(values) > 1 else None

@@ -13,7 +13,7 @@ from rushlight.texts import text
 
 def show_runs(folder: Path, as_json: bool) -> None:
     """Print all runs, the newest first."""
-    found = [plain(summary) for summary in runs.list_runs(folder)]
+    found = [plain_summary(summary) for summary in runs.list_runs(folder)]
     if as_json:
         console.print_json(found)
     elif found:
@@ -28,12 +28,12 @@ def show_run(folder: Path, run: str, as_json: bool) -> None:
     summary, recipe, history = runs.summarize_run(path), runs.read_recipe(path), runs.read_history(path)
     sessions = runs.list_sessions(path, summary.status == "running")
     if as_json:
-        console.print_json({**plain(summary), "recipe": recipe, "history": history, "sessions": sessions})
+        console.print_json({**plain_summary(summary), "recipe": recipe, "history": history, "sessions": sessions})
     else:
-        console.print_run(plain(summary), recipe, history, runs.read_losses(path), sessions)
+        console.print_run(plain_summary(summary), recipe, history, runs.read_losses(path), sessions)
 
 
-def plain(summary: Any) -> dict[str, Any]:
+def plain_summary(summary: Any) -> dict[str, Any]:
     """Return a summary as JSON-ready values."""
     return {**vars(summary), "folder": str(summary.folder)}
 

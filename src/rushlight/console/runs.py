@@ -127,22 +127,22 @@ def print_recipe(console: Console, recipe: Mapping[str, Any]) -> None:
     table = new_grid()
     for key, value in recipe.items():
         if value is not None:
-            table.add_row(key.replace("_", " "), described(value))
+            table.add_row(key.replace("_", " "), describe_entry(value))
     console.print(table)
 
 
-def described(value: Any) -> str:
+def describe_entry(value: Any) -> str:
     """Return a recipe's entry in words: 'SGD (lr 0.001, momentum 0.9)'."""
     if isinstance(value, Mapping):
         entries = {**value, **value["arguments"]} if isinstance(value.get("arguments"), Mapping) else value
         settings = ", ".join(
-            f"{key} {described(entry)}"
+            f"{key} {describe_entry(entry)}"
             for key, entry in entries.items()
             if key not in ("name", "arguments") and entry is not False and entry not in (None, "", [], {})
         )
         return f"{value.get('name', '')} ({settings})".strip() if settings else str(value.get("name", ""))
     if isinstance(value, (list, tuple)):
-        return ", ".join(described(entry) for entry in value)
+        return ", ".join(describe_entry(entry) for entry in value)
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

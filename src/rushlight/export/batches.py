@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from rushlight.data import Batch, FeatureSpec, TargetSpec, as_inputs, has_several_inputs, to_device
 from rushlight.errors import ModelError
 from rushlight.export.inputs import stored
-from rushlight.export.predictions import Predictions, check_outputs, device_of, in_words, name_labels
+from rushlight.export.predictions import Predictions, check_answers, device_of, in_words, name_labels
 from rushlight.models import call_model, eval_mode
 
 
@@ -36,7 +36,7 @@ def predict_batches(
                 inputs = features.prepare(stored(inputs.numpy(), features, 0))
             outputs = outputs_of(call_model(model, to_device(inputs, device)), model)
             if target is not None:
-                outputs = in_words(check_outputs(outputs, len(outputs), target), target)
+                outputs = in_words(check_answers(outputs, len(outputs), target), target)
             parts.append(outputs.float().cpu())
     if len({part.shape[1:] for part in parts}) > 1:  # sequences of several lengths
         numbers = np.empty(sum(map(len, parts)), dtype=object)

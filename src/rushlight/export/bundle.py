@@ -48,7 +48,7 @@ from rushlight.kinds import (
     is_one_of,
     is_positive,
     is_text,
-    is_whole,
+    is_whole_number,
     maybe,
     wrong_entry,
 )
@@ -75,7 +75,7 @@ DESCRIPTION: Kind = {
     "target": maybe({
         "task": is_one_of(*get_args(Task)), "classes?": [is_text], "width?": is_count, "name?": is_text, "mean?": [is_finite],
         "std?": [is_finite], "layout?": is_one_of(*get_args(Layout)), "gives?": is_one_of(*get_args(Scale)),
-        "ignored?": maybe(is_whole),
+        "ignored?": maybe(is_whole_number),
     }),
     "extra_state?": is_object,
     "architecture": {"name?": is_text, "import?": is_text, "class?": is_text, "arguments?": is_object},

@@ -31,7 +31,7 @@ def open_inputs(inputs: Any, features: FeatureSpec) -> Array:
             files.open_file(inputs).close()
             inputs = np.load(inputs, mmap_mode="r", allow_pickle=False)
         except Exception as error:  # NumPy's reader raises whatever a broken header leads it to
-            raise DataError("predict-file", path=inputs, expected=described(features)) from error
+            raise DataError("predict-file", path=inputs, expected=describe_inputs(features)) from error
     if features.kind == "image":
         images = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
         if images and all(map(is_image_source, images)):
@@ -41,7 +41,7 @@ def open_inputs(inputs: Any, features: FeatureSpec) -> Array:
     if features.kind == "table" and (is_by_column(inputs) or is_raw_rows(inputs, features)):
         return read_rows(inputs, features).numpy()
     if isinstance(inputs, Path):
-        raise DataError("predict-file", path=inputs, expected=described(features))
+        raise DataError("predict-file", path=inputs, expected=describe_inputs(features))
     return as_numbers(inputs, features)
 
 
@@ -127,7 +127,7 @@ def stored(part: Array, features: FeatureSpec, first: int) -> Tensor:
     return owned(part.astype(features.dtype, copy=False))
 
 
-def described(features: FeatureSpec) -> Note:
+def describe_inputs(features: FeatureSpec) -> Note:
     """Return in words what the model takes."""
     shape = f"(n, {', '.join(map(str, features.shape))})"
     if features.kind == "image":
@@ -142,10 +142,10 @@ def shape_error(features: FeatureSpec, found: str) -> DataError:
     hint = Note(
         f"export.hint.{'resize' if features.kind == 'image' else key}", size=Joined("list", map(str, features.shape))
     )
-    return DataError("predict-shape", expected=described(features), found=found, hint=hint)
+    return DataError("predict-shape", expected=describe_inputs(features), found=found, hint=hint)
 
 
 def dtype_error(features: FeatureSpec, found: str, hint: str) -> DataError:
     """Return the error for inputs of another dtype; `hint` is one of the keys in `export.hint`."""
     hint = Note(f"export.hint.{hint}", dtype=features.dtype)
-    return DataError("predict-dtype", expected=described(features), found=found, hint=hint)
+    return DataError("predict-dtype", expected=describe_inputs(features), found=found, hint=hint)

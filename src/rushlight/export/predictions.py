@@ -78,7 +78,7 @@ def predict(
     with eval_mode(model), torch.no_grad():
         for first in range(0, len(raw), batch_size):
             batch = stored(raw[first : first + batch_size], features, first).to(device)
-            outputs = check_outputs(model(features.prepare(batch)), len(batch), target)
+            outputs = check_answers(model(features.prepare(batch)), len(batch), target)
             parts.append(in_words(outputs, target).cpu())
             bad = torch.isnan(parts[-1]).flatten(1).any(dim=1)
             if bad.any():  # a label picked from NaN would be made up
@@ -100,7 +100,7 @@ def device_of(model: nn.Module) -> torch.device:
     return torch.device("cpu")
 
 
-def check_outputs(outputs: Any, samples: int, target: TargetSpec | None) -> Tensor:
+def check_answers(outputs: Any, samples: int, target: TargetSpec | None) -> Tensor:
     """Return the outputs as float32, (samples, target.outputs) for rows; raises ModelError when they are anything else."""
     if isinstance(outputs, Tensor) and outputs.dim() and len(outputs) == samples:
         rows: Tensor = outputs[:, None] if outputs.dim() == 1 else outputs

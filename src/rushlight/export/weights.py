@@ -89,7 +89,7 @@ def load_state(model: nn.Module, state: dict[str, Tensor], source: str) -> tuple
 @contextlib.contextmanager
 def unchanged_on_error(model: nn.Module) -> Iterator[None]:
     """Give the model's tensors back their values where the block raises: loading copies what fits before it does."""
-    before = {name: value.clone() for name, value in model.state_dict().items() if is_plain(value)}
+    before = {name: value.clone() for name, value in model.state_dict().items() if is_tensor_of_numbers(value)}
     try:
         yield
     except BaseException:
@@ -199,7 +199,7 @@ def check_entries(state: object, path: Path) -> dict[str, Tensor]:
 
 def fill_tied(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return the state with names added that are missing but tied, in the model, to one that is there."""
-    expected = {name: value for name, value in model.state_dict().items() if is_plain(value)}
+    expected = {name: value for name, value in model.state_dict().items() if is_tensor_of_numbers(value)}
     if expected.keys() <= state.keys():
         return state
     there = {identity(value): name for name, value in expected.items() if name in state and value.numel()}
@@ -271,10 +271,14 @@ def explain_shapes(expected: dict[str, Tensor], state: dict[str, Tensor], reshap
 
 def size(value: object) -> str:
     """Return a tensor's shape as (64, 784)."""
-    return str(tuple(value.shape)) if isinstance(value, Tensor) and is_plain(value) else f"({type(value).__name__})"
+    return (
+        str(tuple(value.shape))
+        if isinstance(value, Tensor) and is_tensor_of_numbers(value)
+        else f"({type(value).__name__})"
+    )
 
 
-def is_plain(value: object) -> bool:
+def is_tensor_of_numbers(value: object) -> bool:
     """Whether an entry of a state_dict is a tensor that holds numbers."""
     return isinstance(value, Tensor) and not is_lazy(value)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from rushlight import files
 from rushlight.errors import RunError
-from rushlight.kinds import Kind, either, is_count, is_finite, is_object, is_share, is_text, maybe, pair, wrong_entry
+from rushlight.kinds import Kind, either, is_count, is_finite, is_object, is_share, is_text, maybe, pair_of, wrong_entry
 from rushlight.texts import Note
 
 RECIPE, ENVIRONMENT, REPORT = "recipe.json", "environment.json", "report.json"
@@ -24,10 +24,10 @@ FIGURES: dict[str, Kind] = {
 }  # fmt: skip
 SHARES = ("precision", "recall", "f1")
 REPORT_KIND: Kind = FIGURES | {
-    "task?": maybe(is_text), "accuracy_interval?": maybe(pair(is_share)), "target?": maybe(is_text), "confusion?": maybe([[is_count]]),
+    "task?": maybe(is_text), "accuracy_interval?": maybe(pair_of(is_share)), "target?": maybe(is_text), "confusion?": maybe([[is_count]]),
     "classes?": maybe([{
         "name": is_text, "n": is_count, **{f"{name}?": maybe(is_share) for name in SHARES},
-        **{f"{name}_interval?": maybe(pair(maybe(is_share))) for name in SHARES},
+        **{f"{name}_interval?": maybe(pair_of(maybe(is_share))) for name in SHARES},
     }]),
     "most_wrong?": maybe([{"index": is_count, "name?": is_text, "error?": maybe(is_finite), "probability?": maybe(is_share)}]),
 }  # fmt: skip

@@ -78,7 +78,7 @@ def epochs(training: Training) -> Generator[Epoch]:
         training.events.warning(
             Note("training.chooses-by-its-test" if has_test else "training.chooses-by-its-training-loss")
         )
-    engine = open_engine(training, parts_of(training), saver)
+    engine = open_engine(training, step_parts(training), saver)
     try:
         while state["epoch"] <= recipe.epochs and not is_patience_spent(recipe, state):
             with interruptible(training.events) as interrupt:
@@ -106,7 +106,7 @@ def epochs(training: Training) -> Generator[Epoch]:
         engine.close()
 
 
-def parts_of(training: Training) -> Parts:
+def step_parts(training: Training) -> Parts:
     """Return what a step of this training works on."""
     recipe = training.recipe
     return Parts(

@@ -16,9 +16,9 @@ from rushlight.kinds import (
     is_object,
     is_share,
     is_text,
-    is_whole,
+    is_whole_number,
     maybe,
-    pair,
+    pair_of,
     wrong_entry,
 )
 from rushlight.options import TAKES, RecipeOptions
@@ -34,11 +34,11 @@ DESCRIBED = ("model", "data", "loss", "optimizer", "schedule")
 BUILT: dict[str, Kind] = {
     "name": is_text,
     "arguments": is_object,
-    "seed": is_whole,
+    "seed": is_whole_number,
 }  # a model by its name or its import
 OPENING: Kind = {
-    **dict.fromkeys(("target?", "task?", "kind?", "normalize?"), is_text), "classes?": [is_text], "image_size?": pair(is_count),
-    "test_fraction?": is_share, "val_fraction?": is_share, "seed?": is_whole, "skip_bad?": is_flag, "workers?": is_count,
+    **dict.fromkeys(("target?", "task?", "kind?", "normalize?"), is_text), "classes?": [is_text], "image_size?": pair_of(is_count),
+    "test_fraction?": is_share, "val_fraction?": is_share, "seed?": is_whole_number, "skip_bad?": is_flag, "workers?": is_count,
 }  # fmt: skip
 KIND: Kind = {
     "model": either(

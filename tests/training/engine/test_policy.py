@@ -38,8 +38,7 @@ from rushlight.training.engine.fingerprint import constants_of, settings_of, sou
 from rushlight.training.engine.lower_matmul import add_products
 from rushlight.training.engine.modes import Mode, read_modes
 from rushlight.training.engine.package import CompiledSteps, Package
-from rushlight.training.engine.verification import assign, copies, tensors_of
-from rushlight.training.loop import parts_of
+from rushlight.training.loop import step_parts
 from rushlight.training.objective.losses import make_objective
 from rushlight.training.setup.prepare import start_training
 from rushlight.training.step import runner
@@ -249,32 +248,6 @@ def test_no_product_is_taken_in_place_for_a_sum_of_two_or_of_what_is_updated_its
         torch.testing.assert_close(plain, other)
 
 
-@pytest.mark.slow
-@needs_compiler
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_machine_code_that_adds_products_in_place_takes_the_exact_step(cache: Path) -> None:
-    model = network(width=24)
-    parts = Parts(model, make_objective(nn.CrossEntropyLoss()), torch.optim.SGD(model.parameters(), lr=0.1))
-    batch = torch.rand(16, 1, 8, 8), torch.randint(0, 10, (16,))
-    exact_step(parts)([batch])
-    pieces = pieces_of(parts)
-    package = start_compiling(pieces, batch, 1, "key").result(waits=True)
-    assert isinstance(package, Package)
-    assert b"aoti_torch_cpu_addmm_out" in package.path.read_bytes()
-    before, group = copies(tensors_of(parts)), parts.optimizer.param_groups[0]
-    for rate in (0.1, 0.3):  # no learning rate is built in
-        outcomes = []
-        for take in (
-            lambda: CompiledSteps(pieces, package).take(batch, [[group["lr"]]], [0], torch.default_generator)[0][0],
-            lambda: exact_step(parts)([batch])[0],
-        ):
-            assign(tensors_of(parts), before)
-            group["lr"] = rate
-            loss = take()
-            outcomes.append({"loss": loss, **copies(tensors_of(parts))})
-        torch.testing.assert_close(*outcomes)
-
-
 @pytest.mark.parametrize("dropout", [0.0, 0.2])
 def test_attention_takes_the_faster_modes_too(dropout: float, tmp_path: Path, eager_to_look: None) -> None:
     run = trained(tmp_path, "run", lambda: Attention(dropout), optimizer="AdamW")
@@ -312,10 +285,10 @@ def test_rounding_is_forgiven_and_an_error_of_a_thousandth_is_not(seed: int, sca
 
 
 def test_what_is_forgiven_does_not_grow_with_a_buffer_and_equal_infinities_agree() -> None:
-    def outcome(weight: float) -> verification.Outcome:
+    def outcome(weight: float) -> verification.StepsOutcome:
         mask = torch.full((4,), -torch.inf)
         tensors = {"w": torch.tensor([weight]), "mask (buffer)": mask, "count (buffer)": torch.tensor([1e9])}
-        return verification.Outcome(torch.ones(1), tensors)
+        return verification.StepsOutcome(torch.ones(1), tensors)
 
     assert verification.disagreement(outcome(1.0), outcome(1.0), outcome(1.0)) is None
     assert verification.disagreement(outcome(1.001), outcome(1.0), outcome(1.0)) == "w"
@@ -762,6 +735,9 @@ def test_compiled_steps_train_like_exact_ones_start_warm_and_are_followed_when_r
     names = [mode.name for mode in read_modes(cold.folder / "ways.json")]
     assert "compiled" in names
     assert names[-1] == "compiled"
+    assert any(
+        b"aoti_torch_cpu_addmm_out" in code.read_bytes() for code in cache.glob("*/steps.so")
+    )  # products in place
     exact = trained(tmp_path, "exact", make, numerics="exact", **options)
     assert cold.report is not None
     assert exact.report is not None
@@ -896,7 +872,7 @@ def test_steps_of_a_run_of_unknown_length_are_compiled_once_it_has_lasted_as_lon
     with ExitStack() as stack:
         options = check_options({"runs": tmp_path, "name": "a", "quiet": True})
         training = start_training(network(), "digits", options, stack)
-        job = compile_job.CompileJob(training, parts_of(training))
+        job = compile_job.CompileJob(training, step_parts(training))
         training.state["step"] = 100
         paid = []
         for factor in (0.9, 1.1):
@@ -952,7 +928,7 @@ def test_no_more_steps_are_taken_in_a_call_than_an_epoch_has(samples: int, toget
     with ExitStack() as stack:
         options = check_options({"batch_size": 16, "optimizer": "SGD", "lr": 0.1, "runs": tmp_path, "quiet": True})
         training = start_training(nn.Linear(4, 3), (data, test), options, stack)
-        job = compile_job.CompileJob(training, parts_of(training))
+        job = compile_job.CompileJob(training, step_parts(training))
         feed = training.data.train.batches(16, seed=0, epoch=1)
         assert job.count_together(feed.take(), feed.joins) == together
 

@@ -49,7 +49,7 @@ def samples_by_form(batch: Batch, depth: int = DEEPEST) -> int | None:
             return count
     if isinstance(batch, (list, tuple)) and batch and all(isinstance(part, (str, int, float)) for part in batch):
         return len(batch)
-    told = (samples_by_form(part, depth - 1) for part in parts_of(batch)) if depth else iter(())
+    told = (samples_by_form(part, depth - 1) for part in entries_of(batch)) if depth else iter(())
     return next((count for count in told if count is not None), None)
 
 
@@ -74,11 +74,11 @@ def tensors_in(batch: Batch, depth: int = DEEPEST) -> Iterator[Tensor]:
     if isinstance(batch, Tensor):
         yield batch
     elif depth:
-        for part in parts_of(batch):
+        for part in entries_of(batch):
             yield from tensors_in(part, depth - 1)
 
 
-def parts_of(batch: Batch) -> Iterator[Any]:
+def entries_of(batch: Batch) -> Iterator[Any]:
     """Give what a nest holds; nothing for a leaf."""
     if isinstance(batch, Mapping):
         yield from batch.values()
@@ -152,7 +152,7 @@ def is_cuttable(batch: Batch) -> bool:
     is_nest = isinstance(batch, (MutableMapping, list, tuple)) or dataclasses.is_dataclass(batch)
     if callable(getattr(batch, "to", None)) or not is_nest:
         return not any(True for _ in tensors_in(batch))
-    return all(map(is_cuttable, parts_of(batch)))
+    return all(map(is_cuttable, entries_of(batch)))
 
 
 def rows(batch: Batch, chosen: slice, samples: int, dim: int) -> Batch:

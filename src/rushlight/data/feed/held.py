@@ -196,7 +196,7 @@ class Walk:
                     self.visit(f"{path}.{name}[{number}]", hook, None, depth + 1)
             elif not (is_module and name in MODULE_OWN) and not (isinstance(value, DataLoader) and name[0] == "_"):
                 self.visit(f"{path}.{name}", held, (attributes, name), depth + 1)
-        slots, kinds = parts_of(type(value))  # type: ignore[arg-type]
+        slots, kinds = slots_and_bases(type(value))  # type: ignore[arg-type]
         for name in slots:
             if hasattr(value, name):
                 self.visit(f"{path}.{name}", getattr(value, name), (value, name), depth + 1)
@@ -214,7 +214,7 @@ class Walk:
 
 
 @functools.cache
-def parts_of(kind: type) -> tuple[list[str], list[type]]:
+def slots_and_bases(kind: type) -> tuple[list[str], list[type]]:
     """Return the slots of a class, and the classes that it is made of and whose attributes are followed."""
     slots = [name for each in kind.__mro__ for name in getattr(each, "__slots__", ()) if name[:2] != "__"]
     return slots, [each for each in kind.__mro__ if is_followed(each) and not each.__module__.startswith("torch.")]

@@ -205,7 +205,7 @@ class BatchReader:
             loader = DataLoader(
                 self.samples,
                 batch_sampler=plan,  # type: ignore[arg-type]  # any list of requests; kept workers get another content
-                collate_fn=as_it_is,
+                collate_fn=already_collated,
                 num_workers=self.workers,
                 generator=torch.Generator(),  # else the loader draws from the global generator, which is the step's
                 pin_memory=is_pinned,
@@ -248,7 +248,7 @@ class BatchReader:
             self.keeps, self.idle = False, None
 
 
-def as_it_is(batch: Any) -> Any:
+def already_collated(batch: Any) -> Any:
     """Return the batch, which is collated already."""
     return batch
 

@@ -102,7 +102,7 @@ def raw_samples(split: Split, features: FeatureSpec, target: TargetSpec) -> tupl
     if isinstance(split, ResidentSplit):
         inputs, targets = split.inputs, split.targets
     elif folder := image_folder(split):  # evenly spaced, since the files are sorted by class
-        samples = [folder[index] for index in spread(range(len(folder)), SAMPLED)]
+        samples = [folder[index] for index in evenly_taken(range(len(folder)), SAMPLED)]
         return torch.stack([pixels for pixels, _ in samples]), torch.tensor([label for _, label in samples])
     else:
         batches: list[Any] = []
@@ -135,7 +135,7 @@ def describe_quantities(targets: Tensor, target: TargetSpec) -> dict[str, list[f
     return {"min": values.amin(0).tolist(), "max": values.amax(0).tolist(), "mean": values.mean(0).tolist()}
 
 
-def spread(values: Sequence[int], count: int) -> Sequence[int]:
+def evenly_taken(values: Sequence[int], count: int) -> Sequence[int]:
     """Return up to `count` of the values, evenly spaced: neighbours in a folder often show the same thing."""
     if len(values) <= count:
         return values
@@ -233,7 +233,7 @@ def contact_sheet(inputs: Tensor, labels: Tensor, classes: Sequence[str], *, col
         top = gap + row * (height + gap)
         name = visible(classes[row], MOST_OF_A_LABEL) if font_of(classes[row]) else f"{row}"
         write_label(draw, top + height // 2, name, len(members))
-        for column, index in enumerate(spread(members, columns)):
+        for column, index in enumerate(evenly_taken(members, columns)):
             image = as_image(inputs[index]).resize((width, height), resampling)
             sheet.paste(image, (LABEL_WIDTH + gap + column * (width + gap), top))
     if more:

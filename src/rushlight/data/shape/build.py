@@ -78,7 +78,9 @@ def build_data(
 def resident(samples: Samples, features: FeatureSpec) -> ResidentSplit:
     """Keep samples in memory: floats are prepared once, compact integers a batch at a time."""
     if samples.inputs.dtype == torch.float32:
-        return ResidentSplit(features.prepare(samples.inputs), samples.targets, prepare=as_it_is, names=samples.names)
+        return ResidentSplit(
+            features.prepare(samples.inputs), samples.targets, prepare=already_prepared, names=samples.names
+        )
     return ResidentSplit(samples.inputs, samples.targets, features.prepare, names=samples.names)
 
 
@@ -88,7 +90,7 @@ def standardised(target: TargetSpec, targets: Tensor) -> TargetSpec:
     return replace(target, mean=tuple(mean.tolist()), std=tuple(np.where(std > 0, std, 1.0).tolist()))
 
 
-def as_it_is(inputs: Tensor) -> Tensor:
+def already_prepared(inputs: Tensor) -> Tensor:
     """Return inputs that were prepared before they were kept."""
     return inputs
 
@@ -122,9 +124,9 @@ def check_samples(name: str, split: str, samples: Samples, target: TargetSpec | 
     if target is None:
         return
     if inputs.is_floating_point():
-        check_finite(name, split, Note("words.features"), inputs)
+        check_finite_values(name, split, Note("words.features"), inputs)
     if targets.is_floating_point():
-        check_finite(name, split, Note("words.targets"), targets)
+        check_finite_values(name, split, Note("words.targets"), targets)
     if target.task == "classification" and targets.dim() == 1:
         check_labels(name, split, targets, len(target.classes))
 
@@ -135,7 +137,7 @@ def check_same_dtype(name: str, expected: str, found: str) -> None:
         raise DataError("other-dtype", data=name, expected=expected, found=found)
 
 
-def check_finite(name: str, split: str, what: str, values: Tensor) -> None:
+def check_finite_values(name: str, split: str, what: str, values: Tensor) -> None:
     """Raise DataError when any value is NaN or infinite; the first bad sample is named."""
     is_bad = [~torch.isfinite(chunk[:, None].flatten(1)).all(1) for chunk in torch.split(values, CHUNK_ROWS)]
     bad_rows = torch.cat(is_bad).nonzero().flatten().tolist()

@@ -56,7 +56,7 @@ def read_places(array: np.ndarray, task: Task, classes: tuple[str, ...] | None) 
 
     Which number a loss leaves out is not known here, so the highest one may be no class.
     """
-    is_whole_there = array.dtype.kind != "f" or is_whole(array)
+    is_whole_there = array.dtype.kind != "f" or are_whole_numbers(array)
     fits = {"classification": is_whole_there, "binary": is_zeros_and_ones(array), "regression": True}
     if not fits.get(task, False):
         raise UsageError("task-does-not-fit", task=task, found=found(array))
@@ -77,7 +77,7 @@ def read_classes(array: np.ndarray, classes: tuple[str, ...] | None) -> tuple[Te
     width = 0
     if array.ndim == 2:
         width, array = array.shape[1], array.argmax(1)  # one-hot rows: all else is read by places
-    if array.dtype.kind == "f" and not is_whole(array):
+    if array.dtype.kind == "f" and not are_whole_numbers(array):
         raise UsageError("task-does-not-fit", task="classification", found=found(array))
     labels = array.astype(np.int64)
     count = max(int(labels.max(initial=0)) + 1, width)
@@ -139,12 +139,17 @@ def target_notes(array: np.ndarray, target: TargetSpec, task: Task | None) -> li
         return []
     if target.task in ("regression", "multilabel") and array.ndim == 2 and array.shape[1] > 1 and is_one_hot(array):
         return [Note("data.looks-one-hot", task=target.task)]
-    if target.task == "regression" and target.width == 1 and is_whole(array) and len(np.unique(array)) <= FEW_CLASSES:
+    if (
+        target.task == "regression"
+        and target.width == 1
+        and are_whole_numbers(array)
+        and len(np.unique(array)) <= FEW_CLASSES
+    ):
         return [Note("data.whole-floats")]
     return []
 
 
-def is_whole(array: np.ndarray) -> bool:
+def are_whole_numbers(array: np.ndarray) -> bool:
     """Tell whether all numbers are finite and whole."""
     return bool(np.isfinite(array).all() and (array == np.floor(array)).all())
 

@@ -51,7 +51,7 @@ def read_idx(path: Path | str) -> NDArray[Any]:
 
 def read_open_idx(path: Path, file: Any, file_bytes: int | None, most: int) -> NDArray[Any]:
     """Read an idx stream of at most `most` bytes; `file_bytes` is its length where that is known before reading."""
-    dtype, shape, header_bytes = read_header(path, file)
+    dtype, shape, header_bytes = read_idx_header(path, file)
     expected = math.prod(shape) * dtype.itemsize
     if file_bytes is not None:
         check_length(path, shape, dtype, expected, file_bytes - header_bytes)
@@ -65,7 +65,7 @@ def read_open_idx(path: Path, file: Any, file_bytes: int | None, most: int) -> N
     return array.astype(dtype.newbyteorder("="), copy=False).reshape(shape)
 
 
-def read_header(path: Path, file: IO[bytes]) -> tuple[np.dtype[Any], tuple[int, ...], int]:
+def read_idx_header(path: Path, file: IO[bytes]) -> tuple[np.dtype[Any], tuple[int, ...], int]:
     """Return the numbers' type, the shape, and how many bytes the header has."""
     magic = file.read(4)
     if len(magic) < 4 or magic[:2] != b"\0\0" or magic[2] not in DTYPES or magic[3] > MOST_DIMENSIONS:

@@ -85,7 +85,7 @@ class Snapshot:
 def take_snapshot(training: Training) -> Snapshot:
     """Copy the full state, the history's length on the disk, and its lines not written yet."""
     state = training.state
-    content, tensors = capture(training)
+    content, tensors = capture_state(training)
     training.history.try_flush()
     for file, name in ((training.history.lines, "history"), (training.history.losses, "losses")):
         content[f"{name}_bytes"] = file.written
@@ -96,7 +96,7 @@ def take_snapshot(training: Training) -> Snapshot:
     return Snapshot(checkpoint_name(state), {"format": FORMAT, **content}, tensors, frozenset(kept))
 
 
-def capture(training: Training) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def capture_state(training: Training) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Copy the full state: JSON-ready content, and the tensors it refers to by name."""
     tensors: dict[str, Tensor] = {}
     held = held_state(training)  # first: it notes in the state what cannot be restored
@@ -123,7 +123,7 @@ def capture(training: Training) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 def check_can_be_saved(training: Training) -> None:
     """Raise UsageError or WeightsError if a checkpoint or the bundle cannot hold something, before work depends on it."""
-    _, tensors = capture(training)
+    _, tensors = capture_state(training)
     for name, tensor in tensors.items():
         try:
             safetensors.torch.save({name: tensor.reshape(-1)[:0].clone()})  # the kind of tensor, not its content
@@ -245,14 +245,14 @@ def read_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Read a checkpoint whose every byte is as written; WeightsError names a damaged file."""
     content = read_content(folder)
     try:
-        tensors = read_tensors(folder / TENSORS)
+        tensors = read_checkpoint_tensors(folder / TENSORS)
         unpack_all(content, tensors)
     except Exception as error:  # it changed since its checksum was computed, or was never ours
         raise WeightsError("damaged-checkpoint", folder=folder, reason=error) from error
     return content, tensors
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
+def read_checkpoint_tensors(path: Path) -> dict[str, Tensor]:
     """Return the tensors in a safetensors file; the library itself opens only paths that are UTF-8."""
     try:
         str(path).encode()

@@ -45,14 +45,14 @@ def order_parameters(optimizer: Optimizer, saved: list[list[str]] | None, traini
         if sorted(then) != sorted(now):
             raise RunError(
                 "optimizer-group-differs", run=training.folder.name, optimizer=type(optimizer).__name__, group=number,
-                then=listed(set(then) - set(now)), now=listed(set(now) - set(then)),
+                then=first_names(set(then) - set(now)), now=first_names(set(now) - set(then)),
             )  # fmt: skip
         places = [now.index(name) for name in then]
         for key in {"params", "param_names"} & group.keys():
             group[key] = [group[key][place] for place in places]
 
 
-def listed(names: set[str]) -> str:
+def first_names(names: set[str]) -> str:
     """Return the first few names, or a dash for none."""
     return ", ".join(sorted(names)[:3]) + (", …" if len(names) > 3 else "") or "–"
 

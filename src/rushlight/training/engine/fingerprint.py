@@ -33,7 +33,7 @@ def settings_of(module: nn.Module, with_identity: bool = False) -> str:
     lines = []
     for name, part in module.named_modules(remove_duplicate=False):
         kept = sorted((key, value) for key, value in vars(part).items() if key not in (*TENSORS, *HOOKS))
-        described = ", ".join(f"{key}={describe(value, own)}" for key, value in kept)
+        described = ", ".join(f"{key}={describe_setting(value, own)}" for key, value in kept)
         if with_identity:
             tensors = (*part._parameters.items(), *part._buffers.items())
             described += "".join(f", {key} at {id(value)}" for key, value in tensors)
@@ -41,7 +41,7 @@ def settings_of(module: nn.Module, with_identity: bool = False) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def describe(value: Any, own: frozenset[int] | None) -> str:
+def describe_setting(value: Any, own: frozenset[int] | None) -> str:
     """Return a value as text that is the same for the same setting.
 
     With `own`, the identities of a module's own tensors, the text tells one object from another, and other tensors changed.
@@ -49,14 +49,14 @@ def describe(value: Any, own: frozenset[int] | None) -> str:
     if isinstance(value, PLAIN):
         return f"{type(value).__name__} {value!r}"
     if isinstance(value, (list, tuple, deque)):
-        return f"{type(value).__name__}({', '.join(describe(each, own) for each in value)})"
+        return f"{type(value).__name__}({', '.join(describe_setting(each, own) for each in value)})"
     if isinstance(value, (set, frozenset)):
-        return f"set({', '.join(sorted(describe(each, own) for each in value))})"
+        return f"set({', '.join(sorted(describe_setting(each, own) for each in value))})"
     if isinstance(value, dict):
-        pairs = (f"{describe(key, own)}: {describe(each, own)}" for key, each in value.items())
+        pairs = (f"{describe_setting(key, own)}: {describe_setting(each, own)}" for key, each in value.items())
         return f"{type(value).__name__}({', '.join(pairs)})"
     if isinstance(value, functools.partial):
-        return f"partial({describe((value.func, value.args, value.keywords), own)})"
+        return f"partial({describe_setting((value.func, value.args, value.keywords), own)})"
     name = f"{type(value).__module__}.{getattr(value, '__qualname__', type(value).__qualname__)}"
     return name if own is None else f"{name} at {id(value)}{inside(value, own)}"
 
@@ -90,29 +90,31 @@ def source_of(*modules: nn.Module) -> str:
         if kind.__module__ != "builtins" and not kind.__module__.startswith("torch."):
             digest.update(f"{kind.__module__}.{kind.__qualname__}\n".encode())
             for name, value in sorted(vars(kind).items()):
-                digest.update(f"{name} {code_of(value)}\n".encode())
+                digest.update(f"{name} {digest_of_code(value)}\n".encode())
     return digest.hexdigest()
 
 
-def code_of(value: Any) -> str:
+def digest_of_code(value: Any) -> str:
     """Return a class's attribute as text: a method's bytecode, defaults and closed-over values."""
     if isinstance(value, (staticmethod, classmethod)):
         value = value.__func__
     if isinstance(value, property):
-        return " ".join(code_of(each) for each in (value.fget, value.fset) if each is not None)
+        return " ".join(digest_of_code(each) for each in (value.fget, value.fset) if each is not None)
     if isinstance(value, FunctionType):
         closed_over = []
         for cell in value.__closure__ or ():
             with contextlib.suppress(ValueError):  # it is empty yet
                 closed_over.append(cell.cell_contents)
         kept = value.__defaults__, value.__kwdefaults__, closed_over
-        return f"{bytecode(value.__code__)} {describe(kept, None)}"
-    return describe(value, None) if isinstance(value, (*PLAIN, tuple, frozenset)) else type(value).__qualname__
+        return f"{bytecode(value.__code__)} {describe_setting(kept, None)}"
+    return describe_setting(value, None) if isinstance(value, (*PLAIN, tuple, frozenset)) else type(value).__qualname__
 
 
 def bytecode(code: CodeType) -> str:
     """Return the instructions and constants of a function as text, wherever it stands in a file."""
-    constants = (bytecode(each) if isinstance(each, CodeType) else describe(each, None) for each in code.co_consts)
+    constants = (
+        bytecode(each) if isinstance(each, CodeType) else describe_setting(each, None) for each in code.co_consts
+    )
     return f"{code.co_code.hex()} {code.co_names} {code.co_varnames} {' '.join(constants)}"
 
 

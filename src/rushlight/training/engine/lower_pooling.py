@@ -59,7 +59,7 @@ def compare_maxima(graph: GraphModule) -> None:
         maxima, places = inserted(graph.graph, node, functools.partial(largest, size=size), samples)
         results[0].replace_all_uses_with(maxima)
         for user in backwards:
-            spread_out = functools.partial(spread, size=size, shape=shape)
+            spread_out = functools.partial(spread_gradient, size=size, shape=shape)
             gradient = inserted(graph.graph, user, spread_out, user.args[0], places)
             user.replace_all_uses_with(gradient)
             graph.graph.erase_node(user)
@@ -109,7 +109,7 @@ def largest(samples: Tensor, size: list[int]) -> tuple[Tensor, Tensor]:
     return best, place
 
 
-def spread(gradient: Tensor, place: Tensor, size: list[int], shape: torch.Size) -> Tensor:
+def spread_gradient(gradient: Tensor, place: Tensor, size: list[int], shape: torch.Size) -> Tensor:
     """Return the samples' gradient, of `shape`: that of each maximum at its place, 0 elsewhere."""
     height, width = size
     samples, channels, rows, columns = place.shape

@@ -47,7 +47,7 @@ Execute = Callable[[Stretch], Tensor]  # executes some steps; returns their loss
 
 
 @dataclass(frozen=True)
-class Outcome:
+class StepsOutcome:
     """The losses of some steps, and the tensors that they led to."""
 
     losses: Tensor
@@ -99,7 +99,7 @@ class Verification:
             set_rates(self.parts, self.stretch.rates[-1])
         return executed, verdict
 
-    def compare(self, execute: Execute, exact: Outcome, is_compiled: bool) -> str | None:
+    def compare(self, execute: Execute, exact: StepsOutcome, is_compiled: bool) -> str | None:
         """Return the first result too far from the reference, by name; None where none is."""
         parts, before, stretch = self.parts, self.before, self.stretch
         assign(self.live, before)
@@ -115,10 +115,10 @@ class Verification:
         fast, exact = outcomes
         return disagreement(fast, exact, reference(parts, before, revealing, self.generator))
 
-    def outcome(self, losses: Tensor, has_gradients: bool = True) -> Outcome:
+    def outcome(self, losses: Tensor, has_gradients: bool = True) -> StepsOutcome:
         """Copy the result of the steps just executed."""
         found: Tensors = {**tensors_of(self.parts), **(gradients_of(self.parts) if has_gradients else {})}
-        return Outcome(losses.reshape(-1).double(), copies(found))
+        return StepsOutcome(losses.reshape(-1).double(), copies(found))
 
     def measure(self, execute: Execute, now: Execute) -> Verdict:
         """Return the gain over the mode in force: the least time of some interleaved rounds."""
@@ -188,7 +188,7 @@ def set_rates(parts: Parts, rates: Rates) -> None:
 # ── the reference ────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def reference(parts: Parts, before: Tensors, stretch: Stretch, generator: torch.Generator) -> Outcome:
+def reference(parts: Parts, before: Tensors, stretch: Stretch, generator: torch.Generator) -> StepsOutcome:
     """Execute the steps in float64, on a copy of model and optimizer in the state `before`."""
     model, optimizer, loss = copy.deepcopy((parts.model, parts.optimizer, parts.objective.loss))
     if "step" in vars(parts.optimizer):  # a copy has torch's own methods
@@ -205,7 +205,7 @@ def reference(parts: Parts, before: Tensors, stretch: Stretch, generator: torch.
     doubled = tree_map(lambda value: value.double() if is_floating(value) else value, list(stretch.steps))
     with DrawnInFloat32():  # type: ignore[no-untyped-call]
         losses = one_by_one(exact, exact_step(exact), generator)(replace(stretch, steps=doubled))
-    return Outcome(losses, {**tensors_of(exact), **gradients_of(exact)})
+    return StepsOutcome(losses, {**tensors_of(exact), **gradients_of(exact)})
 
 
 def is_floating(value: Any) -> bool:
@@ -240,22 +240,24 @@ class DrawnInFloat32(TorchDispatchMode):  # type: ignore[no-untyped-call]
 # ── agreement ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def disagreement(fast: Outcome, exact: Outcome, expected: Outcome) -> str | None:
+def disagreement(fast: StepsOutcome, exact: StepsOutcome, expected: StepsOutcome) -> str | None:
     """Return the first result of `fast` too far from `expected`, by name; None for none."""
     if not is_near(fast.losses, exact.losses, expected.losses, norm(expected.losses)):
         return Note("engine.faster.the-loss")
     largest: dict[str, float] = {}
     for name in fast.tensors:
-        largest[kind_of(name)] = max(largest.get(kind_of(name), 0.0), norm(expected.tensors[name]))
+        largest[kind_of_tensor(name)] = max(largest.get(kind_of_tensor(name), 0.0), norm(expected.tensors[name]))
     for name, found in fast.tensors.items():
         wanted = expected.tensors[name]
-        scale = norm(wanted) if kind_of(name) == BUFFER else largest[kind_of(name)]  # buffers have nothing in common
+        scale = (
+            norm(wanted) if kind_of_tensor(name) == BUFFER else largest[kind_of_tensor(name)]
+        )  # buffers have nothing in common
         if not is_near(found, exact.tensors[name], wanted, scale):
             return name
     return None
 
 
-def kind_of(name: str) -> str:
+def kind_of_tensor(name: str) -> str:
     """Return the kind of a tensor: '(gradient)', '(exp_avg)', '(buffer)'; '' for a parameter."""
     return name.rpartition(" ")[2] if name.endswith(")") else ""
 

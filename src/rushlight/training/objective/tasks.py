@@ -50,12 +50,12 @@ def task_of_loss(loss: object, target: TargetSpec, targets: Tensor | None) -> Ta
         return as_labels(loss, target, targets)
     if isinstance(loss, nn.PoissonNLLLoss):
         scale: Scale = "logarithms" if loss.log_input else "scores"
-        return replace(as_numbers(loss, target, targets), gives=scale)
+        return replace(quantities_or_counts(loss, target, targets), gives=scale)
     if isinstance(loss, OF_QUANTITIES):
         if target.task == "classification" and target.layout == "rows":
             raise UsageError("regression-loss-on-classes", loss=type(loss).__name__, classes=len(target.classes))
         is_share = target.task in ("binary", "multilabel")  # the outputs come as near to 0 and 1 as they can
-        return replace(target, gives="probabilities") if is_share else as_numbers(loss, target, targets)
+        return replace(target, gives="probabilities") if is_share else quantities_or_counts(loss, target, targets)
     if is_own(loss) and not (target.task == "regression" and are_yes_or_no(targets)):
         return target
     return TargetSpec("other", width=target.outputs, name=target.name, layout=target.layout)
@@ -107,7 +107,7 @@ def as_labels(loss: nn.Module, target: TargetSpec, targets: Tensor | None) -> Ta
     return TargetSpec("multilabel", tuple(map(str, range(target.width))), name=target.name, gives=gives)
 
 
-def as_numbers(loss: nn.Module, target: TargetSpec, targets: Tensor | None) -> TargetSpec:
+def quantities_or_counts(loss: nn.Module, target: TargetSpec, targets: Tensor | None) -> TargetSpec:
     """Return the target as quantities or counts, which whole numbers may be too; those in two dimensions are columns."""
     if target.task in ("regression", "other"):
         return target

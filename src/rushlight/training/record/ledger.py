@@ -78,7 +78,7 @@ class Ledger:
         """Read the pending losses: write, check and add them up, and tell of the lines that are due and of the progress."""
         if not self.pending:
             return
-        read = as_float32(self.pending)
+        read = losses_as_float32(self.pending)
         losses = read.tolist()
         if sys.byteorder == "big":
             read.byteswap()
@@ -127,7 +127,7 @@ class Ledger:
         if told is None or not told.numbers:
             return
         sums = self.state["numbers"]
-        values = as_float32([value for _, value, _ in told.numbers])
+        values = losses_as_float32([value for _, value, _ in told.numbers])
         for (name, _, weight), value in zip(told.numbers, values, strict=True):
             if weight:
                 total, whole = sums.get(name, (0.0, 0.0))
@@ -185,7 +185,7 @@ class Ledger:
     def check_weights(self) -> None:
         """Raise BlownUp for weights that the last steps made NaN or infinite, before these are tested or saved."""
         for name, parameter in named_parameters(self.training.model, self.training.objective.loss).items():
-            if not is_finite(parameter):
+            if not are_finite(parameter):
                 self.saver.finish_quietly()
                 raise BlownUp(
                     "weights-not-finite", name=name, step=self.state["step"], epoch=self.state["epoch"],
@@ -193,7 +193,7 @@ class Ledger:
                 )  # fmt: skip
 
 
-def is_finite(tensor: Tensor) -> bool:
+def are_finite(tensor: Tensor) -> bool:
     """Tell whether all numbers in a tensor are finite. Its sum decides quickly; only large numbers need a second test."""
     return cmath.isfinite(tensor.detach().sum().item()) or bool(torch.isfinite(tensor).all())
 
@@ -213,7 +213,7 @@ def name_samples(training: Training, step: int) -> Note:
     return Note("training.samples-in-all" if len(chosen) > 8 else "training.samples", listed=listed, count=len(chosen))
 
 
-def as_float32(losses: Sequence[float | Tensor]) -> array[float]:
+def losses_as_float32(losses: Sequence[float | Tensor]) -> array[float]:
     """Return losses as float32: one wait for all that a device has still to compute."""
     on_device = [loss for loss in losses if isinstance(loss, Tensor)]
     numbers = iter(torch.stack(on_device).reshape(-1).tolist() if on_device else ())

@@ -241,7 +241,9 @@ def explain_step_error(error: Exception, model: nn.Module, batch: Batch | None, 
 def explain_objective(error: Exception) -> BaseException:
     """Return the error of the user's objective with its own line; `error` itself where it was raised on purpose."""
     frames, where = traceback.extract_tb(error.__traceback__), user_line(error, "")
-    is_meant = not where or ((frames[-1].line or "").startswith("raise") and not frames[-1].filename.startswith(LIBRARIES))
+    is_meant = not where or (
+        (frames[-1].line or "").startswith("raise") and not frames[-1].filename.startswith(LIBRARIES)
+    )
     return error if is_meant else UsageError("objective-failed", where=where, reason=in_a_line(error))
 
 

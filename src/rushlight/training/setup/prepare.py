@@ -168,11 +168,11 @@ def set_up(
     history = open_history(folder, recipe, events, stack)
     return Training(
         recipe, module, fitted, objective, optimizer, schedule, device, folder, history, events, new_state(),
-        conditions, origin, held_by(module, objective, fitted), keep,
+        conditions, origin, held_objects(module, objective, fitted), keep,
     )  # fmt: skip
 
 
-def held_by(model: nn.Module, objective: Objective, data: Data) -> Held:
+def held_objects(model: nn.Module, objective: Objective, data: Data) -> Held:
     """Return the state that model, loss or objective, and data hold, as it is before the first step."""
     roots = {"model": model, "loss": objective.loss or objective.own}
     for name, split in data.splits.items():

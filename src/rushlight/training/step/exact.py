@@ -79,7 +79,7 @@ def exact_step(parts: Parts) -> Step:
         else:
             mean, outputs = accumulate(micro_batches)
         if parts.skips_bad:
-            check_finite(mean, trained(parts))
+            check_finite_step(mean, trained(parts))
         if parts.clip_norm is not None:
             nn.utils.clip_grad_norm_(list(trained(parts).values()), parts.clip_norm)
         try:
@@ -166,7 +166,7 @@ def trained(parts: Parts) -> dict[str, nn.Parameter]:
     return {name: parameter for name, parameter in named.items() if id(parameter) in known}
 
 
-def check_finite(loss: Tensor, parameters: dict[str, nn.Parameter]) -> None:
+def check_finite_step(loss: Tensor, parameters: dict[str, nn.Parameter]) -> None:
     """Raise NotFinite for a loss or a gradient that is NaN or infinite."""
     if not math.isfinite(float(loss)):
         raise NotFinite("loss", loss)

@@ -17,7 +17,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(text in str(error) for text in CPU_REFUSALS)
 
 
-def largest(micro_batches: Sequence[Batch]) -> int:
+def largest_size(micro_batches: Sequence[Batch]) -> int:
     """Return how many samples the largest micro-batch has."""
     return max(int(count_samples(batch)) for batch in micro_batches)
 

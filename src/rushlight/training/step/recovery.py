@@ -22,7 +22,7 @@ from rushlight.training.checkpoint import (
 from rushlight.training.record import BlownUp, name_samples
 from rushlight.training.state import Training
 from rushlight.training.step.exact import NotFinite, Step, UpdateFailed
-from rushlight.training.step.memory import Buffers, is_out_of_memory, largest, split
+from rushlight.training.step.memory import Buffers, is_out_of_memory, largest_size, split
 
 MOST_SKIPPED = 20  # steps left out one after the other
 MOST_ROLLBACKS = 10  # of one epoch
@@ -90,13 +90,13 @@ class Rescue:
     def halve(self, micro_batches: Sequence[Batch]) -> None:
         """Halve the micro-batches from here on; the effective batch and all weights stay."""
         state, training = self.state, self.training
-        size = state["micro_batch"] or largest(micro_batches)
+        size = state["micro_batch"] or largest_size(micro_batches)
         training.optimizer.zero_grad()
         self.buffers.restore()
         if size < 2:
             raise TrainingError("out-of-memory", step=state["step"] + 1, kept=describe_kept(training.folder))
         state["micro_batch"] = size // 2
-        whole = sum(largest([batch]) for batch in micro_batches)
+        whole = sum(largest_size([batch]) for batch in micro_batches)
         has_norms = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in training.model.modules())
         key = "training.smaller-batches-and-norms" if has_norms else "training.smaller-batches"
         step = state["step"] + 1

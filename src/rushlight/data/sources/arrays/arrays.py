@@ -118,13 +118,15 @@ def read_pairs(
 
 def read_raw(pairs: dict[str, Pair], name: str, task: Task | None, classes: Sequence[str] | None) -> Read:
     """Return the pairs of all splits as tensors of their own dtype and shape."""
-    samples = {split: Samples(as_given(x, name, split), as_given(y, name, split)) for split, (x, y) in pairs.items()}
+    samples = {
+        split: Samples(as_raw_tensor(x, name, split), as_raw_tensor(y, name, split)) for split, (x, y) in pairs.items()
+    }
     inputs, targets = samples["train"].inputs, samples["train"].targets
     target = read_targets(targets, task, classes)[1] if task or classes else None
     return "image" if inputs.dim() == 4 and inputs.shape[1] in CHANNELS else "array", samples, target, []
 
 
-def as_given(values: Any, name: str, split: str) -> Tensor:
+def as_raw_tensor(values: Any, name: str, split: str) -> Tensor:
     """Return an array as a tensor of its own dtype; what torch hardly has becomes float32 or int64."""
     if isinstance(values, Tensor) and values.dtype != torch.bfloat16:
         return values.detach().cpu()

@@ -49,12 +49,12 @@ def read_array_files(path: Path) -> tuple[Pair, Pair | None, Pair | None]:
         files = {file.stem: file for file in sorted(path.glob("*.npy"))}
         if not files:
             raise DataError("no-array-files", path=path)
-        return read_pairs(path, files)
+        return pick_pairs(path, files)
     if path.suffix.lower() == ".npy":
         raise DataError("lone-npy", path=path)
     if not path.exists():
         raise DataError("no-array-files", path=path)
-    opened = load(path)
+    opened = load_file(path)
     if not isinstance(opened, np.lib.npyio.NpzFile):
         raise DataError("lone-npy", path=path)
     with opened:
@@ -62,7 +62,7 @@ def read_array_files(path: Path) -> tuple[Pair, Pair | None, Pair | None]:
         size, most = sum(entry.file_size for entry in opened.zip.infolist()), most_unpacked(path.stat().st_size)
         if size > most:
             raise DataError("array-not-readable", path=path, reason=Note("data.unpacks-to", size=size, most=most))
-        return read_pairs(path, dict.fromkeys(opened.files, opened))
+        return pick_pairs(path, dict.fromkeys(opened.files, opened))
 
 
 def holds_array_files(path: Path) -> bool:
@@ -72,7 +72,7 @@ def holds_array_files(path: Path) -> bool:
     return path.exists() and (path.suffix.lower() in ARRAY_ENDINGS or "ubyte" in path.name)
 
 
-def read_pairs(path: Path, stored: Mapping[str, Any]) -> tuple[Pair, Pair | None, Pair | None]:
+def pick_pairs(path: Path, stored: Mapping[str, Any]) -> tuple[Pair, Pair | None, Pair | None]:
     """Pick inputs and targets by name out of what is stored."""
     keys = {key.lower(): key for key in stored}
     for x, y in PAIR_NAMES:
@@ -100,11 +100,14 @@ def pick(keys: Mapping[str, str], x: str, y: str, splits: tuple[str, ...]) -> tu
 
 def read_pair(path: Path, stored: Mapping[str, Any], names: tuple[str, str]) -> Pair:
     """Read two stored arrays."""
-    x, y = (load(where) if isinstance(where := stored[name], Path) else unpack(path, where, name) for name in names)
+    x, y = (
+        load_file(where) if isinstance(where := stored[name], Path) else read_member(path, where, name)
+        for name in names
+    )
     return x, y
 
 
-def load(path: Path) -> Any:
+def load_file(path: Path) -> Any:
     """Open a .npy or .npz file without ever unpickling."""
     try:
         with open_file(path) as file:  # NumPy leaves the file open when it is a ZIP that was cut off
@@ -120,7 +123,7 @@ def load(path: Path) -> Any:
         raise array_error(path, error) from error
 
 
-def unpack(path: Path, opened: Any, name: str) -> np.ndarray:
+def read_member(path: Path, opened: Any, name: str) -> np.ndarray:
     """Read one array of an .npz file."""
     try:
         found = opened[name]

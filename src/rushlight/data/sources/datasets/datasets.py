@@ -216,7 +216,7 @@ def open_raw(dataset: Dataset[Any], others: dict[str, Any], options: DatasetOpti
     loaders = {split: other for split, other in others.items() if isinstance(other, DataLoader)}
     notes += [Note("data.loader-of-split", split=Note(f"words.{split}")) for split in loaders]
     read = {
-        split: read_samples(source, split, options.readers)
+        split: keep_samples(source, split, options.readers)
         for split, source in {"train": dataset, **others}.items()
         if split not in loaders
     }
@@ -451,7 +451,7 @@ def read_all(
     return Samples(x if x.dim() > 1 else x.unsqueeze(1), kept_targets), target
 
 
-def read_samples(dataset: Dataset[Any], split: str, readers: Readers) -> Samples:
+def keep_samples(dataset: Dataset[Any], split: str, readers: Readers) -> Samples:
     """Read every sample once and keep it as it is."""
     inputs, targets = read_columns(dataset, split, readers)
     return Samples(torch.cat(list(inputs)), torch.cat(list(targets)))

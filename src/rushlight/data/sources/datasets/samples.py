@@ -55,26 +55,26 @@ def randomness(dataset: Dataset[Any], count: int) -> str:
         return collated([sample], collate_samples, type(dataset).__name__)
 
     for index in evenly_spaced(count, PROBES):
-        if same(read(index), read(index)):
+        if are_equal_samples(read(index), read(index)):
             continue
         again = []
         for _ in range(PROBES):
             held.restore({})
             again.append(read(index))
         held.restore({})
-        is_same = all(same(again[0], each) for each in again)
+        is_same = all(are_equal_samples(again[0], each) for each in again)
         return Note("data.changes-itself" if is_same else "data.unknown-source")
     return Note("data.draws-random") if draws else ""
 
 
-def same(one: Any, other: Any) -> bool:
+def are_equal_samples(one: Any, other: Any) -> bool:
     """Tell whether two samples are equal in every value; NaN equals NaN."""
     if isinstance(one, Tensor) and isinstance(other, Tensor):
         return one.shape == other.shape and bool(((one == other) | (one != one)).all())
     if isinstance(one, dict) and isinstance(other, dict):
-        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+        return one.keys() == other.keys() and all(are_equal_samples(one[key], other[key]) for key in one)
     if isinstance(one, (tuple, list)) and isinstance(other, (tuple, list)):
-        return len(one) == len(other) and all(map(same, one, other))
+        return len(one) == len(other) and all(map(are_equal_samples, one, other))
     return bool(one == other)
 
 

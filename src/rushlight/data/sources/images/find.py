@@ -95,7 +95,7 @@ def choose_folders(tests: list[Path], validations: list[Path]) -> tuple[Path | N
         next((folder for folder in usable if folder in validations and folder != test), None) if test in tests else None
     )
     if unused := [folder.name for folder in usable if folder not in (test, validation)]:
-        notes.append(Note("data.folders-unused", names=listed(unused)))
+        notes.append(Note("data.folders-unused", names=in_quotes(unused)))
     return test, validation, notes
 
 
@@ -104,10 +104,10 @@ def find_other(folder: Path, classes: tuple[str, ...]) -> tuple[ImageFiles, list
     by_class, notes = list_classes(folder)
     if strangers := sorted(set(by_class) - set(classes)):
         raise DataError(
-            "class-in-test-only", path=folder, found=strangers[0], count=len(strangers), known=listed(classes)
+            "class-in-test-only", path=folder, found=strangers[0], count=len(strangers), known=in_quotes(classes)
         )
     if absent := [name for name in classes if name not in by_class]:
-        notes.append(Note("data.class-without-images", name=folder.name, classes=listed(absent)))
+        notes.append(Note("data.class-without-images", name=folder.name, classes=in_quotes(absent)))
     return files_of(by_class, classes), notes
 
 
@@ -126,7 +126,7 @@ def list_classes(root: Path) -> tuple[dict[str, list[Path]], list[Note]]:
     if not by_class:
         raise DataError("no-classes", path=root, loose=loose)
     if (in_order := sorted(by_class)) != sorted(by_class, key=number_in) and all(map(str.isdecimal, by_class)):
-        notes.append(Note("data.numbered-as-text", classes=listed(in_order)))
+        notes.append(Note("data.numbered-as-text", classes=in_quotes(in_order)))
     if loose:
         notes.append(Note("data.loose-images", count=loose, name=root.name))
     if ignored:
@@ -138,7 +138,7 @@ def list_classes(root: Path) -> tuple[dict[str, list[Path]], list[Note]]:
         {entry.name: count_images(entry) for entry in root.iterdir() if entry.is_dir() and is_hidden(entry.name)}
     )
     if passed_over:  # a Counter that was added to holds what is more than zero
-        notes.append(Note("data.hidden-folders", count=passed_over.total(), names=listed(sorted(passed_over))))
+        notes.append(Note("data.hidden-folders", count=passed_over.total(), names=in_quotes(sorted(passed_over))))
     return by_class, notes
 
 
@@ -153,10 +153,10 @@ def folders_in(path: Path) -> list[Path]:
         entries = [entry for entry in path.iterdir() if entry.is_dir() and not is_hidden(entry.name)]
     except OSError as error:
         refuse_folder(error)
-    return sorted(entry for entry in entries if not any(map(is_run, entry.glob("*/recipe.json"))))
+    return sorted(entry for entry in entries if not any(map(is_recipe_of_run, entry.glob("*/recipe.json"))))
 
 
-def is_run(recipe: Path) -> bool:
+def is_recipe_of_run(recipe: Path) -> bool:
     """Tell whether a recipe.json is a run's: a run's folder has its environment beside it."""
     return (recipe.parent / "environment.json").is_file()
 
@@ -202,7 +202,7 @@ def count_images(folder: Path) -> int:
     return sum(is_image(Path(name)) for _, _, names in os.walk(folder, onerror=refuse_folder) for name in names)
 
 
-def listed(names: Sequence[str], most: int = 10) -> str:
+def in_quotes(names: Sequence[str], most: int = 10) -> str:
     """Return names in quotes, the first `most` of them."""
     shown = ", ".join(f'"{name}"' for name in names[:most])
     return shown if len(names) <= most else Note("words.and-more", listed=shown, count=len(names) - most)

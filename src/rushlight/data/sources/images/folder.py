@@ -77,7 +77,7 @@ def open_image_folder(
     shape, size_note = choose_shape(sized, image_size)
     notes.append(size_note)
     if len(headers) * int(np.prod(shape)) > memory_limit:
-        return open_streamed(path, splits, target, shape, bad, notes, normalize, skip_bad, workers)
+        return open_streamed_folder(path, splits, target, shape, bad, notes, normalize, skip_bad, workers)
     samples = {}
     for split, files in splits.items():
         samples[split], newly_bad = decode(files, shape, path)
@@ -174,7 +174,7 @@ class ImageFolderDataset(Dataset[tuple[Tensor, int]]):
         return read_shape(self.paths[index], self.shape), self.labels[index]
 
 
-def open_streamed(
+def open_streamed_folder(
     root: Path, splits: dict[str, ImageFiles], target: TargetSpec, shape: tuple[int, int, int],
     bad: list[BadImage], notes: list[Note], normalize: NormalizeName, skip_bad: bool, workers: int,
 ) -> Data:  # fmt: skip

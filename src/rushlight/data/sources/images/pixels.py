@@ -85,12 +85,12 @@ def read_shape(source: Path | Image.Image, shape: tuple[int, ...]) -> Tensor:
 
 def read_headers(paths: Sequence[Path]) -> tuple[dict[Path, Header], list[BadImage]]:
     """Read every image's header, in threads; return the headers and the files that have none."""
-    found = dict(zip(paths, in_threads(read_header, paths), strict=True))
+    found = dict(zip(paths, in_threads(read_image_header, paths), strict=True))
     bad = [header for header in found.values() if isinstance(header, BadImage)]
     return {path: header for path, header in found.items() if isinstance(header, Header)}, bad
 
 
-def read_header(path: Path) -> Header:
+def read_image_header(path: Path) -> Header:
     """Return the upright size of an image and whether it is grey."""
     from PIL import Image
 

@@ -89,7 +89,7 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def unpack(packed: Path, file: RemoteFile, folder: Path, source: str) -> None:
+def unpack_published(packed: Path, file: RemoteFile, folder: Path, source: str) -> None:
     """Check a published file and write its contents into the cache.
 
     A file with the published digest is trusted. A gzipped file without it (compressed anew by a distribution, say) is

@@ -74,7 +74,7 @@ def run(
             while process.poll() is None and time.monotonic() < deadline:
                 time.sleep(0.05)
                 if progress and name:
-                    progress(name, bytes_in(scratch), None)
+                    progress(name, bytes_of_files(scratch), None)
         finally:
             is_late = process.poll() is None
             if is_late:
@@ -89,7 +89,7 @@ def run(
         raise Refusal(Note("data.command-failed", command=command[0], code=process.returncode, output=output))
 
 
-def bytes_in(folder: Path) -> int:
+def bytes_of_files(folder: Path) -> int:
     """Return the bytes of all files in a folder that another program writes to."""
     size = 0
     for path in folder.rglob("*"):

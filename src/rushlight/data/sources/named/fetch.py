@@ -14,7 +14,15 @@ from pathlib import Path
 import filelock
 
 from rushlight import files
-from rushlight.data.sources.named.cache import Progress, Refusal, admit, cache_folder, find_faults, read_record, unpack
+from rushlight.data.sources.named.cache import (
+    Progress,
+    Refusal,
+    admit,
+    cache_folder,
+    find_faults,
+    read_record,
+    unpack_published,
+)
 from rushlight.data.sources.named.catalog import NamedDataset, RemoteFile
 from rushlight.data.sources.named.debian import unpack_package
 from rushlight.data.sources.named.download import download
@@ -74,7 +82,7 @@ def set_damaged_aside(dataset: NamedDataset, folder: Path) -> list[Note]:
 
 def fetch_missing(dataset: NamedDataset, folder: Path, notes: Sequence[Note], progress: Progress | None) -> None:
     """Try the sources in turn until no file is missing; the folder itself first, for files copied there by hand."""
-    failures: list[tuple[str, str]] = [(describe_source(str(folder), folder), note) for note in notes]
+    failures: list[tuple[str, str]] = [(name_of_source(str(folder), folder), note) for note in notes]
     missing = missing_files(dataset, folder)
     for source in (str(folder), *dataset.sources):
         if not missing:
@@ -83,7 +91,7 @@ def fetch_missing(dataset: NamedDataset, folder: Path, notes: Sequence[Note], pr
             fetch_from(source, missing, folder, progress)
         except (Refusal, OSError) as error:  # OSError: a copy that may not be read, a program that may not be run
             reason = error.note if isinstance(error, Refusal) else str(error)
-            failures.append((describe_source(source, folder), reason))
+            failures.append((name_of_source(source, folder), reason))
         missing = missing_files(dataset, folder)
     if missing:
         tried = (
@@ -116,11 +124,11 @@ def fetch_from(source: str, missing: Sequence[RemoteFile], folder: Path, progres
         if source.startswith("apt://"):
             package, _, installed = source.removeprefix("apt://").partition("/")
             root = unpack_package(package, scratch, progress)
-            copy_files(root / installed, missing, folder, describe_source(source, folder))
+            copy_files(root / installed, missing, folder, name_of_source(source, folder))
         else:
             for file in missing:
                 packed = download(source, file, scratch, progress)
-                unpack(packed, file, folder, source)
+                unpack_published(packed, file, folder, source)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -131,7 +139,7 @@ def copy_files(place: Path, missing: Sequence[RemoteFile], folder: Path, origin:
         raise Refusal(Note("data.no-such-folder"))
     for file in missing:
         if (place / file.name).is_file():
-            unpack(place / file.name, file, folder, origin)
+            unpack_published(place / file.name, file, folder, origin)
             continue
         for content in file.contents:
             copy = place / content.name
@@ -146,7 +154,7 @@ def copy_files(place: Path, missing: Sequence[RemoteFile], folder: Path, origin:
                 raise Refusal(Note("data.fault-of-file", name=copy.name, reason=refusal.note)) from refusal
 
 
-def describe_source(source: str, folder: Path) -> str:
+def name_of_source(source: str, folder: Path) -> str:
     """Name a source for the list of those that failed, paths in full."""
     if source.startswith("apt://"):
         return Note("data.in-debian-package", package=source.split("/")[2])

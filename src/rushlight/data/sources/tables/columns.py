@@ -42,7 +42,7 @@ def learn_columns(path: Path, frame: pl.DataFrame, train_rows: np.ndarray) -> tu
     notes: list[Note] = []
     for name in frame.columns:
         series = frame[name]
-        kind = kind_of(series)
+        kind = kind_of_column(series)
         if kind is None:
             left_out[name] = Note("data.holds-values-of", dtype=str(series.dtype).split("(")[0].lower())
             continue
@@ -120,7 +120,7 @@ def learn_category(name: str, values: list[str | None]) -> Column | Note:
     return Column(name, "category", tuple(sorted(known)))
 
 
-def kind_of(series: pl.Series) -> str | None:
+def kind_of_column(series: pl.Series) -> str | None:
     """Tell what a column is: 'number', 'category', 'date', or None for what cannot be used."""
     pl = polars()
     dtype = series.dtype
