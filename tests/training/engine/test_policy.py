@@ -38,6 +38,7 @@ from rushlight.training.engine.fingerprint import constants_of, settings_of, sou
 from rushlight.training.engine.lower_matmul import add_products
 from rushlight.training.engine.modes import Mode, read_modes
 from rushlight.training.engine.package import CompiledSteps, Package
+from rushlight.training.engine.verification import assign, copies, tensors_of
 from rushlight.training.loop import step_parts
 from rushlight.training.objective.losses import make_objective
 from rushlight.training.setup.prepare import start_training
