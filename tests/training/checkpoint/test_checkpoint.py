@@ -28,7 +28,7 @@ from torch.optim import lr_scheduler
 
 import rushlight
 from rushlight import files
-from rushlight.checkpoint_files import list_checkpoints
+from rushlight.checkpoint_files import SUMS, checksums, list_checkpoints
 from rushlight.errors import RunError, RushlightError, UsageError, WeightsError
 from rushlight.models import build_model
 from rushlight.options import check_options
@@ -46,6 +46,7 @@ from rushlight.training.checkpoint.checkpoint import (
     unpack,
     write_snapshot,
 )
+from rushlight.training.checkpoint.randomness import random_streams
 from rushlight.training.loop import epochs
 from rushlight.training.objective.schedule import Schedule
 from rushlight.training.setup.prepare import start_training
@@ -792,3 +793,23 @@ def test_a_checkpoint_holds_no_code() -> None:
         text = path.read_text(encoding="utf-8")
         assert not re.search(r"(?<!safetensors\.)torch\.load\(", text)
         assert "pickle" not in text
+
+
+@pytest.mark.parametrize(
+    ("written", "changed"),
+    [('"MT19937"', '"another"'), ('"has_gauss", 0', '"has_gauss", "x"'), ('"pos", ', '"post", '), ("[3, {", "[4, {")],
+)
+def test_random_states_that_are_none_of_the_generators_are_refused_and_change_nothing(
+    written: str, changed: str, tmp_path: Path
+) -> None:
+    run = rushlight.train("linear", "digits", epochs=1, schedule="constant", runs=tmp_path, name="it", quiet=True)
+    folder = latest_checkpoint(run.folder)
+    content = json.dumps(json.loads((folder / "state.json").read_text()))
+    assert written in content
+    (folder / "state.json").write_text(content.replace(written, changed))
+    (folder / SUMS).write_bytes(checksums(folder))
+    before = random_streams()
+    with pytest.raises(RunError) as caught:
+        rushlight.resume("it", runs=tmp_path, epochs=2, quiet=True)
+    assert caught.value.key == "state-does-not-fit"
+    assert np.array_equal(before["numpy"]["state"]["key"], random_streams()["numpy"]["state"]["key"])

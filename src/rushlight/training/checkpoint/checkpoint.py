@@ -43,7 +43,7 @@ from rushlight.checkpoint_files import (
     newer_format,
     read_state,
 )
-from rushlight.errors import RunError, StorageError, UsageError, WeightsError
+from rushlight.errors import RunError, RushlightError, StorageError, UsageError, WeightsError
 from rushlight.export import bundle_architecture, check_bundle, pack, unpack
 from rushlight.kinds import Kind, is_count, is_object, maybe, wrong_entry
 from rushlight.runs import keep_values
@@ -57,7 +57,7 @@ from rushlight.training.checkpoint.kept import (
     restore_kept,
     unsaved_buffers,
 )
-from rushlight.training.checkpoint.randomness import held_state, random_streams
+from rushlight.training.checkpoint.randomness import check_random_streams, held_state, random_streams
 from rushlight.training.checkpoint.serialize import lay_out_like_parameters
 from rushlight.training.state import State, Training
 
@@ -234,11 +234,15 @@ def restore_memory(training: Training, folder: Path, content: dict[str, Any], te
             restore_kept(kept, state)
             if isinstance(kept, torch.optim.Optimizer):
                 lay_out_like_parameters(kept)
-    except (RuntimeError, ValueError, KeyError, AttributeError) as error:
+        streams = unpack(content["random"], tensors)
+        check_random_streams(streams)
+    except RushlightError:
+        raise
+    except Exception as error:  # torch, NumPy and the user's objects each raise their own for what they did not write
         reason = " ".join(str(error).split())[:300]
         raise RunError("state-does-not-fit", run=training.folder.name, folder=folder, reason=reason) from error
     training.state.update(unpack(content["state"], tensors))
-    training.state["random"] = unpack(content["random"], tensors)  # for the loop to set when it begins
+    training.state["random"] = streams  # for the loop to set when it begins
 
 
 def read_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

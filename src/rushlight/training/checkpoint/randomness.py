@@ -45,6 +45,15 @@ def restore_random_streams(streams: dict[str, Any]) -> None:
     torch.set_rng_state(streams["torch"])
 
 
+def check_random_streams(streams: dict[str, Any]) -> None:
+    """Raise whatever the generators raise for states that are none of theirs; nothing is changed."""
+    before = random_streams()
+    try:
+        restore_random_streams(streams)
+    finally:
+        restore_random_streams(before)
+
+
 def held_state(training: Training) -> dict[str, Any]:
     """Return what has changed in the state that model, loss and data hold, for a checkpoint.
 
