@@ -193,12 +193,14 @@ def change_an_entry(place: Path, chosen: random.Random) -> tuple[str, ...]:
 
 
 def entries(value: Any) -> Iterator[tuple[Any, Any]]:
-    """Give every entry in JSON values, as its owner and its key."""
-    for key, entry in list(
-        value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    ):
-        yield value, key
-        yield from entries(entry)
+    """Give every entry in JSON values, as its owner and its key, however deep: nesting is one of the changes."""
+    left = [value]
+    while left:
+        owner = left.pop()
+        pairs = owner.items() if isinstance(owner, dict) else enumerate(owner) if isinstance(owner, list) else ()
+        for key, entry in list(pairs):
+            yield owner, key
+            left.append(entry)
 
 
 def mend_sums(path: Path) -> None:
