@@ -236,7 +236,9 @@ def test_a_run_of_the_previous_release_goes_on_choosing_by_its_test_and_says_so_
 def test_where_something_chooses_a_tenth_of_train_is_set_aside_said_and_cut_again_at_resume(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options: dict[str, Any] = {"early_stopping": 2, "epochs": 30, "optimizer": "SGD", "lr": 2.0, "runs": tmp_path}
+    options: dict[str, Any] = {
+        "early_stopping": 2, "epochs": 30, "optimizer": "SGD", "lr": 2.0, "runs": tmp_path, "numerics": "exact",
+    }  # fmt: skip
     whole = rushlight.train("linear", "digits", name="whole", **options)
     assert "1,294 samples + 143 to validate + 360 to test" in capsys.readouterr().out
     assert any(note.startswith("143 of 1,437 training samples were set aside for validation") for note in whole.notes)
