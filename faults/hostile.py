@@ -7,6 +7,7 @@ That process's program is this module: `python -m faults.hostile WORK SEED FIRST
 from __future__ import annotations
 
 import contextlib
+import copy
 import gzip
 import hashlib
 import io
@@ -183,7 +184,7 @@ def change_an_entry(place: Path, chosen: random.Random) -> tuple[str, ...]:
                 nested = [nested]
             owner[key] = nested
         else:
-            owner[key] = chosen.choice(ODD)
+            owner[key] = copy.deepcopy(chosen.choice(ODD))  # a change may go into it
     with contextlib.suppress(RecursionError):
         lines[number] = json.dumps(content)
     lines[number] = lines[number].replace("Infinity", "1e400") if chosen.randrange(2) else lines[number]

@@ -65,10 +65,9 @@ def reopen_specs(
     """Return the specs of a run's inputs and targets: the bundle's, or those of its data and model where it has none."""
     if (folder / "model").is_dir():
         bundle = read_bundle(folder / "model")
-        if (target := bundle.target) is not None and recipe.loss[
-            "name"
-        ] == "BCELoss":  # not recorded by earlier releases
-            target = replace(target, gives="probabilities")
+        target = bundle.target
+        if target is not None and recipe.loss["name"] == "BCELoss":
+            target = replace(target, gives="probabilities")  # earlier releases did not record it
         return bundle.features, target
     data, loss = reopen_data(folder, recipe, fetch), recipe.loss
     known = None if loss.get("live") else named_loss(loss["name"])

@@ -51,14 +51,13 @@ from rushlight.texts import Note
 from rushlight.training.checkpoint.kept import (
     group_names,
     kept_state,
-    order_parameters,
     parameter_names,
     restore_buffers,
     restore_kept,
+    restore_optimizer,
     unsaved_buffers,
 )
 from rushlight.training.checkpoint.randomness import check_random_streams, held_state, random_streams
-from rushlight.training.checkpoint.serialize import lay_out_like_parameters
 from rushlight.training.state import State, Training
 
 PARTS = ("state", "model", "buffers", "optimizer", "schedule", "random", "conditions")
@@ -218,22 +217,17 @@ def restore_memory(training: Training, folder: Path, content: dict[str, Any], te
     try:
         training.model.load_state_dict(unpack(content["model"], tensors))
         restore_buffers(training.model, unpack(content["buffers"], tensors), training.device)
-        order_parameters(training.optimizer, unpack(content.get("optimizer_names"), tensors), training)
-        training.optimizer.load_state_dict(unpack(content["optimizer"], tensors))
-        lay_out_like_parameters(training.optimizer)
+        names = unpack(content.get("optimizer_names"), tensors)
+        restore_optimizer(training.optimizer, unpack(content["optimizer"], tensors), names, training)
         training.schedule.load_state_dict(unpack(content["schedule"], tensors))
         if isinstance(loss, torch.nn.Module) and "loss" in content:  # early releases did not save it
             loss.load_state_dict(unpack(content["loss"], tensors))
             restore_buffers(loss, unpack(content["loss_buffers"], tensors), training.device)
         if "held" in content:
             training.held.restore(unpack(content["held"], tensors))
-        names = unpack(content.get("keep_names"), tensors) or []
-        for kept, state, groups in zip(training.keep, unpack(content.get("keep"), tensors) or [], names, strict=True):
-            if isinstance(kept, torch.optim.Optimizer):
-                order_parameters(kept, groups, training)
-            restore_kept(kept, state)
-            if isinstance(kept, torch.optim.Optimizer):
-                lay_out_like_parameters(kept)
+        saved = (unpack(content.get(name), tensors) or [] for name in ("keep", "keep_names"))
+        for kept, state, groups in zip(training.keep, *saved, strict=True):
+            restore_kept(kept, state, groups, training)
         streams = unpack(content["random"], tensors)
         check_random_streams(streams)
     except RushlightError:

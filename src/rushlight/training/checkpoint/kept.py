@@ -1,4 +1,4 @@
-"""State by name and by object: an optimizer's by its parameters' names, and that of the objects in `keep`."""
+"""Restoring state by name and by object: an optimizer's by its parameters' names, and that of the objects in `keep`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rushlight.errors import RunError, UsageError
 from rushlight.training.objective import named_parameters
 from rushlight.training.state import Training
 
-# ── an optimizer's parameters by name ────────────────────────────────────────────────────────────────────────
+# ── an optimizer's state by name ─────────────────────────────────────────────────────────────────────────────
 
 
 def parameter_names(training: Training) -> dict[int, str]:
@@ -52,6 +52,26 @@ def order_parameters(optimizer: Optimizer, saved: list[list[str]] | None, traini
             group[key] = [group[key][place] for place in places]
 
 
+def restore_optimizer(
+    optimizer: Optimizer, state: dict[str, Any], names: list[list[str]] | None, training: Training
+) -> None:
+    """Restore an optimizer's state_dict, saved with its parameters in the order of `names`; see `order_parameters`."""
+    order_parameters(optimizer, names, training)
+    optimizer.load_state_dict(state)
+    lay_out_like_parameters(optimizer)
+
+
+def lay_out_like_parameters(optimizer: Optimizer) -> None:
+    """Lay the optimizer's tensors out as their parameters: fused kernels go by memory order.
+
+    Tensors from a checkpoint are contiguous; a parameter may be channels last.
+    """
+    for parameter, kept in optimizer.state.items():
+        for name, value in kept.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape and value.stride() != parameter.stride():
+                kept[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+
+
 def first_names(names: set[str]) -> str:
     """Return the first few names, or a dash for none."""
     return ", ".join(sorted(names)[:3]) + (", …" if len(names) > 3 else "") or "–"
@@ -85,10 +105,12 @@ def kept_state(thing: Any) -> Any:
     )
 
 
-def restore_kept(thing: Any, state: Any) -> None:
-    """Restore the result of `kept_state`."""
+def restore_kept(thing: Any, state: Any, names: list[list[str]] | None, training: Training) -> None:
+    """Restore the result of `kept_state`; `names` are an optimizer's parameters, as `group_names` gave them."""
     if isinstance(thing, GENERATORS):
         set_state(thing, state)
+    elif isinstance(thing, Optimizer):
+        restore_optimizer(thing, state, names, training)
     elif isinstance(thing, nn.Module):
         thing.load_state_dict(state["state"])
         restore_buffers(thing, state["buffers"])

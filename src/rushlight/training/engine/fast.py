@@ -48,8 +48,9 @@ class FastEngine:
         self.ahead = self.joins = 1  # as the feed's
         self.eager_modes: list[Mode] | None = None  # not verified yet; None: not known yet
         # what an observed step showed, in this process or an earlier one; None: none was observed; "": no obstacle
-        self.observed: str | None = self.state["obstacle"] or ("" if self.record.modes else self.state["obstacle"])
-        self.is_probed = self.observed is not None
+        self.observed: str | None = self.state["obstacle"]
+        if self.observed is None and self.record.modes:
+            self.observed = ""
         self.settings = settings_now(parts) if self.is_probed else {}
         self.obstacle = find_obstacle(training) or self.observed or None
         self.note_obstacle()
@@ -108,6 +109,11 @@ class FastEngine:
         change = math.inf if following is None else following - step
         most = min(self.ahead, whole_steps_left(self.training), change, self.execution.steps_to_verification(step))
         return max(1, int(min(self.execution.row.calls, most // count)))
+
+    @property
+    def is_probed(self) -> bool:
+        """Whether a step was observed, by this process or an earlier one."""
+        return self.observed is not None
 
     @property
     def is_settled(self) -> bool:
@@ -228,7 +234,7 @@ class FastEngine:
         before = side_effects(self.parts)
         executed = self.runner.run(self.execution.step, cut(batches, plan.count))
         after = side_effects(self.parts)
-        self.is_probed, self.settings = True, settings_now(self.parts)
+        self.settings = settings_now(self.parts)
         self.observed = self.state["obstacle"] = obstacle_in(before, after) or ""
         self.obstacle = self.observed or self.obstacle
         self.note_obstacle()

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from rushlight.export import pack, unpack
-from rushlight.training.checkpoint.serialize import lay_out_like_parameters
+from rushlight.training.checkpoint.kept import lay_out_like_parameters
 
 
 @pytest.mark.parametrize("kind", ["Adam", "AdamW", "Adagrad"])
