@@ -17,6 +17,8 @@ from rushlight import files
 from rushlight.checkpoint_files import (
     CHECKPOINTS,
     FORMAT,
+    STATE,
+    STATE_KIND,
     Watch,
     age,
     damage_of,
@@ -194,11 +196,11 @@ def check_checkpoints(run: Path, watch: Watch | None) -> list[CheckedFile]:
 
 
 def check_checkpoint(folder: Path, watch: Watch | None) -> CheckedFile:
-    """Compare a checkpoint's bytes with its SHA256SUMS."""
+    """Compare a checkpoint's bytes with its SHA256SUMS, and the kinds of what is read of it here."""
     name, size = f"{CHECKPOINTS}/{folder.name}", bytes_on_disk(folder)
     if newer := newer_format(folder):
         return CheckedFile(name, OTHER, Note("runs.other-format", found=newer, known=FORMAT), size)
-    problem = damage_of(folder, watch)
+    problem = damage_of(folder, watch) or reading_damage(read_json, folder / STATE, STATE_KIND)
     return CheckedFile(name, DAMAGED if problem else WHOLE, problem or "", size)
 
 
