@@ -537,7 +537,7 @@ def probe_target(dataset: Any, task: Task | None, classes: Sequence[str] | None,
     return read_targets(labels, task, classes)[1]
 
 
-DATASET = SourceKind(
+DATASET: SourceKind = SourceKind(
     "data.kinds.dataset", lambda source: isinstance(source, (Dataset, DataLoader)) and is_ordinary(source), open_dataset
 )
-LOADER = SourceKind("data.kinds.loader", lambda source: isinstance(source, DataLoader), open_loader)
+LOADER: SourceKind = SourceKind("data.kinds.loader", lambda source: isinstance(source, DataLoader), open_loader)
