@@ -12,11 +12,4 @@ if TYPE_CHECKING:
     from rushlight.report.report import ClassFigures, Report, class_figures
 
 
-__getattr__, __dir__ = lazy_names(
-    __name__,
-    {
-        "rushlight.report.intervals": ["wilson"],
-        "rushlight.report.plots": ["write_confusion_plot", "write_loss_plot"],
-        "rushlight.report.report": ["ClassFigures", "Report", "class_figures"],
-    },
-)
+__getattr__, __dir__ = lazy_names(__name__)
