@@ -38,6 +38,7 @@ from rushlight.data.feed import (
     read_sample,
     seeded,
 )
+from rushlight.data.order import evenly_spaced
 from rushlight.data.shape import (
     EXAMPLES,
     PrepareBatch,
@@ -57,7 +58,6 @@ from rushlight.data.shape import (
 from rushlight.data.sources.datasets.samples import (
     PROBES,
     collate_samples,
-    evenly_spaced,
     is_pair,
     is_plain_pair,
     randomness,
