@@ -55,6 +55,14 @@ STEP_TARGETS = {  # workload -> (contender, measured against, its time per step 
 }  # fmt: skip
 
 
+CARD_TARGETS = {  # the same on an NVIDIA card; its floor is the replay of a graph
+    "mlp": (("fast", "plain", 0.10), ("fast", "floor", 1 / 0.9)),
+    "small": (("fast", "plain", 1 / 15),),
+    "cnn": (("bfloat16", "plain", 0.25),),
+    "transformer": (("fast", "plain", 0.5),),
+}
+
+
 @dataclass(frozen=True)
 class Training:
     """What one contender did in one round."""
@@ -76,17 +84,18 @@ class Lengths:
     epochs: int
     seconds: float
     compiled_seconds: float
+    device: str = "cpu"
 
 
 def train_once(workload: Workload, name: str, data: Path, lengths: Lengths) -> Training:
     """Run a contender's process, and another that lasts longer where it was short."""
-    finished = run_apart(["benchmarks.contender", workload.name, name, str(data), str(lengths.epochs)])
+    finished = run_apart(["benchmarks.contender", workload.name, name, str(data), str(lengths.epochs), lengths.device])
     laps, steps = finished.result["epochs"], finished.result["steps_per_epoch"]
     seconds = [lap["seconds"] for lap in laps]
     least = lengths.compiled_seconds if CONTENDERS[name].compiles else lengths.seconds
     epochs = epochs_for(least, seconds)
     if epochs > lengths.epochs:
-        longer = run_apart(["benchmarks.contender", workload.name, name, str(data), str(epochs)])
+        longer = run_apart(["benchmarks.contender", workload.name, name, str(data), str(epochs), lengths.device])
         seconds = [lap["seconds"] for lap in longer.result["epochs"]]
     later = statistics.median(seconds[len(seconds) // 2 :])
     say(f"  {workload.name}, {name}: {later / steps * 1e6:,.0f} µs/step, process {finished.seconds:.1f} s")
@@ -160,10 +169,10 @@ def workload_table(results: dict[str, list[Training]], epochs: int) -> str:
     return markdown(headers, rows)
 
 
-def target_rows(workload: str, results: dict[str, list[Training]]) -> list[dict[str, Any]]:
+def target_rows(workload: str, results: dict[str, list[Training]], device: str) -> list[dict[str, Any]]:
     """Return what was aimed at for a workload, and what was found."""
     found: list[dict[str, Any]] = []
-    for name, other, most in STEP_TARGETS.get(workload, ()):
+    for name, other, most in (STEP_TARGETS if device == "cpu" else CARD_TARGETS).get(workload, ()):
         share = step_ratio(results, name, other)
         if share is not None:
             found.append({"what": "step", "contender": name, "against": other, "most": most, "found": share})
@@ -237,6 +246,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--compiled-seconds", type=float, default=None, help="the same, of those that compile on the way (90)"
     )
+    parser.add_argument("--device", default="cpu", help="cpu (the default), or cuda: an NVIDIA card")
     parser.add_argument("--samples", type=int, default=None, help="train on that many samples at the most")
     options = parser.parse_args(arguments)
     for option, known in (("workloads", WORKLOADS), ("contenders", CONTENDERS)):
@@ -247,16 +257,16 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def present(names: Sequence[str]) -> list[str]:
+def present(names: Sequence[str], device: str) -> list[str]:
     """Return the contenders that can run here; the others are named."""
     import torch
 
-    from rushlight.device import bfloat16_refusal
+    from rushlight.device import precision_refusal
 
     kept = []
     for name in names:
         contender = CONTENDERS[name]
-        refusal = bfloat16_refusal(torch.device("cpu")) if name == "bfloat16" else None
+        refusal = precision_refusal("bfloat16", torch.device(device)) if name == "bfloat16" else None
         if not contender.is_installed:
             say(f"{contender.label} is left out: {contender.package} is not installed")
         elif refusal:
@@ -271,8 +281,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options, machine = parse(arguments), this_machine()
     usual = (2, 0.0, 0.0) if options.quick else (5, 10.0, 90.0)
     given = (options.epochs, options.seconds, options.compiled_seconds)
-    lengths = Lengths(*(there if one is None else one for one, there in zip(given, usual, strict=True)))  # type: ignore[arg-type]
-    names, rounds = present(options.contenders), rounds_of(options)
+    lengths = Lengths(*(there if one is None else one for one, there in zip(given, usual, strict=True)), options.device)  # type: ignore[arg-type]
+    names, rounds = present(options.contenders, options.device), rounds_of(options)
     results: dict[str, dict[str, list[Training]]] = {}
     with tempfile.TemporaryDirectory() as folder:
         for workload in (WORKLOADS[name] for name in options.workloads):
@@ -283,7 +293,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 names, rounds, lambda name, one=workload, path=data: train_once(one, name, path, lengths)
             )
             data.unlink()
-    targets = [row for name, found in results.items() for row in target_rows(name, found)]
+    targets = [row for name, found in results.items() for row in target_rows(name, found, options.device)]
     parts = [
         f"### {WORKLOADS[name].title}\n\n{workload_table(found, lengths.epochs)}" for name, found in results.items()
     ]

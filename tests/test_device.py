@@ -53,7 +53,7 @@ def test_the_instructions_that_matter_are_read_from_the_flags(tmp_path: Path, mo
     file.write_text("flags\t\t: fpu avx2 avx512f amx_bf16\n")
     monkeypatch.setattr(device, "CPUINFO", file)
     assert [name for name, has_it in device.cpu_features().items() if has_it] == ["AVX2", "AVX-512", "AMX bfloat16"]
-    assert device.bfloat16_refusal(torch.device("cpu")) is None
+    assert device.precision_refusal("bfloat16", torch.device("cpu")) is None
 
 
 @pytest.mark.skipif(HAS_GPU, reason="the device that is asked about is the GPU")

@@ -6,6 +6,7 @@ testing and predicting prepare their inputs exactly as training did.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import asdict, dataclass
 from math import prod
 from typing import Any, Literal
@@ -18,6 +19,13 @@ Task = Literal["classification", "binary", "multilabel", "regression", "other"]
 Layout = Literal["rows", "flat", "dense"]
 Scale = Literal["scores", "probabilities", "logarithms"]
 NormalizeName = Literal["auto", "standard", "unit", "none"]
+
+
+@functools.lru_cache(maxsize=64)
+def constant(numbers: tuple[float, ...], device: torch.device) -> Tensor:
+    """Return numbers as a float32 tensor; kept, since each copy to a card would wait for its work."""
+    with torch.inference_mode(False):
+        return torch.tensor(numbers, dtype=torch.float32, device=device)
 
 
 @dataclass(frozen=True)
@@ -55,8 +63,7 @@ class Normalization:
         """Return `mean` and `std` as float32 tensors that broadcast against the batch `like`."""
         shape = [1] * like.dim()
         shape[channel_dim] = -1
-        mean = torch.tensor(self.mean, dtype=torch.float32, device=like.device).reshape(shape)
-        std = torch.tensor(self.std, dtype=torch.float32, device=like.device).reshape(shape)
+        mean, std = (constant(numbers, like.device).reshape(shape) for numbers in (self.mean, self.std))
         return mean, std
 
 
@@ -191,7 +198,7 @@ class TargetSpec:
         elif targets.dim() == 1:
             targets = targets.unsqueeze(1)
         if self.mean:
-            targets = (targets - targets.new_tensor(self.mean)) / targets.new_tensor(self.std)
+            targets = (targets - constant(self.mean, targets.device)) / constant(self.std, targets.device)
         return targets
 
     def are_probabilities(self, targets: Tensor) -> bool:

@@ -1,0 +1,254 @@
+"""Executes optimizer steps on an NVIDIA card as one CUDA graph: forward, backward and update of several steps.
+
+A card is mostly faster than Python can ask it for the next kernel. A graph is asked for once: it is captured from the
+exact step's own kernels, but for the update, which is torch's fused one. It lies in memory beside the tensors of the
+training, and changes these in place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rushlight.data import Batch
+from rushlight.device import free_memory
+from rushlight.texts import Note
+from rushlight.training.engine.capture import pieces_of
+from rushlight.training.engine.compile_job import CompileJob
+from rushlight.training.engine.fingerprint import constants_of
+from rushlight.training.engine.modes import Mode
+from rushlight.training.engine.package import Layout, Package, laid_out, layouts, with_channels_last
+from rushlight.training.engine.updates import Group, rule_of
+from rushlight.training.engine.verification import assign, copies, tensors_of
+from rushlight.training.step import Parts, computing, step_generator
+
+MOST_TOGETHER = 32  # steps in a graph
+WORK_TOGETHER = 2e11  # floating-point operations in a graph, about: some milliseconds, in which no signal is answered
+BYTES_TOGETHER = 1 << 26  # of its samples
+TENSOR_CORES = (8, 0)  # compute capability from which convolutions in float32 run on them, channels last
+DRAWING, PLAIN = "drawing", "plain"
+
+
+class GraphJob(CompileJob):
+    """Decides whether a training's steps are captured, and how many in one graph."""
+
+    name = "graph"
+
+    def package(self, batch: Batch, joins: int) -> Package | None:
+        """Return the layouts of a graph to capture; None where there cannot be one. `batch` is of an earlier step."""
+        self.is_over = True
+        if (reason := self.why_not(batch) or self.why_no_room()) is not None:
+            self.give_up(reason)
+            return None
+        draws = step_generator(self.training.device).get_offset() > 0  # each step begins at 0
+        count = self.count_together(batch, joins)
+        example = self.prepare(tuple(torch.cat([each] * count) for each in batch))
+        samples, targets = layouts(example)
+        return Package(DRAWING if draws else PLAIN, count, (), (samples, targets))
+
+    def why_no_room(self) -> str | None:
+        """Return why a graph's own memory cannot be had beside that of single steps; None where it can."""
+        device = self.training.device
+        needed = torch.cuda.max_memory_allocated(device) - torch.cuda.memory_allocated(device)
+        return Note("engine.exact.memory") if needed > free_memory(device) else None
+
+    def count_together(self, batch: Batch, joins: int) -> int:
+        """Return how many steps to capture in one graph: of those that are short, as many as leave few over in an epoch."""
+        samples = batch[0]
+        places = samples[0].numel() // samples.shape[1] if samples.dim() > 2 else 1
+        weights = sum(
+            each.numel() * (places if each.dim() == 4 or not self.has_images else 1)  # used at every place
+            for each in self.parts.model.parameters()
+        )
+        operations = 6.0 * weights * len(samples)
+        most = int(min(MOST_TOGETHER, joins, WORK_TOGETHER // operations, BYTES_TOGETHER // max(1, samples.nbytes)))
+        return min(range(max(1, most // 2), max(1, most) + 1), key=lambda count: (joins % count, -count))
+
+    def prepare(self, batch: Batch) -> Batch:
+        """Return a batch in the layout of captured steps: channels last where the card's convolutions are faster so."""
+        is_half = self.parts.precision == "bfloat16"
+        suits = is_half or torch.cuda.get_device_capability(self.training.device) >= TENSOR_CORES
+        return with_channels_last(batch) if self.has_images and suits else batch
+
+    def open(self, mode: Mode) -> CapturedSteps:
+        """Return what captures the steps of a mode, and then executes them."""
+        return CapturedSteps(self.parts, mode.key, mode.count, mode.takes)
+
+    def open_recorded(self, mode: Mode) -> CapturedSteps | str:
+        """Return the steps of a recorded mode; or why they cannot be captured."""
+        return Note("engine.compile.something-else") if rule_of(self.parts.optimizer) is None else self.open(mode)
+
+
+class CapturedSteps:
+    """Executes steps as a CUDA graph; captured at the first batch, and again where the training's tensors are others."""
+
+    def __init__(self, parts: Parts, key: str, count: int, takes: Sequence[Layout]) -> None:
+        self.parts, self.key, self.count, self.draws = parts, key, count, key == DRAWING
+        self.constants = constants_of(parts.optimizer)
+        self.wanted = [(tuple(shape), tuple(strides), dtype) for shape, strides, dtype in takes]
+        self.compute, self.generator = computing(parts), step_generator(parts.device)
+        self.batch = laid_out(takes, parts.device)
+        self.rates = torch.zeros(count, len(parts.optimizer.param_groups), device=parts.device)
+        self.last_rates: list[Sequence[float]] = []
+        self.counter, self.done = torch.zeros((), device=parts.device), -1
+        self.losses = torch.zeros(count, device=parts.device)
+        self.outputs: Tensor | None = None  # of the last step
+        self.states = [self.generator.clone_state() for _ in range(count if self.draws else 1)]  # to draw from
+        self.graph: torch.cuda.CUDAGraph | None = None
+        self.addresses: list[int] = []
+        self.find()
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the optimizer has the settings that are built in here."""
+        return constants_of(self.parts.optimizer) == self.constants
+
+    def find(self) -> None:
+        """Look up the tensors again; where they lie elsewhere in memory, the graph is captured anew."""
+        self.pieces = pieces_of(self.parts)
+        state, addresses = self.parts.optimizer.state, [each.data_ptr() for each in self.pieces.written()]
+        self.counters = [state[each.parameter]["step"] for each in self.pieces.trained if self.pieces.rule.counts]
+        if addresses != self.addresses:
+            self.graph, self.addresses = None, addresses
+
+    def takes(self, batch: Batch) -> bool:
+        """Tell whether samples and targets lie in memory as those that this was made for."""
+        return all(
+            tensor.shape == shape and tensor.stride() == strides and str(tensor.dtype) == dtype
+            for tensor, (shape, strides, dtype) in zip(batch, self.wanted, strict=True)
+        )
+
+    def take(
+        self,
+        batch: Sequence[Tensor],
+        rates: Sequence[Sequence[float]],
+        seeds: Sequence[int],
+        generator: torch.Generator,
+    ) -> tuple[Tensor, Any]:
+        """Execute the steps on a batch; return the losses (count,) and the last outputs, which the next call overwrites.
+
+        `rates` are the learning rates of each step and group; `seeds` those of each step's random numbers.
+        """
+        for place, given in zip(self.batch, batch, strict=True):
+            place.copy_(given)
+        if list(rates) != self.last_rates:
+            self.rates.copy_(torch.tensor(rates, dtype=torch.float32).pin_memory(), non_blocking=True)
+            self.last_rates = list(rates)
+        if self.graph is None:
+            self.graph = self.capture()
+        self.set_counter()
+        for state, seed in zip(self.states, seeds, strict=False):
+            state.manual_seed(seed)
+        self.graph.replay()
+        if self.counters:
+            torch._foreach_add_(self.counters, self.count)
+            self.done += self.count
+        return self.losses.clone(), self.outputs
+
+    def set_counter(self) -> None:
+        """Set the graph's count of steps to the optimizer's, which single steps advance too."""
+        if not self.counters:
+            return
+        counter = self.counters[0]
+        if counter.device == self.counter.device:
+            self.counter.copy_(counter)
+        elif int(counter) != self.done:
+            self.done = int(counter)
+            self.counter.fill_(self.done)
+
+    # ── capturing ────────────────────────────────────────────────────────────────────────────────────────────
+
+    def capture(self) -> torch.cuda.CUDAGraph:
+        """Capture the steps in a graph; the state of the training stays as it is.
+
+        They are executed once before, so that libraries choose their kernels and get their memory. The generator draws from
+        states of its own meanwhile: where capturing fails, these are left as if it went on.
+        """
+        device, live = self.parts.device, tensors_of(self.parts)
+        kept, own = copies(live), self.generator.graphsafe_get_state()
+        stream, graph = torch.cuda.Stream(device), torch.cuda.CUDAGraph()  # type: ignore[no-untyped-call]
+        stream.wait_stream(torch.cuda.current_stream(device))
+        try:
+            with torch.cuda.stream(stream):
+                self.execute()
+                torch.cuda.synchronize(device)
+                torch.cuda.empty_cache()
+                for state in self.states:
+                    graph.register_generator_state(state)
+                graph.capture_begin(capture_error_mode="thread_local")
+                try:
+                    self.execute()
+                finally:
+                    graph.capture_end()
+        finally:
+            torch.cuda.current_stream(device).wait_stream(stream)
+            self.generator.graphsafe_set_state(own)
+            assign(live, kept)
+            self.done = -1
+        return graph
+
+    def execute(self) -> None:
+        """Execute the steps on the graph's own batch."""
+        size = len(self.batch[0]) // self.count
+        parameters = [each.parameter for each in self.pieces.trained]
+        for step in range(self.count):
+            self.generator.graphsafe_set_state(self.states[step if self.draws else 0])
+            batch = tuple(each[step * size : (step + 1) * size] for each in self.batch)
+            loss, outputs = self.compute(self.parts.model, batch)
+            gradients = [
+                laid_out_as(parameter, gradient)
+                for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True)
+            ]
+            if self.parts.clip_norm is not None:
+                factor = self.parts.clip_norm / (nn.utils.get_total_norm(gradients) + 1e-6)
+                gradients = list(torch._foreach_mul(gradients, factor.clamp(max=1.0)))
+            self.update(step, gradients)
+            self.losses[step].copy_(loss.detach())
+            self.outputs = outputs.detach() if isinstance(outputs, Tensor) else None
+
+    def update(self, step: int, gradients: Sequence[Tensor]) -> None:
+        """Update all parameters by torch's fused kernels."""
+        optimizer = self.parts.optimizer
+        self.counter.add_(1)
+        for number, group in enumerate(optimizer.param_groups):
+            pairs = [
+                (each, gradient)
+                for each, gradient in zip(self.pieces.trained, gradients, strict=True)
+                if each.group == number
+            ]
+            if pairs:
+                names = pairs[0][0].slots
+                slots = [[optimizer.state[each.parameter][name] for each, _ in pairs] for name in names]
+                parameters = [each.parameter.detach() for each, _ in pairs]
+                found = [gradient for _, gradient in pairs]
+                fused_update(optimizer, group, self.rates[step, number], self.counter, parameters, found, slots)
+
+
+def laid_out_as(parameter: Tensor, gradient: Tensor) -> Tensor:
+    """Return a gradient in the parameter's layout, as autograd accumulates it: fused kernels take no other."""
+    if gradient.stride() == parameter.stride():
+        return gradient
+    return torch.empty_like(parameter).copy_(gradient)
+
+
+def fused_update(
+    optimizer: Any, group: Group, rate: Tensor, counter: Tensor,
+    parameters: list[Tensor], gradients: list[Tensor], slots: list[list[Tensor]],
+) -> None:  # fmt: skip
+    """Update parameters and slots in place by the kernel of the optimizer's class; `counter` counts this step."""
+    settings = {name: group[name] for name in ("weight_decay", "maximize")}
+    if isinstance(optimizer, torch.optim.SGD):
+        momentum = {name: group[name] for name in ("momentum", "dampening", "nesterov")}
+        buffers = slots[0] if slots else []
+        torch._fused_sgd_(parameters, gradients, buffers, lr=rate, is_first_step=False, **momentum, **settings)
+        return
+    is_decoupled = isinstance(optimizer, torch.optim.AdamW) or group.get("decoupled_weight_decay")
+    update: Any = torch._fused_adamw_ if is_decoupled else torch._fused_adam_
+    first, second = group["betas"]
+    update(
+        parameters, gradients, *slots, [], [counter] * len(parameters),
+        lr=rate, beta1=first, beta2=second, eps=group["eps"], amsgrad=False, **settings,
+    )  # fmt: skip
