@@ -41,7 +41,7 @@ step() {  # NAME LIMIT COMMAND…: run a command with a limit, its output in a f
 
 nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader | tee "$out/summary.txt"
 step env 60 python3 -m rushlight env
-step tests 240 python3 -m pytest -p no:cacheprovider -m gpu -n 6 --durations=5 -q tests/gpu
+step tests 240 python3 -m pytest -p no:cacheprovider -p no:benchmark -m gpu -n 6 --durations=5 -q tests/gpu
 step pictures 120 python3 -m benchmarks.pictures --out "$out"
 step training 400 python3 -m benchmarks.training --device cuda --rounds 3 --seconds 3 --compiled-seconds 3 --epochs 2 \
   --contenders plain,by-hand,floor,exact,fast,bfloat16,lightning,keras --out "$out"

@@ -84,10 +84,13 @@ def warning_of(ask: Callable[[], object]) -> str | None:
 
 def with_way_out(reason: str) -> str:
     """Return why a card cannot be used, with what helps, where that is known."""
-    for words, key in (("kernel image", "too-old"), ("driver", "driver"), ("out of memory", "memory")):
-        if words in reason:
-            return Note("device.with-way-out", reason=reason, way_out=Note(f"device.way-out.{key}"))
-    return reason
+    is_known = {
+        "too-old": reason.count("kernel image"), "driver": reason.count("driver"), "memory": reason.count("out of memory")
+    }  # fmt: skip
+    key = next((key for key, count in is_known.items() if count), None)
+    if key is None:
+        return reason
+    return Note("device.with-way-out", reason=reason, way_out=Note(f"device.way-out.{key}"))
 
 
 def trial(device: torch.device) -> str | None:

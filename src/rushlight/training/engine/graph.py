@@ -7,6 +7,7 @@ training, and changes these in place.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -181,8 +182,11 @@ class CapturedSteps:
                 graph.capture_begin(capture_error_mode="thread_local")
                 try:
                     self.execute()
-                finally:
-                    graph.capture_end()
+                except Exception:
+                    with contextlib.suppress(RuntimeError):  # it tells no more than that capturing has failed
+                        graph.capture_end()
+                    raise
+                graph.capture_end()
         finally:
             torch.cuda.current_stream(device).wait_stream(stream)
             self.generator.graphsafe_set_state(own)
