@@ -363,7 +363,7 @@ class Wide(nn.Module):
 def test_out_of_memory_is_done_in_smaller_pieces(tmp_path: Path) -> None:
     torch.cuda.empty_cache()
     total = torch.cuda.mem_get_info()[1]
-    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + (1 << 30)) / total)
+    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + (500 << 20)) / total)
     try:
         run = rushlight.train(
             Wide(),

@@ -45,7 +45,9 @@ class Normalization:
         """Return float32 features from a raw batch; `channel_dim` is the dimension that `mean` runs along."""
         x = raw.float()
         if self.divisor != 1.0:
-            x = x / self.divisor if x is raw else x.div_(self.divisor)
+            # by a number, a card would multiply by its reciprocal, which rounds otherwise
+            divisor = self.divisor if x.device.type == "cpu" else constant((self.divisor,), x.device)
+            x = x / divisor if x is raw else x.div_(divisor)
         if self.mean:
             mean, std = self.constants(x, channel_dim)
             x = (x - mean) / std

@@ -1,7 +1,7 @@
 """Executes optimizer steps on an NVIDIA card as one CUDA graph: forward, backward and update of several steps.
 
 A card is mostly faster than Python can ask it for the next kernel. A graph is asked for once: it is captured from the
-exact step's own kernels, but for the update, which is torch's fused one. It lies in memory beside the tensors of the
+exact step's own kernels, but for the update, which has few that do all parameters. It lies in memory beside the tensors of the
 training, and changes these in place.
 """
 
@@ -22,7 +22,7 @@ from rushlight.training.engine.compile_job import CompileJob
 from rushlight.training.engine.fingerprint import constants_of
 from rushlight.training.engine.modes import Mode
 from rushlight.training.engine.package import Layout, Package, laid_out, layouts, with_channels_last
-from rushlight.training.engine.updates import Group, rule_of
+from rushlight.training.engine.updates import NUMBERS, Group, Rule, is_decoupled, rule_of
 from rushlight.training.engine.verification import assign, copies, tensors_of
 from rushlight.training.step import Parts, computing, step_generator
 
@@ -59,9 +59,10 @@ class GraphJob(CompileJob):
     def count_together(self, batch: Batch, joins: int) -> int:
         """Return how many steps to capture in one graph: of those that are short, as many as leave few over in an epoch."""
         samples = batch[0]
-        places = samples[0].numel() // samples.shape[1] if samples.dim() > 2 else 1
+        is_sequence = samples.dim() == 3 or not samples.is_floating_point()
+        places = samples[0, 0].numel() if self.has_images else samples.shape[1] if is_sequence else 1
         weights = sum(
-            each.numel() * (places if each.dim() == 4 or not self.has_images else 1)  # used at every place
+            each.numel() * (places if each.dim() == 4 or is_sequence else 1)  # used at every place
             for each in self.parts.model.parameters()
         )
         operations = 6.0 * weights * len(samples)
@@ -76,7 +77,7 @@ class GraphJob(CompileJob):
 
     def open(self, mode: Mode) -> CapturedSteps:
         """Return what captures the steps of a mode, and then executes them."""
-        return CapturedSteps(self.parts, mode.key, mode.count, mode.takes)
+        return CapturedSteps(self.parts, mode.key, mode.count, mode.takes, self.is_first)
 
     def open_recorded(self, mode: Mode) -> CapturedSteps | str:
         """Return the steps of a recorded mode; or why they cannot be captured."""
@@ -86,15 +87,15 @@ class GraphJob(CompileJob):
 class CapturedSteps:
     """Executes steps as a CUDA graph; captured at the first batch, and again where the training's tensors are others."""
 
-    def __init__(self, parts: Parts, key: str, count: int, takes: Sequence[Layout]) -> None:
+    def __init__(self, parts: Parts, key: str, count: int, takes: Sequence[Layout], compiles: bool) -> None:
+        self.model: Any = torch.compile(parts.model, options={"fallback_random": True}) if compiles else parts.model
         self.parts, self.key, self.count, self.draws = parts, key, count, key == DRAWING
         self.constants = constants_of(parts.optimizer)
         self.wanted = [(tuple(shape), tuple(strides), dtype) for shape, strides, dtype in takes]
         self.compute, self.generator = computing(parts), step_generator(parts.device)
         self.batch = laid_out(takes, parts.device)
-        self.rates = torch.zeros(count, len(parts.optimizer.param_groups), device=parts.device)
-        self.last_rates: list[Sequence[float]] = []
-        self.counter, self.done = torch.zeros((), device=parts.device), -1
+        self.numbers = torch.zeros(count, len(parts.optimizer.param_groups), NUMBERS, device=parts.device)
+        self.last_numbers: list[list[tuple[float, ...]]] = []
         self.losses = torch.zeros(count, device=parts.device)
         self.outputs: Tensor | None = None  # of the last step
         self.states = [self.generator.clone_state() for _ in range(count if self.draws else 1)]  # to draw from
@@ -135,30 +136,32 @@ class CapturedSteps:
         """
         for place, given in zip(self.batch, batch, strict=True):
             place.copy_(given)
-        if list(rates) != self.last_rates:
-            self.rates.copy_(torch.tensor(rates, dtype=torch.float32).pin_memory(), non_blocking=True)
-            self.last_rates = list(rates)
+        if (numbers := self.numbers_of(rates)) != self.last_numbers:
+            self.numbers.copy_(torch.tensor(numbers, dtype=torch.float32).pin_memory(), non_blocking=True)
+            self.last_numbers = numbers
         if self.graph is None:
             self.graph = self.capture()
-        self.set_counter()
         for state, seed in zip(self.states, seeds, strict=False):
             state.manual_seed(seed)
         self.graph.replay()
         if self.counters:
             torch._foreach_add_(self.counters, self.count)
-            self.done += self.count
         return self.losses.clone(), self.outputs
 
-    def set_counter(self) -> None:
-        """Set the graph's count of steps to the optimizer's, which single steps advance too."""
-        if not self.counters:
-            return
-        counter = self.counters[0]
-        if counter.device == self.counter.device:
-            self.counter.copy_(counter)
-        elif int(counter) != self.done:
-            self.done = int(counter)
-            self.counter.fill_(self.done)
+    def groups(self) -> list[Group]:
+        """Return the settings of the optimizer's groups; AdamW's say that it is that, which torch before 2.7 leaves out."""
+        optimizer = self.parts.optimizer
+        is_adamw = {"decoupled_weight_decay": True} if isinstance(optimizer, torch.optim.AdamW) else {}
+        return [{**group, **is_adamw} for group in optimizer.param_groups]
+
+    def numbers_of(self, rates: Sequence[Sequence[float]]) -> list[list[tuple[float, ...]]]:
+        """Return the numbers that the next steps are computed with, by step and group."""
+        rule, groups = self.pieces.rule, self.groups()
+        done = int(self.counters[0]) if self.counters else 0
+        return [
+            [numbers_for(rule, {**group, "lr": rate}, step) for group, rate in zip(groups, of_step, strict=True)]
+            for step, of_step in enumerate(rates, done + 1)
+        ]
 
     # ── capturing ────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -191,7 +194,6 @@ class CapturedSteps:
             torch.cuda.current_stream(device).wait_stream(stream)
             self.generator.graphsafe_set_state(own)
             assign(live, kept)
-            self.done = -1
         return graph
 
     def execute(self) -> None:
@@ -201,7 +203,7 @@ class CapturedSteps:
         for step in range(self.count):
             self.generator.graphsafe_set_state(self.states[step if self.draws else 0])
             batch = tuple(each[step * size : (step + 1) * size] for each in self.batch)
-            loss, outputs = self.compute(self.parts.model, batch)
+            loss, outputs = self.compute(self.model, batch)
             gradients = [
                 laid_out_as(parameter, gradient)
                 for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True)
@@ -214,10 +216,10 @@ class CapturedSteps:
             self.outputs = outputs.detach() if isinstance(outputs, Tensor) else None
 
     def update(self, step: int, gradients: Sequence[Tensor]) -> None:
-        """Update all parameters by torch's fused kernels."""
+        """Update all parameters, by few kernels."""
         optimizer = self.parts.optimizer
-        self.counter.add_(1)
-        for number, group in enumerate(optimizer.param_groups):
+        by_class = update_by_adam if self.pieces.rule.counts else update_by_sgd
+        for number, settings in enumerate(self.groups()):
             pairs = [
                 (each, gradient)
                 for each, gradient in zip(self.pieces.trained, gradients, strict=True)
@@ -228,7 +230,7 @@ class CapturedSteps:
                 slots = [[optimizer.state[each.parameter][name] for each, _ in pairs] for name in names]
                 parameters = [each.parameter.detach() for each, _ in pairs]
                 found = [gradient for _, gradient in pairs]
-                fused_update(optimizer, group, self.rates[step, number], self.counter, parameters, found, slots)
+                by_class(settings, self.numbers[step, number], parameters, found, slots)
 
 
 def laid_out_as(parameter: Tensor, gradient: Tensor) -> Tensor:
@@ -238,21 +240,53 @@ def laid_out_as(parameter: Tensor, gradient: Tensor) -> Tensor:
     return torch.empty_like(parameter).copy_(gradient)
 
 
-def fused_update(
-    optimizer: Any, group: Group, rate: Tensor, counter: Tensor,
-    parameters: list[Tensor], gradients: list[Tensor], slots: list[list[Tensor]],
-) -> None:  # fmt: skip
-    """Update parameters and slots in place by the kernel of the optimizer's class; `counter` counts this step."""
-    settings = {name: group[name] for name in ("weight_decay", "maximize")}
-    if isinstance(optimizer, torch.optim.SGD):
-        momentum = {name: group[name] for name in ("momentum", "dampening", "nesterov")}
-        buffers = slots[0] if slots else []
-        torch._fused_sgd_(parameters, gradients, buffers, lr=rate, is_first_step=False, **momentum, **settings)
-        return
-    is_decoupled = isinstance(optimizer, torch.optim.AdamW) or group.get("decoupled_weight_decay")
-    update: Any = torch._fused_adamw_ if is_decoupled else torch._fused_adam_
-    first, second = group["betas"]
-    update(
-        parameters, gradients, *slots, [], [counter] * len(parameters),
-        lr=rate, beta1=first, beta2=second, eps=group["eps"], amsgrad=False, **settings,
+# ── updates of all parameters at once ────────────────────────────────────────────────────────────────────────
+
+
+def update_by_sgd(
+    group: Group, numbers: Tensor, parameters: list[Tensor], gradients: list[Tensor], slots: list[list[Tensor]]
+) -> None:
+    """Update parameters and momentum in place by torch's fused kernel of SGD."""
+    torch._fused_sgd_(
+        parameters, gradients, slots[0] if slots else [], lr=numbers[0], is_first_step=False,
+        **{name: group[name] for name in ("weight_decay", "momentum", "dampening", "nesterov", "maximize")},
     )  # fmt: skip
+
+
+def update_by_adam(
+    group: Group, numbers: Tensor, parameters: list[Tensor], gradients: list[Tensor], slots: list[list[Tensor]]
+) -> None:
+    """Update parameters and both moments in place by Adam or AdamW, as `updates.adam_update` states it.
+
+    Not by torch's fused kernel: 1 - beta is a difference of numbers in float32 there (seen with torch 2.11), 1.3e-5 off for
+    0.999, and so the second moment is.
+    """
+    (means, squares), (first, second) = slots, group["betas"]
+    scale, shift, decay = numbers.unbind()
+    if group["maximize"]:
+        gradients = list(torch._foreach_neg(gradients))
+    if group["weight_decay"]:
+        if is_decoupled(group):
+            torch._foreach_mul_(parameters, decay)
+        else:
+            gradients = list(torch._foreach_add(gradients, parameters, alpha=group["weight_decay"]))
+    torch._foreach_lerp_(means, gradients, 1 - first)
+    torch._foreach_mul_(squares, second)
+    torch._foreach_addcmul_(squares, gradients, gradients, 1 - second)
+    divisors = torch._foreach_sqrt(squares)
+    torch._foreach_add_(divisors, shift)
+    moves = torch._foreach_div(means, divisors)
+    torch._foreach_mul_(moves, scale)
+    torch._foreach_sub_(parameters, moves)
+
+
+def numbers_for(rule: Rule, group: Group, step: int) -> tuple[float, ...]:
+    """Return the numbers that the update of step `step` (from 1) is computed with.
+
+    Adam's update is `scale * mean / (sqrt(square) + shift)`: its corrections are in these two. `decay` is AdamW's factor.
+    """
+    rate, first_correction, second_correction = rule.numbers(group, step)
+    if not rule.counts:
+        return rate, 0.0, 0.0
+    scale = rate * second_correction / first_correction
+    return scale, group["eps"] * second_correction, 1 - rate * group["weight_decay"]
