@@ -23,10 +23,21 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import Spread, interleave, ratio, run_apart, say, spread, this_machine, version_of
+from benchmarks.measure import (
+    ProcessFailed,
+    Spread,
+    interleave,
+    ratio,
+    run_apart,
+    say,
+    spread,
+    this_machine,
+    version_of,
+)
 from benchmarks.output import (
     FLOOR,
     OTHERS,
@@ -40,8 +51,8 @@ from benchmarks.output import (
     standard_options,
     write_results,
 )
-from benchmarks.peers import CONTENDERS
-from benchmarks.workloads import WORKLOADS, Workload, save_arrays
+from benchmarks.peers import CONTENDERS, Laps
+from benchmarks.workloads import WORKLOADS, Workload, open_work, save_arrays
 
 MOST_EPOCHS = 5000
 
@@ -85,10 +96,35 @@ class Lengths:
     seconds: float
     compiled_seconds: float
     device: str = "cpu"
+    is_together: bool = False  # in this process, one after another
+
+
+def train_here(workload: Workload, name: str, data: Path, lengths: Lengths) -> Training:
+    """Run a contender in this process, and again for longer where it was short."""
+    contender = CONTENDERS[name]
+    train = import_module(f"benchmarks.peers.{contender.module}").train
+    work, laps, longer = open_work(workload, data, lengths.device), Laps(), Laps()
+    try:
+        train(work, lengths.epochs, laps, **contender.arguments)
+        seconds = [lap["seconds"] for lap in laps.epochs]
+        least = lengths.compiled_seconds if contender.compiles else lengths.seconds
+        if (epochs := epochs_for(least, seconds)) > lengths.epochs:
+            train(work, epochs, longer, **contender.arguments)
+            seconds = [lap["seconds"] for lap in longer.epochs]
+    except Exception as error:  # whatever another library raises on this machine
+        raise ProcessFailed(f"{type(error).__name__}: {error}") from error
+    later = statistics.median(seconds[len(seconds) // 2 :])
+    say(f"  {workload.name}, {name}: {later / work.steps * 1e6:,.0f} µs/step")
+    return Training(
+        later / work.steps, laps.epochs[0]["seconds"], math.nan, math.nan, 0,
+        [lap["loss"] for lap in laps.epochs], [lap["accuracy"] for lap in laps.epochs], seconds,
+    )  # fmt: skip
 
 
 def train_once(workload: Workload, name: str, data: Path, lengths: Lengths) -> Training:
     """Run a contender's process, and another that lasts longer where it was short."""
+    if lengths.is_together:
+        return train_here(workload, name, data, lengths)
     finished = run_apart(["benchmarks.contender", workload.name, name, str(data), str(lengths.epochs), lengths.device])
     laps, steps = finished.result["epochs"], finished.result["steps_per_epoch"]
     seconds = [lap["seconds"] for lap in laps]
@@ -137,7 +173,8 @@ def process_ratio(results: dict[str, list[Training]], name: str, other: str) -> 
     """Return a contender's time for the whole process as a share of another's; None where that was not measured."""
     if name not in results or other not in results:
         return None
-    return ratio(*([training.process_seconds for training in results[one]] for one in (name, other)))
+    share = ratio(*([training.process_seconds for training in results[one]] for one in (name, other)))
+    return None if math.isnan(share) else share
 
 
 def median_of(values: Sequence[float | None]) -> float | None:
@@ -154,16 +191,17 @@ def workload_table(results: dict[str, list[Training]], epochs: int) -> str:
     ]  # fmt: skip
     rows = []
     for name, trainings in results.items():
-        shown, is_floor = columns(trainings), name == "floor"
+        shown = columns(trainings)
+        has_process = name != "floor" and not math.isnan(shown["process_seconds"].median)
         rows.append(
             [
                 CONTENDERS[name].label,
                 figure(shown["step_seconds"], 1e6),
                 *(number(step_ratio(results, name, other)) for other in ("plain", "by-hand", "floor")),
-                "" if is_floor else figure(shown["process_seconds"], digits=1),
+                figure(shown["process_seconds"], digits=1) if has_process else "",
                 number(median_of([training.accuracies[-1] for training in trainings]), 4),
                 number(median_of([training.losses[-1] for training in trainings]), 4),
-                "" if is_floor else number(shown["peak_bytes"].median / 2**20, 0),
+                number(shown["peak_bytes"].median / 2**20, 0) if has_process else "",
             ]
         )
     return markdown(headers, rows)
@@ -247,6 +285,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--compiled-seconds", type=float, default=None, help="the same, of those that compile on the way (90)"
     )
     parser.add_argument("--device", default="cpu", help="cpu (the default), or cuda: an NVIDIA card")
+    parser.add_argument(
+        "--together", action="store_true", help="in this process, one after another: quicker, without whole processes"
+    )
     parser.add_argument("--samples", type=int, default=None, help="train on that many samples at the most")
     options = parser.parse_args(arguments)
     for option, known in (("workloads", WORKLOADS), ("contenders", CONTENDERS)):
@@ -281,7 +322,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options, machine = parse(arguments), this_machine()
     usual = (2, 0.0, 0.0) if options.quick else (5, 10.0, 90.0)
     given = (options.epochs, options.seconds, options.compiled_seconds)
-    lengths = Lengths(*(there if one is None else one for one, there in zip(given, usual, strict=True)), options.device)  # type: ignore[arg-type]
+    lengths = Lengths(
+        *(there if one is None else one for one, there in zip(given, usual, strict=True)),
+        options.device,
+        options.together,
+    )  # type: ignore[arg-type]
     names, rounds = present(options.contenders, options.device), rounds_of(options)
     results: dict[str, dict[str, list[Training]]] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -312,7 +357,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             },
         },
     )  # fmt: skip
-    draw(options.out, results, lengths.epochs, f"{machine.cpu}, threads: {machine.threads}, {machine.date}")
+    if not options.together:
+        draw(options.out, results, lengths.epochs, f"{machine.cpu}, threads: {machine.threads}, {machine.date}")
 
 
 if __name__ == "__main__":

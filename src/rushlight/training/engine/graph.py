@@ -274,7 +274,9 @@ def update_by_adam(
     torch._foreach_mul_(squares, second)
     torch._foreach_addcmul_(squares, gradients, gradients, 1 - second)
     divisors = torch._foreach_sqrt(squares)
-    torch._foreach_add_(divisors, shift)
+    torch._foreach_add_(
+        divisors, shift, alpha=1
+    )  # without alpha the tensor is read as a number, which waits for the card
     moves = torch._foreach_div(means, divisors)
     torch._foreach_mul_(moves, scale)
     torch._foreach_sub_(parameters, moves)
