@@ -208,7 +208,6 @@ FAST: dict[str, tuple[str, dict[str, Any]]] = {
     "clipped, scheduled by step": (
         "dropout", {"optimizer": "AdamW", "lr": 1e-3, "clip_norm": 0.5, "schedule": "cosine", "warmup": 10},
     ),
-    "convolutions with BatchNorm": ("batchnorm", {"optimizer": "AdamW", "lr": 1e-3}),
 }  # fmt: skip
 
 
@@ -226,6 +225,22 @@ def test_a_graph_is_adopted_and_stays_near_the_exact_steps(name: str, tmp_path: 
     assert "graph" in modes(fast), told(fast)
     np.testing.assert_allclose(fast.losses[:200], exact.losses[:200], rtol=2e-2, atol=2e-3)
     assert abs(fast.losses[-40:].mean() - exact.losses[-40:].mean()) < 0.05
+
+
+def test_convolutions_whose_graph_rounds_otherwise_stay_exact_and_it_is_told(tmp_path: Path) -> None:
+    """Where only kernels for channels last compute in TF32, the graph's loss is further from float64 than may be."""
+    both = []
+    for numerics in ("exact", "fast"):
+        run = rushlight.train(
+            network("batchnorm"), "digits", epochs=16, batch_size=32, seed=3, numerics=numerics, optimizer="AdamW", lr=1e-3,
+            device="cuda", runs=tmp_path, quiet=True,
+        )  # fmt: skip
+        both.append(run)
+    exact, fast = both
+    if "graph" not in modes(fast):
+        assert "disagrees with the exact one" in told(fast)
+        np.testing.assert_array_equal(fast.losses, exact.losses)
+    np.testing.assert_allclose(fast.losses[:200], exact.losses[:200], rtol=2e-2, atol=2e-3)
 
 
 def test_a_graph_in_bfloat16_learns(tmp_path: Path) -> None:

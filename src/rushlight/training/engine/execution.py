@@ -103,7 +103,8 @@ class Execution:
                 losses_of_call, outputs = joined.take(batch, rates_of_call, seeds, self.runner.generator)
             except RuntimeError as error:
                 raise StepFailed(error, batch) from error
-            losses += losses_of_call.tolist() if self.runner.is_on_processor else losses_of_call.unbind()
+            each = losses_of_call.reshape(-1)
+            losses += each.tolist() if self.runner.is_on_processor else each.unbind()
             rates += [rate[0] for rate in rates_of_call]
             state["window"] += count
             state["step"] += count
