@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from rushlight import files
 from rushlight.errors import UsageError
 from rushlight.texts import Note
 
@@ -123,7 +124,8 @@ def entry_of(file: Path, key: str) -> str:
     """Return the first value of a key in one of Linux's `key: value` files; '' where there is none."""
     if not file.is_file():
         return ""
-    pairs = (line.partition(":") for line in file.read_text(errors="replace").splitlines())
+    with files.explained(file):
+        pairs = [line.partition(":") for line in file.read_text(errors="replace").splitlines()]
     return next((value.strip() for name, _, value in pairs if name.strip() == key), "")
 
 

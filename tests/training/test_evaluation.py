@@ -19,7 +19,7 @@ import rushlight
 from rushlight.data.feed.resident import ResidentSplit
 from rushlight.data.spec import TargetSpec
 from rushlight.models import eval_mode
-from rushlight.report.intervals import wilson
+from rushlight.report import wilson
 from rushlight.report.report import ClassFigures, Report, class_figures
 from rushlight.training.evaluation import MOST_WRONG, Outcome, evaluate, likeliest, make_report
 from rushlight.training.objective.losses import make_objective, own_objective

@@ -15,14 +15,4 @@ if TYPE_CHECKING:
     from rushlight.export.weights import load_state, write_weights
 
 
-__getattr__, __dir__ = lazy_names(
-    __name__,
-    {
-        "rushlight.export.batches": ["predict_batches"],
-        "rushlight.export.bundle": ["Bundle", "bundle_architecture", "check_bundle", "read_bundle", "write_bundle"],
-        "rushlight.export.nested": ["pack", "unpack"],
-        "rushlight.export.predictions": ["Predictions", "predict"],
-        "rushlight.export.saved": ["SavedModel", "load", "open_bundle"],
-        "rushlight.export.weights": ["load_state", "write_weights"],
-    },
-)
+__getattr__, __dir__ = lazy_names(__name__)

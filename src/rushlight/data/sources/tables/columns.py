@@ -203,7 +203,7 @@ def values_of(series: pl.Series, column: Column, rows: np.ndarray | None = None)
         values = series.cast(pl.Float64).to_numpy().astype(np.float64)
         bad = np.flatnonzero(np.abs(values) > LARGEST)
     else:
-        read = partial(read_day, order=column.date_order) if is_date else read_number
+        read = partial(read_cell, order=column.date_order if is_date else None)
         cells = series.to_list()
         known = {value: read(value) for value in set(cells)} if series.dtype == pl.String else None
         found = [read(value) for value in cells] if known is None else [known[value] for value in cells]
@@ -216,17 +216,12 @@ def values_of(series: pl.Series, column: Column, rows: np.ndarray | None = None)
     return values
 
 
-def read_number(value: object) -> float | None:
-    """Return a cell as a number, NaN for a missing one, None for what is no number."""
+def read_cell(value: object, order: DateOrder | None) -> float | None:
+    """Return a cell as a number, or with an `order` as days since 1970; NaN for a missing one, None for what is neither."""
     if value is None or (isinstance(value, str) and value.strip() in MISSING_AMONG_NUMBERS):
         return float("nan")
-    return as_number(value)
-
-
-def read_day(value: object, order: DateOrder) -> float | None:
-    """Return a cell as days since 1970, NaN for a missing one, None for what is no date."""
-    if value is None or (isinstance(value, str) and value.strip() in MISSING_AMONG_NUMBERS):
-        return float("nan")
+    if order is None:
+        return as_number(value)
     return parse_date(value.strip(), order) if isinstance(value, str) else None
 
 
