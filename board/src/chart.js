@@ -9,10 +9,12 @@ import { say } from "./words.js";
 const HEIGHT = 270;
 const ALL_POINTS = 60; // up to so many points of a line are drawn as dots, too
 const MARK = 7; // pixels
+const DENSE = 1000; // points from which a line is drawn one pixel wide: a wider zigzag takes forty times as long
+const MANY = 32; // lines from which dashes, which take five times as long, tell nothing apart any more
 
 /** @typedef {(number | null | undefined)[]} Values */
 /**
- * @typedef {{name: string, colour: string, dash: number[], values: Values, faint?: boolean}} Line
+ * @typedef {{name: string, colour: string, dash: number[], values: Values, faint?: boolean, isSmooth?: boolean}} Line
  * A value of null is a gap; undefined is no point, and the line goes on.
  * @typedef {{x: number, isLow: boolean, colour: string}} Mark  a value that cannot be drawn, at the upper or the lower edge
  * @typedef {{title: string, sentence: string, x: number[], lines: Line[], marks?: Mark[], logX?: boolean, logY?: boolean,
@@ -32,7 +34,7 @@ export function Chart(props) {
   const [isOpen, setOpen] = useState(false);
   const id = useMemo(() => `chart-${Math.random().toString(36).slice(2)}`, []);
   const look = JSON.stringify([
-    props.lines.map((line) => [line.name, line.colour, line.dash, line.faint]), props.logX, props.logY, isDark(), width, props.xName,
+    props.lines.map((line) => [line.name, line.colour, line.dash, line.faint]), props.x.length > DENSE, props.logX, props.logY, isDark(), width, props.xName,
   ]);
 
   useEffect(() => {
@@ -54,12 +56,12 @@ export function Chart(props) {
 
   useEffect(() => {
     const made = plot.current;
-    if (!made) return;
+    if (!made || (props.isStale && props.lines.length > MANY && props.x.length > DENSE)) return; // it is drawn when what was asked for is there
     made.batch(() => {
       made.setData(data(props), false);
       made.setScale("x", { min: props.range[0], max: props.range[1] });
     });
-  }, [props.x, props.lines, props.range[0], props.range[1]]);
+  }, [props.x, props.lines, props.range[0], props.range[1], props.isStale]);
 
   const pressed = (/** @type {KeyboardEvent} */ event) => {
     if (plot.current && press(plot.current, event, latest.current)) event.preventDefault();
@@ -159,11 +161,13 @@ function options(latest, width, tell) {
 
 /** @param {Line} line @param {{current: ChartProps}} latest @returns {uPlot.Series} */
 function series(line, latest) {
+  const isDense = latest.current.x.length > DENSE;
+  const isMany = latest.current.lines.length > MANY;
   return {
     label: line.name,
     stroke: line.faint ? `${line.colour}59` : line.colour,
-    width: line.faint ? 1 : 1.75,
-    dash: line.dash,
+    width: line.faint || (isDense && isMany) || (isDense && !line.isSmooth) ? 1 : 1.75,
+    dash: line.faint || (isDense && isMany) ? [] : line.dash,
     spanGaps: false,
     points: { show: true, size: 5, fill: line.colour, filter: (plot, index) => lonely(plot.data[index], latest.current.x.length) },
   };

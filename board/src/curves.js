@@ -181,7 +181,7 @@ function drawing(found, runs, look, colours) {
         Number.isNaN(value) ? (gaps.has(Math.floor(index / found.slots)) ? null : undefined) : look.logY && value <= 0 ? hidden : value,
       );
     lines.push({ name, ...pen, values: values(run.raw), faint: run.smooth !== null });
-    if (run.smooth) lines.push({ name, ...pen, values: values(run.smooth) });
+    if (run.smooth) lines.push({ name, ...pen, values: values(run.smooth), isSmooth: true });
     for (const [cell, nan, up, down, under = 0] of run.marks) {
       const x = found.x[cell * found.slots] / 2 + found.x[cell * found.slots + found.slots - 1] / 2;
       if (nan + up) marks.push({ x, isLow: false, colour: bad });

@@ -5,7 +5,7 @@ import { useEffect, useState } from "preact/hooks";
 import { table } from "./chart.js";
 import { address } from "./route.js";
 import { ask, logs, refreshLogs, state } from "./store.js";
-import { duration, figure, metric, moment, percent, say, whole } from "./words.js";
+import { duration, figure, metric, moment, percent, say, size, whole } from "./words.js";
 
 const MOST_CELLS = 40; // classes of a confusion matrix that is shown whole
 const MOST_PAIRS = 30;
@@ -161,8 +161,19 @@ const value = (given) => (typeof given === "number" ? whole(given) : given === n
 function Recipe({ title, content }) {
   if (!content) return null;
   return html`<section><h2>${title}</h2><dl class="recipe">
-    ${Object.entries(content).filter(([, entry]) => entry !== null && entry !== undefined).map(([name, entry]) => html`<div><dt>${name.replaceAll("_", " ")}</dt><dd>${described(entry)}</dd></div>`)}
+    ${Object.entries(content).filter(([, entry]) => !isNothing(entry)).map(([name, entry]) => html`<div><dt>${name.replace(/_bytes$/, "").replaceAll("_", " ")}</dt><dd>${shownEntry(name, entry)}</dd></div>`)}
   </dl></section>`;
+}
+
+/** @param {unknown} entry */
+const isNothing = (entry) => entry === null || entry === undefined || entry === "" || JSON.stringify(entry) === "[]" || JSON.stringify(entry) === "{}";
+
+/** An entry of the recipe or the environment: sizes in units, sentences as a list, a command as it is typed. @param {string} name @param {unknown} entry */
+function shownEntry(name, entry) {
+  if (name.endsWith("_bytes") && typeof entry === "number") return size(entry);
+  if (name === "command" && Array.isArray(entry)) return html`<code>${entry.map((one) => inShell(String(one))).join(" ")}</code>`;
+  const isSentences = Array.isArray(entry) && entry.some((one) => /[.。!?]$/.test(String(one)));
+  return isSentences ? html`<ul>${/** @type {unknown[]} */ (entry).map((one) => html`<li>${String(one)}</li>`)}</ul>` : described(entry);
 }
 
 /** An entry in words: "SGD (lr 0.001, momentum 0.9)". @param {unknown} entry @returns {string} */
@@ -171,8 +182,9 @@ export function described(entry) {
   if (entry && typeof entry === "object") {
     const { name, arguments: settings, ...others } = /** @type {Record<string, unknown>} */ (entry);
     const all = Object.entries({ ...others, ...(settings && typeof settings === "object" ? settings : {}) });
-    const said = all.filter(([, one]) => one !== null && one !== false && one !== "" && JSON.stringify(one) !== "{}" && JSON.stringify(one) !== "[]").map(([key, one]) => `${key} ${described(one)}`).join(", ");
+    const said = all.filter(([, one]) => one !== false && !isNothing(one)).map(([key, one]) => `${key} ${described(one)}`).join(", ");
     return name ? (said ? `${name} (${said})` : String(name)) : said;
   }
+  if (typeof entry === "string" && /^[0-9a-f]{40,}$/.test(entry)) return `${entry.slice(0, 12)}…`; // a digest: its beginning tells it from others
   return typeof entry === "number" && !Number.isInteger(entry) ? figure(entry) : String(entry);
 }

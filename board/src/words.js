@@ -50,6 +50,12 @@ export const percent = (value) => (typeof value === "number" ? `${(value * 100).
 /** Return a metric's value: an accuracy in percent, anything else as a figure. @param {string} name @param {unknown} value */
 export const metric = (name, value) => (/accuracy|recall|precision|f1/.test(name) ? percent(value) : figure(value));
 
+/** Return a size in decimal units, as disks are sold. @param {number} bytes */
+export function size(bytes) {
+  const scale = Math.min(4, Math.floor(Math.log10(Math.max(bytes, 1)) / 3));
+  return `${scale ? (bytes / 1000 ** scale).toPrecision(3) : bytes} ${["B", "kB", "MB", "GB", "TB"][scale]}`;
+}
+
 /** Return a span of time in at most two units. @param {unknown} seconds */
 export function duration(seconds) {
   if (typeof seconds !== "number" || !Number.isFinite(seconds)) return "–";

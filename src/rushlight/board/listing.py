@@ -14,6 +14,7 @@ from typing import Any
 
 from rushlight import files
 from rushlight.board.files import read_status
+from rushlight.errors import RunError
 from rushlight.runs import is_locked, is_run, read_recipe, started_at, summarize_any
 from rushlight.texts import shown, text
 
@@ -164,10 +165,13 @@ def row_of(folder: Path) -> dict[str, Any]:
     """Return a run's row of the list: the fields of `RunSummary`, and some of its recipe. It never raises."""
     try:
         check_files(folder)
-        summary = summarize_any(folder)
-        row = {**vars(summary), "problem": shown(summary.problem)}
-        if summary.status != "damaged":
+        try:
             recipe = read_recipe(folder)
+        except RunError:
+            recipe = None  # the summary says what is wrong with it
+        summary = summarize_any(folder, recipe)
+        row = {**vars(summary), "problem": shown(summary.problem)}
+        if recipe is not None and summary.status != "damaged":
             optimizer = recipe.get("optimizer")
             if isinstance(optimizer, dict):
                 arguments = optimizer.get("arguments")
