@@ -235,7 +235,7 @@ const SPLITS = ["validation", "test"];
 function numbersIn(line) {
   if (line.kind !== "epoch") {
     const own = Object.entries(typeof line.values === "object" && line.values ? line.values : {});
-    return Object.fromEntries(own.filter(([, value]) => typeof value === "number" || value === null).map(([name, value]) => [`log ${name}`, value]));
+    return Object.fromEntries(own.filter(([, value]) => typeof value === "number" || value === null).map(([name, value]) => [name.startsWith("machine/") ? name.replace("/", " ") : `log ${name}`, value]));
   }
   /** @type {Record<string, unknown>} */
   const found = { train_loss: line.train_loss };
@@ -248,14 +248,14 @@ function numbersIn(line) {
 /** @param {Row} row */
 const linesOf = (row) => {
   const log = logs.get(row.id);
-  return log ? [...log.history.filter((line) => line.kind === "epoch"), ...log.values] : [];
+  return log ? [...log.history.filter((line) => line.kind === "epoch"), ...log.values, ...log.machine] : [];
 };
 
 /** The names of all figures of some runs, in the order in which they are first met. @param {Row[]} runs */
 function figureNames(runs) {
   const names = new Set();
   for (const row of runs) for (const line of linesOf(row)) for (const name of Object.keys(numbersIn(line))) names.add(name);
-  const order = ["train_loss", "validation", "test", "log", "learning_rate", "seconds"];
+  const order = ["train_loss", "validation", "test", "log", "learning_rate", "seconds", "machine"];
   const rank = (/** @type {string} */ name) => order.findIndex((one) => name.startsWith(one));
   return [...names].sort((a, b) => rank(a) - rank(b));
 }
@@ -264,6 +264,7 @@ function figureNames(runs) {
 export function nameOf(name) {
   const [split, ...rest] = name.split(" ");
   if (split === "log") return rest.join(" ");
+  if (split === "machine") return say(`machine-${rest.join(" ")}`);
   if (!rest.length) return say(`figure-${split.replaceAll("_", "-")}`);
   return say("figure-of-split", { split: say(`split-${split}`), name: say(`figure-${rest[0]}`) === `figure-${rest[0]}` ? rest.join(" ") : say(`figure-${rest[0]}`) });
 }
@@ -278,7 +279,7 @@ function FigureChart({ name, runs, look, colours, common, curves, isNew }) {
   const title = nameOf(name);
   const format = (/** @type {number} */ y) => metric(name, y);
   const values = best && { count: points.length, best: format(best.y), epoch: best.epoch ?? "–", name: best.name };
-  const said = [best ? say(name === "learning_rate" || name === "seconds" || name.startsWith("log ") ? "figure-plain" : isBetterHigh(name) ? "figure-highest" : "figure-lowest", values) : say("no-figures")];
+  const said = [best ? say(name === "learning_rate" || name === "seconds" || /^(log|machine) /.test(name) ? "figure-plain" : isBetterHigh(name) ? "figure-highest" : "figure-lowest", values) : say("no-figures")];
   if (gaps) said.push(say("not-a-number-count", { count: gaps }));
   if (under) said.push(say("under-values-count", { count: under }));
   const readout = (/** @type {number} */ index) =>

@@ -9,7 +9,7 @@ import { Refused } from "./words.js";
  *   optimizer?: string, lr?: number, batch_size?: number, seed?: number}} Row
  * @typedef {{kind?: string, event?: string, epoch?: number, step?: number, time?: number, message?: string,
  *   values?: Record<string, any>, [name: string]: any}} Line
- * @typedef {{history: Line[], values: Line[], cursors: string[]}} Log
+ * @typedef {{history: Line[], values: Line[], machine: Line[], cursors: string[]}} Log
  */
 
 const RUNNING_MS = 1000;
@@ -92,19 +92,19 @@ export async function refreshLogs(runs) {
   for (let start = 0; start < runs.length; start += 100) {
     const asked = runs.slice(start, start + 100).map((id) => {
       const known = logs.get(id);
-      return `run=${[id, ...(known?.cursors ?? ["", ""])].join("~")}`;
+      return `run=${[id, ...(known?.cursors ?? ["", "", ""])].join("~")}`;
     });
     const found = await ask(`/api/logs?${asked.join("&")}`);
     for (const [id, parts] of Object.entries(found)) {
-      const log = logs.get(id) ?? { history: [], values: [], cursors: ["", ""] };
-      for (const name of /** @type {const} */ (["history", "values"])) {
+      const log = logs.get(id) ?? { history: [], values: [], machine: [], cursors: [] };
+      for (const name of /** @type {const} */ (["history", "values", "machine"])) {
         const part = parts[name];
         if (part.anew) log[name] = [];
         if (part.lines.length) log[name] = [...log[name], ...part.lines];
         isNew ||= part.anew || part.lines.length > 0;
         if (part.lines.length > MANY_LINES) unread.push(id);
       }
-      log.cursors = [parts.history.cursor, parts.values.cursor];
+      log.cursors = [parts.history.cursor, parts.values.cursor, parts.machine.cursor];
       logs.set(id, log);
     }
   }

@@ -11,7 +11,7 @@ from tests.board.folders import make_run
 from rushlight.board import app
 
 ROUTES = [
-    "/", "/assets/board.js", "/assets/board.css", "/api/words/en", "/api/runs", "/api/runs/0123456789ab", "/api/logs?run=a~~",
+    "/", "/assets/board.js", "/assets/board.css", "/api/words/en", "/api/runs", "/api/runs/0123456789ab", "/api/logs?run=a~~~",
     "/api/curves?run=0123456789ab", "/api/compare?run=a&run=b", "/api/recipes?run=a", "/api/runs/0123456789ab/losses.csv", "/api/runs/0123456789ab/media/a.png", "/nothing",
 ]  # fmt: skip
 FOREIGN_HOSTS = [

@@ -30,7 +30,7 @@ PNG = b"\x89PNG\r\n\x1a\n"
 MOST_IMAGE = 32 << 20  # bytes
 MOST_RUNS = 200  # of one request
 PAGE_WORDS = "board.page."  # what the keys of the words of the page begin with
-LOG_FILES = {"history": "history.jsonl", "values": "values.jsonl"}
+LOG_FILES = {"history": "history.jsonl", "values": "values.jsonl", "machine": "machine.jsonl"}
 
 
 class BadRequest(Exception):

@@ -122,7 +122,7 @@ def smooth(values: Floats, half_life: float, state: tuple[float, float]) -> tupl
             before = current
         means.append(sums)
     with np.errstate(invalid="ignore"):
-        mean = np.divide(*means, out=np.empty((BLOCK, rows), np.float32), casting="same_kind")
+        mean = np.divide(means[0], means[1], out=np.empty((BLOCK, rows), np.float32), casting="same_kind")
     return mean.T.reshape(-1)[: len(values)], ends[:, 1:]
 
 

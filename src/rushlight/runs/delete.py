@@ -22,6 +22,7 @@ from rushlight.runs.verify import BUNDLE, PREDICTIONS
 OURS = {
     RECIPE, ENVIRONMENT, HISTORY, LOSSES, SESSIONS, CHECKPOINTS, REPORT, BUNDLE, LOCK, HOLDER, PREDICTIONS,
     "loss.png", "confusion.png", "tensorboard", "profile", "ways.json", "values.jsonl", "media",
+    "samples.f16", "samples.json", "layers.jsonl", "machine.jsonl",
 }  # fmt: skip
 
 
