@@ -217,16 +217,16 @@ function drawMarks(plot, marks) {
 
 /**
  * Offer rows of cells as a CSV file. A cell that a spreadsheet would take for a formula is quoted, with an apostrophe before it.
- * @param {{name: string, rows: () => (string | number)[][]}} props
+ * @param {{name: string, rows: () => (string | number)[][] | Promise<(string | number)[][]>}} props
  */
 export function SaveTable({ name, rows }) {
-  const save = () => {
+  const save = async () => {
     const cell = (/** @type {string | number} */ value) => {
       const text = String(value);
       const isFormula = /^[=+@\t\r]|^-(?![\d.])/.test(text);
       return isFormula || /[",\n]/.test(text) ? `"${isFormula ? "'" : ""}${text.replaceAll('"', '""')}"` : text;
     };
-    const content = rows().map((row) => row.map(cell).join(",")).join("\r\n");
+    const content = (await rows()).map((row) => row.map(cell).join(",")).join("\r\n");
     const link = document.createElement("a");
     link.href = URL.createObjectURL(new Blob([`\ufeff${content}\r\n`], { type: "text/csv" })); // the mark tells spreadsheets that it is UTF-8
     link.download = `${name}.csv`;
@@ -236,7 +236,7 @@ export function SaveTable({ name, rows }) {
   return html`<button type="button" onClick=${save}>${say("save-table")}</button>`;
 }
 
-/** A table from rows of cells, the first row being the heads. @param {(string | number)[][]} rows */
+/** A table from rows of cells, the first row being the heads. @param {any[][]} rows */
 export function table([heads, ...rows]) {
   return html`<table>
     <thead><tr>${heads.map((head) => html`<th scope="col">${head}</th>`)}</tr></thead>

@@ -4,6 +4,7 @@ import { html } from "htm/preact";
 import { useEffect, useState } from "preact/hooks";
 import { table } from "./chart.js";
 import { address } from "./route.js";
+import { cellAddress, Why } from "./samples.js";
 import { ask, logs, refreshLogs, state } from "./store.js";
 import { duration, figure, metric, moment, percent, say, size, whole } from "./words.js";
 
@@ -34,7 +35,7 @@ export function RunView({ route }) {
     <p>${sentence(row)}</p>
     <p class="actions"><a class="button" href=${address({ runs: row.id, low: "", high: "" }, "curves")}>${say("its-curves")}</a>
       ${["interrupted", "unfinished", "failed"].includes(row.status) && html`<span>${say("resume-with")} <code>rushlight resume ${inShell(`${document.documentElement.dataset.folder}/${row.name}`)}</code></span>`}</p>
-    <${Report} report=${details?.report} />
+    <${Report} id=${row.id} report=${details?.report} route=${route} />
     <${Media} id=${row.id} values=${log.values} />
     <${Events} history=${log.history} sessions=${details?.sessions} />
     <${Recipe} title=${say("recipe")} content=${details?.recipe} />
@@ -55,8 +56,8 @@ function sentence(row) {
 
 // ── the report ────────────────────────────────────────────────────────────────────────────────────────────
 
-/** @param {{report: any}} props */
-function Report({ report }) {
+/** @param {{id: string, report: any, route: import("./route.js").Route}} props */
+function Report({ id, report, route }) {
   if (!report) return html`<section><h2>${say("report")}</h2><p>${say("no-report")}</p></section>`;
   const figures = ["accuracy", "loss", "mae", "rmse", "r2"].filter((name) => typeof report[name] === "number");
   const [low, high] = report.accuracy_interval;
@@ -65,12 +66,13 @@ function Report({ report }) {
     <dl class="figures">${figures.map((name) => html`<div><dt>${say(`figure-${name}`)}</dt><dd>${metric(name, report[name])}
       ${name === "accuracy" && low !== undefined && html` <small>${say("interval", { low: percent(low), high: percent(high) })}</small>`}</dd></div>`)}</dl>
     <${Confusion} report=${report} />
+    ${report.confusion.length > 0 && html`<${Why} id=${id} names=${report.classes.map((/** @type {any} */ one) => one.name)} route=${route} otherwise=${html`<${MostWrong} report=${report} />`} />`}
     ${report.classes.length > 0 && html`<h3>${say("classes")}</h3>
       <div class="scroll" tabindex="0" role="region" aria-label=${say("classes")}>${table([
         [say("class"), say("samples"), say("figure-precision"), say("figure-recall"), say("figure-f1")],
         ...report.classes.map((/** @type {any} */ one) => [one.name, whole(one.n ?? 0), percent(one.precision), percent(one.recall), percent(one.f1)]),
       ])}</div>`}
-    <${MostWrong} report=${report} />
+    ${report.confusion.length === 0 && html`<${MostWrong} report=${report} />`}
   </section>`;
 }
 
@@ -90,11 +92,11 @@ function Confusion({ report }) {
   const cell = (/** @type {number} */ count, /** @type {number} */ truth, /** @type {number} */ predicted) => {
     const share = truth === predicted ? count / Math.max(1, totals[truth]) : count / most;
     return html`<td class=${truth === predicted ? "right" : "wrong"} style=${{ "--share": `${Math.round(count ? 8 + 47 * share : 0)}%` }}
-      title=${say("confused-cell", { count, truth: names[truth], predicted: names[predicted] })}>${count || html`<span class="zero">0</span>`}</td>`;
+      title=${say("confused-cell", { count, truth: names[truth], predicted: names[predicted] })}>${count ? html`<a href=${cellAddress(truth, predicted)}>${count}</a>` : html`<span class="zero">0</span>`}</td>`;
   };
-  return html`<h3>${say("confusion")}</h3><p>${said} ${say("confusion-caption")}</p>
+  return html`<h3>${say("confusion")}</h3><p>${said} ${say("confusion-caption")} ${say("confusion-opens")}</p>
     ${names.length > MOST_CELLS
-      ? table([[say("true-class"), say("predicted-as"), say("samples")], ...pairs.slice(0, MOST_PAIRS).map(({ truth, predicted, count }) => [names[truth], names[predicted], whole(count)])])
+      ? table([[say("true-class"), say("predicted-as"), say("samples")], ...pairs.slice(0, MOST_PAIRS).map(({ truth, predicted, count }) => [names[truth], names[predicted], html`<a href=${cellAddress(truth, predicted)}>${whole(count)}</a>`])])
       : html`<div class="scroll" tabindex="0" role="region" aria-label=${say("confusion")}><table class="confusion">
           <thead><tr><td></td>${names.map((/** @type {string} */ name) => html`<th scope="col"><span>${name}</span></th>`)}</tr></thead>
           <tbody>${counts.map((line, truth) => html`<tr><th scope="row">${names[truth]}</th>${line.map((count, predicted) => cell(count, truth, predicted))}</tr>`)}</tbody>

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from tests.board.folders import make_run, write_losses
+from tests.board.folders import make_run, write_losses, write_tested
 from tests.board.test_app import HOSTILE_NAMES
 
 from rushlight.board.listing import id_of
@@ -318,11 +318,32 @@ def test_ten_thousand_runs_scroll_and_sort(look: Look, tmp_path: Path) -> None:
     page.wait_for_function("() => document.querySelector('.spacer').textContent.startsWith('1 of')")
 
 
+def test_a_cell_opens_its_samples_as_pictures_and_lists_are_reached_by_keyboard(look: Look, tmp_path: Path) -> None:
+    import rushlight
+
+    run = rushlight.train("mlp", "digits", epochs=2, quiet=True, runs=tmp_path)
+    board = look(tmp_path)
+    page = board.show(f"run/{id_of(run.folder.name)}")
+    page.wait_for_selector(".confusion")
+    cells = page.locator(".confusion td.wrong a")
+    count = int(cells.first.inner_text())
+    cells.first.focus()
+    page.keyboard.press("Enter")
+    page.wait_for_function(f"() => document.querySelectorAll('.cards img').length === {count}", timeout=60_000)
+    assert page.evaluate("[...document.querySelectorAll('.cards img')].every((image) => image.naturalWidth === 8)")
+    assert page.locator(".cards .life").count() == count
+    page.locator(".tabs a", has_text="training and test").focus()
+    page.keyboard.press("Enter")
+    page.wait_for_function("() => document.querySelector('.why').textContent.includes('None of the 360 test samples')")
+    assert board.complaints == []
+
+
 @pytest.mark.parametrize("mode", ["", "theme=dark", "lang=zh", "phone"])
 def test_axe_finds_nothing_and_nothing_scrolls_sideways(look: Look, runs: Path, mode: str) -> None:
     if not AXE.exists():
         pytest.skip("needs `npm ci` in board/")
     size = {"width": 360, "height": 740} if mode == "phone" else {"width": 1280, "height": 900}
+    write_tested(runs / "run-0", [0, 0, 0, 1], [1, 1, 0, 1], [[0.9, 0.2, 0.8, 0.7], [0.1, 0.1, 0.9, 0.9]])
     board = look(runs, viewport=size)  # type: ignore[call-arg]
     query = "" if mode == "phone" else mode
     chosen = ",".join(id_of(f"run-{number}") for number in range(3))
@@ -331,6 +352,7 @@ def test_axe_finds_nothing_and_nothing_scrolls_sideways(look: Look, runs: Path, 
         f"curves?runs={chosen}&{query}",
         f"compare?runs={chosen}&{query}",
         f"run/{id_of('run-0')}?{query}",
+        f"run/{id_of('run-0')}?list=cell&cell=0-1&{query}",
     ):
         page = board.show(view)
         page.wait_for_timeout(1200)

@@ -19,6 +19,7 @@ from rushlight.board.guard import App, Guard
 from rushlight.board.listing import Runs
 from rushlight.board.page import PAGE, html_page
 from rushlight.board.recipes import compare_recipes
+from rushlight.board.samples import LISTS, MOST_SHOWN, Viewer, list_samples, read_tested
 from rushlight.board.series import csv_of
 from rushlight.texts import LANGUAGES, fill, read_room
 
@@ -44,7 +45,7 @@ def build_app(folder: Path, port: int, language: str) -> Guard:
     from starlette.responses import Response as Plain
     from starlette.routing import Route
 
-    runs, curves = Runs(folder), Curves()
+    runs, curves, viewer = Runs(folder), Curves(), Viewer()
 
     def as_json(content: Any) -> Response:
         return Plain(
@@ -122,6 +123,24 @@ def build_app(folder: Path, port: int, language: str) -> Guard:
         content = read_range(found / "media" / name, 0, MOST_IMAGE)
         return Plain(content, media_type="image/png") if content.startswith(PNG) else PlainTextResponse("", 404)
 
+    def samples(request: Request) -> Response:
+        """Give the test samples of a cell or a list: what is known of them, as JSON; all of a list as "most=all"."""
+        found, given = runs.find(request.path_params["run"]), request.query_params
+        tested = None if found is None else read_tested(found)
+        if found is None or tested is None or given.get("list") not in LISTS:
+            return PlainTextResponse("", 404)
+        truth, predicted, start = (whole_number(given.get(name)) for name in ("truth", "predicted", "start"))
+        most = {"most": len(tested.truth)} if given.get("most") == "all" else {}
+        return as_json(list_samples(tested, given["list"], truth, predicted, start or 0, **most))
+
+    def show_samples(request: Request) -> Response:
+        """Give the samples themselves, by their indices; or the pairs that are in training and test."""
+        found, given = runs.find(request.path_params["run"]), request.query_params
+        if found is None:
+            return PlainTextResponse("", 404)
+        indices = [index for one in given.getlist("index")[:MOST_SHOWN] if (index := whole_number(one)) is not None]
+        return as_json(viewer.ask(found, {"twins": True} if "twins" in given else {"indices": indices}))
+
     async def bad_request(request: Request, error: Exception) -> Response:
         return PlainTextResponse(str(error), 400)
 
@@ -142,10 +161,17 @@ def build_app(folder: Path, port: int, language: str) -> Guard:
         Route("/api/compare", compare),
         Route("/api/recipes", recipes),
         Route("/api/runs/{run}/losses.csv", losses_csv),
-        Route("/api/runs/{run}/media/{name}", show_image),
+        Route("/api/runs/{run}/media/{name}", show_image), Route("/api/runs/{run}/samples", samples),
+        Route("/api/runs/{run}/shown", show_samples),
     ]  # fmt: skip
     guard = Guard(Starlette(routes=routes, exception_handlers={BadRequest: bad_request}), port, refuse, welcome)
+    guard.leave = viewer.close
     return guard
+
+
+def whole_number(given: str | None) -> int | None:
+    """Return a whole number from 0 on; None for anything else."""
+    return int(given) if given is not None and given.isdecimal() and len(given) < 12 else None
 
 
 def view_of(given: Callable[[str], str | None]) -> View:

@@ -41,6 +41,7 @@ class Guard:
     def __init__(self, app: App, port: int, refuse: Callable[[int, str], App], welcome: Callable[[str], App]) -> None:
         self.app = app
         self.refuse = refuse  # makes the answer of a status and a reason: "host", "cross-origin", "method" or "cookie"
+        self.leave: Callable[[], object] = lambda: None  # ends what works for the app, when the board closes
         self.welcome = welcome  # makes the answer that sets a cookie and leads to the page
         self.token: str | None = secrets.token_urlsafe(32)  # good once
         self.session = secrets.token_urlsafe(32)  # the cookie's value

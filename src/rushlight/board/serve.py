@@ -61,6 +61,7 @@ def serve_board(
             pass
         finally:
             server.should_exit = True
+            app.leave()
             thread.join(2 * STOP_SECONDS)
 
 
