@@ -35,7 +35,8 @@ export function RunView({ route }) {
     <p>${sentence(row)}</p>
     <p class="actions"><a class="button" href=${address({ runs: row.id, low: "", high: "" }, "curves")}>${say("its-curves")}</a>
       ${["interrupted", "unfinished", "failed"].includes(row.status) && html`<span>${say("resume-with")} <code>rushlight resume ${inShell(`${document.documentElement.dataset.folder}/${row.name}`)}</code></span>`}</p>
-    <${Report} id=${row.id} report=${details?.report} route=${route} />
+    <${Report} id=${row.id} report=${details?.report} calibration=${details?.calibration} route=${route} />
+    <${Health} health=${details?.health} />
     <${Media} id=${row.id} values=${log.values} />
     <${Events} history=${log.history} sessions=${details?.sessions} />
     <${Recipe} title=${say("recipe")} content=${details?.recipe} />
@@ -56,8 +57,8 @@ function sentence(row) {
 
 // ── the report ────────────────────────────────────────────────────────────────────────────────────────────
 
-/** @param {{id: string, report: any, route: import("./route.js").Route}} props */
-function Report({ id, report, route }) {
+/** @param {{id: string, report: any, calibration: any, route: import("./route.js").Route}} props */
+function Report({ id, report, calibration, route }) {
   if (!report) return html`<section><h2>${say("report")}</h2><p>${say("no-report")}</p></section>`;
   const figures = ["accuracy", "loss", "mae", "rmse", "r2"].filter((name) => typeof report[name] === "number");
   const [low, high] = report.accuracy_interval;
@@ -67,6 +68,7 @@ function Report({ id, report, route }) {
       ${name === "accuracy" && low !== undefined && html` <small>${say("interval", { low: percent(low), high: percent(high) })}</small>`}</dd></div>`)}</dl>
     <${Confusion} report=${report} />
     ${report.confusion.length > 0 && html`<${Why} id=${id} names=${report.classes.map((/** @type {any} */ one) => one.name)} route=${route} otherwise=${html`<${MostWrong} report=${report} />`} />`}
+    <${Calibration} tenths=${calibration} />
     ${report.classes.length > 0 && html`<h3>${say("classes")}</h3>
       <div class="scroll" tabindex="0" role="region" aria-label=${say("classes")}>${table([
         [say("class"), say("samples"), say("figure-precision"), say("figure-recall"), say("figure-f1")],
@@ -101,6 +103,38 @@ function Confusion({ report }) {
           <thead><tr><td></td>${names.map((/** @type {string} */ name) => html`<th scope="col"><span>${name}</span></th>`)}</tr></thead>
           <tbody>${counts.map((line, truth) => html`<tr><th scope="row">${names[truth]}</th>${line.map((count, predicted) => cell(count, truth, predicted))}</tr>`)}</tbody>
         </table></div>`}`;
+}
+
+/** How sure the model is, against how often it is right. @param {{tenths: {sure: number, right: number, n: number}[] | null | undefined}} props */
+function Calibration({ tenths }) {
+  if (!tenths?.length) return null;
+  const total = tenths.reduce((sum, { n }) => sum + n, 0);
+  const mean = (/** @type {"sure" | "right"} */ what) => tenths.reduce((sum, one) => sum + one[what] * one.n, 0) / total;
+  const [sure, right] = [mean("sure"), mean("right")];
+  const gap = tenths.reduce((sum, one) => sum + Math.abs(one.sure - one.right) * one.n, 0) / total;
+  const verdict = gap < 0.02 ? "good" : sure > right ? "over" : "under";
+  return html`<h3>${say("calibration")}</h3><p>${say(`calibration-${verdict}`, { sure: percent(sure), right: percent(right), gap: percent(gap) })}</p>
+    <details><summary>${say("as-table")}</summary><div class="scroll" tabindex="0" role="region" aria-label=${say("calibration")}>${table([
+      [say("calibration-sure"), say("calibration-right"), say("samples")],
+      ...tenths.map((one) => [percent(one.sure), percent(one.right), whole(one.n)]),
+    ])}</div></details>`;
+}
+
+/** @param {{health: any}} props */
+function Health({ health }) {
+  if (!health) return null;
+  const heads = ["layer", "layer-kind", "layer-dead", "layer-zero", "layer-mean", "layer-std", "layer-weight", "layer-change"];
+  const share = (/** @type {number | null} */ value) => (value === null ? "–" : percent(value));
+  return html`<section><h2>${say("health")}</h2>
+    ${health.findings.length
+      ? html`<ul>${health.findings.map((/** @type {any} */ one) => html`<li>${say(`health-${one.what}`, { name: one.name, kind: one.kind, share: percent(one.share), step: whole(one.since) })}</li>`)}</ul>`
+      : html`<p>${say("health-good", { count: health.layers.length })}</p>`}
+    <p class="quiet">${say("health-about", { step: whole(health.step), count: health.samples, steps: whole(health.steps) })}</p>
+    <details><summary>${say("as-table")}</summary><div class="scroll" tabindex="0" role="region" aria-label=${say("health")}>${table([
+      heads.map((name) => say(name)),
+      ...health.layers.map((/** @type {any} */ one) => [one.name, one.kind, share(one.dead), share(one.zero), figure(one.mean), figure(one.std), figure(one.weight), share(one.change)]),
+    ])}</div></details>
+  </section>`;
 }
 
 /** @param {string} key */

@@ -127,6 +127,21 @@ def list_samples(
     }
 
 
+def calibration_of(folder: Path) -> list[dict[str, float]] | None:
+    """Return, for each tenth of confidence that the test has, how sure the model was on average, how often right, and "n"."""
+    tested = read_tested(folder)
+    if tested is None or not np.isfinite(tested.confidence).all():
+        return None
+    tenth = np.clip((tested.confidence * 10).astype(int), 0, 9)
+    is_right = tested.truth == tested.predicted
+    counts = np.bincount(tenth, minlength=10)
+    sure, right = (np.bincount(tenth, part, minlength=10) for part in (tested.confidence, is_right))
+    return [
+        {"sure": float(sure[place] / count), "right": float(right[place] / count), "n": int(count)}
+        for place, count in enumerate(counts.tolist()) if count
+    ]  # fmt: skip
+
+
 class Viewer:
     """Owns the process that opens a run's data; one at a time."""
 
