@@ -3,6 +3,7 @@
 import { html } from "htm/preact";
 import { useEffect, useState } from "preact/hooks";
 import { table } from "./chart.js";
+import { Doing } from "./doing.js";
 import { address } from "./route.js";
 import { cellAddress, Why } from "./samples.js";
 import { ask, logs, refreshLogs, state } from "./store.js";
@@ -24,7 +25,7 @@ export function RunView({ route }) {
       refreshLogs([row.id]).then(() => isHere && setCount((count) => count + 1), () => undefined);
     }
     return () => void (isHere = false);
-  }, [row]);
+  }, [row, row?.status === "running" ? state.ticks : 0]);
   if (!state.isLoaded) return html`<p class="empty">${say("loading")}</p>`;
   if (!row) return html`<p class="empty">${say("no-such-run")}</p>`;
   const log = logs.get(row.id) ?? { history: [], values: [] };
@@ -35,6 +36,7 @@ export function RunView({ route }) {
     <p>${sentence(row)}</p>
     <p class="actions"><a class="button" href=${address({ runs: row.id, low: "", high: "" }, "curves")}>${say("its-curves")}</a>
       ${["interrupted", "unfinished", "failed"].includes(row.status) && html`<span>${say("resume-with")} <code>rushlight resume ${inShell(`${document.documentElement.dataset.folder}/${row.name}`)}</code></span>`}</p>
+    <${Doing} key=${row.id} row=${row} details=${details} />
     <${Report} id=${row.id} report=${details?.report} calibration=${details?.calibration} route=${route} />
     <${Health} health=${details?.health} />
     <${Media} id=${row.id} values=${log.values} />

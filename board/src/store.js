@@ -6,7 +6,7 @@ import { Refused } from "./words.js";
  * @typedef {{id: string, name: string, status: string, started: number, problem: string, model?: string, data?: string,
  *   epochs_done?: number, epochs?: number, steps?: number, split?: string, train_loss?: number, test_loss?: number,
  *   metric?: string, metric_value?: number, best_accuracy?: number, best_epoch?: number, seconds?: number,
- *   optimizer?: string, lr?: number, batch_size?: number, seed?: number}} Row
+ *   optimizer?: string, tags?: string[], note?: string, lr?: number, batch_size?: number, seed?: number}} Row
  * @typedef {{kind?: string, event?: string, epoch?: number, step?: number, time?: number, message?: string,
  *   values?: Record<string, any>, [name: string]: any}} Line
  * @typedef {{history: Line[], values: Line[], machine: Line[], cursors: string[]}} Log
@@ -80,6 +80,14 @@ async function refreshList() {
 /** Ask for JSON. @param {string} path @returns {Promise<any>} */
 export async function ask(path) {
   const answer = await fetch(path);
+  if (!answer.ok) throw new Refused(answer.status);
+  return answer.json();
+}
+
+/** Change something; return {error} in words where it could not be done. @param {string} path @param {Record<string, unknown>} content @returns {Promise<any>} */
+export async function post(path, content) {
+  const headers = { "content-type": "application/json", "x-rushlight-token": document.documentElement.dataset.token ?? "" };
+  const answer = await fetch(path, { method: "POST", headers, body: JSON.stringify(content) });
   if (!answer.ok) throw new Refused(answer.status);
   return answer.json();
 }

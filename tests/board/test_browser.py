@@ -338,6 +338,39 @@ def test_a_cell_opens_its_samples_as_pictures_and_lists_are_reached_by_keyboard(
     assert board.complaints == []
 
 
+def test_a_run_is_noted_renamed_stopped_and_deleted_from_its_page(look: Look, runs: Path) -> None:
+    board = look(runs)
+    page = board.show(f"run/{id_of('run-1')}")
+    page.get_by_text("Note and tags").click()
+    page.get_by_label("Tags").fill("best, to show")
+    page.get_by_label("Note", exact=True).fill("<b>the one</b>")
+    page.get_by_role("button", name="Save", exact=True).click()
+    page.wait_for_function("() => document.querySelectorAll('.tag').length === 2")
+    page.get_by_text("Rename or delete").click()
+    page.get_by_label("New name").fill("run-2")
+    page.get_by_role("button", name="Rename").click()
+    page.wait_for_selector("[role=alert]")
+    page.get_by_label("New name").fill("renamed")
+    page.get_by_role("button", name="Rename").click()
+    page.wait_for_function("() => document.querySelector('h1')?.textContent.startsWith('renamed')")
+    page.get_by_text("Rename or delete").click()
+    page.get_by_role("button", name="Delete …").click()
+    assert (runs / "renamed").exists()
+    page.get_by_role("button", name="Delete it for good").click()
+    page.wait_for_function("() => location.hash.startsWith('#/runs')")
+    page.wait_for_function("() => !document.querySelector('main').textContent.includes('renamed')")
+    assert not (runs / "renamed").exists()
+    history = runs / "run-0" / "history.jsonl"
+    history.write_text("".join(history.read_text().splitlines(keepends=True)[:-1]))
+    with lock_run(runs / "run-0"):
+        page = board.show(f"run/{id_of('run-0')}")
+        page.get_by_role("button", name="Stop it").click()
+        page.get_by_text("Asked to stop").wait_for()
+        (runs / "run-0" / "stop.request").unlink()  # as a training does
+        page.get_by_text("It has noticed").wait_for(timeout=5000)
+    assert board.complaints == []
+
+
 @pytest.mark.parametrize("mode", ["", "theme=dark", "lang=zh", "phone"])
 def test_axe_finds_nothing_and_nothing_scrolls_sideways(look: Look, runs: Path, mode: str) -> None:
     if not AXE.exists():
@@ -356,6 +389,8 @@ def test_axe_finds_nothing_and_nothing_scrolls_sideways(look: Look, runs: Path, 
     ):
         page = board.show(view)
         page.wait_for_timeout(1200)
+        page.evaluate("document.querySelectorAll('details').forEach((one) => void (one.open = true))")
+        page.wait_for_timeout(300)
         page.evaluate(AXE.read_text(encoding="utf-8"))
         found = page.evaluate("axe.run(document, {runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa']})")
         assert [(entry["id"], entry["nodes"][0]["html"][:200]) for entry in found["violations"]] == [], view

@@ -13,6 +13,7 @@ from rushlight.board import app
 ROUTES = [
     "/", "/assets/board.js", "/assets/board.css", "/api/words/en", "/api/runs", "/api/runs/0123456789ab", "/api/logs?run=a~~~",
     "/api/curves?run=0123456789ab", "/api/compare?run=a&run=b", "/api/recipes?run=a", "/api/runs/0123456789ab/losses.csv", "/api/runs/0123456789ab/media/a.png", "/nothing",
+    "/api/runs/0123456789ab/samples?list=wrong", "/api/runs/0123456789ab/shown?index=1", "/api/runs/0123456789ab/do/stop",
 ]  # fmt: skip
 FOREIGN_HOSTS = [
     "evil.test", "127.0.0.1.evil.test", "localhost.evil.test", "evil.test:8642", "127.0.0.1@evil.test", "0.0.0.0", "[::1", "",

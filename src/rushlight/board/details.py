@@ -7,12 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rushlight.board.files import read_all_lines
+from rushlight.board.files import read_all_lines, read_status
 from rushlight.board.health import health_of
 from rushlight.board.listing import Refused, check_files
 from rushlight.board.samples import calibration_of
 from rushlight.errors import RunError
-from rushlight.runs import is_locked, list_sessions, read_environment, read_recipe, read_report
+from rushlight.runs import STOP, is_locked, list_sessions, read_environment, read_note, read_recipe, read_report
 from rushlight.texts import text
 
 IMAGE_NAME = re.compile(r"media/([^/\\]+\.png)")
@@ -52,6 +52,8 @@ def details_of(folder: Path) -> dict[str, Any]:
         "environment": part("environment.json", lambda: read_environment(folder)),
         "report": part("report.json", lambda: checked_report(read_report(folder))),
         "sessions": part("sessions.jsonl", lambda: list_sessions(folder, is_locked(folder))),
+        "is_asked_to_stop": read_status(folder / STOP) is not None,
+        "note": read_note(folder),
         "health": health_of(folder),
         "calibration": calibration_of(folder),
         "problems": problems,

@@ -15,10 +15,18 @@ from typing import Any
 from rushlight import files
 from rushlight.board.files import read_status
 from rushlight.errors import RunError
-from rushlight.runs import is_locked, is_run, read_recipe, started_at, summarize_any
+from rushlight.runs import is_locked, is_run, read_note, read_recipe, started_at, summarize_any
 from rushlight.texts import shown, text
 
-SMALL_FILES = ("recipe.json", "environment.json", "report.json", "sessions.jsonl", "holder.json", "run.lock")
+SMALL_FILES = (
+    "recipe.json",
+    "environment.json",
+    "report.json",
+    "sessions.jsonl",
+    "holder.json",
+    "run.lock",
+    "note.json",
+)
 READ_WHOLE = {**dict.fromkeys(SMALL_FILES, 16 << 20), "history.jsonl": 64 << 20, "values.jsonl": 64 << 20}  # bytes
 SETTLED_SECONDS = 2.0  # a folder's time of change is trusted when it is this old
 READING_SECONDS = 0.5  # of one call; what is new then waits for the next
@@ -185,6 +193,7 @@ def row_of(folder: Path) -> dict[str, Any]:
             folder, text("board.problem.unreadable", reason=f"{type(error).__name__}: {error}"[:LONGEST_NAME])
         )
     row.pop("folder")
+    row |= read_note(folder)
     return {name: plain_value(value) for name, value in row.items()}
 
 
