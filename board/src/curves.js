@@ -4,6 +4,7 @@ import { html } from "htm/preact";
 import { useEffect, useRef, useState } from "preact/hooks";
 import { Chart } from "./chart.js";
 import { isDark, pens } from "./colours.js";
+import { exported } from "./offline.js";
 import { address, change } from "./route.js";
 import { logs, readCurves, refreshLogs, state } from "./store.js";
 import { duration, figure, metric, say, whole } from "./words.js";
@@ -156,7 +157,7 @@ function LossChart({ runs, look, colours, common, curves, onWidth }) {
       figure(run.high), run.high_step ? whole(run.high_step) : "–", whole(run.nan), whole(run.up + run.down),
     ]),
   ];
-  const below = runs.map((/** @type {Row} */ row) => html`<a href=${`/api/runs/${row.id}/losses.csv`} download=${`${row.name}.csv`}>${say("save-losses", { name: row.name })}</a>`);
+  const below = exported ? [] : runs.map((/** @type {Row} */ row) => html`<a href=${`/api/runs/${row.id}/losses.csv`} download=${`${row.name}.csv`}>${say("save-losses", { name: row.name })}</a>`);
   return html`<${Chart} ...${common} title=${say("loss-of-steps")} sentence=${found ? lossSentence(found, names, look) : say("loading")}
     x=${x} lines=${lines} marks=${marks} formatY=${figure} readout=${readout} rows=${rows} below=${below} onWidth=${onWidth}
     isStale=${curves.isStale} />`;
@@ -347,11 +348,11 @@ function Controls({ look }) {
     <label>${say("axis")} <select value=${look.axis} onChange=${turnAxis}>
       ${["step", "epoch", "time"].map((name) => html`<option value=${name} selected=${look.axis === name}>${say(`axis-${name}`)}</option>`)}
     </select></label>
-    <label>${say("smoothing")} <select value=${look.smooth} onChange=${choose("smooth")}>
+    <label hidden=${exported !== null}>${say("smoothing")} <select value=${look.smooth} onChange=${choose("smooth")}>
       ${[...new Set([...SMOOTHINGS, look.smooth])].sort((a, b) => a - b).map((steps) => html`<option value=${steps} selected=${look.smooth === steps}>${steps ? say("half-life", { count: steps }) : say("no-smoothing")}</option>`)}
     </select></label>
     <label><input type="checkbox" checked=${look.logY} onChange=${check("logy")} /> ${say("log-y")}</label>
-    <label><input type="checkbox" checked=${look.logX} onChange=${check("logx")} /> ${say("log-x")}</label>
+    <label hidden=${exported !== null}><input type="checkbox" checked=${look.logX} onChange=${check("logx")} /> ${say("log-x")}</label>
     <button type="button" disabled=${!look.zoom} onClick=${() => change({ low: "", high: "" })}>${say("show-all")}</button>
   </form>`;
 }

@@ -4,6 +4,7 @@ import { html } from "htm/preact";
 import { useEffect, useState } from "preact/hooks";
 import { table } from "./chart.js";
 import { Doing } from "./doing.js";
+import { exported, imageAddress } from "./offline.js";
 import { address } from "./route.js";
 import { cellAddress, Why } from "./samples.js";
 import { ask, logs, refreshLogs, state } from "./store.js";
@@ -35,8 +36,8 @@ export function RunView({ route }) {
     ${problems.map((problem) => html`<p class="problem" role="alert">${problem}</p>`)}
     <p>${sentence(row)}</p>
     <p class="actions"><a class="button" href=${address({ runs: row.id, low: "", high: "" }, "curves")}>${say("its-curves")}</a>
-      ${["interrupted", "unfinished", "failed"].includes(row.status) && html`<span>${say("resume-with")} <code>rushlight resume ${inShell(`${document.documentElement.dataset.folder}/${row.name}`)}</code></span>`}</p>
-    <${Doing} key=${row.id} row=${row} details=${details} />
+      ${!exported && ["interrupted", "unfinished", "failed"].includes(row.status) && html`<span>${say("resume-with")} <code>rushlight resume ${inShell(`${document.documentElement.dataset.folder}/${row.name}`)}</code></span>`}</p>
+    ${!exported && html`<${Doing} key=${row.id} row=${row} details=${details} />`}
     <${Report} id=${row.id} report=${details?.report} calibration=${details?.calibration} route=${route} />
     <${Health} health=${details?.health} />
     <${Media} id=${row.id} values=${log.values} />
@@ -167,10 +168,10 @@ function Media({ id, values }) {
   const texts = logged.filter(({ value }) => typeof value === "string").reverse();
   if (!images.length && !texts.length) return null;
   const shown = isAll ? images : images.slice(0, LATEST_IMAGES);
-  const file = (/** @type {any} */ value) => encodeURIComponent(value.media.replace(/^media\//, ""));
+  const file = (/** @type {any} */ value) => value.media.replace(/^media\//, "");
   return html`<section><h2>${say("logged")}</h2>
     <div class="media">${shown.map(({ name, value, line }) => html`<figure key=${value.media}>
-      <img loading="lazy" src=${`/api/runs/${id}/media/${file(value)}`} width=${Math.max(96, Number(value.width) || 96)} alt=${say("image-alt", { name, epoch: line.epoch })} />
+      <img loading="lazy" src=${imageAddress(id, file(value))} width=${Math.max(96, Number(value.width) || 96)} alt=${say("image-alt", { name, epoch: line.epoch })} />
       <figcaption>${name} <small>${say("epoch-number", { epoch: line.epoch })}</small></figcaption></figure>`)}</div>
     ${shown.length < images.length && html`<button type="button" onClick=${() => setAll(true)}>${say("show-all-images", { count: images.length })}</button>`}
     ${texts.length > 0 && html`<dl class="texts">${texts.slice(0, 200).map(({ name, value, line }) => html`<div><dt>${name} <small>${say("epoch-number", { epoch: line.epoch })}</small></dt><dd>${value}</dd></div>`)}</dl>`}
@@ -186,7 +187,7 @@ function Events({ history, sessions }) {
     ${notices.length > 0 && html`<ul>${notices.map((notice) => html`<li>${notice}</li>`)}</ul>`}
     ${sessions && sessions.length > 0 && html`<div class="scroll" tabindex="0" role="region" aria-label=${say("processes")}>${table([
       [say("began"), say("ended"), say("from-step"), say("to-step"), say("end"), say("process")],
-      ...sessions.map((one) => [moment(one.began), moment(one.ended), value(one.from_step), value(one.step), say(`status-${one.end}`), say("process-on", { pid: String(one.pid ?? "?"), host: value(one.host) })]),
+      ...sessions.map((one) => [moment(one.began), moment(one.ended), value(one.from_step), value(one.step), say(`status-${one.end}`), one.host === undefined ? value(one.pid) : say("process-on", { pid: String(one.pid ?? "?"), host: value(one.host) })]),
     ])}</div>`}
     ${events.length > 0 && html`<ol class="events">${events.map((line) => html`<li><time>${moment(line.time)}</time> ${say("at-step-number", { step: value(line.step) })}: <b>${String(line.event)}</b> ${line.message ? String(line.message) : ""}</li>`)}</ol>`}
   </section>`;

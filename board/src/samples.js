@@ -3,6 +3,7 @@
 import { html } from "htm/preact";
 import { useEffect, useRef, useState } from "preact/hooks";
 import { SaveTable, table } from "./chart.js";
+import { exported } from "./offline.js";
 import { address } from "./route.js";
 import { ask } from "./store.js";
 import { figure, percent, say, whole } from "./words.js";
@@ -54,8 +55,8 @@ export function Why({ id, names, route, otherwise }) {
           <${Cards} id=${id} samples=${content.samples} epochs=${content.epochs} name=${name} isStale=${found.of !== key} />
           <p class="actions">
             ${from > 0 && html`<a class="button faint" href=${address({ from: Math.max(0, from - MOST) || "" })}>${say("samples-before")}</a>`}
-            ${from + MOST < content.count && html`<a class="button faint" href=${address({ from: from + MOST })}>${say("samples-after")}</a>`}
-            ${content.count > 0 && html`<${SaveTable} name=${title} rows=${all} />`}
+            ${from + MOST < content.count && !exported && html`<a class="button faint" href=${address({ from: from + MOST })}>${say("samples-after")}</a>`}
+            ${content.count > 0 && !exported && html`<${SaveTable} name=${title} rows=${all} />`}
           </p>`}`}
   </section>`;
 }

@@ -1,6 +1,7 @@
 // What the page knows of the server: the list of runs, the logs of some, and curves; asked for again by cursor.
 
-import { Refused } from "./words.js";
+import { exported, exportedAnswer, exportedCurves } from "./offline.js";
+import { asJson, Refused } from "./words.js";
 
 /**
  * @typedef {{id: string, name: string, status: string, started: number, problem: string, model?: string, data?: string,
@@ -57,6 +58,7 @@ export async function poll() {
   state.ticks += 1;
   for (const listener of [...listeners]) listener();
   const isLive = [...state.rows.values()].some((row) => row.status === "running");
+  if (exported) return; // nothing changes any more
   timer = setTimeout(poll, !state.isWhole && !state.trouble ? 0 : isLive ? RUNNING_MS : IDLE_MS);
 }
 document.addEventListener("visibilitychange", () => void poll());
@@ -79,21 +81,21 @@ async function refreshList() {
 
 /** Ask for JSON. @param {string} path @returns {Promise<any>} */
 export async function ask(path) {
-  const answer = await fetch(path);
-  if (!answer.ok) throw new Refused(answer.status);
-  return answer.json();
+  if (!exported) return asJson(await fetch(path));
+  const found = exportedAnswer(path);
+  if (found === undefined) throw new Refused(404);
+  return found;
 }
 
 /** Change something; return {error} in words where it could not be done. @param {string} path @param {Record<string, unknown>} content @returns {Promise<any>} */
 export async function post(path, content) {
   const headers = { "content-type": "application/json", "x-rushlight-token": document.documentElement.dataset.token ?? "" };
-  const answer = await fetch(path, { method: "POST", headers, body: JSON.stringify(content) });
-  if (!answer.ok) throw new Refused(answer.status);
-  return answer.json();
+  return asJson(await fetch(path, { method: "POST", headers, body: JSON.stringify(content) }));
 }
 
 /** Read what the logs of some runs have new; return whether there was anything. @param {string[]} runs */
 export async function refreshLogs(runs) {
+  if (exported && runs.every((id) => logs.has(id))) return false;
   let isNew = false;
   /** @type {string[]} */
   const unread = [];
@@ -132,11 +134,16 @@ export async function refreshLogs(runs) {
  * @param {AbortSignal} [signal] @returns {Promise<Curves>}
  */
 export async function readCurves(runs, view, signal) {
+  if (exported) return unpacked(exportedCurves(String(view.axis)));
   const query = new URLSearchParams(Object.entries(view).map(([name, value]) => [name, String(value)]));
   for (const id of runs) query.append("run", id);
   const answer = await fetch(`/api/curves?${query}`, { signal });
   if (!answer.ok) throw new Refused(answer.status);
-  const bytes = await answer.arrayBuffer();
+  return unpacked(await answer.arrayBuffer());
+}
+
+/** Return the curves in an answer's bytes. @param {ArrayBuffer} bytes @returns {Curves} */
+function unpacked(bytes) {
   const length = new DataView(bytes).getUint32(0, true);
   const header = JSON.parse(new TextDecoder().decode(new Uint8Array(bytes, 4, length)));
   let offset = 4 + length;

@@ -1,16 +1,22 @@
 // The page's texts in one language, and numbers as people read them.
 
+import { exported } from "./offline.js";
+
 /** @type {Record<string, string | {one: string, other: string}>} */
 let words = {};
 export let language = "en";
 
 /** Load the texts of a language. @param {string} code */
 export async function loadWords(code) {
-  const answer = await fetch(`/api/words/${code}`);
-  if (!answer.ok) throw new Refused(answer.status);
-  words = await answer.json();
+  words = exported ? exported.words[code] : await asJson(await fetch(`/api/words/${code}`));
   language = code;
   document.documentElement.lang = code === "zh" ? "zh-CN" : code;
+}
+
+/** @param {Response} answer @returns {Promise<any>} */
+export async function asJson(answer) {
+  if (!answer.ok) throw new Refused(answer.status);
+  return answer.json();
 }
 
 /** An answer that is none: the server is gone, or does not know this browser. */
