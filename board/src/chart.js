@@ -4,6 +4,7 @@ import { html } from "htm/preact";
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import uPlot from "uplot";
 import { isDark } from "./colours.js";
+import { save as saveFile, SavePicture } from "./picture.js";
 import { say } from "./words.js";
 
 const HEIGHT = 270;
@@ -77,7 +78,7 @@ export function Chart(props) {
     <details onToggle=${(/** @type {Event} */ event) => setOpen(/** @type {HTMLDetailsElement} */ (event.currentTarget).open)}>
       <summary>${say("as-table")}</summary>
       ${isOpen && html`<div class="scroll" tabindex="0" role="region" aria-label=${props.title}>${table(props.rows())}</div>
-        <p class="actions"><${SaveTable} name=${props.title} rows=${props.rows} />${props.below}</p>`}
+        <p class="actions"><${SaveTable} name=${props.title} rows=${props.rows} /><${SavePicture} plot=${() => plot.current} props=${props} />${props.below}</p>`}
     </details>
   </figure>`;
 }
@@ -227,11 +228,7 @@ export function SaveTable({ name, rows }) {
       return isFormula || /[",\n]/.test(text) ? `"${isFormula ? "'" : ""}${text.replaceAll('"', '""')}"` : text;
     };
     const content = (await rows()).map((row) => row.map(cell).join(",")).join("\r\n");
-    const link = document.createElement("a");
-    link.href = URL.createObjectURL(new Blob([`\ufeff${content}\r\n`], { type: "text/csv" })); // the mark tells spreadsheets that it is UTF-8
-    link.download = `${name}.csv`;
-    link.click();
-    setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+    saveFile(new Blob([`\ufeff${content}\r\n`], { type: "text/csv" }), `${name}.csv`); // the mark tells spreadsheets that it is UTF-8
   };
   return html`<button type="button" onClick=${save}>${say("save-table")}</button>`;
 }

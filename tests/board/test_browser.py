@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -368,6 +369,30 @@ def test_a_run_is_noted_renamed_stopped_and_deleted_from_its_page(look: Look, ru
         page.get_by_text("Asked to stop").wait_for()
         (runs / "run-0" / "stop.request").unlink()  # as a training does
         page.get_by_text("It has noticed").wait_for(timeout=5000)
+    assert board.complaints == []
+
+
+def test_a_chart_is_saved_as_a_picture_of_its_lines(look: Look, runs: Path) -> None:
+    losses = np.ones(4000, np.float32)
+    losses[1234] = 9
+    write_losses(make_run(runs, HOSTILE_NAMES[0]), losses)
+    board = look(runs)
+    page = board.curves(HOSTILE_NAMES[0], view="&smooth=0")
+    page.locator("summary").first.click()
+    saved = {}
+    for kind in ("PNG", "SVG"):
+        with page.expect_download() as download:
+            page.get_by_role("button", name=f"Save as {kind}").click()
+        saved[kind] = Path(download.value.path()).read_bytes()
+    picture = Image.open(io.BytesIO(saved["PNG"]))
+    assert picture.width > 1000
+    drawing = ElementTree.fromstring(saved["SVG"])
+    (path,) = [one for one in drawing.iter("{http://www.w3.org/2000/svg}path") if len(one.get("d", "")) > 1000]
+    points = [tuple(map(float, point.split(","))) for point in re.findall(r"[ML]([\d.-]+,[\d.-]+)", path.get("d", ""))]
+    highest = min(points, key=lambda point: point[1])
+    ends = points[0][0], points[-1][0]
+    assert (highest[0] - ends[0]) / (ends[1] - ends[0]) == pytest.approx(1234 / 4000, abs=0.002)
+    assert HOSTILE_NAMES[0] in "".join(drawing.itertext())
     assert board.complaints == []
 
 
