@@ -29,8 +29,8 @@ class Answer:
 class Client:
     """A browser that has (or has not) the board's cookie."""
 
-    def __init__(self, folder: Path, language: str = "en") -> None:
-        self.app = build_app(folder, PORT, language)
+    def __init__(self, folder: Path, language: str = "en", allowed: str | None = None) -> None:
+        self.app = build_app(folder, PORT, language, allowed)
 
     @property
     def cookie(self) -> tuple[str, str]:

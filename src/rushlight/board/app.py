@@ -41,8 +41,8 @@ class BadRequest(Exception):
     """A request that the page never makes."""
 
 
-def build_app(folder: Path, port: int, language: str) -> Guard:
-    """Return the application that shows the runs of a folder."""
+def build_app(folder: Path, port: int, language: str, allowed: str | None = None) -> Guard:
+    """Return the application that shows the runs of a folder; `allowed` is another name by which browsers may ask for it."""
     from starlette.applications import Starlette
     from starlette.concurrency import run_in_threadpool
     from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, StreamingResponse
@@ -189,7 +189,9 @@ def build_app(folder: Path, port: int, language: str) -> Guard:
         Route("/api/runs/{run}/media/{name}", show_image), Route("/api/runs/{run}/samples", samples),
         Route("/api/runs/{run}/shown", show_samples), Route("/api/runs/{run}/do/{what}", change, methods=["POST"]),
     ]  # fmt: skip
-    guard = Guard(Starlette(routes=routes, exception_handlers={BadRequest: bad_request}), port, refuse, welcome)
+    guard = Guard(
+        Starlette(routes=routes, exception_handlers={BadRequest: bad_request}), port, refuse, welcome, allowed
+    )
     guard.leave = viewer.close
     return guard
 

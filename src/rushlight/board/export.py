@@ -17,7 +17,7 @@ from rushlight.board.details import logged_images
 from rushlight.board.files import read_all_lines, read_status
 from rushlight.board.guard import POLICY
 from rushlight.board.listing import Runs, id_of
-from rushlight.board.page import PAGE, html_page
+from rushlight.board.page import html_page, own_text
 from rushlight.board.samples import LISTS
 from rushlight.board.series import Losses
 from rushlight.errors import RunError
@@ -139,7 +139,7 @@ def asked(app: Any, target: str) -> Any:
 
 def page_of(name: str, exported: dict[str, Any], language: str) -> str:
     """Return the HTML: scripts and styles are let in by their digests, and the data is no script."""
-    script, style = ((PAGE / file).read_text(encoding="utf-8") for file in ("board.js", "board.css"))
+    script, style = own_text("board.js"), own_text("board.css")
     data = json.dumps(files.without_nan(exported), separators=(",", ":"))
     for mark, code in (("<", "\\u003c"), (">", "\\u003e"), ("&", "\\u0026")):
         data = data.replace(mark, code)
@@ -153,8 +153,8 @@ def page_of(name: str, exported: dict[str, Any], language: str) -> str:
     policy = "; ".join(
         f"{rule} {value}" for rule, value in rules.items() if rule != "frame-ancestors"
     )  # not for <meta>
-    head, tail = html_page("exported", language=language, folder=name, policy=policy).split("@page@")
-    return f'{head}<style>{style}</style>\n<script type="application/json" id="exported">{data}</script>\n<div id="board"></div>\n<script>{script}</script>{tail}'
+    raw = {"style": style, "script": script, "data": data}
+    return html_page("exported", raw, language=language, folder=name, policy=policy)
 
 
 def digest(content: str) -> str:

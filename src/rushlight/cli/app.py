@@ -174,6 +174,7 @@ def board(
     no_open: Annotated[bool, typer.Option("--no-open")] = False,
     language: str | None = None,
     export: Annotated[Path | None, typer.Option(metavar="FILE.html")] = None,
+    allow_host: Annotated[str | None, typer.Option(metavar="NAME")] = None,
 ) -> None:
     from rushlight.board import export_run, serve_board
     from rushlight.console import print_lines
@@ -190,9 +191,11 @@ def board(
         size = export_run(run, export, chosen)
         print_lines(text("board.exported", run=run.name, path=export, size=format_bytes(size)))
         return
-    serve_board(
-        runs, port, chosen, lambda address: print_lines(fill(chosen, "board.open", {"address": address})), not no_open
-    )
+
+    def announce(address: str) -> None:
+        print_lines(fill(chosen, "board.open" if allow_host is None else "board.open-to-others", {"address": address}))
+
+    serve_board(runs, port, chosen, announce, not no_open, allow_host)
 
 
 @app.command(cls=Command)

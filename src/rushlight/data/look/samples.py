@@ -8,6 +8,7 @@ of JSON: {"indices": [test samples]} gets {"kind", "items"}, an item being a PNG
 from __future__ import annotations
 
 import base64
+import errno
 import io
 import json
 import os
@@ -55,7 +56,7 @@ def main() -> None:
 
 def refuse(*arguments: object) -> NoReturn:
     """Connect to nobody."""
-    raise OSError("nothing is fetched")
+    raise OSError(errno.ENETUNREACH, os.strerror(errno.ENETUNREACH))
 
 
 def opened(described: dict[str, Any]) -> Data:

@@ -16,14 +16,15 @@ from pathlib import Path
 import torch
 
 from rushlight import files
-from rushlight.device import available_memory
+from rushlight.device import available_memory, entry_of
 from rushlight.errors import StorageError
 from rushlight.events import Event
 from rushlight.runs import json_line
 
 MACHINE = "machine.jsonl"
 EVERY = 10.0  # seconds
-STATUS = Path("/proc/self/statm")
+MOST_OF_A_LINE = 1 << 12  # bytes
+STATUS = Path("/proc/self/status")
 ZONE = Path("/sys/class/thermal/thermal_zone0/temp")
 
 
@@ -52,10 +53,10 @@ def figures() -> dict[str, float]:
     found = {"machine/free": available_memory() / 1e9}
     with contextlib.suppress(OSError, ValueError, AttributeError):
         found["machine/load"] = os.getloadavg()[0]
-    with contextlib.suppress(OSError, ValueError, IndexError, AttributeError):
-        found["machine/memory"] = int(STATUS.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e9
+    if memory := entry_of(STATUS, "VmRSS"):
+        found["machine/memory"] = int(memory.split()[0]) * 1024 / 1e9
     with contextlib.suppress(OSError, ValueError):
-        found["machine/temperature"] = int(ZONE.read_text()) / 1000
+        found["machine/temperature"] = int(files.read_bytes(ZONE, MOST_OF_A_LINE)) / 1000
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         found["machine/gpu-memory"] = torch.cuda.memory_reserved() / 1e9
     return found
