@@ -38,9 +38,18 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 class Guard:
     """Answers what is refused, gives the rest to `app`, and adds the security headers to every answer."""
 
-    def __init__(self, app: App, port: int, refuse: Callable[[int, str], App], welcome: Callable[[str], App]) -> None:
+    def __init__(
+        self,
+        app: App,
+        port: int,
+        refuse: Callable[[int, str], App],
+        welcome: Callable[[str], App],
+        allowed: str | None = None,
+    ) -> None:
         self.app = app
+        self.hosts = HOSTS if allowed is None else HOSTS | {allowed.lower()}
         self.refuse = refuse  # makes the answer of a status and a reason: "host", "cross-origin", "method" or "cookie"
+        self.leave: Callable[[], object] = lambda: None  # ends what works for the app, when the board closes
         self.welcome = welcome  # makes the answer that sets a cookie and leads to the page
         self.token: str | None = secrets.token_urlsafe(32)  # good once
         self.session = secrets.token_urlsafe(32)  # the cookie's value
@@ -65,7 +74,7 @@ class Guard:
         for name, value in scope["headers"]:
             headers.setdefault(name.decode("latin-1").lower(), []).append(value.decode("latin-1"))
         hosts, origins = headers.get("host", []), headers.get("origin", [])
-        if len(hosts) != 1 or not is_ours(hosts[0]):
+        if len(hosts) != 1 or not is_ours(hosts[0], self.hosts):
             return self.refuse(403, "host")
         is_page = scope["path"] == "/" and scope["method"] == "GET"
         # Pages of other ports of this machine are of the same site. A link from anywhere may lead to the page itself.
@@ -100,9 +109,9 @@ class Guard:
         return jar[self.cookie].value if self.cookie in jar else ""
 
 
-def is_ours(host: str) -> bool:
-    """Tell whether a Host header has one of the names of this machine, and nothing else but a port."""
-    return re.sub(r":[0-9]{1,5}\Z", "", host.lower()) in HOSTS
+def is_ours(host: str, hosts: frozenset[str] = HOSTS) -> bool:
+    """Tell whether a Host header has one of these names, and nothing else but a port."""
+    return re.sub(r":[0-9]{1,5}\Z", "", host.lower()) in hosts
 
 
 def are_equal_secrets(given: str, secret: str) -> bool:
