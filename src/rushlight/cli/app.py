@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -97,16 +98,25 @@ def test(
     json: Json = False,
 ) -> None:
     import rushlight
-    from rushlight.console import open_console, print_json, print_marked, print_report
+    from rushlight.console import print_json, print_report
+
+    with telling_warnings():
+        report = rushlight.open_run(run, model, runs=runs).test(data).to_json()
+        if json:
+            print_json(report)
+        else:
+            print_report(report)
+
+
+@contextlib.contextmanager
+def telling_warnings() -> Iterator[None]:
+    """Print the warnings of the block, at its end, on standard error."""
+    from rushlight.console import open_console, print_marked
     from rushlight.texts import shown, text
 
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
-        report = rushlight.open_run(run, model, runs=runs).test(data).to_json()
-    if json:
-        print_json(report)
-    else:
-        print_report(report)
+        yield
     for warning in told:
         assert isinstance(warning.message, Warning)
         print_marked(
@@ -137,9 +147,16 @@ def save(
 ) -> None:
     import rushlight
     from rushlight.console import print_lines
+    from rushlight.export import save_model
     from rushlight.texts import text
 
-    print_lines(text("console.saved", path=rushlight.open_run(run, model, runs=runs).save(path)))
+    with telling_warnings():
+        if (Path(run) / "model.json").is_file():
+            saved = rushlight.open_bundle(run, model)
+            save_model(path, saved.model, lambda: saved.bundle, Path(run))
+        else:
+            rushlight.open_run(run, model, runs=runs).save(path)
+        print_lines(text("console.saved", path=path))
 
 
 @app.command(cls=Command)

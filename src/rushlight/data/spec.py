@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from math import prod
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:  # a server that prepares rows by a spec imports no torch
+    from torch import Tensor
 
 FeatureKind = Literal["image", "table", "array"]
 Task = Literal["classification", "binary", "multilabel", "regression", "other"]
@@ -55,9 +55,8 @@ class Normalization:
         """Return `mean` and `std` as float32 tensors that broadcast against the batch `like`."""
         shape = [1] * like.dim()
         shape[channel_dim] = -1
-        mean = torch.tensor(self.mean, dtype=torch.float32, device=like.device).reshape(shape)
-        std = torch.tensor(self.std, dtype=torch.float32, device=like.device).reshape(shape)
-        return mean, std
+        like = like.float()
+        return like.new_tensor(self.mean).reshape(shape), like.new_tensor(self.std).reshape(shape)
 
 
 @dataclass(frozen=True)
