@@ -66,6 +66,12 @@ def test_a_graph_is_listed_with_its_checksum_and_a_changed_one_is_refused(folder
     assert read_bundle(folder).target == TARGET
 
 
+def test_a_graph_tells_no_path_of_the_machine_it_was_made_on(folder: Path) -> None:
+    content = (folder / "graph.onnx").read_bytes()
+    assert b".py" not in content
+    assert b"stack_trace" not in content
+
+
 def test_one_flipped_bit_in_the_weights_of_a_graph_is_no_proof(folder: Path) -> None:
     graph, examples = open_graph(folder), read_examples(folder)
     assert graph is not None

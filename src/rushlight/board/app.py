@@ -15,12 +15,13 @@ from rushlight.board.compare import compare_models
 from rushlight.board.curves import Curves, View
 from rushlight.board.details import details_of, logged_images
 from rushlight.board.files import read_new_lines, read_range
-from rushlight.board.guard import App, Guard
+from rushlight.board.guard import Guard
 from rushlight.board.listing import Runs
 from rushlight.board.page import PAGE, html_page
 from rushlight.board.recipes import compare_recipes
 from rushlight.board.series import csv_of
 from rushlight.texts import LANGUAGES, fill, read_room
+from rushlight.web import App
 
 if TYPE_CHECKING:
     from starlette.requests import Request

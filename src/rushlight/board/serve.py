@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
 import sys
 import tempfile
 import threading
@@ -13,9 +12,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from rushlight.board.page import html_page
-from rushlight.errors import RunError, UsageError
+from rushlight.errors import RunError
+from rushlight.web import LOOPBACK, QUIET, listening
 
-LOOPBACK = "127.0.0.1"
 USUAL_FOLDER, USUAL_PORT = Path("runs"), 8642
 STOP_SECONDS = 1
 
@@ -35,22 +34,11 @@ def serve_board(
 
     from rushlight.board.app import build_app
 
-    with listening(port) as listener:
+    with listening(port, USUAL_PORT) as listener:
         used = listener.getsockname()[1]
         app = build_app(folder, used, language)
         address = f"http://{LOOPBACK}:{used}/?token={app.token}"
-        server = Server(
-            Config(
-                app,
-                lifespan="off",
-                ws="none",
-                log_level="warning",
-                access_log=False,
-                proxy_headers=False,
-                server_header=False,
-                timeout_graceful_shutdown=STOP_SECONDS,
-            )
-        )
+        server = Server(Config(app, **QUIET, timeout_graceful_shutdown=STOP_SECONDS))
         thread = threading.Thread(target=server.run, args=([listener],), name="rushlight-board", daemon=True)
         thread.start()  # not here: uvicorn would replace the handlers of signals in the main thread
         try:
@@ -62,24 +50,6 @@ def serve_board(
         finally:
             server.should_exit = True
             thread.join(2 * STOP_SECONDS)
-
-
-@contextlib.contextmanager
-def listening(port: int | None) -> Iterator[socket.socket]:
-    """Listen on a port of the loopback; where none was asked for, on the usual one, or on a free one."""
-    if port is not None and not 0 <= port < 65536:
-        raise UsageError("board-port-bad", port=port)
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
-        if os.name != "nt":  # there it would let two servers listen on one port
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind((LOOPBACK, USUAL_PORT if port is None else port))
-        except OSError as error:
-            if port is not None:
-                raise UsageError("board-port-used", port=port, reason=error.strerror or error) from error
-            listener.bind((LOOPBACK, 0))
-        listener.listen()  # from here on, who comes waits
-        yield listener
 
 
 def has_screen() -> bool:

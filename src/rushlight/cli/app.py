@@ -205,6 +205,30 @@ def board(
 
 
 @app.command(cls=Command)
+def serve(
+    run: Annotated[str, typer.Argument(metavar="RUN|BUNDLE|ONNX")] = "latest",
+    model: Model = None,
+    runs: Runs = Path("runs"),
+    name: str | None = None,
+    port: Annotated[int | None, typer.Option(metavar="PORT")] = None,
+    host: Annotated[str, typer.Option(metavar="ADDRESS")] = "127.0.0.1",
+    allow_host: Annotated[list[str] | None, typer.Option(metavar="NAME")] = None,
+    token_file: Annotated[Path | None, typer.Option(metavar="FILE")] = None,
+    insecure: Annotated[bool, typer.Option("--insecure")] = False,
+    threads: int = 0,
+    deadline: float = 30.0,
+    drain: float = 20.0,
+    language: str | None = None,
+) -> None:
+    from rushlight.cli.serving import serve_until_told
+
+    serve_until_told(
+        run, runs, model, language, insecure, token_file, name=name, port=port, host=host, hosts=tuple(allow_host or ()),
+        threads=threads, deadline=deadline, drain=drain,
+    )  # fmt: skip
+
+
+@app.command(cls=Command)
 def data(
     source: Annotated[str | None, typer.Argument(metavar="NAME|PATH")] = None,
     target: Annotated[str | None, typer.Option(metavar="COLUMN")] = None,

@@ -105,6 +105,8 @@ def make_graph(model: nn.Module, bundle: Bundle, ending: str = ".onnx") -> tuple
         with eval_mode(served), torch.no_grad(), quietly():
             names = list(served.named(batch))
             program = torch.export.export(served, (batch,), dynamic_shapes={INPUTS: varying})
+            for node in program.graph.nodes:
+                node.meta.pop("stack_trace", None)  # which has the paths of this machine
             content = (
                 as_onnx(program, batch, names, metadata_of(bundle.features, bundle.target))
                 if ending == ".onnx"
@@ -129,6 +131,14 @@ def as_onnx(program: Any, batch: Tensor, names: list[str], metadata: str) -> byt
     for value, name in zip(found.model.graph.outputs, names, strict=True):
         value.name = name
     model = found.model_proto
+    for part in (
+        *model.graph.node,
+        *model.graph.value_info,
+        *model.graph.input,
+        *model.graph.output,
+        *model.graph.initializer,
+    ):
+        del part.metadata_props[:]  # what the exporter notes of each operation; it is as long as a small model
     entry = model.metadata_props.add()
     entry.key, entry.value = METADATA, metadata
     if model.ByteSize() > MOST_BYTES:

@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from torch import nn
 
 from rushlight.errors import UsageError, WeightsError
 from rushlight.export.bundle import Bundle, answer, difference, read_bundle, write_bundle
 from rushlight.export.description import GRAPH, read_description
-from rushlight.export.make_graph import ENDINGS, add_graph, save_graph
+from rushlight.export.make_graph import ENDINGS, Served, add_graph, save_graph
 from rushlight.export.predictions import Predictions, predict
 from rushlight.export.weights import load_state, load_weights, unchanged_on_error, write_weights
 from rushlight.models import build_custom, build_model, restored
@@ -38,6 +40,12 @@ class SavedModel:
         if self.bundle.features is None:
             raise UsageError("no-signature", run=self.bundle.provenance.get("run"))
         return predict(self.model, inputs, self.bundle.features, self.bundle.target, batch_size=batch_size)
+
+    def answer(self, raw: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the outputs by name on raw inputs as stored, and what they mean, as `Graph.answer` does."""
+        served = Served(self.model, self.bundle.features, self.bundle.target)
+        with torch.inference_mode():
+            return {name: values.numpy(force=True) for name, values in served.named(torch.from_numpy(raw)).items()}
 
 
 def open_bundle(folder: str | Path, model: nn.Module | str | None = None) -> SavedModel:
