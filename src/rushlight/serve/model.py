@@ -237,7 +237,11 @@ def probe(model: Model, rows: Mapping[str, Array], size: int) -> tuple[float, by
     count = len(next(iter(rows.values())))
     orders = [(np.arange(size) + first) % count for first in range(0, count, size)]
     seconds, bits_of = float("inf"), dict[int, bytes]()
-    for order in [*orders, *(count - 1 - order for order in orders)]:  # each row, at two places beside others
+    orders += [count - 1 - order for order in orders]  # each row, at two places
+    orders += [
+        np.where(np.arange(size) == row % size, row, (row + 1) % count) for row in range(count)
+    ]  # among one other
+    for order in orders:
         started = time.perf_counter()
         answers = model.run({name: values[order] for name, values in rows.items()})
         seconds = min(seconds, time.perf_counter() - started)
