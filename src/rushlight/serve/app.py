@@ -76,14 +76,16 @@ class Service:
             get.append((f"{place}/metadata", self.named(lambda request: tensorflow.describe(self.model))))
             get.append((place, self.named(lambda request: tensorflow.status(self.model, self.is_ready))))
         post = [
-            ("/predict", self.predict), ("/invocations", self.predict), ("/predictions/{model}", self.predictions),
-            ("/predictions/{model}/{version}", self.predictions), ("/v2/models/{model}/infer", self.infer),
+            ("/v2/models/{model}/infer", self.infer), ("/predict", self.predict), ("/invocations", self.predict),
+            ("/predictions/{model}", self.predictions), ("/predictions/{model}/{version}", self.predictions),
             ("/v2/models/{model}/versions/{version}/infer", self.infer), ("/v2/repository/index", self.index),
             ("/v1/models/{model}:{verb}", self.tensorflow), ("/v1/models/{model}/versions/{version}:{verb}", self.tensorflow),
         ]  # fmt: skip
         return [
+            *(
+                Route(path, answer, methods=["POST"]) for path, answer in post
+            ),  # first: a request tries one after the other
             *(Route(path, as_json(answer)) for path, answer in [("/v2/", get[0][1]), *get]),
-            *(Route(path, answer, methods=["POST"]) for path, answer in post),
             Route(
                 "/predictions/{model}", as_json(lambda request: openapi(self.model, self.language)), methods=["OPTIONS"]
             ),

@@ -34,6 +34,7 @@ OPEN = re.compile(
     r"/|/ping|/health|/v2/health/(live|ready)|/v2/models/[^/]+(/versions/[^/]+)?/ready|/assets/\w+\.(js|css)"
 )
 TRACE = re.compile(r"[ -~]{1,200}\Z")  # what is passed on of a header
+HARDENED = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
 MOST_HEADERS = 64 << 10  # bytes
 SLICE = 10_000_000  # bytes of a body that must come within the deadline of receiving
 WINDOWS = {
@@ -61,10 +62,9 @@ class Gate:
         if scope["type"] != "http":
             return
         started, headers, status = time.perf_counter(), headers_of(scope), 500
-        scope["rushlight.arrived"] = started
+        scope["rushlight.arrived"], scope["rushlight.headers"] = started, headers
         identity = one(headers, "x-request-id")
-        own = [*((name.encode(), value.encode()) for name, value in HEADERS.items())]
-        own.append((b"x-request-id", identity.encode() if TRACE.match(identity) else uuid.uuid4().hex.encode()))
+        own = [(b"x-request-id", identity.encode() if TRACE.match(identity) else uuid.uuid4().hex.encode())]
         if TRACE.match(trace := one(headers, "traceparent")):
             own.append((b"traceparent", trace.encode()))
 
@@ -72,7 +72,7 @@ class Gate:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message.get("headers", []), *own]
+                message["headers"] = [*message.get("headers", []), *HARDENED, *own]
                 if self.is_draining():
                     message["headers"].append((b"connection", b"close"))
             await send(message)
@@ -90,8 +90,8 @@ class Gate:
             return Refusal(403, "serve-host")
         if is_from_elsewhere(headers, hosts[0], is_page):
             return Refusal(403, "serve-cross-origin")
-        is_open = OPEN.fullmatch(scope["path"]) and scope["method"] in ("GET", "HEAD")
-        if self.settings.token is not None and not is_open:
+        is_read = scope["method"] in ("GET", "HEAD")
+        if self.settings.token is not None and not (is_read and OPEN.fullmatch(scope["path"])):
             given = one(headers, "authorization")
             if not given.lower().startswith("bearer ") or not are_equal_secrets(given[7:].strip(), self.settings.token):
                 return Refusal(401, "serve-token", headers={"www-authenticate": "Bearer"})
@@ -109,7 +109,7 @@ class Gate:
 
     async def read_body(self, scope: Scope, receive: Receive) -> bytes:
         """Return a request's body, unpacked. Refusal for what is too large, too slow, cut off, or packed in an unknown way."""
-        headers, settings = headers_of(scope), self.settings
+        headers, settings = scope["rushlight.headers"], self.settings
         coding = one(headers, "content-encoding").strip().lower() or "identity"
         if coding not in WINDOWS:
             raise Refusal(415, "serve-encoding", found=coding)

@@ -9,6 +9,7 @@ import json
 import math
 import struct
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -233,7 +234,13 @@ def by_row(given: Mapping[str, Array], model: Model) -> list[dict[str, Any]]:
 
 def datatype_of(values: Array) -> str:
     """Return the datatype of an array as this protocol has it."""
-    return DATATYPES.get(values.dtype.name, "BYTES")
+    return named_datatype(values.dtype)
+
+
+@cache
+def named_datatype(dtype: np.dtype[Any]) -> str:
+    """Return the name of a dtype as this protocol has it; NumPy's own names are slow to make."""
+    return DATATYPES.get(dtype.name, "BYTES")
 
 
 def as_bytes(values: Array) -> bytes:

@@ -23,6 +23,7 @@ USUAL_PORT = 8080
 LAME_SECONDS = (
     0.5  # for which a server that is told to end still takes new requests, while it says that it is not ready
 )
+CLOSING_SECONDS = 0.1
 LOCAL = (LOOPBACK, "localhost", "::1")
 
 
@@ -81,6 +82,11 @@ async def answer(service: Any, listener: Any, announce: Callable[[], object]) ->
         await asyncio.wait({running, asyncio.create_task(told.wait())}, return_when=asyncio.FIRST_COMPLETED)
         service.is_ready, service.is_draining = False, True
         await asyncio.sleep(LAME_SECONDS)
+        listener.listen(0)  # who knocks from here on waits until the door is closed, and is then told so
+        await asyncio.sleep(CLOSING_SECONDS)  # who was let in gets to ask
+        for listening_server in server.servers:
+            listening_server.close()
+        await asyncio.sleep(CLOSING_SECONDS)
         server.should_exit = True
         await running
     service.batcher.close()
@@ -91,9 +97,7 @@ def handled_signals(loop: asyncio.AbstractEventLoop, tell: Callable[[], None]) -
     """Call `tell` in the loop at SIGTERM and Ctrl-C, for the block."""
     for number in (signal.SIGINT, signal.SIGTERM):
         try:
-            loop.add_signal_handler(
-                number, tell
-            )  # the clock of a training that is told to end does not hear of it then
+            loop.add_signal_handler(number, tell)  # instead of the clock of `signals`, which ends commands in 9 s
         except NotImplementedError:  # on Windows
             signal.signal(number, lambda *_: loop.call_soon_threadsafe(tell))
     yield
