@@ -9,10 +9,11 @@ from __future__ import annotations
 import functools
 from dataclasses import asdict, dataclass
 from math import prod
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:  # a server that prepares rows by a spec imports no torch
+    import torch
+    from torch import Tensor
 
 FeatureKind = Literal["image", "table", "array"]
 Task = Literal["classification", "binary", "multilabel", "regression", "other"]
@@ -24,6 +25,8 @@ NormalizeName = Literal["auto", "standard", "unit", "none"]
 @functools.lru_cache(maxsize=64)
 def constant(numbers: tuple[float, ...], device: torch.device) -> Tensor:
     """Return numbers as a float32 tensor; kept, since each copy to a card would wait for its work."""
+    import torch
+
     with torch.inference_mode(False):
         return torch.tensor(numbers, dtype=torch.float32, device=device)
 

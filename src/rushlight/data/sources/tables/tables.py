@@ -18,7 +18,8 @@ from torch import Tensor
 
 from rushlight.data.shape import Names, Samples, build_data, cut_splits
 from rushlight.data.sources.kind import SourceKind
-from rushlight.data.sources.tables.columns import MISSING, as_number, encode, feature_names, learn_columns
+from rushlight.data.sources.tables.cells import MISSING, as_number
+from rushlight.data.sources.tables.columns import encode, feature_names, learn_columns
 from rushlight.data.sources.tables.frames import first_line, is_table, open_frame, polars, read_frame
 from rushlight.data.spec import Column, FeatureSpec, NormalizeName, TargetSpec, Task
 from rushlight.data.splits import Data
