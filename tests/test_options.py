@@ -34,7 +34,7 @@ WRONG: dict[str, Any] = {  # for each type and check, a value that it refuses
 }  # fmt: skip
 ANYTHING = {  # checked where they are used: a name, a path or a live object
     "optimizer", "schedule", "loss", "objective", "test_data", "val_data", "target", "classes", "image_size", "device", "name",
-    "runs", "checkpoint", "on_event", "keep",
+    "runs", "checkpoint", "on_event", "keep", "metrics", "best",
 }  # fmt: skip
 
 
@@ -97,7 +97,7 @@ def test_the_recipe_keeps_the_options_that_are_declared_for_it() -> None:
     kept = {entry.name: entry.default for entry in fields(RecipeOptions)}
     recorded = {entry.name: entry.default for entry in fields(Recipe)}
     assert kept.items() - {("batch_size", None)} <= recorded.items()
-    assert set(recorded) - set(kept) == {"model", "data", "loss", "optimizer", "schedule", "keep"}
+    assert set(recorded) - set(kept) == {"model", "data", "loss", "optimizer", "schedule", "keep", "metrics"}
 
 
 def test_the_data_room_has_the_same_names_defaults_and_choices() -> None:

@@ -44,7 +44,7 @@ def takes(verb: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
 def parameter_of(option: Option, default: Any) -> inspect.Parameter:
     """Return the command-line option for one that is declared."""
     kind: Any = option.type if option.type in (bool, int, float, int | None, float | None) else str
-    kind = list[str] if option.metavar == "NAME=VALUE" else kind
+    kind = list[str] if option.repeats else kind
     return keyword(option.name, default, kind, option.metavar, *option.flags)
 
 

@@ -6,7 +6,7 @@ Importing this module imports neither torch nor NumPy.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -86,6 +86,7 @@ class Option:
     flag: str = ""  # on the command line, where it is not made of the name
     on_resume: OnResume = "no"
     python_only: bool = False
+    repeats: bool = False  # on the command line, once for each value
     name: str = ""
     source: str = ""  # the type, as it is written
 
@@ -161,6 +162,7 @@ class RecipeOptions:
     accumulate: int = option(1, LEARNING, COUNT)
     clip_norm: float | None = option(None, LEARNING, POSITIVE)
     early_stopping: int | None = option(None, LEARNING, COUNT, metavar="EPOCHS")
+    best: str | None = option(None, LEARNING, metavar="METRIC")
     on_nan: OnNan = option("stop", LEARNING, on_resume="yes")
     seed: int = option(0, LEARNING, SEED)
     device: str = option("auto", MACHINE, on_resume="yes")
@@ -183,17 +185,22 @@ class Options(RecipeOptions):
     lr: float | None = option(None, LEARNING, RATE)
     optimizer: str | Optimizer | None = option(None, LEARNING, on_resume="live")
     optimizer_arguments: dict[str, Any] | None = option(
-        None, LEARNING, SETTINGS, flag="--optimizer-arg", metavar="NAME=VALUE"
+        None, LEARNING, SETTINGS, flag="--optimizer-arg", metavar="NAME=VALUE", repeats=True
     )
     schedule: str | LRScheduler = option("auto", LEARNING, on_resume="yes")
     schedule_by: ScheduleBy = option("auto", LEARNING, on_resume="yes")
     schedule_arguments: dict[str, Any] | None = option(
-        None, LEARNING, SETTINGS, flag="--schedule-arg", metavar="NAME=VALUE", on_resume="yes"
+        None, LEARNING, SETTINGS, flag="--schedule-arg", metavar="NAME=VALUE", repeats=True, on_resume="yes"
     )
     warmup: int = option(0, LEARNING, COUNT_FROM_0)
     loss: str | Loss | None = option(None, LEARNING, on_resume="live")
     objective: Callable[[nn.Module, Batch], Any] | None = option(None, LEARNING, python_only=True, on_resume="live")
-    model_arguments: dict[str, Any] | None = option(None, MODEL, SETTINGS, flag="--model-arg", metavar="NAME=VALUE")
+    metrics: Sequence[Any] | Mapping[str, Any] | None = option(
+        None, LEARNING, flag="--metric", metavar="METRIC", repeats=True, on_resume="live"
+    )
+    model_arguments: dict[str, Any] | None = option(
+        None, MODEL, SETTINGS, flag="--model-arg", metavar="NAME=VALUE", repeats=True
+    )
     target: str | None = option(None, DATA, metavar="COLUMN")
     test_data: Any = option(None, DATA, metavar="NAME|PATH", on_resume="live")
     test_fraction: float = option(0.2, DATA, FRACTION)
@@ -236,5 +243,5 @@ TAKES: dict[str, tuple[str, ...]] = {  # the options of each verb
     "train": tuple(option.name for option in OPTIONS.values() if option.on_resume != "only"),
     "resume": tuple(option.name for option in OPTIONS.values() if option.on_resume != "no"),
     "open_data": OF_DATA,
-    "test": (*OF_DATA, "loss", "objective"),
+    "test": (*OF_DATA, "loss", "objective", "metrics"),
 }

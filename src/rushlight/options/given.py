@@ -11,6 +11,7 @@ from rushlight.texts import Note
 
 LIVE = (
     "loss",
+    "metrics",
     "objective",
     "optimizer",
     "schedule",

@@ -58,7 +58,7 @@ def finish_run(training: Training, last: Epoch | None) -> None:
 
 def load_best(training: Training) -> int | None:
     """Load the weights of the best epoch where early stopping asks for them; return their step, or None for the last ones."""
-    if training.recipe.early_stopping is None or not training.state["epochs_since_best"]:
+    if not training.recipe.keeps_best or not training.state["epochs_since_best"]:
         return None
     best = best_checkpoint(training.folder)
     if best is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Generator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -285,7 +285,7 @@ def note_best(state: State, report: Report, split: str) -> bool:
     Where nothing is evaluated, it is the best training loss.
     """
     best = state["best"]
-    is_best = best is None or report.is_better_than(report_like(report, best))
+    is_best = best is None or report.is_better_than(best["value"], best["loss"])
     if is_best:
         name, value = report.headline
         state["best"] = {
@@ -293,14 +293,6 @@ def note_best(state: State, report: Report, split: str) -> bool:
         }  # fmt: skip
     state["epochs_since_best"] = 0 if is_best else state["epochs_since_best"] + 1
     return is_best
-
-
-def report_like(current: Report, best: dict[str, Any]) -> Report:
-    """Return the remembered best as a report that `current` can be compared with."""
-    return replace(
-        current, loss=best["loss"],
-        accuracy=best["value"] if best["name"] == "accuracy" else None, mae=best["value"] if best["name"] == "MAE" else None,
-    )  # fmt: skip
 
 
 def is_patience_spent(recipe: Recipe, state: State) -> bool:

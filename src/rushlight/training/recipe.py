@@ -51,6 +51,7 @@ KIND: Kind = {
     "loss": {"name": is_text, "live?": is_flag},
     "optimizer": {"name": is_text, "arguments": is_object, "live?": is_flag},
     "schedule": {"name": is_text, "warmup": is_count, "live?": is_flag},
+    "metrics?": [{"name": is_text, "live?": is_flag}], "best?": maybe(is_text),
     "device?": is_text, **dict.fromkeys(("epochs?", "batch_size?", "accumulate?", "early_stopping?"), maybe(is_count)),
 }  # fmt: skip
 
@@ -66,6 +67,12 @@ class Recipe(RecipeOptions):
     schedule: dict[str, Any]
     batch_size: int = 64
     keep: Sequence[str] = ()  # the classes of the objects whose state is kept besides
+    metrics: Sequence[dict[str, Any]] = ()
+
+    @property
+    def keeps_best(self) -> bool:
+        """Whether the weights of the best epoch are those that remain."""
+        return self.early_stopping is not None or self.best is not None
 
 
 def recipe_to_json(recipe: Recipe) -> dict[str, Any]:

@@ -29,7 +29,14 @@ from rushlight.training.checkpoint import best_checkpoint, latest_checkpoint, re
 from rushlight.training.evaluation import evaluate
 from rushlight.training.finish import save_report
 from rushlight.training.loop import evaluation_size, test_batch_size
-from rushlight.training.objective import Objective, make_objective, named_loss, own_objective, returned_loss
+from rushlight.training.objective import (
+    Objective,
+    choose_metrics,
+    make_objective,
+    named_loss,
+    own_objective,
+    returned_loss,
+)
 from rushlight.training.recipe import OBJECTIVE, OWN_LOSS, Recipe
 from rushlight.training.setup import (
     Fetch,
@@ -107,6 +114,9 @@ def test_run(
     open; `fetch` shows the progress of a download.
     """
     objective = reopen_objective(folder, recipe, given) if training is None else training.objective
+    if training is None or "metrics" in given:
+        named = [entry["name"] for entry in recipe.metrics if not entry.get("live")]
+        objective = replace(objective, metrics=choose_metrics(given.get("metrics", named), None))
     if data is not None:
         options = DataOptions.from_json(recipe.data["options"])
         options = replace(options, **{name: value for name, value in given.items() if hasattr(options, name)})
@@ -146,6 +156,6 @@ def reopen_objective(folder: Path, recipe: Recipe, given: dict[str, Any]) -> Obj
     if not callable(loss := given.get("loss")):
         raise RunError("live-loss", run=folder.name)
     if isinstance(loss, nn.Module) and loss.state_dict() and list_checkpoints(folder):
-        best = best_checkpoint(folder) if recipe.early_stopping is not None else None
+        best = best_checkpoint(folder) if recipe.keeps_best else None
         load_state(loss, read_model_state(best or latest_checkpoint(folder), "loss"), folder.name)
     return make_objective(loss)

@@ -53,7 +53,7 @@ class Training:
     @property
     def chooses(self) -> bool:
         """Whether evaluations decide: when to stop, which weights are kept, the learning rate."""
-        return self.recipe.early_stopping is not None or self.schedule.plateau is not None
+        return self.recipe.keeps_best or self.schedule.plateau is not None
 
     @property
     def evaluated_name(self) -> str:

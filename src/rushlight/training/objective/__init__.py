@@ -12,6 +12,7 @@ from rushlight.training.objective.losses import (
     named_loss,
     own_objective,
 )
+from rushlight.training.objective.metrics import Metrics, check_metrics, choose_metrics
 from rushlight.training.objective.optimizers import (
     check_live_optimizer,
     check_steps_alone,

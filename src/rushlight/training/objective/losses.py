@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from rushlight.data import Batch, Task, count_samples, equal_parts
 from rushlight.errors import UsageError, suggest
 from rushlight.models import call_model
+from rushlight.training.objective.metrics import NO_METRICS, Metrics
 from rushlight.training.objective.tasks import FUNCTIONS
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -91,6 +92,7 @@ class Objective:
     is_even: Callable[[], bool] = lambda: False  # whether all samples weigh the same
     own: Callable[[nn.Module, Batch], Any] | None = None  # the user's function
     told: Told | None = None
+    metrics: Metrics = NO_METRICS  # what an evaluation measures besides
 
     def weights(self, batch: Batch, count: int) -> list[float]:
         """Return the weights of `count` equal parts of a batch, which is a tuple of tensors."""

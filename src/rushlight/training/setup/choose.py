@@ -66,9 +66,11 @@ def check_validation(options: Options, data: Data) -> None:
 
 
 def chooser(options: Options) -> str | None:
-    """Return the name of what chooses by evaluations: early stopping, or a plateau schedule; None where nothing does."""
+    """Return the name of what chooses by evaluations: early stopping, `best`, or a plateau schedule; None where nothing does."""
     if options.early_stopping is not None:
         return "early_stopping"
+    if options.best is not None:
+        return "best"
     if plateau_in(options.schedule) is not None:
         return type(options.schedule).__name__
     return "plateau" if options.schedule == "plateau" else None

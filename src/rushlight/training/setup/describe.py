@@ -20,15 +20,16 @@ from rushlight.data import DATASETS, Data
 from rushlight.device import describe_environment
 from rushlight.errors import UsageError
 from rushlight.options import Options, RecipeOptions
-from rushlight.training.objective import describe_optimizer
+from rushlight.training.objective import Metrics, describe_optimizer
 from rushlight.training.recipe import Recipe, recipe_to_json
 from rushlight.training.setup.choose import data_options
 from rushlight.version import __version__
 
 
 def make_recipe(
-    options: Options, model: dict[str, Any], data: dict[str, Any], loss_name: str, optimizer: Optimizer, opened: Data
-) -> Recipe:
+    options: Options, model: dict[str, Any], data: dict[str, Any], loss_name: str, optimizer: Optimizer, opened: Data,
+    metrics: Metrics,
+) -> Recipe:  # fmt: skip
     """Return the recipe of everything that was chosen; UsageError names what JSON cannot hold."""
     chosen = {entry.name: getattr(options, entry.name) for entry in fields(RecipeOptions)}
     chosen["batch_size"] = options.batch_size or opened.batch_size or 64
@@ -47,6 +48,7 @@ def make_recipe(
         optimizer={**describe_optimizer(optimizer), **({"live": True} if is_live_optimizer else {})},
         schedule=describe_schedule(options),
         keep=[type(kept).__name__ for kept in options.keep or ()],
+        metrics=[{"name": name, **({} if metric is None else {"live": True})} for name, metric in metrics.live.items()],
         **chosen,
     )
 

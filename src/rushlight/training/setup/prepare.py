@@ -20,7 +20,7 @@ from rushlight.options import Options
 from rushlight.runs import keep_values, lock_run, new_run, read_recipe, write_session
 from rushlight.texts import Note
 from rushlight.training.checkpoint import check_keep, note_inexact, restore
-from rushlight.training.objective import Objective, Schedule
+from rushlight.training.objective import Objective, Schedule, check_metrics, choose_metrics
 from rushlight.training.recipe import OWN_LOSS, recipe_from_json, steps_per_epoch
 from rushlight.training.record import open_history
 from rushlight.training.setup.announcement import announce, batch_notes
@@ -127,16 +127,19 @@ def set_up(
             options,
             schedule=default_schedule(options, opened.train.count_batches(options.batch_size or 64) is not None),
         )
+    metrics = choose_metrics(options.metrics, options.best)
     objective, opened, loss_name = choose_objective(options, opened)
+    objective = replace(objective, metrics=metrics)
     module, described = choose_model(model, opened, options)
     fitted, notes = fit(module, opened, objective, device, described.get("seed"))
+    check_metrics(metrics, fitted.target)
     if loss_name == OWN_LOSS:
         check_own_loss(module, fitted)
     optimizer, keep = choose_optimizer(options, module, objective.loss), check_keep(options.keep or ())
     own_size = getattr(getattr(opened.train, "loader", None), "batch_size", None)
     if own_size is not None and options.batch_size not in (None, own_size):
         raise UsageError("batch-size-of-loader", given=options.batch_size, own=own_size)
-    recipe = make_recipe(options, described, describe_source(data, options), loss_name, optimizer, opened)
+    recipe = make_recipe(options, described, describe_source(data, options), loss_name, optimizer, opened, metrics)
     if recipe.precision == "bfloat16" and begun is None and (refusal := bfloat16_refusal(device)):
         raise UsageError("no-bfloat16", reason=refusal)
     steps = steps_per_epoch(fitted.train, recipe)

@@ -27,7 +27,7 @@ from rushlight.training.checkpoint import (
     read_content,
     unpack,
 )
-from rushlight.training.objective import describe_optimizer
+from rushlight.training.objective import choose_metrics, describe_optimizer
 from rushlight.training.recipe import OBJECTIVE, OWN_LOSS, Recipe, recipe_from_json, recipe_to_json
 from rushlight.training.setup.conditions import changed_settings, differences, remedies, setting_differences
 from rushlight.training.setup.trust import remember
@@ -78,12 +78,20 @@ def check_resumable(folder: Path, recipe: Recipe, model: object, data: Any, give
     if "objective" in given and "loss" in missing:
         missing.remove("loss")
     missing += ["keep"] if recipe.keep and "keep" not in given else []
+    missing += ["metrics"] if any(entry.get("live") for entry in recipe.metrics) and "metrics" not in given else []
     if missing:
         own = {"loss": OBJECTIVE} if recipe.loss["name"] == OBJECTIVE else {}
         raise RunError("live-parts", run=folder.name, parts=", ".join(own.get(part, part) for part in missing))
     kept = [type(each).__name__ for each in given.get("keep", ())]
     if kept != list(recipe.keep):
         raise RunError("kept-differ", run=folder.name, then=", ".join(recipe.keep) or "–", now=", ".join(kept))
+    if "metrics" in given:
+        then, now = (
+            [entry["name"] for entry in recipe.metrics],
+            list(choose_metrics(given["metrics"], recipe.best).live),
+        )
+        if now != then:
+            raise RunError("metrics-differ", run=folder.name, then=", ".join(then) or "–", now=", ".join(now))
     fixed = {"loss", "optimizer"} - live
     fixed |= {"test_data", "val_data"} if data is None else set()
     for option in given:
@@ -123,6 +131,7 @@ def options_of(recipe: Recipe, given: dict[str, Any]) -> Options:
     values |= {key: restored(value) for key, value in recipe.data["options"].items()}
     arguments = {key: restored(value) for key, value in recipe.optimizer["arguments"].items()}
     values |= {
+        "metrics": [entry["name"] for entry in recipe.metrics], "best": recipe.best,
         "loss": None if recipe.loss["name"] in (OBJECTIVE, OWN_LOSS) else recipe.loss["name"],
         "optimizer": recipe.optimizer["name"], "optimizer_arguments": arguments,
         "schedule": recipe.schedule["name"], "warmup": recipe.schedule["warmup"],
