@@ -59,7 +59,7 @@ def chosen(options: dict[str, Any]) -> dict[str, Any]:
     found = {name: value for name, value in options.items() if value not in (None, []) and name not in SHORT}
     for name, read in (
         ("optimizer_arguments", settings), ("model_arguments", settings),
-        ("schedule_arguments", settings), ("classes", names), ("image_size", as_size),
+        ("schedule_arguments", settings), ("groups", groups), ("classes", names), ("image_size", as_size),
     ):  # fmt: skip
         if name in found:
             found[name] = read(OPTIONS[name].flags[0].removeprefix("--"), found[name])
@@ -82,6 +82,11 @@ def settings(option: str, given: Sequence[str]) -> dict[str, Any]:
         except (ValueError, SyntaxError):
             found[name.strip()] = value.strip()
     return found
+
+
+def groups(option: str, given: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Return 'PATTERN:name=value,…' texts as settings by pattern."""
+    return {pattern: settings(option, rest.split(",")) for pattern, _, rest in (each.partition(":") for each in given)}
 
 
 def numbers(option: str, text: str) -> tuple[int, ...]:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rushlight.export.nested import pack, unpack
     from rushlight.export.predictions import Predictions, predict
     from rushlight.export.saved import SavedModel, load, open_bundle
-    from rushlight.export.weights import load_state, write_weights
+    from rushlight.export.weights import load_fitting, load_state, write_weights
 
 
 __getattr__, __dir__ = lazy_names(
@@ -23,6 +23,6 @@ __getattr__, __dir__ = lazy_names(
         "rushlight.export.nested": ["pack", "unpack"],
         "rushlight.export.predictions": ["Predictions", "predict"],
         "rushlight.export.saved": ["SavedModel", "load", "open_bundle"],
-        "rushlight.export.weights": ["load_state", "write_weights"],
+        "rushlight.export.weights": ["load_fitting", "load_state", "write_weights"],
     },
 )

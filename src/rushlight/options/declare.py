@@ -69,6 +69,12 @@ RATE = rule("option-not-a-number", lambda value: (is_number(value) or value == m
 FRACTION = rule("bad-fraction", lambda value: is_number(value) and 0 <= value < 1)
 SEED = rule("bad-seed", lambda value: is_integer(value) and -(2**63) <= value < 2**63)
 SETTINGS = rule("option-no-dict", lambda value: isinstance(value, dict))
+PATTERNS = rule(
+    "patterns-no-list", lambda value: isinstance(value, (list, tuple)) and all(isinstance(each, str) for each in value)
+)
+GROUPS = rule(
+    "groups-no-dicts", lambda value: isinstance(value, dict) and all(isinstance(each, dict) for each in value.values())
+)
 YES_OR_NO = rule("option-no-bool", lambda value: isinstance(value, bool))
 
 
@@ -163,6 +169,11 @@ class RecipeOptions:
     clip_norm: float | None = option(None, LEARNING, POSITIVE)
     early_stopping: int | None = option(None, LEARNING, COUNT, metavar="EPOCHS")
     best: str | None = option(None, LEARNING, metavar="METRIC")
+    max_steps: int | None = option(None, LEARNING, COUNT)
+    groups: dict[str, dict[str, Any]] | None = option(
+        None, LEARNING, GROUPS, flag="--group", metavar="PATTERN:NAME=VALUE,…", repeats=True
+    )
+    freeze: Sequence[str] | None = option(None, MODEL, PATTERNS, metavar="PATTERN", repeats=True)
     on_nan: OnNan = option("stop", LEARNING, on_resume="yes")
     seed: int = option(0, LEARNING, SEED)
     device: str = option("auto", MACHINE, on_resume="yes")
@@ -201,6 +212,7 @@ class Options(RecipeOptions):
     model_arguments: dict[str, Any] | None = option(
         None, MODEL, SETTINGS, flag="--model-arg", metavar="NAME=VALUE", repeats=True
     )
+    weights: str | Path | None = option(None, MODEL, metavar="FILE")
     target: str | None = option(None, DATA, metavar="COLUMN")
     test_data: Any = option(None, DATA, metavar="NAME|PATH", on_resume="live")
     test_fraction: float = option(0.2, DATA, FRACTION)

@@ -80,7 +80,7 @@ def epochs(training: Training) -> Generator[Epoch]:
         )
     engine = open_engine(training, step_parts(training), saver)
     try:
-        while state["epoch"] <= recipe.epochs and not is_patience_spent(recipe, state):
+        while state["epoch"] <= recipe.epochs and not is_over(recipe, state):
             with interruptible(training.events) as interrupt:
                 epoch = train_and_evaluate(training, engine, interrupt, saver)
                 if interrupt.requested:
@@ -146,7 +146,7 @@ def train_epoch(training: Training, engine: Engine, interrupt: Interrupt, saver:
     training.model.train()
     for name in training.recipe.model.get("eval", ()):  # those that were given in eval mode
         training.model.get_submodule(name).training = False
-    while not interrupt.requested:
+    while not interrupt.requested and state["step"] != recipe.max_steps:
         plan = engine.next(state, feed)
         batches = interrupt.take(feed, plan.count, recipe.accumulate)
         if not batches:
@@ -295,8 +295,10 @@ def note_best(state: State, report: Report, split: str) -> bool:
     return is_best
 
 
-def is_patience_spent(recipe: Recipe, state: State) -> bool:
-    """Tell whether early stopping ends training here."""
+def is_over(recipe: Recipe, state: State) -> bool:
+    """Tell whether early stopping or `max_steps` ends training here."""
+    if state["step"] == recipe.max_steps and not state["window"]:
+        return True
     return recipe.early_stopping is not None and state["epochs_since_best"] >= recipe.early_stopping
 
 

@@ -18,6 +18,7 @@ from rushlight.kinds import (
     is_text,
     is_whole_number,
     maybe,
+    named,
     pair_of,
     wrong_entry,
 )
@@ -52,7 +53,8 @@ KIND: Kind = {
     "optimizer": {"name": is_text, "arguments": is_object, "live?": is_flag},
     "schedule": {"name": is_text, "warmup": is_count, "live?": is_flag},
     "metrics?": [{"name": is_text, "live?": is_flag}], "best?": maybe(is_text),
-    "device?": is_text, **dict.fromkeys(("epochs?", "batch_size?", "accumulate?", "early_stopping?"), maybe(is_count)),
+    "device?": is_text, **dict.fromkeys(("epochs?", "batch_size?", "accumulate?", "early_stopping?", "max_steps?"), maybe(is_count)),
+    "groups?": maybe(named(is_object)), "freeze?": maybe([is_text]),
 }  # fmt: skip
 
 

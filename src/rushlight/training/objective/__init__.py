@@ -17,6 +17,7 @@ from rushlight.training.objective.optimizers import (
     check_live_optimizer,
     check_steps_alone,
     describe_optimizer,
+    matching,
     named_optimizer,
     named_parameters,
 )

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from rushlight.data import Data, DataOptions, ResidentSplit, Split, StreamedSplit, group_inputs, retarget
 from rushlight.errors import ModelError, UsageError
+from rushlight.models import restored
 from rushlight.options import Options
 from rushlight.texts import Note
 from rushlight.training.objective import (
@@ -79,7 +80,7 @@ def chooser(options: Options) -> str | None:
 def check_together(model: object, options: Options) -> None:
     """Raise UsageError for an option that would be ignored, because a live object brings its own."""
     for part, live, ignored in (
-        ("optimizer", isinstance(options.optimizer, Optimizer), ("lr", "optimizer_arguments")),
+        ("optimizer", isinstance(options.optimizer, Optimizer), ("lr", "optimizer_arguments", "groups")),
         ("schedule", not isinstance(options.schedule, str), ("schedule_arguments",)),
         ("model", isinstance(model, nn.Module), ("model_arguments",)),
         ("objective", options.objective is not None, ("loss",)),
@@ -146,7 +147,10 @@ def choose_optimizer(options: Options, module: nn.Module, loss: object) -> Optim
         made = given
     elif isinstance(given, str):
         rate = {} if options.lr is None else {"lr": options.lr}
-        made = named_optimizer(given, module, {**(options.optimizer_arguments or {}), **rate}, loss)
+        groups = {
+            name: {key: restored(each) for key, each in own.items()} for name, own in (options.groups or {}).items()
+        }
+        made = named_optimizer(given, module, {**(options.optimizer_arguments or {}), **rate}, loss, groups)
     else:
         raise UsageError("no-optimizer", found=type(given).__name__)
     check_steps_alone(made)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +25,7 @@ from rushlight.training.objective import Objective, Schedule, check_metrics, cho
 from rushlight.training.recipe import OWN_LOSS, recipe_from_json, steps_per_epoch
 from rushlight.training.record import open_history
 from rushlight.training.setup.announcement import announce, batch_notes
-from rushlight.training.setup.build import choose_model, eval_notes
+from rushlight.training.setup.build import choose_model, eval_notes, freeze, load_first_weights
 from rushlight.training.setup.choose import (
     check_together,
     check_validation,
@@ -132,6 +133,8 @@ def set_up(
     objective = replace(objective, metrics=metrics)
     module, described = choose_model(model, opened, options)
     fitted, notes = fit(module, opened, objective, device, described.get("seed"))
+    notes += load_first_weights(module, described, begun, options)
+    notes += freeze(module, described, options.freeze or ())
     check_metrics(metrics, fitted.target)
     if loss_name == OWN_LOSS:
         check_own_loss(module, fitted)
@@ -143,8 +146,11 @@ def set_up(
     if recipe.precision == "bfloat16" and begun is None and (refusal := bfloat16_refusal(device)):
         raise UsageError("no-bfloat16", reason=refusal)
     steps = steps_per_epoch(fitted.train, recipe)
+    if recipe.max_steps is not None:  # they are in place of epochs
+        recipe = replace(recipe, epochs=math.ceil(recipe.max_steps / (steps or 1)))
+    total = recipe.max_steps or (None if steps is None else steps * recipe.epochs)
     schedule = Schedule(
-        optimizer, options.schedule, None if steps is None else steps * recipe.epochs, options.warmup,
+        optimizer, options.schedule, total, options.warmup,
         epochs=recipe.epochs, by=options.schedule_by, arguments=options.schedule_arguments,
     )  # fmt: skip
     if recipe.schedule.get("live"):

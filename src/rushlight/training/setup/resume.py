@@ -94,6 +94,7 @@ def check_resumable(folder: Path, recipe: Recipe, model: object, data: Any, give
             raise RunError("metrics-differ", run=folder.name, then=", ".join(then) or "–", now=", ".join(now))
     fixed = {"loss", "optimizer"} - live
     fixed |= {"test_data", "val_data"} if data is None else set()
+    fixed |= set() if recipe.max_steps is None else {"epochs"}
     for option in given:
         if option not in TAKES["resume"] or option in fixed:
             raise UsageError("resume-option", run=folder.name, option=option)
@@ -131,7 +132,7 @@ def options_of(recipe: Recipe, given: dict[str, Any]) -> Options:
     values |= {key: restored(value) for key, value in recipe.data["options"].items()}
     arguments = {key: restored(value) for key, value in recipe.optimizer["arguments"].items()}
     values |= {
-        "metrics": [entry["name"] for entry in recipe.metrics], "best": recipe.best,
+        "metrics": [entry["name"] for entry in recipe.metrics], "weights": recipe.model.get("weights"),
         "loss": None if recipe.loss["name"] in (OBJECTIVE, OWN_LOSS) else recipe.loss["name"],
         "optimizer": recipe.optimizer["name"], "optimizer_arguments": arguments,
         "schedule": recipe.schedule["name"], "warmup": recipe.schedule["warmup"],
