@@ -34,7 +34,7 @@ WRONG: dict[str, Any] = {  # for each type and check, a value that it refuses
 }  # fmt: skip
 ANYTHING = {  # checked where they are used: a name, a path or a live object
     "optimizer", "schedule", "loss", "objective", "test_data", "val_data", "target", "classes", "image_size", "device", "name",
-    "runs", "checkpoint", "on_event", "keep", "metrics", "best", "weights",
+    "runs", "checkpoint", "on_event", "keep", "metrics", "best", "weights", "step",
 }  # fmt: skip
 
 

@@ -122,13 +122,14 @@ def open_source(
     *,
     validation: Any = None,
     is_raw: bool = False,
+    is_whole: bool = False,
 ) -> Data:
     """Open data given as a name, a path, arrays, a Dataset, a DataLoader, or already opened.
 
     `source` may be a pair (train, test) or a triple (train, validation, test) of anything that `source`, `validation`
     and `test` may be: so Keras' `((x, y), (x_test, y_test))` is fine, and so is `(train_loader, test_loader)`.
     Validation and test data are prepared exactly as the training data. `is_raw`: an objective gets arrays, datasets and
-    loaders as they are, and nobody reads their targets.
+    loaders as they are, and nobody reads their targets. `is_whole`: no test split is cut.
 
     Raises:
         UsageError: there is no such name or path, or it is of a kind nobody here can open.
@@ -137,6 +138,8 @@ def open_source(
     given = as_given(source, validation, test)
     kind = kind_of(given.train)
     check_options_apply(given, kind, options)
+    if is_whole and kind.takes("test_fraction"):
+        options = replace(options, test_fraction=0.0)
     return open_given(given, kind, options, progress, is_raw)
 
 

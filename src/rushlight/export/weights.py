@@ -100,7 +100,7 @@ def load_fitting(model: nn.Module, path: Path) -> tuple[str, ...]:
         raise mismatch(model, state, str(path))
     with unchanged_on_error(model):
         model.load_state_dict(fitting, strict=False)
-    left_out = [theirs[bare] for bare in theirs if ours.get(bare) not in fitting]
+    left_out = sorted(theirs[bare] for bare in theirs if ours.get(bare) not in fitting)  # no file has an order
     as_begun = [name for name in shapes if name not in fitting]
     rest = [Note("export.not-loaded", names=first_few(left_out))] if left_out else []
     rest += [Note("export.as-begun", names=first_few(as_begun))] if as_begun else []

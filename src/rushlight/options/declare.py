@@ -206,6 +206,7 @@ class Options(RecipeOptions):
     warmup: int = option(0, LEARNING, COUNT_FROM_0)
     loss: str | Loss | None = option(None, LEARNING, on_resume="live")
     objective: Callable[[nn.Module, Batch], Any] | None = option(None, LEARNING, python_only=True, on_resume="live")
+    step: Callable[[Batch], Any] | None = option(None, LEARNING, python_only=True, on_resume="live")
     metrics: Sequence[Any] | Mapping[str, Any] | None = option(
         None, LEARNING, flag="--metric", metavar="METRIC", repeats=True, on_resume="live"
     )
@@ -239,7 +240,7 @@ class Options(RecipeOptions):
 
 FIRST = (  # of their panel
     "epochs", "batch_size", "lr", "optimizer", "optimizer_arguments", "schedule", "schedule_by",
-    "schedule_arguments", "warmup", "loss", "objective", "name", "runs",
+    "schedule_arguments", "warmup", "loss", "objective", "step", "name", "runs",
 )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ LIVE = (
     "loss",
     "metrics",
     "objective",
+    "step",
     "optimizer",
     "schedule",
     "test_data",

@@ -59,7 +59,8 @@ def evaluate(
     numbers: dict[str, list[Tensor | float]] = {}
     places = None if target is None else as_places(target)
     target = None if target is None or target.task == "other" else target
-    told, done, measuring = objective.told, 0, objective.metrics.open()
+    told = None if objective.own is None else objective.told
+    done, measuring = 0, objective.metrics.open()
     pooling = FasterMaxPool() if may_pool(model) else contextlib.nullcontext()
     with eval_mode(model), torch.no_grad(), pooling, drawing_the_same():
         for batch in split.in_order(batch_size):

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 SCHEDULES = ("constant", "cosine", "onecycle", "plateau")
 OBJECTIVE = "objective"  # the name of the loss of a run with the user's own
+STEP = "step"  # the name of the loss of a run whose steps are a function of the user's, without a loss to evaluate by
+USERS = (OBJECTIVE, STEP)  # runs whose batches are handed over as they are
 OWN_LOSS = "model"  # the name of a loss that the model returns by itself
 DESCRIBED = ("model", "data", "loss", "optimizer", "schedule")
 BUILT: dict[str, Kind] = {
@@ -49,7 +51,7 @@ KIND: Kind = {
     "data": {
         **dict.fromkeys(("name?", "source?", "validation?", "test?"), is_text), "options": OPENING, "live?": is_flag,
     },
-    "loss": {"name": is_text, "live?": is_flag},
+    "loss": {"name": is_text, "live?": is_flag, "step?": is_flag},
     "optimizer": {"name": is_text, "arguments": is_object, "live?": is_flag},
     "schedule": {"name": is_text, "warmup": is_count, "live?": is_flag},
     "metrics?": [{"name": is_text, "live?": is_flag}], "best?": maybe(is_text),

@@ -37,7 +37,7 @@ from rushlight.training.objective import (
     own_objective,
     returned_loss,
 )
-from rushlight.training.recipe import OBJECTIVE, OWN_LOSS, Recipe
+from rushlight.training.recipe import OWN_LOSS, USERS, Recipe
 from rushlight.training.setup import (
     Fetch,
     aimed,
@@ -59,9 +59,9 @@ def reopen_data(folder: Path, recipe: Recipe, fetch: Fetch | None = None) -> Dat
     options = DataOptions.from_json(described["options"])
     data = open_source(
         described["source"], described.get("test"), options, fetch, validation=described.get("validation"),
-        is_raw=loss["name"] == OBJECTIVE,
+        is_raw=loss["name"] in USERS,
     )  # fmt: skip
-    if data.target is None or loss["name"] == OBJECTIVE:
+    if data.target is None or loss["name"] in USERS:
         return data
     return data.unscaled() if loss.get("live") else aimed(data, named_loss(loss["name"]))
 
@@ -121,13 +121,13 @@ def test_run(
         options = DataOptions.from_json(recipe.data["options"])
         options = replace(options, **{name: value for name, value in given.items() if hasattr(options, name)})
         split = open_like(data, features, target, options, fetch)
-        if features is None and target is not None and recipe.loss["name"] not in (OBJECTIVE, OWN_LOSS):
+        if features is None and target is not None and recipe.loss["name"] not in (*USERS, OWN_LOSS):
             split = group_split(split, target)
     else:
         own = training.data if training is not None else reopen_data(folder, recipe, fetch)
         if own.test is None:
             raise UsageError("nothing-to-test", run=folder.name)
-        is_ready = training is not None or target is None or recipe.loss["name"] == OBJECTIVE
+        is_ready = training is not None or target is None or recipe.loss["name"] in USERS
         split = own.test if is_ready or target is None else retarget(own, target).splits["test"]
     device, _ = choose_device(recipe.device)
     model, split = model.to(device), split.to(device)
@@ -147,7 +147,7 @@ def reopen_objective(folder: Path, recipe: Recipe, given: dict[str, Any]) -> Obj
     """
     if recipe.loss["name"] == OWN_LOSS:
         return own_objective(returned_loss)
-    if recipe.loss["name"] == OBJECTIVE:
+    if recipe.loss["name"] in USERS:
         if not callable(function := given.get("objective")):
             raise RunError("live-objective", run=folder.name)
         return own_objective(function)

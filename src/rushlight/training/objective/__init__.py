@@ -11,6 +11,8 @@ from rushlight.training.objective.losses import (
     make_objective,
     named_loss,
     own_objective,
+    read_answer,
+    with_own_step,
 )
 from rushlight.training.objective.metrics import Metrics, check_metrics, choose_metrics
 from rushlight.training.objective.optimizers import (

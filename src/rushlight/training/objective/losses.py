@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Real
 from typing import Any, NamedTuple
 
@@ -92,6 +92,7 @@ class Objective:
     is_even: Callable[[], bool] = lambda: False  # whether all samples weigh the same
     own: Callable[[nn.Module, Batch], Any] | None = None  # the user's function
     told: Told | None = None
+    step: Callable[[Batch], Any] | None = None  # the user's function, which does whole steps
     metrics: Metrics = NO_METRICS  # what an evaluation measures besides
 
     def weights(self, batch: Batch, count: int) -> list[float]:
@@ -139,6 +140,12 @@ def own_objective(function: Callable[[nn.Module, Batch], Any]) -> Objective:
         return answer.loss, answer.outputs
 
     return Objective(compute, count_samples, None, own=function, told=told)
+
+
+def with_own_step(objective: Objective | None, function: Callable[[Batch], Any]) -> Objective:
+    """Return an objective whose steps the user's `f(batch)` does, with all its updates; None: nothing is evaluated."""
+    found = objective or Objective(lambda model, batch: (Tensor(), None), count_samples, None)
+    return replace(found, step=function, told=Told() if found.told is None else found.told)
 
 
 def read_answer(answer: Any) -> Answer:

@@ -29,8 +29,9 @@ from rushlight.training.objective import (
     plateau_in,
     returned_loss,
     task_of_loss,
+    with_own_step,
 )
-from rushlight.training.recipe import OBJECTIVE, OWN_LOSS
+from rushlight.training.recipe import OBJECTIVE, OWN_LOSS, STEP, USERS
 from rushlight.training.setup.explain import check_model
 
 VAL_FRACTION = 0.1  # of the training samples, where something chooses
@@ -88,10 +89,33 @@ def check_together(model: object, options: Options) -> None:
         for option in ignored:
             if live and getattr(options, option):
                 raise UsageError("not-beside-live", option=option, part=part)
+    if options.step is not None:
+        if not isinstance(options.optimizer, Optimizer):
+            raise UsageError("step-needs-optimizer")
+        others: dict[str, Any] = {"accumulate": 1, "precision": "float32", "on_nan": "stop", "clip_norm": None}
+        others |= (
+            dict.fromkeys(("test_data", "val_data", "early_stopping", "best", "metrics"))
+            if is_step_alone(options)
+            else {}
+        )
+        for option, usual in others.items():
+            if getattr(options, option) != usual:
+                raise UsageError("not-beside-step", option=option)
+
+
+def is_step_alone(options: Options) -> bool:
+    """Tell whether a function of the user's does the steps, and nothing was given to evaluate by."""
+    return options.step is not None and options.loss is None and options.objective is None
 
 
 def choose_objective(options: Options, data: Data) -> tuple[Objective, Data, str]:
     """Return the objective, the data with the target as its loss sees it, and the loss's name."""
+    if is_step_alone(options):
+        assert options.step is not None
+        return with_own_step(None, options.step), replace(data.unscaled(), test=None, validation=None), STEP
+    if options.step is not None:
+        objective, data, name = choose_objective(replace(options, step=None), data)
+        return with_own_step(objective, options.step), data, name
     if options.objective is not None:
         return own_objective(options.objective), data.unscaled(), OBJECTIVE
     if data.target is None and data.features is None:
@@ -107,7 +131,7 @@ def choose_objective(options: Options, data: Data) -> tuple[Objective, Data, str
         raise UsageError("no-loss", found=Note("training.the-class", name=name) if isinstance(loss, type) else name)
     are_labels_checked = all(map(has_class_numbers, data.splits.values()))
     name = getattr(loss, "__name__", type(loss).__name__)
-    name = name if name != OBJECTIVE else f"{name}()"  # a function may be called so
+    name = name if name not in USERS else f"{name}()"  # a function may be called so
     return make_objective(loss, are_labels_checked), aimed(data, loss), name
 
 
@@ -153,7 +177,8 @@ def choose_optimizer(options: Options, module: nn.Module, loss: object) -> Optim
         made = named_optimizer(given, module, {**(options.optimizer_arguments or {}), **rate}, loss, groups)
     else:
         raise UsageError("no-optimizer", found=type(given).__name__)
-    check_steps_alone(made)
+    if options.step is None:
+        check_steps_alone(made)
     return made
 
 

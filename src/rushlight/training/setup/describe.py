@@ -21,7 +21,7 @@ from rushlight.device import describe_environment
 from rushlight.errors import UsageError
 from rushlight.options import Options, RecipeOptions
 from rushlight.training.objective import Metrics, describe_optimizer
-from rushlight.training.recipe import Recipe, recipe_to_json
+from rushlight.training.recipe import USERS, Recipe, recipe_to_json
 from rushlight.training.setup.choose import data_options
 from rushlight.version import __version__
 
@@ -39,12 +39,15 @@ def make_recipe(
             json.dumps(value, allow_nan=False)
         except (TypeError, ValueError, RecursionError) as error:
             raise UsageError("option-not-recordable", option=option, value=value, reason=error) from error
-    is_live_loss = options.objective is not None or not is_named_loss(options.loss)
+    is_live_loss = loss_name in USERS or not is_named_loss(options.loss)
     is_live_optimizer = isinstance(options.optimizer, Optimizer)
     return Recipe(
         model=model,
         data=data,
-        loss={"name": loss_name, **({"live": True} if is_live_loss else {})},
+        loss={
+            "name": loss_name,
+            **dict.fromkeys(["live"] * is_live_loss + ["step"] * (options.step is not None), True),
+        },
         optimizer={**describe_optimizer(optimizer), **({"live": True} if is_live_optimizer else {})},
         schedule=describe_schedule(options),
         keep=[type(kept).__name__ for kept in options.keep or ()],

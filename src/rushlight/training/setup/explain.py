@@ -211,6 +211,8 @@ def explain_step_error(error: Exception, model: nn.Module, batch: Batch | None, 
         return UsageError("loss-without-gradient")
     if "does not support dense gradients" in text or "does not support sparse gradients" in text:
         return UsageError("optimizer-gradients", reason=text.splitlines()[0])
+    if training.objective.step is not None:
+        return explain_objective(error)
     inputs = batch[0] if isinstance(batch, (tuple, list)) and batch and isinstance(batch[0], Tensor) else None
     if inputs is None:
         return explain_objective(error) if is_objective else error

@@ -34,6 +34,7 @@ from rushlight.training.setup.choose import (
     data_options,
     default_schedule,
     fit,
+    is_step_alone,
     with_validation,
 )
 from rushlight.training.setup.conditions import conditions_of
@@ -114,7 +115,7 @@ def set_up(
     device, device_notes = choose_device(options.device)
     opened = open_source(
         data, options.test_data, data_options(options), fetch, validation=options.val_data,
-        is_raw=options.objective is not None,
+        is_raw=options.objective is not None or is_step_alone(options), is_whole=is_step_alone(options),
     )  # fmt: skip
     if opened.target is None and isinstance(model, str) and model in MODELS:  # its last layer goes by the targets
         described_by = open_source(data, options.test_data, data_options(options), fetch, validation=options.val_data)
@@ -155,7 +156,7 @@ def set_up(
     )  # fmt: skip
     if recipe.schedule.get("live"):
         recipe = replace(recipe, schedule={**recipe.schedule, "by": schedule.by})
-    outside = outside_state((options.objective, options.loss), module, (optimizer, schedule.live, *keep))
+    outside = outside_state((options.objective, options.loss, options.step), module, (optimizer, schedule.live, *keep))
     conditions = conditions_of(module, fitted, device)
     if begun is None and options.resume:
         begun = begun_run(recipe, conditions, options, stack)
@@ -183,7 +184,8 @@ def set_up(
 
 def held_objects(model: nn.Module, objective: Objective, data: Data) -> Held:
     """Return the state that model, loss or objective, and data hold, as it is before the first step."""
-    roots = {"model": model, "loss": objective.loss or objective.own}
+    roots: dict[str, Any] = {"model": model, "loss": objective.loss or objective.own}
+    roots |= {} if objective.step is None else {"step": objective.step}
     for name, split in data.splits.items():
         source = getattr(split, "loader", getattr(split, "dataset", None))
         roots |= {} if source is None else {name: source}

@@ -28,7 +28,7 @@ from rushlight.training.checkpoint import (
     unpack,
 )
 from rushlight.training.objective import choose_metrics, describe_optimizer
-from rushlight.training.recipe import OBJECTIVE, OWN_LOSS, Recipe, recipe_from_json, recipe_to_json
+from rushlight.training.recipe import OWN_LOSS, USERS, Recipe, recipe_from_json, recipe_to_json
 from rushlight.training.setup.conditions import changed_settings, differences, remedies, setting_differences
 from rushlight.training.setup.trust import remember
 from rushlight.training.state import Origin, Training
@@ -75,12 +75,14 @@ def check_resumable(folder: Path, recipe: Recipe, model: object, data: Any, give
         raise RunError("live-data", run=folder.name, data=recipe.data.get("name"))
     live = {part for part in ("optimizer", "schedule", "loss") if getattr(recipe, part).get("live")}
     missing: list[str] = [part for part in ("optimizer", "schedule", "loss") if part in live and part not in given]
-    if "objective" in given and "loss" in missing:
+    users = recipe.loss["name"] if recipe.loss["name"] in USERS else "objective"
+    if users in given and "loss" in missing:
         missing.remove("loss")
+    missing += ["step"] if recipe.loss.get("step") and users != "step" and "step" not in given else []
     missing += ["keep"] if recipe.keep and "keep" not in given else []
     missing += ["metrics"] if any(entry.get("live") for entry in recipe.metrics) and "metrics" not in given else []
     if missing:
-        own = {"loss": OBJECTIVE} if recipe.loss["name"] == OBJECTIVE else {}
+        own = {"loss": users} if recipe.loss["name"] in USERS else {}
         raise RunError("live-parts", run=folder.name, parts=", ".join(own.get(part, part) for part in missing))
     kept = [type(each).__name__ for each in given.get("keep", ())]
     if kept != list(recipe.keep):
@@ -133,7 +135,7 @@ def options_of(recipe: Recipe, given: dict[str, Any]) -> Options:
     arguments = {key: restored(value) for key, value in recipe.optimizer["arguments"].items()}
     values |= {
         "metrics": [entry["name"] for entry in recipe.metrics], "weights": recipe.model.get("weights"),
-        "loss": None if recipe.loss["name"] in (OBJECTIVE, OWN_LOSS) else recipe.loss["name"],
+        "loss": None if recipe.loss["name"] in (*USERS, OWN_LOSS) else recipe.loss["name"],
         "optimizer": recipe.optimizer["name"], "optimizer_arguments": arguments,
         "schedule": recipe.schedule["name"], "warmup": recipe.schedule["warmup"],
         "model_arguments": recipe.model.get("arguments"),
