@@ -275,8 +275,9 @@ def open_like(
         DataError: the samples have another shape than the model takes, or classes it does not know.
     """
     if target is not None and features is not None and features.kind == "table" and TABLE.matches(source):
-        samples, _ = read_other_table(Path(source), features.columns, target)
-        return kept(str(source), samples, features, target)
+        samples, _ = read_other_table(source, features.columns, target)
+        name = str(source) if isinstance(source, (str, Path)) else "table"
+        return kept(name, samples, features, target)
     size = (features.shape[1], features.shape[2]) if features is not None and features.kind == "image" else None
     is_raw = features is None or target is None or features.is_raw
     scaling: NormalizeName = "auto" if is_raw else "none"

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from rushlight.data import Batch, Task, count_samples, equal_parts
 from rushlight.errors import UsageError, suggest
-from rushlight.models import call_model
+from rushlight.models import call_model, main_output
 from rushlight.training.objective.metrics import NO_METRICS, Metrics
-from rushlight.training.objective.tasks import FUNCTIONS
+from rushlight.training.objective.tasks import FUNCTIONS, is_own
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -112,9 +112,12 @@ def make_objective(loss: Loss, are_labels_checked: bool = False) -> Objective:
     def compute(model: nn.Module, batch: Batch) -> tuple[Tensor, Any]:
         inputs, targets = batch
         outputs = call_model(model, inputs)
+        if not (takes_all or isinstance(outputs, Tensor)):
+            outputs = main_output(outputs)
         return loss(outputs, targets), outputs
 
     counted = as_module(loss)
+    takes_all = is_own(counted)
     is_sum = getattr(counted, "reduction", "mean") == "sum"
     if is_sum or not isinstance(counted, (nn.CrossEntropyLoss, nn.NLLLoss)):
         return Objective(compute, count_samples, loss, is_sum, lambda: True)
