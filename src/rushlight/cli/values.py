@@ -58,7 +58,7 @@ def chosen(options: dict[str, Any]) -> dict[str, Any]:
     """Return the options of a command line as Python's verbs take them; those that were not given are left out."""
     found = {name: value for name, value in options.items() if value not in (None, []) and name not in SHORT}
     for name, read in (
-        ("optimizer_arguments", settings), ("model_arguments", settings),
+        ("optimizer_arguments", settings), ("loss_arguments", settings), ("model_arguments", settings),
         ("schedule_arguments", settings), ("groups", groups), ("classes", names), ("image_size", as_size),
     ):  # fmt: skip
         if name in found:

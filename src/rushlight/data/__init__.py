@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from rushlight.data.feed import (
         CPU,
         GENERATORS,
+        Augment,
         Batch,
         Feed,
         Held,
@@ -51,6 +52,7 @@ __getattr__, __dir__ = lazy_names(
         "rushlight.data.feed": [
             "CPU",
             "GENERATORS",
+            "Augment",
             "Batch",
             "Feed",
             "Held",

@@ -30,6 +30,7 @@ Compile = Literal["auto", "first", "never"]
 ScheduleBy = Literal["auto", "step", "epoch"]
 Task = Literal["classification", "binary", "multilabel", "regression"]
 Kind = Literal["image", "array", "tokens"]
+Strength = Literal["light", "strong"]
 Normalize = Literal["auto", "standard", "unit", "none"]
 
 LEARNING, DATA, MODEL, MACHINE, RUN = PANELS = ("learning", "data", "model", "machine", "run")  # in the order of help
@@ -67,6 +68,7 @@ POSITIVE = rule("not-positive", lambda value: is_number(value) and value > 0)
 # Infinity passes here: named_optimizer refuses it, as any argument that is not finite.
 RATE = rule("option-not-a-number", lambda value: (is_number(value) or value == math.inf) and value >= 0)
 FRACTION = rule("bad-fraction", lambda value: is_number(value) and 0 <= value < 1)
+DECAY = rule("bad-decay", lambda value: is_number(value) and 0 < value < 1)
 SEED = rule("bad-seed", lambda value: is_integer(value) and -(2**63) <= value < 2**63)
 SETTINGS = rule("option-no-dict", lambda value: isinstance(value, dict))
 PATTERNS = rule(
@@ -169,6 +171,9 @@ class RecipeOptions:
     clip_norm: float | None = option(None, LEARNING, POSITIVE)
     early_stopping: int | None = option(None, LEARNING, COUNT, metavar="EPOCHS")
     best: str | None = option(None, LEARNING, metavar="METRIC")
+    ema: float | None = option(None, LEARNING, DECAY, metavar="DECAY")
+    augment: Strength | None = option(None, LEARNING)
+    mixup: float | None = option(None, LEARNING, POSITIVE, metavar="ALPHA")
     max_steps: int | None = option(None, LEARNING, COUNT)
     groups: dict[str, dict[str, Any]] | None = option(
         None, LEARNING, GROUPS, flag="--group", metavar="PATTERN:NAME=VALUE,…", repeats=True
@@ -205,6 +210,9 @@ class Options(RecipeOptions):
     )
     warmup: int = option(0, LEARNING, COUNT_FROM_0)
     loss: str | Loss | None = option(None, LEARNING, on_resume="live")
+    loss_arguments: dict[str, Any] | None = option(
+        None, LEARNING, SETTINGS, flag="--loss-arg", metavar="NAME=VALUE", repeats=True
+    )
     objective: Callable[[nn.Module, Batch], Any] | None = option(None, LEARNING, python_only=True, on_resume="live")
     step: Callable[[Batch], Any] | None = option(None, LEARNING, python_only=True, on_resume="live")
     metrics: Sequence[Any] | Mapping[str, Any] | None = option(
@@ -240,7 +248,7 @@ class Options(RecipeOptions):
 
 FIRST = (  # of their panel
     "epochs", "batch_size", "lr", "optimizer", "optimizer_arguments", "schedule", "schedule_by",
-    "schedule_arguments", "warmup", "loss", "objective", "step", "name", "runs",
+    "schedule_arguments", "warmup", "loss", "loss_arguments", "objective", "step", "name", "runs",
 )  # fmt: skip
 
 

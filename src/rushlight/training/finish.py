@@ -31,6 +31,8 @@ def finish_run(training: Training, last: Epoch | None) -> None:
     The report is of the test split and of the weights that are kept: the last epoch's test, where it was of these.
     """
     training.model.eval()  # training is over: from here on it is used
+    if training.average is not None:
+        training.average.load_into_model()
     report, outcome = (last.test, last.outcome) if last is not None else (None, None)
     step = load_best(training)
     if step is not None:

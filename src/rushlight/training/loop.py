@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Generator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -204,7 +205,7 @@ def evaluate_epoch(training: Training, interrupt: Interrupt, saver: Saver) -> tu
     watch = interrupt.watching(training.evaluated_name, split.samples)
     streams, held, since = random_streams(), training.held.changes(), time.perf_counter()
     try:
-        with interrupt.leaving_at_once():
+        with interrupt.leaving_at_once(), nullcontext() if training.average is None else training.average.in_force():
             size = evaluation_size(training, split)
             evaluated = evaluate(training.model, split, training.objective, data.target, size, watch=watch)
         count_seconds(training.state, since)

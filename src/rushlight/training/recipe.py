@@ -14,6 +14,7 @@ from rushlight.kinds import (
     is_count,
     is_flag,
     is_object,
+    is_positive,
     is_share,
     is_text,
     is_whole_number,
@@ -51,12 +52,12 @@ KIND: Kind = {
     "data": {
         **dict.fromkeys(("name?", "source?", "validation?", "test?"), is_text), "options": OPENING, "live?": is_flag,
     },
-    "loss": {"name": is_text, "live?": is_flag, "step?": is_flag},
+    "loss": {"name": is_text, "live?": is_flag, "step?": is_flag, "arguments?": is_object},
     "optimizer": {"name": is_text, "arguments": is_object, "live?": is_flag},
     "schedule": {"name": is_text, "warmup": is_count, "live?": is_flag},
     "metrics?": [{"name": is_text, "live?": is_flag}], "best?": maybe(is_text),
     "device?": is_text, **dict.fromkeys(("epochs?", "batch_size?", "accumulate?", "early_stopping?", "max_steps?"), maybe(is_count)),
-    "groups?": maybe(named(is_object)), "freeze?": maybe([is_text]),
+    "augment?": maybe(is_text), "ema?": maybe(is_share), "mixup?": maybe(is_positive), "groups?": maybe(named(is_object)), "freeze?": maybe([is_text]),
 }  # fmt: skip
 
 

@@ -63,7 +63,7 @@ def reopen_data(folder: Path, recipe: Recipe, fetch: Fetch | None = None) -> Dat
     )  # fmt: skip
     if data.target is None or loss["name"] in USERS:
         return data
-    return data.unscaled() if loss.get("live") else aimed(data, named_loss(loss["name"]))
+    return data.unscaled() if loss.get("live") else aimed(data, named_loss(loss["name"], loss.get("arguments")))
 
 
 def reopen_specs(
@@ -77,7 +77,7 @@ def reopen_specs(
             target = replace(target, gives="probabilities")  # earlier releases did not record it
         return bundle.features, target
     data, loss = reopen_data(folder, recipe, fetch), recipe.loss
-    known = None if loss.get("live") else named_loss(loss["name"])
+    known = None if loss.get("live") else named_loss(loss["name"], loss.get("arguments"))
     device = next((parameter.device for parameter in model.parameters()), CPU)
     target, _ = check_model(model, data, device, known)
     return data.features, target if known is None or target is None else retarget(data, target).target
@@ -131,6 +131,8 @@ def test_run(
         split = own.test if is_ready or target is None else retarget(own, target).splits["test"]
     device, _ = choose_device(recipe.device)
     model, split = model.to(device), split.to(device)
+    if isinstance(objective.loss, nn.Module):
+        objective.loss.to(device)
     size = test_batch_size(recipe, split, model) if training is None else evaluation_size(training, split)
     report, outcome = evaluate(model, split, objective, target, size)
     try:
@@ -152,7 +154,7 @@ def reopen_objective(folder: Path, recipe: Recipe, given: dict[str, Any]) -> Obj
             raise RunError("live-objective", run=folder.name)
         return own_objective(function)
     if not recipe.loss.get("live"):
-        return make_objective(named_loss(recipe.loss["name"]))
+        return make_objective(named_loss(recipe.loss["name"], recipe.loss.get("arguments")))
     if not callable(loss := given.get("loss")):
         raise RunError("live-loss", run=folder.name)
     if isinstance(loss, nn.Module) and loss.state_dict() and list_checkpoints(folder):

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from rushlight.data import Data, Held, Split
 from rushlight.events import Events
 from rushlight.runs import History
-from rushlight.training.objective import Objective, Schedule
+from rushlight.training.objective import Average, Objective, Schedule
 from rushlight.training.recipe import Recipe
 
 State = dict[str, Any]  # the content of a checkpoint besides the model's, optimizer's and scheduler's own state
@@ -49,6 +49,7 @@ class Training:
     origin: Origin | None = None  # None: it is new
     held: Held = field(default_factory=Held)  # the state that model, loss and data hold besides tensors
     keep: tuple[Any, ...] = ()  # objects whose state is in the checkpoints besides
+    average: Average | None = None  # of the weights, which are evaluated and saved then
 
     @property
     def chooses(self) -> bool:

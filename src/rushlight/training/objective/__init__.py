@@ -1,5 +1,6 @@
 """Losses, optimizers and schedules: the objective of a step, and its update."""
 
+from rushlight.training.objective.average import Average, averaged
 from rushlight.training.objective.calls import returned_loss
 from rushlight.training.objective.lazy_dynamo import leave_compiler_alone, step_hooks
 from rushlight.training.objective.losses import (
@@ -8,6 +9,7 @@ from rushlight.training.objective.losses import (
     Objective,
     Told,
     as_module,
+    balanced,
     make_objective,
     named_loss,
     own_objective,

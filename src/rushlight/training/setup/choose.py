@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 from torch.optim import Optimizer
 
-from rushlight.data import Data, DataOptions, ResidentSplit, Split, StreamedSplit, group_inputs, retarget
+from rushlight.data import Augment, Data, DataOptions, ResidentSplit, Split, StreamedSplit, group_inputs, retarget
 from rushlight.errors import ModelError, UsageError
 from rushlight.models import restored
 from rushlight.options import Options
@@ -20,6 +20,7 @@ from rushlight.training.objective import (
     OF_QUANTITIES,
     Objective,
     as_module,
+    balanced,
     check_live_optimizer,
     check_steps_alone,
     make_objective,
@@ -84,7 +85,8 @@ def check_together(model: object, options: Options) -> None:
         ("optimizer", isinstance(options.optimizer, Optimizer), ("lr", "optimizer_arguments", "groups")),
         ("schedule", not isinstance(options.schedule, str), ("schedule_arguments",)),
         ("model", isinstance(model, nn.Module), ("model_arguments",)),
-        ("objective", options.objective is not None, ("loss",)),
+        ("objective", options.objective is not None, ("loss", "mixup")),
+        ("loss", not isinstance(options.loss, (str, type(None))) or options.objective is not None, ("loss_arguments",)),
     ):
         for option in ignored:
             if live and getattr(options, option):
@@ -92,7 +94,13 @@ def check_together(model: object, options: Options) -> None:
     if options.step is not None:
         if not isinstance(options.optimizer, Optimizer):
             raise UsageError("step-needs-optimizer")
-        others: dict[str, Any] = {"accumulate": 1, "precision": "float32", "on_nan": "stop", "clip_norm": None}
+        others: dict[str, Any] = {
+            "mixup": None,
+            "accumulate": 1,
+            "precision": "float32",
+            "on_nan": "stop",
+            "clip_norm": None,
+        }
         others |= (
             dict.fromkeys(("test_data", "val_data", "early_stopping", "best", "metrics"))
             if is_step_alone(options)
@@ -120,19 +128,42 @@ def choose_objective(options: Options, data: Data) -> tuple[Objective, Data, str
         return own_objective(options.objective), data.unscaled(), OBJECTIVE
     if data.target is None and data.features is None:
         data = group_inputs(data, options.task, options.classes)
-    if data.target is None and options.loss is not None:
+    if data.target is None and (options.loss is not None or options.loss_arguments or options.mixup):
         raise UsageError("needs-objective", data=data.name)
     if data.target is None:
         return own_objective(returned_loss), data, OWN_LOSS
     given = options.loss or LOSS_BY_TASK[data.target.task]
-    loss = named_loss(given) if isinstance(given, str) else given
+    loss = named_loss(given, options.loss_arguments) if isinstance(given, str) else given
     if isinstance(loss, type) or not callable(loss):
         name = loss.__name__ if isinstance(loss, type) else type(loss).__name__
         raise UsageError("no-loss", found=Note("training.the-class", name=name) if isinstance(loss, type) else name)
+    if options.mixup is not None and (data.features is None or data.features.dtype == "int64"):
+        raise UsageError("mixup-of-no-numbers")
     are_labels_checked = all(map(has_class_numbers, data.splits.values()))
     name = getattr(loss, "__name__", type(loss).__name__)
     name = name if name not in USERS else f"{name}()"  # a function may be called so
-    return make_objective(loss, are_labels_checked), aimed(data, loss), name
+    return make_objective(loss, are_labels_checked, options.mixup), aimed(data, loss), name
+
+
+def with_augmentation(data: Data, options: Options) -> Data:
+    """Return the data with training images that change at random; UsageError where there are none in memory."""
+    if options.augment is None:
+        return data
+    if not isinstance(data.train, ResidentSplit) or data.train.inputs.dim() != 4:
+        raise UsageError("augment-of-no-images", data=data.name)
+    return replace(data, train=replace(data.train, augment=Augment(options.augment)))
+
+
+def with_weights(options: Options, data: Data) -> Options:
+    """Return the options with weights by how often each class occurs, where a loss's "weight" is "balanced"."""
+    arguments = dict(options.loss_arguments or {})
+    for argument in (name for name in ("weight", "pos_weight") if arguments.get(name) == "balanced"):
+        source = data.train if isinstance(data.train, ResidentSplit) else getattr(data.train, "dataset", None)
+        targets = getattr(source, "targets", None)
+        if targets is None or data.target is None:
+            raise UsageError("balanced-unknown", argument=argument)
+        arguments[argument] = balanced(argument, torch.as_tensor(targets), len(data.target.classes))
+    return replace(options, loss_arguments=arguments or None)
 
 
 def aimed(data: Data, loss: object) -> Data:

@@ -33,7 +33,11 @@ def make_recipe(
     """Return the recipe of everything that was chosen; UsageError names what JSON cannot hold."""
     chosen = {entry.name: getattr(options, entry.name) for entry in fields(RecipeOptions)}
     chosen["batch_size"] = options.batch_size or opened.batch_size or 64
-    arguments = {"model_arguments": model.get("arguments", {}), "schedule_arguments": options.schedule_arguments}
+    arguments = {
+        "model_arguments": model.get("arguments", {}),
+        "schedule_arguments": options.schedule_arguments,
+        "loss_arguments": options.loss_arguments,
+    }
     for option, value in {**arguments, **data["options"], **chosen}.items():
         try:
             json.dumps(value, allow_nan=False)
@@ -46,6 +50,7 @@ def make_recipe(
         data=data,
         loss={
             "name": loss_name,
+            **({"arguments": options.loss_arguments} if options.loss_arguments else {}),
             **dict.fromkeys(["live"] * is_live_loss + ["step"] * (options.step is not None), True),
         },
         optimizer={**describe_optimizer(optimizer), **({"live": True} if is_live_optimizer else {})},

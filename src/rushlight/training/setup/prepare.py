@@ -21,7 +21,7 @@ from rushlight.options import Options
 from rushlight.runs import keep_values, lock_run, new_run, read_recipe, write_session
 from rushlight.texts import Note
 from rushlight.training.checkpoint import check_keep, note_inexact, restore
-from rushlight.training.objective import Objective, Schedule, check_metrics, choose_metrics
+from rushlight.training.objective import Average, Objective, Schedule, check_metrics, choose_metrics
 from rushlight.training.recipe import OWN_LOSS, recipe_from_json, steps_per_epoch
 from rushlight.training.record import open_history
 from rushlight.training.setup.announcement import announce, batch_notes
@@ -35,7 +35,9 @@ from rushlight.training.setup.choose import (
     default_schedule,
     fit,
     is_step_alone,
+    with_augmentation,
     with_validation,
+    with_weights,
 )
 from rushlight.training.setup.conditions import conditions_of
 from rushlight.training.setup.describe import describe_source, make_recipe, write_records
@@ -129,6 +131,8 @@ def set_up(
             options,
             schedule=default_schedule(options, opened.train.count_batches(options.batch_size or 64) is not None),
         )
+    options = with_weights(options, opened)
+    opened = with_augmentation(opened, options)
     metrics = choose_metrics(options.metrics, options.best)
     objective, opened, loss_name = choose_objective(options, opened)
     objective = replace(objective, metrics=metrics)
@@ -176,9 +180,13 @@ def set_up(
     else:
         folder = begun.folder
     history = open_history(folder, recipe, events, stack)
+    average = None if recipe.ema is None else Average(module, optimizer, recipe.ema)
+    if average is not None:
+        stack.callback(average.hook.remove)
     return Training(
         recipe, module, fitted, objective, optimizer, schedule, device, folder, history, events, new_state(),
         conditions, origin, held_objects(module, objective, fitted), keep,
+        average,
     )  # fmt: skip
 
 

@@ -134,7 +134,7 @@ def options_of(recipe: Recipe, given: dict[str, Any]) -> Options:
     values |= {key: restored(value) for key, value in recipe.data["options"].items()}
     arguments = {key: restored(value) for key, value in recipe.optimizer["arguments"].items()}
     values |= {
-        "metrics": [entry["name"] for entry in recipe.metrics], "weights": recipe.model.get("weights"),
+        "metrics": [entry["name"] for entry in recipe.metrics], "weights": recipe.model.get("weights"), "loss_arguments": recipe.loss.get("arguments"),
         "loss": None if recipe.loss["name"] in (*USERS, OWN_LOSS) else recipe.loss["name"],
         "optimizer": recipe.optimizer["name"], "optimizer_arguments": arguments,
         "schedule": recipe.schedule["name"], "warmup": recipe.schedule["warmup"],
