@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from rushlight.data.feed import (
         CPU,
         GENERATORS,
+        Augment,
         Batch,
         Feed,
         Held,
@@ -34,7 +35,9 @@ if TYPE_CHECKING:
         DATASETS,
         ImageFolderDataset,
         cache_folder,
+        cut_csv,
         describe_datasets,
+        encode_cells,
         group_inputs,
         is_table,
         needs_network,

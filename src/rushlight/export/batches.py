@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from rushlight.data import Batch, FeatureSpec, TargetSpec, as_inputs, has_several_inputs, to_device
+from rushlight.data import Batch, FeatureSpec, TargetSpec, as_inputs, has_several_inputs, owned, to_device
 from rushlight.errors import ModelError
 from rushlight.export.inputs import stored
 from rushlight.export.predictions import Predictions, check_answers, device_of, in_words, name_labels
-from rushlight.models import call_model, eval_mode
+from rushlight.models import call_model, eval_mode, main_output
 
 
 def predict_batches(
@@ -33,7 +33,7 @@ def predict_batches(
         for batch in source if is_loader else [source]:
             inputs = without_targets(batch, features, target) if is_loader else as_inputs(batch)
             if features is not None and isinstance(inputs, Tensor):
-                inputs = features.prepare(stored(inputs.numpy(), features, 0))
+                inputs = features.prepare(owned(stored(inputs.numpy(), features, 0)))
             outputs = outputs_of(call_model(model, to_device(inputs, device)), model)
             if target is not None:
                 outputs = in_words(check_answers(outputs, len(outputs), target), target)
@@ -63,9 +63,8 @@ def outputs_of(answer: Any, model: nn.Module) -> Tensor:
     """Return an answer's outputs: itself, its logits, or the first tensor in it that has a row for each sample."""
     if isinstance(answer, Tensor) and answer.dim():
         return answer
-    logits = answer.get("logits") if isinstance(answer, Mapping) else getattr(answer, "logits", None)
     rows = answer.values() if isinstance(answer, Mapping) else answer if isinstance(answer, (tuple, list)) else ()
-    for found in (logits, *rows):
+    for found in (main_output(answer), *rows):
         if isinstance(found, Tensor) and found.dim():
             return found
     raise ModelError("predict-no-tensor", model=type(model).__name__, found=type(answer).__name__)

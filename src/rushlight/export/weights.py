@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from torch.nn.parameter import is_lazy
 from rushlight import files
 from rushlight.device import available_memory
 from rushlight.errors import UsageError, WeightsError, suggest
+from rushlight.export.description import first_few
 from rushlight.export.formats import decode_safetensors, decode_torch, encode_safetensors, encode_torch, identity
 from rushlight.texts import Joined, Note
 
@@ -84,6 +85,30 @@ def load_state(model: nn.Module, state: dict[str, Tensor], source: str) -> tuple
         except RuntimeError as error:
             raise mismatch(model, state, source) from error
     return notes
+
+
+def load_fitting(model: nn.Module, path: Path) -> tuple[str, ...]:
+    """Load the entries of the file at `path` whose names and shapes are the model's; return what was left out.
+
+    Raises WeightsError where none fits.
+    """
+    state, notes = read_weights(path)
+    ours, theirs = bare_names(model.state_dict()), bare_names(state)
+    expected = {ours[bare]: state[theirs[bare]] for bare in ours if bare in theirs}
+    shapes = {name: size(value) for name, value in model.state_dict().items()}
+    fitting = {name: value for name, value in expected.items() if size(value) == shapes[name]}
+    if not fitting:
+        raise mismatch(model, state, str(path))
+    with unchanged_on_error(model):
+        model.load_state_dict(fitting, strict=False)
+    left_out = sorted(theirs[bare] for bare in theirs if ours.get(bare) not in fitting)  # no file has an order
+    as_begun = [name for name in shapes if name not in fitting]
+    rest = [Note("export.not-loaded", names=first_few(left_out))] if left_out else []
+    rest += [Note("export.as-begun", names=first_few(as_begun))] if as_begun else []
+    return (
+        *notes,
+        Note("export.fitting", path=path, count=len(fitting), whole=len(state), rest=Joined("nothing", rest)),
+    )
 
 
 @contextlib.contextmanager
@@ -281,10 +306,3 @@ def size(value: object) -> str:
 def is_tensor_of_numbers(value: object) -> bool:
     """Whether an entry of a state_dict is a tensor that holds numbers."""
     return isinstance(value, Tensor) and not is_lazy(value)
-
-
-def first_few(entries: Iterable[str], by: str = "list", most: int = 8) -> str:
-    """Return the first few entries as one text, with how many more there are."""
-    entries = list(entries)
-    more = [Note("export.and-more", count=len(entries) - most)] if len(entries) > most else []
-    return Joined(by, [*entries[:most], *more])

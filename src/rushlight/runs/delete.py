@@ -14,6 +14,7 @@ from rushlight.errors import RunError
 from rushlight.runs.folder import LATEST, find_run, run_folders, typed
 from rushlight.runs.history import HISTORY, LOSSES
 from rushlight.runs.lock import DELETED, HOLDER, LOCK, describe_holder, is_locked, lock_run
+from rushlight.runs.note import NOTE, STOP
 from rushlight.runs.read import ENVIRONMENT, RECIPE, REPORT
 from rushlight.runs.sessions import SESSIONS
 from rushlight.runs.summary import summarize_any
@@ -22,6 +23,7 @@ from rushlight.runs.verify import BUNDLE, PREDICTIONS
 OURS = {
     RECIPE, ENVIRONMENT, HISTORY, LOSSES, SESSIONS, CHECKPOINTS, REPORT, BUNDLE, LOCK, HOLDER, PREDICTIONS,
     "loss.png", "confusion.png", "tensorboard", "profile", "ways.json", "values.jsonl", "media",
+    "samples.f16", "samples.json", "layers.jsonl", "machine.jsonl", NOTE, STOP,
 }  # fmt: skip
 
 

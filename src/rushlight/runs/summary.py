@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rushlight.errors import RushlightError
+from rushlight.formats import main_figure
 from rushlight.runs.folder import run_folders, started_at
 from rushlight.runs.history import HISTORY, read_history
 from rushlight.runs.lock import is_locked, sweep_deleted
@@ -24,7 +25,7 @@ class RunSummary:
     `status` is running, finished, interrupted, failed, unfinished (killed) or damaged; `problem` says what is damaged.
     Losses and figures are of the last epoch that has them, None when there are none, and of `split`: what every epoch
     was evaluated on. `metric` is what the run is
-    judged by ("accuracy", "mae", "loss"; None without tests), and `best_epoch` the epoch at which it was best.
+    judged by ("accuracy", "mae", "loss", or a name of its own; None without tests), and `best_epoch` the epoch at which it was best.
     `seconds` is training with testing, over whole epochs.
     """
 
@@ -57,10 +58,10 @@ def list_runs(runs: Path) -> list[RunSummary]:
     return sorted(summaries, key=lambda summary: (summary.started, summary.name), reverse=True)
 
 
-def summarize_any(folder: Path) -> RunSummary:
-    """Return the run at a glance; a damaged one has the status "damaged" and a problem."""
+def summarize_any(folder: Path, recipe: dict[str, Any] | None = None) -> RunSummary:
+    """Return the run at a glance; a damaged one has the status "damaged" and a problem. `recipe`, where it is read already."""
     try:
-        return summarize_run(folder)
+        return summarize_run(folder, recipe)
     except RushlightError as error:
         problem = error.problem
     except Exception as error:  # one bad run must not take the list down
@@ -68,9 +69,9 @@ def summarize_any(folder: Path) -> RunSummary:
     return RunSummary(folder.name, folder, started_at(folder), "damaged", problem=problem)
 
 
-def summarize_run(folder: Path) -> RunSummary:
+def summarize_run(folder: Path, recipe: dict[str, Any] | None = None) -> RunSummary:
     """Return the run at a glance; raises RunError naming what is damaged."""
-    recipe = read_recipe(folder)
+    recipe = recipe or read_recipe(folder)
     lines = read_history(folder, with_steps=False) if (folder / HISTORY).exists() else []
     return RunSummary(
         name=folder.name,
@@ -118,15 +119,16 @@ def figures_of(lines: list[dict[str, Any]], folder: Path) -> dict[str, Any]:
         return figures
     last = tests[-1][1]
     figures |= {"test_loss": last.get("loss"), "accuracy": last.get("accuracy")}
-    metric = next((name for name in ("accuracy", "mae", "loss") if last.get(name) is not None), None)
-    if metric is not None:
-        sign = -1 if metric == "accuracy" else 1
+    main = main_figure(last)
+    if main is not None:
+        metric, value, is_higher = main
+        sign = -1 if is_higher else 1
         values = [  # a lower loss decides between equals, as it does in training
-            (sign * test[metric], math.inf if test.get("loss") is None else test["loss"], epoch)
+            (sign * found[1], math.inf if test.get("loss") is None else test["loss"], epoch)
             for epoch, test in tests
-            if test.get(metric) is not None
+            if (found := main_figure(test)) is not None and found[0] == metric
         ]
         best, _, best_epoch = min(values, key=lambda value: value[:2])
-        figures |= {"metric": metric, "metric_value": last[metric], "best_epoch": best_epoch}
+        figures |= {"metric": metric, "metric_value": value, "best_epoch": best_epoch}
         figures["best_accuracy"] = -best if metric == "accuracy" else None
     return figures

@@ -49,6 +49,7 @@ from rushlight.runs.summary import RunSummary, summarize_any
 from rushlight.texts import Joined, Note, quoted
 
 BUNDLE, MODEL, WEIGHTS, EXAMPLES = "model", "model.json", "weights.safetensors", "examples.safetensors"
+GRAPH = "graph.onnx"
 PREDICTIONS = "predictions.npz"
 WHOLE, DAMAGED, MISSING, NOT_YET, OTHER = "whole", "damaged", "missing", "not yet", "other version"
 
@@ -156,13 +157,13 @@ def shortfalls(checkpoint: Path) -> dict[str, str]:
 
 def bundle_damage(folder: Path, watch: Watch | None = None) -> str:
     """Compare the bundle's files with the sums in its model.json."""
-    kind: Kind = {"files?": {f"{name}?": {"sha256": is_text} for name in (WEIGHTS, EXAMPLES)}}
+    kind: Kind = {"files?": {f"{name}?": {"sha256": is_text} for name in (WEIGHTS, EXAMPLES, GRAPH)}}
     if problem := reading_damage(read_json, folder / MODEL, kind):
         return Note("runs.file-says", name=MODEL, problem=problem)
     listed = read_json(folder / MODEL, kind).get("files", {})
     if WEIGHTS not in listed:
         return Note("runs.not-listed", listing=MODEL, name=WEIGHTS)
-    for name in (name for name in (WEIGHTS, EXAMPLES) if name in listed):  # never one that only the file names
+    for name in (name for name in (WEIGHTS, EXAMPLES, GRAPH) if name in listed):  # never one that only the file names
         if not (folder / name).is_file():
             return Note("runs.file-missing", name=name)
         if sha256(folder / name, watch) != listed[name]["sha256"]:

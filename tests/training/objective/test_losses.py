@@ -235,7 +235,8 @@ def test_two_classes_under_a_binary_loss_are_a_binary_task() -> None:
         ({"epochs": 0}, "not-positive"),
         ({"batch_size": True}, "not-positive"),
         ({"seed": 1.5}, "bad-seed"),
-        ({"precision": "float16"}, "bad-choice"),
+        ({"precision": "float8"}, "bad-choice"),
+        ({"precision": "float16", "device": "cpu"}, "no-precision"),
         ({"optimiser": "SGD"}, "unknown-option"),
     ],
 )  # fmt: skip

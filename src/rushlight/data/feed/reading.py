@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from rushlight.data.feed.batch import Batch, tensors_in
+from rushlight.data.feed.batch import Batch, pinned, tensors_in
 from rushlight.data.feed.held import are_equal, generators_in, seed_each, set_state, state_of
 from rushlight.data.order import sample_seed
 from rushlight.device import usable_cores
@@ -205,16 +205,21 @@ class BatchReader:
         self.idle: tuple[bytes, DataLoader[Any], list[BatchRequest]] | None = None
 
     def batches(self, requests: Iterable[BatchRequest], is_pinned: bool) -> Generator[Any]:
-        """Give the batches in the order of the requests; `is_pinned`: workers' batches in memory that a GPU reads fast.
+        """Give the batches in the order of the requests; `is_pinned`: those read ahead in memory that a GPU reads fast.
 
         Raises:
             DataError: a sample cannot be read, or a worker cannot be started or died.
         """
         if self.workers:
             return self.by_workers(list(requests), is_pinned)
-        if self.samples.is_random is False and usable_cores() > 1:
-            return by_threads(self.samples, requests, min(MOST_THREADS, usable_cores()))
+        if self.reads_ahead:
+            return by_threads(self.samples, requests, min(MOST_THREADS, usable_cores()), is_pinned)
         return (self.samples.read(request) for request in requests)
+
+    @property
+    def reads_ahead(self) -> bool:
+        """Whether batches are read before they are asked for."""
+        return self.workers > 0 or (self.samples.is_random is False and usable_cores() > 1)
 
     def by_workers(self, requests: list[BatchRequest], is_pinned: bool) -> Generator[Any]:
         """Give the batches, read by workers of torch's DataLoader."""
@@ -294,7 +299,7 @@ def begin_worker(own: Callable[[int], object] | None, worker: int) -> None:
         own(worker)
 
 
-def by_threads(samples: SeededDataset, requests: Iterable[BatchRequest], count: int) -> Generator[Any]:
+def by_threads(samples: SeededDataset, requests: Iterable[BatchRequest], count: int, is_pinned: bool) -> Generator[Any]:
     """Give the batches, each read by `count` threads, some batches before its turn.
 
     Only for samples that draw nothing at random: the generators are the whole process's, and a step draws from them.
@@ -304,7 +309,8 @@ def by_threads(samples: SeededDataset, requests: Iterable[BatchRequest], count: 
 
     def next_batch() -> Any:
         read = [sample for part in coming.popleft() for sample in part.result()]
-        return collated(read, samples.collate, type(samples.dataset).__name__)
+        batch = collated(read, samples.collate, type(samples.dataset).__name__)
+        return pinned(batch) if is_pinned else batch
 
     try:
         for request in requests:

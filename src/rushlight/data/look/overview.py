@@ -139,8 +139,11 @@ def describe_quantities(targets: Tensor, target: TargetSpec) -> dict[str, list[f
 # ── the same sample in train and test ────────────────────────────────────────────────────────────────────────
 
 
-def find_duplicates(train: Split, test: Split | None) -> dict[str, Any] | None:
-    """Find test samples whose inputs are in the training split, bit for bit; None where that cannot be looked for."""
+def find_duplicates(train: Split, test: Split | None, most: int = SHOWN_PAIRS) -> dict[str, Any] | None:
+    """Find test samples whose inputs are in the training split, bit for bit; None where that cannot be looked for.
+
+    "pairs" are the first `most` of [train, test] indices.
+    """
     train_digests: Sequence[bytes | None]
     if isinstance(train, ResidentSplit) and isinstance(test, ResidentSplit):
         train_digests, test_digests = row_digests(train.inputs), row_digests(test.inputs)
@@ -152,7 +155,7 @@ def find_duplicates(train: Split, test: Split | None) -> dict[str, Any] | None:
         return None
     first_at = {digest: index for index, digest in reversed(list(enumerate(train_digests)))}
     pairs = [[first_at[digest], index] for index, digest in enumerate(test_digests) if digest in first_at]
-    return {"count": len(pairs), "of": len(test_digests), "pairs": pairs[:SHOWN_PAIRS], "how": how}
+    return {"count": len(pairs), "of": len(test_digests), "pairs": pairs[:most], "how": how}
 
 
 def row_digests(inputs: Tensor) -> list[bytes]:

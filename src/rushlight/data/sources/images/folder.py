@@ -30,7 +30,6 @@ from rushlight.data.sources.images.pixels import (
     in_threads,
     no_image_warnings,
     read_headers,
-    read_image,
     read_pixels,
     read_shape,
 )
@@ -40,7 +39,7 @@ from rushlight.data.splits import Data
 from rushlight.errors import DataError, UsageError
 from rushlight.texts import Joined, Note
 
-__all__ = ["IMAGES", "ImageFolderDataset", "open_image_folder", "read_image"]
+__all__ = ["IMAGES", "ImageFolderDataset", "open_image_folder"]
 
 KEPT_SIDE = 256  # images of one size are kept at it up to here
 CAPPED_SIDE = 128  # the longer side of a size that had to be chosen
@@ -172,7 +171,7 @@ class ImageFolderDataset(Dataset[tuple[Tensor, int]]):
         return len(self.paths)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return read_shape(self.paths[index], self.shape), self.labels[index]
+        return torch.from_numpy(read_shape(self.paths[index], self.shape)), self.labels[index]
 
 
 def open_streamed_folder(

@@ -11,11 +11,11 @@ import gzip
 import io
 import zlib
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rushlight import files
-from rushlight.device import available_memory
 from rushlight.errors import DataError, UsageError
 from rushlight.texts import Note
 
@@ -49,6 +49,55 @@ def read_frame(path: Path) -> pl.DataFrame:
     return open_frame(path)[0]
 
 
+def is_frame(source: Any) -> bool:
+    """Tell whether a source is a table in memory: a polars or pandas DataFrame, a dict of columns, or a list of rows."""
+    if isinstance(source, Mapping):
+        return bool(source) and all(isinstance(name, str) and is_column(column) for name, column in source.items())
+    if isinstance(source, list):
+        return len(source) > 0 and all(isinstance(row, Mapping) and all(map(is_single, row.values())) for row in source)
+    return type(source).__module__.partition(".")[0] in ("polars", "pandas") and hasattr(source, "columns")
+
+
+def is_column(values: Any) -> bool:
+    """Tell whether values are those of one column."""
+    return isinstance(values, (list, tuple)) or getattr(values, "ndim", 0) == 1
+
+
+def is_single(value: object) -> bool:
+    """Tell whether a value is one cell of a table and not a column of it."""
+    return value is None or isinstance(value, (str, bytes)) or not hasattr(value, "__len__")
+
+
+def as_frame(source: Any) -> Any:
+    """Return a table in memory as a polars DataFrame, pandas' without asking for pyarrow; DataError where polars refuses it."""
+    pl = polars()
+    if isinstance(source, pl.DataFrame):
+        return source
+    if hasattr(source, "columns") and hasattr(source, "isna"):
+        source = {str(name): without_gaps(source[name]) for name in source.columns}
+    elif isinstance(source, Mapping):
+        source = {name: values.tolist() if hasattr(values, "tolist") else values for name, values in source.items()}
+    try:
+        return pl.DataFrame(source, strict=False, infer_schema_length=None if isinstance(source, list) else 100)
+    except Exception as error:  # polars refuses odd input with many kinds of exceptions, Python's own among them
+        raise DataError("rows-not-readable", found=type(source).__name__, reason=first_line(error)) from error
+
+
+def without_gaps(series: Any) -> list[Any]:
+    """Return a pandas column as a list with None where a value is missing."""
+    return [None if gone else value for value, gone in zip(series.tolist(), series.isna().tolist(), strict=True)]
+
+
+def open_table_source(source: Any) -> tuple[Path, pl.DataFrame, list[Note]]:
+    """Return a table's file, or "table" for one in memory, with its content and what had to be decided on the way."""
+    if not is_frame(source):
+        return Path(source), *open_frame(Path(source))
+    frame = as_frame(source)
+    if len(frame) == 0:
+        raise DataError("table-without-rows", path="table")
+    return Path("table"), frame, []
+
+
 def open_frame(path: Path) -> tuple[pl.DataFrame, list[Note]]:
     """Read a table; return it with what had to be decided on the way."""
     pl = polars()
@@ -75,6 +124,8 @@ def open_frame(path: Path) -> tuple[pl.DataFrame, list[Note]]:
 
 def read_csv(path: Path) -> tuple[pl.DataFrame, list[Note]]:
     """Read a CSV with every column as text; the delimiter and the encoding are found out."""
+    from rushlight.device import available_memory  # it imports torch, which who cuts a CSV's lines does without
+
     content = files.read_bytes(path, available_memory() // BYTES_PER_BYTE)
     if content.startswith(b"\x1f\x8b"):
         most = min(files.most_unpacked(len(content)), available_memory() // BYTES_PER_BYTE)
@@ -83,12 +134,7 @@ def read_csv(path: Path) -> tuple[pl.DataFrame, list[Note]]:
         check_unpacked(path, len(content), most)
     if content.startswith(b"PK\x03\x04"):
         raise DataError("table-is-excel", path=path)
-    text, encoding = decode_text(path, content)
-    text = text.replace("\r\n", "\n")
-    text = (text if "\n" in text else text.replace("\r", "\n")).lstrip("\n")
-    if not text.strip():
-        raise DataError("table-empty", path=path)
-    delimiter = sniff_delimiter(text)
+    text, encoding, delimiter = decode_csv(path, content)
     header = [name.strip() for name in next(csv.reader(io.StringIO(text), delimiter=delimiter))]
     if doubled := [name for name, count in Counter(header).items() if count > 1]:
         raise DataError("table-header-doubled", path=path, name=doubled[0], columns=", ".join(header))
@@ -103,6 +149,8 @@ def read_csv(path: Path) -> tuple[pl.DataFrame, list[Note]]:
 
 def read_parquet(path: Path) -> pl.DataFrame:
     """Read a Parquet file. A page that repeats one value has a few bytes for any number of rows, so these are asked first."""
+    from rushlight.device import available_memory  # as above
+
     library = polars()
     files.open_file(path).close()
     most = min(files.most_unpacked(path.stat().st_size), available_memory() // BYTES_PER_CELL_BYTE)
@@ -120,6 +168,25 @@ def check_unpacked(path: Path, size: int, most: int) -> None:
     """Raise DataError for a file that unpacks to more than `most` bytes."""
     if size > most:
         raise DataError("table-not-readable", path=path, reason=Note("data.unpacks-to", size=size, most=most))
+
+
+def decode_csv(path: Path, content: bytes) -> tuple[str, str, str]:
+    """Return a CSV's text with plain line ends, its encoding and its delimiter."""
+    text, encoding = decode_text(path, content)
+    text = text.replace("\r\n", "\n")
+    text = (text if "\n" in text else text.replace("\r", "\n")).lstrip("\n")
+    if not text.strip():
+        raise DataError("table-empty", path=path)
+    return text, encoding, sniff_delimiter(text)
+
+
+def cut_csv(path: Path, content: bytes) -> list[list[str]]:
+    """Return the lines of a CSV as lists of cells, its header among them, without blank lines; polars is not needed."""
+    text, _, delimiter = decode_csv(path, content)
+    try:
+        return [row for row in csv.reader(io.StringIO(text), delimiter=delimiter) if row]
+    except csv.Error as error:  # a cell that seems to go on for ever
+        raise DataError("table-not-readable", path=path, reason=Note("data.unclosed-quote")) from error
 
 
 def decode_text(path: Path, content: bytes) -> tuple[str, str]:
