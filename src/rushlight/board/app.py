@@ -16,7 +16,7 @@ from rushlight.board.curves import Curves, View
 from rushlight.board.details import details_of, logged_images
 from rushlight.board.doing import CHANGES, change_run
 from rushlight.board.files import read_new_lines, read_range
-from rushlight.board.guard import App, Guard
+from rushlight.board.guard import Guard
 from rushlight.board.listing import TENSORBOARD, Runs
 from rushlight.board.page import PAGE, html_page
 from rushlight.board.recipes import compare_recipes
@@ -25,6 +25,7 @@ from rushlight.board.series import csv_of
 from rushlight.board.tensorboard import EventLogs
 from rushlight.errors import RushlightError
 from rushlight.texts import LANGUAGES, fill, read_room
+from rushlight.web import App
 
 if TYPE_CHECKING:
     from starlette.requests import Request

@@ -15,13 +15,13 @@ from rushlight.board.app import build_app, words_of
 from rushlight.board.curves import Curves, View
 from rushlight.board.details import logged_images
 from rushlight.board.files import read_all_lines, read_status
-from rushlight.board.guard import POLICY
 from rushlight.board.listing import Runs, id_of
 from rushlight.board.page import html_page, own_text
 from rushlight.board.samples import LISTS
 from rushlight.board.series import Losses
 from rushlight.errors import RunError
 from rushlight.texts import LANGUAGES
+from rushlight.web import POLICY
 
 MOST_BYTES = 5_000_000
 COLUMNS = 2000  # of a curve: on any screen every extreme is drawn, and a zoom shows as much as these

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import socket
 import sys
 import tempfile
 import threading
@@ -15,8 +14,9 @@ from pathlib import Path
 
 from rushlight.board.page import html_page
 from rushlight.errors import RunError, UsageError
+from rushlight.web import LOOPBACK, QUIET, listening
 
-LOOPBACK, ANYWHERE = "127.0.0.1", "0.0.0.0"
+ANYWHERE = "0.0.0.0"
 HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?")  # a name or an IPv4 address; no pattern
 USUAL_FOLDER, USUAL_PORT = Path("runs"), 8642
 STOP_SECONDS = 1
@@ -42,22 +42,11 @@ def serve_board(
 
     from rushlight.board.app import build_app
 
-    with listening(port, LOOPBACK if allowed is None else ANYWHERE) as listener:
+    with listening(port, USUAL_PORT, LOOPBACK if allowed is None else ANYWHERE) as listener:
         used = listener.getsockname()[1]
         app = build_app(folder, used, language, allowed)
         address = f"http://{allowed or LOOPBACK}:{used}/?token={app.token}"
-        server = Server(
-            Config(
-                app,
-                lifespan="off",
-                ws="none",
-                log_level="warning",
-                access_log=False,
-                proxy_headers=False,
-                server_header=False,
-                timeout_graceful_shutdown=STOP_SECONDS,
-            )
-        )
+        server = Server(Config(app, **QUIET, timeout_graceful_shutdown=STOP_SECONDS))
         thread = threading.Thread(target=server.run, args=([listener],), name="rushlight-board", daemon=True)
         thread.start()  # not here: uvicorn would replace the handlers of signals in the main thread
         try:
@@ -70,24 +59,6 @@ def serve_board(
             server.should_exit = True
             app.leave()
             thread.join(2 * STOP_SECONDS)
-
-
-@contextlib.contextmanager
-def listening(port: int | None, host: str = LOOPBACK) -> Iterator[socket.socket]:
-    """Listen on a port; where none was asked for, on the usual one, or on a free one."""
-    if port is not None and not 0 <= port < 65536:
-        raise UsageError("board-port-bad", port=port)
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
-        if os.name != "nt":  # there it would let two servers listen on one port
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind((host, USUAL_PORT if port is None else port))
-        except OSError as error:
-            if port is not None:
-                raise UsageError("board-port-used", port=port, reason=error.strerror or error) from error
-            listener.bind((host, 0))
-        listener.listen()  # from here on, who comes waits
-        yield listener
 
 
 def has_screen() -> bool:

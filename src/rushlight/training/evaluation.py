@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rushlight.data import Split, TargetSpec, count_samples
+from rushlight.data import LoaderSplit, Split, TargetSpec, count_samples
 from rushlight.models import eval_mode
 from rushlight.report import Report, class_figures, wilson
 from rushlight.training.objective import Objective, as_module
 from rushlight.training.places import as_places
-from rushlight.training.step import FasterMaxPool, may_pool
+from rushlight.training.step import FasterMaxPool, is_out_of_memory, may_pool
 
 MOST_WRONG = 10
 VECTOR = 16  # numbers that the widest instructions process at once
@@ -53,7 +53,26 @@ def evaluate(
 
     `watch(samples done)` is called after every batch. Nothing is read back from the device before the end, and the
     model returns to the mode it was in. Random numbers are those of a fixed seed: evaluated again, it gives the same.
+    Where memory runs out, it is begun again with batches of half the size.
     """
+    while True:
+        try:
+            return evaluate_at_once(model, split, objective, target, batch_size, watch)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error) or batch_size < 2 or isinstance(split, LoaderSplit):
+                raise
+        batch_size //= 2  # not in the clause above: the error holds on to memory
+
+
+def evaluate_at_once(
+    model: nn.Module,
+    split: Split,
+    objective: Objective,
+    target: TargetSpec | None,
+    batch_size: int,
+    watch: Callable[[int], None],
+) -> tuple[Report, Outcome | None]:
+    """Evaluate with batches of one size."""
     losses: list[Tensor] = []
     weights: list[float] = []
     judged: list[tuple[Tensor, ...]] = []

@@ -36,6 +36,7 @@ from rushlight.training.step import Parts, StepFailed, has_images, roll_back
 MOST_SAMPLES = 512  # evaluated at a time, unless more are trained at a time
 MOST_IMAGES = 128  # the same, where images go through convolutions: activations of more do not fit a processor's caches
 MOST_ROWS, ROW_NUMBERS = 4096, 1 << 15  # of a table
+CARD_NUMBERS = 1 << 22  # of inputs on a graphics card, which little work leaves idle
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ def step_parts(training: Training) -> Parts:
     recipe = training.recipe
     return Parts(
         training.model, training.objective, training.optimizer, recipe.clip_norm, recipe.precision, training.device,
-        skips_bad=recipe.on_nan == "skip",
+        skips_bad=recipe.on_nan == "skip", scaler=training.scaler,
     )  # fmt: skip
 
 
@@ -329,6 +330,7 @@ def test_batch_size(recipe: Recipe, split: Split, model: nn.Module) -> int:
     is_on_processor = all(parameter.device == CPU for parameter in model.parameters())
     most = MOST_IMAGES if has_images(model) and is_on_processor else MOST_SAMPLES
     size = max(recipe.batch_size, min(4 * recipe.batch_size, most))
-    if isinstance(split, ResidentSplit) and split.inputs.dim() == 2 and split.inputs.numel():
-        size = max(size, min(MOST_ROWS, ROW_NUMBERS // split.inputs.shape[1]))
+    if isinstance(split, ResidentSplit) and split.inputs.numel() and (split.inputs.dim() == 2 or not is_on_processor):
+        numbers = ROW_NUMBERS if is_on_processor else CARD_NUMBERS
+        size = max(size, min(MOST_ROWS, numbers // split.inputs[0].numel()))
     return size
