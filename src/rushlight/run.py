@@ -50,6 +50,12 @@ class Run:
     def __repr__(self) -> str:
         return f'<rushlight.Run "{self.name}">'
 
+    def _repr_html_(self) -> str:
+        from rushlight.board import run_html
+
+        shown: str = run_html(self.folder)
+        return shown
+
     @property
     def name(self) -> str:
         """The run's name, which is its folder's."""

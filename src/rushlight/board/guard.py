@@ -28,9 +28,18 @@ from rushlight.web import (
 class Guard:
     """Answers what is refused, gives the rest to `app`, and adds the security headers to every answer."""
 
-    def __init__(self, app: App, port: int, refuse: Callable[[int, str], App], welcome: Callable[[str], App]) -> None:
+    def __init__(
+        self,
+        app: App,
+        port: int,
+        refuse: Callable[[int, str], App],
+        welcome: Callable[[str], App],
+        allowed: str | None = None,
+    ) -> None:
         self.app = app
+        self.others = () if allowed is None else (allowed.lower(),)  # names besides this machine's own
         self.refuse = refuse  # makes the answer of a status and a reason: "host", "cross-origin", "method" or "cookie"
+        self.leave: Callable[[], object] = lambda: None  # ends what works for the app, when the board closes
         self.welcome = welcome  # makes the answer that sets a cookie and leads to the page
         self.token: str | None = secrets.token_urlsafe(32)  # good once
         self.session = secrets.token_urlsafe(32)  # the cookie's value
@@ -53,7 +62,7 @@ class Guard:
         """Return the answer to a request that the page does not get to see; None where it is the user's own."""
         headers = headers_of(scope)
         hosts, origins = headers.get("host", []), headers.get("origin", [])
-        if len(hosts) != 1 or not is_ours(hosts[0]):
+        if len(hosts) != 1 or not is_ours(hosts[0], self.others):
             return self.refuse(403, "host")
         is_page = scope["path"] == "/" and scope["method"] == "GET"
         if is_from_elsewhere(headers, hosts[0], is_page):

@@ -190,18 +190,29 @@ def board(
     port: Annotated[int | None, typer.Option(metavar="PORT")] = None,
     no_open: Annotated[bool, typer.Option("--no-open")] = False,
     language: str | None = None,
+    export: Annotated[Path | None, typer.Option(metavar="FILE.html")] = None,
+    allow_host: Annotated[str | None, typer.Option(metavar="NAME")] = None,
 ) -> None:
-    from rushlight.board import serve_board
+    from rushlight.board import export_run, serve_board
     from rushlight.console import print_lines
     from rushlight.errors import check_choice
-    from rushlight.texts import LANGUAGES, fill
+    from rushlight.formats import format_bytes
+    from rushlight.runs import find_run, is_run
+    from rushlight.texts import LANGUAGES, fill, text
     from rushlight.texts import language as usual
 
     chosen = language or usual()
     check_choice("language", chosen, LANGUAGES)
-    serve_board(
-        runs, port, chosen, lambda address: print_lines(fill(chosen, "board.open", {"address": address})), not no_open
-    )
+    if export is not None:
+        run = runs if is_run(runs) else find_run(runs, "latest")
+        size = export_run(run, export, chosen)
+        print_lines(text("board.exported", run=run.name, path=export, size=format_bytes(size)))
+        return
+
+    def announce(address: str) -> None:
+        print_lines(fill(chosen, "board.open" if allow_host is None else "board.open-to-others", {"address": address}))
+
+    serve_board(runs, port, chosen, announce, not no_open, allow_host)
 
 
 @app.command(cls=Command)

@@ -18,17 +18,4 @@ if TYPE_CHECKING:
     from rushlight.export.weights import load_state
 
 
-__getattr__, __dir__ = lazy_names(
-    __name__,
-    {
-        "rushlight.export.batches": ["predict_batches"],
-        "rushlight.export.bundle": ["Bundle", "bundle_architecture", "check_bundle", "read_bundle", "write_bundle"],
-        "rushlight.export.description": ["read_description"],
-        "rushlight.export.graph": ["Answers", "Graph", "open_graph", "read_examples", "why_unproven"],
-        "rushlight.export.inputs": ["read_raw"],
-        "rushlight.export.nested": ["pack", "unpack"],
-        "rushlight.export.predictions": ["Predictions", "predict"],
-        "rushlight.export.saved": ["SavedModel", "load", "open_bundle", "save_model"],
-        "rushlight.export.weights": ["load_state"],
-    },
-)
+__getattr__, __dir__ = lazy_names(__name__)

@@ -23,22 +23,4 @@ if TYPE_CHECKING:
     )
 
 
-__getattr__, __dir__ = lazy_names(
-    __name__,
-    {
-        "rushlight.data.sources.arrays": ["ARRAYS"],
-        "rushlight.data.sources.datasets": ["DATASET", "LOADER", "group_inputs"],
-        "rushlight.data.sources.images": ["IMAGES", "ImageFolderDataset", "read_image"],
-        "rushlight.data.sources.kind": ["SourceKind"],
-        "rushlight.data.sources.named": ["DATASETS", "NAMED", "cache_folder", "describe_datasets", "needs_network"],
-        "rushlight.data.sources.tables": [
-            "TABLE",
-            "cut_csv",
-            "describe_columns",
-            "encode_cells",
-            "is_table",
-            "read_other_table",
-            "read_rows",
-        ],
-    },
-)
+__getattr__, __dir__ = lazy_names(__name__)

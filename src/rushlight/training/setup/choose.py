@@ -80,11 +80,12 @@ def check_together(model: object, options: Options) -> None:
         ("optimizer", isinstance(options.optimizer, Optimizer), ("lr", "optimizer_arguments")),
         ("schedule", not isinstance(options.schedule, str), ("schedule_arguments",)),
         ("model", isinstance(model, nn.Module), ("model_arguments",)),
-        ("objective", options.objective is not None, ("loss",)),
     ):
         for option in ignored:
             if live and getattr(options, option):
                 raise UsageError("not-beside-live", option=option, part=part)
+    if options.objective is not None and options.loss:
+        raise UsageError("loss-beside-objective")
 
 
 def choose_objective(options: Options, data: Data) -> tuple[Objective, Data, str]:

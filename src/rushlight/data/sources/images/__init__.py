@@ -11,10 +11,4 @@ if TYPE_CHECKING:
     from rushlight.data.sources.images.pixels import read_image
 
 
-__getattr__, __dir__ = lazy_names(
-    __name__,
-    {
-        "rushlight.data.sources.images.folder": ["IMAGES", "ImageFolderDataset"],
-        "rushlight.data.sources.images.pixels": ["read_image"],
-    },
-)
+__getattr__, __dir__ = lazy_names(__name__)

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from rushlight.data.feed import StreamedSplit
+from rushlight.data.order import evenly_spaced
 from rushlight.data.shape import (
     EXAMPLES,
     PrepareBatch,
@@ -207,12 +208,11 @@ def learn_from_sample(
     files: ImageFiles, shape: tuple[int, int, int], normalize: NormalizeName, root: Path
 ) -> tuple[FeatureSpec, Note]:
     """Learn the normalisation from evenly spaced training images."""
-    count = min(SAMPLE_FOR_NORMALIZATION, len(files.paths))
-    chosen = np.linspace(0, len(files.paths) - 1, count).round().astype(int).tolist()
+    chosen = evenly_spaced(len(files.paths), SAMPLE_FOR_NORMALIZATION)
     samples, bad = decode(files.take(chosen), shape, root)
     if bad:
         raise unreadable(root, bad, len(files.paths))
-    note = Note("data.images-streamed", count=count, total=len(files.paths))
+    note = Note("data.images-streamed", count=len(chosen), total=len(files.paths))
     return FeatureSpec("image", shape, "uint8", learn_normalization(samples.inputs, "image", normalize)), note
 
 

@@ -13,12 +13,4 @@ if TYPE_CHECKING:
     from rushlight.data.sources.tables.tables import TABLE, read_other_table, read_rows
 
 
-__getattr__, __dir__ = lazy_names(
-    __name__,
-    {
-        "rushlight.data.sources.tables.cells": ["encode_cells"],
-        "rushlight.data.sources.tables.columns": ["describe_columns"],
-        "rushlight.data.sources.tables.frames": ["cut_csv", "is_table"],
-        "rushlight.data.sources.tables.tables": ["TABLE", "read_other_table", "read_rows"],
-    },
-)
+__getattr__, __dir__ = lazy_names(__name__)
