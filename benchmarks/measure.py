@@ -214,12 +214,13 @@ class Machine:
     torch: str
     rushlight_commit: str
     date: str
+    card: str  # of an NVIDIA card: its name, memory and driver; "" where there is none
     load: float  # the average number of busy processes in the minute before: above 0 others were at work
 
     def __str__(self) -> str:
         return (
             f"{self.cpu}, {self.cores} cores, {self.threads} for torch, {self.memory_bytes / 2**30:.0f} GiB, {self.system}, "
-            f"Python {self.python}, torch {self.torch}, commit {self.rushlight_commit}, {self.date}, load before {self.load:.1f}"
+            f"Python {self.python}, torch {self.torch}, commit {self.rushlight_commit}, {self.date}, load before {self.load:.1f}{self.card and f'; {self.card}'}"
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -237,8 +238,21 @@ def this_machine() -> Machine:
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return Machine(
         cpu_name(), usable_cores(), torch.get_num_threads(), memory, f"{platform.system()} {platform.release()}",
-        platform.python_version(), torch.__version__, commit(), time.strftime("%Y-%m-%d"), load,
+        platform.python_version(), torch.__version__, commit(), time.strftime("%Y-%m-%d"), describe_nvidia(), load,
     )  # fmt: skip
+
+
+def describe_nvidia() -> str:
+    """Return what the first NVIDIA card is; '' where there is none."""
+    import torch
+
+    from rushlight.device import describe_card, device_name
+
+    if not torch.cuda.is_available():
+        return ""
+    card = describe_card(torch.device("cuda"))
+    memory = card["card_memory_bytes"] / 2**30
+    return f"{device_name(torch.device('cuda'))}, {memory:.0f} GiB, driver {card['driver']}, CUDA {card['cuda']}"
 
 
 def commit() -> str:

@@ -23,10 +23,21 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import Spread, interleave, ratio, run_apart, say, spread, this_machine, version_of
+from benchmarks.measure import (
+    ProcessFailed,
+    Spread,
+    interleave,
+    ratio,
+    run_apart,
+    say,
+    spread,
+    this_machine,
+    version_of,
+)
 from benchmarks.output import (
     FLOOR,
     OTHERS,
@@ -40,8 +51,8 @@ from benchmarks.output import (
     standard_options,
     write_results,
 )
-from benchmarks.peers import CONTENDERS
-from benchmarks.workloads import WORKLOADS, Workload, save_arrays
+from benchmarks.peers import CONTENDERS, Laps
+from benchmarks.workloads import WORKLOADS, Workload, open_work, save_arrays
 
 MOST_EPOCHS = 5000
 
@@ -53,6 +64,14 @@ STEP_TARGETS = {  # workload -> (contender, measured against, its time per step 
     "small": (("exact", "plain", 0.42), ("exact", "by-hand", 0.85), ("fast", "plain", 0.07)),
     "cnn": (("exact", "plain", 0.85), ("fast", "plain", 0.60), ("bfloat16", "plain", 0.38)),
 }  # fmt: skip
+
+
+CARD_TARGETS = {  # the same on an NVIDIA card; its floor is the replay of a graph
+    "mlp": (("fast", "plain", 0.10), ("fast", "floor", 1 / 0.9)),
+    "small": (("fast", "plain", 1 / 15),),
+    "cnn": (("bfloat16", "plain", 0.25),),
+    "transformer": (("fast", "plain", 0.5),),
+}
 
 
 @dataclass(frozen=True)
@@ -76,17 +95,43 @@ class Lengths:
     epochs: int
     seconds: float
     compiled_seconds: float
+    device: str = "cpu"
+    is_together: bool = False  # in this process, one after another
+
+
+def train_here(workload: Workload, name: str, data: Path, lengths: Lengths) -> Training:
+    """Run a contender in this process, and again for longer where it was short."""
+    contender = CONTENDERS[name]
+    train = import_module(f"benchmarks.peers.{contender.module}").train
+    work, laps, longer = open_work(workload, data, lengths.device), Laps(), Laps()
+    try:
+        train(work, lengths.epochs, laps, **contender.arguments)
+        seconds = [lap["seconds"] for lap in laps.epochs]
+        least = lengths.compiled_seconds if contender.compiles else lengths.seconds
+        if (epochs := epochs_for(least, seconds)) > lengths.epochs:
+            train(work, epochs, longer, **contender.arguments)
+            seconds = [lap["seconds"] for lap in longer.epochs]
+    except Exception as error:  # whatever another library raises on this machine
+        raise ProcessFailed(f"{type(error).__name__}: {error}") from error
+    later = statistics.median(seconds[len(seconds) // 2 :])
+    say(f"  {workload.name}, {name}: {later / work.steps * 1e6:,.0f} µs/step")
+    return Training(
+        later / work.steps, laps.epochs[0]["seconds"], math.nan, math.nan, 0,
+        [lap["loss"] for lap in laps.epochs], [lap["accuracy"] for lap in laps.epochs], seconds,
+    )  # fmt: skip
 
 
 def train_once(workload: Workload, name: str, data: Path, lengths: Lengths) -> Training:
     """Run a contender's process, and another that lasts longer where it was short."""
-    finished = run_apart(["benchmarks.contender", workload.name, name, str(data), str(lengths.epochs)])
+    if lengths.is_together:
+        return train_here(workload, name, data, lengths)
+    finished = run_apart(["benchmarks.contender", workload.name, name, str(data), str(lengths.epochs), lengths.device])
     laps, steps = finished.result["epochs"], finished.result["steps_per_epoch"]
     seconds = [lap["seconds"] for lap in laps]
     least = lengths.compiled_seconds if CONTENDERS[name].compiles else lengths.seconds
     epochs = epochs_for(least, seconds)
     if epochs > lengths.epochs:
-        longer = run_apart(["benchmarks.contender", workload.name, name, str(data), str(epochs)])
+        longer = run_apart(["benchmarks.contender", workload.name, name, str(data), str(epochs), lengths.device])
         seconds = [lap["seconds"] for lap in longer.result["epochs"]]
     later = statistics.median(seconds[len(seconds) // 2 :])
     say(f"  {workload.name}, {name}: {later / steps * 1e6:,.0f} µs/step, process {finished.seconds:.1f} s")
@@ -128,7 +173,8 @@ def process_ratio(results: dict[str, list[Training]], name: str, other: str) -> 
     """Return a contender's time for the whole process as a share of another's; None where that was not measured."""
     if name not in results or other not in results:
         return None
-    return ratio(*([training.process_seconds for training in results[one]] for one in (name, other)))
+    share = ratio(*([training.process_seconds for training in results[one]] for one in (name, other)))
+    return None if math.isnan(share) else share
 
 
 def median_of(values: Sequence[float | None]) -> float | None:
@@ -145,25 +191,26 @@ def workload_table(results: dict[str, list[Training]], epochs: int) -> str:
     ]  # fmt: skip
     rows = []
     for name, trainings in results.items():
-        shown, is_floor = columns(trainings), name == "floor"
+        shown = columns(trainings)
+        has_process = name != "floor" and not math.isnan(shown["process_seconds"].median)
         rows.append(
             [
                 CONTENDERS[name].label,
                 figure(shown["step_seconds"], 1e6),
                 *(number(step_ratio(results, name, other)) for other in ("plain", "by-hand", "floor")),
-                "" if is_floor else figure(shown["process_seconds"], digits=1),
+                figure(shown["process_seconds"], digits=1) if has_process else "",
                 number(median_of([training.accuracies[-1] for training in trainings]), 4),
                 number(median_of([training.losses[-1] for training in trainings]), 4),
-                "" if is_floor else number(shown["peak_bytes"].median / 2**20, 0),
+                number(shown["peak_bytes"].median / 2**20, 0) if has_process else "",
             ]
         )
     return markdown(headers, rows)
 
 
-def target_rows(workload: str, results: dict[str, list[Training]]) -> list[dict[str, Any]]:
+def target_rows(workload: str, results: dict[str, list[Training]], device: str) -> list[dict[str, Any]]:
     """Return what was aimed at for a workload, and what was found."""
     found: list[dict[str, Any]] = []
-    for name, other, most in STEP_TARGETS.get(workload, ()):
+    for name, other, most in (STEP_TARGETS if device == "cpu" else CARD_TARGETS).get(workload, ()):
         share = step_ratio(results, name, other)
         if share is not None:
             found.append({"what": "step", "contender": name, "against": other, "most": most, "found": share})
@@ -237,6 +284,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--compiled-seconds", type=float, default=None, help="the same, of those that compile on the way (90)"
     )
+    parser.add_argument("--device", default="cpu", help="cpu (the default), or cuda: an NVIDIA card")
+    parser.add_argument(
+        "--together", action="store_true", help="in this process, one after another: quicker, without whole processes"
+    )
     parser.add_argument("--samples", type=int, default=None, help="train on that many samples at the most")
     options = parser.parse_args(arguments)
     for option, known in (("workloads", WORKLOADS), ("contenders", CONTENDERS)):
@@ -247,16 +298,16 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def present(names: Sequence[str]) -> list[str]:
+def present(names: Sequence[str], device: str) -> list[str]:
     """Return the contenders that can run here; the others are named."""
     import torch
 
-    from rushlight.device import bfloat16_refusal
+    from rushlight.device import precision_refusal
 
     kept = []
     for name in names:
         contender = CONTENDERS[name]
-        refusal = bfloat16_refusal(torch.device("cpu")) if name == "bfloat16" else None
+        refusal = precision_refusal("bfloat16", torch.device(device)) if name == "bfloat16" else None
         if not contender.is_installed:
             say(f"{contender.label} is left out: {contender.package} is not installed")
         elif refusal:
@@ -271,8 +322,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options, machine = parse(arguments), this_machine()
     usual = (2, 0.0, 0.0) if options.quick else (5, 10.0, 90.0)
     given = (options.epochs, options.seconds, options.compiled_seconds)
-    lengths = Lengths(*(there if one is None else one for one, there in zip(given, usual, strict=True)))  # type: ignore[arg-type]
-    names, rounds = present(options.contenders), rounds_of(options)
+    lengths = Lengths(
+        *(there if one is None else one for one, there in zip(given, usual, strict=True)),
+        options.device,
+        options.together,
+    )  # type: ignore[arg-type]
+    names, rounds = present(options.contenders, options.device), rounds_of(options)
     results: dict[str, dict[str, list[Training]]] = {}
     with tempfile.TemporaryDirectory() as folder:
         for workload in (WORKLOADS[name] for name in options.workloads):
@@ -283,7 +338,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 names, rounds, lambda name, one=workload, path=data: train_once(one, name, path, lengths)
             )
             data.unlink()
-    targets = [row for name, found in results.items() for row in target_rows(name, found)]
+    targets = [row for name, found in results.items() for row in target_rows(name, found, options.device)]
     parts = [
         f"### {WORKLOADS[name].title}\n\n{workload_table(found, lengths.epochs)}" for name, found in results.items()
     ]
@@ -302,7 +357,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             },
         },
     )  # fmt: skip
-    draw(options.out, results, lengths.epochs, f"{machine.cpu}, threads: {machine.threads}, {machine.date}")
+    if not options.together:
+        draw(options.out, results, lengths.epochs, f"{machine.cpu}, threads: {machine.threads}, {machine.date}")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -51,13 +51,14 @@ class Workload:
 
 @dataclass(frozen=True)
 class Work:
-    """A workload with its data in memory. Images are uint8 (n, 1, h, w), targets int64 (n,)."""
+    """A workload with its data in the machine's memory, and the device to train on. Images are uint8 (n, 1, h, w), targets int64 (n,)."""
 
     workload: Workload
     inputs: Tensor
     targets: Tensor
     test_inputs: Tensor
     test_targets: Tensor
+    device: torch.device
 
     @property
     def steps(self) -> int:
@@ -68,6 +69,11 @@ class Work:
     def classes(self) -> int:
         """How many classes there are."""
         return int(self.targets.max()) + 1
+
+    def on_device(self) -> Work:
+        """Return the work with its data on the device."""
+        names = ("inputs", "targets", "test_inputs", "test_targets")
+        return replace(self, **{name: getattr(self, name).to(self.device) for name in names})
 
     def prepared(self, inputs: Tensor) -> Tensor:
         """Return inputs as the network takes them: images as floats from 0 to 1."""
@@ -88,13 +94,14 @@ class Work:
         return make(self.inputs, self.targets), make(self.test_inputs, self.test_targets)
 
 
-def open_work(workload: Workload, path: Path) -> Work:
+def open_work(workload: Workload, path: Path, device: str = "cpu") -> Work:
     """Read a workload's data from the file that `save_arrays` wrote."""
     with np.load(path) as arrays:
         tensors = {name: torch.from_numpy(arrays[name]) for name in arrays.files}
     return Work(
-        workload, *(tensors[f"{split}{part}"] for split in ("train_", "test_") for part in ("inputs", "targets"))
-    )
+        workload, *(tensors[f"{split}{part}"] for split in ("train_", "test_") for part in ("inputs", "targets")),
+        torch.device(device),
+    )  # fmt: skip
 
 
 def save_arrays(path: Path, arrays: Arrays, samples: int | None = None) -> None:

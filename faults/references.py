@@ -21,7 +21,7 @@ from faults.moments import ALWAYS, Interval, Reference
 from faults.outcome import Say
 from faults.points import Watch, set_interval
 from faults.processes import run_fork, tail
-from rushlight.training.engine import modes
+from rushlight.training.engine import fast, modes
 from rushlight.training.engine.modes import RECORD, read_modes
 
 CONFIGURATIONS = (*configurations.CONFIGURATIONS, *odd.CONFIGURATIONS)
@@ -76,9 +76,7 @@ class References:
         boundaries = tuple(line["step"] for line in lines if line["kind"] == "epoch")
         counts = Counter[str](watched.told[-1]["counts"])
         reference = Reference(configuration, threads, folders[0] / NAME, boundaries, counts, watched.seconds)
-        went_its_own_way = (folders[1] / NAME / RECORD).exists()  # a run that only follows writes none
-        like = self.like(reference, folders[1] / NAME) if went_its_own_way else reference.folder
-        for problem in differences(like, folders[1] / NAME)[:1]:
+        for problem in differences(reference.folder, folders[1] / NAME)[:1]:
             self.problems.append(f"{configuration.name}, never killed, with a checkpoint at every step: {problem}.")
         return reference
 
@@ -105,10 +103,11 @@ def begin(
     configuration: Configuration, data: Path, runs: Path, interval: Interval | None, watch: Watch | None,
     follows: Path | None = None,
 ) -> None:  # fmt: skip
-    """Train from the start, as a program would; with `follows`, in the modes that run has recorded."""
+    """Train from the start, as a program would; with `follows`, in the modes that run has recorded, and in no others."""
     if follows is not None:
         recorded = read_modes(follows / RECORD)
         modes.read_modes = lambda path: read_modes(path) or recorded
+        fast.FastEngine.next_candidate = fast.FastEngine.share_processors = lambda self, step: None
     if interval is not None:
         set_interval(*interval)
     given = configuration.give(data)

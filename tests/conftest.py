@@ -38,6 +38,16 @@ def draw() -> Iterator[Any]:
     finish.write_plots = drawn
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_graphs() -> Iterator[None]:
+    """Save bundles without their graphs, which take seconds: `test_graph.py` makes some."""
+    from rushlight.export import saved
+
+    made, saved.add_graph = saved.add_graph, lambda folder, model: None
+    yield
+    saved.add_graph = made
+
+
 @pytest.fixture(autouse=True)
 def plots(request: pytest.FixtureRequest, draw: Any) -> Iterator[None]:
     """Draw them in the tests that are marked `plots`."""

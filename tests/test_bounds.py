@@ -126,8 +126,24 @@ def idx_bomb(path: Path) -> None:
     path.write_bytes(gzip.compress(b"\0\0\x08\x03" + struct.pack(">III", 2000, 30, 30) + bytes(2000 * 900)))
 
 
+def rows_bomb(path: Path) -> None:
+    pl.DataFrame({"a": np.zeros(100_000, np.int64)}).write_parquet(path)
+
+
+def texts_bomb(path: Path) -> None:
+    texts = pl.repeat("x" * 10_000, 100, eager=True)
+    pl.DataFrame({"a": [1, 2] * 50, "b": texts, "c": texts.cast(pl.Categorical)}).write_parquet(path)
+
+
 @pytest.mark.parametrize(
-    ("name", "write"), [("x.npz", npz_bomb), ("x.csv.gz", csv_bomb), ("train-images-idx3-ubyte.gz", idx_bomb)]
+    ("name", "write"),
+    [
+        ("x.npz", npz_bomb),
+        ("x.csv.gz", csv_bomb),
+        ("train-images-idx3-ubyte.gz", idx_bomb),
+        ("rows.parquet", rows_bomb),
+        ("texts.parquet", texts_bomb),
+    ],
 )
 def test_a_small_file_cannot_unpack_to_a_full_memory(
     name: str, write: Callable[[Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -137,7 +153,7 @@ def test_a_small_file_cannot_unpack_to_a_full_memory(
     write(tmp_path / name)
     (tmp_path / "train-labels-idx1-ubyte").write_bytes(b"\0\0\x08\x01" + struct.pack(">I", 2000) + bytes(2000))
     with pytest.raises(RushlightError, match="unpacks to"):
-        rushlight.open_data(tmp_path / name, target="a") if "csv" in name else rushlight.open_data(tmp_path / name)
+        rushlight.open_data(tmp_path / name, target="a" if name.endswith(("csv.gz", "parquet")) else None)
 
 
 def test_weights_that_are_compressed_are_refused(tmp_path: Path) -> None:

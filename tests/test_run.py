@@ -190,9 +190,9 @@ def test_a_saved_bundle_keeps_the_figure_of_the_last_test(tmp_path: Path) -> Non
 
 
 def test_bfloat16_trains_with_float32_parameters_where_the_hardware_has_it(tmp_path: Path) -> None:
-    from rushlight.device import bfloat16_refusal
+    from rushlight.device import precision_refusal
 
-    if refusal := bfloat16_refusal(torch.device("cpu")):
+    if refusal := precision_refusal("bfloat16", torch.device("cpu")):
         with pytest.raises(UsageError, match="bfloat16 does not pay here"):
             rushlight.train("mlp", "digits", epochs=1, precision="bfloat16", runs=tmp_path, **SMALL)
         pytest.skip(refusal)

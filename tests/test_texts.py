@@ -30,7 +30,7 @@ COMPUTED: dict[str, set[str]] = {
     "data/sources/arrays/files.py:array_error": {"array-is-pickled", "array-not-readable"},
     "data/feed/reading.py:by_workers": set(),  # any error that a worker sends back: its key was given where it was raised
     "data/sources/idx.py:check_length": {"idx-truncated", "idx-too-long"},
-    "data/sources/tables/columns.py:values_of": {"not-a-date", "not-a-number"},
+    "data/sources/tables/cells.py:unreadable": {"not-a-date", "not-a-number"},
     "export/weights.py:read_file_content": {"weights-page", "weights-pointer"},
     "options/declare.py:check": {
         "not-positive",

@@ -13,13 +13,13 @@ TEST_BATCH = 256
 
 def train(work: Work, epochs: int, laps: Laps) -> None:
     """Train on data in memory."""
-    size = work.workload.batch_size
-    model, loss_fn = work.workload.model(), nn.CrossEntropyLoss()
+    work, size = work.on_device(), work.workload.batch_size
+    model, loss_fn = work.workload.model().to(work.device), nn.CrossEntropyLoss()
     optimizer = work.workload.torch_optimizer(model)
     laps.begin()
     for _ in range(epochs):
         model.train()
-        order = torch.randperm(len(work.inputs))
+        order = torch.randperm(len(work.inputs), device=work.device)
         for first in range(0, len(order), size):
             chosen = order[first : first + size]
             loss = loss_fn(model(work.prepared(work.inputs[chosen])), work.targets[chosen])

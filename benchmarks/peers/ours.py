@@ -25,7 +25,7 @@ def train(work: Work, epochs: int, laps: Laps, **options: Any) -> None:
             optimizer=workload.optimizer,
             lr=workload.lr,
             optimizer_arguments=dict(workload.optimizer_arguments),
-            device="cpu",
+            device=str(work.device),
             runs=runs,
             quiet=True,
             **options,

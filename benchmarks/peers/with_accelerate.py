@@ -12,7 +12,7 @@ from benchmarks.workloads import Work
 
 def train(work: Work, epochs: int, laps: Laps) -> None:
     """Train with Accelerate."""
-    accelerator = Accelerator(cpu=True)
+    accelerator = Accelerator(cpu=work.device.type == "cpu")
     model, loss_fn = work.workload.model(), nn.CrossEntropyLoss()
     optimizer = work.workload.torch_optimizer(model)
     model, optimizer, loader, test_loader = accelerator.prepare(model, optimizer, *work.loaders())

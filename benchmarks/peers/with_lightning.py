@@ -63,7 +63,8 @@ def train(work: Work, epochs: int, laps: Laps) -> None:
     warnings.filterwarnings("ignore", module="lightning")  # advice to use more workers, on two cores
     trainer = lightning.Trainer(
         max_epochs=epochs,
-        accelerator="cpu",
+        accelerator="cpu" if work.device.type == "cpu" else "gpu",
+        devices=1,
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,

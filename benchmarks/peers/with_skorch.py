@@ -44,6 +44,7 @@ def train(work: Work, epochs: int, laps: Laps) -> None:
         lr=workload.lr,
         **{f"optimizer__{name}": value for name, value in workload.optimizer_arguments.items()},
         batch_size=workload.batch_size,
+        device=str(work.device),
         iterator_train__shuffle=True,
         iterator_valid__batch_size=TEST_BATCH,
         max_epochs=epochs,

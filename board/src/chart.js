@@ -4,15 +4,18 @@ import { html } from "htm/preact";
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import uPlot from "uplot";
 import { isDark } from "./colours.js";
+import { save as saveFile, SavePicture } from "./picture.js";
 import { say } from "./words.js";
 
 const HEIGHT = 270;
 const ALL_POINTS = 60; // up to so many points of a line are drawn as dots, too
 const MARK = 7; // pixels
+const DENSE = 1000; // points from which a line is drawn one pixel wide: a wider zigzag takes forty times as long
+const MANY = 32; // lines from which dashes, which take five times as long, tell nothing apart any more
 
 /** @typedef {(number | null | undefined)[]} Values */
 /**
- * @typedef {{name: string, colour: string, dash: number[], values: Values, faint?: boolean}} Line
+ * @typedef {{name: string, colour: string, dash: number[], values: Values, faint?: boolean, isSmooth?: boolean}} Line
  * A value of null is a gap; undefined is no point, and the line goes on.
  * @typedef {{x: number, isLow: boolean, colour: string}} Mark  a value that cannot be drawn, at the upper or the lower edge
  * @typedef {{title: string, sentence: string, x: number[], lines: Line[], marks?: Mark[], logX?: boolean, logY?: boolean,
@@ -32,7 +35,7 @@ export function Chart(props) {
   const [isOpen, setOpen] = useState(false);
   const id = useMemo(() => `chart-${Math.random().toString(36).slice(2)}`, []);
   const look = JSON.stringify([
-    props.lines.map((line) => [line.name, line.colour, line.dash, line.faint]), props.logX, props.logY, isDark(), width, props.xName,
+    props.lines.map((line) => [line.name, line.colour, line.dash, line.faint]), props.x.length > DENSE, props.logX, props.logY, isDark(), width, props.xName,
   ]);
 
   useEffect(() => {
@@ -54,12 +57,12 @@ export function Chart(props) {
 
   useEffect(() => {
     const made = plot.current;
-    if (!made) return;
+    if (!made || (props.isStale && props.lines.length > MANY && props.x.length > DENSE)) return; // it is drawn when what was asked for is there
     made.batch(() => {
       made.setData(data(props), false);
       made.setScale("x", { min: props.range[0], max: props.range[1] });
     });
-  }, [props.x, props.lines, props.range[0], props.range[1]]);
+  }, [props.x, props.lines, props.range[0], props.range[1], props.isStale]);
 
   const pressed = (/** @type {KeyboardEvent} */ event) => {
     if (plot.current && press(plot.current, event, latest.current)) event.preventDefault();
@@ -75,7 +78,7 @@ export function Chart(props) {
     <details onToggle=${(/** @type {Event} */ event) => setOpen(/** @type {HTMLDetailsElement} */ (event.currentTarget).open)}>
       <summary>${say("as-table")}</summary>
       ${isOpen && html`<div class="scroll" tabindex="0" role="region" aria-label=${props.title}>${table(props.rows())}</div>
-        <p class="actions"><${SaveTable} name=${props.title} rows=${props.rows} />${props.below}</p>`}
+        <p class="actions"><${SaveTable} name=${props.title} rows=${props.rows} /><${SavePicture} plot=${() => plot.current} props=${props} />${props.below}</p>`}
     </details>
   </figure>`;
 }
@@ -159,11 +162,13 @@ function options(latest, width, tell) {
 
 /** @param {Line} line @param {{current: ChartProps}} latest @returns {uPlot.Series} */
 function series(line, latest) {
+  const isDense = latest.current.x.length > DENSE;
+  const isMany = latest.current.lines.length > MANY;
   return {
     label: line.name,
     stroke: line.faint ? `${line.colour}59` : line.colour,
-    width: line.faint ? 1 : 1.75,
-    dash: line.dash,
+    width: line.faint || (isDense && isMany) || (isDense && !line.isSmooth) ? 1 : 1.75,
+    dash: line.faint || (isDense && isMany) ? [] : line.dash,
     spanGaps: false,
     points: { show: true, size: 5, fill: line.colour, filter: (plot, index) => lonely(plot.data[index], latest.current.x.length) },
   };
@@ -213,26 +218,22 @@ function drawMarks(plot, marks) {
 
 /**
  * Offer rows of cells as a CSV file. A cell that a spreadsheet would take for a formula is quoted, with an apostrophe before it.
- * @param {{name: string, rows: () => (string | number)[][]}} props
+ * @param {{name: string, rows: () => (string | number)[][] | Promise<(string | number)[][]>}} props
  */
 export function SaveTable({ name, rows }) {
-  const save = () => {
+  const save = async () => {
     const cell = (/** @type {string | number} */ value) => {
       const text = String(value);
       const isFormula = /^[=+@\t\r]|^-(?![\d.])/.test(text);
       return isFormula || /[",\n]/.test(text) ? `"${isFormula ? "'" : ""}${text.replaceAll('"', '""')}"` : text;
     };
-    const content = rows().map((row) => row.map(cell).join(",")).join("\r\n");
-    const link = document.createElement("a");
-    link.href = URL.createObjectURL(new Blob([`\ufeff${content}\r\n`], { type: "text/csv" })); // the mark tells spreadsheets that it is UTF-8
-    link.download = `${name}.csv`;
-    link.click();
-    setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+    const content = (await rows()).map((row) => row.map(cell).join(",")).join("\r\n");
+    saveFile(new Blob([`\ufeff${content}\r\n`], { type: "text/csv" }), `${name}.csv`); // the mark tells spreadsheets that it is UTF-8
   };
   return html`<button type="button" onClick=${save}>${say("save-table")}</button>`;
 }
 
-/** A table from rows of cells, the first row being the heads. @param {(string | number)[][]} rows */
+/** A table from rows of cells, the first row being the heads. @param {any[][]} rows */
 export function table([heads, ...rows]) {
   return html`<table>
     <thead><tr>${heads.map((head) => html`<th scope="col">${head}</th>`)}</tr></thead>

@@ -4,6 +4,7 @@ import { html } from "htm/preact";
 import { useEffect, useRef, useState } from "preact/hooks";
 import { Chart } from "./chart.js";
 import { isDark, pens } from "./colours.js";
+import { exported } from "./offline.js";
 import { address, change } from "./route.js";
 import { logs, readCurves, refreshLogs, state } from "./store.js";
 import { duration, figure, metric, say, whole } from "./words.js";
@@ -156,7 +157,7 @@ function LossChart({ runs, look, colours, common, curves, onWidth }) {
       figure(run.high), run.high_step ? whole(run.high_step) : "–", whole(run.nan), whole(run.up + run.down),
     ]),
   ];
-  const below = runs.map((/** @type {Row} */ row) => html`<a href=${`/api/runs/${row.id}/losses.csv`} download=${`${row.name}.csv`}>${say("save-losses", { name: row.name })}</a>`);
+  const below = exported ? [] : runs.map((/** @type {Row} */ row) => html`<a href=${`/api/runs/${row.id}/losses.csv`} download=${`${row.name}.csv`}>${say("save-losses", { name: row.name })}</a>`);
   return html`<${Chart} ...${common} title=${say("loss-of-steps")} sentence=${found ? lossSentence(found, names, look) : say("loading")}
     x=${x} lines=${lines} marks=${marks} formatY=${figure} readout=${readout} rows=${rows} below=${below} onWidth=${onWidth}
     isStale=${curves.isStale} />`;
@@ -181,7 +182,7 @@ function drawing(found, runs, look, colours) {
         Number.isNaN(value) ? (gaps.has(Math.floor(index / found.slots)) ? null : undefined) : look.logY && value <= 0 ? hidden : value,
       );
     lines.push({ name, ...pen, values: values(run.raw), faint: run.smooth !== null });
-    if (run.smooth) lines.push({ name, ...pen, values: values(run.smooth) });
+    if (run.smooth) lines.push({ name, ...pen, values: values(run.smooth), isSmooth: true });
     for (const [cell, nan, up, down, under = 0] of run.marks) {
       const x = found.x[cell * found.slots] / 2 + found.x[cell * found.slots + found.slots - 1] / 2;
       if (nan + up) marks.push({ x, isLow: false, colour: bad });
@@ -235,7 +236,7 @@ const SPLITS = ["validation", "test"];
 function numbersIn(line) {
   if (line.kind !== "epoch") {
     const own = Object.entries(typeof line.values === "object" && line.values ? line.values : {});
-    return Object.fromEntries(own.filter(([, value]) => typeof value === "number" || value === null).map(([name, value]) => [`log ${name}`, value]));
+    return Object.fromEntries(own.filter(([, value]) => typeof value === "number" || value === null).map(([name, value]) => [name.startsWith("machine/") ? name.replace("/", " ") : `log ${name}`, value]));
   }
   /** @type {Record<string, unknown>} */
   const found = { train_loss: line.train_loss };
@@ -248,14 +249,14 @@ function numbersIn(line) {
 /** @param {Row} row */
 const linesOf = (row) => {
   const log = logs.get(row.id);
-  return log ? [...log.history.filter((line) => line.kind === "epoch"), ...log.values] : [];
+  return log ? [...log.history.filter((line) => line.kind === "epoch"), ...log.values, ...log.machine] : [];
 };
 
 /** The names of all figures of some runs, in the order in which they are first met. @param {Row[]} runs */
 function figureNames(runs) {
   const names = new Set();
   for (const row of runs) for (const line of linesOf(row)) for (const name of Object.keys(numbersIn(line))) names.add(name);
-  const order = ["train_loss", "validation", "test", "log", "learning_rate", "seconds"];
+  const order = ["train_loss", "validation", "test", "log", "learning_rate", "seconds", "machine"];
   const rank = (/** @type {string} */ name) => order.findIndex((one) => name.startsWith(one));
   return [...names].sort((a, b) => rank(a) - rank(b));
 }
@@ -264,6 +265,7 @@ function figureNames(runs) {
 export function nameOf(name) {
   const [split, ...rest] = name.split(" ");
   if (split === "log") return rest.join(" ");
+  if (split === "machine") return say(`machine-${rest.join(" ")}`);
   if (!rest.length) return say(`figure-${split.replaceAll("_", "-")}`);
   return say("figure-of-split", { split: say(`split-${split}`), name: say(`figure-${rest[0]}`) === `figure-${rest[0]}` ? rest.join(" ") : say(`figure-${rest[0]}`) });
 }
@@ -278,7 +280,7 @@ function FigureChart({ name, runs, look, colours, common, curves, isNew }) {
   const title = nameOf(name);
   const format = (/** @type {number} */ y) => metric(name, y);
   const values = best && { count: points.length, best: format(best.y), epoch: best.epoch ?? "–", name: best.name };
-  const said = [best ? say(name === "learning_rate" || name === "seconds" || name.startsWith("log ") ? "figure-plain" : isBetterHigh(name) ? "figure-highest" : "figure-lowest", values) : say("no-figures")];
+  const said = [best ? say(name === "learning_rate" || name === "seconds" || /^(log|machine) /.test(name) ? "figure-plain" : isBetterHigh(name) ? "figure-highest" : "figure-lowest", values) : say("no-figures")];
   if (gaps) said.push(say("not-a-number-count", { count: gaps }));
   if (under) said.push(say("under-values-count", { count: under }));
   const readout = (/** @type {number} */ index) =>
@@ -346,11 +348,11 @@ function Controls({ look }) {
     <label>${say("axis")} <select value=${look.axis} onChange=${turnAxis}>
       ${["step", "epoch", "time"].map((name) => html`<option value=${name} selected=${look.axis === name}>${say(`axis-${name}`)}</option>`)}
     </select></label>
-    <label>${say("smoothing")} <select value=${look.smooth} onChange=${choose("smooth")}>
+    <label hidden=${exported !== null}>${say("smoothing")} <select value=${look.smooth} onChange=${choose("smooth")}>
       ${[...new Set([...SMOOTHINGS, look.smooth])].sort((a, b) => a - b).map((steps) => html`<option value=${steps} selected=${look.smooth === steps}>${steps ? say("half-life", { count: steps }) : say("no-smoothing")}</option>`)}
     </select></label>
     <label><input type="checkbox" checked=${look.logY} onChange=${check("logy")} /> ${say("log-y")}</label>
-    <label><input type="checkbox" checked=${look.logX} onChange=${check("logx")} /> ${say("log-x")}</label>
+    <label hidden=${exported !== null}><input type="checkbox" checked=${look.logX} onChange=${check("logx")} /> ${say("log-x")}</label>
     <button type="button" disabled=${!look.zoom} onClick=${() => change({ low: "", high: "" })}>${say("show-all")}</button>
   </form>`;
 }

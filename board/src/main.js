@@ -7,6 +7,7 @@ import { Component, render } from "preact";
 import { useEffect, useState } from "preact/hooks";
 import { CompareView } from "./compare.js";
 import { CurvesView } from "./curves.js";
+import { exported } from "./offline.js";
 import { address, change, route } from "./route.js";
 import { RunView } from "./run.js";
 import { RunsView } from "./runs.js";
@@ -56,7 +57,7 @@ function Board() {
       <a class="skip" href="#main" onClick=${skip}>${say("skip")}</a>
       <strong>Rushlight</strong> <span class="folder" title=${page.folder}>${shortFolder}</span>
       <nav aria-label=${say("views")}>
-        ${["runs", "curves", "compare"].map((view) => html`<a href=${address({}, view)} aria-current=${now.view === view ? "page" : undefined}>${say(view)}</a>`)}
+        ${(exported ? ["runs", "curves"] : ["runs", "curves", "compare"]).map((view) => html`<a href=${address({}, view)} aria-current=${now.view === view ? "page" : undefined}>${say(view)}</a>`)}
       </nav>
       <label class="choice"><span class="hidden">${say("language")}</span><select onChange=${(/** @type {Event} */ event) => change({ lang: /** @type {HTMLSelectElement} */ (event.currentTarget).value })}>
         ${Object.entries(LANGUAGES).map(([code, word]) => html`<option value=${code} lang=${code} selected=${language === code}>${word}</option>`)}
@@ -83,6 +84,7 @@ function wantedLanguage() {
 const parts = (page.folder ?? "").split(/[\\/]/).filter(Boolean);
 const shortFolder = parts.length > 2 ? `…/${parts.slice(-2).join("/")}` : parts.join("/");
 page.language = document.documentElement.lang in LANGUAGES ? document.documentElement.lang : "en";
+if (exported && !location.hash) history.replaceState(null, "", `#/run/${exported.answers["/api/runs"].rows[0].id}`);
 const root = /** @type {HTMLElement} */ (document.getElementById("board"));
 loadWords(wantedLanguage()).then(
   () => render(html`<${Board} />`, root),

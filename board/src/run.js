@@ -3,9 +3,12 @@
 import { html } from "htm/preact";
 import { useEffect, useState } from "preact/hooks";
 import { table } from "./chart.js";
+import { Doing } from "./doing.js";
+import { exported, imageAddress } from "./offline.js";
 import { address } from "./route.js";
+import { cellAddress, Why } from "./samples.js";
 import { ask, logs, refreshLogs, state } from "./store.js";
-import { duration, figure, metric, moment, percent, say, whole } from "./words.js";
+import { duration, figure, metric, moment, percent, say, size, whole } from "./words.js";
 
 const MOST_CELLS = 40; // classes of a confusion matrix that is shown whole
 const MOST_PAIRS = 30;
@@ -23,7 +26,7 @@ export function RunView({ route }) {
       refreshLogs([row.id]).then(() => isHere && setCount((count) => count + 1), () => undefined);
     }
     return () => void (isHere = false);
-  }, [row]);
+  }, [row, row?.status === "running" ? state.ticks : 0]);
   if (!state.isLoaded) return html`<p class="empty">${say("loading")}</p>`;
   if (!row) return html`<p class="empty">${say("no-such-run")}</p>`;
   const log = logs.get(row.id) ?? { history: [], values: [] };
@@ -33,8 +36,10 @@ export function RunView({ route }) {
     ${problems.map((problem) => html`<p class="problem" role="alert">${problem}</p>`)}
     <p>${sentence(row)}</p>
     <p class="actions"><a class="button" href=${address({ runs: row.id, low: "", high: "" }, "curves")}>${say("its-curves")}</a>
-      ${["interrupted", "unfinished", "failed"].includes(row.status) && html`<span>${say("resume-with")} <code>rushlight resume ${inShell(`${document.documentElement.dataset.folder}/${row.name}`)}</code></span>`}</p>
-    <${Report} report=${details?.report} />
+      ${!exported && ["interrupted", "unfinished", "failed"].includes(row.status) && html`<span>${say("resume-with")} <code>rushlight resume ${inShell(`${document.documentElement.dataset.folder}/${row.name}`)}</code></span>`}</p>
+    ${!exported && html`<${Doing} key=${row.id} row=${row} details=${details} />`}
+    <${Report} id=${row.id} report=${details?.report} calibration=${details?.calibration} route=${route} />
+    <${Health} health=${details?.health} />
     <${Media} id=${row.id} values=${log.values} />
     <${Events} history=${log.history} sessions=${details?.sessions} />
     <${Recipe} title=${say("recipe")} content=${details?.recipe} />
@@ -55,8 +60,8 @@ function sentence(row) {
 
 // ── the report ────────────────────────────────────────────────────────────────────────────────────────────
 
-/** @param {{report: any}} props */
-function Report({ report }) {
+/** @param {{id: string, report: any, calibration: any, route: import("./route.js").Route}} props */
+function Report({ id, report, calibration, route }) {
   if (!report) return html`<section><h2>${say("report")}</h2><p>${say("no-report")}</p></section>`;
   const figures = ["accuracy", "loss", "mae", "rmse", "r2"].filter((name) => typeof report[name] === "number");
   const [low, high] = report.accuracy_interval;
@@ -65,12 +70,14 @@ function Report({ report }) {
     <dl class="figures">${figures.map((name) => html`<div><dt>${say(`figure-${name}`)}</dt><dd>${metric(name, report[name])}
       ${name === "accuracy" && low !== undefined && html` <small>${say("interval", { low: percent(low), high: percent(high) })}</small>`}</dd></div>`)}</dl>
     <${Confusion} report=${report} />
+    ${report.confusion.length > 0 && html`<${Why} id=${id} names=${report.classes.map((/** @type {any} */ one) => one.name)} route=${route} otherwise=${html`<${MostWrong} report=${report} />`} />`}
+    <${Calibration} tenths=${calibration} />
     ${report.classes.length > 0 && html`<h3>${say("classes")}</h3>
       <div class="scroll" tabindex="0" role="region" aria-label=${say("classes")}>${table([
         [say("class"), say("samples"), say("figure-precision"), say("figure-recall"), say("figure-f1")],
         ...report.classes.map((/** @type {any} */ one) => [one.name, whole(one.n ?? 0), percent(one.precision), percent(one.recall), percent(one.f1)]),
       ])}</div>`}
-    <${MostWrong} report=${report} />
+    ${report.confusion.length === 0 && html`<${MostWrong} report=${report} />`}
   </section>`;
 }
 
@@ -90,15 +97,47 @@ function Confusion({ report }) {
   const cell = (/** @type {number} */ count, /** @type {number} */ truth, /** @type {number} */ predicted) => {
     const share = truth === predicted ? count / Math.max(1, totals[truth]) : count / most;
     return html`<td class=${truth === predicted ? "right" : "wrong"} style=${{ "--share": `${Math.round(count ? 8 + 47 * share : 0)}%` }}
-      title=${say("confused-cell", { count, truth: names[truth], predicted: names[predicted] })}>${count || html`<span class="zero">0</span>`}</td>`;
+      title=${say("confused-cell", { count, truth: names[truth], predicted: names[predicted] })}>${count ? html`<a href=${cellAddress(truth, predicted)}>${count}</a>` : html`<span class="zero">0</span>`}</td>`;
   };
-  return html`<h3>${say("confusion")}</h3><p>${said} ${say("confusion-caption")}</p>
+  return html`<h3>${say("confusion")}</h3><p>${said} ${say("confusion-caption")} ${say("confusion-opens")}</p>
     ${names.length > MOST_CELLS
-      ? table([[say("true-class"), say("predicted-as"), say("samples")], ...pairs.slice(0, MOST_PAIRS).map(({ truth, predicted, count }) => [names[truth], names[predicted], whole(count)])])
+      ? table([[say("true-class"), say("predicted-as"), say("samples")], ...pairs.slice(0, MOST_PAIRS).map(({ truth, predicted, count }) => [names[truth], names[predicted], html`<a href=${cellAddress(truth, predicted)}>${whole(count)}</a>`])])
       : html`<div class="scroll" tabindex="0" role="region" aria-label=${say("confusion")}><table class="confusion">
           <thead><tr><td></td>${names.map((/** @type {string} */ name) => html`<th scope="col"><span>${name}</span></th>`)}</tr></thead>
           <tbody>${counts.map((line, truth) => html`<tr><th scope="row">${names[truth]}</th>${line.map((count, predicted) => cell(count, truth, predicted))}</tr>`)}</tbody>
         </table></div>`}`;
+}
+
+/** How sure the model is, against how often it is right. @param {{tenths: {sure: number, right: number, n: number}[] | null | undefined}} props */
+function Calibration({ tenths }) {
+  if (!tenths?.length) return null;
+  const total = tenths.reduce((sum, { n }) => sum + n, 0);
+  const mean = (/** @type {"sure" | "right"} */ what) => tenths.reduce((sum, one) => sum + one[what] * one.n, 0) / total;
+  const [sure, right] = [mean("sure"), mean("right")];
+  const gap = tenths.reduce((sum, one) => sum + Math.abs(one.sure - one.right) * one.n, 0) / total;
+  const verdict = gap < 0.02 ? "good" : sure > right ? "over" : "under";
+  return html`<h3>${say("calibration")}</h3><p>${say(`calibration-${verdict}`, { sure: percent(sure), right: percent(right), gap: percent(gap) })}</p>
+    <details><summary>${say("as-table")}</summary><div class="scroll" tabindex="0" role="region" aria-label=${say("calibration")}>${table([
+      [say("calibration-sure"), say("calibration-right"), say("samples")],
+      ...tenths.map((one) => [percent(one.sure), percent(one.right), whole(one.n)]),
+    ])}</div></details>`;
+}
+
+/** @param {{health: any}} props */
+function Health({ health }) {
+  if (!health) return null;
+  const heads = ["layer", "layer-kind", "layer-dead", "layer-zero", "layer-mean", "layer-std", "layer-weight", "layer-change"];
+  const share = (/** @type {number | null} */ value) => (value === null ? "–" : percent(value));
+  return html`<section><h2>${say("health")}</h2>
+    ${health.findings.length
+      ? html`<ul>${health.findings.map((/** @type {any} */ one) => html`<li>${say(`health-${one.what}`, { name: one.name, kind: one.kind, share: percent(one.share), step: whole(one.since) })}</li>`)}</ul>`
+      : html`<p>${say("health-good", { count: health.layers.length })}</p>`}
+    <p class="quiet">${say("health-about", { step: whole(health.step), count: health.samples, steps: whole(health.steps) })}</p>
+    <details><summary>${say("as-table")}</summary><div class="scroll" tabindex="0" role="region" aria-label=${say("health")}>${table([
+      heads.map((name) => say(name)),
+      ...health.layers.map((/** @type {any} */ one) => [one.name, one.kind, share(one.dead), share(one.zero), figure(one.mean), figure(one.std), figure(one.weight), share(one.change)]),
+    ])}</div></details>
+  </section>`;
 }
 
 /** @param {string} key */
@@ -129,10 +168,10 @@ function Media({ id, values }) {
   const texts = logged.filter(({ value }) => typeof value === "string").reverse();
   if (!images.length && !texts.length) return null;
   const shown = isAll ? images : images.slice(0, LATEST_IMAGES);
-  const file = (/** @type {any} */ value) => encodeURIComponent(value.media.replace(/^media\//, ""));
+  const file = (/** @type {any} */ value) => value.media.replace(/^media\//, "");
   return html`<section><h2>${say("logged")}</h2>
     <div class="media">${shown.map(({ name, value, line }) => html`<figure key=${value.media}>
-      <img loading="lazy" src=${`/api/runs/${id}/media/${file(value)}`} width=${Math.max(96, Number(value.width) || 96)} alt=${say("image-alt", { name, epoch: line.epoch })} />
+      <img loading="lazy" src=${imageAddress(id, file(value))} width=${Math.max(96, Number(value.width) || 96)} alt=${say("image-alt", { name, epoch: line.epoch })} />
       <figcaption>${name} <small>${say("epoch-number", { epoch: line.epoch })}</small></figcaption></figure>`)}</div>
     ${shown.length < images.length && html`<button type="button" onClick=${() => setAll(true)}>${say("show-all-images", { count: images.length })}</button>`}
     ${texts.length > 0 && html`<dl class="texts">${texts.slice(0, 200).map(({ name, value, line }) => html`<div><dt>${name} <small>${say("epoch-number", { epoch: line.epoch })}</small></dt><dd>${value}</dd></div>`)}</dl>`}
@@ -148,7 +187,7 @@ function Events({ history, sessions }) {
     ${notices.length > 0 && html`<ul>${notices.map((notice) => html`<li>${notice}</li>`)}</ul>`}
     ${sessions && sessions.length > 0 && html`<div class="scroll" tabindex="0" role="region" aria-label=${say("processes")}>${table([
       [say("began"), say("ended"), say("from-step"), say("to-step"), say("end"), say("process")],
-      ...sessions.map((one) => [moment(one.began), moment(one.ended), value(one.from_step), value(one.step), say(`status-${one.end}`), say("process-on", { pid: String(one.pid ?? "?"), host: value(one.host) })]),
+      ...sessions.map((one) => [moment(one.began), moment(one.ended), value(one.from_step), value(one.step), say(`status-${one.end}`), one.host === undefined ? value(one.pid) : say("process-on", { pid: String(one.pid ?? "?"), host: value(one.host) })]),
     ])}</div>`}
     ${events.length > 0 && html`<ol class="events">${events.map((line) => html`<li><time>${moment(line.time)}</time> ${say("at-step-number", { step: value(line.step) })}: <b>${String(line.event)}</b> ${line.message ? String(line.message) : ""}</li>`)}</ol>`}
   </section>`;
@@ -161,8 +200,19 @@ const value = (given) => (typeof given === "number" ? whole(given) : given === n
 function Recipe({ title, content }) {
   if (!content) return null;
   return html`<section><h2>${title}</h2><dl class="recipe">
-    ${Object.entries(content).filter(([, entry]) => entry !== null && entry !== undefined).map(([name, entry]) => html`<div><dt>${name.replaceAll("_", " ")}</dt><dd>${described(entry)}</dd></div>`)}
+    ${Object.entries(content).filter(([, entry]) => !isNothing(entry)).map(([name, entry]) => html`<div><dt>${name.replace(/_bytes$/, "").replaceAll("_", " ")}</dt><dd>${shownEntry(name, entry)}</dd></div>`)}
   </dl></section>`;
+}
+
+/** @param {unknown} entry */
+const isNothing = (entry) => entry === null || entry === undefined || entry === "" || JSON.stringify(entry) === "[]" || JSON.stringify(entry) === "{}";
+
+/** An entry of the recipe or the environment: sizes in units, sentences as a list, a command as it is typed. @param {string} name @param {unknown} entry */
+function shownEntry(name, entry) {
+  if (name.endsWith("_bytes") && typeof entry === "number") return size(entry);
+  if (name === "command" && Array.isArray(entry)) return html`<code>${entry.map((one) => inShell(String(one))).join(" ")}</code>`;
+  const isSentences = Array.isArray(entry) && entry.some((one) => /[.。!?]$/.test(String(one)));
+  return isSentences ? html`<ul>${/** @type {unknown[]} */ (entry).map((one) => html`<li>${String(one)}</li>`)}</ul>` : described(entry);
 }
 
 /** An entry in words: "SGD (lr 0.001, momentum 0.9)". @param {unknown} entry @returns {string} */
@@ -171,8 +221,9 @@ export function described(entry) {
   if (entry && typeof entry === "object") {
     const { name, arguments: settings, ...others } = /** @type {Record<string, unknown>} */ (entry);
     const all = Object.entries({ ...others, ...(settings && typeof settings === "object" ? settings : {}) });
-    const said = all.filter(([, one]) => one !== null && one !== false && one !== "" && JSON.stringify(one) !== "{}" && JSON.stringify(one) !== "[]").map(([key, one]) => `${key} ${described(one)}`).join(", ");
+    const said = all.filter(([, one]) => one !== false && !isNothing(one)).map(([key, one]) => `${key} ${described(one)}`).join(", ");
     return name ? (said ? `${name} (${said})` : String(name)) : said;
   }
+  if (typeof entry === "string" && /^[0-9a-f]{40,}$/.test(entry)) return `${entry.slice(0, 12)}…`; // a digest: its beginning tells it from others
   return typeof entry === "number" && !Number.isInteger(entry) ? figure(entry) : String(entry);
 }

@@ -18,6 +18,7 @@ const MOST_CHOSEN = 100;
 /** @type {Column[]} The rank tells which columns a narrow page loses first: the higher ones. */
 const COLUMNS = [
   { name: "run", rank: 0, value: (row) => row.name },
+  { name: "tags", rank: 3, value: (row) => (row.tags?.length ? row.tags.join(", ") : null), show: (row) => html`<span title=${row.note}>${row.tags?.join(", ")}</span>` },
   { name: "status", rank: 0, value: (row) => row.status },
   { name: "started", rank: 1, value: (row) => row.started, show: (row) => moment(row.started), isNumber: true },
   { name: "model", rank: 2, value: (row) => row.model },
@@ -36,7 +37,7 @@ const STATUSES = ["running", "finished", "interrupted", "failed", "unfinished", 
 
 /** @param {{route: import("./route.js").Route}} props */
 export function RunsView({ route }) {
-  const sort = COLUMNS.find((column) => column.name === route.get("sort")) ?? COLUMNS[2];
+  const sort = COLUMNS.find((column) => column.name === route.get("sort")) ?? COLUMNS[3];
   const isDown = route.get("up") !== "1";
   const rows = sorted(filtered([...state.rows.values()], route.get("filter"), route.get("status")), sort, isDown);
   const chosen = new Set(route.runs);
@@ -60,12 +61,12 @@ export function RunsView({ route }) {
     ${rows.length ? html`<${Table} ...${{ rows, sort, isDown, chosen, toggle, hasAll, chooseAll: () => choose(hasAll ? [] : all) }} />` : html`<p class="empty">${say(state.rows.size ? "none-fits" : "no-runs")}</p>`}`;
 }
 
-/** Every word must stand in the name, model, data or optimizer. @param {Row[]} rows @param {string} text @param {string} status */
+/** Every word must stand in the name, model, data, optimizer, tags or note. @param {Row[]} rows @param {string} text @param {string} status */
 function filtered(rows, text, status) {
   const words = text.toLowerCase().split(/\s+/).filter(Boolean);
   return rows.filter((row) => {
     if (status && row.status !== status) return false;
-    const all = [row.name, row.model, row.data, row.optimizer].join(" ").toLowerCase();
+    const all = [row.name, row.model, row.data, row.optimizer, ...(row.tags ?? []), row.note].join(" ").toLowerCase();
     return words.every((word) => all.includes(word));
   });
 }

@@ -1,15 +1,16 @@
 // What the page knows of the server: the list of runs, the logs of some, and curves; asked for again by cursor.
 
-import { Refused } from "./words.js";
+import { exported, exportedAnswer, exportedCurves } from "./offline.js";
+import { asJson, Refused } from "./words.js";
 
 /**
  * @typedef {{id: string, name: string, status: string, started: number, problem: string, model?: string, data?: string,
  *   epochs_done?: number, epochs?: number, steps?: number, split?: string, train_loss?: number, test_loss?: number,
  *   metric?: string, metric_value?: number, best_accuracy?: number, best_epoch?: number, seconds?: number,
- *   optimizer?: string, lr?: number, batch_size?: number, seed?: number}} Row
+ *   optimizer?: string, tags?: string[], note?: string, lr?: number, batch_size?: number, seed?: number}} Row
  * @typedef {{kind?: string, event?: string, epoch?: number, step?: number, time?: number, message?: string,
  *   values?: Record<string, any>, [name: string]: any}} Line
- * @typedef {{history: Line[], values: Line[], cursors: string[]}} Log
+ * @typedef {{history: Line[], values: Line[], machine: Line[], cursors: string[]}} Log
  */
 
 const RUNNING_MS = 1000;
@@ -57,6 +58,7 @@ export async function poll() {
   state.ticks += 1;
   for (const listener of [...listeners]) listener();
   const isLive = [...state.rows.values()].some((row) => row.status === "running");
+  if (exported) return; // nothing changes any more
   timer = setTimeout(poll, !state.isWhole && !state.trouble ? 0 : isLive ? RUNNING_MS : IDLE_MS);
 }
 document.addEventListener("visibilitychange", () => void poll());
@@ -79,32 +81,40 @@ async function refreshList() {
 
 /** Ask for JSON. @param {string} path @returns {Promise<any>} */
 export async function ask(path) {
-  const answer = await fetch(path);
-  if (!answer.ok) throw new Refused(answer.status);
-  return answer.json();
+  if (!exported) return asJson(await fetch(path));
+  const found = exportedAnswer(path);
+  if (found === undefined) throw new Refused(404);
+  return found;
+}
+
+/** Change something; return {error} in words where it could not be done. @param {string} path @param {Record<string, unknown>} content @returns {Promise<any>} */
+export async function post(path, content) {
+  const headers = { "content-type": "application/json", "x-rushlight-token": document.documentElement.dataset.token ?? "" };
+  return asJson(await fetch(path, { method: "POST", headers, body: JSON.stringify(content) }));
 }
 
 /** Read what the logs of some runs have new; return whether there was anything. @param {string[]} runs */
 export async function refreshLogs(runs) {
+  if (exported && runs.every((id) => logs.has(id))) return false;
   let isNew = false;
   /** @type {string[]} */
   const unread = [];
   for (let start = 0; start < runs.length; start += 100) {
     const asked = runs.slice(start, start + 100).map((id) => {
       const known = logs.get(id);
-      return `run=${[id, ...(known?.cursors ?? ["", ""])].join("~")}`;
+      return `run=${[id, ...(known?.cursors ?? ["", "", ""])].join("~")}`;
     });
     const found = await ask(`/api/logs?${asked.join("&")}`);
     for (const [id, parts] of Object.entries(found)) {
-      const log = logs.get(id) ?? { history: [], values: [], cursors: ["", ""] };
-      for (const name of /** @type {const} */ (["history", "values"])) {
+      const log = logs.get(id) ?? { history: [], values: [], machine: [], cursors: [] };
+      for (const name of /** @type {const} */ (["history", "values", "machine"])) {
         const part = parts[name];
         if (part.anew) log[name] = [];
         if (part.lines.length) log[name] = [...log[name], ...part.lines];
         isNew ||= part.anew || part.lines.length > 0;
         if (part.lines.length > MANY_LINES) unread.push(id);
       }
-      log.cursors = [parts.history.cursor, parts.values.cursor];
+      log.cursors = [parts.history.cursor, parts.values.cursor, parts.machine.cursor];
       logs.set(id, log);
     }
   }
@@ -124,11 +134,16 @@ export async function refreshLogs(runs) {
  * @param {AbortSignal} [signal] @returns {Promise<Curves>}
  */
 export async function readCurves(runs, view, signal) {
+  if (exported) return unpacked(exportedCurves(String(view.axis)));
   const query = new URLSearchParams(Object.entries(view).map(([name, value]) => [name, String(value)]));
   for (const id of runs) query.append("run", id);
   const answer = await fetch(`/api/curves?${query}`, { signal });
   if (!answer.ok) throw new Refused(answer.status);
-  const bytes = await answer.arrayBuffer();
+  return unpacked(await answer.arrayBuffer());
+}
+
+/** Return the curves in an answer's bytes. @param {ArrayBuffer} bytes @returns {Curves} */
+function unpacked(bytes) {
   const length = new DataView(bytes).getUint32(0, true);
   const header = JSON.parse(new TextDecoder().decode(new Uint8Array(bytes, 4, length)));
   let offset = 4 + length;

@@ -1,16 +1,22 @@
 // The page's texts in one language, and numbers as people read them.
 
+import { exported } from "./offline.js";
+
 /** @type {Record<string, string | {one: string, other: string}>} */
 let words = {};
 export let language = "en";
 
 /** Load the texts of a language. @param {string} code */
 export async function loadWords(code) {
-  const answer = await fetch(`/api/words/${code}`);
-  if (!answer.ok) throw new Refused(answer.status);
-  words = await answer.json();
+  words = exported ? exported.words[code] : await asJson(await fetch(`/api/words/${code}`));
   language = code;
   document.documentElement.lang = code === "zh" ? "zh-CN" : code;
+}
+
+/** @param {Response} answer @returns {Promise<any>} */
+export async function asJson(answer) {
+  if (!answer.ok) throw new Refused(answer.status);
+  return answer.json();
 }
 
 /** An answer that is none: the server is gone, or does not know this browser. */
@@ -49,6 +55,12 @@ export const percent = (value) => (typeof value === "number" ? `${(value * 100).
 
 /** Return a metric's value: an accuracy in percent, anything else as a figure. @param {string} name @param {unknown} value */
 export const metric = (name, value) => (/accuracy|recall|precision|f1/.test(name) ? percent(value) : figure(value));
+
+/** Return a size in decimal units, as disks are sold. @param {number} bytes */
+export function size(bytes) {
+  const scale = Math.min(4, Math.floor(Math.log10(Math.max(bytes, 1)) / 3));
+  return `${scale ? (bytes / 1000 ** scale).toPrecision(3) : bytes} ${["B", "kB", "MB", "GB", "TB"][scale]}`;
+}
 
 /** Return a span of time in at most two units. @param {unknown} seconds */
 export function duration(seconds) {

@@ -30,19 +30,7 @@ __all__ = [
     "open_bundle", "open_data", "open_run", "resume", "train",
 ]  # fmt: skip
 
-__getattr__, _names = lazy_names(
-    __name__,
-    {
-        "rushlight.api": ["Epochs", "epochs", "open_data", "open_run", "resume", "train"],
-        "rushlight.data": ["Data"],
-        "rushlight.errors": ["RushlightError"],
-        "rushlight.export": ["Predictions", "SavedModel", "load", "open_bundle"],
-        "rushlight.options": ["Options"],
-        "rushlight.report": ["Report"],
-        "rushlight.run": ["Run"],
-        "rushlight.training": ["Epoch"],
-    },
-)
+__getattr__, _names = lazy_names(__name__)
 
 
 def __dir__() -> list[str]:

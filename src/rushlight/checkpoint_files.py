@@ -9,12 +9,14 @@ from typing import Any
 
 from rushlight import files
 from rushlight.errors import StorageError
+from rushlight.kinds import Kind, is_count, wrong_entry
 from rushlight.texts import Note
 
 CHECKPOINTS = "checkpoints"  # the folder in a run's
 MID_EPOCH = "-mid-epoch"  # the name of a state inside an epoch ends in this
 STATE, TENSORS, SUMS = "state.json", "state.safetensors", "SHA256SUMS"
 FORMAT = 3  # of the checkpoints that this version of Rushlight writes and reads
+STATE_KIND: Kind = {"format": is_count, "history_bytes?": is_count, "losses_bytes?": is_count}
 MOST_OF_SUMS = 1 << 12  # bytes
 CHUNK = 1 << 18  # bytes read at a time: memory may be scarce when a checkpoint is written
 
@@ -91,9 +93,9 @@ def newer_format(folder: Path) -> int | None:
 
 
 def read_state(folder: Path) -> dict[str, Any]:
-    """Return a checkpoint's state.json, unchecked; {} where it cannot be read or has no format."""
+    """Return a checkpoint's state.json, its bytes unchecked; {} where it cannot be read or lacks an entry of STATE_KIND."""
     try:
-        content = files.parse_json(files.read_bytes(folder / STATE, files.MOST_JSON))
+        content: dict[str, Any] = files.parse_json(files.read_bytes(folder / STATE, files.MOST_JSON))
     except (OSError, ValueError):
         return {}
-    return content if isinstance(content, dict) and isinstance(content.get("format"), int) else {}
+    return content if wrong_entry(content, STATE_KIND) is None else {}

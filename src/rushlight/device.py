@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import platform
 import sys
 import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from rushlight import files
 from rushlight.errors import UsageError
 from rushlight.texts import Note
 
@@ -33,11 +36,17 @@ def choose_device(name: str = "auto") -> tuple[torch.device, tuple[str, ...]]:
             if reason is None:
                 return torch.device(kind), tuple(notes)
             notes.append(Note("device.gpu-unusable", name=device_name(torch.device(kind)), reason=reason))
-    # an NVIDIA GPU whose driver is loaded, while this torch has no CUDA
-    cards = [] if notes or torch.version.cuda else sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
-    if models := [model for card in cards if (model := entry_of(card, "Model"))]:
-        notes.append(Note("device.gpu-without-cuda", name=models[0], torch=torch.__version__))
+    if torch.version.cuda and not notes and (reason := warning_of(torch.cuda.is_available)):
+        notes.append(Note("device.gpu-unusable", name=nvidia_card() or "NVIDIA", reason=with_way_out(reason)))
+    elif not torch.version.cuda and not notes and (card := nvidia_card()):
+        notes.append(Note("device.gpu-without-cuda", name=card, torch=torch.__version__))
     return torch.device("cpu"), tuple(notes)
+
+
+def nvidia_card() -> str:
+    """Return the model of the first NVIDIA card whose driver is loaded; '' where none is."""
+    models = (entry_of(card, "Model") for card in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")))
+    return next(filter(None, models), "")
 
 
 def named_device(name: str) -> torch.device:
@@ -66,6 +75,25 @@ def is_available(kind: str) -> bool:
         return bool((torch.backends.mps if kind == "mps" else getattr(torch, kind)).is_available())
 
 
+def warning_of(ask: Callable[[], object]) -> str | None:
+    """Return the first line of what torch warns of when it is asked; None where it does not."""
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        ask()
+    return str(told[0].message).strip().splitlines()[0] if told else None
+
+
+def with_way_out(reason: str) -> str:
+    """Return why a card cannot be used, with what helps, where that is known."""
+    is_known = {
+        "too-old": reason.count("kernel image"), "driver": reason.count("driver"), "memory": reason.count("out of memory")
+    }  # fmt: skip
+    key = next((key for key, count in is_known.items() if count), None)
+    if key is None:
+        return reason
+    return Note("device.with-way-out", reason=reason, way_out=Note(f"device.way-out.{key}"))
+
+
 def trial(device: torch.device) -> str | None:
     """Run one small product on the device; return why that failed, or None when it worked."""
     try:
@@ -74,7 +102,7 @@ def trial(device: torch.device) -> str | None:
             ones = torch.ones(8, 8, device=device)
             return None if float((ones @ ones).sum()) == 512.0 else Note("device.wrong-product")
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        return str(error).strip().splitlines()[0]
+        return with_way_out(str(error).strip().splitlines()[0])
 
 
 def wait_for(device: torch.device) -> None:
@@ -96,7 +124,8 @@ def entry_of(file: Path, key: str) -> str:
     """Return the first value of a key in one of Linux's `key: value` files; '' where there is none."""
     if not file.is_file():
         return ""
-    pairs = (line.partition(":") for line in file.read_text(errors="replace").splitlines())
+    with files.explained(file):
+        pairs = [line.partition(":") for line in file.read_text(errors="replace").splitlines()]
     return next((value.strip() for name, _, value in pairs if name.strip() == key), "")
 
 
@@ -120,6 +149,14 @@ def available_memory() -> int:
     if hasattr(os, "sysconf") and "SC_AVPHYS_PAGES" in os.sysconf_names:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return 4 << 30
+
+
+def free_memory(device: torch.device) -> int:
+    """Return the bytes of the device's memory that tensors can still have."""
+    if device.type != "cuda":
+        return available_memory()
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + kept
 
 
 def keep_freed_memory() -> bool:
@@ -146,17 +183,47 @@ def cpu_features() -> dict[str, bool]:
     return {name: flag in flags for name, flag in names.items()}
 
 
-def bfloat16_refusal(device: torch.device) -> str | None:
-    """Return why bfloat16 would not be fast (or not work) on the device, or None when the hardware has it."""
+def precision_refusal(precision: str, device: torch.device) -> str | None:
+    """Return why a precision would not be fast (or not work) on the device, or None when the hardware has it."""
+    if precision == "float32" or (precision == "float16" and device.type == "cuda"):
+        return None
     if device.type == "cuda":
         major, minor = torch.cuda.get_device_capability(device)
-        found = Note("device.compute-capability", name=device_name(device), found=f"{major}.{minor}")
-        return None if major >= 8 else found
+        found = {"name": device_name(device), "found": f"{major}.{minor}", "precision": precision}
+        return None if major >= 8 else Note("device.compute-capability", **found)
+    if precision != "bfloat16":
+        return Note("device.for-cards", precision=precision)
     if device.type == "cpu":
         features = cpu_features()
         has_it = features["AVX-512 bfloat16"] or features["AMX bfloat16"]
         return None if has_it else Note("device.no-bfloat16", name=cpu_name())
     return None if device.type == "xpu" else Note("device.bfloat16-unsupported", device=device.type)
+
+
+@contextlib.contextmanager
+def products_in_tf32() -> Iterator[None]:
+    """Have a card compute products of float32 with 10 bits of fraction (TF32, from compute capability 8.0), for a block."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def describe_card(device: torch.device) -> dict[str, Any]:
+    """Return what an NVIDIA card has and can do, JSON-ready."""
+    free, total = torch.cuda.mem_get_info(device)
+    words = entry_of(Path("/proc/driver/nvidia/version"), "NVRM version").split()
+    return {
+        "compute_capability": ".".join(map(str, torch.cuda.get_device_capability(device))),
+        "card_memory_bytes": total,
+        "card_memory_available_bytes": free,
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]
+        "driver": next((word for word in words if word[0].isdecimal()), ""),
+        "tf32": precision_refusal("tf32", device) or "yes",
+    }
 
 
 def describe_environment() -> dict[str, Any]:
@@ -176,7 +243,8 @@ def describe_environment() -> dict[str, Any]:
         "cores": usable_cores(),
         "threads": torch.get_num_threads(),
         "cpu_features": [name for name, has_it in cpu_features().items() if has_it],
-        "bfloat16": bfloat16_refusal(device) or "yes",
+        "bfloat16": precision_refusal("bfloat16", device) or "yes",
+        **(describe_card(device) if device.type == "cuda" else {}),
         "memory_available_bytes": available_memory(),
         "blas": "MKL" if torch.backends.mkl.is_available() else "other",  # type: ignore[no-untyped-call]
         "onednn": torch.backends.mkldnn.is_available(),  # type: ignore[no-untyped-call]

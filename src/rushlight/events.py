@@ -47,6 +47,7 @@ class Events:
         self.followers = list(followers)
         self.on_event = on_event
         self.error: BaseException | None = None
+        self.is_stopping = False  # whether somebody asked for it otherwise than by a signal
         self.waiting: list[tuple[int, dict[str, Any]]] = []  # lines of history, by the steps done before them
 
     def emit_after(self, done: int, /, **data: Any) -> None:

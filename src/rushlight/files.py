@@ -264,6 +264,15 @@ def temporary_beside(path: Path) -> Path:
     return path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}{TEMPORARY}")
 
 
+def bytes_on_disk(path: Path) -> int:
+    """Return the bytes in a file or a folder; links are not followed, a missing file counts 0."""
+    try:
+        status = path.lstat()
+        return sum(map(bytes_on_disk, path.iterdir())) if stat.S_ISDIR(status.st_mode) else status.st_size
+    except OSError:
+        return 0
+
+
 def is_ours_alone(path: Path) -> bool:
     """Tell whether a file or folder belongs to this account and nobody else may write it. Raises OSError."""
     status = path.stat()

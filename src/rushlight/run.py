@@ -14,7 +14,7 @@ from rushlight.console import fetch_progress
 from rushlight.data import FeatureSpec, TargetSpec
 from rushlight.device import choose_device
 from rushlight.errors import RunError
-from rushlight.export import Bundle, Predictions, predict, predict_batches, read_bundle, write_bundle, write_weights
+from rushlight.export import Bundle, Predictions, predict, predict_batches, read_bundle, save_model
 from rushlight.options import plain_options
 from rushlight.report import Report
 from rushlight.runs import (
@@ -49,6 +49,12 @@ class Run:
 
     def __repr__(self) -> str:
         return f'<rushlight.Run "{self.name}">'
+
+    def _repr_html_(self) -> str:
+        from rushlight.board import run_html
+
+        shown: str = run_html(self.folder)
+        return shown
 
     @property
     def name(self) -> str:
@@ -138,18 +144,15 @@ class Run:
         return reopen_specs(self.folder, self.recipe, self.model, fetch_progress())
 
     def save(self, path: str | Path) -> Path:
-        """Save the model by the path's ending: .pth (a plain state_dict), .safetensors, or none: a folder (the bundle)."""
+        """Save the model by the path's ending, as `save_model` does; none is a folder (the bundle).
+
+        A bundle saved in the middle of a loop has no graph; that of a finished run takes some seconds.
+        """
         path = Path(path)
-        if path.suffix:
-            write_weights(self.model, path)
-        elif self._training is not None and not (self.folder / "model").is_dir():  # in the middle of a loop
+        if not path.suffix and self._training is not None and not (self.folder / "model").is_dir():
             save_bundle(path, self._training, self.report, self._training.state["step"])
         else:
-            bundle = self.bundle
-            write_bundle(
-                path, self.model, features=bundle.features, target=bundle.target, architecture=bundle.architecture,
-                provenance=bundle.provenance, examples=bundle.examples.get("inputs"),
-            )  # fmt: skip
+            save_model(path, self.model, lambda: self.bundle, self.folder / "model")
         return path
 
     def summary(self) -> dict[str, Any]:

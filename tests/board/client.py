@@ -29,14 +29,20 @@ class Answer:
 class Client:
     """A browser that has (or has not) the board's cookie."""
 
-    def __init__(self, folder: Path, language: str = "en") -> None:
-        self.app = build_app(folder, PORT, language)
+    def __init__(self, folder: Path, language: str = "en", allowed: str | None = None) -> None:
+        self.app = build_app(folder, PORT, language, allowed)
 
     @property
     def cookie(self) -> tuple[str, str]:
         return ("cookie", f"{self.app.cookie}={self.app.session}")
 
-    def get(self, target: str, headers: Headers | None = None, method: str = "GET") -> Answer:
+    def post(self, target: str, content: Any) -> Answer:
+        """Ask for a change, as the page does."""
+        origin, token = ("origin", f"http://{HOST}"), ("x-rushlight-token", self.app.for_changes)
+        body = content if isinstance(content, bytes) else json.dumps(content).encode()
+        return self.get(target, [("host", HOST), self.cookie, origin, token], "POST", body)
+
+    def get(self, target: str, headers: Headers | None = None, method: str = "GET", body: bytes = b"") -> Answer:
         """Make a request; without `headers` it is the user's own."""
         path, _, query = target.partition("?")
         given = [("host", HOST), self.cookie] if headers is None else headers
@@ -48,7 +54,7 @@ class Client:
         }  # fmt: skip
         messages: list[Any] = []
 
-        requests = [{"type": "http.request", "body": b"", "more_body": False}]
+        requests = [{"type": "http.request", "body": body, "more_body": False}]
 
         async def receive() -> Any:
             if requests:

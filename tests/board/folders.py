@@ -48,3 +48,13 @@ def make_run(runs: Path, name: str, losses: Any = (), epochs: int = 2, per_epoch
     }  # fmt: skip
     (folder / "report.json").write_text(json.dumps(report))
     return folder
+
+
+def write_tested(folder: Path, truth: Any, predicted: Any, rows: Any = (), names: Any = None) -> Path:
+    """Write what a test and its epochs leave of each sample."""
+    truth, predicted = np.array(truth), np.array(predicted)
+    arrays = {"truth": truth, "predicted": predicted, "confidence": np.linspace(0.5, 1, len(truth)).astype(np.float32)}
+    np.savez_compressed(folder / "predictions.npz", **arrays, **({} if names is None else {"names": np.array(names)}))
+    (folder / "samples.json").write_text(json.dumps({"split": "test", "samples": len(truth), "truth": truth.tolist()}))
+    np.array(rows, "<f2").tofile(folder / "samples.f16")
+    return folder

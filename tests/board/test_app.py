@@ -93,7 +93,7 @@ def test_the_list_reads_without_changing_anything(runs: Path) -> None:
 
     before = seen()
     client = Client(runs)
-    for target in ("/api/runs", f"/api/runs/{id_of('first')}", f"/api/logs?run={id_of('first')}~~"):
+    for target in ("/api/runs", f"/api/runs/{id_of('first')}", f"/api/logs?run={id_of('first')}~~~"):
         client.get(target)
     curves(client, "first")
     assert seen() == before
@@ -107,7 +107,7 @@ def test_logs_are_read_on_from_a_cursor_and_anew_when_the_file_was_cut(runs: Pat
     whole = path.read_bytes()
 
     def read(cursor: str) -> tuple[int, bool, str]:
-        found = client.get(f"/api/logs?run={identity}~{cursor}~").json[identity]["history"]
+        found = client.get(f"/api/logs?run={identity}~{cursor}~~").json[identity]["history"]
         return len(found["lines"]), found["anew"], found["cursor"]
 
     count, anew, cursor = read("")
@@ -130,7 +130,7 @@ def test_a_long_log_is_given_in_pieces_and_none_is_lost(runs: Path, monkeypatch:
     write_lines(runs / "first" / "values.jsonl", [{"epoch": number, "values": {"x": number}} for number in range(100)])
     cursor, found = "", []
     while True:
-        part = client.get(f"/api/logs?run={identity}~~{cursor}").json[identity]["values"]
+        part = client.get(f"/api/logs?run={identity}~~{cursor}~").json[identity]["values"]
         if not part["lines"]:
             break
         found += [line["epoch"] for line in part["lines"]]
@@ -331,7 +331,7 @@ CONTENTS = [
 
 def targets(identity: str) -> list[str]:
     views = [f"axis={axis}&smooth=20&log={log}" for axis in ("step", "epoch", "time") for log in (0, 1)]
-    pages = ["/api/runs", f"/api/runs/{identity}", f"/api/logs?run={identity}~~", f"/api/runs/{identity}/media/a.png"]
+    pages = ["/api/runs", f"/api/runs/{identity}", f"/api/logs?run={identity}~~~", f"/api/runs/{identity}/media/a.png"]
     pages += [f"/api/{page}?run={identity}&run={id_of('first')}" for page in ("compare", "recipes")]
     return [*pages, *(f"/api/curves?run={identity}&{view}" for view in views)]
 
@@ -376,7 +376,7 @@ def test_a_run_that_is_a_link_out_of_the_folder_is_refused(runs: Path, tmp_path:
     client = Client(runs)
     assert statuses(client) == {"first": "finished", "in": "finished", "out": "damaged"}
     assert client.get(f"/api/runs/{id_of('out')}").status == 404
-    assert client.get(f"/api/logs?run={id_of('out')}~~").json == {}
+    assert client.get(f"/api/logs?run={id_of('out')}~~~").json == {}
     assert curves(client, "out")[0]["runs"] == []
 
 

@@ -13,11 +13,12 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 from PIL import Image
-from tests.board.folders import make_run, write_losses
+from tests.board.folders import make_run, write_losses, write_tested
 from tests.board.test_app import HOSTILE_NAMES
 
 from rushlight.board.listing import id_of
@@ -318,11 +319,89 @@ def test_ten_thousand_runs_scroll_and_sort(look: Look, tmp_path: Path) -> None:
     page.wait_for_function("() => document.querySelector('.spacer').textContent.startsWith('1 of')")
 
 
+def test_a_cell_opens_its_samples_as_pictures_and_lists_are_reached_by_keyboard(look: Look, tmp_path: Path) -> None:
+    import rushlight
+
+    run = rushlight.train("mlp", "digits", epochs=2, quiet=True, runs=tmp_path)
+    board = look(tmp_path)
+    page = board.show(f"run/{id_of(run.folder.name)}")
+    page.wait_for_selector(".confusion")
+    cells = page.locator(".confusion td.wrong a")
+    count = int(cells.first.inner_text())
+    cells.first.focus()
+    page.keyboard.press("Enter")
+    page.wait_for_function(f"() => document.querySelectorAll('.cards img').length === {count}", timeout=60_000)
+    assert page.evaluate("[...document.querySelectorAll('.cards img')].every((image) => image.naturalWidth === 8)")
+    assert page.locator(".cards .life").count() == count
+    page.locator(".tabs a", has_text="training and test").focus()
+    page.keyboard.press("Enter")
+    page.wait_for_function("() => document.querySelector('.why').textContent.includes('None of the 360 test samples')")
+    assert board.complaints == []
+
+
+def test_a_run_is_noted_renamed_stopped_and_deleted_from_its_page(look: Look, runs: Path) -> None:
+    board = look(runs)
+    page = board.show(f"run/{id_of('run-1')}")
+    page.get_by_text("Note and tags").click()
+    page.get_by_label("Tags").fill("best, to show")
+    page.get_by_label("Note", exact=True).fill("<b>the one</b>")
+    page.get_by_role("button", name="Save", exact=True).click()
+    page.wait_for_function("() => document.querySelectorAll('.tag').length === 2")
+    page.get_by_text("Rename or delete").click()
+    page.get_by_label("New name").fill("run-2")
+    page.get_by_role("button", name="Rename").click()
+    page.wait_for_selector("[role=alert]")
+    page.get_by_label("New name").fill("renamed")
+    page.get_by_role("button", name="Rename").click()
+    page.wait_for_function("() => document.querySelector('h1')?.textContent.startsWith('renamed')")
+    page.get_by_text("Rename or delete").click()
+    page.get_by_role("button", name="Delete …").click()
+    assert (runs / "renamed").exists()
+    page.get_by_role("button", name="Delete it for good").click()
+    page.wait_for_function("() => location.hash.startsWith('#/runs')")
+    page.wait_for_function("() => !document.querySelector('main').textContent.includes('renamed')")
+    assert not (runs / "renamed").exists()
+    history = runs / "run-0" / "history.jsonl"
+    history.write_text("".join(history.read_text().splitlines(keepends=True)[:-1]))
+    with lock_run(runs / "run-0"):
+        page = board.show(f"run/{id_of('run-0')}")
+        page.get_by_role("button", name="Stop it").click()
+        page.get_by_text("Asked to stop").wait_for()
+        (runs / "run-0" / "stop.request").unlink()  # as a training does
+        page.get_by_text("It has noticed").wait_for(timeout=5000)
+    assert board.complaints == []
+
+
+def test_a_chart_is_saved_as_a_picture_of_its_lines(look: Look, runs: Path) -> None:
+    losses = np.ones(4000, np.float32)
+    losses[1234] = 9
+    write_losses(make_run(runs, HOSTILE_NAMES[0]), losses)
+    board = look(runs)
+    page = board.curves(HOSTILE_NAMES[0], view="&smooth=0")
+    page.locator("summary").first.click()
+    saved = {}
+    for kind in ("PNG", "SVG"):
+        with page.expect_download() as download:
+            page.get_by_role("button", name=f"Save as {kind}").click()
+        saved[kind] = Path(download.value.path()).read_bytes()
+    picture = Image.open(io.BytesIO(saved["PNG"]))
+    assert picture.width > 1000
+    drawing = ElementTree.fromstring(saved["SVG"])
+    (path,) = [one for one in drawing.iter("{http://www.w3.org/2000/svg}path") if len(one.get("d", "")) > 1000]
+    points = [tuple(map(float, point.split(","))) for point in re.findall(r"[ML]([\d.-]+,[\d.-]+)", path.get("d", ""))]
+    highest = min(points, key=lambda point: point[1])
+    ends = points[0][0], points[-1][0]
+    assert (highest[0] - ends[0]) / (ends[1] - ends[0]) == pytest.approx(1234 / 4000, abs=0.002)
+    assert HOSTILE_NAMES[0] in "".join(drawing.itertext())
+    assert board.complaints == []
+
+
 @pytest.mark.parametrize("mode", ["", "theme=dark", "lang=zh", "phone"])
 def test_axe_finds_nothing_and_nothing_scrolls_sideways(look: Look, runs: Path, mode: str) -> None:
     if not AXE.exists():
         pytest.skip("needs `npm ci` in board/")
     size = {"width": 360, "height": 740} if mode == "phone" else {"width": 1280, "height": 900}
+    write_tested(runs / "run-0", [0, 0, 0, 1], [1, 1, 0, 1], [[0.9, 0.2, 0.8, 0.7], [0.1, 0.1, 0.9, 0.9]])
     board = look(runs, viewport=size)  # type: ignore[call-arg]
     query = "" if mode == "phone" else mode
     chosen = ",".join(id_of(f"run-{number}") for number in range(3))
@@ -331,9 +410,12 @@ def test_axe_finds_nothing_and_nothing_scrolls_sideways(look: Look, runs: Path, 
         f"curves?runs={chosen}&{query}",
         f"compare?runs={chosen}&{query}",
         f"run/{id_of('run-0')}?{query}",
+        f"run/{id_of('run-0')}?list=cell&cell=0-1&{query}",
     ):
         page = board.show(view)
         page.wait_for_timeout(1200)
+        page.evaluate("document.querySelectorAll('details').forEach((one) => void (one.open = true))")
+        page.wait_for_timeout(300)
         page.evaluate(AXE.read_text(encoding="utf-8"))
         found = page.evaluate("axe.run(document, {runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa']})")
         assert [(entry["id"], entry["nodes"][0]["html"][:200]) for entry in found["violations"]] == [], view

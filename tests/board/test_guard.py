@@ -8,11 +8,13 @@ import pytest
 from tests.board.client import HOST, Client
 from tests.board.folders import make_run
 
-from rushlight.board import app
+from rushlight.board import app, serve_board
+from rushlight.errors import UsageError
 
 ROUTES = [
-    "/", "/assets/board.js", "/assets/board.css", "/api/words/en", "/api/runs", "/api/runs/0123456789ab", "/api/logs?run=a~~",
+    "/", "/assets/board.js", "/assets/board.css", "/api/words/en", "/api/runs", "/api/runs/0123456789ab", "/api/logs?run=a~~~",
     "/api/curves?run=0123456789ab", "/api/compare?run=a&run=b", "/api/recipes?run=a", "/api/runs/0123456789ab/losses.csv", "/api/runs/0123456789ab/media/a.png", "/nothing",
+    "/api/runs/0123456789ab/samples?list=wrong", "/api/runs/0123456789ab/shown?index=1", "/api/runs/0123456789ab/do/stop",
 ]  # fmt: skip
 FOREIGN_HOSTS = [
     "evil.test", "127.0.0.1.evil.test", "localhost.evil.test", "evil.test:8642", "127.0.0.1@evil.test", "0.0.0.0", "[::1", "",
@@ -88,6 +90,18 @@ def test_a_change_needs_the_origin_and_the_header(unread: Client, route: str) ->
 def test_any_port_and_every_name_of_this_machine_are_let_in(client: Client) -> None:
     for host in ("127.0.0.1", "localhost:1", "LOCALHOST:9000", "[::1]:8642", "127.0.0.1:65535"):
         assert client.get("/api/runs", [("host", host), client.cookie]).status == 200, host
+
+
+def test_another_name_is_let_in_only_where_it_is_allowed_and_only_that_one(tmp_path: Path) -> None:
+    client = Client(tmp_path, allowed="Lab-Server")
+    for host in ("lab-server", "LAB-SERVER:8642", HOST):
+        assert client.get("/api/runs", [("host", host), client.cookie]).status == 200, host
+        assert client.get("/api/runs", [("host", host)]).status == 401, host
+    for host in ("lab-server.evil.test", "xlab-server", "lab-server.", *FOREIGN_HOSTS):
+        assert client.get("/api/runs", [("host", host), client.cookie]).status == 403, host
+    for name in ("*", "", ".test", "a b", "evil.test:80", "a/b", "[::1]"):
+        with pytest.raises(UsageError, match="one host name"):
+            serve_board(tmp_path, 0, "en", print, False, name)
 
 
 def test_the_token_is_good_once_and_gives_a_strict_cookie(client: Client) -> None:

@@ -151,7 +151,7 @@ def test_a_hostile_run_is_shown_without_effect(
     assert is_harmless(json_said)
     assert json.loads(json_said)["name"] == folder.name
     console.print_report(hostile_report())
-    console.print_summary(folder=EVIL, seconds=1.0)
+    console.print_summary(folder=EVIL, seconds=1.0, test=None, run="latest")
     said = capsys.readouterr().out
     assert is_harmless(said)
     assert not any(line.startswith("error: f") for line in said.splitlines())

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -259,6 +261,26 @@ def test_a_file_called_like_a_module_of_pythons_does_not_take_its_place(name: st
     before = sys.modules[path.stem]
     assert load_model_class(f"{path}:Net").__name__ == "Net"
     assert sys.modules[path.stem] is before
+
+
+def test_a_file_called_like_a_library_that_is_loaded_later_does_not_take_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "installed").mkdir()
+    (tmp_path / "installed" / "libraryofplots.py").write_text("is_library = True\n")
+    path = tmp_path / "libraryofplots.py"
+    path.write_text("from torch import nn\nclass Net(nn.Linear): pass\n")
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path, str(tmp_path / "installed")])
+    assert load_model_class(f"{path}:Net").__module__ == "libraryofplots_"
+    sys.path.remove(str(tmp_path))
+    assert importlib.import_module("libraryofplots").is_library
+
+
+def test_files_in_the_current_folder_shadow_no_library_of_the_commands(tmp_path: Path) -> None:
+    for name in ("typer", "rich", "filelock"):
+        (tmp_path / f"{name}.py").write_text("raise RuntimeError('this is no library')\n")
+    done = subprocess.run([sys.executable, "-m", "rushlight", "runs"], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_file_that_was_changed_is_read_anew(tmp_path: Path) -> None:

@@ -75,6 +75,15 @@ def test_classes_that_no_font_can_write_raise_no_warning(tmp_path: Path) -> None
     size_of(tmp_path / "confusion.png")
 
 
+def test_names_hide_and_reorder_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Figure] = []
+    monkeypatch.setattr("rushlight.report.plots.write_figure", lambda path, figure: drawn.append(figure))
+    names = ["a\u202eb", "\x1b]52;c;\x07", "zero\u200bwidth", "plain"]
+    write_confusion_plot(tmp_path / "confusion.png", np.eye(4, dtype=int).tolist(), names)
+    written = [text.get_text() for text in drawn[0].axes[0].get_xticklabels()]
+    assert written == [r"a\u202eb", r"\x1b]52;c;\x07", r"zero\u200bwidth", "plain"]
+
+
 def test_chinese_names_are_written_only_where_a_font_has_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fonts, "cjk_font", lambda: None)
     assert not fonts.font_of("上衣")

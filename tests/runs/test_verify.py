@@ -216,6 +216,23 @@ def test_a_history_of_zeros_is_not_enough_for_any_checkpoint(unfinished: Path) -
     )
 
 
+@pytest.mark.parametrize("entry", ["history_bytes", "losses_bytes", "format"])
+@pytest.mark.parametrize("value", ["5", -1, [], None, 0.5])
+def test_an_entry_of_another_kind_is_damage_where_the_checksums_are_made_right_again(
+    unfinished: Path, entry: str, value: object
+) -> None:
+    folder = unfinished / "checkpoints" / "00000020"
+    state = json.dumps(json.loads((folder / "state.json").read_bytes()) | {entry: value}).encode()
+    before = hashlib.sha256((folder / "state.json").read_bytes()).hexdigest()
+    (folder / "state.json").write_bytes(state)
+    sums = (folder / "SHA256SUMS").read_text()
+    (folder / "SHA256SUMS").write_text(sums.replace(before, hashlib.sha256(state).hexdigest()))
+    found = verify_run(unfinished)
+    assert wrong(found)[0].name == "checkpoints/00000020"
+    assert wrong(found)[0].detail == f'cannot be read: it lacks "{entry}", or that is of another kind'
+    assert "rushlight resume" in found.meaning
+
+
 @pytest.mark.parametrize("digit", [b"2", b"7", b"1"])
 def test_a_flipped_bit_in_the_number_of_the_format_is_damage(unfinished: Path, digit: bytes) -> None:
     path = unfinished / "checkpoints" / "00000020" / "state.json"

@@ -19,7 +19,7 @@ import rushlight
 from rushlight.data.feed.resident import ResidentSplit
 from rushlight.data.spec import TargetSpec
 from rushlight.models import eval_mode
-from rushlight.report.intervals import wilson
+from rushlight.report import wilson
 from rushlight.report.report import ClassFigures, Report, class_figures
 from rushlight.training.evaluation import MOST_WRONG, Outcome, evaluate, likeliest, make_report
 from rushlight.training.objective.losses import make_objective, own_objective
@@ -382,8 +382,11 @@ def test_the_likeliest_class_and_its_probability_are_those_of_softmax(
     outputs = torch.randn(rows, classes, generator=torch.Generator().manual_seed(seed)).mul(scale)
     outputs[0] = outputs[0, 0]  # all alike: the first is taken
     outputs[-1, -1] = math.nan  # takes its whole row along
-    confidence, predicted = likeliest(outputs)
+    truth = torch.arange(rows) % (classes + 1) - 1  # -1: ignored
+    predicted, confidence, of_truth = likeliest(outputs, truth)
     probabilities = outputs.softmax(1)
+    expected = probabilities.gather(1, truth.clamp(0).unsqueeze(1)).squeeze(1).where(truth >= 0, torch.tensor(math.nan))
+    torch.testing.assert_close(of_truth, expected, equal_nan=True)
     torch.testing.assert_close(confidence, probabilities.amax(1), equal_nan=True)
     torch.testing.assert_close(probabilities.gather(1, predicted.unsqueeze(1)).squeeze(1), confidence, equal_nan=True)
     assert predicted[0] == 0
@@ -418,3 +421,32 @@ def test_whatever_draws_in_a_test_draws_the_same_in_each_and_changes_nothing_els
     assert torch.equal(torch.get_rng_state(), streams[0])
     assert np.random.get_state()[1].tolist() == streams[1]  # type: ignore[index]
     assert random.getstate() == streams[2]
+
+
+@pytest.mark.parametrize("most", [1, 3, 8])
+def test_where_memory_runs_out_a_test_takes_smaller_batches_and_finds_the_same(most: int) -> None:
+    class Tight(nn.Module):
+        """Has room for few samples at a time."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            if len(x) > most:
+                raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9")
+            return x
+
+    torch.manual_seed(0)
+    outputs = torch.randn(29, 3)
+    split, objective = ResidentSplit(outputs, torch.arange(29) % 3, as_it_is), make_objective(nn.CrossEntropyLoss())
+    found, _ = evaluate(Tight(), split, objective, THREE, 16)
+    expected, _ = evaluate(nn.Identity(), split, objective, THREE, 16)
+    assert found.confusion == expected.confusion
+    assert found.loss == pytest.approx(expected.loss, rel=1e-6)
+
+
+def test_where_no_sample_fits_the_error_is_raised() -> None:
+    class Full(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            raise MemoryError
+
+    split = ResidentSplit(torch.zeros(4, 3), torch.zeros(4, dtype=torch.long), as_it_is)
+    with pytest.raises(MemoryError):
+        evaluate(Full(), split, make_objective(nn.CrossEntropyLoss()), THREE, 4)

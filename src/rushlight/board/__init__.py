@@ -3,4 +3,14 @@
 Starlette, uvicorn and NumPy are imported when a board is served, never before; torch not at all.
 """
 
+from typing import TYPE_CHECKING
+
 from rushlight.board.serve import serve_board
+from rushlight.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from rushlight.board.export import export_run
+    from rushlight.board.notebook import run_html
+
+
+__getattr__, __dir__ = lazy_names(__name__)

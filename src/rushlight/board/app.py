@@ -14,13 +14,17 @@ from rushlight.board.axis import Axis
 from rushlight.board.compare import compare_models
 from rushlight.board.curves import Curves, View
 from rushlight.board.details import details_of, logged_images
+from rushlight.board.doing import CHANGES, change_run
 from rushlight.board.files import read_new_lines, read_range
-from rushlight.board.guard import App, Guard
+from rushlight.board.guard import Guard
 from rushlight.board.listing import Runs
 from rushlight.board.page import PAGE, html_page
 from rushlight.board.recipes import compare_recipes
+from rushlight.board.samples import LISTS, MOST_SHOWN, Viewer, list_samples, read_tested
 from rushlight.board.series import csv_of
+from rushlight.errors import RushlightError
 from rushlight.texts import LANGUAGES, fill, read_room
+from rushlight.web import App
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -29,22 +33,24 @@ if TYPE_CHECKING:
 PNG = b"\x89PNG\r\n\x1a\n"
 MOST_IMAGE = 32 << 20  # bytes
 MOST_RUNS = 200  # of one request
+MOST_ASKED = 1 << 17  # bytes of a request that changes something
 PAGE_WORDS = "board.page."  # what the keys of the words of the page begin with
-LOG_FILES = {"history": "history.jsonl", "values": "values.jsonl"}
+LOG_FILES = {"history": "history.jsonl", "values": "values.jsonl", "machine": "machine.jsonl"}
 
 
 class BadRequest(Exception):
     """A request that the page never makes."""
 
 
-def build_app(folder: Path, port: int, language: str) -> Guard:
-    """Return the application that shows the runs of a folder."""
+def build_app(folder: Path, port: int, language: str, allowed: str | None = None) -> Guard:
+    """Return the application that shows the runs of a folder; `allowed` is another name by which browsers may ask for it."""
     from starlette.applications import Starlette
+    from starlette.concurrency import run_in_threadpool
     from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, StreamingResponse
     from starlette.responses import Response as Plain
     from starlette.routing import Route
 
-    runs, curves = Runs(folder), Curves()
+    runs, curves, viewer = Runs(folder), Curves(), Viewer()
 
     def as_json(content: Any) -> Response:
         return Plain(
@@ -122,6 +128,45 @@ def build_app(folder: Path, port: int, language: str) -> Guard:
         content = read_range(found / "media" / name, 0, MOST_IMAGE)
         return Plain(content, media_type="image/png") if content.startswith(PNG) else PlainTextResponse("", 404)
 
+    def samples(request: Request) -> Response:
+        """Give the test samples of a cell or a list: what is known of them, as JSON; all of a list as "most=all"."""
+        found, given = runs.find(request.path_params["run"]), request.query_params
+        tested = None if found is None else read_tested(found)
+        if found is None or given.get("list") not in LISTS:
+            return PlainTextResponse("", 404)
+        if tested is None:
+            return as_json(None)
+        truth, predicted, start = (whole_number(given.get(name)) for name in ("truth", "predicted", "start"))
+        most = {"most": len(tested.truth)} if given.get("most") == "all" else {}
+        return as_json(list_samples(tested, given["list"], truth, predicted, start or 0, **most))
+
+    def show_samples(request: Request) -> Response:
+        """Give the samples themselves, by their indices; or the pairs that are in training and test."""
+        found, given = runs.find(request.path_params["run"]), request.query_params
+        if found is None:
+            return PlainTextResponse("", 404)
+        indices = [index for one in given.getlist("index")[:MOST_SHOWN] if (index := whole_number(one)) is not None]
+        return as_json(viewer.ask(found, {"twins": True} if "twins" in given else {"indices": indices}))
+
+    async def change(request: Request) -> Response:
+        found, what = runs.find(request.path_params["run"]), request.path_params["what"]
+        if found is None or what not in CHANGES:
+            return PlainTextResponse("", 404)
+        content = b""
+        async for chunk in request.stream():
+            content += chunk
+            if len(content) > MOST_ASKED:
+                raise BadRequest(what)
+        try:
+            given = json.loads(content)
+            if not isinstance(given, dict):
+                raise BadRequest(what)
+            return as_json(await run_in_threadpool(change_run, folder, found, what, given))
+        except (ValueError, RecursionError):
+            raise BadRequest(what) from None
+        except RushlightError as error:
+            return as_json({"error": error.problem})
+
     async def bad_request(request: Request, error: Exception) -> Response:
         return PlainTextResponse(str(error), 400)
 
@@ -142,10 +187,19 @@ def build_app(folder: Path, port: int, language: str) -> Guard:
         Route("/api/compare", compare),
         Route("/api/recipes", recipes),
         Route("/api/runs/{run}/losses.csv", losses_csv),
-        Route("/api/runs/{run}/media/{name}", show_image),
+        Route("/api/runs/{run}/media/{name}", show_image), Route("/api/runs/{run}/samples", samples),
+        Route("/api/runs/{run}/shown", show_samples), Route("/api/runs/{run}/do/{what}", change, methods=["POST"]),
     ]  # fmt: skip
-    guard = Guard(Starlette(routes=routes, exception_handlers={BadRequest: bad_request}), port, refuse, welcome)
+    guard = Guard(
+        Starlette(routes=routes, exception_handlers={BadRequest: bad_request}), port, refuse, welcome, allowed
+    )
+    guard.leave = viewer.close
     return guard
+
+
+def whole_number(given: str | None) -> int | None:
+    """Return a whole number from 0 on; None for anything else."""
+    return int(given) if given is not None and given.isdecimal() and len(given) < 12 else None
 
 
 def view_of(given: Callable[[str], str | None]) -> View:

@@ -7,10 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rushlight.board.files import read_new_lines
+from rushlight.board.files import read_all_lines, read_status
+from rushlight.board.health import health_of
 from rushlight.board.listing import Refused, check_files
+from rushlight.board.samples import calibration_of
 from rushlight.errors import RunError
-from rushlight.runs import is_locked, list_sessions, read_environment, read_recipe, read_report
+from rushlight.runs import STOP, is_locked, list_sessions, read_environment, read_note, read_recipe, read_report
 from rushlight.texts import text
 
 IMAGE_NAME = re.compile(r"media/([^/\\]+\.png)")
@@ -19,7 +21,7 @@ OF_CLASS = ("n", "precision", "recall", "f1")
 
 
 def details_of(folder: Path) -> dict[str, Any]:
-    """Return "recipe", "environment", "report" and "sessions", None where one is not there, and "problems" in words."""
+    """Return "recipe", "environment", "report", "sessions", "health" and "calibration", None where one is not there, and "problems"."""
     problems: list[str] = []
 
     def part(name: str, read: Callable[[], Any]) -> Any:
@@ -36,12 +38,24 @@ def details_of(folder: Path) -> dict[str, Any]:
     try:
         check_files(folder)
     except Refused as error:
-        return {"recipe": None, "environment": None, "report": None, "sessions": None, "problems": [str(error)]}
+        return {
+            "recipe": None,
+            "environment": None,
+            "report": None,
+            "sessions": None,
+            "health": None,
+            "calibration": None,
+            "problems": [str(error)],
+        }
     return {
         "recipe": part("recipe.json", lambda: read_recipe(folder)),
         "environment": part("environment.json", lambda: read_environment(folder)),
         "report": part("report.json", lambda: checked_report(read_report(folder))),
         "sessions": part("sessions.jsonl", lambda: list_sessions(folder, is_locked(folder))),
+        "is_asked_to_stop": read_status(folder / STOP) is not None,
+        "note": read_note(folder),
+        "health": health_of(folder),
+        "calibration": calibration_of(folder),
         "problems": problems,
     }
 
@@ -74,14 +88,10 @@ def optional_number(value: Any) -> float | None:
 def logged_images(folder: Path) -> set[str]:
     """Return the names of the image files that a run's log refers to."""
     names: set[str] = set()
-    cursor, before = "", None
-    while cursor != before:
-        before = cursor
-        lines, cursor, _ = read_new_lines(folder / "values.jsonl", before)
-        for line in lines:
-            values = line.get("values")
-            for value in values.values() if isinstance(values, dict) else ():
-                name = value.get("media") if isinstance(value, dict) else None
-                if isinstance(name, str) and (match := IMAGE_NAME.fullmatch(name)):
-                    names.add(match[1])
+    for line in read_all_lines(folder / "values.jsonl"):
+        values = line.get("values")
+        for value in values.values() if isinstance(values, dict) else ():
+            name = value.get("media") if isinstance(value, dict) else None
+            if isinstance(name, str) and (match := IMAGE_NAME.fullmatch(name)):
+                names.add(match[1])
     return names

@@ -65,6 +65,17 @@ def read_new_lines(path: Path, cursor: str = "") -> tuple[list[dict[str, Any]], 
     return lines, cursor_at(path, offset + len(whole), status), not offset and bool(cursor)
 
 
+def read_all_lines(path: Path) -> list[dict[str, Any]]:
+    """Return all whole lines of a JSON-lines file that are JSON objects."""
+    found: list[dict[str, Any]] = []
+    cursor, before = "", None
+    while cursor != before:
+        before = cursor
+        lines, cursor, is_anew = read_new_lines(path, before)
+        found = lines if is_anew else found + lines
+    return found
+
+
 def cursor_at(path: Path, offset: int, status: os.stat_result) -> str:
     """Return the cursor for an offset: the file's number, the offset, and a checksum of the bytes before it."""
     before = read_range(path, max(0, offset - CHECKED), min(offset, CHECKED))

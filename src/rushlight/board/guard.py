@@ -6,41 +6,40 @@ refused. The address that the terminal shows has a token that is good once; then
 
 from __future__ import annotations
 
-import re
 import secrets
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Callable
 from http.cookies import CookieError, SimpleCookie
-from typing import Any
 from urllib.parse import parse_qs
 
-HOSTS = frozenset({"127.0.0.1", "localhost", "[::1]"})  # whole names, with any port: `ssh -L` forwards from another one
-POLICY = {
-    "default-src": "'none'", "script-src": "'self'", "style-src": "'self'", "connect-src": "'self'", "img-src": "'self' data:",
-    "base-uri": "'none'", "form-action": "'none'", "frame-ancestors": "'none'", "require-trusted-types-for": "'script'",
-    "trusted-types": "'none'",
-}  # fmt: skip
-HEADERS = {
-    "content-security-policy": "; ".join(f"{name} {value}" for name, value in POLICY.items()),
-    "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
-    "cross-origin-resource-policy": "same-origin",
-    "cross-origin-opener-policy": "same-origin",
-    "cache-control": "no-store",
-}
-
-Message = MutableMapping[str, Any]
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
+from rushlight.web import (
+    HEADERS,
+    App,
+    Message,
+    Receive,
+    Scope,
+    Send,
+    are_equal_secrets,
+    headers_of,
+    is_from_elsewhere,
+    is_ours,
+)
 
 
 class Guard:
     """Answers what is refused, gives the rest to `app`, and adds the security headers to every answer."""
 
-    def __init__(self, app: App, port: int, refuse: Callable[[int, str], App], welcome: Callable[[str], App]) -> None:
+    def __init__(
+        self,
+        app: App,
+        port: int,
+        refuse: Callable[[int, str], App],
+        welcome: Callable[[str], App],
+        allowed: str | None = None,
+    ) -> None:
         self.app = app
+        self.others = () if allowed is None else (allowed.lower(),)  # names besides this machine's own
         self.refuse = refuse  # makes the answer of a status and a reason: "host", "cross-origin", "method" or "cookie"
+        self.leave: Callable[[], object] = lambda: None  # ends what works for the app, when the board closes
         self.welcome = welcome  # makes the answer that sets a cookie and leads to the page
         self.token: str | None = secrets.token_urlsafe(32)  # good once
         self.session = secrets.token_urlsafe(32)  # the cookie's value
@@ -61,16 +60,12 @@ class Guard:
 
     def refusal(self, scope: Scope) -> App | None:
         """Return the answer to a request that the page does not get to see; None where it is the user's own."""
-        headers: dict[str, list[str]] = {}
-        for name, value in scope["headers"]:
-            headers.setdefault(name.decode("latin-1").lower(), []).append(value.decode("latin-1"))
+        headers = headers_of(scope)
         hosts, origins = headers.get("host", []), headers.get("origin", [])
-        if len(hosts) != 1 or not is_ours(hosts[0]):
+        if len(hosts) != 1 or not is_ours(hosts[0], self.others):
             return self.refuse(403, "host")
         is_page = scope["path"] == "/" and scope["method"] == "GET"
-        # Pages of other ports of this machine are of the same site. A link from anywhere may lead to the page itself.
-        is_elsewhere = not is_page and {"cross-site", "same-site"} & {*headers.get("sec-fetch-site", [])}
-        if is_elsewhere or any(origin != f"http://{hosts[0]}" for origin in origins):
+        if is_from_elsewhere(headers, hosts[0], is_page):
             return self.refuse(403, "cross-origin")
         if not are_equal_secrets(self.cookie_of(headers), self.session):
             given = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])
@@ -98,13 +93,3 @@ class Guard:
             except CookieError:
                 continue
         return jar[self.cookie].value if self.cookie in jar else ""
-
-
-def is_ours(host: str) -> bool:
-    """Tell whether a Host header has one of the names of this machine, and nothing else but a port."""
-    return re.sub(r":[0-9]{1,5}\Z", "", host.lower()) in HOSTS
-
-
-def are_equal_secrets(given: str, secret: str) -> bool:
-    """Compare in a time that does not tell where they differ."""
-    return secrets.compare_digest(given.encode("utf-8", "replace"), secret.encode())

@@ -14,10 +14,19 @@ from typing import Any
 
 from rushlight import files
 from rushlight.board.files import read_status
-from rushlight.runs import is_locked, is_run, read_recipe, started_at, summarize_any
+from rushlight.errors import RunError
+from rushlight.runs import is_locked, is_run, read_note, read_recipe, started_at, summarize_any
 from rushlight.texts import shown, text
 
-SMALL_FILES = ("recipe.json", "environment.json", "report.json", "sessions.jsonl", "holder.json", "run.lock")
+SMALL_FILES = (
+    "recipe.json",
+    "environment.json",
+    "report.json",
+    "sessions.jsonl",
+    "holder.json",
+    "run.lock",
+    "note.json",
+)
 READ_WHOLE = {**dict.fromkeys(SMALL_FILES, 16 << 20), "history.jsonl": 64 << 20, "values.jsonl": 64 << 20}  # bytes
 SETTLED_SECONDS = 2.0  # a folder's time of change is trusted when it is this old
 READING_SECONDS = 0.5  # of one call; what is new then waits for the next
@@ -164,10 +173,13 @@ def row_of(folder: Path) -> dict[str, Any]:
     """Return a run's row of the list: the fields of `RunSummary`, and some of its recipe. It never raises."""
     try:
         check_files(folder)
-        summary = summarize_any(folder)
-        row = {**vars(summary), "problem": shown(summary.problem)}
-        if summary.status != "damaged":
+        try:
             recipe = read_recipe(folder)
+        except RunError:
+            recipe = None  # the summary says what is wrong with it
+        summary = summarize_any(folder, recipe)
+        row = {**vars(summary), "problem": shown(summary.problem)}
+        if recipe is not None and summary.status != "damaged":
             optimizer = recipe.get("optimizer")
             if isinstance(optimizer, dict):
                 arguments = optimizer.get("arguments")
@@ -181,6 +193,7 @@ def row_of(folder: Path) -> dict[str, Any]:
             folder, text("board.problem.unreadable", reason=f"{type(error).__name__}: {error}"[:LONGEST_NAME])
         )
     row.pop("folder")
+    row |= read_note(folder)
     return {name: plain_value(value) for name, value in row.items()}
 
 

@@ -82,6 +82,18 @@ def merge(cells: Cells, edges: Integers) -> Cells:
     return merged
 
 
+def blocks_of(values: Floats) -> Cells:
+    """Return one cell for every `BLOCK` values."""
+    if not np.isfinite(values).all():
+        return merge(single(values), np.arange(0, len(values) + 1, BLOCK))
+    rows = values.reshape(-1, BLOCK)
+    low = rows.min(axis=1)
+    counts = np.zeros((len(KINDS), len(rows)), np.int32)
+    if low.min(initial=1) <= 0:
+        counts[3] = (rows <= 0).sum(axis=1)
+    return Cells(rows[:, 0].copy(), low, rows.max(axis=1), rows[:, -1].copy(), counts)
+
+
 def smooth(values: Floats, half_life: float, state: tuple[float, float]) -> tuple[Floats, NDArray[np.float64]]:
     """Return the debiased exponential mean at each value, and the states at the end of every `BLOCK` values.
 
@@ -90,26 +102,28 @@ def smooth(values: Floats, half_life: float, state: tuple[float, float]) -> tupl
     """
     decay = 0.5 ** (1 / half_life)
     rows = -(-len(values) // BLOCK)
+    ageing = decay ** np.arange(BLOCK - 1, -1, -1)  # of each value until its row ends; at least 2^-63
+    across = decay**BLOCK
     finite = np.isfinite(values)
-    powers = decay ** np.arange(BLOCK)  # at least 2^-63, so that nothing overflows
-    across = float(decay**BLOCK)
-    is_whole = bool(finite.all())  # the weights of all rows are alike: one is computed
-    weights = np.ones((1, BLOCK)) if is_whole else filled(finite.astype(np.float64), rows)
-    sums = [np.cumsum(part / powers, axis=1) * powers for part in (filled(np.where(finite, values, 0), rows), weights)]
-    ends = np.empty((2, rows + 1))
-    for row, part, start in zip(ends, sums, state, strict=True):
-        last = np.broadcast_to(part[:, -1], (rows,)).tolist()
+    is_whole = bool(finite.all())  # the weights of all rows are alike but for what came before
+    means, ends = [], np.empty((2, rows + 1))
+    for row, given, start in zip(
+        ends, (values if is_whole else np.where(finite, values, 0), finite), state, strict=True
+    ):
+        found = np.zeros((rows, BLOCK))
+        found.reshape(-1)[: len(values)] = given
+        last = np.einsum("ij,j->i", found, ageing).tolist()  # of a row the same, however many there are
         row[:] = list(itertools.accumulate(last, lambda carry, end: carry * across + end, initial=start))
-    total, weight = (part + row[:-1, None] * (powers * decay) for row, part in zip(ends, sums, strict=True))
+        sums = found.T.copy()  # (BLOCK, rows): each step of the recursion is done for all rows at once
+        sums[0] += row[:-1] * decay
+        before, aged = sums[0], np.empty(rows)
+        for current in sums[1:]:
+            current += np.multiply(before, decay, out=aged)
+            before = current
+        means.append(sums)
     with np.errstate(invalid="ignore"):
-        return (total / weight).reshape(-1)[: len(values)].astype(np.float32), ends[:, 1:]
-
-
-def filled(values: Floats, rows: int) -> Floats:
-    """Return values in rows of `BLOCK`, filled up with 0."""
-    found = np.zeros(rows * BLOCK)
-    found[: len(values)] = values
-    return found.reshape(rows, BLOCK)
+        mean = np.divide(means[0], means[1], out=np.empty((BLOCK, rows), np.float32), casting="same_kind")
+    return mean.T.reshape(-1)[: len(values)], ends[:, 1:]
 
 
 class Track:
@@ -125,8 +139,7 @@ class Track:
         if self.half_life:
             values, states = smooth(values, self.half_life, self.state(len(self.cells)))
             self.states = np.concatenate([self.states, states], axis=1)
-        blocks = merge(single(values), np.arange(0, len(values) + 1, BLOCK))
-        self.cells = join([self.cells, blocks])
+        self.cells = join([self.cells, blocks_of(values)])
 
     def state(self, block: int) -> tuple[float, float]:
         """Return both sums of the smoothing before a block."""

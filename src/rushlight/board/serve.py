@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
+import re
 import sys
 import tempfile
 import threading
@@ -14,43 +14,39 @@ from pathlib import Path
 
 from rushlight.board.page import html_page
 from rushlight.errors import RunError, UsageError
+from rushlight.web import LOOPBACK, QUIET, listening
 
-LOOPBACK = "127.0.0.1"
+ANYWHERE = "0.0.0.0"
+HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?")  # a name or an IPv4 address; no pattern
 USUAL_FOLDER, USUAL_PORT = Path("runs"), 8642
 STOP_SECONDS = 1
 
 
 def serve_board(
-    folder: Path, port: int | None, language: str, announce: Callable[[str], object], opens_browser: bool
-) -> None:
+    folder: Path, port: int | None, language: str, announce: Callable[[str], object], opens_browser: bool,
+    allowed: str | None = None,
+) -> None:  # fmt: skip
     """Show the runs in a folder until Ctrl-C; `announce` is given the address, whose token is good once.
+
+    With a name `allowed` other machines reach it, too, under this name alone.
 
     Raises:
         RunError: there is no such folder, and it is not the usual one.
-        UsageError: the port is in use, or no port.
+        UsageError: the port is in use, or no port; or the name is none.
     """
     if not folder.is_dir() and folder != USUAL_FOLDER:  # the usual one may come when the first training begins
         raise RunError("board-no-folder", runs=folder)
+    if allowed is not None and not HOST_NAME.fullmatch(allowed):
+        raise UsageError("board-host-bad", name=allowed)
     from uvicorn import Config, Server
 
     from rushlight.board.app import build_app
 
-    with listening(port) as listener:
+    with listening(port, USUAL_PORT, LOOPBACK if allowed is None else ANYWHERE) as listener:
         used = listener.getsockname()[1]
-        app = build_app(folder, used, language)
-        address = f"http://{LOOPBACK}:{used}/?token={app.token}"
-        server = Server(
-            Config(
-                app,
-                lifespan="off",
-                ws="none",
-                log_level="warning",
-                access_log=False,
-                proxy_headers=False,
-                server_header=False,
-                timeout_graceful_shutdown=STOP_SECONDS,
-            )
-        )
+        app = build_app(folder, used, language, allowed)
+        address = f"http://{allowed or LOOPBACK}:{used}/?token={app.token}"
+        server = Server(Config(app, **QUIET, timeout_graceful_shutdown=STOP_SECONDS))
         thread = threading.Thread(target=server.run, args=([listener],), name="rushlight-board", daemon=True)
         thread.start()  # not here: uvicorn would replace the handlers of signals in the main thread
         try:
@@ -61,25 +57,8 @@ def serve_board(
             pass
         finally:
             server.should_exit = True
+            app.leave()
             thread.join(2 * STOP_SECONDS)
-
-
-@contextlib.contextmanager
-def listening(port: int | None) -> Iterator[socket.socket]:
-    """Listen on a port of the loopback; where none was asked for, on the usual one, or on a free one."""
-    if port is not None and not 0 <= port < 65536:
-        raise UsageError("board-port-bad", port=port)
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
-        if os.name != "nt":  # there it would let two servers listen on one port
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind((LOOPBACK, USUAL_PORT if port is None else port))
-        except OSError as error:
-            if port is not None:
-                raise UsageError("board-port-used", port=port, reason=error.strerror or error) from error
-            listener.bind((LOOPBACK, 0))
-        listener.listen()  # from here on, who comes waits
-        yield listener
 
 
 def has_screen() -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -97,16 +98,25 @@ def test(
     json: Json = False,
 ) -> None:
     import rushlight
-    from rushlight.console import open_console, print_json, print_marked, print_report
+    from rushlight.console import print_json, print_report
+
+    with telling_warnings():
+        report = rushlight.open_run(run, model, runs=runs).test(data).to_json()
+        if json:
+            print_json(report)
+        else:
+            print_report(report)
+
+
+@contextlib.contextmanager
+def telling_warnings() -> Iterator[None]:
+    """Print the warnings of the block, at its end, on standard error."""
+    from rushlight.console import open_console, print_marked
     from rushlight.texts import shown, text
 
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
-        report = rushlight.open_run(run, model, runs=runs).test(data).to_json()
-    if json:
-        print_json(report)
-    else:
-        print_report(report)
+        yield
     for warning in told:
         assert isinstance(warning.message, Warning)
         print_marked(
@@ -137,9 +147,16 @@ def save(
 ) -> None:
     import rushlight
     from rushlight.console import print_lines
+    from rushlight.export import save_model
     from rushlight.texts import text
 
-    print_lines(text("console.saved", path=rushlight.open_run(run, model, runs=runs).save(path)))
+    with telling_warnings():
+        if (Path(run) / "model.json").is_file():
+            saved = rushlight.open_bundle(run, model)
+            save_model(path, saved.model, lambda: saved.bundle, Path(run))
+        else:
+            rushlight.open_run(run, model, runs=runs).save(path)
+        print_lines(text("console.saved", path=path))
 
 
 @app.command(cls=Command)
@@ -173,18 +190,53 @@ def board(
     port: Annotated[int | None, typer.Option(metavar="PORT")] = None,
     no_open: Annotated[bool, typer.Option("--no-open")] = False,
     language: str | None = None,
+    export: Annotated[Path | None, typer.Option(metavar="FILE.html")] = None,
+    allow_host: Annotated[str | None, typer.Option(metavar="NAME")] = None,
 ) -> None:
-    from rushlight.board import serve_board
+    from rushlight.board import export_run, serve_board
     from rushlight.console import print_lines
     from rushlight.errors import check_choice
-    from rushlight.texts import LANGUAGES, fill
+    from rushlight.formats import format_bytes
+    from rushlight.runs import find_run, is_run
+    from rushlight.texts import LANGUAGES, fill, text
     from rushlight.texts import language as usual
 
     chosen = language or usual()
     check_choice("language", chosen, LANGUAGES)
-    serve_board(
-        runs, port, chosen, lambda address: print_lines(fill(chosen, "board.open", {"address": address})), not no_open
-    )
+    if export is not None:
+        run = runs if is_run(runs) else find_run(runs, "latest")
+        size = export_run(run, export, chosen)
+        print_lines(text("board.exported", run=run.name, path=export, size=format_bytes(size)))
+        return
+
+    def announce(address: str) -> None:
+        print_lines(fill(chosen, "board.open" if allow_host is None else "board.open-to-others", {"address": address}))
+
+    serve_board(runs, port, chosen, announce, not no_open, allow_host)
+
+
+@app.command(cls=Command)
+def serve(
+    run: Annotated[str, typer.Argument(metavar="RUN|BUNDLE|ONNX")] = "latest",
+    model: Model = None,
+    runs: Runs = Path("runs"),
+    name: str | None = None,
+    port: Annotated[int | None, typer.Option(metavar="PORT")] = None,
+    host: Annotated[str, typer.Option(metavar="ADDRESS")] = "127.0.0.1",
+    allow_host: Annotated[list[str] | None, typer.Option(metavar="NAME")] = None,
+    token_file: Annotated[Path | None, typer.Option(metavar="FILE")] = None,
+    insecure: Annotated[bool, typer.Option("--insecure")] = False,
+    threads: int = 0,
+    deadline: float = 30.0,
+    drain: float = 20.0,
+    language: str | None = None,
+) -> None:
+    from rushlight.cli.serving import serve_until_told
+
+    serve_until_told(
+        run, runs, model, language, insecure, token_file, name=name, port=port, host=host, hosts=tuple(allow_host or ()),
+        threads=threads, deadline=deadline, drain=drain,
+    )  # fmt: skip
 
 
 @app.command(cls=Command)

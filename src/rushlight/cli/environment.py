@@ -14,7 +14,8 @@ from rushlight.texts import shown, text
 
 ENTRIES = (
     "rushlight", "python", "platform", "torch", "numpy", "device", "device_name", "devices", "cpu", "cores", "threads",
-    "cpu_features", "bfloat16", "memory_available_bytes", "blas", "onednn",
+    "cpu_features", "bfloat16", "tf32", "compute_capability", "card_memory_bytes", "card_memory_available_bytes", "driver",
+    "cuda", "cudnn", "memory_available_bytes", "blas", "onednn",
 )  # fmt: skip
 
 
@@ -24,7 +25,7 @@ def show_environment(as_json: bool) -> None:
     if as_json:
         print_json(found)
         return
-    labels = {key: text(f"console.environment.{key.replace('_', '-')}") for key in ENTRIES}
+    labels = {key: text(f"console.environment.{key.replace('_', '-')}") for key in ENTRIES if key in found}
     width = max(map(cell_len, labels.values()))
     for key, label in labels.items():
         print_lines(f"{label}{' ' * (width - cell_len(label))}  {as_text(key, found[key])}")
@@ -34,7 +35,7 @@ def show_environment(as_json: bool) -> None:
 
 def as_text(key: str, value: Any) -> str:
     """Return a value as a person reads it."""
-    if key == "memory_available_bytes":
+    if key.endswith("_bytes"):
         return format_bytes(value)
     if isinstance(value, dict):
         return ", ".join(f"{kind} ({name})" for kind, name in value.items())

@@ -8,6 +8,7 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from rushlight import files
 from rushlight.cli.values import SHORT
 from rushlight.errors import UsageError, suggest
 from rushlight.options import OPTIONS, found_text
@@ -99,7 +100,9 @@ def explain(command: Any, context: Any, code: str) -> None:
 def teach(error: Exception, arguments: list[str]) -> Exception:
     """Return typer's errors about arguments, and the system's about paths, in our words; any other error as it is."""
     if isinstance(error, OSError) and error.filename is not None:
-        return UsageError("path-refused", path=os.fsdecode(error.filename), reason=error.strerror)
+        path = os.fsdecode(error.filename)
+        found = files.explanation(error, path)
+        return found if found.key != "disk-error" else UsageError("path-refused", path=path, reason=error.strerror)
     if not isinstance(error, TYPERS_ERROR):
         return error
     context, parameter, kind = getattr(error, "ctx", None), getattr(error, "param", None), type(error).__name__

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from rushlight import console, runs
+from rushlight import console, files, runs
 from rushlight.errors import RunError, UsageError
 from rushlight.texts import text
 
@@ -41,7 +41,7 @@ def plain_summary(summary: Any) -> dict[str, Any]:
 def verify(folder: Path, run: str | None, as_json: bool) -> bool:
     """Check one run, or all of them, and print the result; return whether all is whole."""
     folders = runs.run_folders(folder) if run is None else [runs.find_run(folder, run)]
-    with console.checking(sum(map(runs.bytes_on_disk, folders))) as watch:
+    with console.checking(sum(map(files.bytes_on_disk, folders))) as watch:
         found = [verified(path, watch) for path in folders]
     damaged = sum(not result["whole"] for result in found)
     if as_json:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +24,7 @@ def show_datasets(as_json: bool) -> None:
 
     rows = describe_datasets()
     if as_json:
-        print_json([asdict(row) for row in rows])
+        print_json(rows)
         return
     table = new_table()
     table.add_column(text("console.datasets.name"), no_wrap=True)
@@ -34,11 +33,10 @@ def show_datasets(as_json: bool) -> None:
     table.add_column(text("console.datasets.here"), justify="center")
     table.add_column(text("console.datasets.licence"))
     for row in rows:
-        size = "?" if row.download_bytes is None else format_bytes(row.download_bytes)
-        size = text("console.datasets.in-the-package") if row.download_bytes == 0 else size
-        here = text("console.environment.yes" if row.is_cached else "console.environment.no")
-        figures = (f"{row.train_count:,}", f"{row.test_count:,}", f"{row.classes}", "×".join(map(str, row.shape)))
-        table.add_row(row.name, *figures, size, here, row.licence)
+        size = format_bytes(row["download_bytes"]) if row["download_bytes"] else text("console.datasets.in-the-package")
+        here = text("console.environment.yes" if row["is_cached"] else "console.environment.no")
+        counts = (f"{row[name]:,}" for name in ("train_count", "test_count", "classes"))
+        table.add_row(row["name"], *counts, "×".join(map(str, row["shape"])), size, here, row["licence"])
     print_titled(open_console(), text("console.datasets.title"), table)
 
 

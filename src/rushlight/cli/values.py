@@ -10,8 +10,9 @@ from typing import Annotated, Any
 import typer
 
 from rushlight.errors import UsageError
-from rushlight.options import OPTIONS, TAKES, Option
+from rushlight.options import OPTIONS, TAKES
 
+PLAIN_TYPES = (bool, int, float, int | None, float | None)
 SHORT: dict[str, tuple[str, Any, str | None]] = {  # a name with an option of its own, for one that takes NAME=VALUE
     "momentum": ("optimizer_arguments", float, None),
     "weight_decay": ("optimizer_arguments", float, None),
@@ -32,20 +33,16 @@ def takes(verb: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
                     (name, kind, metavar) for name, (whole, kind, metavar) in SHORT.items() if whole == option.name
                 ]
                 options += [keyword(name, None, kind, metavar) for name, kind, metavar in short]
-                options.append(parameter_of(option, option.default if verb == "train" else None))
+                kind: Any = option.type if option.type in PLAIN_TYPES else str
+                kind = list[str] if option.repeats else kind
+                default = option.default if verb == "train" else None
+                options.append(keyword(option.name, default, kind, option.metavar, *option.flags))
         parameters = sorted([*own, *options], key=lambda entry: (entry.kind, entry not in options))  # its own come last
         command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
         command.__annotations__ = {entry.name: entry.annotation for entry in parameters}
         return command
 
     return give
-
-
-def parameter_of(option: Option, default: Any) -> inspect.Parameter:
-    """Return the command-line option for one that is declared."""
-    kind: Any = option.type if option.type in (bool, int, float, int | None, float | None) else str
-    kind = list[str] if option.repeats else kind
-    return keyword(option.name, default, kind, option.metavar, *option.flags)
 
 
 def keyword(name: str, default: Any, kind: Any, metavar: str | None, *flags: str) -> inspect.Parameter:

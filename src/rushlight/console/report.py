@@ -22,11 +22,11 @@ INTERVAL_WIDTH = 72  # columns from which the intervals are shown
 NAME_WIDTH = 24
 
 
-def print_report(report: Mapping[str, Any], to_stderr: bool = False, drops: bool = False) -> None:
+def print_report(report: Mapping[str, Any], drops: bool = False) -> None:
     """Print what a test found; `report` is the content of report.json. With `drops`, nobody need be there to read it."""
     from rich.text import Text
 
-    console = open_console(to_stderr, drops)
+    console = open_console(drops=drops)
     head = Text()
     if report.get("accuracy") is not None:
         head.append(text("console.report.accuracy", value=format_share(report["accuracy"])), "bold")
@@ -178,25 +178,20 @@ def spoken(value: Any) -> str:
     return format_figure(value) if isinstance(value, float) else str(value)
 
 
-def print_summary(
-    *, folder: object, seconds: float, test: Mapping[str, Any] | None = None, best_epoch: int | None = None,
-    run: str = "latest", weights: str = "model.pth", to_stderr: bool = False,
-) -> None:  # fmt: skip
+def print_summary(*, folder: object, seconds: float, test: Mapping[str, Any] | None, run: str) -> None:
     """Print how the training ended: the main figure, the time, the run's folder, and three commands that come next."""
     from rich.text import Text
 
-    console = open_console(to_stderr, drops=True)  # all is done, whether or not anybody reads it
+    console = open_console(drops=True)  # all is done, whether or not anybody reads it
     figures: list[str] = []
     if test and (main := main_figure(test)) is not None:
         name, value, _ = main
         key = name if name in ("accuracy", "mae", "loss") else "own"
         shown_value = format_share(value) if name == "accuracy" else format_figure(value)
         figures.append(text(f"console.summary.{key}", name=shown(name), value=shown_value))
-    if best_epoch is not None:
-        figures.append(text("console.summary.best", epoch=best_epoch))
     done = text("console.summary.done", figures=Joined("list", [*figures, format_duration(seconds)]))
     console.print(Text(f"\n{done}", "bold green"), soft_wrap=True)
     console.print(text("console.summary.folder", folder=folder), soft_wrap=True)
     console.print(f"\n{text('console.summary.next')}", style="dim")
-    for command in (f"rushlight test {run}", f"rushlight predict {run} FILE", f"rushlight save {run} {weights}"):
+    for command in (f"rushlight test {run}", f"rushlight predict {run} FILE", f"rushlight save {run} model.pth"):
         console.print(f"  {command}", soft_wrap=True)

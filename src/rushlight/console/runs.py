@@ -107,7 +107,11 @@ def print_run(
     console.print(shown(summary["folder"]), style="dim", soft_wrap=True)
     for change in summary.get("inexact") or ():
         print_marked(console, text("console.not-exact"), "bold yellow", shown(change))
-    print_recipe(console, recipe)
+    table = new_grid()
+    for key, value in recipe.items():
+        if value is not None:
+            table.add_row(key.replace("_", " "), describe_entry(value))
+    console.print(table)
     epochs = [line for line in history if line.get("kind") == "epoch"]
     if epochs:
         print_epochs(console, epochs, summary.get("best_epoch"))
@@ -120,15 +124,6 @@ def print_run(
             entry = f"{when}  {shown(line.get('event'))}{at}  {shown(line.get('message') or '')}".rstrip()
             console.print(entry, style="dim", soft_wrap=not console.is_terminal)
     print_curves(console, epochs, losses)
-
-
-def print_recipe(console: Console, recipe: Mapping[str, Any]) -> None:
-    """Print a recipe, one entry a line; objects are shown by their name and settings."""
-    table = new_grid()
-    for key, value in recipe.items():
-        if value is not None:
-            table.add_row(key.replace("_", " "), describe_entry(value))
-    console.print(table)
 
 
 def describe_entry(value: Any) -> str:

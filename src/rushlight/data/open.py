@@ -96,12 +96,7 @@ class DataOptions:
         return cls(**options)
 
 
-def opened_before(data: Data) -> Data:
-    """Return data that is open already."""
-    return data
-
-
-OPENED = SourceKind("data.kinds.open", lambda source: isinstance(source, Data), opened_before)
+OPENED = SourceKind("data.kinds.open", lambda source: isinstance(source, Data), lambda data: data)
 KINDS = (OPENED, NAMED, TABLE, ARRAYS, IMAGES, DATASET, LOADER)  # the first that matches a source opens it
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import zlib
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -45,3 +46,9 @@ def split_seed(seed: int) -> int:
 def validation_seed(seed: int) -> int:
     """Return the seed of cutting a validation split from the training samples: CRC-32 of 'validation/seed'."""
     return zlib.crc32(b"validation/%d" % seed)
+
+
+def evenly_spaced(count: int, most: int) -> list[int]:
+    """Return up to `most` of `count` indices, evenly spaced, the first and the last among them: neighbours are often alike."""
+    found: list[int] = np.linspace(0, count - 1, min(count, most)).round().astype(int).tolist()
+    return found

@@ -6,18 +6,29 @@ testing and predicting prepare their inputs exactly as training did.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import asdict, dataclass
 from math import prod
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:  # a server that prepares rows by a spec imports no torch
+    import torch
+    from torch import Tensor
 
 FeatureKind = Literal["image", "table", "array"]
 Task = Literal["classification", "binary", "multilabel", "regression", "other"]
 Layout = Literal["rows", "flat", "dense"]
 Scale = Literal["scores", "probabilities", "logarithms"]
 NormalizeName = Literal["auto", "standard", "unit", "none"]
+
+
+@functools.lru_cache(maxsize=64)
+def constant(numbers: tuple[float, ...], device: torch.device) -> Tensor:
+    """Return numbers as a float32 tensor; kept, since each copy to a card would wait for its work."""
+    import torch
+
+    with torch.inference_mode(False):
+        return torch.tensor(numbers, dtype=torch.float32, device=device)
 
 
 @dataclass(frozen=True)
@@ -37,7 +48,9 @@ class Normalization:
         """Return float32 features from a raw batch; `channel_dim` is the dimension that `mean` runs along."""
         x = raw.float()
         if self.divisor != 1.0:
-            x = x / self.divisor if x is raw else x.div_(self.divisor)
+            # by a number, a card would multiply by its reciprocal, which rounds otherwise
+            divisor = self.divisor if x.device.type == "cpu" else constant((self.divisor,), x.device)
+            x = x / divisor if x is raw else x.div_(divisor)
         if self.mean:
             mean, std = self.constants(x, channel_dim)
             x = (x - mean) / std
@@ -55,8 +68,7 @@ class Normalization:
         """Return `mean` and `std` as float32 tensors that broadcast against the batch `like`."""
         shape = [1] * like.dim()
         shape[channel_dim] = -1
-        mean = torch.tensor(self.mean, dtype=torch.float32, device=like.device).reshape(shape)
-        std = torch.tensor(self.std, dtype=torch.float32, device=like.device).reshape(shape)
+        mean, std = (constant(numbers, like.device).reshape(shape) for numbers in (self.mean, self.std))
         return mean, std
 
 
@@ -191,7 +203,7 @@ class TargetSpec:
         elif targets.dim() == 1:
             targets = targets.unsqueeze(1)
         if self.mean:
-            targets = (targets - targets.new_tensor(self.mean)) / targets.new_tensor(self.std)
+            targets = (targets - constant(self.mean, targets.device)) / constant(self.std, targets.device)
         return targets
 
     def are_probabilities(self, targets: Tensor) -> bool:

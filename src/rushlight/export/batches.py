@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from rushlight.data import Batch, FeatureSpec, TargetSpec, as_inputs, has_several_inputs, to_device
+from rushlight.data import Batch, FeatureSpec, TargetSpec, as_inputs, has_several_inputs, owned, to_device
 from rushlight.errors import ModelError
 from rushlight.export.inputs import stored
 from rushlight.export.predictions import Predictions, check_answers, device_of, in_words, name_labels
@@ -33,7 +33,7 @@ def predict_batches(
         for batch in source if is_loader else [source]:
             inputs = without_targets(batch, features, target) if is_loader else as_inputs(batch)
             if features is not None and isinstance(inputs, Tensor):
-                inputs = features.prepare(stored(inputs.numpy(), features, 0))
+                inputs = features.prepare(owned(stored(inputs.numpy(), features, 0)))
             outputs = outputs_of(call_model(model, to_device(inputs, device)), model)
             if target is not None:
                 outputs = in_words(check_answers(outputs, len(outputs), target), target)

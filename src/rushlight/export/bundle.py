@@ -3,6 +3,7 @@
     weights.safetensors     parameters and buffers, and the tensors of a module's extra state
     model.json              signature, preprocessing, classes, architecture, provenance, SHA-256 of the other files
     examples.safetensors    a few raw inputs with the model's outputs on them, compared on every load
+    graph.onnx              the model as ONNX Runtime runs it, where one was asked for and repeats the examples
 
 The architecture is written down as a name or as the class that is needed; nothing named in a bundle is ever imported.
 """
@@ -14,74 +15,38 @@ import json
 import math
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from rushlight import files
-from rushlight.data import (
-    Column,
-    FeatureKind,
-    FeatureSpec,
-    Layout,
-    Normalization,
-    Scale,
-    TargetSpec,
-    Task,
-)
+from rushlight.data import FeatureSpec, TargetSpec
 from rushlight.device import available_memory
 from rushlight.errors import UsageError, WeightsError
+from rushlight.export.description import (
+    ATOL,
+    EXAMPLES,
+    FORMAT,
+    GRAPH,
+    MODEL,
+    RTOL,
+    VERSION,
+    WEIGHTS,
+    first_few,
+    read_description,
+    read_listed,
+    read_specs,
+)
 from rushlight.export.formats import decode_safetensors, encode_safetensors
 from rushlight.export.nested import pack, unpack
 from rushlight.export.predictions import device_of
-from rushlight.export.weights import first_few, portable_state
-from rushlight.kinds import (
-    Kind,
-    is_count,
-    is_finite,
-    is_flag,
-    is_object,
-    is_one_of,
-    is_positive,
-    is_text,
-    is_whole_number,
-    maybe,
-    wrong_entry,
-)
+from rushlight.export.weights import portable_state
 from rushlight.models import eval_mode
 from rushlight.texts import Note
-
-FORMAT, VERSION = "rushlight-bundle", 1
-MODEL, WEIGHTS, EXAMPLES = "model.json", "weights.safetensors", "examples.safetensors"
-DTYPES = (
-    "bool", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64", "float16", "bfloat16", "float32",
-    "float64", "complex64", "complex128",
-)  # fmt: skip  # of samples as they are stored
-DESCRIPTION: Kind = {
-    "version": is_count,
-    "files": {f"{name}?": {"sha256": is_text} for name in (WEIGHTS, EXAMPLES)},
-    "preprocessing": maybe({
-        "kind": is_one_of(*get_args(FeatureKind)), "shape": [is_count], "dtype": is_one_of(*DTYPES), "is_raw?": is_flag,
-        "normalization": {"name?": is_text, "divisor?": is_positive, "mean?": [is_finite], "std?": [is_finite]},
-        "columns": [{
-            "name": is_text, "kind": is_one_of("number", "category", "date"), "categories?": [is_text], "fill?": is_finite,
-            "flags_missing?": is_flag, "date_order?": is_one_of("ymd", "dmy", "mdy"),
-        }],
-    }),
-    "target": maybe({
-        "task": is_one_of(*get_args(Task)), "classes?": [is_text], "width?": is_count, "name?": is_text, "mean?": [is_finite],
-        "std?": [is_finite], "layout?": is_one_of(*get_args(Layout)), "gives?": is_one_of(*get_args(Scale)),
-        "ignored?": maybe(is_whole_number),
-    }),
-    "extra_state?": is_object,
-    "architecture": {"name?": is_text, "import?": is_text, "class?": is_text, "arguments?": is_object},
-    "provenance": is_object,
-}  # fmt: skip
-RTOL, ATOL = 1e-3, 1e-4  # float32 sums are taken in another order on another machine, and round differently
 
 
 @dataclass(frozen=True)
@@ -172,9 +137,8 @@ def read_bundle(folder: Path) -> Bundle:
     """
     folder = Path(folder)
     description = read_description(folder)
-    preprocessing, described, listed = (description[name] for name in ("preprocessing", "target", "files"))
-    features = None if preprocessing is None else FeatureSpec.from_json(known_features(preprocessing))
-    target = None if described is None else TargetSpec.from_json(known(TargetSpec, described))
+    listed = description["files"]
+    features, target = read_specs(description)
     if WEIGHTS not in listed:
         raise WeightsError("bundle-damaged", path=folder, reason=Note("export.lists-no", name=MODEL, file=WEIGHTS))
     weights = with_extra(
@@ -200,7 +164,7 @@ def bundle_architecture(described: dict[str, Any]) -> dict[str, Any]:
 def check_free(folder: Path) -> None:
     """Raise UsageError unless the folder is new, empty, or a bundle: replacing it would delete what is in it."""
     if folder.is_dir():
-        others = sorted({entry.name for entry in folder.iterdir()} - {MODEL, WEIGHTS, EXAMPLES})
+        others = sorted({entry.name for entry in folder.iterdir()} - {MODEL, WEIGHTS, EXAMPLES, GRAPH})
         if others:
             raise UsageError("bundle-occupied", path=folder, kind=Note("words.folder"), entries=first_few(others))
     elif folder.exists():
@@ -221,61 +185,28 @@ def answer(model: nn.Module, features: FeatureSpec | None, raw: Tensor) -> dict[
     raw = raw.to(device_of(model))
     with eval_mode(model), torch.no_grad():
         outputs = model(features.prepare(raw) if features else raw)
+    named = named_outputs(outputs)
+    # cloned: outputs may be views of one another, which a file cannot hold
+    return {name: part.cpu().contiguous().clone() for name, part in named.items()}
+
+
+def named_outputs(outputs: Any) -> dict[str, Tensor]:
+    """Return the tensors in a model's answer by name: "outputs", or "outputs.0", "outputs.name" where it gives several."""
     if isinstance(outputs, Tensor):
-        named = {"outputs": outputs}
-    elif isinstance(outputs, (tuple, list)):
+        return {"outputs": outputs}
+    if isinstance(outputs, (tuple, list)):
         named = {f"outputs.{number}": part for number, part in enumerate(outputs)}
     else:
         named = {f"outputs.{name}": part for name, part in outputs.items()} if isinstance(outputs, dict) else {}
-    # cloned: outputs may be views of one another, which a file cannot hold
-    return {name: part.cpu().contiguous().clone() for name, part in named.items() if isinstance(part, Tensor)}
+    return {name: part for name, part in named.items() if isinstance(part, Tensor)}
 
 
 # ── reading ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def read_description(folder: Path) -> dict[str, Any]:
-    """Return the content of model.json; raises WeightsError when it is not there, not ours or torn."""
-    try:
-        content = files.parse_json(files.read_bytes(folder / MODEL, files.MOST_JSON))
-    except (FileNotFoundError, NotADirectoryError):
-        raise WeightsError("bundle-missing", path=folder, **what_is_there(folder)) from None
-    except (OSError, ValueError) as error:  # ValueError: no UTF-8, or no JSON
-        reason = Note("export.unreadable", name=MODEL, reason=error)
-        raise WeightsError("bundle-damaged", path=folder, reason=reason) from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        found = Note("export.says-no-format", name=MODEL, format=FORMAT)
-        raise WeightsError("bundle-missing", path=folder, found=found, suggestion="")
-    version = content.get("version")
-    if isinstance(version, int) and version > VERSION:
-        raise WeightsError("bundle-newer", path=folder, found=version, known=VERSION)
-    if (name := wrong_entry(content, DESCRIPTION)) is not None:
-        raise WeightsError("bundle-damaged", path=folder, reason=Note("export.garbled", name=MODEL, entry=name))
-    return content
-
-
-def what_is_there(folder: Path) -> dict[str, str]:
-    """Return what a path without a bundle is instead, and where a bundle may be."""
-    if (folder / "model" / MODEL).is_file():
-        return {"found": Note("export.run-folder"), "suggestion": Note("export.bundle-of-run", path=folder / "model")}
-    if folder.is_dir():
-        entries = first_few(sorted(entry.name for entry in folder.iterdir()))
-        found = Note("export.folder-with", entries=entries) if entries else Note("export.empty-folder")
-        return {"found": found, "suggestion": ""}
-    return {"found": Note("export.a-file" if folder.exists() else "export.nothing-there"), "suggestion": ""}
-
-
 def read_tensors(folder: Path, name: str, expected: str) -> dict[str, Tensor]:
-    """Return the tensors of one file of the bundle, checked; `name` is one of ours, never one from a file."""
-    try:
-        content = files.read_bytes(folder / name, available_memory())
-    except OSError as error:
-        reason = Note("export.unreadable", name=name, reason=error.strerror or error)
-        raise WeightsError("bundle-damaged", path=folder, reason=reason) from error
-    if hashlib.sha256(content).hexdigest() != expected:
-        reason = Note("export.changed", name=name, size=len(content))
-        raise WeightsError("bundle-damaged", path=folder, reason=reason)
-    return decode_safetensors(content, folder / name)
+    """Return the tensors of one file of the bundle, checked."""
+    return decode_safetensors(read_listed(folder, name, expected, available_memory()), folder / name)
 
 
 def with_extra(weights: dict[str, Any], extra: Any, folder: Path) -> dict[str, Any]:
@@ -287,19 +218,6 @@ def with_extra(weights: dict[str, Any], extra: Any, folder: Path) -> dict[str, A
         raise WeightsError("bundle-damaged", path=folder, reason=reason) from error
     own = tuple(f"{name}/" for name in extra)
     return {name: value for name, value in weights.items() if not name.startswith(own)} | found
-
-
-def known(kind: type, content: dict[str, Any]) -> dict[str, Any]:
-    """Return the entries that the dataclass `kind` has fields for; a newer writer may add others."""
-    names = {field.name for field in fields(kind)}
-    return {name: value for name, value in content.items() if name in names}
-
-
-def known_features(content: dict[str, Any]) -> dict[str, Any]:
-    """Return a feature spec's JSON without fields this version does not know."""
-    normalization = known(Normalization, content["normalization"])
-    columns = [known(Column, column) for column in content["columns"]]
-    return {**known(FeatureSpec, content), "normalization": normalization, "columns": columns}
 
 
 def difference(expected: Tensor, found: Tensor) -> float:

@@ -1,20 +1,20 @@
 """The inputs of `predict`, as batches of raw values in the dtype and shape of the training data.
 
 Arrays are viewed, not copied, and converted a batch at a time, so a mapped file larger than memory can be predicted.
+`predict` and a server read their inputs here; nothing needs torch where no tensors are given.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from rushlight import files
-from rushlight.data import FeatureSpec, as_array, owned
+from rushlight.data import FeatureSpec
 from rushlight.errors import DataError
 from rushlight.texts import Joined, Note
 
@@ -23,8 +23,6 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 def open_inputs(inputs: Any, features: FeatureSpec) -> Array:
     """Return the inputs as an array; paths, PIL images and tables are read by the data's own readers."""
-    from rushlight.data import read_image, read_rows
-
     inputs = Path(inputs) if isinstance(inputs, (str, os.PathLike)) else inputs
     if isinstance(inputs, Path) and inputs.suffix.lower() == ".npy":
         try:
@@ -37,18 +35,33 @@ def open_inputs(inputs: Any, features: FeatureSpec) -> Array:
         if images and all(map(is_image_source, images)):
             if features.dtype != "uint8":  # a file does not tell on which scale the floats of training were
                 raise dtype_error(features, Note("export.image-files"), "scale-images")
-            return torch.stack([read_image(image, features) for image in images]).numpy()
+            from rushlight.data import read_image
+
+            return np.stack([read_image(image, features) for image in images])
     if features.kind == "table" and (is_by_column(inputs) or is_raw_rows(inputs, features)):
+        if are_plain_rows(inputs):
+            from rushlight.data import encode_cells
+
+            names = dict.fromkeys(name for row in inputs for name in row)
+            table = {name: [row.get(name) for row in inputs] for name in names}
+            return encode_cells(table, features.columns, len(inputs))
+        from rushlight.data import read_rows
+
         return read_rows(inputs, features).numpy()
     if isinstance(inputs, Path):
         raise DataError("predict-file", path=inputs, expected=describe_inputs(features))
     return as_numbers(inputs, features)
 
 
+def read_raw(inputs: Any, features: FeatureSpec) -> Array:
+    """Return inputs as one batch of raw values, (n, *features.shape) in the stored dtype; DataError for what does not fit."""
+    return stored(batched(open_inputs(inputs, features), features), features, 0)
+
+
 def is_image_source(value: Any) -> bool:
-    """Tell whether a value is a path or a PIL image; PIL is not imported to find out."""
+    """Tell whether a value is a path, a PIL image or an image file's bytes; PIL is not imported to find out."""
     is_pil = any(base.__module__.startswith("PIL.") for base in type(value).__mro__)
-    return is_pil or isinstance(value, (str, os.PathLike))
+    return is_pil or isinstance(value, (str, bytes, os.PathLike))
 
 
 def is_by_column(inputs: Any) -> bool:
@@ -58,9 +71,16 @@ def is_by_column(inputs: Any) -> bool:
     return isinstance(inputs, (list, tuple)) and bool(inputs) and all(isinstance(row, dict) for row in inputs)
 
 
+def are_plain_rows(inputs: Any) -> bool:
+    """Whether the inputs are a list of dicts that hold what JSON and CSV have: text, numbers and gaps."""
+    if not isinstance(inputs, (list, tuple)):
+        return False
+    return all(cell is None or isinstance(cell, (str, int, float)) for row in inputs for cell in row.values())
+
+
 def is_raw_rows(inputs: Any, features: FeatureSpec) -> bool:
     """Whether an array holds a table's columns as they were in the file, not yet the numbers they become."""
-    if not isinstance(inputs, (np.ndarray, Tensor)) or tuple(inputs.shape[1:]) != (len(features.columns),):
+    if not hasattr(inputs, "dtype") or tuple(inputs.shape[1:]) != (len(features.columns),):
         return False
     is_text = isinstance(inputs, np.ndarray) and inputs.dtype.kind not in "biuf"
     return is_text or features.shape != (len(features.columns),)
@@ -69,8 +89,13 @@ def is_raw_rows(inputs: Any, features: FeatureSpec) -> bool:
 def as_numbers(inputs: Any, features: FeatureSpec) -> Array:
     """Return numbers as an array, as a view where they are in memory; DataError for what is no array of numbers."""
     try:
-        array = np.asarray(inputs) if isinstance(inputs, np.ndarray) else as_array(inputs, "", "")
-    except DataError as error:  # rows of different lengths
+        if isinstance(inputs, np.ndarray) or "torch" not in sys.modules:  # no tensors among it then
+            array = np.asarray(inputs)
+        else:
+            from rushlight.data import as_array
+
+            array = as_array(inputs, "", "")
+    except (DataError, ValueError) as error:  # rows of different lengths
         raise shape_error(features, Note("export.unequal-parts")) from error
     if isinstance(inputs, np.ma.MaskedArray) and np.ma.is_masked(inputs):
         raise dtype_error(features, Note("export.masked"), "fill")
@@ -105,14 +130,14 @@ def batched(raw: Array, features: FeatureSpec) -> Array:
     raise shape_error(features, str(found))
 
 
-def stored(part: Array, features: FeatureSpec, first: int) -> Tensor:
+def stored(part: Array, features: FeatureSpec, first: int) -> Array:
     """Return one batch, whose first sample is number `first`, in the stored dtype; DataError for values it cannot hold."""
     if features.dtype.startswith("float"):
         with np.errstate(over="ignore"):
-            batch = owned(part.astype(features.dtype, copy=False))
-        is_finite = torch.isfinite(batch)
+            batch = part.astype(features.dtype, copy=False)
+        is_finite = np.isfinite(batch)
         if not is_finite.all():
-            sample, *position = torch.nonzero(~is_finite)[0].tolist()
+            sample, *position = np.argwhere(~is_finite)[0].tolist()
             place = position[0] if len(position) == 1 else tuple(position)
             value = batch[(sample, *position)].item()
             raise DataError("predict-not-finite", sample=first + sample, position=place, value=value)
@@ -124,7 +149,7 @@ def stored(part: Array, features: FeatureSpec, first: int) -> Tensor:
     if features.dtype == "uint8" and part.size and not 0 <= part.min() <= part.max() <= 255:
         found = Note("export.values-from", low=part.min().item(), high=part.max().item())
         raise dtype_error(features, found, "bytes")
-    return owned(part.astype(features.dtype, copy=False))
+    return part.astype(features.dtype, copy=False)
 
 
 def describe_inputs(features: FeatureSpec) -> Note:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rushlight.data import FeatureSpec, TargetSpec
+from rushlight.data import FeatureSpec, TargetSpec, owned
 from rushlight.errors import ModelError, UsageError
 from rushlight.export.inputs import Array, batched, open_inputs, stored
 from rushlight.models import eval_mode, main_output
@@ -77,7 +77,7 @@ def predict(
     parts = []
     with eval_mode(model), torch.no_grad():
         for first in range(0, len(raw), batch_size):
-            batch = stored(raw[first : first + batch_size], features, first).to(device)
+            batch = owned(stored(raw[first : first + batch_size], features, first)).to(device)
             outputs = check_answers(main_output(model(features.prepare(batch))), len(batch), target)
             parts.append(in_words(outputs, target).cpu())
             bad = torch.isnan(parts[-1]).flatten(1).any(dim=1)

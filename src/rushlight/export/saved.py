@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from torch import nn
 
 from rushlight.errors import UsageError, WeightsError
-from rushlight.export.bundle import Bundle, answer, difference, read_bundle
+from rushlight.export.bundle import Bundle, answer, difference, read_bundle, write_bundle
+from rushlight.export.description import GRAPH, read_description
+from rushlight.export.make_graph import ENDINGS, Served, add_graph, save_graph
 from rushlight.export.predictions import Predictions, predict
-from rushlight.export.weights import load_state, load_weights, unchanged_on_error
+from rushlight.export.weights import load_state, load_weights, unchanged_on_error, write_weights
 from rushlight.models import build_custom, build_model, restored
+from rushlight.texts import Note
 
 
 @dataclass(frozen=True)
@@ -34,6 +40,12 @@ class SavedModel:
         if self.bundle.features is None:
             raise UsageError("no-signature", run=self.bundle.provenance.get("run"))
         return predict(self.model, inputs, self.bundle.features, self.bundle.target, batch_size=batch_size)
+
+    def answer(self, raw: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the outputs by name on raw inputs as stored, and what they mean, as `Graph.answer` does."""
+        served = Served(self.model, self.bundle.features, self.bundle.target)
+        with torch.inference_mode():
+            return {name: values.numpy(force=True) for name, values in served.named(torch.from_numpy(raw)).items()}
 
 
 def open_bundle(folder: str | Path, model: nn.Module | str | None = None) -> SavedModel:
@@ -68,6 +80,31 @@ def load(path: str | Path, model: nn.Module | None = None) -> nn.Module:
     for note in load_weights(model, path):
         warnings.warn(note, stacklevel=2)
     return model.eval()
+
+
+def save_model(path: Path, model: nn.Module, bundle: Callable[[], Bundle], home: Path) -> None:
+    """Save a model by the path's ending: .pth (a plain state_dict), .safetensors, .onnx, .pt2, or none: a bundle.
+
+    `bundle` reads the model's own bundle, which lies in `home`. A bundle gets its graph where the extra `serve` is installed,
+    which takes some seconds; one that is not kept is warned of. `home` itself gets its graph and is else left as it is.
+    """
+    if path.suffix:
+        if path.suffix.lower() in ENDINGS:
+            save_graph(path, model, bundle())
+        else:
+            write_weights(model, path)
+        return
+    is_home = path.resolve() == home.resolve()
+    if not is_home:
+        own = bundle()
+        write_bundle(
+            path, model, features=own.features, target=own.target, architecture=own.architecture,
+            provenance=own.provenance, examples=own.examples.get("inputs"),
+        )  # fmt: skip
+    elif GRAPH in read_description(home)["files"]:
+        return
+    if (reason := add_graph(path, model)) is not None:
+        warnings.warn(Note("export.graph.left-out", path=path, reason=reason), stacklevel=3)
 
 
 def build_bundled(folder: Path, bundle: Bundle, reference: str | None = None) -> nn.Module:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from torch.nn.parameter import is_lazy
 from rushlight import files
 from rushlight.device import available_memory
 from rushlight.errors import UsageError, WeightsError, suggest
+from rushlight.export.description import first_few
 from rushlight.export.formats import decode_safetensors, decode_torch, encode_safetensors, encode_torch, identity
 from rushlight.texts import Joined, Note
 
@@ -305,10 +306,3 @@ def size(value: object) -> str:
 def is_tensor_of_numbers(value: object) -> bool:
     """Whether an entry of a state_dict is a tensor that holds numbers."""
     return isinstance(value, Tensor) and not is_lazy(value)
-
-
-def first_few(entries: Iterable[str], by: str = "list", most: int = 8) -> str:
-    """Return the first few entries as one text, with how many more there are."""
-    entries = list(entries)
-    more = [Note("export.and-more", count=len(entries) - most)] if len(entries) > most else []
-    return Joined(by, [*entries[:most], *more])

@@ -117,16 +117,23 @@ def import_file(path: Path) -> ModuleType:
     if not path.is_file():
         near = suggest(path.name, [found.name for found in path.parent.glob("*.py")]) if path.parent.is_dir() else ""
         raise ModelError("no-model-file", path=path, suggestion=near)
-    name = path.stem
-    while getattr(sys.modules.get(name), "__file__", str(path)) != str(path) or name in sys.builtin_module_names:
-        name += "_"  # a file called random.py must not take the place of Python's own module
+    name, folder = path.stem, path.resolve().parent
+    libraries = [entry for entry in sys.path if Path(entry).resolve() != folder]
+    while (
+        getattr(sys.modules.get(name), "__file__", str(path)) != str(path)
+        or name in sys.builtin_module_names
+        or getattr(PathFinder.find_spec(name, libraries), "has_location", False)
+    ):
+        name += (
+            "_"  # a file called random.py or matplotlib.py must not take the place of the library, loaded yet or not
+        )
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None  # a .py file always has a loader
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
-        with importable(str(path.resolve().parent)):
+        with importable(str(folder)):
             spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         del sys.modules[name]

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from rushlight.events import Event
     from rushlight.training.objective import Loss
 
-Precision = Literal["float32", "bfloat16"]
+Precision = Literal["float32", "tf32", "bfloat16", "float16"]
 Numerics = Literal["exact", "fast"]
 OnNan = Literal["stop", "skip", "rollback"]
 Compile = Literal["auto", "first", "never"]

@@ -7,16 +7,8 @@ from typing import TYPE_CHECKING
 from rushlight.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from rushlight.report.intervals import wilson
     from rushlight.report.plots import write_confusion_plot, write_loss_plot
-    from rushlight.report.report import ClassFigures, Report, class_figures
+    from rushlight.report.report import ClassFigures, Report, class_figures, wilson
 
 
-__getattr__, __dir__ = lazy_names(
-    __name__,
-    {
-        "rushlight.report.intervals": ["wilson"],
-        "rushlight.report.plots": ["write_confusion_plot", "write_loss_plot"],
-        "rushlight.report.report": ["ClassFigures", "Report", "class_figures"],
-    },
-)
+__getattr__, __dir__ = lazy_names(__name__)

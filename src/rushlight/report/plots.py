@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from rushlight import files
 from rushlight.fonts import LATIN_FONT, cjk_font, font_of
+from rushlight.texts import visible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -146,8 +147,8 @@ def write_confusion_plot(path: Path, confusion: Sequence[Sequence[int]], classes
 
 
 def shortened(name: str) -> str:
-    """Return the name on one line, cut to a length that leaves room for the matrix; '$' is no formula here."""
-    line = " ".join(name.split())
+    """Return the name visible on one line, cut to a length that leaves room for the matrix; '$' is no formula here."""
+    line = visible(" ".join(name.split()))
     line = line if len(line) <= NAME_LENGTH else line[: NAME_LENGTH - 1] + "…"
     return line.replace("$", r"\$")
 

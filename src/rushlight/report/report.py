@@ -10,10 +10,12 @@ from typing import Any
 from rushlight import files
 from rushlight.data import Task
 from rushlight.errors import UsageError
-from rushlight.report.intervals import Interval, f1_of, wilson
 
 FIGURES = ("precision", "recall", "f1")
 SHORT = ("loss", "accuracy", "iou", "perplexity", "mae", "rmse", "r2", "n")
+Z95 = 1.959963984540054  # the 97.5 % point of the normal distribution
+
+Interval = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -145,3 +147,19 @@ def class_figures(name: str, right: int, predicted: int, n: int, are_places: boo
 def as_tuple(value: Any) -> Any:
     """Return a list from JSON as a tuple, and the lists in it; anything else as it is."""
     return tuple(map(as_tuple, value)) if isinstance(value, list) else value
+
+
+def f1_of(jaccard: float) -> float:
+    """Return F1 for a Jaccard index."""
+    return 2 * jaccard / (1 + jaccard)
+
+
+def wilson(right: int, n: int) -> Interval:
+    """Return Wilson's 95 % score interval of `right` successes in `n` trials; (0, 1) when there were none."""
+    if n == 0:
+        return 0.0, 1.0
+    share = right / n
+    spread = Z95 * math.sqrt(share * (1 - share) / n + Z95**2 / (4 * n**2))
+    middle, scale = share + Z95**2 / (2 * n), 1 + Z95**2 / n
+    low = (middle - spread) / scale if right > 0 else 0.0  # exactly, where rounding would leave 1e-17
+    return low, (middle + spread) / scale if right < n else 1.0

@@ -11,9 +11,10 @@ from typing import Any
 from rushlight import files
 from rushlight.checkpoint_files import CHECKPOINTS
 from rushlight.errors import RunError
-from rushlight.runs.folder import LATEST, bytes_on_disk, find_run, run_folders, typed
+from rushlight.runs.folder import LATEST, find_run, run_folders, typed
 from rushlight.runs.history import HISTORY, LOSSES
 from rushlight.runs.lock import DELETED, HOLDER, LOCK, describe_holder, is_locked, lock_run
+from rushlight.runs.note import NOTE, STOP
 from rushlight.runs.read import ENVIRONMENT, RECIPE, REPORT
 from rushlight.runs.sessions import SESSIONS
 from rushlight.runs.summary import summarize_any
@@ -22,6 +23,7 @@ from rushlight.runs.verify import BUNDLE, PREDICTIONS
 OURS = {
     RECIPE, ENVIRONMENT, HISTORY, LOSSES, SESSIONS, CHECKPOINTS, REPORT, BUNDLE, LOCK, HOLDER, PREDICTIONS,
     "loss.png", "confusion.png", "tensorboard", "profile", "ways.json", "values.jsonl", "media",
+    "samples.f16", "samples.json", "layers.jsonl", "machine.jsonl", NOTE, STOP,
 }  # fmt: skip
 
 
@@ -57,7 +59,7 @@ def strangers(folder: Path) -> list[str]:
 def describe_deletion(folder: Path) -> dict[str, Any]:
     """Return what goes with a run: its summary's fields, "typed", "bytes", "strangers"."""
     summary = vars(summarize_any(folder))
-    return {**summary, "typed": typed(folder), "bytes": bytes_on_disk(folder), "strangers": strangers(folder)}
+    return {**summary, "typed": typed(folder), "bytes": files.bytes_on_disk(folder), "strangers": strangers(folder)}
 
 
 def delete_run(folder: Path) -> tuple[int, Path | None]:
@@ -74,6 +76,6 @@ def delete_run(folder: Path) -> tuple[int, Path | None]:
         with files.explained(folder):
             files.disk.rename(folder, aside)
             files.disk.sync_folder(folder.parent)
-    size = bytes_on_disk(aside)
+    size = files.bytes_on_disk(aside)
     files.disk.delete_tree(aside)
-    return size - bytes_on_disk(aside), aside if aside.exists() else None
+    return size - files.bytes_on_disk(aside), aside if aside.exists() else None

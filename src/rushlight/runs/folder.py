@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import re
 import secrets
-import stat
 import unicodedata
 from collections.abc import Iterator
 from datetime import datetime
@@ -161,12 +160,3 @@ def started_at(folder: Path) -> float:
 def typed(path: Path) -> str:
     """Return the path that a command takes for a run, unquoted; in `runs/`, its name is enough."""
     return path.name if path.parent == Path("runs") else str(path)
-
-
-def bytes_on_disk(path: Path) -> int:
-    """Return the bytes in a file or a folder; links are not followed, a missing file counts 0."""
-    try:
-        status = path.lstat()
-        return sum(map(bytes_on_disk, path.iterdir())) if stat.S_ISDIR(status.st_mode) else status.st_size
-    except OSError:
-        return 0

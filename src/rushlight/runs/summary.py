@@ -58,10 +58,10 @@ def list_runs(runs: Path) -> list[RunSummary]:
     return sorted(summaries, key=lambda summary: (summary.started, summary.name), reverse=True)
 
 
-def summarize_any(folder: Path) -> RunSummary:
-    """Return the run at a glance; a damaged one has the status "damaged" and a problem."""
+def summarize_any(folder: Path, recipe: dict[str, Any] | None = None) -> RunSummary:
+    """Return the run at a glance; a damaged one has the status "damaged" and a problem. `recipe`, where it is read already."""
     try:
-        return summarize_run(folder)
+        return summarize_run(folder, recipe)
     except RushlightError as error:
         problem = error.problem
     except Exception as error:  # one bad run must not take the list down
@@ -69,9 +69,9 @@ def summarize_any(folder: Path) -> RunSummary:
     return RunSummary(folder.name, folder, started_at(folder), "damaged", problem=problem)
 
 
-def summarize_run(folder: Path) -> RunSummary:
+def summarize_run(folder: Path, recipe: dict[str, Any] | None = None) -> RunSummary:
     """Return the run at a glance; raises RunError naming what is damaged."""
-    recipe = read_recipe(folder)
+    recipe = recipe or read_recipe(folder)
     lines = read_history(folder, with_steps=False) if (folder / HISTORY).exists() else []
     return RunSummary(
         name=folder.name,

@@ -17,6 +17,8 @@ from rushlight import files
 from rushlight.checkpoint_files import (
     CHECKPOINTS,
     FORMAT,
+    STATE,
+    STATE_KIND,
     Watch,
     age,
     damage_of,
@@ -27,7 +29,7 @@ from rushlight.checkpoint_files import (
 )
 from rushlight.errors import RunError, StorageError
 from rushlight.kinds import Kind, is_text
-from rushlight.runs.folder import bytes_on_disk, typed
+from rushlight.runs.folder import typed
 from rushlight.runs.history import HISTORY, LINES, LOSSES, read_history
 from rushlight.runs.lock import describe_holder, is_locked
 from rushlight.runs.read import (
@@ -47,6 +49,7 @@ from rushlight.runs.summary import RunSummary, summarize_any
 from rushlight.texts import Joined, Note, quoted
 
 BUNDLE, MODEL, WEIGHTS, EXAMPLES = "model", "model.json", "weights.safetensors", "examples.safetensors"
+GRAPH = "graph.onnx"
 PREDICTIONS = "predictions.npz"
 WHOLE, DAMAGED, MISSING, NOT_YET, OTHER = "whole", "damaged", "missing", "not yet", "other version"
 
@@ -119,7 +122,7 @@ def check(path: Path, damage: Callable[[Path], str], absent: str | None) -> Chec
         problem = damage(path)
     except OSError as error:
         problem = Note("runs.unreadable", reason=error.strerror or error)
-    return CheckedFile(path.name, DAMAGED if problem else WHOLE, problem, bytes_on_disk(path))
+    return CheckedFile(path.name, DAMAGED if problem else WHOLE, problem, files.bytes_on_disk(path))
 
 
 # ── what is damaged: each function returns it in words, "" when nothing is ───────────────────────────────────
@@ -141,7 +144,7 @@ def shortfalls(checkpoint: Path) -> dict[str, str]:
     run, state = checkpoint.parents[1], read_state(checkpoint)
     found: dict[str, str] = {}
     for name in (HISTORY, LOSSES):
-        size, needed = bytes_on_disk(run / name), state.get(f"{Path(name).stem}_bytes", 0)
+        size, needed = files.bytes_on_disk(run / name), state.get(f"{Path(name).stem}_bytes", 0)
         if size < needed:
             found[name] = Note("runs.too-short", found=size, needed=needed)
     if HISTORY not in found and (needed := state.get("history_bytes", 0)):
@@ -154,13 +157,13 @@ def shortfalls(checkpoint: Path) -> dict[str, str]:
 
 def bundle_damage(folder: Path, watch: Watch | None = None) -> str:
     """Compare the bundle's files with the sums in its model.json."""
-    kind: Kind = {"files?": {f"{name}?": {"sha256": is_text} for name in (WEIGHTS, EXAMPLES)}}
+    kind: Kind = {"files?": {f"{name}?": {"sha256": is_text} for name in (WEIGHTS, EXAMPLES, GRAPH)}}
     if problem := reading_damage(read_json, folder / MODEL, kind):
         return Note("runs.file-says", name=MODEL, problem=problem)
     listed = read_json(folder / MODEL, kind).get("files", {})
     if WEIGHTS not in listed:
         return Note("runs.not-listed", listing=MODEL, name=WEIGHTS)
-    for name in (name for name in (WEIGHTS, EXAMPLES) if name in listed):  # never one that only the file names
+    for name in (name for name in (WEIGHTS, EXAMPLES, GRAPH) if name in listed):  # never one that only the file names
         if not (folder / name).is_file():
             return Note("runs.file-missing", name=name)
         if sha256(folder / name, watch) != listed[name]["sha256"]:
@@ -194,11 +197,11 @@ def check_checkpoints(run: Path, watch: Watch | None) -> list[CheckedFile]:
 
 
 def check_checkpoint(folder: Path, watch: Watch | None) -> CheckedFile:
-    """Compare a checkpoint's bytes with its SHA256SUMS."""
-    name, size = f"{CHECKPOINTS}/{folder.name}", bytes_on_disk(folder)
+    """Compare a checkpoint's bytes with its SHA256SUMS, and the kinds of what is read of it here."""
+    name, size = f"{CHECKPOINTS}/{folder.name}", files.bytes_on_disk(folder)
     if newer := newer_format(folder):
         return CheckedFile(name, OTHER, Note("runs.other-format", found=newer, known=FORMAT), size)
-    problem = damage_of(folder, watch)
+    problem = damage_of(folder, watch) or reading_damage(read_json, folder / STATE, STATE_KIND)
     return CheckedFile(name, DAMAGED if problem else WHOLE, problem or "", size)
 
 

@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rushlight.data import Split, TargetSpec, count_samples
+from rushlight.data import LoaderSplit, Split, TargetSpec, count_samples
 from rushlight.models import eval_mode
 from rushlight.report import Report, class_figures, wilson
 from rushlight.training.objective import Objective, as_module
 from rushlight.training.places import as_places
-from rushlight.training.step import FasterMaxPool, may_pool
+from rushlight.training.step import FasterMaxPool, is_out_of_memory, may_pool
 
 MOST_WRONG = 10
 VECTOR = 16  # numbers that the widest instructions process at once
@@ -37,6 +37,7 @@ class Outcome:
     predicted: Tensor
     confidence: Tensor
     names: Sequence[str] | None = None  # of the samples: files, or rows of a table
+    of_truth: Tensor | None = None  # float32 (n,), the probability of the true class; None for labels and regression
 
 
 def evaluate(
@@ -52,10 +53,29 @@ def evaluate(
 
     `watch(samples done)` is called after every batch. Nothing is read back from the device before the end, and the
     model returns to the mode it was in. Random numbers are those of a fixed seed: evaluated again, it gives the same.
+    Where memory runs out, it is begun again with batches of half the size.
     """
+    while True:
+        try:
+            return evaluate_at_once(model, split, objective, target, batch_size, watch)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error) or batch_size < 2 or isinstance(split, LoaderSplit):
+                raise
+        batch_size //= 2  # not in the clause above: the error holds on to memory
+
+
+def evaluate_at_once(
+    model: nn.Module,
+    split: Split,
+    objective: Objective,
+    target: TargetSpec | None,
+    batch_size: int,
+    watch: Callable[[int], None],
+) -> tuple[Report, Outcome | None]:
+    """Evaluate with batches of one size."""
     losses: list[Tensor] = []
     weights: list[float] = []
-    judged: list[tuple[Tensor, Tensor, Tensor]] = []
+    judged: list[tuple[Tensor, ...]] = []
     numbers: dict[str, list[Tensor | float]] = {}
     places = None if target is None else as_places(target)
     target = None if target is None or target.task == "other" else target
@@ -88,8 +108,8 @@ def evaluate(
     if places is not None and places.count:
         report = places.report(loss_mean, done, is_perplexity(objective.loss))
     elif judged and target is not None:
-        truth, predicted, confidence = (torch.cat(column).cpu() for column in zip(*judged, strict=True))
-        outcome = Outcome(truth, predicted, confidence, split.names)
+        truth, predicted, confidence, *of_truth = (torch.cat(column).cpu() for column in zip(*judged, strict=True))
+        outcome = Outcome(truth, predicted, confidence, split.names, *of_truth)
         report = make_report(outcome, target, loss_mean)
     measured = measuring.measured(replace(report, numbers=means), outcome)
     return replace(report, **measured, judged_by=objective.metrics.judged_by), outcome
@@ -121,16 +141,20 @@ def is_perplexity(loss: object) -> bool:
     return is_entropy and module.reduction == "mean" and not getattr(module, "label_smoothing", 0)
 
 
-def judge(outputs: Tensor, targets: Tensor, target: TargetSpec) -> tuple[Tensor, Tensor, Tensor]:
-    """Turn a batch's outputs into (truth, predicted, confidence), still on the device."""
+def judge(outputs: Tensor, targets: Tensor, target: TargetSpec) -> tuple[Tensor, ...]:
+    """Turn a batch's outputs into (truth, predicted, confidence), and for classes the truth's probability; on the device."""
     outputs = outputs.float()
     if target.task == "classification":
-        confidence, predicted = outputs.max(1) if target.gives == "probabilities" else likeliest(outputs)
-        return target.true(targets), predicted, confidence
+        truth = target.true(targets)
+        if target.gives == "probabilities":
+            confidence, predicted = outputs.max(1)
+            return truth, predicted, confidence, at(outputs, truth)
+        return truth, *likeliest(outputs, truth)
     if target.task == "binary":
         probability = target.decoded(outputs).flatten()
         predicted = (probability > 0.5).long()
-        return targets.flatten().long(), predicted, torch.where(predicted.bool(), probability, 1 - probability)
+        truth, other = targets.flatten().long(), 1 - probability
+        return truth, predicted, *(torch.where(one.bool(), probability, other) for one in (predicted, truth))
     if target.task == "multilabel":
         probability = target.decoded(outputs)
         return targets > 0.5, probability > 0.5, probability
@@ -142,12 +166,22 @@ def judge(outputs: Tensor, targets: Tensor, target: TargetSpec) -> tuple[Tensor,
     )
 
 
-def likeliest(outputs: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the probability and the number of each sample's likeliest class, (n,), from outputs (n, classes)."""
+def likeliest(outputs: Tensor, truth: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return each sample's likeliest class, its probability, and that of its true class, (n,), from outputs (n, classes)."""
     if outputs.shape[1] >= VECTOR:
-        return outputs.softmax(1).max(1)
+        probabilities = outputs.softmax(1)
+        confidence, predicted = probabilities.max(1)
+        return predicted, confidence, at(probabilities, truth)
     # torch processes short rows one number at a time: columns need half the time
-    return outputs.t().contiguous().softmax(0).max(0)
+    columns = outputs.t().contiguous().softmax(0)
+    confidence, predicted = columns.max(0)
+    return predicted, confidence, at(columns.t(), truth)
+
+
+def at(probabilities: Tensor, classes: Tensor) -> Tensor:
+    """Return the probability of one class for each sample; NaN for a number that is no class (one that is ignored)."""
+    found = probabilities.gather(1, classes.clamp(0, probabilities.shape[1] - 1).unsqueeze(1)).squeeze(1)
+    return torch.where((classes >= 0) & (classes < probabilities.shape[1]), found, math.nan)
 
 
 def make_report(outcome: Outcome, target: TargetSpec, loss: float) -> Report:

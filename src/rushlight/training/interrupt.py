@@ -37,8 +37,8 @@ class Interrupt:
 
     @property
     def requested(self) -> bool:
-        """Whether a signal came, or the user's function raised."""
-        return self.signal is not None or self.events.error is not None
+        """Whether a signal or a request to stop came, or the user's function raised."""
+        return self.signal is not None or self.events.error is not None or self.events.is_stopping
 
     def handle(self, number: int, frame: FrameType | None) -> None:
         """Note the signal; leave what can be left; raise on the second Ctrl-C."""

@@ -29,7 +29,7 @@ from rushlight.training.engine import Engine, open_engine
 from rushlight.training.evaluation import Outcome, evaluate
 from rushlight.training.interrupt import Interrupt, Interrupted, interruptible
 from rushlight.training.recipe import Recipe
-from rushlight.training.record import BlownUp, Ledger, log_values
+from rushlight.training.record import BlownUp, Ledger, Observer, keep_samples, log_values
 from rushlight.training.setup import explain_step_error
 from rushlight.training.state import State, Training
 from rushlight.training.step import Parts, StepFailed, has_images, roll_back
@@ -37,6 +37,7 @@ from rushlight.training.step import Parts, StepFailed, has_images, roll_back
 MOST_SAMPLES = 512  # evaluated at a time, unless more are trained at a time
 MOST_IMAGES = 128  # the same, where images go through convolutions: activations of more do not fit a processor's caches
 MOST_ROWS, ROW_NUMBERS = 4096, 1 << 15  # of a table
+CARD_NUMBERS = 1 << 22  # of inputs on a graphics card, which little work leaves idle
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def epochs(training: Training) -> Generator[Epoch]:
     check_can_be_saved(training)
     sweep_run(training.folder)
     begin_random_streams(training)
-    saver = Saver(training)
+    saver, observer = Saver(training), Observer(training.model, training.folder)
     if training.chooses and training.data.validation is None:  # as runs did that the previous release began
         has_test = training.data.test is not None
         training.events.warning(
@@ -83,7 +84,7 @@ def epochs(training: Training) -> Generator[Epoch]:
     try:
         while state["epoch"] <= recipe.epochs and not is_over(recipe, state):
             with interruptible(training.events) as interrupt:
-                epoch = train_and_evaluate(training, engine, interrupt, saver)
+                epoch = train_and_evaluate(training, engine, interrupt, saver, observer)
                 if interrupt.requested:
                     stop_here(training, interrupt, saver)
             if interrupt.requested:  # since that was last looked at
@@ -112,11 +113,13 @@ def step_parts(training: Training) -> Parts:
     recipe = training.recipe
     return Parts(
         training.model, training.objective, training.optimizer, recipe.clip_norm, recipe.precision, training.device,
-        skips_bad=recipe.on_nan == "skip",
+        skips_bad=recipe.on_nan == "skip", scaler=training.scaler,
     )  # fmt: skip
 
 
-def train_and_evaluate(training: Training, engine: Engine, interrupt: Interrupt, saver: Saver) -> Epoch | None:
+def train_and_evaluate(
+    training: Training, engine: Engine, interrupt: Interrupt, saver: Saver, observer: Observer
+) -> Epoch | None:
     """Do an epoch, or what is left of it; return None where it blew up and was rolled back to its beginning."""
     may_roll_back = training.recipe.on_nan == "rollback"
     if may_roll_back and not training.state["window"]:
@@ -130,7 +133,7 @@ def train_and_evaluate(training: Training, engine: Engine, interrupt: Interrupt,
         roll_back(training, error)
         engine.reset()
         return None
-    report, outcome = evaluate_epoch(training, interrupt, saver)
+    report, outcome = evaluate_epoch(training, interrupt, saver, observer)
     epoch = finish_epoch(training, report, outcome)
     saver.save_epoch(epoch.is_best)
     return epoch
@@ -193,7 +196,9 @@ def count_seconds(state: State, since: float) -> float:
     return now
 
 
-def evaluate_epoch(training: Training, interrupt: Interrupt, saver: Saver) -> tuple[Report | None, Outcome | None]:
+def evaluate_epoch(
+    training: Training, interrupt: Interrupt, saver: Saver, observer: Observer
+) -> tuple[Report | None, Outcome | None]:
     """Evaluate the model on the split that every epoch is evaluated on; (None, None) where there is none.
 
     A signal or an error leaves the evaluation unfinished: the state after the epoch's last step is saved, and a resumed
@@ -207,7 +212,8 @@ def evaluate_epoch(training: Training, interrupt: Interrupt, saver: Saver) -> tu
     try:
         with interrupt.leaving_at_once(), nullcontext() if training.average is None else training.average.in_force():
             size = evaluation_size(training, split)
-            evaluated = evaluate(training.model, split, training.objective, data.target, size, watch=watch)
+            with observer.observing(training.state["epoch"], training.state["step"]):
+                evaluated = evaluate(training.model, split, training.objective, data.target, size, watch=watch)
         count_seconds(training.state, since)
         return evaluated
     except KeyboardInterrupt:  # the second Ctrl-C leaves at once
@@ -250,6 +256,11 @@ def finish_epoch(training: Training, report: Report | None, outcome: Outcome | N
         is_best=epoch.is_best,
     )  # fmt: skip
     training.history.try_flush()
+    if outcome is not None and outcome.of_truth is not None and training.data.target is not None:
+        keep_samples(
+            training.folder, training.evaluated_name, epoch.number, training.recipe.epochs, training.data.target.classes,
+            outcome.truth, outcome.of_truth,
+        )  # fmt: skip
     return epoch
 
 
@@ -314,6 +325,7 @@ def test_batch_size(recipe: Recipe, split: Split, model: nn.Module) -> int:
     is_on_processor = all(parameter.device == CPU for parameter in model.parameters())
     most = MOST_IMAGES if has_images(model) and is_on_processor else MOST_SAMPLES
     size = max(recipe.batch_size, min(4 * recipe.batch_size, most))
-    if isinstance(split, ResidentSplit) and split.inputs.dim() == 2 and split.inputs.numel():
-        size = max(size, min(MOST_ROWS, ROW_NUMBERS // split.inputs.shape[1]))
+    if isinstance(split, ResidentSplit) and split.inputs.numel() and (split.inputs.dim() == 2 or not is_on_processor):
+        numbers = ROW_NUMBERS if is_on_processor else CARD_NUMBERS
+        size = max(size, min(MOST_ROWS, numbers // split.inputs[0].numel()))
     return size

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.amp import GradScaler
 from torch.optim import Optimizer
 
 from rushlight.data import Data, Held, Split
@@ -49,6 +50,7 @@ class Training:
     origin: Origin | None = None  # None: it is new
     held: Held = field(default_factory=Held)  # the state that model, loss and data hold besides tensors
     keep: tuple[Any, ...] = ()  # objects whose state is in the checkpoints besides
+    scaler: GradScaler | None = None  # of the loss, where gradients in float16 would be too small to be told from 0
     average: Average | None = None  # of the weights, which are evaluated and saved then
 
     @property

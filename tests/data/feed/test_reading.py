@@ -40,6 +40,10 @@ from rushlight.training.checkpoint.checkpoint import state_digest
 COUNT = 23
 
 
+def stacked(samples: Any) -> Any:
+    return torch.stack([torch.as_tensor(x) for x, _ in samples]), torch.tensor([y for _, y in samples])
+
+
 def as_given(batch: Any) -> Any:
     return batch
 
@@ -271,6 +275,44 @@ def test_batches_that_fail_where_samples_do_not_are_an_error_that_says_so(worker
     assert caught.value.key == "samples-failed-together"
     assert "reading 5 samples at once (15 is the first of them) by its __getitems__ failed" in caught.value.problem
     assert "it gave 4 samples for 5 indices" in caught.value.problem
+
+
+FULL = "unable to allocate shared memory(shm) for file </torch_7_1_0>: No space left on device (28)"
+
+
+@pytest.mark.parametrize("is_loader", [False, True], ids=["ours", "a loader of the user's"])
+@pytest.mark.parametrize("error", [RuntimeError(FULL), OSError(28, "No space left on device")], ids=["batch", "start"])
+def test_full_shared_memory_is_an_error_that_says_so(
+    is_loader: bool, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise error
+
+    if isinstance(error, OSError):
+        monkeypatch.setattr(multiprocessing.Process, "start", refuse)
+    else:
+        monkeypatch.setattr(Tensor, "share_memory_", refuse)
+    loader = DataLoader(Numbers(), 5, num_workers=1, collate_fn=stacked)
+    split = LoaderSplit(loader, as_given) if is_loader else StreamedSplit(Numbers(), as_given, 1, collate=stacked)
+    with pytest.raises(DataError) as caught:
+        list(split.in_order(5))
+    assert caught.value.key == "shared-memory-full"
+    assert "No space left on device" in caught.value.problem
+    assert "--shm-size" in caught.value.advice
+
+
+@pytest.mark.parametrize("is_loader", [False, True], ids=["ours", "a loader of the user's"])
+def test_workers_end_when_reading_fails_and_when_it_is_left(is_loader: bool) -> None:
+    loader = DataLoader(LacksSeven(), 5, num_workers=1)
+    split = LoaderSplit(loader, as_given) if is_loader else StreamedSplit(LacksSeven(), as_given, 1)
+    with pytest.raises((DataError, KeyError)) as caught:
+        list(split.in_order(5))
+    assert not multiprocessing.active_children()  # though the error, which is kept, holds the iterator
+    assert "no such thing" in str(caught.value)
+    batches = split.in_order(5)
+    next(batches)
+    batches.close()
+    assert not multiprocessing.active_children()
 
 
 # ── threads ──────────────────────────────────────────────────────────────────────────────────────────────────

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,8 +14,9 @@ from PIL import Image
 
 from rushlight.data.feed.resident import ResidentSplit
 from rushlight.data.feed.streamed import StreamedSplit
-from rushlight.data.sources.images.folder import ImageFolderDataset, open_image_folder, read_image
+from rushlight.data.sources.images.folder import ImageFolderDataset, open_image_folder
 from rushlight.data.sources.images.pixels import FORMATS, read_headers
+from rushlight.data.sources.images.pixels import read_image as read_pixels_of
 from rushlight.data.spec import FeatureSpec
 from rushlight.data.splits import Data
 from rushlight.errors import DataError, UsageError
@@ -22,6 +24,10 @@ from rushlight.errors import DataError, UsageError
 PLENTY = 1 << 30
 GREY = FeatureSpec("image", (1, 8, 8), "uint8")
 RGB = FeatureSpec("image", (3, 8, 8), "uint8")
+
+
+def read_image(source: Any, features: FeatureSpec) -> torch.Tensor:
+    return torch.from_numpy(read_pixels_of(source, features))
 
 
 def write_image(path: Path, value: int = 0, size: tuple[int, int] = (8, 8), mode: str = "L") -> Path:

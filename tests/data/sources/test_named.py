@@ -136,11 +136,11 @@ def test_a_declaration_is_consistent(dataset: NamedDataset) -> None:
 
 def test_every_name_has_a_row_with_its_size_and_licence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RUSHLIGHT_DATA", str(tmp_path))
-    rows = {row.name: row for row in describe_datasets()}
+    rows = {row["name"]: row for row in describe_datasets()}
     assert list(rows) == list(DATASETS)
-    assert rows["fashion-mnist"].download_bytes == 26_421_880 + 29_515 + 4_422_102 + 5_148
-    assert rows["kmnist"].licence.startswith("CC BY-SA 4.0")
-    assert [name for name, row in rows.items() if row.is_cached] == ["digits"]
+    assert rows["fashion-mnist"]["download_bytes"] == 26_421_880 + 29_515 + 4_422_102 + 5_148
+    assert rows["kmnist"]["licence"].startswith("CC BY-SA 4.0")
+    assert [name for name, row in rows.items() if row["is_cached"]] == ["digits"]
 
 
 # ── opening ──────────────────────────────────────────────────────────────────────────────────────────────

@@ -640,7 +640,7 @@ def test_an_obstacle_that_an_earlier_process_observed_is_not_forgotten(tmp_path:
 class Ready:
     """Takes the steps that machine code would take."""
 
-    each = 0
+    draws = False
 
     def __init__(self, pieces: Any, package: Any) -> None:
         self.pieces, self.parts, self.step, self.key = pieces, pieces.parts, exact_step(pieces.parts), package.key

@@ -216,7 +216,7 @@ def test_two_classes_under_a_binary_loss_are_a_binary_task() -> None:
         ({"loss": nn.CrossEntropyLoss}, "no-loss"),
         ({"loss": 3}, "no-loss"),
         ({"loss": nn.CrossEntropyLoss(reduction="none")}, "loss-not-scalar"),
-        ({"loss": "mse", "objective": lambda model, batch: None}, "not-beside-live"),
+        ({"loss": "mse", "objective": lambda model, batch: None}, "loss-beside-objective"),
         ({"objective": lambda model, batch: None}, "objective-no-tensor"),
         ({"objective": lambda model, batch: torch.tensor(1.0)}, "loss-without-gradient"),
         ({"optimizer": torch.optim.SGD}, "no-optimizer"),
@@ -235,7 +235,8 @@ def test_two_classes_under_a_binary_loss_are_a_binary_task() -> None:
         ({"epochs": 0}, "not-positive"),
         ({"batch_size": True}, "not-positive"),
         ({"seed": 1.5}, "bad-seed"),
-        ({"precision": "float16"}, "bad-choice"),
+        ({"precision": "float8"}, "bad-choice"),
+        ({"precision": "float16", "device": "cpu"}, "no-precision"),
         ({"optimiser": "SGD"}, "unknown-option"),
     ],
 )  # fmt: skip

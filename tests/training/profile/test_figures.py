@@ -37,7 +37,7 @@ def training(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Training]:
 def machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """A processor of four cores, without bfloat16."""
     monkeypatch.setattr(figures, "usable_cores", lambda: 4)
-    monkeypatch.setattr(figures, "bfloat16_refusal", lambda device: "no")
+    monkeypatch.setattr(figures, "precision_refusal", lambda precision, device: "no")
 
 
 def parts(**seconds: float) -> dict[str, float]:
@@ -85,7 +85,7 @@ def test_a_step_that_waits_for_its_data_is_told_to_read_it_by_more_processes(tra
 def test_a_step_of_matrix_products_has_the_machines_limit(
     has_bfloat16: bool, precision: str, words: str, training: Training, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(figures, "bfloat16_refusal", lambda device: None if has_bfloat16 else "no")
+    monkeypatch.setattr(figures, "precision_refusal", lambda precision, device: None if has_bfloat16 else "no")
     recipe = replace(training.recipe, precision=precision)  # type: ignore[arg-type]
     cause, said = limit(replace(training, recipe=recipe), CONVOLUTION, VIEW)
     assert cause == "products"

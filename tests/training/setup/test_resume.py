@@ -386,13 +386,26 @@ def test_a_rate_that_was_set_on_a_live_optimizer_in_use_is_not_passed_over(tmp_p
     assert rates(more) == [0.1, 0.003]
 
 
-def test_the_rates_of_several_groups_are_each_compared(tmp_path: Path) -> None:
-    def groups(second: float) -> dict[str, Any]:
-        torch.manual_seed(0)
-        model = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.Linear(8, 10))
-        parts = [{"params": model[1].parameters()}, {"params": model[2].parameters(), "lr": second}]
-        return {"model": model, "optimizer": torch.optim.SGD(parts, lr=0.1), "quiet": True}
+def groups(second: float, lr: float = 0.1) -> dict[str, Any]:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.Linear(8, 10))
+    parts = [{"params": model[1].parameters()}, {"params": model[2].parameters(), "lr": second, "momentum": 0.5}]
+    return {"model": model, "optimizer": torch.optim.SGD(parts, lr=lr), "quiet": True}
 
+
+def test_a_run_of_several_groups_that_was_killed_before_its_first_checkpoint_goes_on(tmp_path: Path) -> None:
+    run = rushlight.train(data="digits", epochs=1, runs=tmp_path, **groups(0.02))
+    whole = run.summary()
+    for path in run.folder.iterdir():
+        if path.name not in ("recipe.json", "environment.json"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    with pytest.raises(RunError, match=r"lr of parameter group 0: 0.1 then, 0.3 now"):
+        rushlight.resume(run.folder, **groups(0.02, lr=0.3))
+    again = rushlight.resume(run.folder, **groups(0.02)).summary()
+    assert (again["train_loss"], again["test"]["loss"]) == (whole["train_loss"], whole["test"]["loss"])
+
+
+def test_the_rates_of_several_groups_are_each_compared(tmp_path: Path) -> None:
     run = rushlight.train(data="digits", epochs=1, runs=tmp_path, **groups(0.02))
     assert len(rates(rushlight.resume(run.folder, epochs=2, **groups(0.02)))) == 2
     with pytest.raises(RunError, match=r"lr of parameter group 1: 0.02 then, 0.05 now"):

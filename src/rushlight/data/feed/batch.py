@@ -101,6 +101,11 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     return changed(batch, lambda part: to_device(part, device))
 
 
+def pinned(batch: Batch) -> Batch:
+    """Return a batch in memory that a card copies from by itself, while the processor goes on."""
+    return batch.pin_memory() if callable(getattr(batch, "pin_memory", None)) else changed(batch, pinned)
+
+
 def changed(batch: Batch, change: Callable[[Any], Any]) -> Batch:
     """Return a nest of the same type with all that it holds changed; a leaf as it is."""
     if type(batch) is dict:

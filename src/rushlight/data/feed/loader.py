@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -14,49 +15,52 @@ from torch.utils.data import BatchSampler, DataLoader, IterableDataset, get_work
 from rushlight.data.feed.batch import Batch, count_samples, note_samples, samples_by_form, to_device
 from rushlight.data.feed.feed import Feed
 from rushlight.data.feed.held import generators_in, seed_each
-from rushlight.data.feed.reading import explained_workers, seeded, start_reading
+from rushlight.data.feed.reading import end_workers, explained_workers, seeded, shared, start_reading
 from rushlight.data.feed.split import CPU
 from rushlight.data.order import sample_seed
 
 
 class Collated(NamedTuple):
-    """A batch, and how many samples of the dataset were collated into it."""
+    """A batch, and how many samples of the dataset were collated into it; None: a single sample may be a batch by itself."""
 
     batch: Batch
-    samples: int
+    samples: int | None
 
 
+@dataclass(frozen=True)
 class CountingCollate:
     """Collates as `collate` does, and counts the samples; a class, so that it can be sent to workers."""
 
-    def __init__(self, collate: Callable[[Any], Batch]) -> None:
-        self.collate = collate
+    collate: Callable[[Any], Batch]
+    counts: bool
 
     def __call__(self, samples: Any) -> Collated:
         """Return the batch with the number of its samples."""
-        return Collated(self.collate(samples), len(samples))
+        return Collated(shared(self.collate(samples)), len(samples) if self.counts else None)
 
 
 def counting(loader: DataLoader[Any]) -> DataLoader[Any]:
-    """Return a loader of the same batches that gives them as `Collated`; the loader itself where it cannot.
-
-    One that makes no batches, or gives them in its own way, cannot; and a single sample may be a batch by itself.
-    """
-    if type(loader).__iter__ is not DataLoader.__iter__ or loader.batch_sampler is None or loader.batch_size == 1:
+    """Return a loader of the same batches that gives them as `Collated`; the loader itself where it has its own `__iter__`."""
+    if type(loader).__iter__ is not DataLoader.__iter__:
         return loader
     clone = copy.copy(loader)
-    clone.collate_fn = CountingCollate(loader.collate_fn)
+    is_counted = loader.batch_sampler is not None and loader.batch_size != 1
+    clone.collate_fn = CountingCollate(loader.collate_fn, is_counted)
     return clone
 
 
 def first_collated(loader: DataLoader[Any], name: str) -> tuple[Batch | None, int | None]:
     """Return a loader's first batch, None where it has none, and the number of its samples, None where that is not known."""
     with seeded(0), explained_workers(name, loader.num_workers):
-        first = next(start_reading(counting(with_new_workers(loader)), name), None)
-    if not isinstance(first, Collated):
+        batches = start_reading(counting(with_new_workers(loader)), name)
+        try:
+            found = next(batches, None)
+        finally:
+            end_workers(batches)
+    first, samples = found if isinstance(found, Collated) else (found, None)
+    if samples is None:
         return first, samples_by_form(first)
-    is_told = count_samples(note_samples(first.batch, first.samples)) == first.samples
-    return first.batch, first.samples if is_told else None
+    return first, samples if count_samples(note_samples(first, samples)) == samples else None
 
 
 def length_of(thing: Any) -> int | None:
@@ -128,18 +132,21 @@ class LoaderSplit:
                 else:
                     seed_each([generator], sample_seed(seed, epoch, -1))
             batches = start_reading(counting(loader), name)
-        for number in range(10**18):
-            # reading in this process must not touch the step's stream
-            seeds = seeded(sample_seed(seed, epoch, -2 - number), of_samples)
-            with seeds, explained_workers(name, loader.num_workers):
-                found = next(batches, None)
-            if found is None:
-                return
-            if number < start:
-                continue
-            batch, samples = found if isinstance(found, Collated) else (found, None)
-            moved = to_device(self.prepare(batch), self.device)
-            yield moved if samples is None else note_samples(moved, samples)
+        try:
+            for number in itertools.count():
+                # reading in this process must not touch the step's stream
+                seeds = seeded(sample_seed(seed, epoch, -2 - number), of_samples)
+                with seeds, explained_workers(name, loader.num_workers):
+                    found = next(batches, None)
+                if found is None:
+                    return
+                if number < start:
+                    continue
+                batch, samples = found if isinstance(found, Collated) else (found, None)
+                moved = to_device(self.prepare(batch), self.device)
+                yield moved if samples is None else note_samples(moved, samples)
+        finally:
+            end_workers(batches)
 
     def in_order(self, size: int) -> Iterator[Batch]:
         """Give the loader's batches once."""

@@ -9,9 +9,11 @@ seeds, and so is every later one. The batches are the same either way.
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import hashlib
 import multiprocessing
+import os
 import pickle
 import random
 import signal
@@ -27,8 +29,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
+from rushlight.data.feed.batch import Batch, pinned, tensors_in
 from rushlight.data.feed.held import are_equal, generators_in, seed_each, set_state, state_of
 from rushlight.data.order import sample_seed
 from rushlight.device import usable_cores
@@ -142,14 +145,33 @@ def read_samples(dataset: Any, indices: Sequence[int]) -> list[Any]:
 def collated(samples: list[Any], collate: Callable[[list[Any]], Any], name: str) -> Any:
     """Return the batch of these samples; DataError when they cannot be stacked, most often by their shapes."""
     try:
-        return collate(samples)
+        return shared(collate(samples))
     except Exception as error:
+        if isinstance(error, RuntimeError):
+            check_shared_memory(error, name)
         found = list(dict.fromkeys(str(shapes_in(sample)) for sample in samples))
         if len(found) > 1:
             two = Note("data.found-two", first=found[0], second=found[1])
             raise DataError("unequal-samples", data=name, reason=two) from error
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise DataError("samples-not-batchable", data=name, reason=reason) from error
+
+
+def shared(batch: Batch) -> Batch:
+    """Return a batch, in a worker with its tensors in shared memory: a thread of torch's that fails at it only prints."""
+    if get_worker_info() is not None:
+        for tensor in tensors_in(batch):
+            if tensor.layout is torch.strided and tensor.device.type == "cpu":
+                tensor.share_memory_()  # type: ignore[no-untyped-call]
+    return batch
+
+
+def check_shared_memory(error: Exception, name: str) -> None:
+    """Raise DataError for an error that comes of full shared memory, in which workers give their batches."""
+    reason, no_space = str(error).strip(), os.strerror(errno.ENOSPC)
+    is_full = ("</torch_" in reason and no_space in reason) or ("(pid" in reason and "Bus error" in reason)
+    if is_full or getattr(error, "errno", None) == errno.ENOSPC:
+        raise DataError("shared-memory-full", data=name, reason=reason.splitlines()[-1]) from error
 
 
 def shapes_in(sample: Any) -> Any:
@@ -182,16 +204,21 @@ class BatchReader:
         self.idle: tuple[bytes, DataLoader[Any], list[BatchRequest]] | None = None
 
     def batches(self, requests: Iterable[BatchRequest], is_pinned: bool) -> Generator[Any]:
-        """Give the batches in the order of the requests; `is_pinned`: workers' batches in memory that a GPU reads fast.
+        """Give the batches in the order of the requests; `is_pinned`: those read ahead in memory that a GPU reads fast.
 
         Raises:
             DataError: a sample cannot be read, or a worker cannot be started or died.
         """
         if self.workers:
             return self.by_workers(list(requests), is_pinned)
-        if self.samples.is_random is False and usable_cores() > 1:
-            return by_threads(self.samples, requests, min(MOST_THREADS, usable_cores()))
+        if self.reads_ahead:
+            return by_threads(self.samples, requests, min(MOST_THREADS, usable_cores()), is_pinned)
         return (self.samples.read(request) for request in requests)
+
+    @property
+    def reads_ahead(self) -> bool:
+        """Whether batches are read before they are asked for."""
+        return self.workers > 0 or (self.samples.is_random is False and usable_cores() > 1)
 
     def by_workers(self, requests: list[BatchRequest], is_pinned: bool) -> Generator[Any]:
         """Give the batches, read by workers of torch's DataLoader."""
@@ -213,15 +240,19 @@ class BatchReader:
                 persistent_workers=given is not None,
             )
         batches = start_reading(loader, name)
-        for _ in range(len(plan)):
-            with explained_workers(name, self.workers):
-                batch = next(batches)
-            if isinstance(batch, ReadError):
-                raise batch.kind(batch.key, **batch.values) from RuntimeError(batch.traceback)
-            yield batch
-        next(batches, None)  # its end: only then are the workers idle
-        if self.keeps and given is not None:
-            self.idle = given, loader, plan
+        try:
+            for _ in range(len(plan)):
+                with explained_workers(name, self.workers):
+                    batch = next(batches)
+                if isinstance(batch, ReadError):
+                    raise batch.kind(batch.key, **batch.values) from RuntimeError(batch.traceback)
+                yield batch
+            next(batches, None)  # its end: only then are the workers idle
+            if self.keeps and given is not None:
+                self.idle = given, loader, plan
+        finally:
+            if self.idle is None:
+                end_workers(batches)
 
     def workers_key(self) -> bytes | None:
         """Return a digest of all that a worker is given; None: new workers for each epoch.
@@ -245,7 +276,9 @@ class BatchReader:
         try:
             yield
         finally:
-            self.keeps, self.idle = False, None
+            idle, self.keeps, self.idle = self.idle, False, None
+            if idle is not None:
+                end_workers(idle[1]._iterator)
 
 
 def already_collated(batch: Any) -> Any:
@@ -260,7 +293,7 @@ def begin_worker(own: Callable[[int], object] | None, worker: int) -> None:
         own(worker)
 
 
-def by_threads(samples: SeededDataset, requests: Iterable[BatchRequest], count: int) -> Generator[Any]:
+def by_threads(samples: SeededDataset, requests: Iterable[BatchRequest], count: int, is_pinned: bool) -> Generator[Any]:
     """Give the batches, each read by `count` threads, some batches before its turn.
 
     Only for samples that draw nothing at random: the generators are the whole process's, and a step draws from them.
@@ -270,7 +303,8 @@ def by_threads(samples: SeededDataset, requests: Iterable[BatchRequest], count: 
 
     def next_batch() -> Any:
         read = [sample for part in coming.popleft() for sample in part.result()]
-        return collated(read, samples.collate, type(samples.dataset).__name__)
+        batch = collated(read, samples.collate, type(samples.dataset).__name__)
+        return pinned(batch) if is_pinned else batch
 
     try:
         for request in requests:
@@ -304,11 +338,22 @@ def start_reading(loader: DataLoader[Any], name: str) -> Iterator[Any]:
             warnings.filterwarnings("ignore", "Got pickle error")  # torch's words for the error below
             batches = iter(loader)
     except Exception as error:
+        check_shared_memory(error, name)
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise DataError("workers-not-started", data=name, reason=reason) from error
     if handler is not None and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGCHLD, handler)
     return batches
+
+
+def end_workers(batches: Any) -> None:
+    """End the workers of a DataLoader's iterator, if it has any.
+
+    Torch ends them when the iterator is deleted; where that is left to Python's collector of garbage, as with an error whose
+    traceback holds the iterator, the queue that tells them to end is deleted first, and each is waited for 5 seconds.
+    """
+    if hasattr(batches, "_shutdown_workers"):
+        batches._shutdown_workers()
 
 
 def check_main_guard(workers: int) -> None:
@@ -323,6 +368,8 @@ def explained_workers(name: str, workers: int) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, EOFError, ConnectionError) as error:
+        if workers:
+            check_shared_memory(error, name)
         found = str(error).strip().partition("\n")[0]
         if not workers or found.startswith("Caught "):  # the user's, sent by a worker
             raise

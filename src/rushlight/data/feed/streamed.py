@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
-from rushlight.data.feed.batch import Batch, note_samples, to_device
+from rushlight.data.feed.batch import Batch, note_samples, tensors_in, to_device
 from rushlight.data.feed.feed import Feed
 from rushlight.data.feed.reading import BatchReader, BatchRequest, SeededDataset
 from rushlight.data.feed.split import CPU
@@ -68,12 +69,37 @@ class StreamedSplit:
 
     def _read(self, indices: Sequence[int], size: int, seed: int, epoch: int) -> Iterator[Batch]:
         requests = (BatchRequest(seed, epoch, indices[first : first + size]) for first in range(0, len(indices), size))
-        batches = self.reader.batches(requests, self.device.type == "cuda")
+        is_card = self.device.type == "cuda"
+        batches = self.reader.batches(requests, is_card)
         with self.around(), contextlib.closing(batches):
-            for number, batch in enumerate(batches):
+            moved = copied_ahead(batches, self.device) if is_card and self.reader.reads_ahead else batches
+            for number, batch in enumerate(moved):
                 samples = min(size, len(indices) - number * size)
-                yield note_samples(to_device(self.prepare(batch), self.device), samples)
+                yield note_samples(self.prepare(to_device(batch, self.device)), samples)
 
     def to(self, device: torch.device) -> StreamedSplit:
         """Return the split with its batches moved to `device`."""
         return replace(self, device=device)
+
+
+def copied_ahead(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
+    """Give batches on a card, each copied while the card works on the one before; they lie in pinned memory."""
+    copying = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    coming: deque[tuple[Batch, torch.cuda.Event]] = deque()
+
+    def next_batch() -> Batch:
+        batch, copied = coming.popleft()
+        working = torch.cuda.current_stream(device)
+        working.wait_event(copied)
+        for tensor in tensors_in(batch):
+            tensor.record_stream(working)
+        return batch
+
+    for batch in batches:
+        with torch.cuda.stream(copying):
+            moved = to_device(batch, device)
+            coming.append((moved, copying.record_event()))
+        if len(coming) > 1:
+            yield next_batch()
+    while coming:
+        yield next_batch()

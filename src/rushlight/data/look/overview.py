@@ -17,6 +17,7 @@ from torch import Tensor
 
 from rushlight import files
 from rushlight.data.feed import ResidentSplit, Split, StreamedSplit
+from rushlight.data.order import evenly_spaced
 from rushlight.data.sources import ImageFolderDataset, describe_columns
 from rushlight.data.spec import FeatureSpec, TargetSpec
 from rushlight.data.splits import Data
@@ -102,7 +103,7 @@ def raw_samples(split: Split, features: FeatureSpec, target: TargetSpec) -> tupl
     if isinstance(split, ResidentSplit):
         inputs, targets = split.inputs, split.targets
     elif folder := image_folder(split):  # evenly spaced, since the files are sorted by class
-        samples = [folder[index] for index in evenly_taken(range(len(folder)), SAMPLED)]
+        samples = [folder[index] for index in evenly_spaced(len(folder), SAMPLED)]
         return torch.stack([pixels for pixels, _ in samples]), torch.tensor([label for _, label in samples])
     else:
         batches: list[Any] = []
@@ -135,18 +136,14 @@ def describe_quantities(targets: Tensor, target: TargetSpec) -> dict[str, list[f
     return {"min": values.amin(0).tolist(), "max": values.amax(0).tolist(), "mean": values.mean(0).tolist()}
 
 
-def evenly_taken(values: Sequence[int], count: int) -> Sequence[int]:
-    """Return up to `count` of the values, evenly spaced: neighbours in a folder often show the same thing."""
-    if len(values) <= count:
-        return values
-    return [values[place] for place in np.linspace(0, len(values) - 1, count).round().astype(int)]
-
-
 # ── the same sample in train and test ────────────────────────────────────────────────────────────────────────
 
 
-def find_duplicates(train: Split, test: Split | None) -> dict[str, Any] | None:
-    """Find test samples whose inputs are in the training split, bit for bit; None where that cannot be looked for."""
+def find_duplicates(train: Split, test: Split | None, most: int = SHOWN_PAIRS) -> dict[str, Any] | None:
+    """Find test samples whose inputs are in the training split, bit for bit; None where that cannot be looked for.
+
+    "pairs" are the first `most` of [train, test] indices.
+    """
     train_digests: Sequence[bytes | None]
     if isinstance(train, ResidentSplit) and isinstance(test, ResidentSplit):
         train_digests, test_digests = row_digests(train.inputs), row_digests(test.inputs)
@@ -158,7 +155,7 @@ def find_duplicates(train: Split, test: Split | None) -> dict[str, Any] | None:
         return None
     first_at = {digest: index for index, digest in reversed(list(enumerate(train_digests)))}
     pairs = [[first_at[digest], index] for index, digest in enumerate(test_digests) if digest in first_at]
-    return {"count": len(pairs), "of": len(test_digests), "pairs": pairs[:SHOWN_PAIRS], "how": how}
+    return {"count": len(pairs), "of": len(test_digests), "pairs": pairs[:most], "how": how}
 
 
 def row_digests(inputs: Tensor) -> list[bytes]:
@@ -233,8 +230,8 @@ def contact_sheet(inputs: Tensor, labels: Tensor, classes: Sequence[str], *, col
         top = gap + row * (height + gap)
         name = visible(classes[row], MOST_OF_A_LABEL) if font_of(classes[row]) else f"{row}"
         write_label(draw, top + height // 2, name, len(members))
-        for column, index in enumerate(evenly_taken(members, columns)):
-            image = as_image(inputs[index]).resize((width, height), resampling)
+        for column, place in enumerate(evenly_spaced(len(members), columns)):
+            image = as_image(inputs[members[place]]).resize((width, height), resampling)
             sheet.paste(image, (LABEL_WIDTH + gap + column * (width + gap), top))
     if more:
         draw.text((8, size[1] - more), f"{MOST_ROWS} / {len(classes)}", fill="black", font=load_font("", 13))

@@ -42,5 +42,5 @@ class PrepareBatch:
         if self.target is None:
             return inputs, targets
         if self.numbers is not None:
-            targets = self.numbers[targets.long().flatten()]
+            targets = self.numbers.to(targets.device)[targets.long().flatten()]
         return inputs, self.target.for_loss(targets)

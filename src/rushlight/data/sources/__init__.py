@@ -12,17 +12,15 @@ if TYPE_CHECKING:
     from rushlight.data.sources.images import IMAGES, ImageFolderDataset, read_image
     from rushlight.data.sources.kind import SourceKind
     from rushlight.data.sources.named import DATASETS, NAMED, cache_folder, describe_datasets, needs_network
-    from rushlight.data.sources.tables import TABLE, describe_columns, is_table, read_other_table, read_rows
+    from rushlight.data.sources.tables import (
+        TABLE,
+        cut_csv,
+        describe_columns,
+        encode_cells,
+        is_table,
+        read_other_table,
+        read_rows,
+    )
 
 
-__getattr__, __dir__ = lazy_names(
-    __name__,
-    {
-        "rushlight.data.sources.arrays": ["ARRAYS"],
-        "rushlight.data.sources.datasets": ["DATASET", "LOADER", "group_inputs"],
-        "rushlight.data.sources.images": ["IMAGES", "ImageFolderDataset", "read_image"],
-        "rushlight.data.sources.kind": ["SourceKind"],
-        "rushlight.data.sources.named": ["DATASETS", "NAMED", "cache_folder", "describe_datasets", "needs_network"],
-        "rushlight.data.sources.tables": ["TABLE", "describe_columns", "is_table", "read_other_table", "read_rows"],
-    },
-)
+__getattr__, __dir__ = lazy_names(__name__)

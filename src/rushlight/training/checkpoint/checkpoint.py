@@ -115,6 +115,8 @@ def capture_state(training: Training) -> tuple[dict[str, Any], dict[str, Tensor]
     if isinstance(training.objective.loss, torch.nn.Module):  # one may keep what moves: a mean over the last batches
         parts["loss"] = training.objective.loss.state_dict()
         parts["loss_buffers"] = unsaved_buffers(training.objective.loss)
+    if training.scaler is not None:
+        parts["scaler"] = training.scaler.state_dict()
     if training.average is not None:
         parts["average"] = training.average.state_dict()
     if training.keep:
@@ -226,6 +228,8 @@ def restore_memory(training: Training, folder: Path, content: dict[str, Any], te
         if isinstance(loss, torch.nn.Module) and "loss" in content:  # early releases did not save it
             loss.load_state_dict(unpack(content["loss"], tensors))
             restore_buffers(loss, unpack(content["loss_buffers"], tensors), training.device)
+        if training.scaler is not None:
+            training.scaler.load_state_dict(unpack(content["scaler"], tensors))
         if training.average is not None:
             training.average.load_state_dict(unpack(content["average"], tensors))
         if "held" in content:

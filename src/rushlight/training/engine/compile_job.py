@@ -25,6 +25,7 @@ from rushlight.training.engine.package import (
     layouts,
     with_channels_last,
 )
+from rushlight.training.engine.protocol import JoinedSteps
 from rushlight.training.engine.updates import rule_of
 from rushlight.training.recipe import steps_per_epoch
 from rushlight.training.state import Training
@@ -40,6 +41,8 @@ STEPS_TOGETHER = 8
 
 class CompileJob:
     """Owns the search for machine code of a training's steps, and the process that compiles it."""
+
+    name = "compiled"  # of the mode that it is for
 
     def __init__(self, training: Training, parts: Parts) -> None:
         self.training, self.parts, self.state = training, parts, training.state
@@ -160,23 +163,23 @@ class CompileJob:
         """Return the key of this training's package for `count` steps in a call, on such layouts."""
         return key_of(pieces_of(self.parts), takes, count)
 
-    def open(self, key: str) -> CompiledSteps | None:
-        """Return what executes the machine code of a package; None where the cache has it no more."""
-        package = find_package(key)
+    def open(self, mode: Mode) -> JoinedSteps | None:
+        """Return what executes the machine code of a mode; None where the cache has it no more."""
+        package = find_package(mode.key)
         return None if package is None else CompiledSteps(pieces_of(self.parts), package)
 
-    def open_recorded(self, mode: Mode) -> CompiledSteps | str:
+    def open_recorded(self, mode: Mode) -> JoinedSteps | str:
         """Return the machine code of a recorded mode, compiled anew if lost; or why there is none."""
         if rule_of(self.parts.optimizer) is None or self.key(mode.takes, mode.count) != mode.key:
             return Note("engine.compile.something-else")
-        if (compiled := self.open(mode.key)) is not None:
+        if (compiled := self.open(mode)) is not None:
             return compiled
         if mode.products:
             return Note("engine.compile.earlier-release")
         self.training.events.message(Note("engine.compile.begun-again"))
         process = self.start(laid_out(mode.takes), mode.count, mode.key)
         result = process if isinstance(process, str) else process.result(waits=True)
-        return result if isinstance(result, str) else self.open(mode.key) or Note("engine.compile.process-gone")
+        return result if isinstance(result, str) else self.open(mode) or Note("engine.compile.process-gone")
 
     def stop(self) -> None:
         """End the process that compiles, if it is at work: nobody can use what it would make."""

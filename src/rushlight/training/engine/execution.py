@@ -17,8 +17,8 @@ from rushlight.training.engine.compile_job import CompileJob
 from rushlight.training.engine.exact import whole_steps_left
 from rushlight.training.engine.modes import EXACT, Mode
 from rushlight.training.engine.obstacles import find_hooks
-from rushlight.training.engine.package import CompiledSteps, with_channels_last
-from rushlight.training.engine.protocol import Plan
+from rushlight.training.engine.package import with_channels_last
+from rushlight.training.engine.protocol import JoinedSteps, Plan
 from rushlight.training.engine.verification import Execute, Rates, Stretch, one_by_one
 from rushlight.training.interrupt import Interrupt
 from rushlight.training.step import Executed, Parts, Row, Step, StepFailed, StepRunner, cut, exact_step
@@ -35,16 +35,16 @@ class Execution:
         self.exact = exact_step(runner.parts)
         self.mode = self.base = EXACT  # in force; for steps that machine code cannot execute
         self.step: Step = self.exact  # of `base`
-        self.compiled: CompiledSteps | None = None
+        self.joined: JoinedSteps | None = None
         self.row = Row()
 
     def enter(self, mode: Mode) -> str | None:
         """Begin to execute steps in a mode; return why its machine code cannot be executed, if so."""
-        if mode.name == "compiled" and (self.compiled is None or self.compiled.key != mode.key):
+        if mode.is_joined and (self.joined is None or self.joined.key != mode.key):
             opened = find_hooks(self.training) or self.job.open_recorded(mode)
             if isinstance(opened, str):
                 return opened
-            self.compiled = opened
+            self.joined = opened
         self.mode = mode
         self.base = replace(mode, name="eager" if mode.fused or mode.channels_last else "exact")
         is_eager = self.base.name == "eager"
@@ -54,14 +54,14 @@ class Execution:
 
     @property
     def is_current(self) -> bool:
-        """Whether the optimizer has the settings that the machine code in force has built in."""
-        return self.mode.name != "compiled" or self.compiled is None or self.compiled.is_current
+        """Whether the optimizer has the settings that the joined steps in force have built in."""
+        return not self.mode.is_joined or self.joined is None or self.joined.is_current
 
     def fits(self, following: int | None) -> bool:
-        """Tell whether the next steps can be executed in one call of machine code."""
+        """Tell whether the next steps can be executed in one call."""
         count, state = self.mode.count, self.state
         return (
-            self.mode.name == "compiled"
+            self.mode.is_joined
             and state["micro_batch"] is None
             and state["window"] % count == 0
             and count <= whole_steps_left(self.training)
@@ -78,32 +78,33 @@ class Execution:
 
     def run(self, plan: Plan, batches: list[Batch], interrupt: Interrupt, ahead: int) -> Executed:
         """Execute steps, and measure how many calls are short enough to be made in a row."""
-        began, compiled = time.perf_counter(), self.compiled
+        began, joined = time.perf_counter(), self.joined
         calls: list[Batch] = []
         if plan.per_call == self.mode.count and self.fits(None):
             calls = [self.job.prepare(batch) for [batch] in cut(batches, plan.count // plan.per_call)]
-        if compiled is not None and calls and compiled.takes(calls[0]):
-            executed = self.run_compiled(compiled, calls, interrupt)
+        if joined is not None and calls and joined.takes(calls[0]):
+            executed = self.run_joined(joined, calls, interrupt)
         else:
             executed = self.runner.run(self.step, cut(batches, plan.count), lambda: interrupt.requested)
         made = max(1, len(executed[0]) // plan.per_call)
         self.row.measure(made, time.perf_counter() - began, ahead // plan.per_call)
         return executed
 
-    def run_compiled(self, compiled: CompiledSteps, calls: list[Batch], interrupt: Interrupt) -> Executed:
-        """Execute the steps of each batch in one call of machine code, until a signal comes."""
+    def run_joined(self, joined: JoinedSteps, calls: list[Batch], interrupt: Interrupt) -> Executed:
+        """Execute the steps of each batch in one call, until a signal comes."""
         state, count = self.state, self.mode.count
         losses: list[float | Tensor] = []
         rates: list[float | Tensor] = []
         for batch in calls:
             outputs = losses_of_call = None  # let go, as in `StepRunner.run`
             rates_of_call = self.rates(count)
-            seeds = self.seeds(count) if compiled.each else ()
+            seeds = self.seeds(count) if joined.draws else ()
             try:
-                losses_of_call, outputs = compiled.take(batch, rates_of_call, seeds, self.runner.generator)
+                losses_of_call, outputs = joined.take(batch, rates_of_call, seeds, self.runner.generator)
             except RuntimeError as error:
                 raise StepFailed(error, batch) from error
-            losses += losses_of_call.reshape(-1).tolist()
+            each = losses_of_call.reshape(-1)
+            losses += each.tolist() if self.runner.is_on_processor else each.unbind()
             rates += [rate[0] for rate in rates_of_call]
             state["window"] += count
             state["step"] += count
@@ -136,11 +137,11 @@ class Execution:
         generator = self.runner.generator
         if mode.name == "eager":
             return one_by_one(self.parts, eager_step(self.parts, mode.fused, mode.channels_last), generator)
-        if self.compiled is None or self.compiled.key != mode.key:
-            self.compiled = self.job.open(mode.key)
-        compiled, prepared = self.compiled, self.job.prepare(batch)
-        assert compiled is not None
-        return lambda stretch: compiled.take(prepared, stretch.rates, stretch.seeds, generator)[0]
+        if self.joined is None or self.joined.key != mode.key:
+            self.joined = self.job.open(mode)
+        joined, prepared = self.joined, self.job.prepare(batch)
+        assert joined is not None
+        return lambda stretch: joined.take(prepared, stretch.rates, stretch.seeds, generator)[0]
 
 
 @contextlib.contextmanager

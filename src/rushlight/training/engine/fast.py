@@ -37,13 +37,22 @@ TRIES = 3  # disagreements in a row that drop a mode; a single one may be an act
 LEAST_GAIN = 1.05
 
 
+def open_job(training: Training, parts: Parts) -> CompileJob:
+    """Return what finds steps that are one call on the training's device."""
+    if training.device.type != "cuda":
+        return CompileJob(training, parts)
+    from rushlight.training.engine.graph import GraphJob
+
+    return GraphJob(training, parts)
+
+
 class FastEngine:
     """Executes each step in the mode that is in force, and searches for a faster one."""
 
     def __init__(self, training: Training, parts: Parts, saver: Saver) -> None:
         self.training, self.parts, self.state = training, parts, training.state
         self.runner = StepRunner(training, parts, saver)
-        self.record, self.job = ModeRecord(training), CompileJob(training, parts)
+        self.record, self.job = ModeRecord(training), open_job(training, parts)
         self.last: tuple[list[Batch], int] = ([], 1)  # the last batches, and how many steps they held
         self.ahead = self.joins = 1  # as the feed's
         self.eager_modes: list[Mode] | None = None  # not verified yet; None: not known yet
@@ -98,7 +107,7 @@ class FastEngine:
         count = self.execution.mode.count
         if self.execution.fits(following):
             return Plan(count * self.row_of(count, following), count)
-        # as few single steps as there may be until the next call of machine code: each is executed otherwise
+        # as few single steps as there may be until the next call of joined ones: each is executed otherwise
         return Plan(self.row_of(1, following) if count == 1 else 1)
 
     def row_of(self, count: int, following: int | None) -> int:
@@ -131,11 +140,13 @@ class FastEngine:
             return None
         if self.eager_modes is None:
             fused, images = has_fused_update(self.parts.optimizer), has_images(self.parts.model)
+            if self.job.name == "graph":  # whose gain is greater; a fused kernel there wants its counters on the card
+                fused = images = False
             pairs = dict.fromkeys([(fused, images), (fused, False)])
             self.eager_modes = [Mode(0, "eager", fused=pair[0], channels_last=pair[1]) for pair in pairs if any(pair)]
         if self.execution.mode.name == "exact" and self.eager_modes:
             return self.eager_modes.pop(0)
-        if self.execution.mode.name == "compiled" or self.job.is_over or not self.last[0]:
+        if self.execution.mode.is_joined or self.job.is_over or not self.last[0]:
             return None
         example = cut(*self.last)[-1]
         is_whole = len(example) > 1 or count_samples(example[0]) == self.training.recipe.batch_size
@@ -144,7 +155,7 @@ class FastEngine:
             return None
         fused, images = self.execution.base.fused, self.execution.base.channels_last
         count, takes = package.count, list(package.takes)
-        return Mode(0, "compiled", fused=fused, channels_last=images, key=package.key, count=count, takes=takes)
+        return Mode(0, self.job.name, fused=fused, channels_last=images, key=package.key, count=count, takes=takes)
 
     def share_processors(self, step: int) -> None:
         """Leave a thread to the process that compiles on the same processors, until it is done.
@@ -189,8 +200,8 @@ class FastEngine:
         changed = [name for name, value in settings_now(self.parts).items() if self.settings[name] != value]
         if changed:
             reason = Note("engine.exact.something-changed", what=Note(changed[0]))
-        elif self.execution.compiled is not None:
-            self.execution.compiled.find()
+        elif self.execution.joined is not None:
+            self.execution.joined.find()
         if reason is not None:
             self.leave(reason)
 
@@ -206,7 +217,7 @@ class FastEngine:
     def note_obstacle(self) -> None:
         """Note why every step is executed exactly, if so, and tell whoever asked for compiled ones."""
         if self.obstacle is not None:
-            if steps_left(self.training) and self.record.at(self.state["step"]).name != "compiled":
+            if steps_left(self.training) and not self.record.at(self.state["step"]).is_joined:
                 self.job.tell(self.obstacle)
             notice = Note("engine.exact.every-step", reason=self.obstacle)
             write_notice(self.training.folder, self.state["step"], notice)
@@ -247,7 +258,7 @@ class FastEngine:
         assert self.candidate is not None
         mode, size = self.candidate, self.training.recipe.batch_size
         is_whole = len(batches) == 1 and count_samples(batches[0]) == plan.count * size
-        is_laid_out = mode.name != "compiled" or layouts(self.job.prepare(batches[0])) == mode.takes
+        is_laid_out = not mode.is_joined or layouts(self.job.prepare(batches[0])) == mode.takes
         return mode.count == plan.count and is_whole and is_laid_out
 
     def verify(self, plan: Plan, batches: list[Batch]) -> Executed:
@@ -263,7 +274,7 @@ class FastEngine:
             lambda: self.runner.run(self.execution.exact, stretch.steps),
             lambda: self.execution.executing(mode, batches[0]),
             one_by_one(parts, self.execution.step, generator) if not mode.since else None,
-            mode.name == "compiled",
+            mode.is_joined,
         )
         self.conclude(mode, verdict, step + plan.count)
         self.job.restart_clock()  # the time of a verification is not the steps' pace
@@ -279,15 +290,15 @@ class FastEngine:
         if agrees and verdict.gain >= LEAST_GAIN:
             mode = replace(mode, step=step, since=step, gain=verdict.gain, microseconds=verdict.microseconds)
             self.record.add(replace(mode, message=mode.describe()))
-            if mode.name == "compiled":
+            if mode.is_joined:
                 self.training.events.message(mode.describe())
             return
-        is_base_kept = is_new or mode.name == "compiled"
+        is_base_kept = is_new or mode.is_joined
         back = self.execution.base if is_base_kept else replace(EXACT, spared=self.execution.mode.spared)
         back = replace(back, step=step, message="")
-        if agrees and mode.name == "compiled":
+        if agrees and mode.is_joined:
             self.job.give_up(Note("engine.faster.not-faster", gain=verdict.gain))
-        elif not agrees and failures + 1 < TRIES:
+        elif not agrees and failures + 1 < TRIES and not verdict.is_failure:
             self.candidate, self.failures = mode, failures + 1
         elif not agrees:
             back = replace(back, message=self.drop(mode, verdict.disagrees))
@@ -303,6 +314,6 @@ class FastEngine:
             self.training.events.message(message)
             return message
         write_notice(self.training.folder, self.state["step"], message)
-        if mode.name == "compiled":
+        if mode.is_joined:
             self.job.tell(Note("engine.faster.not-near", reason=reason))
         return ""

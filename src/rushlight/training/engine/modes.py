@@ -3,6 +3,7 @@
     exact       torch's eager kernels in the plain loop's order
     eager       the same, with the optimizer's fused kernel, and images laid out channels last
     compiled    forward, backward and update as one piece of machine code, several small steps in one call
+    graph       the same as one CUDA graph, on an NVIDIA card
 
 When a mode begins is a matter of time, so each change is written to the disk before it takes effect, and a resumed run
 follows the record.
@@ -24,9 +25,10 @@ from rushlight.training.state import Training
 RECORD = "ways.json"  # file names and entries ("way") are those of earlier releases
 
 MODE: Kind = {  # of a recorded one
-    **dict.fromkeys(("step", "spared?", "since?"), is_count), "count?": lambda count: is_count(count) and count > 0, "name": is_one_of("exact", "eager", "compiled"),
+    **dict.fromkeys(("step", "spared?", "since?"), is_count), "count?": lambda count: is_count(count) and count > 0, "name": is_one_of("exact", "eager", "compiled", "graph"),
     **dict.fromkeys(("message?", "key?"), is_text), **dict.fromkeys(("fused?", "channels_last?"), is_flag),
 }  # fmt: skip
+JOINED = ("compiled", "graph")
 EAGER = {  # the text of an eager mode, by its fused update and its channels last
     (True, False): "engine.faster.fused",
     (False, True): "engine.faster.channels-last",
@@ -39,18 +41,23 @@ class Mode:
     """How steps are executed from step `step` on (from 0: as many are done before it)."""
 
     step: int
-    name: str  # "exact", "eager" or "compiled"
+    name: str  # "exact", "eager", "compiled" or "graph"
     message: str = ""  # for the history; empty where the mode is only verified
-    fused: bool = False  # the optimizer's fused kernel; compiled: for steps that machine code cannot execute
+    fused: bool = False  # the optimizer's fused kernel; in a joined mode: for the steps that are executed singly
     channels_last: bool = False  # the layout of images, likewise
     spared: int = 0  # threads that are left to a process which compiles
     since: int = 0  # the step it was adopted at; it may be in force again from `step` on, after a verification
-    key: str = ""  # compiled: the package
-    count: int = 1  # compiled: the steps in one call
+    key: str = ""  # compiled: the package; graph: whether its steps draw random numbers
+    count: int = 1  # joined: the steps in one call
     products: list[dict[str, Any]] = field(default_factory=list)  # compiled by an earlier release: by another library
-    takes: list[Any] = field(default_factory=list)  # compiled: the layouts of samples and targets
+    takes: list[Any] = field(default_factory=list)  # joined: the layouts of samples and targets
     gain: float = 1.0  # how many times as fast as the mode before it, when it was adopted
     microseconds: float = 0.0  # of a step, when it was adopted
+
+    @property
+    def is_joined(self) -> bool:
+        """Whether one call executes whole steps, several where they are short: machine code, or a graph."""
+        return self.name in JOINED
 
     def to_json(self) -> dict[str, Any]:
         """Return the mode as it is once written and read: tuples become lists."""
@@ -59,10 +66,9 @@ class Mode:
 
     def describe(self) -> str:
         """Return the message of a mode that was adopted: from which step on, and its gain."""
-        is_compiled = self.name == "compiled"
         means = (
-            Note("engine.faster.compiled", count=self.count)
-            if is_compiled
+            Note(f"engine.faster.{self.name}", count=self.count)
+            if self.is_joined
             else Note(EAGER[self.fused, self.channels_last])
         )
         values = {"microseconds": self.microseconds, "gain": self.gain}

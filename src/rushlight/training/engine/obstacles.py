@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from rushlight.device import available_memory
+from rushlight.device import free_memory
 from rushlight.texts import Note
 from rushlight.training.checkpoint import random_streams
 from rushlight.training.engine.exact import whole_steps_left
@@ -19,8 +19,12 @@ VERIFIED_BYTES = 100  # for each parameter: the states compared, and the referen
 
 def find_obstacle(training: Training) -> str | None:
     """Return why every step of this training must be executed exactly; None if it need not."""
-    if training.device.type != "cpu":
+    if training.device.type not in ("cpu", "cuda"):
         return Note("engine.exact.device")
+    if training.average is not None:
+        return Note("engine.exact.averages")
+    if training.scaler is not None:
+        return Note("engine.exact.scaled-gradients")
     if not isinstance(training.objective.loss, nn.Module):
         return Note("engine.exact.function")
     if training.data.features is None:
@@ -32,7 +36,7 @@ def find_obstacle(training: Training) -> str | None:
     if whole_steps_left(training) + training.state["window"] < 1:
         return Note("engine.exact.no-whole-batch")
     parameters = sum(parameter.numel() for parameter in training.model.parameters())
-    is_large = parameters * VERIFIED_BYTES > available_memory() / 2
+    is_large = parameters * VERIFIED_BYTES > free_memory(training.device) / 2
     return Note("engine.exact.memory") if is_large else None
 
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from rushlight import files
-from rushlight.data import Batch, cache_folder
+from rushlight.data import CPU, Batch, cache_folder
 from rushlight.device import cpu_name
 from rushlight.training.engine.capture import Noise, Pieces, no_numbers
 from rushlight.training.engine.fingerprint import constants_of, settings_of, source_of
@@ -77,10 +77,10 @@ def layouts(tensors: Sequence[Tensor]) -> list[Layout]:
     return [[list(tensor.shape), list(tensor.stride()), str(tensor.dtype)] for tensor in tensors]
 
 
-def laid_out(takes: Sequence[Layout]) -> list[Tensor]:
-    """Return tensors of these layouts, filled with zeros."""
+def laid_out(takes: Sequence[Layout], device: torch.device = CPU) -> list[Tensor]:
+    """Return tensors of these layouts on a device, filled with zeros."""
     return [
-        torch.empty_strided(shape, strides, dtype=getattr(torch, dtype.removeprefix("torch."))).zero_()
+        torch.empty_strided(shape, strides, dtype=getattr(torch, dtype.removeprefix("torch.")), device=device).zero_()
         for shape, strides, dtype in takes
     ]
 
@@ -147,6 +147,7 @@ class CompiledSteps:
         self.runner = torch._C._aoti.AOTIModelContainerRunnerCpu(str(package.path), 1)
         self.count = package.count
         self.each = len(package.noise) // package.count  # drawings in a step
+        self.draws = self.each > 0
         self.constants = constants_of(pieces.parts.optimizer)
         self.last_rates: list[Sequence[float]] = []  # that `numbers` are for, unless they change with each step
         self.numbers = no_numbers(pieces, self.count)

@@ -76,7 +76,7 @@ def adam_update(
     if group["maximize"]:
         gradient = -gradient
     if group["weight_decay"]:
-        if group.get("decoupled_weight_decay"):
+        if is_decoupled(group):
             parameter = parameter * (1 - rate * group["weight_decay"])
         else:
             gradient = gradient + group["weight_decay"] * parameter
@@ -84,6 +84,11 @@ def adam_update(
     square = second * slots[1] + (1 - second) * gradient * gradient
     divisor = square.sqrt() / second_correction + group["eps"]
     return parameter - (rate / first_correction) * (mean / divisor), [mean, square]
+
+
+def is_decoupled(group: Group) -> bool:
+    """Tell whether a group's weight decay shrinks its parameters, as AdamW's, rather than adding to their gradients."""
+    return bool(group.get("decoupled_weight_decay"))
 
 
 def adamw_update(

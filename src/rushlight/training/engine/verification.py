@@ -20,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
 from rushlight.data import Batch
+from rushlight.device import wait_for
 from rushlight.texts import Note
 from rushlight.training.checkpoint import random_streams, restore_random_streams
 from rushlight.training.objective import leave_compiler_alone, make_objective
@@ -59,6 +60,7 @@ class Verdict:
     """The result of a verification: where the mode disagrees, if it does, and its speed."""
 
     disagrees: str | None
+    is_failure: bool = False  # whether it could not be executed at all
     gain: float = 1.0  # how many times as fast as the mode in force
     microseconds: float = 0.0  # of a step
 
@@ -77,7 +79,7 @@ class Verification:
         run_exactly: Callable[[], Executed],
         open_mode: Callable[[], Execute],
         now: Execute | None,
-        is_compiled: bool,
+        is_joined: bool,
     ) -> tuple[Executed, Verdict]:
         """Execute the steps exactly, then in the mode, and restore the exact result.
 
@@ -88,25 +90,25 @@ class Verification:
         streams = random_streams()
         try:
             execute = open_mode()
-            verdict = Verdict(self.compare(execute, exact, is_compiled))
+            verdict = Verdict(self.compare(execute, exact, is_joined))
             if verdict.disagrees is None and now is not None:
                 verdict = self.measure(execute, now)
         except Exception as error:  # whatever it is, the exact step goes on
-            verdict = Verdict(f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else '?'}")
+            verdict = Verdict(f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else '?'}", True)
         finally:
             assign(self.live, exact.tensors)
             restore_random_streams(streams)
             set_rates(self.parts, self.stretch.rates[-1])
         return executed, verdict
 
-    def compare(self, execute: Execute, exact: StepsOutcome, is_compiled: bool) -> str | None:
+    def compare(self, execute: Execute, exact: StepsOutcome, is_joined: bool) -> str | None:
         """Return the first result too far from the reference, by name; None where none is."""
         parts, before, stretch = self.parts, self.before, self.stretch
         assign(self.live, before)
-        fast = self.outcome(execute(stretch), has_gradients=not is_compiled)
+        fast = self.outcome(execute(stretch), has_gradients=not is_joined)
         disagrees = disagreement(fast, exact, reference(parts, before, stretch, self.generator))
         rates = revealing_rates(parts, before, len(stretch.steps), stretch.rates[-1])
-        if disagrees is not None or rates is None or not is_compiled:
+        if disagrees is not None or rates is None or not is_joined:
             return disagrees
         revealing, outcomes = replace(stretch, rates=rates), []
         for each in (execute, self.exact):
@@ -118,7 +120,7 @@ class Verification:
     def outcome(self, losses: Tensor, has_gradients: bool = True) -> StepsOutcome:
         """Copy the result of the steps just executed."""
         found: Tensors = {**tensors_of(self.parts), **(gradients_of(self.parts) if has_gradients else {})}
-        return StepsOutcome(losses.reshape(-1).double(), copies(found))
+        return StepsOutcome(losses.reshape(-1).double().cpu(), copies(found))
 
     def measure(self, execute: Execute, now: Execute) -> Verdict:
         """Return the gain over the mode in force: the least time of some interleaved rounds."""
@@ -126,10 +128,12 @@ class Verification:
         for _ in range(ROUNDS):
             for number, each in enumerate((execute, now)):
                 assign(self.live, self.before)
+                wait_for(self.parts.device)
                 began = time.perf_counter()
                 each(self.stretch)
+                wait_for(self.parts.device)
                 best[number] = min(best[number], time.perf_counter() - began)
-        return Verdict(None, best[1] / best[0], best[0] / len(self.stretch.steps) * 1e6)
+        return Verdict(None, gain=best[1] / best[0], microseconds=best[0] / len(self.stretch.steps) * 1e6)
 
 
 def one_by_one(parts: Parts, step: Step, generator: torch.Generator) -> Execute:
@@ -205,7 +209,7 @@ def reference(parts: Parts, before: Tensors, stretch: Stretch, generator: torch.
     doubled = tree_map(lambda value: value.double() if is_floating(value) else value, list(stretch.steps))
     with DrawnInFloat32():  # type: ignore[no-untyped-call]
         losses = one_by_one(exact, exact_step(exact), generator)(replace(stretch, steps=doubled))
-    return StepsOutcome(losses, {**tensors_of(exact), **gradients_of(exact)})
+    return StepsOutcome(losses.cpu(), {**tensors_of(exact), **gradients_of(exact)})
 
 
 def is_floating(value: Any) -> bool:

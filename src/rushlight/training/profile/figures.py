@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean, median
 from typing import Any, NamedTuple
 
-from rushlight.device import bfloat16_refusal, usable_cores
+from rushlight.device import precision_refusal, usable_cores
 from rushlight.formats import format_count
 from rushlight.texts import Note
 from rushlight.training.state import Training
@@ -81,7 +81,9 @@ def sentence(training: Training, cause: str, share: float, operators: Sequence[O
         key += "-resident"
     elif cause in ("update", "overhead") and recipe.numerics == "exact":
         key += "-exact"
-    elif cause == "products" and recipe.precision == "float32" and bfloat16_refusal(training.device) is None:
+    elif (
+        cause == "products" and recipe.precision == "float32" and precision_refusal("bfloat16", training.device) is None
+    ):
         key += "-bfloat16"
     parameters = sum(parameter.numel() for parameter in training.model.parameters() if parameter.requires_grad)
     return Note(

@@ -8,6 +8,8 @@ from pathlib import Path
 from rushlight.events import Event, Events
 from rushlight.runs import History, append_values
 from rushlight.training.recipe import Recipe
+from rushlight.training.record.machine import machine_lines
+from rushlight.training.record.stop import stop_on_request
 from rushlight.training.record.tensorboard import tensorboard_lines
 
 LINES = ("start", "steps", "epoch", "event")  # the kinds of event that are lines of history
@@ -30,5 +32,9 @@ def open_history(folder: Path, recipe: Recipe, events: Events, stack: contextlib
         if board is not None:
             board(line)
 
-    events.followers.insert(0, write)  # what is shown is written already
+    events.followers[:0] = [
+        write,
+        machine_lines(folder),
+        stop_on_request(folder, events),
+    ]  # what is shown is written already
     return history

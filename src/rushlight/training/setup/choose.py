@@ -85,12 +85,14 @@ def check_together(model: object, options: Options) -> None:
         ("optimizer", isinstance(options.optimizer, Optimizer), ("lr", "optimizer_arguments", "groups")),
         ("schedule", not isinstance(options.schedule, str), ("schedule_arguments",)),
         ("model", isinstance(model, nn.Module), ("model_arguments",)),
-        ("objective", options.objective is not None, ("loss", "mixup")),
+        ("objective", options.objective is not None, ("mixup",)),
         ("loss", not isinstance(options.loss, (str, type(None))) or options.objective is not None, ("loss_arguments",)),
     ):
         for option in ignored:
             if live and getattr(options, option):
                 raise UsageError("not-beside-live", option=option, part=part)
+    if options.objective is not None and options.loss:
+        raise UsageError("loss-beside-objective")
     if options.step is not None:
         if not isinstance(options.optimizer, Optimizer):
             raise UsageError("step-needs-optimizer")

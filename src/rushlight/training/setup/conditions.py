@@ -63,7 +63,8 @@ def changed_settings(
     """Return each parameter group's settings that are neither the run's first nor the checkpoint's: {name: (then, now)}.
 
     `recorded` are the settings in the recipe, `content` a checkpoint's (None: there is none). A schedule may have moved a
-    setting of an optimizer that was in use since, so of that only the optimizer's default is compared.
+    setting of an optimizer that was in use since, so of that only the optimizer's default is compared. So it is without a
+    checkpoint, since the recipe has the defaults alone.
     """
     moved: tuple[str, ...] = ("lr", "momentum", "betas") if not isinstance(schedule, str) else ("lr",)
     moved = () if schedule == "constant" else moved
@@ -74,7 +75,11 @@ def changed_settings(
         rates = unpack(content["schedule"], tensors)["base_rates"]
     changed: list[dict[str, tuple[Any, Any]]] = []
     for index, group in enumerate(optimizer.param_groups):
-        now = {key: optimizer.defaults[key] if key in moved else group.get(key) for key in recorded}
+        is_default = [key in moved or index >= len(saved) for key in recorded]
+        now = {
+            key: optimizer.defaults[key] if usual else group.get(key)
+            for key, usual in zip(recorded, is_default, strict=True)
+        }
         known = [{key: restored(value) for key, value in recorded.items()}]
         known += [saved[index], {**saved[index], "lr": rates[index]}] if index < len(saved) else []
         changed.append(

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
+from torch.amp import GradScaler
 
 from rushlight.checkpoint_files import age, list_checkpoints
 from rushlight.data import Data, Held, keeping_workers, open_source
-from rushlight.device import bfloat16_refusal, choose_device, keep_freed_memory
+from rushlight.device import choose_device, keep_freed_memory, precision_refusal, products_in_tf32
 from rushlight.errors import RunError, UsageError
 from rushlight.events import Events
 from rushlight.models import MODELS
@@ -148,8 +149,10 @@ def set_up(
     if own_size is not None and options.batch_size not in (None, own_size):
         raise UsageError("batch-size-of-loader", given=options.batch_size, own=own_size)
     recipe = make_recipe(options, described, describe_source(data, options), loss_name, optimizer, opened, metrics)
-    if recipe.precision == "bfloat16" and begun is None and (refusal := bfloat16_refusal(device)):
-        raise UsageError("no-bfloat16", reason=refusal)
+    if begun is None and (refusal := precision_refusal(recipe.precision, device)):
+        raise UsageError("no-precision", precision=recipe.precision, reason=refusal)
+    if recipe.precision == "tf32":
+        stack.enter_context(products_in_tf32())
     steps = steps_per_epoch(fitted.train, recipe)
     if recipe.max_steps is not None:  # they are in place of epochs
         recipe = replace(recipe, epochs=math.ceil(recipe.max_steps / (steps or 1)))
@@ -186,7 +189,7 @@ def set_up(
     return Training(
         recipe, module, fitted, objective, optimizer, schedule, device, folder, history, events, new_state(),
         conditions, origin, held_objects(module, objective, fitted), keep,
-        average,
+        GradScaler(device.type) if recipe.precision == "float16" else None, average,
     )  # fmt: skip
 
 

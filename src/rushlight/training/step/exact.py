@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.amp import GradScaler
 from torch.optim import Optimizer
 
 from rushlight.data import CPU, Batch
@@ -23,6 +24,7 @@ from rushlight.errors import UsageError
 from rushlight.training.objective import Objective, Told, named_parameters, read_answer
 from rushlight.training.step.pooling import FasterMaxPool, may_pool
 
+HALVES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 BACKWARD = (Tensor.backward, torch.autograd.backward)  # as torch has them
 
 Compute = Callable[[nn.Module, Batch], tuple[Tensor, Any]]
@@ -40,6 +42,7 @@ class Parts:
     precision: str = "float32"
     device: torch.device = CPU
     skips_bad: bool = False  # whether the loss and every gradient are checked before they are used
+    scaler: GradScaler | None = None  # in float16
 
 
 class NotFinite(Exception):
@@ -64,7 +67,8 @@ def exact_step(parts: Parts) -> Step:
     model, objective, optimizer = parts.model, parts.objective, parts.optimizer
     if objective.step is not None:
         return own_step(objective.step, objective.told)
-    compute = computing(parts)
+    compute, scaler = computing(parts), parts.scaler
+    go_back = backward if scaler is None else lambda loss: backward(scaler.scale(loss))
     is_plain = type(optimizer).zero_grad is Optimizer.zero_grad  # then it does what follows, and asks for a profiler
 
     def step(micro_batches: Sequence[Batch]) -> tuple[Tensor, Any]:
@@ -76,16 +80,22 @@ def exact_step(parts: Parts) -> Step:
             optimizer.zero_grad()
         if len(micro_batches) == 1:
             loss, outputs = compute(model, micro_batches[0])
-            backward(loss)
+            go_back(loss)
             mean = loss.detach()
         else:
             mean, outputs = accumulate(micro_batches)
         if parts.skips_bad:
-            check_finite_step(mean, trained(parts))
+            check_finite_step(mean, trained(parts) if scaler is None else {})
+        if scaler is not None:
+            scaler.unscale_(optimizer)
         if parts.clip_norm is not None:
             nn.utils.clip_grad_norm_(list(trained(parts).values()), parts.clip_norm)
         try:
-            optimizer.step()
+            if scaler is None:
+                optimizer.step()
+            else:
+                scaler.step(optimizer)
+                scaler.update()
         except (RuntimeError, MemoryError) as error:
             raise UpdateFailed from error
         return mean, outputs
@@ -102,7 +112,7 @@ def exact_step(parts: Parts) -> Step:
             if weight == 0 and total > 0:
                 continue  # every target is ignored: its mean is 0 / 0, its share of the big batch's nothing
             share = loss if objective.is_sum or not total else loss * (weight / total)
-            backward(share)
+            go_back(share)
             shares.append(share.detach())
         return torch.stack(shares).sum(), outputs
 
@@ -116,7 +126,7 @@ def exact_step(parts: Parts) -> Step:
             if weight == 0:
                 continue  # nothing in it counts: its mean is 0 / 0
             share = loss * (weight if is_told else weight / samples)
-            backward(share)
+            go_back(share)
             shares.append(share.detach())
         are_told = {is_told for _, is_told, _ in told.batches}
         if len(are_told) > 1:
@@ -198,11 +208,11 @@ def check_finite_step(loss: Tensor, parameters: dict[str, nn.Parameter]) -> None
 def computing(parts: Parts) -> Compute:
     """Return the function that computes loss and outputs, in the recipe's precision.
 
-    In bfloat16 the products are, under autocast; parameters and their update stay in float32.
+    In bfloat16 and float16 the products are, under autocast; parameters and their update stay in float32.
     """
     compute = parts.objective.compute
-    if parts.precision != "float32":
-        compute = within(lambda: torch.autocast(parts.device.type, dtype=torch.bfloat16), compute)
+    if (dtype := HALVES.get(parts.precision)) is not None:
+        compute = within(lambda: torch.autocast(parts.device.type, dtype=dtype), compute)
     return within(FasterMaxPool, compute) if may_pool(parts.model) else compute
 
 

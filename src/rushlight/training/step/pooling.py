@@ -39,9 +39,10 @@ def has_images(model: nn.Module) -> bool:
 
 
 def may_pool(model: nn.Module) -> bool:
-    """Tell whether a model's forward pass may pool, eagerly: each call then takes 2 µs longer."""
+    """Tell whether a model on the processor may pool in its forward pass, eagerly: each call then takes 2 µs longer."""
+    is_elsewhere = any(parameter.device != CPU for parameter in model.parameters())
     is_compiled = any(each._compiled_call_impl or type(each).__name__ == "OptimizedModule" for each in model.modules())
-    return has_images(model) and not is_compiled
+    return has_images(model) and not is_compiled and not is_elsewhere
 
 
 def max_pool(

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from rushlight.data import Batch, count_samples, equal_parts, step_seed
 from rushlight.training.checkpoint import Saver
@@ -66,6 +67,8 @@ class StepRunner:
                 raise StepFailed(error, micro_batches[-1]) from error
             if told is not None:
                 told.end_step()
+            if not self.is_on_processor:  # a graph of kernels cannot be captured while somebody holds autograd's
+                outputs = tree_map(lambda value: value.detach() if isinstance(value, Tensor) else value, outputs)
             losses.append(loss.item() if self.is_on_processor else loss)  # nobody waits for a processor
             rate = group["lr"]  # where it is a tensor, it is changed in place
             rates.append(rate.detach().clone() if isinstance(rate, Tensor) else rate)

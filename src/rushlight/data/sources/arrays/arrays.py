@@ -100,7 +100,9 @@ def read_pairs(
     read = {split: read_inputs(array, kind, name, split) for split, array in arrays.items()}
     inputs, feature_kind, notes = read["train"]
     for split in pairs.keys() - {"train"}:
-        check_same_scale(name, arrays["train"], arrays[split])
+        dtypes = arrays["train"].dtype, arrays[split].dtype
+        if {dtype.kind for dtype in dtypes} == {"u", "f"} and np.uint8 in dtypes:  # kept as floats, it may be, both
+            check_same_dtype(name, *map(str, dtypes))
         check_same_dtype(name, dtype_name(inputs), dtype_name(read[split][0]))
         if read[split][0].shape[1:] != inputs.shape[1:]:
             shapes = tuple(inputs.shape[1:]), tuple(read[split][0].shape[1:])
@@ -161,12 +163,6 @@ def read_inputs(
     return as_float32(array, name, split), "array", []
 
 
-def check_same_scale(name: str, train: np.ndarray, test: np.ndarray) -> None:
-    """Raise DataError for bytes in one split and floats in the other, even where both are kept as floats."""
-    if {train.dtype.kind, test.dtype.kind} == {"u", "f"} and np.uint8 in (train.dtype, test.dtype):
-        check_same_dtype(name, str(train.dtype), str(test.dtype))
-
-
 def looks_like_images(array: np.ndarray) -> bool:
     """Tell images by dtype and shape: 8 or 16 bits in three or four dimensions, other numbers with the channels first."""
     if array.dtype in (np.uint8, np.uint16):
@@ -188,11 +184,12 @@ def read_images(array: np.ndarray, name: str, split: str) -> tuple[Tensor, Featu
     return images, "image", notes
 
 
-def is_array_source(source: Any) -> bool:
-    """Tell whether a source is a pair of arrays or a path of array files."""
-    if isinstance(source, (str, Path)):
-        return holds_array_files(Path(source))
-    return isinstance(source, (tuple, list)) and len(source) == 2
-
-
-ARRAYS: SourceKind = SourceKind("data.kinds.arrays", is_array_source, open_arrays)
+ARRAYS: SourceKind = SourceKind(
+    "data.kinds.arrays",
+    lambda source: (
+        holds_array_files(Path(source))
+        if isinstance(source, (str, Path))
+        else isinstance(source, (tuple, list)) and len(source) == 2
+    ),
+    open_arrays,
+)

@@ -38,6 +38,7 @@ from rushlight.data.feed import (
     read_sample,
     seeded,
 )
+from rushlight.data.order import evenly_spaced
 from rushlight.data.shape import (
     EXAMPLES,
     PrepareBatch,
@@ -57,7 +58,6 @@ from rushlight.data.shape import (
 from rushlight.data.sources.datasets.samples import (
     PROBES,
     collate_samples,
-    evenly_spaced,
     is_pair,
     is_plain_pair,
     randomness,
@@ -180,60 +180,52 @@ def open_dataset(
 
 
 def open_kept(dataset: Dataset[Any], others: dict[str, Any], options: DatasetOptions, notes: list[Note]) -> Data:
-    """Read a dataset into memory, its other splits too, except DataLoaders."""
+    """Read a dataset into memory, its other splits too, except DataLoaders; for an objective in its own dtypes and shapes."""
     name, classes = type(dataset).__name__, options.classes or class_names(dataset)
+    loaders = {split: other for split, other in others.items() if isinstance(other, DataLoader)}
+    notes += [Note("data.loader-of-split", split=Note(f"words.{split}")) for split in loaders]
+    sources = {split: other for split, other in others.items() if split not in loaders}
+    normalize: NormalizeName = options.normalize
+    target: TargetSpec | None
     if options.is_raw:
-        return open_raw(dataset, others, options, notes)
+        columns = {
+            split: read_columns(each, split, options.readers) for split, each in {"train": dataset, **sources}.items()
+        }
+        read = {split: Samples(torch.cat(list(x)), torch.cat(list(y))) for split, (x, y) in columns.items()}
+        samples = read["train"]
+        target = read_targets(samples.targets, options.task, classes)[1] if options.names_targets else None
+    else:
+        samples, target, read = read_alike(dataset, sources, classes, options)
+        normalize = "none" if normalize == "auto" and samples.inputs.dtype != torch.uint8 else normalize
+    train, validation, test, cut_notes = cut_samples(
+        samples, target, seed=options.seed,
+        test_fraction=None if "test" in others else options.test_fraction,
+        val_fraction=None if "validation" in others else options.val_fraction,
+    )  # fmt: skip
+    notes += [*cut_notes, *([] if options.is_raw else whole_number_notes(samples.inputs))]
+    data = build_data(
+        name, feature_kind(samples.inputs), train, read.get("test", test), target,
+        validation=read.get("validation", validation), normalize=normalize, notes=tuple(notes), is_raw=options.is_raw,
+    )  # fmt: skip
+    if options.is_raw and mark_of(train.inputs, train.targets) == "":
+        data = replace(data, fingerprint=data.fingerprint.removeprefix(RAW))
+    prepare = options.prepare(data.target, data.features)
+    return data.with_splits({split: LoaderSplit(loader, prepare) for split, loader in loaders.items()})
+
+
+def read_alike(
+    dataset: Dataset[Any], sources: dict[str, Any], classes: Sequence[str] | None, options: DatasetOptions
+) -> tuple[Samples, TargetSpec, dict[str, Samples]]:
+    """Read a dataset and its other splits; return its samples, the target of the most classes, and the others' samples."""
     train, target = read_all(dataset, "train", options.task, classes, options.readers)
     kept: dict[str, Samples] = {}
-    loaders = {split: other for split, other in others.items() if isinstance(other, DataLoader)}
-    notes += [Note("data.loader-of-split", split=Note(f"words.{split}")) for split in loaders]
-    for split in others.keys() - loaders.keys():
+    for split, source in sources.items():
         names = target.classes if classes is None and not all(map(str.isdecimal, target.classes)) else classes
-        kept[split], other_target = read_all(others[split], split, target.task, names, options.readers)
-        check_same_dtype(name, dtype_name(train.inputs), dtype_name(kept[split].inputs))
+        kept[split], other_target = read_all(source, split, target.task, names, options.readers)
+        check_same_dtype(type(dataset).__name__, dtype_name(train.inputs), dtype_name(kept[split].inputs))
         if len(other_target.classes) > len(target.classes):
             target = other_target
-    train, validation, test, cut_notes = cut_samples(
-        train, target, seed=options.seed,
-        test_fraction=None if "test" in others else options.test_fraction,
-        val_fraction=None if "validation" in others else options.val_fraction,
-    )  # fmt: skip
-    notes += [*cut_notes, *whole_number_notes(train.inputs)]
-    is_left = options.normalize == "auto" and train.inputs.dtype != torch.uint8
-    data = build_data(
-        name, feature_kind(train.inputs), train, kept.get("test", test), target,
-        validation=kept.get("validation", validation), normalize="none" if is_left else options.normalize,
-        notes=tuple(notes),
-    )  # fmt: skip
-    prepare = PrepareBatch(data.target, data.features)
-    return data.with_splits({split: LoaderSplit(loader, prepare) for split, loader in loaders.items()})
-
-
-def open_raw(dataset: Dataset[Any], others: dict[str, Any], options: DatasetOptions, notes: list[Note]) -> Data:
-    """Read a dataset into memory for an objective: inputs and targets are in the dtype and shape they have there."""
-    name, classes = type(dataset).__name__, options.classes or class_names(dataset)
-    loaders = {split: other for split, other in others.items() if isinstance(other, DataLoader)}
-    notes += [Note("data.loader-of-split", split=Note(f"words.{split}")) for split in loaders]
-    read = {
-        split: keep_samples(source, split, options.readers)
-        for split, source in {"train": dataset, **others}.items()
-        if split not in loaders
-    }
-    target = read_targets(read["train"].targets, options.task, classes)[1] if options.names_targets else None
-    train, validation, test, cut_notes = cut_samples(
-        read["train"], target, seed=options.seed,
-        test_fraction=None if "test" in others else options.test_fraction,
-        val_fraction=None if "validation" in others else options.val_fraction,
-    )  # fmt: skip
-    data = build_data(
-        name, feature_kind(train.inputs), train, read.get("test", test), target,
-        validation=read.get("validation", validation), normalize=options.normalize, notes=(*notes, *cut_notes), is_raw=True,
-    )  # fmt: skip
-    if mark_of(train.inputs, train.targets) == "":
-        data = replace(data, fingerprint=data.fingerprint.removeprefix(RAW))
-    prepare = raw_prepare(data.features)
-    return data.with_splits({split: LoaderSplit(loader, prepare) for split, loader in loaders.items()})
+    return train, target, kept
 
 
 def open_streamed(
@@ -451,12 +443,6 @@ def read_all(
     return Samples(x if x.dim() > 1 else x.unsqueeze(1), kept_targets), target
 
 
-def keep_samples(dataset: Dataset[Any], split: str, readers: Readers) -> Samples:
-    """Read every sample once and keep it as it is."""
-    inputs, targets = read_columns(dataset, split, readers)
-    return Samples(torch.cat(list(inputs)), torch.cat(list(targets)))
-
-
 def read_columns(dataset: Dataset[Any], split: str, readers: Readers) -> tuple[Sequence[Any], Sequence[Any]]:
     """Read all samples in batches; return the batches' inputs and targets. DataError where shapes of inputs differ."""
     name = type(dataset).__name__
@@ -544,5 +530,5 @@ def is_dataset(source: Any) -> bool:
     return isinstance(source, (Dataset, DataLoader)) and is_ordinary(source)
 
 
-DATASET = SourceKind("data.kinds.dataset", is_dataset, open_dataset)
-LOADER = SourceKind("data.kinds.loader", lambda source: isinstance(source, DataLoader), open_loader)
+DATASET: SourceKind = SourceKind("data.kinds.dataset", is_dataset, open_dataset)
+LOADER: SourceKind = SourceKind("data.kinds.loader", lambda source: isinstance(source, DataLoader), open_loader)

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
 from rushlight.data.feed import Held, are_same, collated, generator_states, generators_in, read_sample, seeded
+from rushlight.data.order import evenly_spaced
 from rushlight.errors import DataError
 from rushlight.texts import Note
 
@@ -31,11 +32,6 @@ def read_batch(dataset: Dataset[Any], indices: Sequence[int]) -> Any:
     """Return some samples stacked into a batch, read one by one and without drawing from the global generators."""
     with seeded(0):
         return collated([read_sample(dataset, index) for index in indices], collate_samples, type(dataset).__name__)
-
-
-def evenly_spaced(count: int, most: int) -> list[int]:
-    """Return up to `most` of `count` indices, evenly spaced, the first and the last among them."""
-    return sorted({round(i * (count - 1) / (most - 1)) for i in range(most)})
 
 
 def randomness(dataset: Dataset[Any], count: int) -> str:

@@ -125,7 +125,7 @@ def list_classes(root: Path) -> tuple[dict[str, list[Path]], list[Note]]:
     loose = sum(is_image(file) for file in root.iterdir() if file.is_file())
     if not by_class:
         raise DataError("no-classes", path=root, loose=loose)
-    if (in_order := sorted(by_class)) != sorted(by_class, key=number_in) and all(map(str.isdecimal, by_class)):
+    if all(map(str.isdecimal, by_class)) and (in_order := sorted(by_class)) != sorted(by_class, key=int):
         notes.append(Note("data.numbered-as-text", classes=in_quotes(in_order)))
     if loose:
         notes.append(Note("data.loose-images", count=loose, name=root.name))
@@ -142,23 +142,16 @@ def list_classes(root: Path) -> tuple[dict[str, list[Path]], list[Note]]:
     return by_class, notes
 
 
-def number_in(name: str) -> int:
-    """Return the number that a folder's name is, 0 where it is none."""
-    return int(name) if name.isdecimal() else 0
-
-
 def folders_in(path: Path) -> list[Path]:
     """Return the folders in a folder, sorted by name, without hidden ones and those of runs, which hold pictures."""
     try:
         entries = [entry for entry in path.iterdir() if entry.is_dir() and not is_hidden(entry.name)]
     except OSError as error:
         refuse_folder(error)
-    return sorted(entry for entry in entries if not any(map(is_recipe_of_run, entry.glob("*/recipe.json"))))
-
-
-def is_recipe_of_run(recipe: Path) -> bool:
-    """Tell whether a recipe.json is a run's: a run's folder has its environment beside it."""
-    return (recipe.parent / "environment.json").is_file()
+    recipes = {entry: entry.glob("*/recipe.json") for entry in entries}  # a run has its environment beside it
+    return sorted(
+        entry for entry in entries if not any(path.with_name("environment.json").is_file() for path in recipes[entry])
+    )
 
 
 def refuse_folder(error: OSError) -> NoReturn:

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from rushlight.data.feed import StreamedSplit
+from rushlight.data.order import evenly_spaced
 from rushlight.data.shape import (
     EXAMPLES,
     PrepareBatch,
@@ -29,7 +30,6 @@ from rushlight.data.sources.images.pixels import (
     in_threads,
     no_image_warnings,
     read_headers,
-    read_image,
     read_pixels,
     read_shape,
 )
@@ -39,7 +39,7 @@ from rushlight.data.splits import Data
 from rushlight.errors import DataError, UsageError
 from rushlight.texts import Joined, Note
 
-__all__ = ["IMAGES", "ImageFolderDataset", "open_image_folder", "read_image"]
+__all__ = ["IMAGES", "ImageFolderDataset", "open_image_folder"]
 
 KEPT_SIDE = 256  # images of one size are kept at it up to here
 CAPPED_SIDE = 128  # the longer side of a size that had to be chosen
@@ -171,7 +171,7 @@ class ImageFolderDataset(Dataset[tuple[Tensor, int]]):
         return len(self.paths)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return read_shape(self.paths[index], self.shape), self.labels[index]
+        return torch.from_numpy(read_shape(self.paths[index], self.shape)), self.labels[index]
 
 
 def open_streamed_folder(
@@ -208,12 +208,11 @@ def learn_from_sample(
     files: ImageFiles, shape: tuple[int, int, int], normalize: NormalizeName, root: Path
 ) -> tuple[FeatureSpec, Note]:
     """Learn the normalisation from evenly spaced training images."""
-    count = min(SAMPLE_FOR_NORMALIZATION, len(files.paths))
-    chosen = np.linspace(0, len(files.paths) - 1, count).round().astype(int).tolist()
+    chosen = evenly_spaced(len(files.paths), SAMPLE_FOR_NORMALIZATION)
     samples, bad = decode(files.take(chosen), shape, root)
     if bad:
         raise unreadable(root, bad, len(files.paths))
-    note = Note("data.images-streamed", count=count, total=len(files.paths))
+    note = Note("data.images-streamed", count=len(chosen), total=len(files.paths))
     return FeatureSpec("image", shape, "uint8", learn_normalization(samples.inputs, "image", normalize)), note
 
 

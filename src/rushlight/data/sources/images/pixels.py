@@ -8,6 +8,7 @@ to fit, not cropped. Training and predicting share this one way.
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import re
 import threading
@@ -17,11 +18,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, Union, cast
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from rushlight.data.spec import FeatureSpec
 from rushlight.errors import DataError
@@ -42,6 +41,7 @@ SILENCING = threading.Lock()
 WANTED: list[None] = []  # an entry for each block that wants it silent
 
 Result = TypeVar("Result")
+Source: TypeAlias = Union[Path, io.BytesIO, "Image.Image"]
 
 
 @dataclass(frozen=True)
@@ -69,18 +69,20 @@ class Header:
     is_grey: bool
 
 
-def read_image(source: Path | str | Image.Image, features: FeatureSpec) -> Tensor:
-    """Read one image as uint8 of exactly `features.shape`, (channels, height, width); DataError if unreadable."""
-    return read_shape(Path(source) if isinstance(source, str) else source, features.shape)
+def read_image(source: Source | str | bytes, features: FeatureSpec) -> np.ndarray:
+    """Read one image, a file's bytes among others, as uint8 of `features.shape`, (channels, height, width), or DataError."""
+    if isinstance(source, (str, bytes)):
+        source = Path(source) if isinstance(source, str) else io.BytesIO(source)
+    return read_shape(source, features.shape)
 
 
-def read_shape(source: Path | Image.Image, shape: tuple[int, ...]) -> Tensor:
+def read_shape(source: Source, shape: tuple[int, ...]) -> np.ndarray:
     """Read one image as uint8 of exactly `shape`, (channels, height, width); DataError if unreadable."""
     with no_image_warnings():
         pixels = attempt(partial(read_pixels, shape=shape), source)
     if isinstance(pixels, BadImage):
         raise DataError("image-not-readable", path=pixels.path, reason=pixels.reason)
-    return torch.from_numpy(pixels)
+    return pixels
 
 
 def read_headers(paths: Sequence[Path]) -> tuple[dict[Path, Header], list[BadImage]]:
@@ -104,7 +106,7 @@ def read_image_header(path: Path) -> Header:
         return Header(height, width, is_grey)
 
 
-def read_pixels(source: Path | Image.Image, shape: tuple[int, ...]) -> np.ndarray:
+def read_pixels(source: Source, shape: tuple[int, ...]) -> np.ndarray:
     """Decode one image into uint8 of exactly `shape`, (channels, height, width)."""
     from PIL import Image
 
@@ -113,7 +115,7 @@ def read_pixels(source: Path | Image.Image, shape: tuple[int, ...]) -> np.ndarra
         if isinstance(source, Image.Image):
             image = source
         else:
-            file = opened.enter_context(open_file(source))
+            file = opened.enter_context(open_file(source)) if isinstance(source, Path) else source
             image = opened.enter_context(Image.open(file, formats=FORMATS))
         check_size(image)
         if image.size[0] * image.size[1] > LARGE:
@@ -153,7 +155,7 @@ def check_size(image: Image.Image) -> None:
         raise Unusable(Note("data.too-many-pixels", width=f"{width:,}", height=f"{height:,}", most=MOST_PIXELS))
 
 
-def attempt(read: Callable[[Any], Result], source: Path | Image.Image) -> Result | BadImage:
+def attempt(read: Callable[[Any], Result], source: Source) -> Result | BadImage:
     """Return what `read` gives, or a BadImage with the reason it fails."""
     from PIL import Image
 

@@ -13,12 +13,4 @@ if TYPE_CHECKING:
     from rushlight.data.sources.named.source import NAMED
 
 
-__getattr__, __dir__ = lazy_names(  # reading what is in the catalog needs no torch
-    __name__,
-    {
-        "rushlight.data.sources.named.cache": ["cache_folder"],
-        "rushlight.data.sources.named.catalog": ["DATASETS"],
-        "rushlight.data.sources.named.named": ["describe_datasets", "needs_network"],
-        "rushlight.data.sources.named.source": ["NAMED"],
-    },
-)
+__getattr__, __dir__ = lazy_names(__name__)  # reading what is in the catalog needs no torch

@@ -6,7 +6,6 @@ machine has none (containers often delete them) or old ones, lists of our own ar
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import signal
@@ -74,7 +73,7 @@ def run(
             while process.poll() is None and time.monotonic() < deadline:
                 time.sleep(0.05)
                 if progress and name:
-                    progress(name, bytes_of_files(scratch), None)
+                    progress(name, files.bytes_on_disk(scratch), None)
         finally:
             is_late = process.poll() is None
             if is_late:
@@ -87,12 +86,3 @@ def run(
         raise Refusal(Note("data.command-too-long", command=command[0], output=output))
     if process.returncode != 0:
         raise Refusal(Note("data.command-failed", command=command[0], code=process.returncode, output=output))
-
-
-def bytes_of_files(folder: Path) -> int:
-    """Return the bytes of all files in a folder that another program writes to."""
-    size = 0
-    for path in folder.rglob("*"):
-        with contextlib.suppress(FileNotFoundError):  # moved since it was listed
-            size += path.stat().st_size if path.is_file() else 0
-    return size

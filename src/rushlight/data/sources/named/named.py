@@ -39,21 +39,6 @@ class NamedArrays:
     notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class DatasetRow:
-    """One line of `rushlight data`; `download_bytes` is 0 for data that ships with Rushlight."""
-
-    name: str
-    title: str
-    train_count: int
-    test_count: int
-    shape: tuple[int, int, int]
-    classes: int
-    download_bytes: int
-    licence: str
-    is_cached: bool
-
-
 def open_named(name: str, *, progress: Progress | None = None) -> NamedArrays:
     """Open the dataset called `name`, one of `DATASETS`, fetching it first if need be.
 
@@ -118,19 +103,15 @@ def needs_network(source: object) -> bool:
     return dataset.layout != "shipped" and bool(find_faults(dataset, cache_folder() / dataset.name))
 
 
-def describe_datasets() -> tuple[DatasetRow, ...]:
-    """Return a row for every dataset that has a name, in the order of `DATASETS`; reads no data."""
-    return tuple(
-        DatasetRow(
-            name=dataset.name,
-            title=dataset.title,
-            train_count=dataset.train_count,
-            test_count=dataset.test_count,
-            shape=dataset.shape,
-            classes=len(dataset.classes),
-            download_bytes=sum(file.size_bytes for file in dataset.files),
-            licence=dataset.licence,
-            is_cached=is_complete(dataset, cache_folder() / dataset.name),
-        )
+def describe_datasets() -> list[dict[str, Any]]:
+    """Return a line of `rushlight data` for every dataset that has a name; `download_bytes` is 0 for one that ships along."""
+    told = ("name", "title", "train_count", "test_count", "shape", "licence")
+    return [
+        {name: getattr(dataset, name) for name in told}
+        | {
+            "classes": len(dataset.classes),
+            "download_bytes": sum(file.size_bytes for file in dataset.files),
+            "is_cached": is_complete(dataset, cache_folder() / dataset.name),
+        }
         for dataset in DATASETS.values()
-    )
+    ]

@@ -1,5 +1,16 @@
 """Tables: CSV and Parquet files."""
 
-from rushlight.data.sources.tables.columns import describe_columns
-from rushlight.data.sources.tables.frames import is_table
-from rushlight.data.sources.tables.tables import TABLE, read_other_table, read_rows
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rushlight.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from rushlight.data.sources.tables.cells import encode_cells
+    from rushlight.data.sources.tables.columns import describe_columns
+    from rushlight.data.sources.tables.frames import cut_csv, is_table
+    from rushlight.data.sources.tables.tables import TABLE, read_other_table, read_rows
+
+
+__getattr__, __dir__ = lazy_names(__name__)

@@ -6,33 +6,38 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
-from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from rushlight.data.sources.tables.cells import (
+    DAY,
+    LARGEST,
+    MISSING_AMONG_NUMBERS,
+    DateOrder,
+    as_categories,
+    as_number,
+    as_texts,
+    encode_cells,
+    parse_date,
+    read_values,
+    unreadable,
+)
 from rushlight.data.sources.tables.frames import polars, read_frame
 from rushlight.data.spec import Column
-from rushlight.errors import DataError, suggest
+from rushlight.errors import DataError
 from rushlight.texts import Joined, Note
 
 if TYPE_CHECKING:
     import polars as pl
 
-DateOrder: TypeAlias = Literal["ymd", "dmy", "mdy"]
-MISSING = frozenset(("", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "NULL", "null"))
-MISSING_AMONG_NUMBERS = MISSING | {"None", "none", "?", "-", "na", "Null", "NAN"}  # a category may be called "None"
-DATE = re.compile(r"(\d{1,4})[-/.](\d{1,2})[-/.](\d{1,4})(?:[T ]+(\d.*))?$")
 LIKE_A_DATE = re.compile(r"\d{1,4}[-/. ](\d{1,2}|[^\W\d]{3,9})[-/. ]\d{2,4}\b|[^\W\d]{3,9} \d{1,2}, \d{4}\b")
 ORDERS: tuple[DateOrder, ...] = ("ymd", "dmy", "mdy")
-DAY = 86_400.0  # seconds
 MOST_CATEGORIES = 1000
 ROW_NUMBER_NAMES = frozenset(("", "id", "index", "unnamed: 0", "row"))
-LARGEST = float(np.finfo(np.float32).max)
 
 
 def learn_columns(path: Path, frame: pl.DataFrame, train_rows: np.ndarray) -> tuple[tuple[Column, ...], list[Note]]:
@@ -87,7 +92,7 @@ def column_notes(series: pl.Series, kind: str, order: str) -> list[Note]:
 def learn_column(name: str, kind: str, series: pl.Series, order: DateOrder) -> Column | Note:
     """Learn one column on the training rows; return why it is left out where it is."""
     if kind == "category":
-        return learn_category(name, categories_of(series))
+        return learn_category(name, as_categories(series.to_list()))
     column = Column(name, "number" if kind == "number" else "date", date_order=order)
     values = values_of(series, column)
     known = values[~np.isnan(values)]
@@ -138,55 +143,17 @@ def kind_of_column(series: pl.Series) -> str | None:
 
 def texts_in(series: pl.Series) -> list[str]:
     """Return the texts of a column that stand for no missing value."""
-    return [text for text in stripped(series) if text is not None and text not in MISSING_AMONG_NUMBERS]
+    return [text for text in as_texts(series.to_list()) if text is not None and text not in MISSING_AMONG_NUMBERS]
 
 
 def encode(frame: pl.DataFrame, columns: tuple[Column, ...], rows: np.ndarray | None = None) -> Tensor:
-    """Return the rows as float32 features, shape (n, sum of the columns' widths), in the order of `columns`.
-
-    `rows` are the rows' numbers in their file, where some of it were left out. Columns that were not learnt are
-    ignored. Raises DataError for a column that is not there, or a value that is no number or date where these were
-    learnt.
-    """
-    features = np.zeros((len(frame), sum(column.width for column in columns)), dtype=np.float32)
-    first = 0
+    """Return a table's rows as `encode_cells` does, as a tensor."""
+    table: dict[str, Any] = {name: frame[name] for name in frame.columns}
     for column in columns:
-        if column.name not in frame.columns:
-            names = ", ".join(frame.columns) or "none"
-            raise DataError(
-                "column-not-there", name=column.name, columns=names, near=suggest(column.name, frame.columns)
-            )
-        encode_column(frame[column.name], column, features[:, first : first + column.width], rows)
-        first += column.width
-    return torch.from_numpy(features)
-
-
-def encode_column(series: pl.Series, column: Column, features: np.ndarray, rows: np.ndarray | None) -> None:
-    """Write one column's features, shape (n, column.width), into zeros."""
-    if column.kind == "category":
-        number_of = {category: number for number, category in enumerate(column.categories)}
-        found = [-1 if value is None else number_of.get(value, -1) for value in categories_of(series)]
-        numbers = np.array(found, dtype=np.int64)
-        rows = np.flatnonzero(numbers >= 0)
-        features[rows, numbers[rows]] = 1.0
-        return
-    values = values_of(series, column, rows)
-    gaps = np.isnan(values)
-    features[:, 0] = np.where(gaps, column.fill, values)
-    if column.flags_missing:
-        features[:, 1] = gaps
-
-
-def stripped(series: pl.Series) -> list[str | None]:
-    """Return a column as texts without blanks around them, None where a value is missing."""
-    texts = [None if value is None else str(value).strip() for value in series.to_list()]
-    return [None if text is None or text in MISSING else text for text in texts]
-
-
-def categories_of(series: pl.Series) -> list[str | None]:
-    """Return a column as categories; 'True', 'TRUE' and true are one and the same."""
-    texts = stripped(series)
-    return [text.lower() if text is not None and text.lower() in ("true", "false") else text for text in texts]
+        if column.name in table:
+            series = table[column.name]
+            table[column.name] = series.to_list() if column.kind == "category" else values_of(series, column, rows)
+    return torch.from_numpy(encode_cells(table, columns, len(frame), rows))
 
 
 def values_of(series: pl.Series, column: Column, rows: np.ndarray | None = None) -> np.ndarray:
@@ -199,35 +166,12 @@ def values_of(series: pl.Series, column: Column, rows: np.ndarray | None = None)
     if is_date and series.dtype in (pl.Date, pl.Datetime):
         moments = series.cast(pl.Datetime("us")) if series.dtype == pl.Date else series.dt.cast_time_unit("us")
         return np.asarray(moments.to_physical().cast(pl.Float64).to_numpy() / (DAY * 1e6))
-    if not is_date and (series.dtype.is_numeric() or series.dtype in (pl.Boolean, pl.Null)):
-        values = series.cast(pl.Float64).to_numpy().astype(np.float64)
-        bad = np.flatnonzero(np.abs(values) > LARGEST)
-    else:
-        read = partial(read_day, order=column.date_order) if is_date else read_number
-        cells = series.to_list()
-        known = {value: read(value) for value in set(cells)} if series.dtype == pl.String else None
-        found = [read(value) for value in cells] if known is None else [known[value] for value in cells]
-        values = np.array(found, dtype=np.float64)  # None becomes NaN
-        bad = np.array([index for index, value in enumerate(found) if value is None])
-    if len(bad):
-        row = int(bad[0])
-        number = row + 1 if rows is None else int(rows[row])
-        raise DataError("not-a-date" if is_date else "not-a-number", column=column.name, row=number, value=series[row])
+    if is_date or not (series.dtype.is_numeric() or series.dtype in (pl.Boolean, pl.Null)):
+        return read_values(series.to_list(), column, rows)
+    values = np.asarray(series.cast(pl.Float64).to_numpy().astype(np.float64))
+    if len(bad := np.flatnonzero(np.abs(values) > LARGEST)):
+        raise unreadable(int(bad[0]), series, column, rows)
     return values
-
-
-def read_number(value: object) -> float | None:
-    """Return a cell as a number, NaN for a missing one, None for what is no number."""
-    if value is None or (isinstance(value, str) and value.strip() in MISSING_AMONG_NUMBERS):
-        return float("nan")
-    return as_number(value)
-
-
-def read_day(value: object, order: DateOrder) -> float | None:
-    """Return a cell as days since 1970, NaN for a missing one, None for what is no date."""
-    if value is None or (isinstance(value, str) and value.strip() in MISSING_AMONG_NUMBERS):
-        return float("nan")
-    return parse_date(value.strip(), order) if isinstance(value, str) else None
 
 
 def date_order(texts: Iterable[str]) -> DateOrder | None:
@@ -242,24 +186,6 @@ def date_order(texts: Iterable[str]) -> DateOrder | None:
     return found[0] if len(found) == 1 else None
 
 
-def parse_date(text: str, order: DateOrder) -> float | None:
-    """Return days since 1970 of a date, or a date and time, such as '2024-01-31', '31/1/2024 12:30'; None of others."""
-    match = DATE.match(text)
-    if match is None:
-        return None
-    first, month, last, time = match.groups()
-    year, month, day = (first, month, last) if order == "ymd" else (last, month, first)
-    if order == "mdy":
-        month, day = day, month
-    try:
-        if len(year) != 4:
-            return None
-        moment = datetime.fromisoformat(f"{year}-{month:0>2}-{day:0>2}" + (f"T{time.replace(' ', '')}" if time else ""))
-        return moment.replace(tzinfo=moment.tzinfo or UTC).timestamp() / DAY
-    except (ValueError, OverflowError):
-        return None
-
-
 def describe_columns(path: Path, columns: tuple[Column, ...]) -> list[dict[str, Any]]:
     """Return for each learnt column its kind and, over the file's rows, missing values and range or counts."""
     frame = read_frame(path)
@@ -268,7 +194,7 @@ def describe_columns(path: Path, columns: tuple[Column, ...]) -> list[dict[str, 
         series = frame[column.name]
         entry: dict[str, Any] = {"name": column.name, "kind": column.kind}
         if column.kind == "category":
-            counts = Counter(categories_of(series))
+            counts = Counter(as_categories(series.to_list()))
             missing = counts.pop(None, 0)
             entry |= {"missing": missing, "different": len(counts), "most_common": counts.most_common(5)}
         else:
@@ -290,12 +216,3 @@ def feature_names(columns: tuple[Column, ...]) -> list[str]:
         else:
             names += [column.name, *([Note("data.column-missing", name=column.name)] if column.flags_missing else [])]
     return names
-
-
-def as_number(value: object) -> float | None:
-    """Return a cell as a finite number, or None when it is none."""
-    try:
-        number = float(value)  # type: ignore[arg-type]  # whatever float() takes, decimals among it
-    except (TypeError, ValueError):
-        return None
-    return number if abs(number) <= LARGEST and "_" not in str(value) else None

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rushlight import files
-from rushlight.device import available_memory
 from rushlight.errors import DataError, UsageError
 from rushlight.texts import Note
 
@@ -27,6 +26,7 @@ CSV_ENDINGS = (".csv", ".tsv", ".tab", ".txt", ".csv.gz", ".tsv.gz")
 PARQUET_ENDINGS = (".parquet", ".pq")
 TABLE_ENDINGS = CSV_ENDINGS + PARQUET_ENDINGS
 BYTES_PER_BYTE = 10  # of memory, that reading a CSV takes, about
+CELL_BYTES, BYTES_PER_CELL_BYTE = 8, 4  # of one cell of a Parquet file; of memory for each of them, about
 DELIMITERS = (",", ";", "\t", "|")
 
 
@@ -107,8 +107,7 @@ def open_frame(path: Path) -> tuple[pl.DataFrame, list[Note]]:
     name = path.name.lower()
     try:
         if name.endswith(PARQUET_ENDINGS):
-            files.open_file(path).close()
-            frame = pl.read_parquet(path, glob=False)
+            frame = read_parquet(path)
         elif name.endswith(CSV_ENDINGS):
             frame, notes = read_csv(path)
         else:
@@ -125,23 +124,17 @@ def open_frame(path: Path) -> tuple[pl.DataFrame, list[Note]]:
 
 def read_csv(path: Path) -> tuple[pl.DataFrame, list[Note]]:
     """Read a CSV with every column as text; the delimiter and the encoding are found out."""
+    from rushlight.device import available_memory  # it imports torch, which who cuts a CSV's lines does without
+
     content = files.read_bytes(path, available_memory() // BYTES_PER_BYTE)
     if content.startswith(b"\x1f\x8b"):
         most = min(files.most_unpacked(len(content)), available_memory() // BYTES_PER_BYTE)
         with gzip.GzipFile(fileobj=io.BytesIO(content)) as packed:
             content = packed.read(most + 1)
-        if len(content) > most:
-            raise DataError(
-                "table-not-readable", path=path, reason=Note("data.unpacks-to", size=len(content), most=most)
-            )
+        check_unpacked(path, len(content), most)
     if content.startswith(b"PK\x03\x04"):
         raise DataError("table-is-excel", path=path)
-    text, encoding = decode_text(path, content)
-    text = text.replace("\r\n", "\n")
-    text = (text if "\n" in text else text.replace("\r", "\n")).lstrip("\n")
-    if not text.strip():
-        raise DataError("table-empty", path=path)
-    delimiter = sniff_delimiter(text)
+    text, encoding, delimiter = decode_csv(path, content)
     header = [name.strip() for name in next(csv.reader(io.StringIO(text), delimiter=delimiter))]
     if doubled := [name for name, count in Counter(header).items() if count > 1]:
         raise DataError("table-header-doubled", path=path, name=doubled[0], columns=", ".join(header))
@@ -152,6 +145,48 @@ def read_csv(path: Path) -> tuple[pl.DataFrame, list[Note]]:
     frame.columns = header
     notes = [] if encoding == "utf-8" else [Note("data.not-utf-8", name=path.name, encoding=encoding)]
     return frame, notes
+
+
+def read_parquet(path: Path) -> pl.DataFrame:
+    """Read a Parquet file. A page that repeats one value has a few bytes for any number of rows, so these are asked first."""
+    from rushlight.device import available_memory  # as above
+
+    library = polars()
+    files.open_file(path).close()
+    most = min(files.most_unpacked(path.stat().st_size), available_memory() // BYTES_PER_CELL_BYTE)
+    lazy = library.scan_parquet(path, glob=False)
+    columns, rows = lazy.collect_schema(), lazy.select(library.len()).collect().item()
+    check_unpacked(path, CELL_BYTES * len(columns) * rows, most)
+    frame: pl.DataFrame = library.read_parquet(path, glob=False)
+    kinds = (library.String, library.Categorical, library.Enum)
+    texts = (frame[name].cast(library.String).str.len_bytes().sum() for name, kind in columns.items() if kind in kinds)
+    check_unpacked(path, sum(texts), most)  # cells that share one text have one of their own in Python
+    return frame
+
+
+def check_unpacked(path: Path, size: int, most: int) -> None:
+    """Raise DataError for a file that unpacks to more than `most` bytes."""
+    if size > most:
+        raise DataError("table-not-readable", path=path, reason=Note("data.unpacks-to", size=size, most=most))
+
+
+def decode_csv(path: Path, content: bytes) -> tuple[str, str, str]:
+    """Return a CSV's text with plain line ends, its encoding and its delimiter."""
+    text, encoding = decode_text(path, content)
+    text = text.replace("\r\n", "\n")
+    text = (text if "\n" in text else text.replace("\r", "\n")).lstrip("\n")
+    if not text.strip():
+        raise DataError("table-empty", path=path)
+    return text, encoding, sniff_delimiter(text)
+
+
+def cut_csv(path: Path, content: bytes) -> list[list[str]]:
+    """Return the lines of a CSV as lists of cells, its header among them, without blank lines; polars is not needed."""
+    text, _, delimiter = decode_csv(path, content)
+    try:
+        return [row for row in csv.reader(io.StringIO(text), delimiter=delimiter) if row]
+    except csv.Error as error:  # a cell that seems to go on for ever
+        raise DataError("table-not-readable", path=path, reason=Note("data.unclosed-quote")) from error
 
 
 def decode_text(path: Path, content: bytes) -> tuple[str, str]:

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from rushlight.data.shape import Names, Samples, build_data, cut_splits
 from rushlight.data.sources.kind import SourceKind
-from rushlight.data.sources.tables.columns import MISSING, as_number, encode, feature_names, learn_columns
+from rushlight.data.sources.tables.cells import MISSING, as_number
+from rushlight.data.sources.tables.columns import encode, feature_names, learn_columns
 from rushlight.data.sources.tables.frames import (
     as_frame,
     is_frame,
@@ -144,7 +145,8 @@ def check_target(path: Path, frame: pl.DataFrame, target: str | None) -> str:
 
 def with_target(path: Path, frame: pl.DataFrame, target: str) -> tuple[pl.DataFrame, np.ndarray, list[Note]]:
     """Leave out the rows whose target is missing; return the rest, their row numbers (from 1) and what to say."""
-    known = np.array([not is_missing(value) for value in frame[target].to_list()])
+    texts = [value.strip() if isinstance(value, str) else value for value in frame[target].to_list()]
+    known = np.array([value is not None and value == value and value not in MISSING for value in texts])  # NaN is not
     rows, count = np.flatnonzero(known), int((~known).sum())
     if count == len(known):
         raise DataError("target-all-missing", path=path, target=target)
@@ -154,11 +156,6 @@ def with_target(path: Path, frame: pl.DataFrame, target: str) -> tuple[pl.DataFr
     return frame[rows], rows + 1, [note]
 
 
-def is_missing(value: object) -> bool:
-    """Tell whether a cell holds nothing: None, NaN, or a word that stands for it."""
-    return value is None or value != value or (isinstance(value, str) and value.strip() in MISSING)
-
-
 def read_target(path: Path, frame: pl.DataFrame, name: str, task: Task | None) -> Labels:
     """Decide what is predicted and turn the target column into numbers."""
     if task == "multilabel":
@@ -166,7 +163,14 @@ def read_target(path: Path, frame: pl.DataFrame, name: str, task: Task | None) -
     values = [cell(value) for value in frame[name].to_list()]
     different = sorted_classes(values)
     is_numeric = not isinstance(different[0], str)
-    are_whole = is_numeric and not frame[name].dtype.is_float() and all(written_whole(v) for v in frame[name].to_list())
+    are_whole = (
+        is_numeric
+        and not frame[name].dtype.is_float()
+        and all(
+            re.fullmatch(r"[+-]?\d+", str(value).strip())
+            for value in frame[name].to_list()  # written 3, not 3.0
+        )
+    )
     is_few = len(different) <= MOST_CLASSES_OF_NUMBERS and 2 * len(different) <= len(values)
     chosen = task or ("classification" if not is_numeric or (are_whole and is_few) else "regression")
     if chosen != "regression" and len(different) > MOST_CLASSES and 2 * len(different) > len(values):
@@ -204,11 +208,6 @@ def sorted_classes(values: Sequence[object]) -> list[str | float]:
         found = sorted({number for number in numbers.values() if number is not None})
         return [int(number) if number.is_integer() else number for number in found]
     return sorted({str(value) for value in numbers})
-
-
-def written_whole(value: object) -> bool:
-    """Tell whether a number is written without a decimal point: 3, not 3.0."""
-    return re.fullmatch(r"[+-]?\d+", str(value).strip()) is not None
 
 
 def target_numbers(path: Path, series: pl.Series, spec: TargetSpec) -> Tensor:

@@ -1,0 +1,162 @@
+"""One run as one HTML file: the page itself, with every answer that it would ask for; no server, no run folder, no network."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from rushlight import files
+from rushlight.board.app import build_app, words_of
+from rushlight.board.curves import Curves, View
+from rushlight.board.details import logged_images
+from rushlight.board.files import read_all_lines, read_status
+from rushlight.board.listing import Runs, id_of
+from rushlight.board.page import html_page, own_text
+from rushlight.board.samples import LISTS
+from rushlight.board.series import Losses
+from rushlight.errors import RunError
+from rushlight.texts import LANGUAGES
+from rushlight.web import POLICY
+
+MOST_BYTES = 5_000_000
+COLUMNS = 2000  # of a curve: on any screen every extreme is drawn, and a zoom shows as much as these
+USUAL_SMOOTHING, LONG = 20, 500  # as the page smooths where nobody chose
+LOGS = {"history": "history.jsonl", "values": "values.jsonl", "machine": "machine.jsonl"}
+MOST_LINES = 2000  # of each log
+
+
+def export_run(folder: Path, path: Path, language: str) -> int:
+    """Write a run as one HTML file of at most `MOST_BYTES`; return its size.
+
+    What does not fit is left out: pictures first. Raises RunError where there is no such run, StorageError.
+    """
+    runs, identity = Runs(folder.parent), id_of(folder.name)
+    if runs.find(identity) is None:
+        raise RunError("not-a-run", path=folder)
+    app = build_app(folder.parent, 0, language)
+    exported: dict[str, Any] = {
+        "words": {code: words_of(code) for code in LANGUAGES},
+        "answers": {
+            "/api/runs": {"server": "file", "version": 1, "whole": True, "rows": [runs.entries[identity].row], "gone": []},
+            "/api/logs": {identity: {name: logged(folder / file) for name, file in LOGS.items()}},
+            "/api/recipes": {"metric": None, "groups": [], "verdict": None},
+        },
+        "curves": curves_of(folder, identity),
+        "media": {},
+    }  # fmt: skip
+    try:
+        details = exported["answers"][f"/api/runs/{identity}"] = asked(app.app, f"/api/runs/{identity}")
+        for part in (
+            details["environment"] or {},
+            *(details["sessions"] or []),
+        ):  # a file to give away: not whose machine it was
+            for name in ("host", "command"):
+                part.pop(name, None)
+        room = MOST_BYTES - 100_000 - len(page_of(folder.name, exported, language))
+        for target in targets(identity, details):
+            found = asked(app.app, target)
+            extra = {target: found}
+            if found and found.get("samples"):
+                indices = "&".join(f"index={one['index']}" for one in found["samples"])
+                shown = f"/api/runs/{identity}/shown?{indices}"
+                extra[shown] = asked(app.app, shown)
+            room -= len(json.dumps(extra))
+            if room > 0:
+                exported["answers"] |= extra
+    finally:
+        app.leave()
+    for name in sorted(logged_images(folder), reverse=True):  # the latest first
+        status = read_status(folder / "media" / name)
+        if status is not None and status.st_size * 4 / 3 < room:
+            content = files.read_bytes(folder / "media" / name, status.st_size)
+            exported["media"][name] = f"data:image/png;base64,{base64.b64encode(content).decode()}"
+            room -= len(exported["media"][name])
+    page = page_of(folder.name, exported, language).encode()
+    files.write_bytes(path, page)
+    return len(page)
+
+
+def targets(identity: str, details: dict[str, Any]) -> list[str]:
+    """Return the lists of samples that are exported, the most telling ones first: lists, mistakes by their number, twins."""
+    base = f"/api/runs/{identity}/samples?list="
+    confusion = (details.get("report") or {}).get("confusion") or []
+    cells = [
+        (count, truth, predicted) for truth, row in enumerate(confusion) for predicted, count in enumerate(row) if count
+    ]
+    mistakes = sorted(((truth == predicted, -count, truth, predicted) for count, truth, predicted in cells))
+    found = [f"{base}{name}&start=0" for name in LISTS if name != "cell"]
+    found += [f"{base}cell&truth={truth}&predicted={predicted}&start=0" for _, _, truth, predicted in mistakes]
+    return [*found, f"/api/runs/{identity}/shown?twins=1"] if confusion else []
+
+
+def logged(path: Path) -> dict[str, Any]:
+    """Return a log as the page gets it, without the lines between epochs; of a long one, lines at even distances."""
+    lines = [line for line in read_all_lines(path) if line.get("kind") != "steps"]
+    stride = -(-len(lines) // MOST_LINES) or 1
+    return {"lines": lines[::-1][::stride][::-1], "cursor": "", "anew": False}
+
+
+def curves_of(folder: Path, identity: str) -> dict[str, str]:
+    """Return the curves of a run over each axis, in base64."""
+    losses = Losses(folder / "losses.f32")
+    losses.refresh()
+    smoothing = USUAL_SMOOTHING if losses.count >= LONG else 0
+    views = {axis: View(axis, None, None, COLUMNS, smoothing, False) for axis in ("step", "epoch", "time")}
+    curves = Curves()
+    return {axis: base64.b64encode(curves.read({identity: folder}, view)).decode() for axis, view in views.items()}
+
+
+def asked(app: Any, target: str) -> Any:
+    """Return the application's answer to a request, as JSON; None where it has none."""
+    path, _, query = target.partition("?")
+    scope = {
+        "type": "http",
+        "method": "GET",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": query.encode(),
+        "headers": [],
+    }
+    messages: list[Any] = []
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Any) -> None:
+        messages.append(message)
+
+    with ThreadPoolExecutor(1) as other:  # in this thread a notebook may have a loop of its own
+        other.submit(lambda: asyncio.run(app(scope, receive, send))).result()
+    return (
+        json.loads(b"".join(part.get("body", b"") for part in messages[1:])) if messages[0]["status"] == 200 else None
+    )
+
+
+def page_of(name: str, exported: dict[str, Any], language: str) -> str:
+    """Return the HTML: scripts and styles are let in by their digests, and the data is no script."""
+    script, style = own_text("board.js"), own_text("board.css")
+    data = json.dumps(files.without_nan(exported), separators=(",", ":"))
+    for mark, code in (("<", "\\u003c"), (">", "\\u003e"), ("&", "\\u0026")):
+        data = data.replace(mark, code)
+    rules = {
+        **POLICY,
+        "script-src": digest(script),
+        "style-src": digest(style),
+        "connect-src": "'none'",
+        "img-src": "data:",
+    }
+    policy = "; ".join(
+        f"{rule} {value}" for rule, value in rules.items() if rule != "frame-ancestors"
+    )  # not for <meta>
+    raw = {"style": style, "script": script, "data": data}
+    return html_page("exported", raw, language=language, folder=name, policy=policy)
+
+
+def digest(content: str) -> str:
+    """Return the source that lets in an inline script or style by its digest."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}'"

@@ -1,0 +1,206 @@
+"""Why a model is wrong: the test samples behind a report, chosen by what happened to them, and the samples themselves.
+
+The samples come from a process that opens the data (it imports torch, the board does not); it lives until another run's are
+asked for, or the board closes. The probabilities over the epochs come from `samples.f16`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rushlight.board.compare import read_predictions
+from rushlight.board.files import read_range
+from rushlight.runs import read_recipe
+from rushlight.texts import text
+
+LISTS = ("cell", "wrong", "hardest", "forgotten", "suspects")
+MOST_SHOWN = 24  # samples at once
+MOST_EPOCHS = 60  # points of one sample's probability
+MOST_BYTES = 256 << 20
+LONGEST_NAME = 300
+SECONDS = 90  # for one answer of the process
+LEARNT = 0.5  # a true class of more than this probability is the predicted one
+
+Floats = NDArray[np.floating]
+Indices = NDArray[np.intp]
+
+
+@dataclass(frozen=True)
+class Tested:
+    """The test samples of one run: (n,) each, and (epochs, n) the true class's probability; no rows where none is kept."""
+
+    truth: NDArray[Any]
+    predicted: NDArray[Any]
+    confidence: Floats
+    names: NDArray[Any] | None
+    rows: Floats
+
+
+def read_tested(folder: Path) -> Tested | None:
+    """Return what a run's last test and its epochs say of each sample; None where the test has no single classes."""
+    found = read_predictions(folder / "predictions.npz")
+    if found is None or found["truth"].ndim != 1 or found["truth"].dtype.kind not in "iu":
+        return None
+    count, confidence, names = len(found["truth"]), found.get("confidence"), found.get("names")
+    if confidence is None or confidence.shape != (count,) or confidence.dtype.kind != "f":
+        return None
+    if names is not None and (names.shape != (count,) or names.dtype.kind != "U"):
+        names = None
+    return Tested(found["truth"], found["predicted"], confidence, names, read_rows(folder, found["truth"]))
+
+
+def read_rows(folder: Path, truth: NDArray[Any]) -> Floats:
+    """Return the probabilities over the epochs, of the samples with these true classes; none where they are of others."""
+    none = np.empty((0, len(truth)), np.float32)
+    try:
+        described = json.loads(read_range(folder / "samples.json", 0, MOST_BYTES))
+        if described["split"] != "test" or not np.array_equal(np.array(described["truth"]), truth):
+            return none
+    except Exception:  # whatever a hostile file brings about
+        return none
+    content = read_range(folder / "samples.f16", 0, MOST_BYTES)
+    epochs = len(content) // (2 * len(truth))
+    rows = np.frombuffer(content, "<f2", epochs * len(truth)).reshape(epochs, len(truth))
+    known: Floats = rows[~np.isnan(rows).all(axis=1)].astype(np.float32)
+    return known
+
+
+def choose(tested: Tested, which: str, truth: int | None, predicted: int | None) -> Indices:
+    """Return the samples of a list, the first one first: "cell", "wrong", "hardest", "forgotten" or "suspects".
+
+    A label is suspect where the model was sure of another class in every epoch: the test's labels were never learnt from.
+    """
+    is_wrong = tested.truth != tested.predicted
+    if which == "cell":
+        chosen = np.flatnonzero((tested.truth == truth) & (tested.predicted == predicted))
+        return chosen[np.argsort(-tested.confidence[chosen], kind="stable")]
+    if which == "wrong":
+        chosen = np.flatnonzero(is_wrong)
+        return chosen[np.argsort(-tested.confidence[chosen], kind="stable")]
+    if not len(tested.rows):
+        return np.empty(0, np.intp)
+    rows = np.nan_to_num(tested.rows)
+    if which == "forgotten":
+        chosen = np.flatnonzero(is_wrong & (rows.max(axis=0) > LEARNT))
+        return chosen[np.argsort(-rows.max(axis=0)[chosen], kind="stable")]
+    if which == "suspects":
+        chosen = np.flatnonzero(is_wrong & (rows.max(axis=0) <= LEARNT))
+        return chosen[np.argsort(suspicion(rows)[chosen], kind="stable")]
+    return np.argsort(rows.mean(axis=0), kind="stable")  # the hardest
+
+
+def suspicion(rows: Floats) -> Floats:
+    """Return the mean logarithm of the true class's probability over the epochs: the lower, the more suspect the label."""
+    found: Floats = np.log(np.maximum(rows, 1e-7)).mean(axis=0)
+    return found
+
+
+def list_samples(
+    tested: Tested, which: str, truth: int | None, predicted: int | None, start: int, most: int = MOST_SHOWN
+) -> dict[str, Any]:
+    """Return "count" and the "samples" from `start` on, each with its index, name, classes, and probabilities over the epochs."""
+    chosen = choose(tested, which, truth, predicted)
+    epochs = np.unique(np.linspace(0, len(tested.rows) - 1, min(MOST_EPOCHS, len(tested.rows))).round().astype(int))
+    samples = [
+        {
+            "index": index, "name": None if tested.names is None else str(tested.names[index])[:LONGEST_NAME],
+            "truth": int(tested.truth[index]), "predicted": int(tested.predicted[index]),
+            "confidence": float(tested.confidence[index]), "probabilities": tested.rows[epochs, index].tolist(),
+        }
+        for index in chosen[start : start + most].tolist()
+    ]  # fmt: skip
+    return {
+        "count": len(chosen),
+        "has_epochs": len(tested.rows) > 0,
+        "epochs": (epochs + 1).tolist(),
+        "samples": samples,
+    }
+
+
+def calibration_of(folder: Path) -> list[dict[str, float]] | None:
+    """Return, for each tenth of confidence that the test has, how sure the model was on average, how often right, and "n"."""
+    tested = read_tested(folder)
+    if tested is None or not np.isfinite(tested.confidence).all():
+        return None
+    tenth = np.clip((tested.confidence * 10).astype(int), 0, 9)
+    is_right = tested.truth == tested.predicted
+    counts = np.bincount(tenth, minlength=10)
+    sure, right = (np.bincount(tenth, part, minlength=10) for part in (tested.confidence, is_right))
+    return [
+        {"sure": float(sure[place] / count), "right": float(right[place] / count), "n": int(count)}
+        for place, count in enumerate(counts.tolist()) if count
+    ]  # fmt: skip
+
+
+class Viewer:
+    """Owns the process that opens a run's data; one at a time."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.process: subprocess.Popen[str] | None = None
+        self.folder: Path | None = None
+
+    def ask(self, folder: Path, request: dict[str, Any]) -> dict[str, Any]:
+        """Return the process's answer; {"error": why} where there is none."""
+        with self.lock:
+            if self.folder != folder or self.process is None or self.process.poll() is not None:
+                self.close()
+                try:
+                    recipe = read_recipe(folder)
+                except Exception:  # whatever a hostile file brings about
+                    return {"error": text("board.problem.unreadable", reason="recipe.json")}
+                described, loss = recipe["data"], recipe.get("loss")
+                if not isinstance(described, dict) or not isinstance(described.get("source"), str):
+                    return {"error": text("board.problem.live-data")}
+                is_raw = isinstance(loss, dict) and loss.get("name") == "objective"
+                self.begin(folder)
+                ready = self.answer({"options": {}, **described, "is_raw": is_raw})
+                if "ready" not in ready:
+                    self.close()
+                    return ready
+            return self.answer(request)
+
+    def begin(self, folder: Path) -> None:
+        """Start a process for a run's data."""
+        command = [sys.executable, "-m", "rushlight.data.look.samples"]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, encoding="utf-8"
+        )
+        self.folder = folder
+
+    def answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Send a request, and wait for its answer; a process that does not answer is ended."""
+        process = self.process
+        assert process is not None and process.stdin is not None and process.stdout is not None  # noqa: PT018
+        alarm = threading.Timer(SECONDS, process.kill)
+        alarm.start()
+        try:
+            process.stdin.write(json.dumps(request) + "\n")
+            process.stdin.flush()
+            found = json.loads(process.stdout.readline())
+        except (OSError, ValueError):
+            found = None
+        finally:
+            alarm.cancel()
+        return found if isinstance(found, dict) else {"error": text("board.problem.no-samples")}
+
+    def close(self) -> None:
+        """End the process; a request that waits for it gets its error."""
+        process, self.process, self.folder = self.process, None, None
+        if process is not None:
+            process.kill()
+            process.wait()
+            for pipe in (process.stdin, process.stdout):
+                with contextlib.suppress(OSError):  # what was not read by it yet is lost with it
+                    assert pipe is not None
+                    pipe.close()

@@ -1,0 +1,107 @@
+"""A process that shows single samples of a run's data: `python -m rushlight.data.look.samples`, asked over its pipes.
+
+The first line of its input describes the data as a recipe does, with "is_raw"; each further line asks for something, and gets one line
+of JSON: {"indices": [test samples]} gets {"kind", "items"}, an item being a PNG ("image"), [[column, value], …] ("table") or
+[number, …] ("array"); {"twins": true} gets {"twins": find_duplicates}. What fails gets {"error": why}. Nothing is fetched.
+"""
+
+from __future__ import annotations
+
+import base64
+import errno
+import io
+import json
+import os
+import socket
+import sys
+from collections.abc import Iterator
+from typing import Any, NoReturn
+
+from torch import Tensor
+
+from rushlight.data.feed import ResidentSplit, StreamedSplit
+from rushlight.data.look.overview import as_image, as_pixels, find_duplicates
+from rushlight.data.open import DataOptions, open_source
+from rushlight.data.spec import FeatureSpec
+from rushlight.data.splits import Data
+from rushlight.errors import RushlightError
+
+LARGEST = 160  # pixels of a picture's longer side
+MOST_NUMBERS = 64  # of an array
+MOST_TWINS = 10_000
+
+
+def main() -> None:
+    """Answer line by line until the input ends."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # whatever a library prints is no answer
+    socket.socket.connect = refuse  # type: ignore[method-assign]
+    data: Data | None = None
+    answer: dict[str, Any]
+    for line in sys.stdin:
+        try:
+            asked = json.loads(line)
+            if data is None:
+                data, answer = opened(asked), {"ready": True}
+            elif "twins" in asked:
+                answer = {"twins": find_duplicates(data.train, data.test, MOST_TWINS)}
+            else:
+                answer = shown(data, asked["indices"])
+        except RushlightError as error:
+            answer = {"error": error.problem}
+        except Exception as error:  # whatever reading somebody's data may raise
+            answer = {"error": f"{type(error).__name__}: {error}"}
+        print(json.dumps(answer), file=answers, flush=True)
+
+
+def refuse(*arguments: object) -> NoReturn:
+    """Connect to nobody."""
+    raise OSError(errno.ENETUNREACH, os.strerror(errno.ENETUNREACH))
+
+
+def opened(described: dict[str, Any]) -> Data:
+    """Open the data of a recipe."""
+    options = DataOptions.from_json(described["options"])
+    return open_source(
+        described["source"], described.get("test"), options, validation=described.get("validation"), is_raw=described["is_raw"]
+    )  # fmt: skip
+
+
+def shown(data: Data, indices: list[int]) -> dict[str, Any]:
+    """Return some test samples as the page shows them."""
+    features, split = data.features, data.test
+    if features is None or not isinstance(split, (ResidentSplit, StreamedSplit)):
+        return {"kind": "none", "items": []}
+    inputs = (split.inputs[index] if isinstance(split, ResidentSplit) else split.dataset[index][0] for index in indices)
+    if features.kind == "image":
+        return {"kind": "image", "items": [png_of(pixels) for pixels in inputs]}
+    if features.columns:
+        return {"kind": "table", "items": [list(cells_of(row, features)) for row in inputs]}
+    return {"kind": "array", "items": [raw.flatten()[:MOST_NUMBERS].tolist() for raw in inputs]}
+
+
+def png_of(pixels: Tensor) -> str:
+    """Return an image (channels, height, width) as a PNG in base64, shrunk where it is large."""
+    image = as_image(as_pixels(pixels))
+    image.thumbnail((LARGEST, LARGEST))
+    content = io.BytesIO()
+    image.save(content, "PNG")
+    return base64.b64encode(content.getvalue()).decode()
+
+
+def cells_of(row: Tensor, features: FeatureSpec) -> Iterator[tuple[str, float | str | None]]:
+    """Give the name and the value of each column of a table's row, as they were before they became features."""
+    values = features.normalization.undo(row.unsqueeze(0), features.channel_dim)[0].tolist()
+    place = 0
+    for column in features.columns:
+        own = values[place : place + column.width]
+        place += column.width
+        if column.kind == "category":
+            best = max(range(len(own)), key=own.__getitem__, default=0)
+            yield column.name, column.categories[best] if own and own[best] > 0.5 else None
+        else:
+            yield column.name, None if column.flags_missing and own[1] > 0.5 else float(f"{own[0]:.6g}")
+
+
+if __name__ == "__main__":
+    main()

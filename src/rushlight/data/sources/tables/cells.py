@@ -1,0 +1,142 @@
+"""From the cells of a table to a model's features: numbers, dates, categories and gaps. Needs neither torch nor polars.
+
+Training, `predict` and a server encode their rows with this module.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+
+from rushlight.data.spec import Column
+from rushlight.errors import DataError, suggest
+
+Array = np.ndarray[Any, np.dtype[Any]]
+DateOrder: TypeAlias = Literal["ymd", "dmy", "mdy"]
+MISSING = frozenset(("", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "NULL", "null"))
+MISSING_AMONG_NUMBERS = MISSING | {"None", "none", "?", "-", "na", "Null", "NAN"}  # a category may be called "None"
+DATE = re.compile(r"(\d{1,4})[-/.](\d{1,2})[-/.](\d{1,4})(?:[T ]+(\d.*))?$")
+DAY = 86_400.0  # seconds
+LARGEST = float(np.finfo(np.float32).max)
+
+
+def encode_cells(
+    table: Mapping[str, Sequence[object] | Array], columns: tuple[Column, ...], count: int, rows: Array | None = None
+) -> Array:
+    """Return `count` rows as float32 features, shape (count, sum of the columns' widths), in the order of `columns`.
+
+    `table` has the cells of each column, or float64 values that are read already (dates as days since 1970, NaN for gaps).
+    Columns that were not learnt are ignored. `rows` are the rows' numbers in their file, where some of it were left out.
+    Raises DataError for a column that is not there, or a value that is no number or date where these were learnt.
+    """
+    features = np.zeros((count, sum(column.width for column in columns)), dtype=np.float32)
+    first = 0
+    for column in columns:
+        if column.name not in table:
+            names, near = ", ".join(table) or "none", suggest(column.name, table)
+            raise DataError("column-not-there", name=column.name, columns=names, near=near)
+        write_column(table[column.name], column, features[:, first : first + column.width], rows)
+        first += column.width
+    return features
+
+
+def write_column(cells: Sequence[object] | Array, column: Column, features: Array, rows: Array | None) -> None:
+    """Write one column's features, shape (n, column.width), into zeros."""
+    if column.kind == "category":
+        number_of = {category: number for number, category in enumerate(column.categories)}
+        found = [-1 if value is None else number_of.get(value, -1) for value in as_categories(cells)]
+        numbers = np.array(found, dtype=np.int64)
+        known = np.flatnonzero(numbers >= 0)
+        features[known, numbers[known]] = 1.0
+        return
+    values = cells if isinstance(cells, np.ndarray) else read_values(cells, column, rows)
+    gaps = np.isnan(values)
+    features[:, 0] = np.where(gaps, column.fill, values)
+    if column.flags_missing:
+        features[:, 1] = gaps
+
+
+def as_texts(cells: Iterable[object]) -> list[str | None]:
+    """Return cells as texts without blanks around them, None where a value is missing."""
+    texts = [None if value is None else str(value).strip() for value in cells]
+    return [None if text is None or text in MISSING else text for text in texts]
+
+
+def as_categories(cells: Iterable[object]) -> list[str | None]:
+    """Return cells as categories; 'True', 'TRUE' and true are one and the same."""
+    return [
+        text.lower() if text is not None and text.lower() in ("true", "false") else text for text in as_texts(cells)
+    ]
+
+
+def read_values(cells: Sequence[object], column: Column, rows: Array | None) -> Array:
+    """Return the cells of a column of numbers or dates as float64, NaN for missing values.
+
+    Raises DataError that names the first value that is no number or no date, by its number in `rows`.
+    """
+    is_date = column.kind == "date"
+    read = partial(read_day, order=column.date_order) if is_date else read_number
+    texts = {value: read(value) for value in {cell for cell in cells if isinstance(cell, str)}}  # each is read once
+    found = [texts[value] if isinstance(value, str) else read(value) for value in cells]
+    if None in found:
+        raise unreadable(found.index(None), cells, column, rows)
+    return np.array(found, dtype=np.float64)
+
+
+def unreadable(row: int, cells: Any, column: Column, rows: Array | None) -> DataError:
+    """Return the error of the cell in a row, counted from 0, that is no number or no date."""
+    key = "not-a-date" if column.kind == "date" else "not-a-number"
+    return DataError(key, column=column.name, row=row + 1 if rows is None else int(rows[row]), value=cells[row])
+
+
+def read_number(value: object) -> float | None:
+    """Return a cell as a number, NaN for a missing one, None for what is no number."""
+    if is_gap(value):
+        return float("nan")
+    return as_number(value)
+
+
+def read_day(value: object, order: DateOrder) -> float | None:
+    """Return a cell as days since 1970, NaN for a missing one, None for what is no date."""
+    if is_gap(value):
+        return float("nan")
+    return parse_date(value.strip(), order) if isinstance(value, str) else None
+
+
+def is_gap(value: object) -> bool:
+    """Tell whether a cell of numbers or dates holds nothing."""
+    if isinstance(value, str):
+        return value.strip() in MISSING_AMONG_NUMBERS
+    return value is None or (isinstance(value, float) and value != value)
+
+
+def parse_date(text: str, order: DateOrder) -> float | None:
+    """Return days since 1970 of a date, or a date and time, such as '2024-01-31', '31/1/2024 12:30'; None of others."""
+    match = DATE.match(text)
+    if match is None:
+        return None
+    first, month, last, time = match.groups()
+    year, month, day = (first, month, last) if order == "ymd" else (last, month, first)
+    if order == "mdy":
+        month, day = day, month
+    try:
+        if len(year) != 4:
+            return None
+        moment = datetime.fromisoformat(f"{year}-{month:0>2}-{day:0>2}" + (f"T{time.replace(' ', '')}" if time else ""))
+        return moment.replace(tzinfo=moment.tzinfo or UTC).timestamp() / DAY
+    except (ValueError, OverflowError):
+        return None
+
+
+def as_number(value: object) -> float | None:
+    """Return a cell as a finite number, or None when it is none."""
+    try:
+        number = float(value)  # type: ignore[arg-type]  # whatever float() takes, decimals among it
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return number if abs(number) <= LARGEST and "_" not in str(value) else None

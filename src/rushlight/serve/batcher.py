@@ -1,0 +1,199 @@
+"""Requests become batches: at once where nothing runs, together where something does.
+
+Rows are counted, not requests. A batch is padded to one of the model's sizes, so that an answer does not depend on who shared
+it. A batch that fails is run again request by request: only who is wrong is refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from rushlight.errors import ModelError
+from rushlight.export import Answers
+from rushlight.serve.model import Array, Model
+from rushlight.serve.refusals import Refusal
+
+QUICK = 2e-3  # seconds: a batch that takes less is run where requests are read, without a change of threads
+
+
+@dataclass(eq=False)
+class Job:
+    """One request's inputs, and the future of its answers."""
+
+    inputs: Mapping[str, Array]
+    rows: int
+    future: asyncio.Future[Answers]
+    arrived: float = field(default_factory=time.perf_counter)
+
+    @property
+    def shapes(self) -> tuple[Any, ...]:
+        """What requests of one batch have in common."""
+        return tuple(values.shape[1:] for values in self.inputs.values())
+
+
+class Batcher:
+    """The queue in front of a model. For one event loop."""
+
+    def __init__(self, model: Model, most_waiting: int, meter: Any = None) -> None:
+        self.model, self.most_waiting, self.meter = model, most_waiting, meter
+        self.waiting: deque[Job] = deque()
+        self.waiting_rows = 0
+        self.is_busy = self.is_scheduled = False
+        self.thread = ThreadPoolExecutor(1, "rushlight-model")
+
+    async def submit(self, inputs: Mapping[str, Array], rows: int, seconds: float) -> Answers:
+        """Return the outputs on `rows` rows. Refusal where the queue is full, or after `seconds` in it.
+
+        A request that is cancelled before it runs is never run.
+        """
+        if rows == 0:
+            return {
+                tensor.name: np.zeros((0, *(side or 0 for side in tensor.shape[1:])), np.float32)
+                for tensor in self.model.outputs
+            }
+        if self.waiting_rows and self.waiting_rows + rows > self.most_waiting:
+            raise Refusal(503, "serve-busy", rows=self.waiting_rows, headers={"retry-after": "1"})
+        loop = asyncio.get_running_loop()
+        job = Job(inputs, rows, loop.create_future())
+        self.waiting.append(job)
+        self.waiting_rows += rows
+        if not self.is_busy and not self.is_scheduled:
+            self.is_scheduled = True
+            loop.call_soon(self.flush)  # after the requests that have come by now were read too
+        expiry = loop.call_later(seconds, expire, job, seconds)
+        try:
+            return await job.future
+        finally:
+            expiry.cancel()
+
+    def flush(self) -> None:
+        """Run what waits: here where that is quick, else in the thread, batch after batch."""
+        self.is_scheduled = False
+        while self.waiting and not self.is_busy:
+            jobs = self.next_batch()
+            if not jobs:
+                continue
+            size = self.padded(sum(job.rows for job in jobs))
+            if self.model.seconds.get(size, 0.0) * max(1, sum(job.rows for job in jobs) / size) < QUICK:
+                settle(execute(self.model, jobs, self.meter))
+                continue
+            self.is_busy = True
+            running = asyncio.get_running_loop().run_in_executor(self.thread, execute, self.model, jobs, self.meter)
+            running.add_done_callback(self.finish)
+
+    def finish(self, running: asyncio.Future[list[tuple[Job, Answers | Exception]]]) -> None:
+        """Hand out the answers of a batch that ran in the thread, and go on."""
+        self.is_busy = False
+        settle(running.result())
+        self.flush()
+
+    def next_batch(self) -> list[Job]:
+        """Take the requests of the next batch from the queue, without those that expired or were given up."""
+        jobs: list[Job] = []
+        rows, most = 0, self.model.sizes[-1]
+        while self.waiting:
+            job = self.waiting[0]
+            fits = not jobs or (rows + job.rows <= most and job.shapes == jobs[0].shapes)
+            if not job.future.done() and not fits:
+                break
+            self.waiting.popleft()
+            self.waiting_rows -= job.rows
+            if not job.future.done():
+                jobs.append(job)
+                rows += job.rows
+        return jobs
+
+    def padded(self, rows: int) -> int:
+        """Return the size of the batch in which so many rows run."""
+        return next((size for size in self.model.sizes if size >= rows), self.model.sizes[-1])
+
+    def close(self) -> None:
+        """Let the thread end."""
+        self.thread.shutdown(wait=False, cancel_futures=True)
+
+
+def expire(job: Job, seconds: float) -> None:
+    """Refuse a request whose time is over; where it has not begun, it is never run."""
+    if not job.future.done():
+        job.future.set_exception(Refusal(504, "serve-too-late", seconds=seconds))
+
+
+def settle(results: list[tuple[Job, Answers | Exception]]) -> None:
+    """Give requests their answers; one that was given up in the meantime needs none."""
+    for job, result in results:
+        with contextlib.suppress(asyncio.InvalidStateError):
+            if isinstance(result, Exception):
+                job.future.set_exception(result)
+            else:
+                job.future.set_result(result)
+
+
+# ── in the thread ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def execute(model: Model, jobs: list[Job], meter: Any) -> list[tuple[Job, Answers | Exception]]:
+    """Run requests as one batch, and each alone where that fails."""
+    began = time.perf_counter()
+    try:
+        answers = run_rows(model, [job.inputs for job in jobs])
+    except Exception as error:  # an engine may raise anything
+        if len(jobs) > 1:
+            return [result for job in jobs for result in execute(model, [job], meter)]
+        return [(jobs[0], Refusal(500, "serve-model-failed", reason=type(error).__name__))]
+    if meter is not None:
+        queued = sum(began - job.arrived for job in jobs)
+        meter.executed(sum(job.rows for job in jobs), time.perf_counter() - began, queued)
+    results: list[tuple[Job, Answers | Exception]] = []
+    first = 0
+    for job in jobs:
+        own = {name: values[first : first + job.rows] for name, values in answers.items()}
+        results.append((job, own if model.target is None else checked(own)))
+        first += job.rows
+    return results
+
+
+def checked(answers: Answers) -> Answers | ModelError:
+    """Return the answers, or the error of a model that answers what is no number."""
+    for values in answers.values():
+        if values.dtype.kind == "f" and np.isnan(values).any():
+            return ModelError("predict-broken-model", sample=int(np.argwhere(np.isnan(values))[0][0]))
+    return answers
+
+
+def run_rows(model: Model, given: list[Mapping[str, Array]]) -> Answers:
+    """Return the outputs on the rows of all requests, run in batches of the model's sizes."""
+    names = list(given[0])
+    inputs = {
+        name: given[0][name] if len(given) == 1 else np.concatenate([each[name] for each in given]) for name in names
+    }
+    if model.is_fixed:
+        return model.run(inputs)
+    parts = [trimmed(model.run(batch), count) for batch, count in padded_batches(inputs, model.sizes)]
+    return parts[0] if len(parts) == 1 else {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def padded_batches(inputs: Mapping[str, Array], sizes: tuple[int, ...]) -> Iterator[tuple[dict[str, Array], int]]:
+    """Cut rows into batches, and repeat the last row of the last one up to the next size; yield each with its rows' count."""
+    rows = len(next(iter(inputs.values())))
+    for first in range(0, rows, sizes[-1]):
+        batch = {name: values[first : first + sizes[-1]] for name, values in inputs.items()}
+        count = min(sizes[-1], rows - first)
+        size = next(size for size in sizes if size >= count)
+        if size > count:
+            order = np.minimum(np.arange(size), count - 1)
+            batch = {name: values[order] for name, values in batch.items()}
+        yield batch, count
+
+
+def trimmed(answers: Answers, count: int) -> Answers:
+    """Return the answers on the first `count` rows."""
+    return {name: values[:count] for name, values in answers.items()}

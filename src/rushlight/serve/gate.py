@@ -1,0 +1,208 @@
+"""In front of every route: who may ask, how much may come and by when, and what is noted of each request.
+
+No request gets past this to a route unchecked; only health is open without the token.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import re
+import time
+import uuid
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+from rushlight.serve.options import Settings
+from rushlight.serve.refusals import Refusal
+from rushlight.web import (
+    HEADERS,
+    LOOPBACK,
+    App,
+    Message,
+    Receive,
+    Scope,
+    Send,
+    are_equal_secrets,
+    headers_of,
+    is_from_elsewhere,
+    is_ours,
+)
+
+OPEN = re.compile(
+    r"/|/ping|/health|/v2/health/(live|ready)|/v2/models/[^/]+(/versions/[^/]+)?/ready|/assets/\w+\.(js|css)"
+)
+TRACE = re.compile(r"[ -~]{1,200}\Z")  # what is passed on of a header
+HARDENED = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
+MOST_HEADERS = 64 << 10  # bytes
+SLICE = 10_000_000  # bytes of a body that must come within the deadline of receiving
+WINDOWS = {
+    "gzip": 31,
+    "deflate": 15,
+    "identity": 0,
+}  # zlib's window bits; deflate is zlib's format, whatever its name says
+
+
+class Gate:
+    """Answers what is refused, gives the rest to `app`, and adds headers to every answer.
+
+    `refuse` makes the answer to a refusal; `meter` counts; `is_draining` tells whether connections are to be closed.
+    """
+
+    def __init__(
+        self, app: App, settings: Settings, refuse: Callable[[str, Exception], App], meter: Any,
+        is_draining: Callable[[], bool],
+    ) -> None:  # fmt: skip
+        self.app, self.settings, self.refuse, self.meter, self.is_draining = app, settings, refuse, meter, is_draining
+        self.held = 0  # bytes of bodies in memory
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            return
+        started, headers, status = time.perf_counter(), headers_of(scope), 500
+        scope["rushlight.arrived"], scope["rushlight.headers"] = started, headers
+        identity = one(headers, "x-request-id")
+        own = [(b"x-request-id", identity.encode() if TRACE.match(identity) else uuid.uuid4().hex.encode())]
+        if TRACE.match(trace := one(headers, "traceparent")):
+            own.append((b"traceparent", trace.encode()))
+
+        async def send_hardened(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message.get("headers", []), *HARDENED, *own]
+                if self.is_draining():
+                    message["headers"].append((b"connection", b"close"))
+            await send(message)
+
+        try:
+            app = self.app if (refusal := self.refusal(scope, headers)) is None else self.refuse(scope["path"], refusal)
+            await app(scope, receive, send_hardened)
+        finally:
+            self.meter.answered(scope, status, time.perf_counter() - started)
+
+    def refusal(self, scope: Scope, headers: dict[str, list[str]]) -> Refusal | None:
+        """Return why a request is not answered, before anything of its body is read."""
+        hosts, is_page = headers.get("host", []), scope["path"] == "/" and scope["method"] in ("GET", "HEAD")
+        if len(hosts) != 1 or not self.is_known(hosts[0]):
+            return Refusal(403, "serve-host")
+        if is_from_elsewhere(headers, hosts[0], is_page):
+            return Refusal(403, "serve-cross-origin")
+        is_read = scope["method"] in ("GET", "HEAD")
+        if self.settings.token is not None and not (is_read and OPEN.fullmatch(scope["path"])):
+            given = one(headers, "authorization")
+            if not given.lower().startswith("bearer ") or not are_equal_secrets(given[7:].strip(), self.settings.token):
+                return Refusal(401, "serve-token", headers={"www-authenticate": "Bearer"})
+        return None
+
+    def is_known(self, host: str) -> bool:
+        """Tell whether a Host header names this server: by address, which no other name can be made to stand for, or a name given."""
+        if is_ours(host, self.settings.hosts):
+            return True
+        try:
+            ipaddress.ip_address(re.sub(r":[0-9]{1,5}\Z", "", host).strip("[]"))
+        except ValueError:
+            return False
+        return self.settings.host != LOOPBACK
+
+    async def read_body(self, scope: Scope, receive: Receive) -> bytes:
+        """Return a request's body, unpacked. Refusal for what is too large, too slow, cut off, or packed in an unknown way."""
+        headers, settings = scope["rushlight.headers"], self.settings
+        coding = one(headers, "content-encoding").strip().lower() or "identity"
+        if coding not in WINDOWS:
+            raise Refusal(415, "serve-encoding", found=coding)
+        length = one(headers, "content-length")
+        if length.isdecimal() and int(length[:19]) > settings.most_bytes:
+            raise Refusal(413, "serve-too-large", most=settings.most_bytes, headers={"connection": "close"})
+        body, deadline = bytearray(), time.monotonic() + settings.receive
+        try:
+            while True:
+                seconds = deadline + len(body) // SLICE * settings.receive - time.monotonic()
+                async with asyncio.timeout(max(seconds, 0.0)):
+                    message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise Refusal(400, "serve-cut-off")
+                part = message.get("body", b"")
+                self.held += len(part)
+                body += part
+                if len(body) > settings.most_bytes:
+                    raise Refusal(413, "serve-too-large", most=settings.most_bytes, headers={"connection": "close"})
+                if self.held > settings.most_held:
+                    raise Refusal(503, "serve-memory", headers={"retry-after": "1", "connection": "close"})
+                if not message.get("more_body", False):
+                    return bytes(body) if coding == "identity" else unpacked(body, WINDOWS[coding], settings.most_bytes)
+        except TimeoutError:
+            raise Refusal(408, "serve-too-slow", seconds=settings.receive, headers={"connection": "close"}) from None
+        finally:
+            self.held -= len(body)
+
+
+def one(headers: dict[str, list[str]], name: str) -> str:
+    """Return the value of a header that came once; "" for any other."""
+    found = headers.get(name, [])
+    return found[0] if len(found) == 1 else ""
+
+
+def unpacked(body: bytearray, bits: int, most: int) -> bytes:
+    """Return an unpacked body of at most `most` bytes; what it would unpack to beyond is never made."""
+    machine = zlib.decompressobj(bits)
+    try:
+        content = machine.decompress(body, most + 1)
+    except zlib.error:
+        raise Refusal(400, "serve-not-packed") from None
+    if len(content) > most or machine.unconsumed_tail:
+        raise Refusal(413, "serve-too-large", most=most)
+    if not machine.eof or machine.unused_data:
+        raise Refusal(400, "serve-not-packed")
+    return content
+
+
+def protocol(seconds: float) -> type:
+    """Return uvicorn's protocol with a deadline for each request's headers, and a bound on their bytes."""
+    from uvicorn.protocols.http.auto import AutoHTTPProtocol
+
+    class Deadline(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
+        """Closes a connection whose next request does not come in time."""
+
+        clock: asyncio.TimerHandle | None = None
+        received = 0  # bytes of headers that have not ended
+
+        def connection_made(self, transport: Any) -> None:
+            """Start the clock of the first request."""
+            super().connection_made(transport)
+            self.clock = self.loop.call_later(seconds, transport.close)
+
+        def data_received(self, data: bytes) -> None:
+            """Start the clock with the first bytes of a request, and stop it at the end of its headers."""
+            if self.clock is None and self.is_waiting():
+                self.clock = self.loop.call_later(seconds, self.transport.close)
+            super().data_received(data)
+            self.received = self.received + len(data) if self.is_waiting() else 0
+            if not self.is_waiting():
+                self.stop_clock()
+            if self.received > MOST_HEADERS:
+                self.transport.close()
+
+        def on_response_complete(self) -> None:
+            """Count anew."""
+            super().on_response_complete()
+            self.received = 0
+
+        def connection_lost(self, error: Exception | None) -> None:
+            """Stop the clock."""
+            self.stop_clock()
+            super().connection_lost(error)
+
+        def stop_clock(self) -> None:
+            """Let the connection be."""
+            if self.clock is not None:
+                self.clock.cancel()
+                self.clock = None
+
+        def is_waiting(self) -> bool:
+            """Tell whether no request is being answered."""
+            return self.cycle is None or bool(self.cycle.response_complete)
+
+    return Deadline

@@ -1,0 +1,255 @@
+"""The model that is served: found, opened, proven on its recorded examples, and measured."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rushlight.data import FeatureSpec, TargetSpec
+from rushlight.errors import UsageError, WeightsError
+from rushlight.export import Answers, Graph, open_graph, read_description, read_examples, why_unproven
+from rushlight.runs import find_run
+from rushlight.texts import Note
+
+Array = np.ndarray[Any, np.dtype[Any]]
+Run = Callable[[Mapping[str, Array]], Answers]
+
+SIZES = (1, 2, 4, 8, 16, 32, 64)  # rows of the batches that are executed; what comes is padded to one of them
+SLOW = 0.1  # seconds: batches that take longer are not made larger
+DATATYPES = {  # the names of the Open Inference Protocol
+    "bool": "BOOL", "uint8": "UINT8", "uint16": "UINT16", "uint32": "UINT32", "uint64": "UINT64", "int8": "INT8",
+    "int16": "INT16", "int32": "INT32", "int64": "INT64", "float16": "FP16", "float32": "FP32", "float64": "FP64",
+    "str": "BYTES",
+}  # fmt: skip
+ONNX_TYPES = {"float": "float32", "double": "float64", "string": "str"}  # others have NumPy's name
+
+
+@dataclass(frozen=True)
+class Signature:
+    """A tensor that goes in or comes out: its name, NumPy's name of its dtype, and its shape, None where it varies."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | None, ...]
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """The signature as the Open Inference Protocol has it."""
+        shape = [-1 if side is None else side for side in self.shape]
+        return {"name": self.name, "datatype": DATATYPES[self.dtype], "shape": shape}
+
+
+@dataclass
+class Model:
+    """A model, ready to answer. `sizes` are the batch sizes whose answers have the same bits, whoever shares the batch."""
+
+    name: str
+    run: Run
+    engine: str
+    inputs: list[Signature]
+    outputs: list[Signature]
+    features: FeatureSpec | None = None
+    target: TargetSpec | None = None
+    examples: Answers = field(default_factory=dict)
+    sizes: tuple[int, ...] = (1,)
+    seconds: dict[int, float] = field(default_factory=dict)  # that a batch of each size takes
+    threads: int = 1
+    note: Note | None = None  # what is said when it is served
+    version: str = "1"
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether a batch has a size that the file fixes."""
+        return any(not tensor.shape or tensor.shape[0] is not None for tensor in self.inputs)
+
+    def prove(self) -> Note | None:
+        """Return why the answers are not the recorded ones; None where they are, or nothing is recorded."""
+        if not self.examples:
+            return None
+        return why_unproven(lambda raw: self.run({self.inputs[0].name: raw}), self.examples)
+
+
+def find_model(
+    given: str,
+    runs: Path,
+    reference: str | None,
+    settings_name: str | None,
+    threads: int,
+    tell: Callable[[Note], object],
+) -> Model:
+    """Open what is to be served: "latest", a run, a bundle's folder or an ONNX file; prove it and measure it.
+
+    A bundle without a graph is given one first, by a process of its own; where that is refused, torch runs the model, whose
+    class `reference` names. Raises WeightsError unless the recorded examples are repeated.
+    """
+    path = Path(given)
+    if path.suffix.lower() == ".onnx":
+        if not path.is_file():
+            raise WeightsError("weights-missing", path=path, suggestion="")
+        name = path.stem
+        make: Callable[[int], Model] = partial(from_file, path)
+    else:
+        is_bundle = (path / "model.json").is_file()
+        folder = path if is_bundle else find_run(runs, given) / "model"
+        name, make = opened_bundle(folder, runs, reference, is_bundle, tell)
+    name = re.sub(r"[^A-Za-z0-9._-]", "-", settings_name or name).strip(".") or "model"
+    best: Model | None = None
+    for count in [threads] if threads else sorted({1, os.cpu_count() or 1}):
+        model = make(count)
+        model.name, model.threads = name, count
+        if (reason := model.prove()) is not None:
+            raise WeightsError("serve-unproven", path=given, reason=reason)
+        measure(model)
+        if best is None or fastest(model) < fastest(best):
+            best = model
+    assert best is not None
+    return best
+
+
+def fastest(model: Model) -> float:
+    """Return the seconds that a row takes in the largest batch."""
+    size = model.sizes[-1]
+    return model.seconds.get(size, 0.0) / size
+
+
+# ── engines ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def opened_bundle(
+    folder: Path, runs: Path, reference: str | None, is_bundle: bool, tell: Callable[[Note], object]
+) -> tuple[str, Callable[[int], Model]]:
+    """Return a bundle's name, and a function that opens its model to run on so many threads."""
+    if not folder.is_dir():
+        raise WeightsError("bundle-missing", path=folder, found=Note("export.nothing-there"), suggestion="")
+    description = read_description(folder)
+    if "graph.onnx" not in description["files"] and "graph" not in description:
+        source = str(folder if is_bundle else folder.parent)
+        tell(Note("serve.making"))
+        command = [sys.executable, "-m", "rushlight", "save", source, str(folder), "--runs", str(runs)]
+        subprocess.run(
+            [*command, *(["--model", reference] if reference else [])], check=False, stdout=subprocess.DEVNULL
+        )
+        description = read_description(folder)
+    name, examples = str(description["provenance"].get("run") or folder.name), read_examples(folder)
+
+    def make(threads: int) -> Model:
+        graph = open_graph(folder, threads)
+        model = from_torch(folder, reference) if graph is None else from_graph(graph)
+        model.examples = examples
+        return model
+
+    return name, make
+
+
+def from_file(path: Path, threads: int) -> Model:
+    """Return the model in an ONNX file."""
+    return from_graph(Graph(path, threads))
+
+
+def from_graph(graph: Graph) -> Model:
+    """Return a graph's model; its signature is the file's own."""
+    inputs = [signature_of(tensor) for tensor in graph.session.get_inputs()]
+    outputs = [signature_of(tensor) for tensor in graph.session.get_outputs()]
+    return Model("", graph.run, "ONNX Runtime", inputs, outputs, graph.features, graph.target)
+
+
+def signature_of(tensor: Any) -> Signature:
+    """Return the signature of a graph's input or output; UsageError for what is no tensor."""
+    found = re.fullmatch(r"tensor\((\w+)\)", tensor.type)
+    dtype = ONNX_TYPES.get(found[1], found[1]) if found else ""
+    if dtype == "float16" or dtype in DATATYPES:
+        return Signature(tensor.name, dtype, tuple(side if isinstance(side, int) else None for side in tensor.shape))
+    raise UsageError("serve-not-tensors", name=tensor.name, found=tensor.type)
+
+
+def from_torch(folder: Path, reference: str | None) -> Model:
+    """Return a bundle's model, run by torch: it has no graph, so its class is needed."""
+    from rushlight.export import open_bundle  # imports torch
+
+    saved = open_bundle(folder, reference)
+    features = saved.bundle.features
+    if features is None:
+        raise UsageError("no-signature", run=folder)
+    inputs = Signature(
+        "inputs", features.dtype, (None, *(None if features.varies else side for side in features.shape))
+    )
+    answers = saved.answer(np.zeros((1, *features.shape), features.dtype))
+    outputs = [Signature(name, found.dtype.name, (None, *found.shape[1:])) for name, found in answers.items()]
+    note = Note("serve.by-torch", reason=read_description(folder).get("graph", {}).get("reason", ""))
+    return Model(
+        "",
+        lambda given: saved.answer(given["inputs"]),
+        "torch",
+        [inputs],
+        outputs,
+        features,
+        saved.bundle.target,
+        note=note,
+    )
+
+
+# ── measuring ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def measure(model: Model) -> None:
+    """Time batches of each size, and keep the sizes at which a row's answer has the same bits in any company.
+
+    A row alone may be computed by another routine than one in a batch: then batches of one are padded to two.
+    """
+    if model.is_fixed:
+        return
+    rows = sample_rows(model)
+    groups: dict[bytes, list[int]] = {}
+    for size in SIZES:
+        seconds, bits = probe(model, rows, size)
+        if bits is not None:
+            groups.setdefault(bits, []).append(size)
+        model.seconds[size] = seconds
+        if seconds > SLOW:
+            break
+    largest = max(groups.values(), key=lambda sizes: sizes[-1], default=[1])
+    model.sizes = tuple(largest)
+
+
+def sample_rows(model: Model) -> dict[str, Array]:
+    """Return a few rows to measure with: the recorded ones, else zeros."""
+    if model.examples:
+        return {model.inputs[0].name: model.examples["inputs"]}
+    zeros = {}
+    for tensor in model.inputs:
+        shape = tuple(8 if side is None else side for side in tensor.shape[1:])
+        zeros[tensor.name] = np.full((4, *shape), "") if tensor.dtype == "str" else np.zeros((4, *shape), tensor.dtype)
+    return zeros
+
+
+def probe(model: Model, rows: Mapping[str, Array], size: int) -> tuple[float, bytes | None]:
+    """Return the seconds of a batch of `size`, and the bits of each row's answer; None where these depend on the company."""
+    count = len(next(iter(rows.values())))
+    orders = [(np.arange(size) + first) % count for first in range(0, count, size)]
+    seconds, bits_of = float("inf"), dict[int, bytes]()
+    orders += [count - 1 - order for order in orders]  # each row, at two places
+    orders += [
+        np.where(np.arange(size) == row % size, row, (row + 1) % count) for row in range(count)
+    ]  # among one other
+    for order in orders:
+        started = time.perf_counter()
+        answers = model.run({name: values[order] for name, values in rows.items()})
+        seconds = min(seconds, time.perf_counter() - started)
+        parts = [np.ascontiguousarray(values) for values in answers.values()]
+        if any(values.ndim == 0 or len(values) != size for values in parts):
+            return seconds, None
+        for place, row in enumerate(order.tolist()):
+            bits = b"".join(values[place].tobytes() for values in parts)
+            if bits_of.setdefault(row, bits) != bits:
+                return seconds, None
+    return seconds, b"".join(bits_of[row] for row in sorted(bits_of))

@@ -1,0 +1,97 @@
+"""What the page changes: notes, names, deletions, a request to stop; nothing else, and nothing of a run in use."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.board.client import Client
+from tests.board.folders import make_run
+
+from rushlight.board.listing import id_of
+from rushlight.runs import STOP, lock_run, read_note
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    folder = tmp_path / "runs"
+    for name in ("first", "second"):
+        make_run(folder, name)
+    return folder
+
+
+def change(runs: Path, what: str, content: Any, name: str = "first") -> Any:
+    answer = Client(runs).post(f"/api/runs/{id_of(name)}/do/{what}", content)
+    return answer.json if answer.status == 200 else answer.status
+
+
+def test_a_note_and_tags_are_kept_shown_in_the_list_and_go_with_the_run(runs: Path) -> None:
+    client, address = Client(runs), f"/api/runs/{id_of('first')}"
+    given = {"note": "the one to beat <b>", "tags": ["good", " good", "", "x" * 99]}
+    assert client.post(f"{address}/do/note", given).json == {}
+    assert read_note(runs / "first") == {"note": "the one to beat <b>", "tags": ["good", "x" * 50]}
+    rows = {row["name"]: row for row in client.get("/api/runs").json["rows"]}
+    assert (rows["first"]["tags"], rows["second"]["tags"]) == (["good", "x" * 50], [])
+    assert client.get(address).json["note"]["note"] == "the one to beat <b>"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"[]",
+        b"{",
+        b"[" * 99999,
+        {"note": 3, "tags": []},
+        {"note": "", "tags": "a"},
+        {"note": "", "tags": [1]},
+        {"note": "x" * (1 << 18), "tags": []},
+    ],
+)
+def test_a_note_that_the_page_never_sends_changes_nothing(runs: Path, content: Any) -> None:
+    assert change(runs, "note", content) == 400
+    assert not (runs / "first" / "note.json").exists()
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{torn", '{"note": 1, "tags": []}'])
+def test_a_note_file_that_is_none_is_an_empty_note(runs: Path, content: str) -> None:
+    (runs / "first" / "note.json").write_text(content)
+    assert read_note(runs / "first") == {"note": "", "tags": []}
+    assert {row["status"] for row in Client(runs).get("/api/runs").json["rows"]} == {"finished"}
+
+
+def test_a_run_is_renamed_where_the_name_is_free_and_one_that_every_system_takes(runs: Path) -> None:
+    assert change(runs, "rename", {"from": "first", "name": "best"}) == {"id": id_of("best")}
+    assert sorted(path.name for path in runs.iterdir()) == ["best", "second"]
+    for name in ("second", "../out", "a/b", "", "con", ".hidden"):
+        assert "error" in change(runs, "rename", {"from": "best", "name": name}, "best"), name
+    assert change(runs, "rename", {"from": "other", "name": "third"}, "best") == 400
+    assert sorted(path.name for path in runs.iterdir()) == ["best", "second"]
+
+
+def test_a_run_is_deleted_only_by_its_name(runs: Path) -> None:
+    assert change(runs, "delete", {}) == 400
+    assert change(runs, "delete", {"name": "second"}) == 400
+    assert change(runs, "delete", {"name": "first"})["freed"] > 0
+    assert [path.name for path in runs.iterdir()] == ["second"]
+
+
+def test_a_run_in_use_is_neither_renamed_nor_deleted_and_can_be_asked_to_stop(runs: Path) -> None:
+    assert change(runs, "stop", {}) == {}
+    assert not (runs / "first" / STOP).exists()  # nobody would see it
+    with lock_run(runs / "first"):
+        assert "error" in change(runs, "rename", {"from": "first", "name": "third"})
+        assert "error" in change(runs, "delete", {"name": "first"})
+        assert change(runs, "stop", {}) == {}
+        assert Client(runs).get(f"/api/runs/{id_of('first')}").json["is_asked_to_stop"]
+    assert (runs / "first" / STOP).exists()
+
+
+def test_there_are_no_other_changes_and_none_by_reading(runs: Path) -> None:
+    assert change(runs, "resume", {}) == 404
+    assert change(runs, "delete", {"name": "third"}, "third") == 404
+    client = Client(runs)
+    assert client.get(f"/api/runs/{id_of('first')}/do/delete").status == 405
+    assert json.loads((runs / "first" / "recipe.json").read_text())

@@ -1,0 +1,172 @@
+"""Why a model is wrong: a cell's samples are those it counts, and lists find what was planted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tests.board.client import Client
+from tests.board.folders import make_run, write_tested
+
+from rushlight.board.listing import id_of
+from rushlight.board.samples import Viewer, choose, list_samples, read_tested
+from rushlight.data import DataOptions, FeatureSpec, open_source
+from rushlight.data.look.samples import cells_of, shown
+
+CLASSES = 3
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    return make_run(tmp_path, "run", np.ones(10))
+
+
+def lists(folder: Path, which: str, *cell: int) -> list[int]:
+    tested = read_tested(folder)
+    assert tested is not None
+    found: list[int] = choose(tested, which, *(cell or (None, None))).tolist()
+    return found
+
+
+def test_every_cell_opens_as_many_samples_as_it_counts(run: Path) -> None:
+    random = np.random.default_rng(0)
+    truth, predicted = random.integers(0, CLASSES, (2, 500))
+    write_tested(run, truth, predicted)
+    counts = np.bincount(truth * CLASSES + predicted, minlength=CLASSES**2).reshape(CLASSES, CLASSES)
+    opened = [[lists(run, "cell", t, p) for p in range(CLASSES)] for t in range(CLASSES)]
+    assert [[len(cell) for cell in row] for row in opened] == counts.tolist()
+    assert all(
+        (truth[cell] == t).all() and (predicted[cell] == p).all()
+        for t, row in enumerate(opened)
+        for p, cell in enumerate(row)
+    )
+
+
+def test_what_was_learnt_and_lost_is_forgotten_and_what_was_never_believed_is_suspect(run: Path) -> None:
+    truth = [0, 0, 0, 0, 1]
+    rows = [[0.9, 0.1, 0.01, 0.9, 0.9], [0.2, 0.2, 0.01, 0.9, 0.9]]
+    write_tested(run, truth, [1, 1, 1, 0, 1], rows)
+    assert lists(run, "forgotten") == [0]
+    assert lists(run, "suspects") == [2, 1]
+    assert lists(run, "hardest")[0] == 2
+    assert lists(run, "wrong") == [2, 1, 0]  # the surest first
+
+
+def test_flipped_labels_are_the_first_suspects(run: Path) -> None:
+    random = np.random.default_rng(0)
+    count, epochs = 2000, 5
+    truth = random.integers(0, 10, count)
+    flipped = random.choice(count, 20, replace=False)
+    hard = random.choice(np.setdiff1d(np.arange(count), flipped), 200, replace=False)
+    rows = np.full((epochs, count), 0.95)
+    rows[:, hard] = random.random((epochs, 200)) * 0.4
+    rows[:, flipped] = 10 ** -random.uniform(3, 6, (epochs, 20))
+    predicted = truth.copy()
+    predicted[[*flipped, *hard]] += 1
+    write_tested(run, truth, predicted, rows)
+    assert len(set(lists(run, "suspects")[:20]) & set(flipped.tolist())) >= 18
+
+
+def test_a_list_is_given_by_pages_with_names_and_the_probability_over_the_epochs(run: Path) -> None:
+    rows = np.linspace(0, 1, 100)[:, None].repeat(30, axis=1)
+    write_tested(run, [0] * 30, [1] * 30, rows, names=[f"row {number}" for number in range(30)])
+    tested = read_tested(run)
+    assert tested is not None
+    page = list_samples(tested, "cell", 0, 1, 24)
+    assert (page["count"], len(page["samples"])) == (30, 6)
+    assert page["samples"][0]["name"] == "row 5"  # the surest are the last here
+    assert (page["epochs"][0], page["epochs"][-1], len(page["epochs"])) == (1, 100, 60)
+    assert page["samples"][0]["probabilities"][-1] == 1.0
+
+
+@pytest.mark.parametrize(
+    "described",
+    [b"", b"[]", b'{"split": "validation", "truth": [0, 0]}', b'{"split": "test", "truth": [0, 1]}', b'{"split": "test", "truth": 3}', b"{" * 9999],
+)  # fmt: skip
+def test_probabilities_of_other_samples_are_left_out(run: Path, described: bytes) -> None:
+    write_tested(run, [0, 0], [1, 0], [[0.1, 0.9]])
+    (run / "samples.json").write_bytes(described)
+    assert lists(run, "suspects") == []
+    assert lists(run, "wrong") == [0]
+
+
+def test_a_row_that_is_not_known_or_torn_is_no_epoch(run: Path) -> None:
+    write_tested(run, [0, 0], [1, 0], [[np.nan, np.nan], [0.25, 0.75]])
+    with (run / "samples.f16").open("ab") as file:
+        file.write(b"x")
+    tested = read_tested(run)
+    assert tested is not None
+    assert tested.rows.tolist() == [[0.25, 0.75]]
+
+
+def test_the_page_gets_samples_by_id_and_nothing_for_what_does_not_exist(run: Path) -> None:
+    write_tested(run, [0, 1], [1, 1])
+    client, identity = Client(run.parent), id_of("run")
+    found = client.get(f"/api/runs/{identity}/samples?list=cell&truth=0&predicted=1").json
+    assert [sample["index"] for sample in found["samples"]] == [0]
+    for target in (f"{identity}/samples?list=all", f"{identity}/samples", "0123456789ab/samples?list=wrong"):
+        assert client.get(f"/api/runs/{target}").status == 404
+    (run / "predictions.npz").write_bytes(b"PK")
+    assert client.get(f"/api/runs/{identity}/samples?list=wrong").json is None
+
+
+def test_data_that_was_an_object_is_said_to_be_one(run: Path) -> None:
+    assert "object of the program" in Viewer().ask(run, {"indices": [0]})["error"]
+
+
+def test_samples_are_shown_as_pictures_and_as_rows_with_their_own_values(tmp_path: Path) -> None:
+    pictures = shown(open_source("digits"), [0, 5])
+    assert (pictures["kind"], len(pictures["items"])) == ("image", 2)
+    table = tmp_path / "pets.csv"
+    table.write_text(
+        "weight,kind,y\n"
+        + "".join(
+            f"{number / 4},{'cat' if number % 3 else 'dog'},{'a' if number % 2 else 'b'}\n" for number in range(60)
+        )
+    )
+    data = open_source(str(table), options=DataOptions(target="y"))
+    (row,) = shown(data, [3])["items"]
+    assert dict(row)["kind"] in ("cat", "dog")
+    assert dict(row)["weight"] % 0.25 == pytest.approx(0, abs=1e-4)
+
+
+def test_a_missing_number_is_shown_as_missing() -> None:
+    from rushlight.data.spec import Column
+
+    columns = (Column("age", "number", flags_missing=True), Column("kind", "category", ("cat", "dog")))
+    features = FeatureSpec("table", (4,), "float32", columns=columns)
+    assert dict(cells_of(torch.tensor([7.0, 1, 0, 1]), features)) == {"age": None, "kind": "dog"}
+    assert dict(cells_of(torch.tensor([7.0, 0, 0, 0]), features)) == {"age": 7.0, "kind": None}
+
+
+@pytest.mark.slow
+def test_the_process_opens_the_data_finds_planted_twins_and_fetches_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    random = np.random.default_rng(0)
+    inputs, targets = random.integers(0, 255, (400, 1, 8, 8)).astype(np.uint8), random.integers(0, 3, 400)
+    test = random.integers(0, 255, (100, 1, 8, 8)).astype(np.uint8)
+    test[:50] = inputs[random.choice(400, 50, replace=False)]
+    np.savez(tmp_path / "train.npz", x=inputs, y=targets)
+    np.savez(tmp_path / "test.npz", x=test, y=targets[:100])
+    described = {
+        "name": "train",
+        "source": str(tmp_path / "train.npz"),
+        "test": str(tmp_path / "test.npz"),
+        "options": {},
+    }
+    folder = make_run(tmp_path / "runs", "run", data=described)
+    viewer = Viewer()
+    found = viewer.ask(folder, {"twins": True})
+    assert (found["twins"]["count"], {index for _, index in found["twins"]["pairs"]}) == (50, set(range(50)))
+    assert viewer.ask(folder, {"indices": [0, 99]})["kind"] == "image"
+    assert "error" in viewer.ask(folder, {"indices": [1000]})
+    process = viewer.process
+    assert process is not None
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "empty"))
+    other = make_run(tmp_path / "runs", "other", data={"name": "mnist", "source": "mnist", "options": {}})
+    assert viewer.ask(other, {"indices": [0]})["error"]
+    assert process.poll() is not None
+    viewer.close()

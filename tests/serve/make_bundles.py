@@ -1,0 +1,52 @@
+"""Makes the bundles that the tests serve: `python -m tests.serve.make_bundles`. They are committed: an export takes seconds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from rushlight.data.spec import Column, FeatureSpec, Normalization, TargetSpec
+from rushlight.export.bundle import write_bundle
+from rushlight.export.make_graph import add_graph
+from rushlight.models import build_model
+
+HERE = Path(__file__).parent / "bundles"
+COLUMNS = (
+    Column("age", "number", fill=40.0, flags_missing=True),
+    Column("city", "category", ("Oslo", "Rome", "北京")),
+    Column("since", "date", fill=10_000.0),
+)
+SPECS = {
+    "image": (
+        FeatureSpec("image", (1, 8, 8), "uint8", Normalization("standard", 255.0, (0.3,), (0.2,))),
+        TargetSpec("classification", ("cat", "dog", "猫")),
+    ),
+    "table": (
+        FeatureSpec("table", (6,), "float32", Normalization("standard", 1.0, (40.0, *[0.0] * 4, 1e4), (9.0, *[1.0] * 4, 1e3)), COLUMNS),
+        TargetSpec("binary", ("no", "yes"), name="bought"),
+    ),
+    "array": (
+        FeatureSpec("array", (5,), "float32", Normalization("standard", 1.0, (0.5,) * 5, (2.0,) * 5)),
+        TargetSpec("regression", width=1, mean=(5.0,), std=(2.0,)),
+    ),
+}  # fmt: skip
+
+
+def main() -> None:
+    """Write the three bundles."""
+    generator = torch.Generator().manual_seed(0)
+    for kind, (features, target) in SPECS.items():
+        raw = torch.rand(4, *features.shape, generator=generator) * 2
+        raw = (raw * 127).byte() if features.dtype == "uint8" else raw
+        model: nn.Module = build_model("mlp", features.shape, target.outputs, {"hidden": (8,)}, seed=1)
+        write_bundle(
+            HERE / kind, model, features=features, target=target, architecture={"name": "mlp", "arguments": {"hidden": [8]}},
+            provenance={"run": kind}, examples=raw,
+        )  # fmt: skip
+        assert add_graph(HERE / kind, model) is None
+
+
+if __name__ == "__main__":
+    main()
