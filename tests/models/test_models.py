@@ -131,6 +131,7 @@ class Net(nn.Module):
 class Other(nn.Module): pass
 
 def make(): return Net(3)
+depth = 2
 """
 
 
@@ -181,7 +182,7 @@ def test_a_class_is_loaded_from_a_module_in_the_current_folder(tmp_path: Path, m
         ("from torch import nn\nclass Nett(nn.Module): pass\n", "no-such-class", 'Did you mean "Nett"'),
         ("x = 1\n", "no-such-class", "no nn.Module at all"),
         ("class Net: pass\n", "not-a-module", "Net in"),
-        ("def Net(): pass\n", "not-a-module", "it is a function"),
+        ("Net = 3\n", "not-a-module", "it is a int"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_in_a_file_or_module_is_shown(
@@ -211,7 +212,7 @@ def test_the_marker_of_a_syntax_error_stands_under_its_place(tmp_path: Path) -> 
         ("no_module_at_all:Net", "no-model-module", "no_module_at_all"),
         ("torch.no_part:Net", "no-model-module", "torch.no_part"),
         ("net.py:", "no-such-class", "Net, Other"),
-        ("net.py:make", "not-a-module", "it is a function"),
+        ("net.py:depth", "not-a-module", "it is a int"),
     ],
 )
 def test_what_is_not_there_is_named_with_what_is(
@@ -222,6 +223,13 @@ def test_what_is_not_there_is_named_with_what_is(
         load_model_class(reference)
     assert caught.value.key == key
     assert said in str(caught.value)
+
+
+def test_a_function_that_returns_a_module_is_as_good_as_its_class(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder_with(tmp_path, NET).parent)
+    assert weights(build_custom("net.py:make", {}, seed=1)) == weights(build_custom("net.py:Net", {"width": 3}, seed=1))
 
 
 @pytest.mark.parametrize(

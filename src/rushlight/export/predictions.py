@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from rushlight.data import FeatureSpec, TargetSpec, owned
 from rushlight.errors import ModelError, UsageError
 from rushlight.export.inputs import Array, batched, open_inputs, stored
-from rushlight.models import eval_mode
+from rushlight.models import eval_mode, main_output
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +78,7 @@ def predict(
     with eval_mode(model), torch.no_grad():
         for first in range(0, len(raw), batch_size):
             batch = owned(stored(raw[first : first + batch_size], features, first)).to(device)
-            outputs = check_answers(model(features.prepare(batch)), len(batch), target)
+            outputs = check_answers(main_output(model(features.prepare(batch))), len(batch), target)
             parts.append(in_words(outputs, target).cpu())
             bad = torch.isnan(parts[-1]).flatten(1).any(dim=1)
             if bad.any():  # a label picked from NaN would be made up
