@@ -39,6 +39,7 @@ READ_ELSEWHERE = {
     "board/app.py": "our own page",
     "board/page.py": "our own page",
     "board/serve.py": "the browser",
+    "serve/app.py": "our own page",
     "training/record/tensorboard.py": "an image that this run wrote",
 }
 OPENERS = ("open", "zipfile.ZipFile", "np.load", "np.fromfile", "gzip.open", "gzip.GzipFile")

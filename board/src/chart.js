@@ -138,7 +138,7 @@ function options(latest, width, tell) {
     },
     axes: [
       { ...axis, values: (_, ticks) => ticks.map((tick) => (tick == null ? "" : props.formatX(tick))), space: 70, size: 36 },
-      { ...axis, values: (_, ticks) => ticks.map((tick) => (tick == null ? "" : props.formatY(tick))), size: 62 },
+      { ...axis, values: (_, ticks) => ticks.map((tick) => (tick == null ? "" : props.formatY(tick))), size: 68 },
     ],
     series: [{}, ...props.lines.map((one) => series(one, latest))],
     cursor: {

@@ -54,7 +54,7 @@ export function CurvesView({ route }) {
   const names = figureNames(runs);
   return html`<${Controls} look=${look} route=${route} />
     <${Legend} runs=${runs} colours=${colours} />
-    <${LossChart} key="loss" ...${{ runs, look, colours, common, curves, onWidth: setColumns }} />
+    ${runs.some((row) => row.status !== "tensorboard") && html`<${LossChart} key="loss" ...${{ runs, look, colours, common, curves, onWidth: setColumns }} />`}
     ${names.map((name) => html`<${InView} key=${name} name=${name}>${() => html`<${FigureChart} ...${{ name, runs, look, colours, common, curves: curves.found, isNew }} />`}<//>`)}`;
 }
 
@@ -99,7 +99,7 @@ function useCurves(runs, look, columns) {
 function useLogs(runs) {
   const [count, setCount] = useState(0);
   const ids = runs.map((row) => row.id);
-  const since = runs.map((row) => `${row.id}${row.status}${row.steps}`).join();
+  const since = runs.map((row) => `${row.id}${row.status}${row.steps}${row.bytes}`).join();
   const isLive = runs.some((row) => row.status === "running");
   useEffect(() => {
     let isHere = true;
@@ -114,8 +114,7 @@ function fullRange(curves, runs, look) {
   let [low, high] = curves && !look.zoom ? [curves.low, curves.high] : [Infinity, -Infinity];
   for (const row of runs) {
     const known = curves?.runs.find((run) => run.id === row.id);
-    for (const line of logs.get(row.id)?.history ?? []) {
-      if (line.kind !== "epoch") continue;
+    for (const line of linesOf(row)) {
       const x = placeOf(line, look.axis, known?.knots);
       if (x !== null) [low, high] = [Math.min(low, x), Math.max(high, x)];
     }
@@ -278,7 +277,7 @@ function FigureChart({ name, runs, look, colours, common, curves, isNew }) {
   const { x, lines, points, gaps, under } = kept.current;
   const best = points.reduce((/** @type {any} */ one, /** @type {any} */ other) => (!one || (isBetterHigh(name) ? other.y > one.y : other.y < one.y) ? other : one), null);
   const title = nameOf(name);
-  const format = (/** @type {number} */ y) => metric(name, y);
+  const format = name.startsWith("log ") ? figure : (/** @type {number} */ y) => metric(name, y); // the unit of a value of the user is not known
   const values = best && { count: points.length, best: format(best.y), epoch: best.epoch ?? "–", name: best.name };
   const said = [best ? say(name === "learning_rate" || name === "seconds" || /^(log|machine) /.test(name) ? "figure-plain" : isBetterHigh(name) ? "figure-highest" : "figure-lowest", values) : say("no-figures")];
   if (gaps) said.push(say("not-a-number-count", { count: gaps }));

@@ -29,6 +29,8 @@ export function RunView({ route }) {
   }, [row, row?.status === "running" ? state.ticks : 0]);
   if (!state.isLoaded) return html`<p class="empty">${say("loading")}</p>`;
   if (!row) return html`<p class="empty">${say("no-such-run")}</p>`;
+  if (row.status === "tensorboard") return html`<article class="run"><h1>${row.name}</h1><p>${say("tensorboard-about")}</p>
+    <p class="actions"><a class="button" href=${address({ runs: row.id, low: "", high: "" }, "curves")}>${say("its-curves")}</a></p></article>`;
   const log = logs.get(row.id) ?? { history: [], values: [] };
   const problems = [...new Set([row.problem, ...(details?.problems ?? [])].filter(Boolean))];
   return html`<article class="run">

@@ -72,7 +72,7 @@ class Board:
             const [width, height] = [canvas.width, canvas.height];
             const pixels = canvas.getContext("2d").getImageData(0, 0, width, height).data;
             const columns = [];
-            for (let x = 62; x < width; x += 1)
+            for (let x = 68; x < width; x += 1)
                 for (let y = 14; y < height / 4; y += 1) {
                     const [r, g, b] = pixels.slice(4 * (x + y * width), 4 * (x + y * width) + 3);
                     if (r + g + b < 640) { columns.push(x); break; }

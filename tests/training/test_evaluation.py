@@ -383,7 +383,7 @@ def test_the_likeliest_class_and_its_probability_are_those_of_softmax(
     outputs[0] = outputs[0, 0]  # all alike: the first is taken
     outputs[-1, -1] = math.nan  # takes its whole row along
     truth = torch.arange(rows) % (classes + 1) - 1  # -1: ignored
-    predicted, confidence, of_truth = likeliest(outputs, truth)
+    predicted, confidence, of_truth = likeliest(outputs, truth, -1)
     probabilities = outputs.softmax(1)
     expected = probabilities.gather(1, truth.clamp(0).unsqueeze(1)).squeeze(1).where(truth >= 0, torch.tensor(math.nan))
     torch.testing.assert_close(of_truth, expected, equal_nan=True)

@@ -17,11 +17,12 @@ from rushlight.board.details import details_of, logged_images
 from rushlight.board.doing import CHANGES, change_run
 from rushlight.board.files import read_new_lines, read_range
 from rushlight.board.guard import Guard
-from rushlight.board.listing import Runs
+from rushlight.board.listing import TENSORBOARD, Runs
 from rushlight.board.page import PAGE, html_page
 from rushlight.board.recipes import compare_recipes
 from rushlight.board.samples import LISTS, MOST_SHOWN, Viewer, list_samples, read_tested
 from rushlight.board.series import csv_of
+from rushlight.board.tensorboard import EventLogs
 from rushlight.errors import RushlightError
 from rushlight.texts import LANGUAGES, fill, read_room
 from rushlight.web import App
@@ -50,7 +51,7 @@ def build_app(folder: Path, port: int, language: str, allowed: str | None = None
     from starlette.responses import Response as Plain
     from starlette.routing import Route
 
-    runs, curves, viewer = Runs(folder), Curves(), Viewer()
+    runs, curves, viewer, events = Runs(folder), Curves(), Viewer(), EventLogs()
 
     def as_json(content: Any) -> Response:
         return Plain(
@@ -87,6 +88,11 @@ def build_app(folder: Path, port: int, language: str, allowed: str | None = None
             identity, *cursors = asked.split("~")
             found = runs.find(identity)
             if found is not None and len(cursors) == len(LOG_FILES):
+                if runs.entries[identity].row["status"] == TENSORBOARD:
+                    parts = zip(("lines", "cursor", "anew"), events.new_lines(found, cursors[1]), strict=True)
+                    answer[identity] = {name: {"lines": [], "cursor": "", "anew": False} for name in LOG_FILES}
+                    answer[identity]["values"] = dict(parts)
+                    continue
                 answer[identity] = {
                     name: dict(zip(("lines", "cursor", "anew"), read_new_lines(found / file, cursor), strict=True))
                     for (name, file), cursor in zip(LOG_FILES.items(), cursors, strict=True)
@@ -117,7 +123,7 @@ def build_app(folder: Path, port: int, language: str, allowed: str | None = None
             for identity in request.query_params.getlist("run")[:MOST_RUNS]
             if (path := runs.find(identity))
         ]
-        whole = [(path, row) for path, row in found if row["status"] != "damaged"]
+        whole = [(path, row) for path, row in found if row["status"] not in ("damaged", TENSORBOARD)]
         return as_json(compare_recipes(whole))
 
     def show_image(request: Request) -> Response:
@@ -150,7 +156,11 @@ def build_app(folder: Path, port: int, language: str, allowed: str | None = None
 
     async def change(request: Request) -> Response:
         found, what = runs.find(request.path_params["run"]), request.path_params["what"]
-        if found is None or what not in CHANGES:
+        if (
+            found is None
+            or what not in CHANGES
+            or runs.entries[request.path_params["run"]].row["status"] == TENSORBOARD
+        ):
             return PlainTextResponse("", 404)
         content = b""
         async for chunk in request.stream():

@@ -14,6 +14,7 @@ from typing import Any
 
 from rushlight import files
 from rushlight.board.files import read_status
+from rushlight.board.tensorboard import event_files, event_folders
 from rushlight.errors import RunError
 from rushlight.runs import is_locked, is_run, read_note, read_recipe, started_at, summarize_any
 from rushlight.texts import shown, text
@@ -29,9 +30,12 @@ SMALL_FILES = (
 )
 READ_WHOLE = {**dict.fromkeys(SMALL_FILES, 16 << 20), "history.jsonl": 64 << 20, "values.jsonl": 64 << 20}  # bytes
 SETTLED_SECONDS = 2.0  # a folder's time of change is trusted when it is this old
+SEARCH_SECONDS = 10.0  # between two searches for TensorBoard's files
 READING_SECONDS = 0.5  # of one call; what is new then waits for the next
 LONGEST_NAME = 300  # characters shown of a name that a file holds
 OF_RECIPE = ("batch_size", "seed", "precision", "device")
+
+TENSORBOARD = "tensorboard"  # the status of what has event files instead of a run
 
 Signature = tuple[object, ...]
 
@@ -60,13 +64,16 @@ class Runs:
         self.entries: dict[str, Entry] = {}  # by id
         self.gone: dict[str, int] = {}  # the ids of runs that are gone, and since which version
         self.version = 0
+        self.event_places: list[Path] = []  # folders with TensorBoard's files
+        self.events_due = 0.0  # when they are searched for again
         self.is_whole = False  # whether all runs were read
         self.lock = threading.RLock()
         self.server = secrets.token_hex(4)  # versions of another server mean nothing here
 
     def refresh(self) -> None:
         """Read the runs that are new or have changed since, and forget those that are gone."""
-        version, seen, until = self.version + 1, set(), time.monotonic() + READING_SECONDS
+        version, seen, until = self.version + 1, set[str](), time.monotonic() + READING_SECONDS
+        others: list[Path] = []  # what is no run
         was_whole, self.is_whole = self.is_whole, True
         for name in self.names():
             identity = self.ids[name] if name in self.ids else self.ids.setdefault(name, id_of(name))
@@ -76,6 +83,9 @@ class Runs:
                 self.is_whole = False  # the rest at the next call: the page shows what there is
             elif self.refresh_one(identity, self.folder / name, version):
                 seen.add(identity)
+            else:
+                others.append(self.folder / name)
+        seen |= self.refresh_events(others, version)
         for identity in [identity for identity in self.entries if identity not in seen]:
             del self.entries[identity]
             self.gone[identity] = version
@@ -114,6 +124,30 @@ class Runs:
         is_old = time.time() - status.st_mtime > SETTLED_SECONDS
         known.settled = status.st_mtime_ns if is_old and known.row["status"] != "running" else None
         return True
+
+    def refresh_events(self, others: list[Path], version: int) -> set[str]:
+        """Read the rows of TensorBoard's folders, in this folder and in those that are no runs; return their ids."""
+        if time.monotonic() > self.events_due:  # they may lie deep, and beside much else
+            self.events_due = time.monotonic() + SEARCH_SECONDS
+            inside = [found for other in others if not other.is_symlink() for found in event_folders(other)]
+            self.event_places = [*event_folders(self.folder, deepest=0), *inside]
+        seen = set()
+        for found in self.event_places:
+            name = found.relative_to(self.folder).as_posix()
+            identity, files_there = id_of(f"{TENSORBOARD}/{name}"), event_files(found)
+            if not files_there:
+                continue
+            seen.add(identity)
+            known = self.entries.get(identity)
+            if known is None or known.signature != tuple(files_there):
+                row = {
+                    "id": identity, "name": self.folder.name if name == "." else name, "status": TENSORBOARD, "problem": "",
+                    "started": min(changed for _, _, changed in files_there) / 1e9,
+                    "bytes": sum(size for _, size, _ in files_there),
+                }  # fmt: skip
+                self.entries[identity] = Entry(found, tuple(files_there), row, version, None)
+                self.gone.pop(identity, None)
+        return seen
 
     def changes(self, since: int) -> dict[str, Any]:
         """Read the list again; return the rows that are new since a version of it, the ids that are gone, and the version now."""

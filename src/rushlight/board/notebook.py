@@ -7,12 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
+from rushlight.board.page import html_page
 from rushlight.board.series import Losses, Truncated
 from rushlight.formats import format_duration, format_figure, format_share
 from rushlight.runs import summarize_any
 from rushlight.texts import text
 
-WIDTH, HEIGHT = 640, 160  # pixels
+WIDTH, HEIGHT = 640, 160  # pixels, as page/curve.html has them
 
 
 def run_html(folder: Path) -> str:
@@ -51,7 +52,4 @@ def loss_svg(path: Path) -> str:
     )
     said = text("board.notebook.losses", steps=losses.count, low=format_figure(low), step=figures["low_step"], high=format_figure(high),
                 high_step=figures["high_step"])  # fmt: skip
-    return (
-        f'<svg width="{WIDTH}" height="{HEIGHT}" role="img" aria-label="{escape(said)}" style="display:block;max-width:100%">'
-        f'<polyline points="{points}" fill="none" stroke="#2f7fd6" stroke-width="1"/></svg><small>{escape(said)}</small>'
-    )
+    return html_page("curve", points=points, said=said)

@@ -83,7 +83,7 @@ def summarize_run(folder: Path, recipe: dict[str, Any] | None = None) -> RunSumm
         epochs=recipe["epochs"],
         steps=max((line.get("step") or 0 for line in lines), default=0),
         inexact=tuple(inexact_resumes(folder)),
-        **figures_of(lines, folder),
+        **summary_figures(lines, folder),
     )
 
 
@@ -102,7 +102,7 @@ def status_of(folder: Path, lines: list[dict[str, Any]]) -> str:
     return last if last in ("interrupted", "failed") else "unfinished"
 
 
-def figures_of(lines: list[dict[str, Any]], folder: Path) -> dict[str, Any]:
+def summary_figures(lines: list[dict[str, Any]], folder: Path) -> dict[str, Any]:
     """Return the summary's figures: of the epochs, or the report if no epoch was tested."""
     epochs = [line for line in lines if line["kind"] == "epoch"]
     split = "validation" if any(line.get("validation") for line in epochs) else "test"

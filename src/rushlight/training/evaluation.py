@@ -148,8 +148,8 @@ def judge(outputs: Tensor, targets: Tensor, target: TargetSpec) -> tuple[Tensor,
         truth = target.true(targets)
         if target.gives == "probabilities":
             confidence, predicted = outputs.max(1)
-            return truth, predicted, confidence, at(outputs, truth)
-        return truth, *likeliest(outputs, truth)
+            return truth, predicted, confidence, at(outputs, truth, target.ignored)
+        return truth, *likeliest(outputs, truth, target.ignored)
     if target.task == "binary":
         probability = target.decoded(outputs).flatten()
         predicted = (probability > 0.5).long()
@@ -166,22 +166,25 @@ def judge(outputs: Tensor, targets: Tensor, target: TargetSpec) -> tuple[Tensor,
     )
 
 
-def likeliest(outputs: Tensor, truth: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def likeliest(outputs: Tensor, truth: Tensor, ignored: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """Return each sample's likeliest class, its probability, and that of its true class, (n,), from outputs (n, classes)."""
     if outputs.shape[1] >= VECTOR:
         probabilities = outputs.softmax(1)
         confidence, predicted = probabilities.max(1)
-        return predicted, confidence, at(probabilities, truth)
+        return predicted, confidence, at(probabilities, truth, ignored)
     # torch processes short rows one number at a time: columns need half the time
     columns = outputs.t().contiguous().softmax(0)
     confidence, predicted = columns.max(0)
-    return predicted, confidence, at(columns.t(), truth)
+    return predicted, confidence, at(columns.t(), truth, ignored)
 
 
-def at(probabilities: Tensor, classes: Tensor) -> Tensor:
-    """Return the probability of one class for each sample; NaN for a number that is no class (one that is ignored)."""
-    found = probabilities.gather(1, classes.clamp(0, probabilities.shape[1] - 1).unsqueeze(1)).squeeze(1)
-    return torch.where((classes >= 0) & (classes < probabilities.shape[1]), found, math.nan)
+def at(probabilities: Tensor, classes: Tensor, ignored: int | None) -> Tensor:
+    """Return the probability of one class for each sample; NaN for the number that is ignored."""
+    if ignored is None:
+        return probabilities.gather(1, classes.unsqueeze(1)).squeeze(1)
+    is_ignored = classes == ignored
+    found = probabilities.gather(1, classes.masked_fill(is_ignored, 0).unsqueeze(1)).squeeze(1)
+    return found.masked_fill(is_ignored, math.nan)
 
 
 def make_report(outcome: Outcome, target: TargetSpec, loss: float) -> Report:
