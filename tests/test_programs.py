@@ -97,15 +97,14 @@ def test_a_program_that_was_killed_goes_on_to_the_same_bits(name: str, tmp_path:
     module = opened(name)
     whole = train(module, tmp_path, numerics="exact")
     script = KILLED.format(examples=str(EXAMPLES), name=name).replace("quiet=True", "quiet=True, numerics='exact'")
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-c", script], cwd=tmp_path, stdout=subprocess.PIPE, text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert process.stdout is not None
-    for line in process.stdout:
-        if line.strip() == "epoch":
-            break
-    time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.strip() == "epoch":
+                break
+        time.sleep(0.05)
+        process.send_signal(signal.SIGKILL)
     same(resume(module, tmp_path, "killed"), whole)

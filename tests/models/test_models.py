@@ -22,7 +22,7 @@ from rushlight.models import MODELS, build_model, load_model_class
 from rushlight.models.custom import build_custom, source_digest
 
 SMALL: dict[str, dict[str, Any]] = {
-    "mlp": {"hidden": (5, 3)}, "cnn": {"channels": (2, 3)}, "resnet": {"width": 2}, "linear": {},
+    "mlp": {"hidden": (5, 3)}, "cnn": {"channels": (2, 3)}, "resnet": {"width": 2}, "linear": {}, "unet": {"width": 2},
 }  # fmt: skip
 
 
@@ -42,15 +42,17 @@ def test_every_network_fits_its_input_and_output_to_the_data(
     name: str, channels: int, height: int, width: int, outputs: int, n: int
 ) -> None:
     model = build_model(name, (channels, height, width), outputs, SMALL[name], seed=0)
-    assert model.eval()(torch.zeros(n, channels, height, width)).shape == (n, outputs)
-    assert isinstance(model[-1], nn.Linear)  # raw outputs: no activation hampers the loss
+    places = (height, width) if name == "unet" else ()
+    assert model.eval()(torch.zeros(n, channels, height, width)).shape == (n, outputs, *places)
+    last = list(model.modules())[-1]
+    assert isinstance(last, nn.Conv2d if name == "unet" else nn.Linear)  # raw outputs: no activation hampers the loss
 
 
 @pytest.mark.parametrize("shape", [(6,), (3, 4), (2, 3, 4, 5)])
 def test_tables_and_other_shapes_are_flattened(shape: tuple[int, ...]) -> None:
     for name in ("mlp", "linear"):
         assert build_model(name, shape, 5, SMALL[name], seed=0)(torch.zeros(2, *shape)).shape == (2, 5)
-    for name in ("cnn", "resnet"):
+    for name in ("cnn", "resnet", "unet"):
         with pytest.raises(ModelError) as caught:
             build_model(name, shape, 5, SMALL[name], seed=0)
         assert caught.value.key == "needs-images"

@@ -30,6 +30,7 @@ from rushlight.data.sources import (
     DATASETS,
     IMAGES,
     LOADER,
+    MASKS,
     NAMED,
     TABLE,
     SourceKind,
@@ -97,7 +98,7 @@ class DataOptions:
 
 
 OPENED = SourceKind("data.kinds.open", lambda source: isinstance(source, Data), lambda data: data)
-KINDS = (OPENED, NAMED, TABLE, ARRAYS, IMAGES, DATASET, LOADER)  # the first that matches a source opens it
+KINDS = (OPENED, NAMED, TABLE, ARRAYS, MASKS, IMAGES, DATASET, LOADER)  # the first that matches a source opens it
 
 
 @dataclass(frozen=True)
@@ -321,7 +322,8 @@ def known_classes(opened: Data, target: TargetSpec) -> Tensor | None:
     names = opened.target.classes
     are_classes = all(task in ("classification", "binary") for task in (opened.target.task, target.task))
     is_same = names == target.classes[: len(names)]  # a first batch may not have all
-    if not are_classes or target.layout == "dense" or is_same:
+    is_known = target.layout == "dense" and set(names) <= set(target.classes)  # the classes of a mask are its numbers
+    if not are_classes or is_known or is_same:
         return None
     unknown = [name for name in names if name not in target.classes]
     if unknown and names == tuple(map(str, range(len(names)))):

@@ -49,13 +49,16 @@ class Predictions:
         return numbers
 
     def top(self, k: int = 5) -> list[list[tuple[str, float]]]:
-        """Return for every sample its k likeliest classes with their probabilities, the likeliest first."""
+        """Return for every sample its k likeliest classes with their probabilities, the likeliest first; of places their mean."""
         if self.probabilities is None:
             raise UsageError("no-probabilities")
-        ranked = np.argsort(-self.probabilities, axis=1, kind="stable")[:, : max(k, 0)]
+        shares = self.probabilities
+        if shares.ndim > 2:
+            shares = shares.reshape(*shares.shape[:2], -1).mean(axis=2)
+        ranked = np.argsort(-shares, axis=1, kind="stable")[:, : max(k, 0)]
         return [
             [(self.classes[index], float(row[index])) for index in order]
-            for row, order in zip(self.probabilities, ranked, strict=True)
+            for row, order in zip(shares, ranked, strict=True)
         ]
 
 

@@ -118,6 +118,19 @@ def test_the_best_epoch_keeps_its_average(tmp_path: Path) -> None:
     same(run.model.state_dict(), two.model.state_dict())
 
 
+def test_averaging_says_why_every_step_is_executed_exactly(tmp_path: Path) -> None:
+    said: list[str] = []
+
+    def hear(event: rushlight.Event) -> None:
+        said.extend(str(value) for value in event.data.values())
+
+    fast = {**OPTIONS, "numerics": "fast", "compile": "first", "runs": tmp_path, "epochs": 2}
+    run = rushlight.train(network(), (X, Y), ema=0.9, on_event=hear, **fast)
+    exact = rushlight.train(network(), (X, Y), ema=0.9, **{**fast, "numerics": "exact", "compile": "auto"})
+    same(run.model.state_dict(), exact.model.state_dict())
+    assert any("an average of its weights is kept" in each for each in said)
+
+
 def test_an_optimizer_that_is_used_again_averages_no_more(tmp_path: Path) -> None:
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

@@ -270,6 +270,9 @@ def explain_forward(error: Exception, model: nn.Module, trace: LayerTrace, input
     place = Note("training.layer", name=name, kind=kind) if name else f"{type(model).__name__}.forward"
     shape = shape_of(given)
     is_torchs_own = isinstance(error, (RuntimeError, ValueError, TypeError, IndexError))
+    own = dtype_of(layer)
+    if isinstance(given, Tensor) and given.is_floating_point() and is_torchs_own and own not in (None, given.dtype):
+        return ModelError("weights-of-other-dtype", place=place, dtype=str(own).removeprefix("torch."), shape=shape)
     if isinstance(given, Tensor) and is_torchs_own:
         if isinstance(layer, nn.Linear) and given.shape[-1] != layer.in_features:
             return linear_mismatch(layer, place, given, inputs)
@@ -298,6 +301,11 @@ def explain_forward(error: Exception, model: nn.Module, trace: LayerTrace, input
         "forward-failed", place=place, shape=shape, reason=in_a_line(error), where=user_line(error, place),
         batch=shape_of(inputs),
     )  # fmt: skip
+
+
+def dtype_of(layer: nn.Module) -> torch.dtype | None:
+    """Return the dtype of a layer's own parameters; None where it has none."""
+    return next((parameter.dtype for parameter in layer.parameters(recurse=False)), None)
 
 
 def linear_mismatch(layer: nn.Linear, place: str, given: Tensor, inputs: Tensor) -> ModelError:
