@@ -44,7 +44,7 @@ READ_ELSEWHERE = {
 }
 OPENERS = ("open", "zipfile.ZipFile", "np.load", "np.fromfile", "gzip.open", "gzip.GzipFile")
 OPENED = {  # what is open already, or was found to be a file
-    "data/sources/images/pixels.py": "Image.open(file", "data/sources/tables/frames.py": "gzip.GzipFile(fileobj=",
+    "data/sources/images/pixels.py": "Image.open(file", "data/sources/images/masks.py": "Image.open(file", "data/sources/tables/frames.py": "gzip.GzipFile(fileobj=",
     "data/sources/idx.py": ("gzip.GzipFile(fileobj=raw", "np.fromfile(file"), "data/sources/arrays/files.py": "np.load(path",
     "data/sources/named/named.py": ("np.load(SHIPPED", "np.fromfile(path"), "export/inputs.py": "np.load(inputs",
     "export/formats.py": "zipfile.ZipFile(io.BytesIO(", "runs/verify.py": "zipfile.ZipFile(file",

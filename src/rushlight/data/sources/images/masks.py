@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,17 @@ import torch
 from rushlight.data.shape import Names, Samples, build_data, cut_samples
 from rushlight.data.sources.images.find import IMAGE_ENDINGS, TEST_FOLDERS, TRAIN_FOLDERS, VALIDATION_FOLDERS
 from rushlight.data.sources.images.folder import bad_notes, choose_shape
-from rushlight.data.sources.images.pixels import FORMATS, BadImage, Unusable, in_threads, read_headers, read_pixels
+from rushlight.data.sources.images.pixels import (
+    FORMATS,
+    LARGE,
+    ONE_AT_A_TIME,
+    BadImage,
+    Unusable,
+    check_size,
+    in_threads,
+    read_headers,
+    read_pixels,
+)
 from rushlight.data.sources.kind import SourceKind
 from rushlight.data.spec import NormalizeName, TargetSpec
 from rushlight.data.splits import Data
@@ -116,7 +127,12 @@ def read_mask(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
     with open_file(path) as file, Image.open(file, formats=FORMATS) as image:
         if image.mode not in NUMBERED and not image.mode.startswith("I;16"):
             raise Unusable(Note("data.mask-in-colours", mode=image.mode))
-        return np.array(image.resize((shape[2], shape[1]), Image.Resampling.NEAREST)).astype(np.int64)
+        check_size(image)
+        with ONE_AT_A_TIME if image.size[0] * image.size[1] > LARGE else contextlib.nullcontext():
+            numbers = np.array(image.resize((shape[2], shape[1]), Image.Resampling.NEAREST)).astype(np.int64)
+    if numbers.min() < 0 or numbers.max() > 0xFFFF:  # each number up to the largest is a class
+        raise Unusable(Note("data.mask-numbers"))
+    return numbers
 
 
 def number_classes(samples: Sequence[Samples], classes: Sequence[str] | None) -> tuple[TargetSpec, tuple[Note, ...]]:
