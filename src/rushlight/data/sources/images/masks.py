@@ -12,7 +12,15 @@ import torch
 from rushlight.data.shape import Names, Samples, build_data, cut_samples
 from rushlight.data.sources.images.find import IMAGE_ENDINGS, TEST_FOLDERS, TRAIN_FOLDERS, VALIDATION_FOLDERS
 from rushlight.data.sources.images.folder import bad_notes, choose_shape
-from rushlight.data.sources.images.pixels import FORMATS, BadImage, Unusable, in_threads, read_headers, read_pixels
+from rushlight.data.sources.images.pixels import (
+    FORMATS,
+    BadImage,
+    Unusable,
+    check_size,
+    in_threads,
+    read_headers,
+    read_pixels,
+)
 from rushlight.data.sources.kind import SourceKind
 from rushlight.data.spec import NormalizeName, TargetSpec
 from rushlight.data.splits import Data
@@ -114,6 +122,7 @@ def read_mask(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
     from PIL import Image
 
     with open_file(path) as file, Image.open(file, formats=FORMATS) as image:
+        check_size(image)
         if image.mode not in NUMBERED and not image.mode.startswith("I;16"):
             raise Unusable(Note("data.mask-in-colours", mode=image.mode))
         return np.array(image.resize((shape[2], shape[1]), Image.Resampling.NEAREST)).astype(np.int64)
