@@ -104,7 +104,7 @@ def parsed(arguments: list[str]) -> click.Context | None:
 def is_cheap(context: click.Context) -> bool:
     """Tell whether a command can be run here: on data that is here, with files that are here."""
     given = context.params
-    if context.info_name == "board":
+    if context.info_name in ("board", "serve"):
         return False  # it serves until Ctrl-C
     if context.info_name == "train":
         return given["data"] not in DOWNLOADED

@@ -39,6 +39,7 @@ NO_PROSE = re.compile(
     r"|\(\?s\)"
     r"|system volume information$"  # a folder of Windows
     r"|attachment; filename="  # a header of HTTP
+    r"|<svg width="  # a drawing
 )
 RECOGNISED_BY = {
     "count", "endswith", "entry_of", "filterwarnings", "find", "findall", "fullmatch", "index", "match", "partition", "removeprefix",

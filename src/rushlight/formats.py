@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 
 def format_duration(seconds: float) -> str:
@@ -53,6 +55,14 @@ def format_figure(value: float | None) -> str:
     if value != 0 and not 1e-3 <= abs(value) < 1e6:
         return f"{value:.2e}"
     return f"{value:.4f}" if abs(value) < 100 else f"{value:,.1f}"
+
+
+def main_figure(figures: Mapping[str, Any]) -> tuple[str, float, bool] | None:
+    """Return what figures of a report are judged by: name, value, and whether a higher one is better; None for nothing."""
+    mode, _, name = (figures.get("judged_by") or "").partition(":")
+    own = {**figures, **(figures.get("numbers") or {})}
+    found = next((each for each in (name, "accuracy", "mae", "loss") if own.get(each) is not None), None)
+    return None if found is None else (found, own[found], mode == "max" if found == name else found == "accuracy")
 
 
 def _scaled(number: float, step: int, units: tuple[str, ...]) -> str:

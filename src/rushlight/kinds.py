@@ -78,6 +78,11 @@ def pair_of(kind: Kind) -> Kind:
     return lambda value: wrong_entry(value, [kind]) is None and len(value) == 2
 
 
+def named(kind: Kind) -> Kind:
+    """Return the kind of objects whose values are all of a kind, whatever their names."""
+    return lambda value: isinstance(value, dict) and wrong_entry(list(value.values()), [kind]) is None
+
+
 def either(*kinds: Kind) -> Kind:
     """Return the kind of values that are of one of the kinds."""
     return lambda value: any(wrong_entry(value, kind) is None for kind in kinds)

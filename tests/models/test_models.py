@@ -22,7 +22,7 @@ from rushlight.models import MODELS, build_model, load_model_class
 from rushlight.models.custom import build_custom, source_digest
 
 SMALL: dict[str, dict[str, Any]] = {
-    "mlp": {"hidden": (5, 3)}, "cnn": {"channels": (2, 3)}, "resnet": {"width": 2}, "linear": {},
+    "mlp": {"hidden": (5, 3)}, "cnn": {"channels": (2, 3)}, "resnet": {"width": 2}, "linear": {}, "unet": {"width": 2},
 }  # fmt: skip
 
 
@@ -42,15 +42,17 @@ def test_every_network_fits_its_input_and_output_to_the_data(
     name: str, channels: int, height: int, width: int, outputs: int, n: int
 ) -> None:
     model = build_model(name, (channels, height, width), outputs, SMALL[name], seed=0)
-    assert model.eval()(torch.zeros(n, channels, height, width)).shape == (n, outputs)
-    assert isinstance(model[-1], nn.Linear)  # raw outputs: no activation hampers the loss
+    places = (height, width) if name == "unet" else ()
+    assert model.eval()(torch.zeros(n, channels, height, width)).shape == (n, outputs, *places)
+    last = list(model.modules())[-1]
+    assert isinstance(last, nn.Conv2d if name == "unet" else nn.Linear)  # raw outputs: no activation hampers the loss
 
 
 @pytest.mark.parametrize("shape", [(6,), (3, 4), (2, 3, 4, 5)])
 def test_tables_and_other_shapes_are_flattened(shape: tuple[int, ...]) -> None:
     for name in ("mlp", "linear"):
         assert build_model(name, shape, 5, SMALL[name], seed=0)(torch.zeros(2, *shape)).shape == (2, 5)
-    for name in ("cnn", "resnet"):
+    for name in ("cnn", "resnet", "unet"):
         with pytest.raises(ModelError) as caught:
             build_model(name, shape, 5, SMALL[name], seed=0)
         assert caught.value.key == "needs-images"
@@ -131,6 +133,7 @@ class Net(nn.Module):
 class Other(nn.Module): pass
 
 def make(): return Net(3)
+depth = 2
 """
 
 
@@ -181,7 +184,7 @@ def test_a_class_is_loaded_from_a_module_in_the_current_folder(tmp_path: Path, m
         ("from torch import nn\nclass Nett(nn.Module): pass\n", "no-such-class", 'Did you mean "Nett"'),
         ("x = 1\n", "no-such-class", "no nn.Module at all"),
         ("class Net: pass\n", "not-a-module", "Net in"),
-        ("def Net(): pass\n", "not-a-module", "it is a function"),
+        ("Net = 3\n", "not-a-module", "it is a int"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_in_a_file_or_module_is_shown(
@@ -211,7 +214,7 @@ def test_the_marker_of_a_syntax_error_stands_under_its_place(tmp_path: Path) -> 
         ("no_module_at_all:Net", "no-model-module", "no_module_at_all"),
         ("torch.no_part:Net", "no-model-module", "torch.no_part"),
         ("net.py:", "no-such-class", "Net, Other"),
-        ("net.py:make", "not-a-module", "it is a function"),
+        ("net.py:depth", "not-a-module", "it is a int"),
     ],
 )
 def test_what_is_not_there_is_named_with_what_is(
@@ -222,6 +225,13 @@ def test_what_is_not_there_is_named_with_what_is(
         load_model_class(reference)
     assert caught.value.key == key
     assert said in str(caught.value)
+
+
+def test_a_function_that_returns_a_module_is_as_good_as_its_class(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder_with(tmp_path, NET).parent)
+    assert weights(build_custom("net.py:make", {}, seed=1)) == weights(build_custom("net.py:Net", {"width": 3}, seed=1))
 
 
 @pytest.mark.parametrize(

@@ -355,7 +355,7 @@ def test_modes_are_put_back_also_after_an_error() -> None:
     ],
 )
 def test_a_report_is_better_by_its_headline_then_by_its_loss(one: Report, other: Report, is_better: bool) -> None:
-    assert one.is_better_than(other) == is_better
+    assert one.is_better_than(other.headline[1], other.loss) == is_better
 
 
 def test_figures_that_are_not_finite_are_null_wherever_they_stand() -> None:

@@ -46,7 +46,8 @@ def prediction_rows(group: list[Path] | Path, predictions: Predictions, top: int
     likeliest = None if predictions.probabilities is None else predictions.top(top)
     for index, name in enumerate(names):
         if likeliest is not None and predictions.labels is not None:
-            yield {"input": name, "label": str(predictions.labels[index]), "probabilities": dict(likeliest[index])}
+            label = predictions.labels[index] if predictions.labels.ndim == 1 else likeliest[index][0][0]
+            yield {"input": name, "label": str(label), "probabilities": dict(likeliest[index])}
         elif predictions.values is not None:
             values = predictions.values[index].tolist()
             yield {"input": name, "value": values[0] if len(values) == 1 else values}

@@ -34,7 +34,7 @@ def takes(verb: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
                 ]
                 options += [keyword(name, None, kind, metavar) for name, kind, metavar in short]
                 kind: Any = option.type if option.type in PLAIN_TYPES else str
-                kind = list[str] if option.metavar == "NAME=VALUE" else kind
+                kind = list[str] if option.repeats else kind
                 default = option.default if verb == "train" else None
                 options.append(keyword(option.name, default, kind, option.metavar, *option.flags))
         parameters = sorted([*own, *options], key=lambda entry: (entry.kind, entry not in options))  # its own come last
@@ -55,8 +55,8 @@ def chosen(options: dict[str, Any]) -> dict[str, Any]:
     """Return the options of a command line as Python's verbs take them; those that were not given are left out."""
     found = {name: value for name, value in options.items() if value not in (None, []) and name not in SHORT}
     for name, read in (
-        ("optimizer_arguments", settings), ("model_arguments", settings),
-        ("schedule_arguments", settings), ("classes", names), ("image_size", as_size),
+        ("optimizer_arguments", settings), ("loss_arguments", settings), ("model_arguments", settings),
+        ("schedule_arguments", settings), ("groups", groups), ("classes", names), ("image_size", as_size),
     ):  # fmt: skip
         if name in found:
             found[name] = read(OPTIONS[name].flags[0].removeprefix("--"), found[name])
@@ -79,6 +79,11 @@ def settings(option: str, given: Sequence[str]) -> dict[str, Any]:
         except (ValueError, SyntaxError):
             found[name.strip()] = value.strip()
     return found
+
+
+def groups(option: str, given: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Return 'PATTERN:name=value,…' texts as settings by pattern."""
+    return {pattern: settings(option, rest.split(",")) for pattern, _, rest in (each.partition(":") for each in given)}
 
 
 def numbers(option: str, text: str) -> tuple[int, ...]:

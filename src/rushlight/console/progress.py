@@ -13,7 +13,7 @@ from typing import Any
 
 from rushlight.console.output import can_encode, open_console, print_marked
 from rushlight.console.profile import print_profile
-from rushlight.formats import format_bytes, format_count, format_duration, format_figure, format_share
+from rushlight.formats import format_bytes, format_count, format_duration, format_figure, format_share, main_figure
 from rushlight.texts import shown, text
 
 PLAIN_SECONDS = 10.0  # between the lines inside a long epoch when nobody watches a terminal
@@ -177,12 +177,12 @@ class Progress:
         head = {
             name: text(f"console.headings.{name}") for name in ("epoch", "train-loss", f"{split}-loss", "lr", "time")
         }
-        title = text(f"console.headings.{'validation-' if split == 'validation' and is_wide else ''}{metric}")
+        title = metric_title(metric, split if is_wide else "test")
         cells = [
             (head["epoch"], of(data["epoch"], self.epochs), 7 if is_wide else 6),
             (head["train-loss"], format_figure(data["train_loss"]), 11),
             (head[f"{split}-loss"], format_figure(figures.get("loss")), 10),
-            (title, show_metric(metric, figures.get(metric)), 9),
+            (title, show_metric(metric, figures), 9),
             *([(head["lr"], f"{data['learning_rate']:.3g}", 10)] if is_wide else []),
             (head["time"], format_duration(data["seconds"]), 8 if is_wide else 7),
         ]
@@ -223,11 +223,27 @@ def evaluated(line: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
 
 def metric_of(figures: Mapping[str, Any]) -> str | None:
     """Return the name of the figure that a split is judged by besides the loss."""
-    return next((name for name in ("accuracy", "mae") if figures.get(name) is not None), None)
+    found = main_figure(figures)
+    return None if found is None or found[0] == "loss" else found[0]
 
 
-def show_metric(metric: str, value: float | None) -> str:
+def metric_title(metric: str, split: str) -> str:
+    """Return the heading of a metric's column, that of one of the user's by its own name."""
+    prefix = "validation-" if split == "validation" else ""
+    if metric in ("accuracy", "mae", "loss"):
+        return text(f"console.headings.{prefix}{metric}")
+    return text("console.headings.validation-own", name=shown(metric)) if prefix else shown(metric)
+
+
+def metric_value(metric: str, figures: Mapping[str, Any]) -> float | None:
+    """Return a metric among the figures of an evaluation; None where it has none."""
+    value: float | None = {**(figures.get("numbers") or {}), **figures}.get(metric)
+    return value
+
+
+def show_metric(metric: str, figures: Mapping[str, Any]) -> str:
     """Return an accuracy in percent, another metric as a number."""
+    value = metric_value(metric, figures)
     return format_share(value) if metric == "accuracy" else format_figure(value)
 
 

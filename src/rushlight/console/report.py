@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rushlight.console.output import new_table, open_console
-from rushlight.formats import format_duration, format_figure, format_share
-from rushlight.texts import Joined, text
+from rushlight.formats import format_duration, format_figure, format_share, main_figure
+from rushlight.texts import Joined, shown, text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -42,6 +42,11 @@ def print_report(report: Mapping[str, Any], drops: bool = False) -> None:
         head.append("\n" + text("console.report.rmse", rmse=rmse, r2=r2))
     else:
         head.append(text("console.report.test"), "bold")
+    for name, value in (report.get("numbers") or {}).items():
+        head.append("\n" + text("console.report.own", name=shown(name), value=format_figure(value)))
+        low, high = (report.get("intervals") or {}).get(name) or (None, None)
+        if low is not None and high is not None:
+            head.append(text("console.report.interval", interval=f"{low:.4f}-{high:.4f}"))
     head.append("\n" + text("console.report.loss", loss=format_figure(report.get("loss")), count=report.get("n", 0)))
     console.print(head)
     classes: Sequence[Mapping[str, Any]] = report.get("classes") or ()
@@ -179,10 +184,11 @@ def print_summary(*, folder: object, seconds: float, test: Mapping[str, Any] | N
 
     console = open_console(drops=True)  # all is done, whether or not anybody reads it
     figures: list[str] = []
-    for name in ("accuracy", "mae", "loss"):
-        if not figures and test and test.get(name) is not None:
-            value = format_share(test[name]) if name == "accuracy" else format_figure(test[name])
-            figures.append(text(f"console.summary.{name}", value=value))
+    if test and (main := main_figure(test)) is not None:
+        name, value, _ = main
+        key = name if name in ("accuracy", "mae", "loss") else "own"
+        shown_value = format_share(value) if name == "accuracy" else format_figure(value)
+        figures.append(text(f"console.summary.{key}", name=shown(name), value=shown_value))
     done = text("console.summary.done", figures=Joined("list", [*figures, format_duration(seconds)]))
     console.print(Text(f"\n{done}", "bold green"), soft_wrap=True)
     console.print(text("console.summary.folder", folder=folder), soft_wrap=True)

@@ -17,7 +17,7 @@ from rushlight.console.output import (
     print_marked,
     print_unwrapped,
 )
-from rushlight.console.progress import evaluated, metric_of, of, show_metric
+from rushlight.console.progress import evaluated, metric_of, metric_title, metric_value, of, show_metric
 from rushlight.console.report import print_titled
 from rushlight.formats import format_count, format_duration, format_figure
 from rushlight.texts import Note, shown, text
@@ -81,11 +81,11 @@ def run_cells(run: Mapping[str, Any]) -> dict[str, str]:
     if run["status"] == "damaged":
         return row | dict.fromkeys(("epochs", "last", "best", "loss", "time"), "-")
     metric, best = run["metric"], "-"
-    last = show_metric(metric, run["metric_value"]) if metric else "-"
+    last = show_metric(metric, {metric: run["metric_value"]}) if metric else "-"
     if metric == "accuracy":
-        best = show_metric(metric, run["best_accuracy"])
+        best = show_metric(metric, {metric: run["best_accuracy"]})
     elif metric:
-        last = f"{text(f'console.headings.{metric}')} {last}"
+        last = f"{metric_title(metric, 'test')} {last}"
         best = text("console.runs.best-epoch", epoch=run["best_epoch"]) if run["best_epoch"] else "-"
     epochs, loss = of(run["epochs_done"], run["epochs"]), format_figure(run["train_loss"])
     return row | {"epochs": epochs, "last": last, "best": best, "loss": loss, "time": format_duration(run["seconds"])}
@@ -146,14 +146,15 @@ def print_epochs(console: Console, epochs: Sequence[Mapping[str, Any]], best_epo
     split, figures = next((found for found in map(evaluated, reversed(epochs)) if found[1]), ("test", {}))
     metric = metric_of(figures)
     table = new_table()
-    score = [f"validation-{metric}" if split == "validation" else metric] if metric else []
-    for name in ("epoch", "train-loss", f"{split}-loss", *score, "time"):
-        table.add_column(text(f"console.headings.{name}"), justify="right", no_wrap=True)
+    heads = [text(f"console.headings.{name}") for name in ("epoch", "train-loss", f"{split}-loss", "time")]
+    heads[3:3] = [metric_title(metric, split)] if metric else []
+    for head in heads:
+        table.add_column(head, justify="right", no_wrap=True)
     table.add_column("")
     for line in epochs[-EPOCH_ROWS:]:
         figures = evaluated(line)[1]
         cells = [f"{line['epoch']}", format_figure(line.get("train_loss")), format_figure(figures.get("loss"))]
-        cells += [show_metric(metric, figures.get(metric))] if metric else []
+        cells += [show_metric(metric, figures)] if metric else []
         mark = text("console.best") if line["epoch"] == best_epoch and len(epochs) > 1 else ""
         table.add_row(*cells, format_duration(line.get("seconds") or 0), mark)
     key = "console.run.last-epochs" if len(epochs) > EPOCH_ROWS else "console.run.epochs"
@@ -211,10 +212,11 @@ def print_curves(console: Console, epochs: Sequence[Mapping[str, Any]], losses: 
         draw_curve(console, title, text("console.run.step"), steps, values)
     found = [(line["epoch"], *evaluated(line)) for line in epochs]
     metric = next((metric_of(figures) for _, _, figures in reversed(found) if figures), None)
-    points = [(epoch, figures[metric]) for epoch, _, figures in found if metric and figures.get(metric) is not None]
+    known = [(epoch, metric_value(metric, figures)) for epoch, _, figures in found if metric]
+    points = [(epoch, value) for epoch, value in known if value is not None]
     if len(points) > 1:
         scale, key = (100, "accuracy-curve") if metric == "accuracy" else (1, "metric-curve")
-        split, name = Note(f"words.{found[-1][1]}"), Note(f"console.headings.{metric}")
+        split, name = Note(f"words.{found[-1][1]}"), metric_title(metric or "", "test")
         title = text(f"console.run.{key}", split=split, metric=name)
         epoch_label, values = text("console.run.epoch"), [value * scale for _, value in points]
         draw_curve(console, title, epoch_label, [epoch for epoch, _ in points], values)

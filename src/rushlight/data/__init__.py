@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from rushlight.data.feed import (
         CPU,
         GENERATORS,
+        Augment,
         Batch,
         Feed,
         Held,

@@ -30,6 +30,7 @@ from rushlight.data.sources import (
     DATASETS,
     IMAGES,
     LOADER,
+    MASKS,
     NAMED,
     TABLE,
     SourceKind,
@@ -97,7 +98,7 @@ class DataOptions:
 
 
 OPENED = SourceKind("data.kinds.open", lambda source: isinstance(source, Data), lambda data: data)
-KINDS = (OPENED, NAMED, TABLE, ARRAYS, IMAGES, DATASET, LOADER)  # the first that matches a source opens it
+KINDS = (OPENED, NAMED, TABLE, ARRAYS, MASKS, IMAGES, DATASET, LOADER)  # the first that matches a source opens it
 
 
 @dataclass(frozen=True)
@@ -117,13 +118,14 @@ def open_source(
     *,
     validation: Any = None,
     is_raw: bool = False,
+    is_whole: bool = False,
 ) -> Data:
     """Open data given as a name, a path, arrays, a Dataset, a DataLoader, or already opened.
 
     `source` may be a pair (train, test) or a triple (train, validation, test) of anything that `source`, `validation`
     and `test` may be: so Keras' `((x, y), (x_test, y_test))` is fine, and so is `(train_loader, test_loader)`.
     Validation and test data are prepared exactly as the training data. `is_raw`: an objective gets arrays, datasets and
-    loaders as they are, and nobody reads their targets.
+    loaders as they are, and nobody reads their targets. `is_whole`: no test split is cut.
 
     Raises:
         UsageError: there is no such name or path, or it is of a kind nobody here can open.
@@ -132,6 +134,8 @@ def open_source(
     given = as_given(source, validation, test)
     kind = kind_of(given.train)
     check_options_apply(given, kind, options)
+    if is_whole and kind.takes("test_fraction"):
+        options = replace(options, test_fraction=0.0)
     return open_given(given, kind, options, progress, is_raw)
 
 
@@ -267,8 +271,9 @@ def open_like(
         DataError: the samples have another shape than the model takes, or classes it does not know.
     """
     if target is not None and features is not None and features.kind == "table" and TABLE.matches(source):
-        samples, _ = read_other_table(Path(source), features.columns, target)
-        return kept(str(source), samples, features, target)
+        samples, _ = read_other_table(source, features.columns, target)
+        name = str(source) if isinstance(source, (str, Path)) else "table"
+        return kept(name, samples, features, target)
     size = (features.shape[1], features.shape[2]) if features is not None and features.kind == "image" else None
     is_raw = features is None or target is None or features.is_raw
     scaling: NormalizeName = "auto" if is_raw else "none"
@@ -317,7 +322,8 @@ def known_classes(opened: Data, target: TargetSpec) -> Tensor | None:
     names = opened.target.classes
     are_classes = all(task in ("classification", "binary") for task in (opened.target.task, target.task))
     is_same = names == target.classes[: len(names)]  # a first batch may not have all
-    if not are_classes or target.layout == "dense" or is_same:
+    is_known = target.layout == "dense" and set(names) <= set(target.classes)  # the classes of a mask are its numbers
+    if not are_classes or is_known or is_same:
         return None
     unknown = [name for name in names if name not in target.classes]
     if unknown and names == tuple(map(str, range(len(names)))):

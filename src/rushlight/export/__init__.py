@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rushlight.export.nested import pack, unpack
     from rushlight.export.predictions import Predictions, predict
     from rushlight.export.saved import SavedModel, load, open_bundle, save_model
-    from rushlight.export.weights import load_state
+    from rushlight.export.weights import load_fitting, load_state
 
 
 __getattr__, __dir__ = lazy_names(__name__)

@@ -14,7 +14,7 @@ from rushlight.data import Batch, FeatureSpec, TargetSpec, as_inputs, has_severa
 from rushlight.errors import ModelError
 from rushlight.export.inputs import stored
 from rushlight.export.predictions import Predictions, check_answers, device_of, in_words, name_labels
-from rushlight.models import call_model, eval_mode
+from rushlight.models import call_model, eval_mode, main_output
 
 
 def predict_batches(
@@ -63,9 +63,8 @@ def outputs_of(answer: Any, model: nn.Module) -> Tensor:
     """Return an answer's outputs: itself, its logits, or the first tensor in it that has a row for each sample."""
     if isinstance(answer, Tensor) and answer.dim():
         return answer
-    logits = answer.get("logits") if isinstance(answer, Mapping) else getattr(answer, "logits", None)
     rows = answer.values() if isinstance(answer, Mapping) else answer if isinstance(answer, (tuple, list)) else ()
-    for found in (logits, *rows):
+    for found in (main_output(answer), *rows):
         if isinstance(found, Tensor) and found.dim():
             return found
     raise ModelError("predict-no-tensor", model=type(model).__name__, found=type(answer).__name__)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from rushlight.data import FeatureSpec, TargetSpec, owned
 from rushlight.errors import ModelError, UsageError
 from rushlight.export.inputs import Array, batched, open_inputs, stored
-from rushlight.models import eval_mode
+from rushlight.models import eval_mode, main_output
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,13 +49,16 @@ class Predictions:
         return numbers
 
     def top(self, k: int = 5) -> list[list[tuple[str, float]]]:
-        """Return for every sample its k likeliest classes with their probabilities, the likeliest first."""
+        """Return for every sample its k likeliest classes with their probabilities, the likeliest first; of places their mean."""
         if self.probabilities is None:
             raise UsageError("no-probabilities")
-        ranked = np.argsort(-self.probabilities, axis=1, kind="stable")[:, : max(k, 0)]
+        shares = self.probabilities
+        if shares.ndim > 2:
+            shares = shares.reshape(*shares.shape[:2], -1).mean(axis=2)
+        ranked = np.argsort(-shares, axis=1, kind="stable")[:, : max(k, 0)]
         return [
             [(self.classes[index], float(row[index])) for index in order]
-            for row, order in zip(self.probabilities, ranked, strict=True)
+            for row, order in zip(shares, ranked, strict=True)
         ]
 
 
@@ -78,7 +81,7 @@ def predict(
     with eval_mode(model), torch.no_grad():
         for first in range(0, len(raw), batch_size):
             batch = owned(stored(raw[first : first + batch_size], features, first)).to(device)
-            outputs = check_answers(model(features.prepare(batch)), len(batch), target)
+            outputs = check_answers(main_output(model(features.prepare(batch))), len(batch), target)
             parts.append(in_words(outputs, target).cpu())
             bad = torch.isnan(parts[-1]).flatten(1).any(dim=1)
             if bad.any():  # a label picked from NaN would be made up

@@ -87,6 +87,30 @@ def load_state(model: nn.Module, state: dict[str, Tensor], source: str) -> tuple
     return notes
 
 
+def load_fitting(model: nn.Module, path: Path) -> tuple[str, ...]:
+    """Load the entries of the file at `path` whose names and shapes are the model's; return what was left out.
+
+    Raises WeightsError where none fits.
+    """
+    state, notes = read_weights(path)
+    ours, theirs = bare_names(model.state_dict()), bare_names(state)
+    expected = {ours[bare]: state[theirs[bare]] for bare in ours if bare in theirs}
+    shapes = {name: size(value) for name, value in model.state_dict().items()}
+    fitting = {name: value for name, value in expected.items() if size(value) == shapes[name]}
+    if not fitting:
+        raise mismatch(model, state, str(path))
+    with unchanged_on_error(model):
+        model.load_state_dict(fitting, strict=False)
+    left_out = sorted(theirs[bare] for bare in theirs if ours.get(bare) not in fitting)  # no file has an order
+    as_begun = [name for name in shapes if name not in fitting]
+    rest = [Note("export.not-loaded", names=first_few(left_out))] if left_out else []
+    rest += [Note("export.as-begun", names=first_few(as_begun))] if as_begun else []
+    return (
+        *notes,
+        Note("export.fitting", path=path, count=len(fitting), whole=len(state), rest=Joined("nothing", rest)),
+    )
+
+
 @contextlib.contextmanager
 def unchanged_on_error(model: nn.Module) -> Iterator[None]:
     """Give the model's tensors back their values where the block raises: loading copies what fits before it does."""

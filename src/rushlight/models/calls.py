@@ -15,3 +15,15 @@ def call_model(model: nn.Module, inputs: Any) -> Any:
     if isinstance(inputs, Mapping):
         return model(**inputs)
     return model(*inputs) if type(inputs) in (tuple, list) else model(inputs)
+
+
+def main_output(answer: Any) -> Any:
+    """Return the tensor that a loss takes from a model's answer by names: its "logits", its "out", or the only one; else all.
+
+    transformers' and torchvision's models name their outputs so.
+    """
+    if isinstance(answer, Mapping):
+        found = answer.get("logits", answer.get("out", next(iter(answer.values())) if len(answer) == 1 else None))
+    else:
+        found = getattr(answer, "logits", None)
+    return found if isinstance(found, Tensor) else answer

@@ -9,7 +9,7 @@ import importlib.util
 import inspect
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.machinery import PathFinder
 from pathlib import Path
 from types import ModuleType
@@ -25,11 +25,11 @@ from rushlight.texts import Note
 MOST_OF_A_SOURCE = 16 << 20  # bytes
 
 
-def load_model_class(reference: str) -> type[nn.Module]:
-    """Import `file.py:Class` or `package.module:Class` and return the class.
+def load_model_class(reference: str) -> Callable[..., nn.Module]:
+    """Import `file.py:Class`, `package.module:Class` or a function that returns a module, and return it.
 
     Raises:
-        ModelError: the file or module is not there, does not run, or has no such `nn.Module`.
+        ModelError: the file or module is not there, does not run, or has no such `nn.Module` or function.
     """
     where, _, name = reference.rpartition(":")
     module = import_file(Path(where)) if where.endswith(".py") else import_module(where)
@@ -43,9 +43,10 @@ def load_model_class(reference: str) -> type[nn.Module]:
             "no-such-class", where=where, name=name, known=", ".join(classes) or Note("device.no-module-class"),
             suggestion=suggest(name, classes),
         )  # fmt: skip
-    if not (inspect.isclass(found) and issubclass(found, nn.Module)):
+    if not (issubclass(found, nn.Module) if inspect.isclass(found) else inspect.isfunction(found)):
         raise ModelError("not-a-module", where=where, name=name, found=type(found).__name__)
-    return found
+    made: Callable[..., nn.Module] = found
+    return made
 
 
 def build_custom(reference: str, arguments: dict[str, Any], seed: int) -> nn.Module:
@@ -59,9 +60,12 @@ def build_custom(reference: str, arguments: dict[str, Any], seed: int) -> nn.Mod
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         try:
-            return model_class(**arguments)
+            model = model_class(**arguments)
         except Exception as error:
             raise ModelError("constructor-failed", model=reference, **failure(error)) from error
+    if not isinstance(model, nn.Module):
+        raise ModelError("no-module-made", model=reference, found=type(model).__name__)
+    return model
 
 
 def find_source(reference: str) -> Path | None:

@@ -94,7 +94,44 @@ class ResidualBlock(nn.Module):
         return torch.relu(y + self.shortcut(x))
 
 
-MODELS: dict[str, Callable[..., nn.Module]] = {"mlp": mlp, "cnn": cnn, "resnet": resnet, "linear": linear}
+class UNet(nn.Module):
+    """Halves an image's size and doubles its channels `depth` times, then goes back, with what each size had on the way down.
+
+    After Ronneberger et al., "U-Net" (arXiv:1505.04597), with padding, BatchNorm, and sizes of any kind.
+    """
+
+    def __init__(self, channels_in: int, outputs: int, width: int, depth: int) -> None:
+        super().__init__()
+        widths = [width << level for level in range(depth + 1)]
+        self.down = nn.ModuleList(map(two_convolutions, [channels_in, *widths[:-1]], widths))
+        self.up = nn.ModuleList(two_convolutions(3 * each, each) for each in reversed(widths[:-1]))
+        self.head = nn.Conv2d(width, outputs, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return a score for each class at each pixel, shape (batch, outputs, height, width)."""
+        skipped: list[Tensor] = []
+        for block in self.down:
+            x = block(nn.functional.max_pool2d(x, 2, ceil_mode=True) if skipped else x)
+            skipped.append(x)
+        for block, skip in zip(self.up, reversed(skipped[:-1]), strict=True):
+            x = block(torch.cat([skip, nn.functional.interpolate(x, size=skip.shape[-2:])], dim=1))
+        outputs: Tensor = self.head(x)
+        return outputs
+
+
+def two_convolutions(channels_in: int, channels_out: int) -> nn.Module:
+    """Return two 3×3 convolutions with BatchNorm and ReLU."""
+    return nn.Sequential(*convolution(channels_in, channels_out), *convolution(channels_out, channels_out))
+
+
+def unet(shape: Shape, outputs: int, width: int = 16, depth: int = 3) -> nn.Module:
+    """A small U-Net for a class for each pixel; `width` channels at full size, `depth` halvings."""
+    return UNet(image_shape(shape, "unet")[0], outputs, width, depth)
+
+
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    "mlp": mlp, "cnn": cnn, "resnet": resnet, "linear": linear, "unet": unet,
+}  # fmt: skip
 
 
 def build_model(name: str, shape: Shape, outputs: int, arguments: dict[str, Any], seed: int) -> nn.Module:

@@ -6,7 +6,7 @@ Importing this module imports neither torch nor NumPy.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -30,6 +30,7 @@ Compile = Literal["auto", "first", "never"]
 ScheduleBy = Literal["auto", "step", "epoch"]
 Task = Literal["classification", "binary", "multilabel", "regression"]
 Kind = Literal["image", "array", "tokens"]
+Strength = Literal["light", "strong"]
 Normalize = Literal["auto", "standard", "unit", "none"]
 
 LEARNING, DATA, MODEL, MACHINE, RUN = PANELS = ("learning", "data", "model", "machine", "run")  # in the order of help
@@ -67,8 +68,15 @@ POSITIVE = rule("not-positive", lambda value: is_number(value) and value > 0)
 # Infinity passes here: named_optimizer refuses it, as any argument that is not finite.
 RATE = rule("option-not-a-number", lambda value: (is_number(value) or value == math.inf) and value >= 0)
 FRACTION = rule("bad-fraction", lambda value: is_number(value) and 0 <= value < 1)
+DECAY = rule("bad-decay", lambda value: is_number(value) and 0 < value < 1)
 SEED = rule("bad-seed", lambda value: is_integer(value) and -(2**63) <= value < 2**63)
 SETTINGS = rule("option-no-dict", lambda value: isinstance(value, dict))
+PATTERNS = rule(
+    "patterns-no-list", lambda value: isinstance(value, (list, tuple)) and all(isinstance(each, str) for each in value)
+)
+GROUPS = rule(
+    "groups-no-dicts", lambda value: isinstance(value, dict) and all(isinstance(each, dict) for each in value.values())
+)
 YES_OR_NO = rule("option-no-bool", lambda value: isinstance(value, bool))
 
 
@@ -86,6 +94,7 @@ class Option:
     flag: str = ""  # on the command line, where it is not made of the name
     on_resume: OnResume = "no"
     python_only: bool = False
+    repeats: bool = False  # on the command line, once for each value
     name: str = ""
     source: str = ""  # the type, as it is written
 
@@ -161,6 +170,15 @@ class RecipeOptions:
     accumulate: int = option(1, LEARNING, COUNT)
     clip_norm: float | None = option(None, LEARNING, POSITIVE)
     early_stopping: int | None = option(None, LEARNING, COUNT, metavar="EPOCHS")
+    best: str | None = option(None, LEARNING, metavar="METRIC")
+    ema: float | None = option(None, LEARNING, DECAY, metavar="DECAY")
+    augment: Strength | None = option(None, LEARNING)
+    mixup: float | None = option(None, LEARNING, POSITIVE, metavar="ALPHA")
+    max_steps: int | None = option(None, LEARNING, COUNT)
+    groups: dict[str, dict[str, Any]] | None = option(
+        None, LEARNING, GROUPS, flag="--group", metavar="PATTERN:NAME=VALUE,…", repeats=True
+    )
+    freeze: Sequence[str] | None = option(None, MODEL, PATTERNS, metavar="PATTERN", repeats=True)
     on_nan: OnNan = option("stop", LEARNING, on_resume="yes")
     seed: int = option(0, LEARNING, SEED)
     device: str = option("auto", MACHINE, on_resume="yes")
@@ -183,17 +201,27 @@ class Options(RecipeOptions):
     lr: float | None = option(None, LEARNING, RATE)
     optimizer: str | Optimizer | None = option(None, LEARNING, on_resume="live")
     optimizer_arguments: dict[str, Any] | None = option(
-        None, LEARNING, SETTINGS, flag="--optimizer-arg", metavar="NAME=VALUE"
+        None, LEARNING, SETTINGS, flag="--optimizer-arg", metavar="NAME=VALUE", repeats=True
     )
     schedule: str | LRScheduler = option("auto", LEARNING, on_resume="yes")
     schedule_by: ScheduleBy = option("auto", LEARNING, on_resume="yes")
     schedule_arguments: dict[str, Any] | None = option(
-        None, LEARNING, SETTINGS, flag="--schedule-arg", metavar="NAME=VALUE", on_resume="yes"
+        None, LEARNING, SETTINGS, flag="--schedule-arg", metavar="NAME=VALUE", repeats=True, on_resume="yes"
     )
     warmup: int = option(0, LEARNING, COUNT_FROM_0)
     loss: str | Loss | None = option(None, LEARNING, on_resume="live")
+    loss_arguments: dict[str, Any] | None = option(
+        None, LEARNING, SETTINGS, flag="--loss-arg", metavar="NAME=VALUE", repeats=True
+    )
     objective: Callable[[nn.Module, Batch], Any] | None = option(None, LEARNING, python_only=True, on_resume="live")
-    model_arguments: dict[str, Any] | None = option(None, MODEL, SETTINGS, flag="--model-arg", metavar="NAME=VALUE")
+    step: Callable[[Batch], Any] | None = option(None, LEARNING, python_only=True, on_resume="live")
+    metrics: Sequence[Any] | Mapping[str, Any] | None = option(
+        None, LEARNING, flag="--metric", metavar="METRIC", repeats=True, on_resume="live"
+    )
+    model_arguments: dict[str, Any] | None = option(
+        None, MODEL, SETTINGS, flag="--model-arg", metavar="NAME=VALUE", repeats=True
+    )
+    weights: str | Path | None = option(None, MODEL, metavar="FILE")
     target: str | None = option(None, DATA, metavar="COLUMN")
     test_data: Any = option(None, DATA, metavar="NAME|PATH", on_resume="live")
     test_fraction: float = option(0.2, DATA, FRACTION)
@@ -220,7 +248,7 @@ class Options(RecipeOptions):
 
 FIRST = (  # of their panel
     "epochs", "batch_size", "lr", "optimizer", "optimizer_arguments", "schedule", "schedule_by",
-    "schedule_arguments", "warmup", "loss", "objective", "name", "runs",
+    "schedule_arguments", "warmup", "loss", "loss_arguments", "objective", "step", "name", "runs",
 )  # fmt: skip
 
 
@@ -236,5 +264,5 @@ TAKES: dict[str, tuple[str, ...]] = {  # the options of each verb
     "train": tuple(option.name for option in OPTIONS.values() if option.on_resume != "only"),
     "resume": tuple(option.name for option in OPTIONS.values() if option.on_resume != "no"),
     "open_data": OF_DATA,
-    "test": (*OF_DATA, "loss", "objective"),
+    "test": (*OF_DATA, "loss", "objective", "metrics"),
 }

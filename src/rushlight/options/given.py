@@ -11,7 +11,9 @@ from rushlight.texts import Note
 
 LIVE = (
     "loss",
+    "metrics",
     "objective",
+    "step",
     "optimizer",
     "schedule",
     "test_data",

@@ -9,8 +9,10 @@ from typing import Any
 
 from rushlight import files
 from rushlight.data import Task
+from rushlight.errors import UsageError
 
 FIGURES = ("precision", "recall", "f1")
+SHORT = ("loss", "accuracy", "iou", "perplexity", "mae", "rmse", "r2", "n")
 Z95 = 1.959963984540054  # the 97.5 % point of the normal distribution
 
 Interval = tuple[float, float]
@@ -47,7 +49,8 @@ class Report:
 
     Where each place of a sample has a target (pixels, tokens), accuracy, confusion, MAE, … are over the `places` that
     count; `iou` is the mean over the classes that occur, `perplexity` that of tokens. `numbers` are the means of what the
-    user's objective returned beside the loss.
+    user's objective returned beside the loss, and the run's metrics, with `intervals` of 95 % where they have one (bootstrap).
+    `judged_by` is "max:NAME" or "min:NAME" where a run chooses by a figure of its own.
     """
 
     task: Task | None
@@ -66,22 +69,35 @@ class Report:
     iou: float | None = None
     perplexity: float | None = None
     numbers: dict[str, float] = field(default_factory=dict)
+    intervals: dict[str, Interval] = field(default_factory=dict)
+    judged_by: str = ""
 
     @property
     def headline(self) -> tuple[str, float]:
-        """The one figure to look at first: ('accuracy', 0.89), ('MAE', 3.2) or ('loss', 0.41)."""
+        """The one figure to look at first: that which the run chooses by, ('accuracy', 0.89), ('MAE', 3.2) or ('loss', 0.41).
+
+        Raises UsageError where the run chooses by a figure that was not measured.
+        """
+        if self.judged_by:
+            name = self.judged_by.partition(":")[2]
+            value = self.numbers.get(name, getattr(self, name) if name in SHORT else None)
+            if value is None:
+                known = [each for each in SHORT if each != "n" and getattr(self, each) is not None]
+                raise UsageError("best-not-measured", name=name, known=", ".join([*known, *self.numbers]))
+            return name, value
         if self.accuracy is not None:
             return "accuracy", self.accuracy
         return ("MAE", self.mae) if self.mae is not None else ("loss", self.loss)
 
-    def is_better_than(self, other: Report) -> bool:
-        """Tell whether this report's headline beats the other's; a lower loss decides between equals."""
-        (name, mine), (_, theirs) = self.headline, other.headline
+    def is_better_than(self, theirs: float, loss: float) -> bool:
+        """Tell whether this report's headline beats another's; a lower loss decides between equals."""
+        name, mine = self.headline
         if math.isnan(mine) or math.isnan(theirs):  # not a number is worse than any
             return math.isnan(theirs) and not math.isnan(mine)
         if mine != theirs:
-            return mine > theirs if name == "accuracy" else mine < theirs
-        return self.loss < other.loss
+            is_higher = self.judged_by.startswith("max") if self.judged_by else name == "accuracy"
+            return mine > theirs if is_higher else mine < theirs
+        return self.loss < loss
 
     def to_json(self) -> dict[str, Any]:
         """Return the report as JSON-ready values; a figure that is not finite becomes null."""
@@ -97,14 +113,17 @@ class Report:
             for entry in given.get("classes", ())
         )
         given = {key: as_tuple(value) for key, value in given.items()}
+        given["numbers"] = {
+            key: math.nan if value is None else value for key, value in given.get("numbers", {}).items()
+        }
+        given["intervals"] = {key: as_tuple(value) for key, value in given.get("intervals", {}).items()}
         return cls(**{**given, "classes": tuple(ClassFigures(**entry) for entry in classes)})
 
     def short(self) -> dict[str, Any]:
         """Return the figures a line of history holds."""
-        names = ("loss", "accuracy", "iou", "perplexity", "mae", "rmse", "r2", "n")
-        content: dict[str, Any] = files.without_nan(
-            {name: getattr(self, name) for name in names if getattr(self, name) is not None}
-        )
+        named = {name: getattr(self, name) for name in SHORT if getattr(self, name) is not None}
+        own = {name: getattr(self, name) for name in ("numbers", "judged_by") if getattr(self, name)}
+        content: dict[str, Any] = files.without_nan({**named, **own})
         return content
 
 

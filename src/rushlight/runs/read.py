@@ -9,7 +9,19 @@ from typing import Any
 
 from rushlight import files
 from rushlight.errors import RunError
-from rushlight.kinds import Kind, either, is_count, is_finite, is_object, is_share, is_text, maybe, pair_of, wrong_entry
+from rushlight.kinds import (
+    Kind,
+    either,
+    is_count,
+    is_finite,
+    is_object,
+    is_share,
+    is_text,
+    maybe,
+    named,
+    pair_of,
+    wrong_entry,
+)
 from rushlight.texts import Note
 
 RECIPE, ENVIRONMENT, REPORT = "recipe.json", "environment.json", "report.json"
@@ -20,11 +32,11 @@ RECIPE_KIND: Kind = {"model": NAMED, "data": NAMED, "epochs": maybe(is_count)}  
 ENVIRONMENT_KIND: Kind = {"data_notes?": [is_text], "conditions?": is_object, "data_fingerprint?": maybe(is_text)}
 FIGURES: dict[str, Kind] = {
     "n?": is_count, "loss?": maybe(is_finite), "accuracy?": maybe(is_share), "mae?": maybe(is_finite),
-    "rmse?": maybe(is_finite), "r2?": maybe(is_finite),
+    "rmse?": maybe(is_finite), "r2?": maybe(is_finite), "numbers?": named(maybe(is_finite)), "judged_by?": is_text,
 }  # fmt: skip
 SHARES = ("precision", "recall", "f1")
 REPORT_KIND: Kind = FIGURES | {
-    "task?": maybe(is_text), "accuracy_interval?": maybe(pair_of(is_share)), "target?": maybe(is_text), "confusion?": maybe([[is_count]]),
+    "task?": maybe(is_text), "accuracy_interval?": maybe(pair_of(is_share)), "intervals?": named(pair_of(maybe(is_finite))), "target?": maybe(is_text), "confusion?": maybe([[is_count]]),
     "classes?": maybe([{
         "name": is_text, "n": is_count, **{f"{name}?": maybe(is_share) for name in SHARES},
         **{f"{name}_interval?": maybe(pair_of(maybe(is_share))) for name in SHARES},

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rushlight.errors import RushlightError
+from rushlight.formats import main_figure
 from rushlight.runs.folder import run_folders, started_at
 from rushlight.runs.history import HISTORY, read_history
 from rushlight.runs.lock import is_locked, sweep_deleted
@@ -24,7 +25,7 @@ class RunSummary:
     `status` is running, finished, interrupted, failed, unfinished (killed) or damaged; `problem` says what is damaged.
     Losses and figures are of the last epoch that has them, None when there are none, and of `split`: what every epoch
     was evaluated on. `metric` is what the run is
-    judged by ("accuracy", "mae", "loss"; None without tests), and `best_epoch` the epoch at which it was best.
+    judged by ("accuracy", "mae", "loss", or a name of its own; None without tests), and `best_epoch` the epoch at which it was best.
     `seconds` is training with testing, over whole epochs.
     """
 
@@ -82,7 +83,7 @@ def summarize_run(folder: Path, recipe: dict[str, Any] | None = None) -> RunSumm
         epochs=recipe["epochs"],
         steps=max((line.get("step") or 0 for line in lines), default=0),
         inexact=tuple(inexact_resumes(folder)),
-        **figures_of(lines, folder),
+        **summary_figures(lines, folder),
     )
 
 
@@ -101,7 +102,7 @@ def status_of(folder: Path, lines: list[dict[str, Any]]) -> str:
     return last if last in ("interrupted", "failed") else "unfinished"
 
 
-def figures_of(lines: list[dict[str, Any]], folder: Path) -> dict[str, Any]:
+def summary_figures(lines: list[dict[str, Any]], folder: Path) -> dict[str, Any]:
     """Return the summary's figures: of the epochs, or the report if no epoch was tested."""
     epochs = [line for line in lines if line["kind"] == "epoch"]
     split = "validation" if any(line.get("validation") for line in epochs) else "test"
@@ -118,15 +119,16 @@ def figures_of(lines: list[dict[str, Any]], folder: Path) -> dict[str, Any]:
         return figures
     last = tests[-1][1]
     figures |= {"test_loss": last.get("loss"), "accuracy": last.get("accuracy")}
-    metric = next((name for name in ("accuracy", "mae", "loss") if last.get(name) is not None), None)
-    if metric is not None:
-        sign = -1 if metric == "accuracy" else 1
+    main = main_figure(last)
+    if main is not None:
+        metric, value, is_higher = main
+        sign = -1 if is_higher else 1
         values = [  # a lower loss decides between equals, as it does in training
-            (sign * test[metric], math.inf if test.get("loss") is None else test["loss"], epoch)
+            (sign * found[1], math.inf if test.get("loss") is None else test["loss"], epoch)
             for epoch, test in tests
-            if test.get(metric) is not None
+            if (found := main_figure(test)) is not None and found[0] == metric
         ]
         best, _, best_epoch = min(values, key=lambda value: value[:2])
-        figures |= {"metric": metric, "metric_value": last[metric], "best_epoch": best_epoch}
+        figures |= {"metric": metric, "metric_value": value, "best_epoch": best_epoch}
         figures["best_accuracy"] = -best if metric == "accuracy" else None
     return figures

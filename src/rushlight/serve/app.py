@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
+import logging
 import re
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Mapping
+from html import escape
 from pathlib import Path
 from typing import Any, TypeVar
 
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
-from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, Response
-from starlette.routing import Route
+from starlette.responses import Response
 
 from rushlight.errors import ModelError, RushlightError
 from rushlight.export import Answers
@@ -30,14 +30,18 @@ from rushlight.serve.reading import in_names, read_inputs
 from rushlight.serve.refusals import Refusal
 from rushlight.texts import read_room
 from rushlight.version import __version__
+from rushlight.web import Receive, Scope, Send
 
 PAGE = Path(__file__).parent / "page"
-ASSETS = {"try.js": "text/javascript", "try.css": "text/css"}
+PAGE_WORDS = "serve.page."  # what the keys of the words of the page begin with
 LARGE = 64 << 10  # bytes of a body from which it is read in a thread: meanwhile others are answered
 MOST_TOP = 1000
-PAGE_WORDS = "serve.page."  # what the keys of the words of the page begin with
-Result = TypeVar("Result")
+NAMED = re.compile(
+    r"(/v[12]/models|/predictions)/([^/:]+)(?:/versions/([^/:]+))?([/:].*)?"
+)  # … /NAME/versions/VERSION …
 TORCHSERVE = ("/predictions", "/ping", "/api-description")
+NEVER_READ = ("pickle", "zip", "x-tar")  # in a content type
+Result = TypeVar("Result")
 
 
 class Service:
@@ -49,51 +53,68 @@ class Service:
         self.batcher = Batcher(model, settings.most_waiting, self.meter)
         self.meter.watch(self.batcher)
         self.is_ready = self.is_draining = False
-        routes = self.routes()
-        handlers: Any = {RushlightError: self.failed, HTTPException: self.failed, Exception: self.failed}
-        app = Starlette(routes=routes, exception_handlers=handlers)
-        app.router.redirect_slashes = False
-        self.app = Gate(app, settings, self.refused, self.meter, lambda: self.is_draining)
+        self.app = Gate(self.answer, settings, self.refused, self.meter, lambda: self.is_draining)
+        described, statistics = (lambda request: openapi(model, language)), (lambda request: self.statistics())
+        server = {"name": "rushlight", "version": __version__, "extensions": inference.EXTENSIONS}
+        self.addresses: dict[str, dict[str, Callable[[Request], Any]]] = {  # NAME and the version are left out
+            "/": {"GET": self.page, "OPTIONS": described},
+            "/assets/try.js": {
+                "GET": lambda request: Response((PAGE / "try.js").read_bytes(), media_type="text/javascript")
+            },
+            "/assets/try.css": {
+                "GET": lambda request: Response((PAGE / "try.css").read_bytes(), media_type="text/css")
+            },
+            "/health": {"GET": lambda request: {"status": "alive"}},
+            "/ping": {"GET": lambda request: self.ready(request) and {"status": "Healthy"}},
+            "/metrics": {"GET": self.metrics},
+            "/openapi.json": {"GET": described},
+            "/api-description": {"GET": described},
+            "/signature": {"GET": lambda request: self.signature()},
+            "/predict": {"POST": self.predict},
+            "/invocations": {"POST": self.predict},
+            "/predictions/NAME": {"POST": self.predictions, "OPTIONS": described},
+            "/v2": {"GET": lambda request: server},
+            "/v2/": {"GET": lambda request: server},
+            "/v2/health/live": {"GET": lambda request: {"live": True}},
+            "/v2/health/ready": {"GET": self.ready},
+            "/v2/repository/index": {"POST": lambda request: [self.state()]},
+            "/v2/models/stats": {"GET": statistics},
+            "/v2/models/NAME": {"GET": lambda request: inference.describe(model)},
+            "/v2/models/NAME/ready": {"GET": self.ready},
+            "/v2/models/NAME/stats": {"GET": statistics},
+            "/v2/models/NAME/infer": {"POST": self.infer},
+            "/v1/models/NAME": {"GET": lambda request: tensorflow.status(model, self.is_ready)},
+            "/v1/models/NAME/metadata": {"GET": lambda request: tensorflow.describe(model)},
+            **{f"/v1/models/NAME:{verb}": {"POST": self.tensorflow} for verb in ("predict", "classify", "regress")},
+        }
 
-    def routes(self) -> list[Route]:
-        """Return all addresses."""
-        get: list[tuple[str, Callable[[Request], Any]]] = [
-            ("/v2", lambda request: {"name": "rushlight", "version": __version__, "extensions": inference.EXTENSIONS}),
-            ("/v2/health/live", lambda request: {"live": True}),
-            ("/v2/health/ready", self.ready),
-            ("/ping", self.ping),
-            ("/health", lambda request: {"status": "alive"}),
-            ("/api-description", lambda request: openapi(self.model, self.language)),
-            ("/openapi.json", lambda request: openapi(self.model, self.language)),
-            ("/signature", lambda request: self.signature()),
-            ("/v2/models/stats", lambda request: self.statistics()),
-        ]  # fmt: skip
-        for place in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
-            get.append((place, self.named(lambda request: inference.describe(self.model))))
-            get.append((f"{place}/ready", self.named(self.ready)))
-            get.append((f"{place}/stats", self.named(lambda request: self.statistics())))
-        for place in ("/v1/models/{model}", "/v1/models/{model}/versions/{version}"):
-            get.append((f"{place}/metadata", self.named(lambda request: tensorflow.describe(self.model))))
-            get.append((place, self.named(lambda request: tensorflow.status(self.model, self.is_ready))))
-        post = [
-            ("/v2/models/{model}/infer", self.infer), ("/predict", self.predict), ("/invocations", self.predict),
-            ("/predictions/{model}", self.predictions), ("/predictions/{model}/{version}", self.predictions),
-            ("/v2/models/{model}/versions/{version}/infer", self.infer), ("/v2/repository/index", self.index),
-            ("/v1/models/{model}:{verb}", self.tensorflow), ("/v1/models/{model}/versions/{version}:{verb}", self.tensorflow),
-        ]  # fmt: skip
-        return [
-            *(
-                Route(path, answer, methods=["POST"]) for path, answer in post
-            ),  # first: a request tries one after the other
-            *(Route(path, as_json(answer)) for path, answer in [("/v2/", get[0][1]), *get]),
-            Route(
-                "/predictions/{model}", as_json(lambda request: openapi(self.model, self.language)), methods=["OPTIONS"]
-            ),
-            Route("/", as_json(lambda request: openapi(self.model, self.language)), methods=["OPTIONS"]),
-            Route("/", self.page),
-            Route("/assets/{name}", self.asset),
-            Route("/metrics", self.metrics),
-        ]
+    async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request that the gate let in."""
+        try:
+            content = self.handler(scope)(Request(scope, receive))
+            content = await content if inspect.isawaitable(content) else content
+            response = content if isinstance(content, Response) else respond(content)
+        except Exception as error:
+            response = self.refused(scope["path"], error)
+        await response(scope, receive, send)
+
+    def handler(self, scope: Scope) -> Callable[[Request], Any]:
+        """Return what answers an address; Refusal for one that there is not, and for a model that is not served."""
+        path = scope["path"]
+        if path not in self.addresses and (found := NAMED.fullmatch(path)) is not None:
+            place, name, version, rest = found[1], found[2], found[3] or self.model.version, found[4] or ""
+            if place == "/predictions":
+                version, rest = rest[1:] or version, ""
+            if (name, version) != (self.model.name, self.model.version):
+                known = f"{self.model.name}/{self.model.version}"
+                raise Refusal(404, "serve-no-model", name=f"{name}/{version}", known=known)
+            path = f"{place}/NAME{rest}"
+        if (methods := self.addresses.get(path)) is None:
+            raise Refusal(404, "serve-no-address")
+        method = "GET" if scope["method"] == "HEAD" else scope["method"]
+        if method not in methods:
+            raise Refusal(405, "serve-method", headers={"allow": ", ".join(methods)})
+        return methods[method]
 
     # ── health and descriptions ──
 
@@ -103,27 +124,10 @@ class Service:
             raise Refusal(503, "serve-not-ready")
         return {"ready": True, "live": True, "name": self.model.name}
 
-    def ping(self, request: Request) -> dict[str, Any]:
-        """Say that the model answers, as TorchServe and SageMaker have it."""
-        self.ready(request)
-        return {"status": "Healthy"}
-
-    def named(self, answer: Callable[[Request], Any]) -> Callable[[Request], Any]:
-        """Return an answer for the model and the version that there are; any other is not found."""
-
-        def check(request: Request) -> Any:
-            self.check_name(request)
-            return answer(request)
-
-        return check
-
-    def check_name(self, request: Request) -> None:
-        """Refuse a model or a version that is not served."""
-        name, version = request.path_params["model"], request.path_params.get("version", self.model.version)
-        if name != self.model.name or version != self.model.version:
-            raise Refusal(
-                404, "serve-no-model", name=f"{name}/{version}", known=f"{self.model.name}/{self.model.version}"
-            )
+    def state(self) -> dict[str, Any]:
+        """Return the model's entry in the index of the repository extension."""
+        state = "READY" if self.is_ready else "UNAVAILABLE"
+        return {"name": self.model.name, "version": self.model.version, "state": state, "reason": ""}
 
     def statistics(self) -> dict[str, Any]:
         """Return the figures of the statistics extension."""
@@ -155,32 +159,12 @@ class Service:
             "target": target and target.name,
         }
 
-    async def index(self, request: Request) -> Response:
-        """List the models, as the repository extension has it."""
-        state = {
-            "name": self.model.name,
-            "version": self.model.version,
-            "state": "READY" if self.is_ready else "UNAVAILABLE",
-        }
-        return respond([{**state, "reason": ""}])
-
     def page(self, request: Request) -> Response:
         """Show the try-it page, whose words are in the language of the server."""
-        html = (PAGE / "try.html").read_text(encoding="utf-8")
         room, section, _ = PAGE_WORDS.split(".")
-        words = json.dumps(read_room(self.language, room)[section], ensure_ascii=False)
-        for name, value in (
-            ("$language", self.language),
-            ("$words", words.replace("&", "&amp;").replace('"', "&quot;")),
-        ):
-            html = html.replace(name, value)
-        return HTMLResponse(html)
-
-    def asset(self, request: Request) -> Response:
-        """Give the page its script and its style."""
-        if (name := request.path_params["name"]) not in ASSETS:
-            raise Refusal(404, "serve-no-address")
-        return Response((PAGE / name).read_bytes(), media_type=ASSETS[name])
+        words = json.dumps(read_room(self.language, room)[section])
+        html = (PAGE / "try.html").read_text(encoding="utf-8").replace("$language", self.language)
+        return Response(html.replace("$words", escape(words)), media_type="text/html")
 
     def metrics(self, request: Request) -> Response:
         """Give Prometheus its figures."""
@@ -189,53 +173,48 @@ class Service:
 
     # ── predictions ──
 
-    async def predict(self, request: Request) -> Response:
+    async def predict(self, request: Request) -> dict[str, Any]:
         """Answer a picture, rows or an array with names and probabilities, or values."""
-        answers = await self.answered(await self.read(request), self.seconds(request))
         top = request.query_params.get("top", "")
         count = min(int(top), MOST_TOP) if top.isdecimal() and len(top) < 6 else MOST_TOP
-        return respond({"model": self.model.name, "predictions": in_names(answers, self.model, count)})
+        return {"model": self.model.name, "predictions": in_names(await self.predicted(request), self.model, count)}
 
-    async def predictions(self, request: Request) -> Response:
+    async def predictions(self, request: Request) -> Any:
         """Answer as TorchServe's image classifier does: an object of names and probabilities, or a list of these."""
-        self.check_name(request)
-        raw = await self.read(request)
-        rows = [
-            row.get("probabilities", row.get("value"))
-            for row in in_names(await self.answered(raw, self.seconds(request)), self.model, 5)
-        ]
-        return respond(rows[0] if len(rows) == 1 else rows)
+        named = in_names(await self.predicted(request), self.model, 5)
+        rows = [row.get("probabilities", row.get("value")) for row in named]
+        return rows[0] if len(rows) == 1 else rows
 
-    async def read(self, request: Request) -> Array:
-        """Return the raw inputs of a body that is a picture, rows, an array, or a form with one of these as `data`."""
+    async def predicted(self, request: Request) -> Answers:
+        """Return the outputs on a body that is a picture, rows, an array, or a form with one of these as `data`."""
         body = await self.body(request)
-        kind = request.headers.get("content-type", "").lower()
-        if kind.startswith("multipart/"):
-            body, kind = part_of_form(body, request.headers["content-type"]), ""
-        if any(word in kind for word in ("pickle", "zip", "x-tar", "octet-stream+py")):
+        kind = request.headers.get("content-type", "")
+        if kind.lower().startswith("multipart/"):
+            body, kind = part_of_form(body, kind), ""
+        if any(word in kind.lower() for word in NEVER_READ):
             raise Refusal(415, "serve-content-type", found=kind[:100])
-        return await here_or_in_thread(len(body), lambda: read_inputs(body, kind, self.model, self.settings.most_rows))
+        raw = await here_or_in_thread(
+            body, lambda: read_inputs(body, kind.lower(), self.model, self.settings.most_rows)
+        )
+        return await self.run(request, raw)
 
     async def infer(self, request: Request) -> Response:
         """Answer a request of the Open Inference Protocol."""
-        self.check_name(request)
         body, header = await self.body(request), request.headers.get(inference.LENGTH_HEADER, "")
-        read = lambda: inference.Request(body, header, self.model, self.settings.most_rows)  # noqa: E731
-        asked = await here_or_in_thread(len(body), read)
-        answers = await self.batcher.submit(asked.inputs, asked.rows, asked.seconds(self.seconds(request)))
+        asked = await here_or_in_thread(
+            body, lambda: inference.Request(body, header, self.model, self.settings.most_rows)
+        )
+        answers = await self.submit(request, asked.inputs, asked.rows, asked.seconds(self.seconds(request)))
         content, headers = asked.respond(answers, self.model)
         return Response(content, headers=headers)
 
-    async def tensorflow(self, request: Request) -> Response:
+    async def tensorflow(self, request: Request) -> dict[str, Any]:
         """Answer a request of TensorFlow Serving."""
-        self.check_name(request)
-        if (verb := request.path_params["verb"]) not in ("predict", "classify", "regress"):
-            raise Refusal(404, "serve-no-address")
-        body = await self.body(request)
-        read = lambda: tensorflow.read_request(body, verb, self.model, self.settings.most_rows)  # noqa: E731
-        raw, by_column = await here_or_in_thread(len(body), read)
-        answers = await self.answered(raw, self.seconds(request))
-        return respond(tensorflow.respond(answers, verb, by_column, self.model))
+        body, verb = await self.body(request), request.scope["path"].rpartition(":")[2]
+        raw, by_column = await here_or_in_thread(
+            body, lambda: tensorflow.read_request(body, verb, self.model, self.settings.most_rows)
+        )
+        return tensorflow.respond(await self.run(request, raw), verb, by_column, self.model)
 
     async def body(self, request: Request) -> bytes:
         """Return a request's body, unless the model does not answer yet."""
@@ -243,48 +222,43 @@ class Service:
             raise Refusal(503, "serve-not-ready", headers={"retry-after": "1"})
         return await self.app.read_body(request.scope, request.receive)
 
-    async def answered(self, raw: Array, seconds: float) -> Answers:
+    async def run(self, request: Request, raw: Array) -> Answers:
         """Return the outputs on raw inputs."""
-        return await self.batcher.submit({self.model.inputs[0].name: raw}, len(raw), seconds)
+        return await self.submit(request, {self.model.inputs[0].name: raw}, len(raw), self.seconds(request))
+
+    async def submit(self, request: Request, inputs: Mapping[str, Array], rows: int, seconds: float) -> Answers:
+        """Return the outputs on rows; where these have to wait and the client leaves, they are never run."""
+        answers = self.batcher.submit(inputs, rows, seconds)
+        if not self.batcher.is_busy:
+            return await answers
+        waiting, leaving = asyncio.ensure_future(answers), asyncio.ensure_future(request.receive())
+        try:
+            await asyncio.wait({waiting, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            if not waiting.done():
+                raise Refusal(400, "serve-cut-off")
+            return waiting.result()
+        finally:
+            waiting.cancel()
+            leaving.cancel()
 
     def seconds(self, request: Request) -> float:
         """Return how long a request may wait for its batch: as its header says, at most as the server's deadline."""
         given = request.headers.get("x-timeout-ms", "")
-        own = int(given) / 1000 if given.isdecimal() and len(given) < 10 else self.settings.deadline
-        return max(
-            0.0, min(own, self.settings.deadline) - time.perf_counter() + float(request.scope["rushlight.arrived"])
-        )
+        most = int(given) / 1000 if given.isdecimal() and len(given) < 10 else self.settings.deadline
+        passed: float = time.perf_counter() - request.scope["rushlight.arrived"]
+        return max(0.0, min(most, self.settings.deadline) - passed)
 
-    # ── errors ──
-
-    async def failed(self, request: Request, error: Exception) -> Any:
-        """Answer what went wrong."""
-        return self.refused(request.url.path, error)
-
-    def refused(self, path: str, error: Exception) -> Any:
+    def refused(self, path: str, error: Exception) -> Response:
         """Return the answer to an error, as the protocol of its address has it; nothing of the machine is in it."""
-        status, headers = 500, {}
+        if not isinstance(error, RushlightError):
+            logging.getLogger(__name__).exception(error)
+            error = Refusal(500, "serve-failed")
+        status, headers = 500 if isinstance(error, ModelError) else 400, {}
         if isinstance(error, Refusal):
             status, headers = error.status, error.headers
-        elif isinstance(error, HTTPException):
-            status, headers = error.status_code, dict(error.headers or {})
-            error = Refusal(status, "serve-method" if status == 405 else "serve-no-address")
-        elif isinstance(error, RushlightError):
-            status = 500 if isinstance(error, ModelError) else 400
-        else:
-            error = Refusal(status, "serve-failed")
         if path.startswith(TORCHSERVE):
             return respond({"code": status, "type": type(error).__name__, "message": error.problem}, status, headers)
         return respond({"error": error.problem, "advice": error.advice}, status, headers)
-
-
-def as_json(answer: Callable[[Request], Any]) -> Callable[[Request], Awaitable[Response]]:
-    """Return an endpoint that answers with JSON."""
-
-    async def endpoint(request: Request) -> Response:
-        return respond(answer(request))
-
-    return endpoint
 
 
 def respond(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
@@ -292,9 +266,9 @@ def respond(content: Any, status: int = 200, headers: dict[str, str] | None = No
     return Response(json.dumps(content).encode(), status, headers, "application/json")
 
 
-async def here_or_in_thread(size: int, read: Callable[[], Result]) -> Result:
-    """Return what `read` gives; a large body is read in a thread."""
-    return read() if size < LARGE else await asyncio.to_thread(read)
+async def here_or_in_thread(body: bytes, read: Callable[[], Result]) -> Result:
+    """Return what `read` makes of a body; a large one is read in a thread."""
+    return read() if len(body) < LARGE else await asyncio.to_thread(read)
 
 
 def part_of_form(body: bytes, kind: str) -> bytes:

@@ -116,23 +116,25 @@ class Gate:
         length = one(headers, "content-length")
         if length.isdecimal() and int(length[:19]) > settings.most_bytes:
             raise Refusal(413, "serve-too-large", most=settings.most_bytes, headers={"connection": "close"})
-        body, deadline = bytearray(), time.monotonic() + settings.receive
+        body, slices, loop = bytearray(), 0, asyncio.get_running_loop()
         try:
-            while True:
-                seconds = deadline + len(body) // SLICE * settings.receive - time.monotonic()
-                async with asyncio.timeout(max(seconds, 0.0)):
+            async with asyncio.timeout(settings.receive) as limit:
+                while True:
                     message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise Refusal(400, "serve-cut-off")
-                part = message.get("body", b"")
-                self.held += len(part)
-                body += part
-                if len(body) > settings.most_bytes:
-                    raise Refusal(413, "serve-too-large", most=settings.most_bytes, headers={"connection": "close"})
-                if self.held > settings.most_held:
-                    raise Refusal(503, "serve-memory", headers={"retry-after": "1", "connection": "close"})
-                if not message.get("more_body", False):
-                    return bytes(body) if coding == "identity" else unpacked(body, WINDOWS[coding], settings.most_bytes)
+                    if message["type"] == "http.disconnect":
+                        raise Refusal(400, "serve-cut-off")
+                    body += (part := message.get("body", b""))
+                    self.held += len(part)
+                    if len(body) > settings.most_bytes:
+                        raise Refusal(413, "serve-too-large", most=settings.most_bytes, headers={"connection": "close"})
+                    if self.held > settings.most_held:
+                        raise Refusal(503, "serve-memory", headers={"retry-after": "1", "connection": "close"})
+                    if not message.get("more_body", False):
+                        break
+                    if len(body) // SLICE > slices:
+                        slices += 1
+                        limit.reschedule(loop.time() + settings.receive)
+            return bytes(body) if coding == "identity" else unpacked(body, WINDOWS[coding], settings.most_bytes)
         except TimeoutError:
             raise Refusal(408, "serve-too-slow", seconds=settings.receive, headers={"connection": "close"}) from None
         finally:

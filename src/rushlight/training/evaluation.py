@@ -79,7 +79,8 @@ def evaluate_at_once(
     numbers: dict[str, list[Tensor | float]] = {}
     places = None if target is None else as_places(target)
     target = None if target is None or target.task == "other" else target
-    told, done = objective.told, 0
+    told = None if objective.own is None else objective.told
+    done, measuring = 0, objective.metrics.open()
     pooling = FasterMaxPool() if may_pool(model) else contextlib.nullcontext()
     with eval_mode(model), torch.no_grad(), pooling, drawing_the_same():
         for batch in split.in_order(batch_size):
@@ -90,6 +91,7 @@ def evaluate_at_once(
                 weights[-1], _, said = told.batches.pop()
                 for name, value in said.items():
                     numbers.setdefault(name, []).append(value * weights[-1])
+            measuring.add(outputs, batch, target)
             if isinstance(outputs, Tensor) and target is not None:
                 targets = batch[1] if told is None else target.for_loss(batch[1])
                 if places is not None:
@@ -109,7 +111,8 @@ def evaluate_at_once(
         truth, predicted, confidence, *of_truth = (torch.cat(column).cpu() for column in zip(*judged, strict=True))
         outcome = Outcome(truth, predicted, confidence, split.names, *of_truth)
         report = make_report(outcome, target, loss_mean)
-    return replace(report, numbers=means) if means else report, outcome
+    measured = measuring.measured(replace(report, numbers=means), outcome)
+    return replace(report, **measured, judged_by=objective.metrics.judged_by), outcome
 
 
 @contextlib.contextmanager

@@ -31,6 +31,8 @@ def finish_run(training: Training, last: Epoch | None) -> None:
     The report is of the test split and of the weights that are kept: the last epoch's test, where it was of these.
     """
     training.model.eval()  # training is over: from here on it is used
+    if training.average is not None:
+        training.average.load_into_model()
     report, outcome = (last.test, last.outcome) if last is not None else (None, None)
     step = load_best(training)
     if step is not None:
@@ -58,7 +60,7 @@ def finish_run(training: Training, last: Epoch | None) -> None:
 
 def load_best(training: Training) -> int | None:
     """Load the weights of the best epoch where early stopping asks for them; return their step, or None for the last ones."""
-    if training.recipe.early_stopping is None or not training.state["epochs_since_best"]:
+    if not training.recipe.keeps_best or not training.state["epochs_since_best"]:
         return None
     best = best_checkpoint(training.folder)
     if best is None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Generator
-from dataclasses import dataclass, field, replace
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -81,7 +82,7 @@ def epochs(training: Training) -> Generator[Epoch]:
         )
     engine = open_engine(training, step_parts(training), saver)
     try:
-        while state["epoch"] <= recipe.epochs and not is_patience_spent(recipe, state):
+        while state["epoch"] <= recipe.epochs and not is_over(recipe, state):
             with interruptible(training.events) as interrupt:
                 epoch = train_and_evaluate(training, engine, interrupt, saver, observer)
                 if interrupt.requested:
@@ -149,7 +150,7 @@ def train_epoch(training: Training, engine: Engine, interrupt: Interrupt, saver:
     training.model.train()
     for name in training.recipe.model.get("eval", ()):  # those that were given in eval mode
         training.model.get_submodule(name).training = False
-    while not interrupt.requested:
+    while not interrupt.requested and state["step"] != recipe.max_steps:
         plan = engine.next(state, feed)
         batches = interrupt.take(feed, plan.count, recipe.accumulate)
         if not batches:
@@ -209,7 +210,7 @@ def evaluate_epoch(
     watch = interrupt.watching(training.evaluated_name, split.samples)
     streams, held, since = random_streams(), training.held.changes(), time.perf_counter()
     try:
-        with interrupt.leaving_at_once():
+        with interrupt.leaving_at_once(), nullcontext() if training.average is None else training.average.in_force():
             size = evaluation_size(training, split)
             with observer.observing(training.state["epoch"], training.state["step"]):
                 evaluated = evaluate(training.model, split, training.objective, data.target, size, watch=watch)
@@ -296,7 +297,7 @@ def note_best(state: State, report: Report, split: str) -> bool:
     Where nothing is evaluated, it is the best training loss.
     """
     best = state["best"]
-    is_best = best is None or report.is_better_than(report_like(report, best))
+    is_best = best is None or report.is_better_than(best["value"], best["loss"])
     if is_best:
         name, value = report.headline
         state["best"] = {
@@ -306,16 +307,10 @@ def note_best(state: State, report: Report, split: str) -> bool:
     return is_best
 
 
-def report_like(current: Report, best: dict[str, Any]) -> Report:
-    """Return the remembered best as a report that `current` can be compared with."""
-    return replace(
-        current, loss=best["loss"],
-        accuracy=best["value"] if best["name"] == "accuracy" else None, mae=best["value"] if best["name"] == "MAE" else None,
-    )  # fmt: skip
-
-
-def is_patience_spent(recipe: Recipe, state: State) -> bool:
-    """Tell whether early stopping ends training here."""
+def is_over(recipe: Recipe, state: State) -> bool:
+    """Tell whether early stopping or `max_steps` ends training here."""
+    if state["step"] == recipe.max_steps and not state["window"]:
+        return True
     return recipe.early_stopping is not None and state["epochs_since_best"] >= recipe.early_stopping
 
 

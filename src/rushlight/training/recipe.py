@@ -14,10 +14,12 @@ from rushlight.kinds import (
     is_count,
     is_flag,
     is_object,
+    is_positive,
     is_share,
     is_text,
     is_whole_number,
     maybe,
+    named,
     pair_of,
     wrong_entry,
 )
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 
 SCHEDULES = ("constant", "cosine", "onecycle", "plateau")
 OBJECTIVE = "objective"  # the name of the loss of a run with the user's own
+STEP = "step"  # the name of the loss of a run whose steps are a function of the user's, without a loss to evaluate by
+USERS = (OBJECTIVE, STEP)  # runs whose batches are handed over as they are
 OWN_LOSS = "model"  # the name of a loss that the model returns by itself
 DESCRIBED = ("model", "data", "loss", "optimizer", "schedule")
 BUILT: dict[str, Kind] = {
@@ -48,10 +52,12 @@ KIND: Kind = {
     "data": {
         **dict.fromkeys(("name?", "source?", "validation?", "test?"), is_text), "options": OPENING, "live?": is_flag,
     },
-    "loss": {"name": is_text, "live?": is_flag},
+    "loss": {"name": is_text, "live?": is_flag, "step?": is_flag, "arguments?": is_object},
     "optimizer": {"name": is_text, "arguments": is_object, "live?": is_flag},
     "schedule": {"name": is_text, "warmup": is_count, "live?": is_flag},
-    "device?": is_text, **dict.fromkeys(("epochs?", "batch_size?", "accumulate?", "early_stopping?"), maybe(is_count)),
+    "metrics?": [{"name": is_text, "live?": is_flag}], "best?": maybe(is_text),
+    "device?": is_text, **dict.fromkeys(("epochs?", "batch_size?", "accumulate?", "early_stopping?", "max_steps?"), maybe(is_count)),
+    "augment?": maybe(is_text), "ema?": maybe(is_share), "mixup?": maybe(is_positive), "groups?": maybe(named(is_object)), "freeze?": maybe([is_text]),
 }  # fmt: skip
 
 
@@ -66,6 +72,12 @@ class Recipe(RecipeOptions):
     schedule: dict[str, Any]
     batch_size: int = 64
     keep: Sequence[str] = ()  # the classes of the objects whose state is kept besides
+    metrics: Sequence[dict[str, Any]] = ()
+
+    @property
+    def keeps_best(self) -> bool:
+        """Whether the weights of the best epoch are those that remain."""
+        return self.early_stopping is not None or self.best is not None
 
 
 def recipe_to_json(recipe: Recipe) -> dict[str, Any]:

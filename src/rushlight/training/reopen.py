@@ -29,8 +29,15 @@ from rushlight.training.checkpoint import best_checkpoint, latest_checkpoint, re
 from rushlight.training.evaluation import evaluate
 from rushlight.training.finish import save_report
 from rushlight.training.loop import evaluation_size, test_batch_size
-from rushlight.training.objective import Objective, make_objective, named_loss, own_objective, returned_loss
-from rushlight.training.recipe import OBJECTIVE, OWN_LOSS, Recipe
+from rushlight.training.objective import (
+    Objective,
+    choose_metrics,
+    make_objective,
+    named_loss,
+    own_objective,
+    returned_loss,
+)
+from rushlight.training.recipe import OWN_LOSS, USERS, Recipe
 from rushlight.training.setup import (
     Fetch,
     aimed,
@@ -52,11 +59,11 @@ def reopen_data(folder: Path, recipe: Recipe, fetch: Fetch | None = None) -> Dat
     options = DataOptions.from_json(described["options"])
     data = open_source(
         described["source"], described.get("test"), options, fetch, validation=described.get("validation"),
-        is_raw=loss["name"] == OBJECTIVE,
+        is_raw=loss["name"] in USERS,
     )  # fmt: skip
-    if data.target is None or loss["name"] == OBJECTIVE:
+    if data.target is None or loss["name"] in USERS:
         return data
-    return data.unscaled() if loss.get("live") else aimed(data, named_loss(loss["name"]))
+    return data.unscaled() if loss.get("live") else aimed(data, named_loss(loss["name"], loss.get("arguments")))
 
 
 def reopen_specs(
@@ -70,7 +77,7 @@ def reopen_specs(
             target = replace(target, gives="probabilities")  # earlier releases did not record it
         return bundle.features, target
     data, loss = reopen_data(folder, recipe, fetch), recipe.loss
-    known = None if loss.get("live") else named_loss(loss["name"])
+    known = None if loss.get("live") else named_loss(loss["name"], loss.get("arguments"))
     device = next((parameter.device for parameter in model.parameters()), CPU)
     target, _ = check_model(model, data, device, known)
     return data.features, target if known is None or target is None else retarget(data, target).target
@@ -107,20 +114,25 @@ def test_run(
     open; `fetch` shows the progress of a download.
     """
     objective = reopen_objective(folder, recipe, given) if training is None else training.objective
+    if training is None or "metrics" in given:
+        named = [entry["name"] for entry in recipe.metrics if not entry.get("live")]
+        objective = replace(objective, metrics=choose_metrics(given.get("metrics", named), None))
     if data is not None:
         options = DataOptions.from_json(recipe.data["options"])
         options = replace(options, **{name: value for name, value in given.items() if hasattr(options, name)})
         split = open_like(data, features, target, options, fetch)
-        if features is None and target is not None and recipe.loss["name"] not in (OBJECTIVE, OWN_LOSS):
+        if features is None and target is not None and recipe.loss["name"] not in (*USERS, OWN_LOSS):
             split = group_split(split, target)
     else:
         own = training.data if training is not None else reopen_data(folder, recipe, fetch)
         if own.test is None:
             raise UsageError("nothing-to-test", run=folder.name)
-        is_ready = training is not None or target is None or recipe.loss["name"] == OBJECTIVE
+        is_ready = training is not None or target is None or recipe.loss["name"] in USERS
         split = own.test if is_ready or target is None else retarget(own, target).splits["test"]
     device, _ = choose_device(recipe.device)
     model, split = model.to(device), split.to(device)
+    if isinstance(objective.loss, nn.Module):
+        objective.loss.to(device)
     size = test_batch_size(recipe, split, model) if training is None else evaluation_size(training, split)
     report, outcome = evaluate(model, split, objective, target, size)
     try:
@@ -137,15 +149,15 @@ def reopen_objective(folder: Path, recipe: Recipe, given: dict[str, Any]) -> Obj
     """
     if recipe.loss["name"] == OWN_LOSS:
         return own_objective(returned_loss)
-    if recipe.loss["name"] == OBJECTIVE:
+    if recipe.loss["name"] in USERS:
         if not callable(function := given.get("objective")):
             raise RunError("live-objective", run=folder.name)
         return own_objective(function)
     if not recipe.loss.get("live"):
-        return make_objective(named_loss(recipe.loss["name"]))
+        return make_objective(named_loss(recipe.loss["name"], recipe.loss.get("arguments")))
     if not callable(loss := given.get("loss")):
         raise RunError("live-loss", run=folder.name)
     if isinstance(loss, nn.Module) and loss.state_dict() and list_checkpoints(folder):
-        best = best_checkpoint(folder) if recipe.early_stopping is not None else None
+        best = best_checkpoint(folder) if recipe.keeps_best else None
         load_state(loss, read_model_state(best or latest_checkpoint(folder), "loss"), folder.name)
     return make_objective(loss)

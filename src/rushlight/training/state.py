@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from rushlight.data import Data, Held, Split
 from rushlight.events import Events
 from rushlight.runs import History
-from rushlight.training.objective import Objective, Schedule
+from rushlight.training.objective import Average, Objective, Schedule
 from rushlight.training.recipe import Recipe
 
 State = dict[str, Any]  # the content of a checkpoint besides the model's, optimizer's and scheduler's own state
@@ -51,11 +51,12 @@ class Training:
     held: Held = field(default_factory=Held)  # the state that model, loss and data hold besides tensors
     keep: tuple[Any, ...] = ()  # objects whose state is in the checkpoints besides
     scaler: GradScaler | None = None  # of the loss, where gradients in float16 would be too small to be told from 0
+    average: Average | None = None  # of the weights, which are evaluated and saved then
 
     @property
     def chooses(self) -> bool:
         """Whether evaluations decide: when to stop, which weights are kept, the learning rate."""
-        return self.recipe.early_stopping is not None or self.schedule.plateau is not None
+        return self.recipe.keeps_best or self.schedule.plateau is not None
 
     @property
     def evaluated_name(self) -> str:

@@ -25,7 +25,7 @@ from torch.utils.data import (
 )
 
 import rushlight
-from rushlight.data import DataOptions, count_samples, open_source, split_batch
+from rushlight.data import DataOptions, count_samples, open_source, split_batch, tensors_in
 from rushlight.data.feed.batch import note_samples, to_device
 from rushlight.data.feed.loader import LoaderSplit
 from rushlight.errors import DataError
@@ -451,3 +451,16 @@ def test_features_that_are_no_sequences_keep_their_width(tmp_path: Path) -> None
     run = rushlight.train(nn.Linear(8, 2), loader, runs=tmp_path, **Q)
     with pytest.raises(DataError):
         run.predict(torch.zeros(2, 7))
+
+
+def test_a_class_that_a_batch_holds_is_no_nest() -> None:
+    @dataclasses.dataclass
+    class Names:
+        edge: str
+
+    class Graph:
+        def __init__(self) -> None:
+            self.kind, self.x = Names, torch.zeros(3, 2)
+
+    assert [tuple(each.shape) for each in tensors_in(Graph())] == [(3, 2)]
+    assert count_samples(Graph()) == 3

@@ -618,7 +618,7 @@ rushlight.train(torch.nn.Linear(3, 2), data, epochs=1, quiet=True, device="cpu",
 """
 
 
-@pytest.mark.parametrize("kind", ["ours", "a loader of the user's"])
+@pytest.mark.parametrize("kind", ["ours", pytest.param("a loader of the user's", marks=pytest.mark.slow)])
 def test_a_program_without_a_main_guard_is_told_the_lines_to_write(kind: str, tmp_path: Path) -> None:
     program = tmp_path / "user.py"
     program.write_text(UNGUARDED)

@@ -17,7 +17,7 @@ import torch
 import rushlight
 from rushlight.data.feed.resident import ResidentSplit
 from rushlight.data.shape.targets import read_targets
-from rushlight.data.sources.arrays.arrays import open_arrays, read_inputs
+from rushlight.data.sources.arrays.arrays import open_arrays, stored_inputs
 from rushlight.data.sources.arrays.files import holds_array_files, read_array_files
 from rushlight.data.splits import Data
 from rushlight.errors import DataError, RunError, RushlightError, UsageError
@@ -63,13 +63,13 @@ def splits(data: Data) -> tuple[ResidentSplit, ResidentSplit]:
     ],
 )
 def test_inputs_are_told_by_dtype_and_shape(inputs: Any, kind: Any, expected: tuple[Any, ...]) -> None:
-    tensor, found, _ = read_inputs(inputs, kind)
+    tensor, found, _ = stored_inputs(inputs, kind)
     assert (found, tuple(tensor.shape), tensor.dtype) == expected
 
 
 def test_channels_last_is_turned_and_said(tmp_path: Path) -> None:
     images = noise(5, 8, 6, 3)
-    tensor, _, notes = read_inputs(images, None)
+    tensor, _, notes = stored_inputs(images, None)
     assert np.array_equal(tensor.numpy(), images.transpose(0, 3, 1, 2))
     assert "(n, 3, height, width)" in notes[0]
 
@@ -77,8 +77,8 @@ def test_channels_last_is_turned_and_said(tmp_path: Path) -> None:
 def test_read_only_and_reversed_arrays_are_fine() -> None:
     locked = noise(5, 8, 8)
     locked.flags.writeable = False
-    assert np.array_equal(read_inputs(locked, None)[0][:, 0].numpy(), locked)
-    assert np.array_equal(read_inputs(locked[::-1], None)[0][:, 0].numpy(), locked[::-1])
+    assert np.array_equal(stored_inputs(locked, None)[0][:, 0].numpy(), locked)
+    assert np.array_equal(stored_inputs(locked[::-1], None)[0][:, 0].numpy(), locked[::-1])
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_read_only_and_reversed_arrays_are_fine() -> None:
 )
 def test_inputs_that_cannot_be_used_are_explained(inputs: Any, kind: Any, key: str, said: str) -> None:
     with pytest.raises(RushlightError) as caught:
-        read_inputs(inputs, kind)
+        stored_inputs(inputs, kind)
     assert caught.value.key == key
     assert said in str(caught.value)
 

@@ -28,7 +28,7 @@ from typing import Any
 import pytest
 
 from rushlight.data.sources.named import debian, download
-from rushlight.data.sources.named.cache import Refusal, cache_folder, find_faults
+from rushlight.data.sources.named.cache import SourceRefusal, cache_folder, find_faults
 from rushlight.data.sources.named.catalog import DATASETS, Content, NamedDataset, RemoteFile
 from rushlight.data.sources.named.fetch import fetch_files
 from rushlight.errors import FetchError, StorageError
@@ -358,7 +358,7 @@ def test_a_full_disk_while_downloading_says_how_to_use_another(
     def update(meter: Any, count: int) -> None:  # pooch writes the file itself: this stands for its write
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(download.Meter, "update", update)
+    monkeypatch.setattr(download.DownloadBar, "update", update)
     with pytest.raises(StorageError, match="no space left") as caught:
         fetch(declare(serve(Served())), tmp_path)
     assert "RUSHLIGHT_DATA" in caught.value.advice
@@ -614,4 +614,4 @@ def is_running(process: int) -> bool:
 
 
 def test_a_refusal_is_no_error_a_user_sees() -> None:
-    assert not issubclass(Refusal, OSError)  # `files` would turn it into a StorageError
+    assert not issubclass(SourceRefusal, OSError)  # `files` would turn it into a StorageError

@@ -17,6 +17,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rushlight.data import DataOptions, open_like, open_source
 from rushlight.data.feed.resident import ResidentSplit
 from rushlight.data.shape.samples import split_indices
 from rushlight.data.sources.tables.tables import encode, feature_names, open_table, read_frame, read_rows
@@ -513,3 +514,54 @@ def test_a_value_that_is_no_number_is_named_by_its_row_in_the_file_also_after_ro
     with pytest.raises(DataError, match="row 4 ") as caught:
         open_table(train, target="y", test=test)
     assert caught.value.key == "not-a-number"
+
+
+# ── tables in memory ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+def in_memory(kind: str, frame: pl.DataFrame) -> Any:
+    """Return a table as a polars or pandas DataFrame, a dict of columns, or a list of rows."""
+    if kind == "pandas":
+        return pytest.importorskip("pandas").DataFrame(frame.to_dict(as_series=False))
+    if kind == "arrays":
+        return {name: frame[name].to_numpy() for name in frame.columns}
+    return {"polars": frame, "columns": frame.to_dict(as_series=False), "rows": frame.to_dicts()}[kind]
+
+
+@pytest.mark.parametrize("kind", ["polars", "pandas", "columns", "arrays", "rows"])
+def test_a_table_in_memory_is_opened_as_its_file_is(kind: str, tmp_path: Path) -> None:
+    path = write(tmp_path, FLOWERS)
+    frame = pl.read_csv(path)
+    from_file, found = open_source(path, options=DataOptions(target="kind")), in_memory(kind, frame)
+    opened = open_source(found, options=DataOptions(target="kind"))
+    assert opened.features == from_file.features
+    assert opened.target == from_file.target
+    for one, other in zip(splits(opened), splits(from_file), strict=True):
+        torch.testing.assert_close(one.inputs, other.inputs, rtol=0, atol=0)
+        torch.testing.assert_close(one.targets, other.targets, rtol=0, atol=0)
+    assert opened.test is not None
+    apart = open_source(found, found, DataOptions(target="kind"))
+    assert (apart.train.samples, apart.test.samples) == (30, 30)  # type: ignore[union-attr]
+    like = open_like(found, opened.features, opened.target, DataOptions(target="kind"))
+    assert like.samples == 30
+
+
+def test_missing_cells_of_a_frame_are_filled_and_flagged_as_those_of_a_file(tmp_path: Path) -> None:
+    pandas = pytest.importorskip("pandas")
+    rows = [{"a": None if index % 5 == 0 else float(index), "y": index % 2} for index in range(40)]
+    data = open_source(pandas.DataFrame(rows), options=DataOptions(target="y", normalize="none"))
+    path = write(tmp_path, "a,y\n" + "".join(f"{'' if row['a'] is None else row['a']},{row['y']}\n" for row in rows))
+    same = open_source(path, options=DataOptions(target="y", normalize="none"))
+    torch.testing.assert_close(splits(data)[0].inputs, splits(same)[0].inputs, rtol=0, atol=0)
+
+
+def test_a_list_of_samples_is_a_dataset_and_an_empty_frame_is_refused() -> None:
+    samples = [(torch.full((3,), float(index)), index % 2) for index in range(20)]
+    data = open_source(samples)
+    assert (data.train.samples, data.test.samples) == (16, 4)  # type: ignore[union-attr]
+    assert data.target is not None
+    assert data.target.task == "classification"
+    with pytest.raises(DataError, match="no rows"):
+        open_source(pl.DataFrame({"a": [], "y": []}), options=DataOptions(target="y"))
+    with pytest.raises(UsageError, match="DataFrame"):
+        open_source({"x": torch.zeros(5, 2)})

@@ -252,3 +252,18 @@ def test_pairs_are_predicted_from_their_loader_as_from_their_array(tmp_path: Pat
     run = rushlight.train(nn.Linear(4, 2), (A.numpy(), Y.numpy()), runs=tmp_path, **Q)
     loader = DataLoader([(A[index], Y[index]) for index in range(N)], 7)  # type: ignore[arg-type]
     assert run.predict(loader).probabilities == pytest.approx(run.predict(A.numpy()).probabilities, rel=1e-6)
+
+
+def test_metrics_get_the_logits_of_a_model_that_returns_its_loss_and_the_labels(tmp_path: Path) -> None:
+    def accuracy(outputs: Tensor, targets: Tensor) -> float:
+        return float((outputs.argmax(1) == targets).float().mean())
+
+    rows = Samples(lambda index: {"a": A[index], "b": B[index], "labels": Y[index]})
+    run = rushlight.train(
+        WithLoss(), rows, test_data=rows, metrics=[accuracy], best="max:accuracy", val_data=rows, runs=tmp_path, **Q
+    )
+    model = run.model.eval()
+    with torch.no_grad():
+        expected = accuracy(model(A, B)["logits"], Y)
+    assert run.report is not None
+    assert run.report.numbers == {"accuracy": pytest.approx(expected)}

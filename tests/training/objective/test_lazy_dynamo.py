@@ -6,8 +6,6 @@ import copy
 import gc
 import inspect
 import pickle
-import subprocess
-import sys
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.processes import run_python
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook
@@ -27,72 +26,77 @@ NAMES = sorted(
     if inspect.isclass(kind) and issubclass(kind, Optimizer) and kind not in (Optimizer, torch.optim.LBFGS, torch.optim.SparseAdam)
 )  # fmt: skip
 
-AFTER_TRAINING = """
+TRAINING = """
 import sys
-import rushlight
-
-run = rushlight.train("mlp", "digits", epochs=1, runs=sys.argv[1], quiet=True, {options})
-if sys.argv[2] == "resumed":
-    run = rushlight.resume(run.folder, epochs=2, quiet=True)
-assert "torch._dynamo" not in sys.modules
-{then}
-"""
-
-COMPILING = """
+import warnings
 import torch
-
-model = run.model.eval()
-inputs = torch.rand(5, 1, 8, 8)
-expected = model(inputs)
-compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
-assert torch.equal(compiled(inputs), expected)
-assert "torch._dynamo" in sys.modules
-
-@torch.compile(backend="eager")
-def tell():
-    return torch.compiler.is_compiling()
-
-assert tell() and not torch.compiler.is_compiling()
-
+from torch import nn
+import rushlight
+from rushlight.training.engine.verification import Verification
+from rushlight.training.objective.lazy_dynamo import make_optimizer
 from rushlight.training.objective.optimizers import named_optimizer
 
-plain = torch.nn.Linear(3, 2)
-other = torch.nn.Linear(3, 2)
-other.load_state_dict(plain.state_dict())
-ours, theirs = named_optimizer("{name}", plain, {{"lr": 0.1}}), torch.optim.{name}(other.parameters(), lr=0.1)
-for trained, optimizer in ((plain, ours), (other, theirs)):
-    def step():
-        optimizer.step()
-    update = torch.compile(step, backend="aot_eager")
-    for _ in range(2):
-        optimizer.zero_grad()
-        trained(torch.ones(4, 3)).square().sum().backward()
-        update()
-assert all(map(torch.equal, plain.parameters(), other.parameters()))
-"""
+def check(what):
+    assert "torch._dynamo" not in sys.modules, what
 
-ALL_OF_THEM = """
-import sys
-import torch
-from rushlight.training.objective.lazy_dynamo import make_optimizer
-
-for name in sys.argv[1:]:
-    parameter = torch.nn.Parameter(torch.ones(2, 2))
+check("importing")
+for name in sys.argv[2:]:
+    parameter = nn.Parameter(torch.ones(2, 2))
     optimizer = make_optimizer(getattr(torch.optim, name), [parameter], {})
     parameter.sum().backward()
     optimizer.step()
     optimizer.zero_grad()
     optimizer.load_state_dict(optimizer.state_dict())
-    assert "torch._dynamo" not in sys.modules, name
+    check(name)
+
+warnings.simplefilter("ignore")
+given = {"runs": sys.argv[1], "quiet": True}
+runs = {}
+for name in ("AdamW", "SGD"):
+    runs[name] = rushlight.train("mlp", "digits", epochs=1, optimizer=name, **given)
+    check(f"training with {name}")
+more = {"clip_norm": 1.0, "accumulate": 2, "on_nan": "skip", "schedule": "constant"}
+rushlight.resume(rushlight.train("mlp", "digits", epochs=1, **more, **given).folder, epochs=2, quiet=True)
+check("clipping, accumulating, skipping and resuming")
+
+looks = []
+compare = Verification.compare
+Verification.compare = lambda *given: looks.append(1) or compare(*given)
+for name in ("AdamW", "SGD"):
+    looks.clear()
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Dropout(0.1), nn.Linear(32, 10))
+    rushlight.train(model, "digits", epochs=12, optimizer=name, compile="never", **given)
+    assert looks, name
+    check(f"verifying a faster mode with {name}")
 """
 
+COMPILING = """
+@torch.compile(backend="eager")
+def tell():
+    return torch.compiler.is_compiling()
 
-def run_apart(options: str, then: str, folder: Path, more: str = "") -> None:
-    """Run the script in a process of its own; fail with what it says where it fails."""
-    script = AFTER_TRAINING.format(options=options, then=then)
-    command = [sys.executable, "-W", "ignore", "-c", script, str(folder), more]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
-    assert done.returncode == 0, done.stderr
+assert tell() and not torch.compiler.is_compiling()
+for name, run in runs.items():
+    model = run.model.eval()
+    inputs = torch.rand(5, 1, 8, 8)
+    expected = model(inputs)
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    assert torch.equal(compiled(inputs), expected)
+    assert "torch._dynamo" in sys.modules
+
+    plain, other = nn.Linear(3, 2), nn.Linear(3, 2)
+    other.load_state_dict(plain.state_dict())
+    ours, theirs = named_optimizer(name, plain, {"lr": 0.1}), getattr(torch.optim, name)(other.parameters(), lr=0.1)
+    for trained, optimizer in ((plain, ours), (other, theirs)):
+        def step(optimizer=optimizer):
+            optimizer.step()
+        update = torch.compile(step, backend="aot_eager")
+        for _ in range(2):
+            optimizer.zero_grad()
+            trained(torch.ones(4, 3)).square().sum().backward()
+            update()
+    assert all(map(torch.equal, plain.parameters(), other.parameters()))
+"""
 
 
 def network() -> nn.Module:
@@ -127,17 +131,8 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
 # ── the start ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("name", ["AdamW", "SGD"])
-def test_training_does_not_import_the_compiler_and_compiling_afterwards_works(name: str, tmp_path: Path) -> None:
-    run_apart(f'optimizer="{name}"', COMPILING.format(name=name), tmp_path)
-
-
-def test_nor_do_clipping_accumulating_skipping_and_resuming(tmp_path: Path) -> None:
-    run_apart('clip_norm=1.0, accumulate=2, on_nan="skip", schedule="constant"', "", tmp_path, "resumed")
-
-
-def test_none_of_torchs_optimizers_imports_the_compiler() -> None:
-    done = subprocess.run([sys.executable, "-c", ALL_OF_THEM, *NAMES], capture_output=True, text=True, check=False)
+def test_no_part_of_training_imports_the_compiler_and_compiling_afterwards_works(tmp_path: Path) -> None:
+    done = run_python(["-c", TRAINING + COMPILING, tmp_path, *NAMES], timeout=300)
     assert done.returncode == 0, done.stderr
 
 
@@ -257,25 +252,3 @@ def test_what_an_optimizer_refuses_it_still_refuses() -> None:
         make_optimizer(torch.optim.SGD, list(network().parameters()), {"lr": -1.0})
     with pytest.raises(ValueError, match="empty parameter list"):
         make_optimizer(torch.optim.SGD, [], {})
-
-
-LOOKING = """
-import sys
-import torch
-from torch import nn
-import rushlight
-from rushlight.training.engine.verification import Verification
-
-model = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Dropout(0.1), nn.Linear(32, 10))
-looks = []
-compare = Verification.compare
-Verification.compare = lambda *given: looks.append(1) or compare(*given)
-rushlight.train(model, "digits", epochs=12, runs=sys.argv[1], quiet=True, optimizer=sys.argv[2], compile="never")
-assert looks
-assert "torch._dynamo" not in sys.modules
-"""
-
-
-@pytest.mark.parametrize("optimizer", ["SGD", "AdamW"])
-def test_nor_does_verifying_a_faster_mode(tmp_path: Path, optimizer: str) -> None:
-    subprocess.run([sys.executable, "-c", LOOKING, str(tmp_path), optimizer], check=True, timeout=120)

@@ -439,3 +439,44 @@ def test_the_best_weights_bring_back_the_losss_own_of_that_epoch(tmp_path: Path)
         assert run.report.loss == pytest.approx(float(loss(model(X), CLASSES)), rel=1e-5)
     best = min(line["validation"]["loss"] for line in run.history if line["kind"] == "epoch")
     assert run.report.loss == pytest.approx(best, rel=1e-5)
+
+
+class ByName(nn.Module):
+    """Gives its scores in a dict, as torchvision's models for segmentation do, or as transformers' do."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.layer, self.name = nn.Linear(8, 3), name
+
+    def forward(self, x: Tensor) -> Any:
+        scores = self.layer(x)
+        return {"aux": scores.sum(), self.name: scores} if self.name != "alone" else {"alone": scores}
+
+
+@pytest.mark.parametrize("name", ["out", "logits", "alone"])
+def test_outputs_in_a_dict_are_the_scores_by_their_usual_names(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, plain = ByName(name), nn.Linear(8, 3)
+    plain.load_state_dict(model.layer.state_dict())
+    runs = [
+        train(each, CLASSES, nn.CrossEntropyLoss(), tmp_path / f"{number}")
+        for number, each in enumerate((model, plain))
+    ]
+    torch.testing.assert_close(model.layer.state_dict(), plain.state_dict(), rtol=0, atol=0)
+    assert runs[0].report == runs[1].report
+    answers = [run.predict(X[:5].numpy()) for run in runs]
+    assert list(answers[0].labels) == list(answers[1].labels)
+
+
+def test_a_loss_of_ones_own_gets_the_whole_dict(tmp_path: Path) -> None:
+    def loss(outputs: dict[str, Tensor], targets: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(outputs["out"], targets) + 0.1 * outputs["aux"] ** 2
+
+    run = train(ByName("out"), CLASSES, loss, tmp_path)
+    assert run.report is not None
+    assert run.report.accuracy is None
+
+
+def test_weights_in_float64_are_named_with_what_to_write(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"has weights in float64, and its batch is .* float32"):
+        train(nn.Linear(8, 3).double(), CLASSES, nn.CrossEntropyLoss(), tmp_path)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.processes import run_python
 from torch import Tensor, nn
 
 import rushlight
@@ -377,9 +378,6 @@ def test_memory_that_runs_out_in_the_optimizer_is_not_tried_again(tmp_path: Path
 
 
 def test_a_real_limit_of_memory_is_met_by_smaller_pieces(tmp_path: Path) -> None:
-    import subprocess
-    import sys
-
     script = tmp_path / "limited.py"
     script.write_text(
         "import resource, sys, numpy as np, torch\n"
@@ -398,9 +396,7 @@ def test_a_real_limit_of_memory_is_met_by_smaller_pieces(tmp_path: Path) -> None
         "resource.setrlimit(resource.RLIMIT_AS, (used + 500_000_000,) * 2)\n"
         "rushlight.train(Wide(), (x, np.arange(128) % 2), epochs=1, batch_size=128, test_fraction=0.0, runs=sys.argv[1], name='it')\n"
     )
-    done = subprocess.run(
-        [sys.executable, str(script), str(tmp_path)], capture_output=True, text=True, timeout=120, env=one_thread()
-    )
+    done = run_python([script, tmp_path], env=one_thread())
     assert done.returncode == 0, done.stderr[-2000:]
     (first, *_) = events(rushlight.open_run("it", runs=tmp_path), "micro-batch")
     assert (

@@ -1,5 +1,6 @@
 """How samples become batches: kept in memory, streamed, or by the user's own loader."""
 
+from rushlight.data.feed.augment import Augment
 from rushlight.data.feed.batch import (
     Batch,
     changed,

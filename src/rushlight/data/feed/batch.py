@@ -80,6 +80,8 @@ def tensors_in(batch: Batch, depth: int = DEEPEST) -> Iterator[Tensor]:
 
 def entries_of(batch: Batch) -> Iterator[Any]:
     """Give what a nest holds; nothing for a leaf."""
+    if isinstance(batch, type):  # a graph of PyTorch Geometric holds classes, dataclasses among them
+        return
     if isinstance(batch, Mapping):
         yield from batch.values()
     elif isinstance(batch, (list, tuple)):

@@ -40,6 +40,7 @@ from rushlight.texts import Note
 
 AHEAD = 2  # batches that threads read before they are asked for
 MOST_THREADS = 8
+ALIVE_SECONDS = 0.5  # between two looks whether the workers live
 
 
 # ── in this process or in a worker ───────────────────────────────────────────────────────────────────────────
@@ -223,11 +224,11 @@ class BatchReader:
     def by_workers(self, requests: list[BatchRequest], is_pinned: bool) -> Generator[Any]:
         """Give the batches, read by workers of torch's DataLoader."""
         name, given = type(self.samples.dataset).__name__, self.workers_key() if self.keeps else None
-        idle, self.idle = self.idle, None
-        if idle is not None and idle[0] == given:
-            _, loader, plan = idle
+        if self.idle is not None and self.idle[0] == given:
+            (_, loader, plan), self.idle = self.idle, None
             plan[:] = requests
         else:
+            self.end_idle()
             plan = requests
             loader = DataLoader(
                 self.samples,
@@ -239,7 +240,7 @@ class BatchReader:
                 worker_init_fn=functools.partial(begin_worker, self.begin_worker),
                 persistent_workers=given is not None,
             )
-        batches = start_reading(loader, name)
+        batches, is_kept = start_reading(loader, name), False
         try:
             for _ in range(len(plan)):
                 with explained_workers(name, self.workers):
@@ -249,9 +250,9 @@ class BatchReader:
                 yield batch
             next(batches, None)  # its end: only then are the workers idle
             if self.keeps and given is not None:
-                self.idle = given, loader, plan
+                self.idle, is_kept = (given, loader, plan), True
         finally:
-            if self.idle is None:
+            if not is_kept:
                 end_workers(batches)
 
     def workers_key(self) -> bytes | None:
@@ -276,9 +277,14 @@ class BatchReader:
         try:
             yield
         finally:
-            idle, self.keeps, self.idle = self.idle, False, None
-            if idle is not None:
-                end_workers(idle[1]._iterator)
+            self.keeps = False
+            self.end_idle()
+
+    def end_idle(self) -> None:
+        """End the workers that are kept."""
+        idle, self.idle = self.idle, None
+        if idle is not None:
+            end_workers(idle[1]._iterator)
 
 
 def already_collated(batch: Any) -> Any:
@@ -323,7 +329,7 @@ def start_reading(loader: DataLoader[Any], name: str) -> Iterator[Any]:
     """Start a DataLoader's workers, if it has any, and return its batches.
 
     Torch would have the death of a worker raised by a signal handler, in the middle of whatever the main thread does.
-    Without that handler it is raised where the next batch is asked for, five seconds later at most.
+    Without that handler it is raised where the next batch is asked for, `ALIVE_SECONDS` later at most; torch looks every five.
 
     Raises:
         UsageError: the program has no main guard, and its workers run it from the top.
@@ -336,14 +342,17 @@ def start_reading(loader: DataLoader[Any], name: str) -> Iterator[Any]:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Got pickle error")  # torch's words for the error below
-            batches = iter(loader)
+            batches: Any = iter(loader)
     except Exception as error:
         check_shared_memory(error, name)
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise DataError("workers-not-started", data=name, reason=reason) from error
     if handler is not None and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGCHLD, handler)
-    return batches
+    if not loader.timeout and hasattr(batches, "_try_get_data"):  # else the user's own limit is asked for
+        get = type(batches)._try_get_data
+        batches._try_get_data = lambda: get(batches, ALIVE_SECONDS)
+    return batches  # type: ignore[no-any-return]
 
 
 def end_workers(batches: Any) -> None:

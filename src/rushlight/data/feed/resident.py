@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
+from rushlight.data.feed.augment import Augment
 from rushlight.data.feed.batch import ALIGNMENT, Batch
 from rushlight.data.feed.feed import Feed
 from rushlight.data.order import epoch_order
@@ -21,8 +23,11 @@ class ResidentFeed(Feed):
     A batch lies where memory of its own would lie, at a multiple of 64 bytes: kernels may round differently elsewhere.
     """
 
-    def __init__(self, split: ResidentSplit, order: Tensor, size: int, at: int) -> None:
-        self.split, self.indices, self.size = split, order, size
+    def __init__(
+        self, split: ResidentSplit, order: Tensor, size: int, at: int,
+        augment: Callable[[Tensor, Tensor], Tensor] | None = None,
+    ) -> None:  # fmt: skip
+        self.split, self.indices, self.size, self.augment = split, order, size, augment
         self.at = self.first = at  # the next sample of the epoch; the first of those that are gathered
         self.inputs, self.targets = split.inputs[:0], split.targets[:0]  # gathered
         self.joins = max(1, len(order) // size)
@@ -40,7 +45,10 @@ class ResidentFeed(Feed):
         rows = slice(self.at - self.first, self.at - self.first + wanted)
         self.at += wanted
         # .data: a model may write into its batch, and autograd would tie the next batch to that
-        return self.split.prepare(self.inputs[rows].data), self.targets[rows].data
+        raw = self.inputs[rows].data
+        if self.augment is not None:
+            raw = self.augment(raw, self.indices[self.at - wanted : self.at])
+        return self.split.prepare(raw), self.targets[rows].data
 
     def gather(self, samples: int) -> None:
         """Gather the next samples."""
@@ -65,6 +73,7 @@ class ResidentSplit:
     prepare: Callable[[Tensor], Tensor]
     is_shuffled: bool = True
     names: Sequence[str] | None = None  # of each sample: its file or row, for reports and errors
+    augment: Augment | None = None  # of images, in training
     kind: str = field(default="resident", init=False)
 
     def __post_init__(self) -> None:
@@ -87,7 +96,8 @@ class ResidentSplit:
 
     def batches(self, size: int, *, seed: int, epoch: int, start: int = 0) -> Feed:
         """Open the batches of a training epoch: gathered by index, then prepared."""
-        return ResidentFeed(self, self.order(seed, epoch).to(self.inputs.device), size, start * size)
+        augment = None if self.augment is None else functools.partial(self.augment, seed=seed, epoch=epoch)
+        return ResidentFeed(self, self.order(seed, epoch).to(self.inputs.device), size, start * size, augment)
 
     def in_order(self, size: int) -> Iterator[Batch]:
         """Give all samples once. A batch has memory of its own: a model may write into it."""

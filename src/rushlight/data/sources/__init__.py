@@ -9,7 +9,7 @@ from rushlight.lazy import lazy_names
 if TYPE_CHECKING:
     from rushlight.data.sources.arrays import ARRAYS
     from rushlight.data.sources.datasets import DATASET, LOADER, group_inputs
-    from rushlight.data.sources.images import IMAGES, ImageFolderDataset, read_image
+    from rushlight.data.sources.images import IMAGES, MASKS, ImageFolderDataset, read_image
     from rushlight.data.sources.kind import SourceKind
     from rushlight.data.sources.named import DATASETS, NAMED, cache_folder, describe_datasets, needs_network
     from rushlight.data.sources.tables import (

@@ -31,10 +31,16 @@ async function predict(body, kind) {
   }
 }
 
+function bar(share) {
+  const inner = make("div");
+  inner.style.width = `${100 * share}%`;
+  return make("div", { className: "bar" }, inner);
+}
+
 function rows(prediction) {
   if (!prediction.probabilities) return [make("li", {}, make("span", { textContent: JSON.stringify(prediction.value) }))];
   return Object.entries(prediction.probabilities).map(([name, share]) =>
-    make("li", {}, make("span", { textContent: name }), make("meter", { value: share }),
+    make("li", {}, make("span", { textContent: name }), bar(share),
       make("span", { className: "share", textContent: `${(100 * share).toFixed(1)} %` })));
 }
 
@@ -88,7 +94,7 @@ function tokenForm() {
 async function start() {
   try {
     const { name, kind, shape, columns } = await ask("/signature");
-    title.textContent = `${words.title}: ${name}`;
+    title.textContent = words.title.replace("NAME", name);
     form.onsubmit = null;
     form.replaceChildren(...(kind === "image" ? pictureForm() : kind === "table" ? rowForm(columns) : kind ? arrayForm(shape) : [words.tensors]));
     said.textContent = "";

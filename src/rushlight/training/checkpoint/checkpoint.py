@@ -58,6 +58,7 @@ from rushlight.training.checkpoint.kept import (
     unsaved_buffers,
 )
 from rushlight.training.checkpoint.randomness import check_random_streams, held_state, random_streams
+from rushlight.training.objective import averaged
 from rushlight.training.state import State, Training
 
 PARTS = ("state", "model", "buffers", "optimizer", "schedule", "random", "conditions")
@@ -116,6 +117,8 @@ def capture_state(training: Training) -> tuple[dict[str, Any], dict[str, Tensor]
         parts["loss_buffers"] = unsaved_buffers(training.objective.loss)
     if training.scaler is not None:
         parts["scaler"] = training.scaler.state_dict()
+    if training.average is not None:
+        parts["average"] = training.average.state_dict()
     if training.keep:
         parts["keep"] = list(map(kept_state, training.keep))
         parts["keep_names"] = [group_names(kept, names) for kept in training.keep]
@@ -227,6 +230,8 @@ def restore_memory(training: Training, folder: Path, content: dict[str, Any], te
             restore_buffers(loss, unpack(content["loss_buffers"], tensors), training.device)
         if training.scaler is not None:
             training.scaler.load_state_dict(unpack(content["scaler"], tensors))
+        if training.average is not None:
+            training.average.load_state_dict(unpack(content["average"], tensors))
         if "held" in content:
             training.held.restore(unpack(content["held"], tensors))
         saved = (unpack(content.get(name), tensors) or [] for name in ("keep", "keep_names"))
@@ -352,10 +357,10 @@ def best_checkpoint(run: Path, state: State | None = None) -> Path | None:
 
 
 def read_model_state(folder: Path, part: str = "model") -> dict[str, Tensor]:
-    """Return the model's own state_dict from a checkpoint, or that of its "loss"."""
+    """Return the model's state_dict from a checkpoint, its weights averaged where they are, or that of its "loss"."""
     content, tensors = read_checkpoint(folder)
     state: dict[str, Tensor] = unpack(content[part], tensors)
-    return state
+    return averaged(state, unpack(content["average"], tensors)) if part == "model" and "average" in content else state
 
 
 def describe_kept(run: Path) -> str:

@@ -10,7 +10,7 @@ from rushlight.training.step import Parts
 
 def open_engine(training: Training, parts: Parts, saver: Saver) -> Engine:
     """Return the engine that a recipe asks for; the exact one needs no other module here."""
-    if training.recipe.numerics == "exact":
+    if training.recipe.numerics == "exact" or training.objective.step is not None:
         if training.recipe.compile == "first":
             training.events.message(text("engine.compile.not-compiled", reason=text("engine.exact.asked")))
         return ExactEngine(training, parts, saver)

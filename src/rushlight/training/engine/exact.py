@@ -52,4 +52,5 @@ def most_in_a_row(training: Training, feed: Feed) -> int:
 def whole_steps_left(training: Training) -> float:
     """Return the steps with a whole batch left in this epoch; infinite for an unknown length."""
     samples, recipe = training.data.train.samples, training.recipe
-    return float("inf") if samples is None else samples // recipe.batch_size - training.state["window"]
+    left = float("inf") if samples is None else samples // recipe.batch_size - training.state["window"]
+    return left if recipe.max_steps is None else min(left, recipe.max_steps - training.state["step"])

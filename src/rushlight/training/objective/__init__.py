@@ -1,5 +1,6 @@
 """Losses, optimizers and schedules: the objective of a step, and its update."""
 
+from rushlight.training.objective.average import Average, averaged
 from rushlight.training.objective.calls import returned_loss
 from rushlight.training.objective.lazy_dynamo import leave_compiler_alone, step_hooks
 from rushlight.training.objective.losses import (
@@ -8,14 +9,19 @@ from rushlight.training.objective.losses import (
     Objective,
     Told,
     as_module,
+    balanced,
     make_objective,
     named_loss,
     own_objective,
+    read_answer,
+    with_own_step,
 )
+from rushlight.training.objective.metrics import Metrics, check_metrics, choose_metrics
 from rushlight.training.objective.optimizers import (
     check_live_optimizer,
     check_steps_alone,
     describe_optimizer,
+    matching,
     named_optimizer,
     named_parameters,
 )

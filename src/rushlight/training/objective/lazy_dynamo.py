@@ -24,7 +24,7 @@ Method = Callable[..., Any]
 Decorator = Callable[[Method], Method]
 
 
-def make_optimizer(kind: type[Optimizer], parameters: list[torch.nn.Parameter], arguments: dict[str, Any]) -> Optimizer:
+def make_optimizer(kind: type[Optimizer], parameters: list[Any], arguments: dict[str, Any]) -> Optimizer:
     """Return `kind(parameters, **arguments)`, whose methods do not import torch's compiler."""
     made = kind.__new__(kind)
     replace_method(made, "add_param_group")  # its own __init__ calls it

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Real
 from typing import Any, NamedTuple
 
@@ -13,8 +14,9 @@ from torch import Tensor, nn
 
 from rushlight.data import Batch, Task, count_samples, equal_parts
 from rushlight.errors import UsageError, suggest
-from rushlight.models import call_model
-from rushlight.training.objective.tasks import FUNCTIONS
+from rushlight.models import call_model, main_output
+from rushlight.training.objective.metrics import NO_METRICS, Metrics
+from rushlight.training.objective.tasks import FUNCTIONS, is_own
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -91,6 +93,9 @@ class Objective:
     is_even: Callable[[], bool] = lambda: False  # whether all samples weigh the same
     own: Callable[[nn.Module, Batch], Any] | None = None  # the user's function
     told: Told | None = None
+    step: Callable[[Batch], Any] | None = None  # the user's function, which does whole steps
+    mixup: float | None = None
+    metrics: Metrics = NO_METRICS  # what an evaluation measures besides
 
     def weights(self, batch: Batch, count: int) -> list[float]:
         """Return the weights of `count` equal parts of a batch, which is a tuple of tensors."""
@@ -103,23 +108,38 @@ class Objective:
         return loss if self.is_sum else loss * weight
 
 
-def make_objective(loss: Loss, are_labels_checked: bool = False) -> Objective:
-    """Return the objective `loss(model(inputs), targets)`; `are_labels_checked`: none below 0."""
+def make_objective(loss: Loss, are_labels_checked: bool = False, mixup: float | None = None) -> Objective:
+    """Return the objective `loss(model(inputs), targets)`; `are_labels_checked`: none below 0.
+
+    With `mixup` a training batch is mixed with itself in another order: λ x + (1 − λ) x', with λ of Beta(mixup, mixup), and the
+    loss is λ loss(y) + (1 − λ) loss(y') (Zhang et al. 2018, arXiv:1710.09412).
+    """
 
     def compute(model: nn.Module, batch: Batch) -> tuple[Tensor, Any]:
         inputs, targets = batch
+        if mixup is None or not model.training:
+            outputs = forward(model, inputs)
+            return loss(outputs, targets), outputs
+        share = float(torch.distributions.Beta(mixup, mixup).sample())
+        other = torch.randperm(len(inputs)).to(inputs.device)
+        outputs = forward(model, share * inputs + (1 - share) * inputs[other])
+        return share * loss(outputs, targets) + (1 - share) * loss(outputs, targets[other]), outputs
+
+    def forward(model: nn.Module, inputs: Any) -> Any:
         outputs = call_model(model, inputs)
-        return loss(outputs, targets), outputs
+        return outputs if takes_all or isinstance(outputs, Tensor) else main_output(outputs)
 
     counted = as_module(loss)
+    takes_all = is_own(counted)
     is_sum = getattr(counted, "reduction", "mean") == "sum"
     if is_sum or not isinstance(counted, (nn.CrossEntropyLoss, nn.NLLLoss)):
-        return Objective(compute, count_samples, loss, is_sum, lambda: True)
+        return Objective(compute, count_samples, loss, is_sum, lambda: True, mixup=mixup)
 
     def is_even() -> bool:  # as the loss is now
         return counted.weight is None and are_labels_checked and counted.ignore_index < 0
 
-    return Objective(compute, functools.partial(count_weight, counted, is_even), loss, is_sum, is_even)
+    weight = functools.partial(count_weight, counted, is_even)
+    return Objective(compute, weight, loss, is_sum, is_even, mixup=mixup)
 
 
 def as_module(loss: Any) -> Any:
@@ -137,6 +157,12 @@ def own_objective(function: Callable[[nn.Module, Batch], Any]) -> Objective:
         return answer.loss, answer.outputs
 
     return Objective(compute, count_samples, None, own=function, told=told)
+
+
+def with_own_step(objective: Objective | None, function: Callable[[Batch], Any]) -> Objective:
+    """Return an objective whose steps the user's `f(batch)` does, with all its updates; None: nothing is evaluated."""
+    found = objective or Objective(lambda model, batch: (Tensor(), None), count_samples, None)
+    return replace(found, step=function, told=Told() if found.told is None else found.told)
 
 
 def read_answer(answer: Any) -> Answer:
@@ -191,11 +217,37 @@ def count_weight(loss: nn.CrossEntropyLoss | nn.NLLLoss, is_even: Callable[[], b
     return float(kept.sum()) if loss.weight is None else float(loss.weight[targets[kept]].sum())
 
 
-def named_loss(name: str) -> Loss:
-    """Return a new loss by its torch class ('CrossEntropyLoss') or short name ('cross-entropy')."""
+def named_loss(name: str, arguments: Mapping[str, Any] | None = None) -> Loss:
+    """Return a new loss by its torch class ('CrossEntropyLoss') or short name ('cross-entropy'); lists become tensors."""
     known = {key: getattr(nn, key) for key in dir(nn) if key.endswith("Loss")}
     class_name = LOSS_ALIASES.get(name.lower(), name)
     if class_name not in known:
         raise UsageError("unknown-loss", name=name, suggestion=suggest(name, [*known, *LOSS_ALIASES]))
-    made: Loss = known[class_name]()
+    accepted = list(inspect.signature(known[class_name]).parameters)
+    for argument in arguments or ():
+        if argument not in accepted:
+            near = suggest(argument, accepted)
+            raise UsageError(
+                "unknown-loss-argument", loss=class_name, argument=argument, known=", ".join(accepted), suggestion=near
+            )
+    values = {
+        key: torch.tensor(value) if isinstance(value, (list, tuple)) else value
+        for key, value in (arguments or {}).items()
+    }
+    try:
+        made: Loss = known[class_name](**values)
+    except (TypeError, ValueError) as error:
+        raise UsageError("loss-arguments", loss=class_name, reason=error) from error
     return made
+
+
+def balanced(argument: str, targets: Tensor, classes: int) -> list[float]:
+    """Return class weights n / (classes · count), or for `pos_weight` each label's zeros for every one."""
+    if argument == "pos_weight":
+        labels = targets.double().reshape(len(targets), -1)
+        ones = labels.sum(0)
+        found: list[float] = ((len(labels) - ones) / ones.clamp(min=1)).tolist()
+        return found
+    counts = torch.bincount(targets.long().flatten(), minlength=classes).double()
+    weights: list[float] = (counts.sum() / (classes * counts.clamp(min=1))).tolist()
+    return weights

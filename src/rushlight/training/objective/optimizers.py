@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fnmatch
 import inspect
 import math
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -20,8 +22,36 @@ def named_parameters(model: nn.Module, loss: object) -> dict[str, nn.Parameter]:
     return {**dict(model.named_parameters()), **dict(own)}
 
 
-def named_optimizer(name: str, model: nn.Module, arguments: dict[str, Any], loss: object = None) -> Optimizer:
+def matching(pattern: str, names: Iterable[str], option: str) -> list[str]:
+    """Return the names that a pattern matches ("backbone.*"), or that lie inside the module of that name ("backbone").
+
+    Raises UsageError where it matches none.
+    """
+    known = list(names)
+    found = [name for name in known if fnmatch.fnmatchcase(name, pattern) or name.startswith(f"{pattern}.")]
+    if not found:
+        shown = ", ".join(known[:8]) + (", …" if len(known) > 8 else "")
+        raise UsageError("pattern-without-match", option=option, pattern=pattern, known=shown)
+    return found
+
+
+def parameter_groups(named: dict[str, nn.Parameter], groups: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return parameter groups with their settings: first what no pattern matches, then each pattern's, by the first that does."""
+    left, found = dict(named), []
+    for pattern, settings in groups.items():
+        names = [name for name in matching(pattern, named, "groups") if name in left]
+        if names:
+            found.append({"params": [left.pop(name) for name in names], **settings})
+    return [{"params": list(left.values())}, *found] if left else found
+
+
+def named_optimizer(
+    name: str, model: nn.Module, arguments: dict[str, Any], loss: object = None,
+    groups: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Optimizer:  # fmt: skip
     """Return a new `torch.optim` optimizer by class name over the parameters of model and loss that train.
+
+    `groups` has other settings by patterns of parameter names.
 
     Raises:
         UsageError: no such optimizer, no such argument, or nothing in the model trains.
@@ -37,7 +67,7 @@ def named_optimizer(name: str, model: nn.Module, arguments: dict[str, Any], loss
         )
     optimizer_class = by_lower[name.lower()]
     accepted = [key for key in inspect.signature(optimizer_class).parameters if key != "params"]
-    for argument, value in arguments.items():
+    for argument, value in [pair for each in (arguments, *(groups or {}).values()) for pair in each.items()]:
         if argument not in accepted:
             raise UsageError(
                 "unknown-optimizer-argument", optimizer=optimizer_class.__name__, argument=argument,
@@ -45,8 +75,9 @@ def named_optimizer(name: str, model: nn.Module, arguments: dict[str, Any], loss
             )  # fmt: skip
         if isinstance(value, float) and not math.isfinite(value):
             raise UsageError("not-a-finite-number", option=argument, value=value)
-    parameters = [parameter for parameter in named_parameters(model, loss).values() if parameter.requires_grad]
-    if not parameters:
+    named = {name: each for name, each in named_parameters(model, loss).items() if each.requires_grad}
+    parameters = parameter_groups(named, groups) if groups else list(named.values())
+    if not named:
         raise UsageError("nothing-trains", model=type(model).__name__)
     try:
         return make_optimizer(optimizer_class, parameters, arguments)

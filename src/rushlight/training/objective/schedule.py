@@ -175,7 +175,9 @@ def plateau_in(scheduler: Any) -> ReduceLROnPlateau | None:
 
 
 def followed(plateau: ReduceLROnPlateau, report: Report) -> float:
-    """Return the figure that a plateau scheduler follows, by its mode."""
+    """Return the figure that a plateau scheduler follows, by its mode: what decides in the run, where its direction is that, else loss or accuracy."""
+    if report.judged_by.startswith(plateau.mode):
+        return report.headline[1]
     if plateau.mode == "min":
         return report.loss
     figure = report.r2 if report.accuracy is None else report.accuracy

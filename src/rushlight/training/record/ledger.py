@@ -143,6 +143,8 @@ class Ledger:
         left = None
         if self.steps is not None:
             steps_left = self.steps - self.state["window"] + self.steps * (self.recipe.epochs - self.state["epoch"])
+            if self.recipe.max_steps is not None:
+                steps_left = self.recipe.max_steps - self.state["step"]
             left = steps_left * elapsed / max(done, 1)
         self.training.events.emit(
             "progress",

@@ -51,6 +51,8 @@ def scalars(line: Mapping[str, Any]) -> dict[str, float]:
         found = {"train/epoch_loss": line["train_loss"]}
     for split in ("validation", "test"):  # the test stands in the last line where validation is evaluated by epoch
         figures = line.get(split) or {}
-        found |= {f"{split}/{name}": value for name, value in figures.items() if name != "n"}
+        found |= {
+            f"{split}/{name}": value for name, value in figures.items() if name not in ("n", "numbers", "judged_by")
+        }
     found |= {name: value for name, value in line.get("values", {}).items() if isinstance(value, (int, float))}
     return {name: value for name, value in found.items() if value is not None}

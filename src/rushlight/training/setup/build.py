@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from rushlight import files
+from rushlight.checkpoint_files import list_checkpoints
 from rushlight.data import DATASETS, Data
-from rushlight.errors import ModelError, UsageError
+from rushlight.device import available_memory
+from rushlight.errors import ModelError, RunError, UsageError
+from rushlight.export import load_fitting
+from rushlight.formats import format_count
 from rushlight.models import MODELS, as_json, build_custom, build_model, restored, source_digest
 from rushlight.options import Options
-from rushlight.texts import Note
+from rushlight.texts import Joined, Note
+from rushlight.training.objective import matching
+from rushlight.training.setup.resume import Begun
 
 
 def choose_model(model: object, data: Data, options: Options) -> tuple[nn.Module, dict[str, Any]]:
@@ -30,6 +40,50 @@ def choose_model(model: object, data: Data, options: Options) -> tuple[nn.Module
         own = {"import": model, "name": model.rpartition(":")[2], "source_sha256": source_digest(model)}
         described = own | {"arguments": arguments, "seed": options.seed}
     return build_described(described, data), described
+
+
+def load_first_weights(
+    model: nn.Module, described: dict[str, Any], begun: Begun | None, options: Options
+) -> tuple[str, ...]:
+    """Load the weights to begin with, where names and shapes fit, and describe them; return what is said of that.
+
+    A run that has checkpoints goes on with theirs. RunError where it has none, and the file is not what it was.
+    """
+    if options.weights is None or (begun is not None and list_checkpoints(begun.folder)):
+        return ()
+    path = Path(options.weights).resolve()
+    notes = load_fitting(model, path)
+    described["weights"] = str(path)
+    described["weights_sha256"] = hashlib.sha256(files.read_bytes(path, available_memory())).hexdigest()
+    if (
+        begun is not None
+        and begun.recipe.model["weights_sha256"] != described["weights_sha256"]
+        and not options.inexact
+    ):
+        changed = Note("training.changed.weights", path=path)
+        raise RunError("not-exact", run=begun.folder.name, differences=Joined("items", ["", changed]), remedies="")
+    return notes
+
+
+def freeze(model: nn.Module, described: dict[str, Any], patterns: Sequence[str]) -> tuple[str, ...]:
+    """Let the parameters whose names match not train, and modules that have no other ones stay in eval mode.
+
+    Statistics that run, as BatchNorm's, stay as they are then.
+    """
+    named = dict(model.named_parameters())
+    names = {name for pattern in patterns for name in matching(pattern, named, "freeze")}
+    for name in names:
+        named[name].requires_grad_(False)
+    kept = []
+    for name, module in model.named_modules():
+        own = {f"{name}.{leaf}".removeprefix(".") for leaf, _ in module.named_parameters(recurse=False)}
+        if own and own <= names and module._buffers:
+            module.eval()
+            kept.append(name)
+    if kept:
+        described["eval"] = [*described.get("eval", []), *kept]
+    total = sum(named[name].numel() for name in names)
+    return (Note("training.frozen", count=len(names), parameters=format_count(total)),) if names else ()
 
 
 def modules_in_eval(model: nn.Module) -> list[str]:

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 from torch.optim import Optimizer
 
-from rushlight.data import Data, DataOptions, ResidentSplit, Split, StreamedSplit, group_inputs, retarget
+from rushlight.data import Augment, Data, DataOptions, ResidentSplit, Split, StreamedSplit, group_inputs, retarget
 from rushlight.errors import ModelError, UsageError
+from rushlight.models import restored
 from rushlight.options import Options
 from rushlight.texts import Note
 from rushlight.training.objective import (
@@ -19,6 +20,7 @@ from rushlight.training.objective import (
     OF_QUANTITIES,
     Objective,
     as_module,
+    balanced,
     check_live_optimizer,
     check_steps_alone,
     make_objective,
@@ -28,8 +30,9 @@ from rushlight.training.objective import (
     plateau_in,
     returned_loss,
     task_of_loss,
+    with_own_step,
 )
-from rushlight.training.recipe import OBJECTIVE, OWN_LOSS
+from rushlight.training.recipe import OBJECTIVE, OWN_LOSS, STEP, USERS
 from rushlight.training.setup.explain import check_model
 
 VAL_FRACTION = 0.1  # of the training samples, where something chooses
@@ -66,9 +69,11 @@ def check_validation(options: Options, data: Data) -> None:
 
 
 def chooser(options: Options) -> str | None:
-    """Return the name of what chooses by evaluations: early stopping, or a plateau schedule; None where nothing does."""
+    """Return the name of what chooses by evaluations: early stopping, `best`, or a plateau schedule; None where nothing does."""
     if options.early_stopping is not None:
         return "early_stopping"
+    if options.best is not None:
+        return "best"
     if plateau_in(options.schedule) is not None:
         return type(options.schedule).__name__
     return "plateau" if options.schedule == "plateau" else None
@@ -77,36 +82,90 @@ def chooser(options: Options) -> str | None:
 def check_together(model: object, options: Options) -> None:
     """Raise UsageError for an option that would be ignored, because a live object brings its own."""
     for part, live, ignored in (
-        ("optimizer", isinstance(options.optimizer, Optimizer), ("lr", "optimizer_arguments")),
+        ("optimizer", isinstance(options.optimizer, Optimizer), ("lr", "optimizer_arguments", "groups")),
         ("schedule", not isinstance(options.schedule, str), ("schedule_arguments",)),
         ("model", isinstance(model, nn.Module), ("model_arguments",)),
+        ("objective", options.objective is not None, ("mixup",)),
+        ("loss", not isinstance(options.loss, (str, type(None))) or options.objective is not None, ("loss_arguments",)),
     ):
         for option in ignored:
             if live and getattr(options, option):
                 raise UsageError("not-beside-live", option=option, part=part)
     if options.objective is not None and options.loss:
         raise UsageError("loss-beside-objective")
+    if options.step is not None:
+        if not isinstance(options.optimizer, Optimizer):
+            raise UsageError("step-needs-optimizer")
+        others: dict[str, Any] = {
+            "mixup": None,
+            "accumulate": 1,
+            "precision": "float32",
+            "on_nan": "stop",
+            "clip_norm": None,
+        }
+        others |= (
+            dict.fromkeys(("test_data", "val_data", "early_stopping", "best", "metrics"))
+            if is_step_alone(options)
+            else {}
+        )
+        for option, usual in others.items():
+            if getattr(options, option) != usual:
+                raise UsageError("not-beside-step", option=option)
+
+
+def is_step_alone(options: Options) -> bool:
+    """Tell whether a function of the user's does the steps, and nothing was given to evaluate by."""
+    return options.step is not None and options.loss is None and options.objective is None
 
 
 def choose_objective(options: Options, data: Data) -> tuple[Objective, Data, str]:
     """Return the objective, the data with the target as its loss sees it, and the loss's name."""
+    if is_step_alone(options):
+        assert options.step is not None
+        return with_own_step(None, options.step), replace(data.unscaled(), test=None, validation=None), STEP
+    if options.step is not None:
+        objective, data, name = choose_objective(replace(options, step=None), data)
+        return with_own_step(objective, options.step), data, name
     if options.objective is not None:
         return own_objective(options.objective), data.unscaled(), OBJECTIVE
     if data.target is None and data.features is None:
         data = group_inputs(data, options.task, options.classes)
-    if data.target is None and options.loss is not None:
+    if data.target is None and (options.loss is not None or options.loss_arguments or options.mixup):
         raise UsageError("needs-objective", data=data.name)
     if data.target is None:
         return own_objective(returned_loss), data, OWN_LOSS
     given = options.loss or LOSS_BY_TASK[data.target.task]
-    loss = named_loss(given) if isinstance(given, str) else given
+    loss = named_loss(given, options.loss_arguments) if isinstance(given, str) else given
     if isinstance(loss, type) or not callable(loss):
         name = loss.__name__ if isinstance(loss, type) else type(loss).__name__
         raise UsageError("no-loss", found=Note("training.the-class", name=name) if isinstance(loss, type) else name)
+    if options.mixup is not None and (data.features is None or data.features.dtype == "int64"):
+        raise UsageError("mixup-of-no-numbers")
     are_labels_checked = all(map(has_class_numbers, data.splits.values()))
     name = getattr(loss, "__name__", type(loss).__name__)
-    name = name if name != OBJECTIVE else f"{name}()"  # a function may be called so
-    return make_objective(loss, are_labels_checked), aimed(data, loss), name
+    name = name if name not in USERS else f"{name}()"  # a function may be called so
+    return make_objective(loss, are_labels_checked, options.mixup), aimed(data, loss), name
+
+
+def with_augmentation(data: Data, options: Options) -> Data:
+    """Return the data with training images that change at random; UsageError where there are none in memory."""
+    if options.augment is None:
+        return data
+    if not isinstance(data.train, ResidentSplit) or data.train.inputs.dim() != 4:
+        raise UsageError("augment-of-no-images", data=data.name)
+    return replace(data, train=replace(data.train, augment=Augment(options.augment)))
+
+
+def with_weights(options: Options, data: Data) -> Options:
+    """Return the options with weights by how often each class occurs, where a loss's "weight" is "balanced"."""
+    arguments = dict(options.loss_arguments or {})
+    for argument in (name for name in ("weight", "pos_weight") if arguments.get(name) == "balanced"):
+        source = data.train if isinstance(data.train, ResidentSplit) else getattr(data.train, "dataset", None)
+        targets = getattr(source, "targets", None)
+        if targets is None or data.target is None:
+            raise UsageError("balanced-unknown", argument=argument)
+        arguments[argument] = balanced(argument, torch.as_tensor(targets), len(data.target.classes))
+    return replace(options, loss_arguments=arguments or None)
 
 
 def aimed(data: Data, loss: object) -> Data:
@@ -145,10 +204,14 @@ def choose_optimizer(options: Options, module: nn.Module, loss: object) -> Optim
         made = given
     elif isinstance(given, str):
         rate = {} if options.lr is None else {"lr": options.lr}
-        made = named_optimizer(given, module, {**(options.optimizer_arguments or {}), **rate}, loss)
+        groups = {
+            name: {key: restored(each) for key, each in own.items()} for name, own in (options.groups or {}).items()
+        }
+        made = named_optimizer(given, module, {**(options.optimizer_arguments or {}), **rate}, loss, groups)
     else:
         raise UsageError("no-optimizer", found=type(given).__name__)
-    check_steps_alone(made)
+    if options.step is None:
+        check_steps_alone(made)
     return made
 
 

@@ -20,33 +20,43 @@ from rushlight.data import DATASETS, Data
 from rushlight.device import describe_environment
 from rushlight.errors import UsageError
 from rushlight.options import Options, RecipeOptions
-from rushlight.training.objective import describe_optimizer
-from rushlight.training.recipe import Recipe, recipe_to_json
+from rushlight.training.objective import Metrics, describe_optimizer
+from rushlight.training.recipe import USERS, Recipe, recipe_to_json
 from rushlight.training.setup.choose import data_options
 from rushlight.version import __version__
 
 
 def make_recipe(
-    options: Options, model: dict[str, Any], data: dict[str, Any], loss_name: str, optimizer: Optimizer, opened: Data
-) -> Recipe:
+    options: Options, model: dict[str, Any], data: dict[str, Any], loss_name: str, optimizer: Optimizer, opened: Data,
+    metrics: Metrics,
+) -> Recipe:  # fmt: skip
     """Return the recipe of everything that was chosen; UsageError names what JSON cannot hold."""
     chosen = {entry.name: getattr(options, entry.name) for entry in fields(RecipeOptions)}
     chosen["batch_size"] = options.batch_size or opened.batch_size or 64
-    arguments = {"model_arguments": model.get("arguments", {}), "schedule_arguments": options.schedule_arguments}
+    arguments = {
+        "model_arguments": model.get("arguments", {}),
+        "schedule_arguments": options.schedule_arguments,
+        "loss_arguments": options.loss_arguments,
+    }
     for option, value in {**arguments, **data["options"], **chosen}.items():
         try:
             json.dumps(value, allow_nan=False)
         except (TypeError, ValueError, RecursionError) as error:
             raise UsageError("option-not-recordable", option=option, value=value, reason=error) from error
-    is_live_loss = options.objective is not None or not is_named_loss(options.loss)
+    is_live_loss = loss_name in USERS or not is_named_loss(options.loss)
     is_live_optimizer = isinstance(options.optimizer, Optimizer)
     return Recipe(
         model=model,
         data=data,
-        loss={"name": loss_name, **({"live": True} if is_live_loss else {})},
+        loss={
+            "name": loss_name,
+            **({"arguments": options.loss_arguments} if options.loss_arguments else {}),
+            **dict.fromkeys(["live"] * is_live_loss + ["step"] * (options.step is not None), True),
+        },
         optimizer={**describe_optimizer(optimizer), **({"live": True} if is_live_optimizer else {})},
         schedule=describe_schedule(options),
         keep=[type(kept).__name__ for kept in options.keep or ()],
+        metrics=[{"name": name, **({} if metric is None else {"live": True})} for name, metric in metrics.live.items()],
         **chosen,
     )
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from rushlight.data import Batch, Data, TargetSpec, tensors_in, to_device
 from rushlight.errors import ModelError, RushlightError, UsageError
-from rushlight.models import call_model, eval_mode
+from rushlight.models import call_model, eval_mode, main_output
 from rushlight.texts import Note
 from rushlight.training.objective import as_module, is_own, returned_loss, tells_scale, with_scale
 from rushlight.training.state import Training
@@ -79,6 +79,8 @@ def check_model(
             outputs = call_model(model, batch[0])
         except Exception as error:  # whatever is wrong in a forward of the user's own, its line is what they need
             raise explain_forward(error, model, trace, batch[0]) from error
+    if loss is not None and not is_own(as_module(loss)):
+        outputs = main_output(outputs)
     if data.target is None:
         return None, ()
     if loss is None:
@@ -211,6 +213,8 @@ def explain_step_error(error: Exception, model: nn.Module, batch: Batch | None, 
         return UsageError("loss-without-gradient")
     if "does not support dense gradients" in text or "does not support sparse gradients" in text:
         return UsageError("optimizer-gradients", reason=text.splitlines()[0])
+    if training.objective.step is not None:
+        return explain_objective(error)
     inputs = batch[0] if isinstance(batch, (tuple, list)) and batch and isinstance(batch[0], Tensor) else None
     if inputs is None:
         return explain_objective(error) if is_objective else error
@@ -229,6 +233,7 @@ def explain_step_error(error: Exception, model: nn.Module, batch: Batch | None, 
                 return explain_forward(again, model, trace, inputs)
         if training.objective.loss is None:
             return explain_objective(error)
+        outputs = outputs if is_own(as_module(training.objective.loss)) else main_output(outputs)
         if not isinstance(outputs, Tensor) and not is_own(as_module(training.objective.loss)):
             return ModelError("outputs-no-tensor", model=type(model).__name__, found=type(outputs).__name__)
         try:
@@ -265,6 +270,9 @@ def explain_forward(error: Exception, model: nn.Module, trace: LayerTrace, input
     place = Note("training.layer", name=name, kind=kind) if name else f"{type(model).__name__}.forward"
     shape = shape_of(given)
     is_torchs_own = isinstance(error, (RuntimeError, ValueError, TypeError, IndexError))
+    own = dtype_of(layer)
+    if isinstance(given, Tensor) and given.is_floating_point() and is_torchs_own and own not in (None, given.dtype):
+        return ModelError("weights-of-other-dtype", place=place, dtype=str(own).removeprefix("torch."), shape=shape)
     if isinstance(given, Tensor) and is_torchs_own:
         if isinstance(layer, nn.Linear) and given.shape[-1] != layer.in_features:
             return linear_mismatch(layer, place, given, inputs)
@@ -293,6 +301,11 @@ def explain_forward(error: Exception, model: nn.Module, trace: LayerTrace, input
         "forward-failed", place=place, shape=shape, reason=in_a_line(error), where=user_line(error, place),
         batch=shape_of(inputs),
     )  # fmt: skip
+
+
+def dtype_of(layer: nn.Module) -> torch.dtype | None:
+    """Return the dtype of a layer's own parameters; None where it has none."""
+    return next((parameter.dtype for parameter in layer.parameters(recurse=False)), None)
 
 
 def linear_mismatch(layer: nn.Linear, place: str, given: Tensor, inputs: Tensor) -> ModelError:

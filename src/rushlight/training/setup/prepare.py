@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,11 +22,11 @@ from rushlight.options import Options
 from rushlight.runs import keep_values, lock_run, new_run, read_recipe, write_session
 from rushlight.texts import Note
 from rushlight.training.checkpoint import check_keep, note_inexact, restore
-from rushlight.training.objective import Objective, Schedule
+from rushlight.training.objective import Average, Objective, Schedule, check_metrics, choose_metrics
 from rushlight.training.recipe import OWN_LOSS, recipe_from_json, steps_per_epoch
 from rushlight.training.record import open_history
 from rushlight.training.setup.announcement import announce, batch_notes
-from rushlight.training.setup.build import choose_model, eval_notes
+from rushlight.training.setup.build import choose_model, eval_notes, freeze, load_first_weights
 from rushlight.training.setup.choose import (
     check_together,
     check_validation,
@@ -34,7 +35,10 @@ from rushlight.training.setup.choose import (
     data_options,
     default_schedule,
     fit,
+    is_step_alone,
+    with_augmentation,
     with_validation,
+    with_weights,
 )
 from rushlight.training.setup.conditions import conditions_of
 from rushlight.training.setup.describe import describe_source, make_recipe, write_records
@@ -114,7 +118,7 @@ def set_up(
     device, device_notes = choose_device(options.device)
     opened = open_source(
         data, options.test_data, data_options(options), fetch, validation=options.val_data,
-        is_raw=options.objective is not None,
+        is_raw=options.objective is not None or is_step_alone(options), is_whole=is_step_alone(options),
     )  # fmt: skip
     if opened.target is None and isinstance(model, str) and model in MODELS:  # its last layer goes by the targets
         described_by = open_source(data, options.test_data, data_options(options), fetch, validation=options.val_data)
@@ -128,28 +132,38 @@ def set_up(
             options,
             schedule=default_schedule(options, opened.train.count_batches(options.batch_size or 64) is not None),
         )
+    options = with_weights(options, opened)
+    opened = with_augmentation(opened, options)
+    metrics = choose_metrics(options.metrics, options.best)
     objective, opened, loss_name = choose_objective(options, opened)
+    objective = replace(objective, metrics=metrics)
     module, described = choose_model(model, opened, options)
     fitted, notes = fit(module, opened, objective, device, described.get("seed"))
+    notes += load_first_weights(module, described, begun, options)
+    notes += freeze(module, described, options.freeze or ())
+    check_metrics(metrics, fitted.target)
     if loss_name == OWN_LOSS:
         check_own_loss(module, fitted)
     optimizer, keep = choose_optimizer(options, module, objective.loss), check_keep(options.keep or ())
     own_size = getattr(getattr(opened.train, "loader", None), "batch_size", None)
     if own_size is not None and options.batch_size not in (None, own_size):
         raise UsageError("batch-size-of-loader", given=options.batch_size, own=own_size)
-    recipe = make_recipe(options, described, describe_source(data, options), loss_name, optimizer, opened)
+    recipe = make_recipe(options, described, describe_source(data, options), loss_name, optimizer, opened, metrics)
     if begun is None and (refusal := precision_refusal(recipe.precision, device)):
         raise UsageError("no-precision", precision=recipe.precision, reason=refusal)
     if recipe.precision == "tf32":
         stack.enter_context(products_in_tf32())
     steps = steps_per_epoch(fitted.train, recipe)
+    if recipe.max_steps is not None:  # they are in place of epochs
+        recipe = replace(recipe, epochs=math.ceil(recipe.max_steps / (steps or 1)))
+    total = recipe.max_steps or (None if steps is None else steps * recipe.epochs)
     schedule = Schedule(
-        optimizer, options.schedule, None if steps is None else steps * recipe.epochs, options.warmup,
+        optimizer, options.schedule, total, options.warmup,
         epochs=recipe.epochs, by=options.schedule_by, arguments=options.schedule_arguments,
     )  # fmt: skip
     if recipe.schedule.get("live"):
         recipe = replace(recipe, schedule={**recipe.schedule, "by": schedule.by})
-    outside = outside_state((options.objective, options.loss), module, (optimizer, schedule.live, *keep))
+    outside = outside_state((options.objective, options.loss, options.step), module, (optimizer, schedule.live, *keep))
     conditions = conditions_of(module, fitted, device)
     if begun is None and options.resume:
         begun = begun_run(recipe, conditions, options, stack)
@@ -169,16 +183,20 @@ def set_up(
     else:
         folder = begun.folder
     history = open_history(folder, recipe, events, stack)
+    average = None if recipe.ema is None else Average(module, optimizer, recipe.ema)
+    if average is not None:
+        stack.callback(average.hook.remove)
     return Training(
         recipe, module, fitted, objective, optimizer, schedule, device, folder, history, events, new_state(),
         conditions, origin, held_objects(module, objective, fitted), keep,
-        GradScaler(device.type) if recipe.precision == "float16" else None,
+        GradScaler(device.type) if recipe.precision == "float16" else None, average,
     )  # fmt: skip
 
 
 def held_objects(model: nn.Module, objective: Objective, data: Data) -> Held:
     """Return the state that model, loss or objective, and data hold, as it is before the first step."""
-    roots = {"model": model, "loss": objective.loss or objective.own}
+    roots: dict[str, Any] = {"model": model, "loss": objective.loss or objective.own}
+    roots |= {} if objective.step is None else {"step": objective.step}
     for name, split in data.splits.items():
         source = getattr(split, "loader", getattr(split, "dataset", None))
         roots |= {} if source is None else {name: source}

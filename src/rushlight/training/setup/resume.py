@@ -27,8 +27,8 @@ from rushlight.training.checkpoint import (
     read_content,
     unpack,
 )
-from rushlight.training.objective import describe_optimizer
-from rushlight.training.recipe import OBJECTIVE, OWN_LOSS, Recipe, recipe_from_json, recipe_to_json
+from rushlight.training.objective import choose_metrics, describe_optimizer
+from rushlight.training.recipe import OWN_LOSS, USERS, Recipe, recipe_from_json, recipe_to_json
 from rushlight.training.setup.conditions import changed_settings, differences, remedies, setting_differences
 from rushlight.training.setup.trust import remember
 from rushlight.training.state import Origin, Training
@@ -75,17 +75,28 @@ def check_resumable(folder: Path, recipe: Recipe, model: object, data: Any, give
         raise RunError("live-data", run=folder.name, data=recipe.data.get("name"))
     live = {part for part in ("optimizer", "schedule", "loss") if getattr(recipe, part).get("live")}
     missing: list[str] = [part for part in ("optimizer", "schedule", "loss") if part in live and part not in given]
-    if "objective" in given and "loss" in missing:
+    users = recipe.loss["name"] if recipe.loss["name"] in USERS else "objective"
+    if users in given and "loss" in missing:
         missing.remove("loss")
+    missing += ["step"] if recipe.loss.get("step") and users != "step" and "step" not in given else []
     missing += ["keep"] if recipe.keep and "keep" not in given else []
+    missing += ["metrics"] if any(entry.get("live") for entry in recipe.metrics) and "metrics" not in given else []
     if missing:
-        own = {"loss": OBJECTIVE} if recipe.loss["name"] == OBJECTIVE else {}
+        own = {"loss": users} if recipe.loss["name"] in USERS else {}
         raise RunError("live-parts", run=folder.name, parts=", ".join(own.get(part, part) for part in missing))
     kept = [type(each).__name__ for each in given.get("keep", ())]
     if kept != list(recipe.keep):
         raise RunError("kept-differ", run=folder.name, then=", ".join(recipe.keep) or "–", now=", ".join(kept))
+    if "metrics" in given:
+        then, now = (
+            [entry["name"] for entry in recipe.metrics],
+            list(choose_metrics(given["metrics"], recipe.best).live),
+        )
+        if now != then:
+            raise RunError("metrics-differ", run=folder.name, then=", ".join(then) or "–", now=", ".join(now))
     fixed = {"loss", "optimizer"} - live
     fixed |= {"test_data", "val_data"} if data is None else set()
+    fixed |= set() if recipe.max_steps is None else {"epochs"}
     for option in given:
         if option not in TAKES["resume"] or option in fixed:
             raise UsageError("resume-option", run=folder.name, option=option)
@@ -123,7 +134,8 @@ def options_of(recipe: Recipe, given: dict[str, Any]) -> Options:
     values |= {key: restored(value) for key, value in recipe.data["options"].items()}
     arguments = {key: restored(value) for key, value in recipe.optimizer["arguments"].items()}
     values |= {
-        "loss": None if recipe.loss["name"] in (OBJECTIVE, OWN_LOSS) else recipe.loss["name"],
+        "metrics": [entry["name"] for entry in recipe.metrics], "weights": recipe.model.get("weights"), "loss_arguments": recipe.loss.get("arguments"),
+        "loss": None if recipe.loss["name"] in (*USERS, OWN_LOSS) else recipe.loss["name"],
         "optimizer": recipe.optimizer["name"], "optimizer_arguments": arguments,
         "schedule": recipe.schedule["name"], "warmup": recipe.schedule["warmup"],
         "model_arguments": recipe.model.get("arguments"),

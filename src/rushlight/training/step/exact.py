@@ -21,7 +21,7 @@ from torch.optim import Optimizer
 
 from rushlight.data import CPU, Batch
 from rushlight.errors import UsageError
-from rushlight.training.objective import Objective, Told, named_parameters
+from rushlight.training.objective import Objective, Told, named_parameters, read_answer
 from rushlight.training.step.pooling import FasterMaxPool, may_pool
 
 HALVES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -65,6 +65,8 @@ def exact_step(parts: Parts) -> Step:
     NotFinite where `skips_bad` asks for it.
     """
     model, objective, optimizer = parts.model, parts.objective, parts.optimizer
+    if objective.step is not None:
+        return own_step(objective.step, objective.told)
     compute, scaler = computing(parts), parts.scaler
     go_back = backward if scaler is None else lambda loss: backward(scaler.scale(loss))
     is_plain = type(optimizer).zero_grad is Optimizer.zero_grad  # then it does what follows, and asks for a profiler
@@ -135,6 +137,21 @@ def exact_step(parts: Parts) -> Step:
                 if parameter.grad is not None:
                     parameter.grad.div_(total)
         return torch.stack(shares).sum() / total if shares else loss.detach(), outputs
+
+    return step
+
+
+def own_step(function: Callable[[Batch], Any], told: Told | None) -> Step:
+    """Return the step that a function of the user's does: forward, backward, and the updates of its optimizers."""
+
+    def step(micro_batches: Sequence[Batch]) -> tuple[Tensor, Any]:
+        try:
+            answer = read_answer(function(micro_batches[0]))
+        except (RuntimeError, MemoryError) as error:
+            raise UpdateFailed from error
+        assert told is not None
+        told.add(answer, micro_batches[0])
+        return answer.loss.detach(), answer.outputs
 
     return step
 

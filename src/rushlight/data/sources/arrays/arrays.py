@@ -70,7 +70,7 @@ def open_arrays(
         if pair is not None
     }
     if is_raw:
-        feature_kind, samples, target, notes = read_raw(pairs, name, task, classes)
+        feature_kind, samples, target, notes = read_as_given(pairs, name, task, classes)
     else:
         feature_kind, samples, target, notes = read_pairs(pairs, name, kind, task, classes)
     kept, cut_validation, cut_test, cut_notes = cut_samples(
@@ -97,7 +97,7 @@ def read_pairs(
 ) -> Read:
     """Read the pairs of all splits, which must be alike."""
     arrays = {split: as_array(pair[0], name, "inputs") for split, pair in pairs.items()}
-    read = {split: read_inputs(array, kind, name, split) for split, array in arrays.items()}
+    read = {split: stored_inputs(array, kind, name, split) for split, array in arrays.items()}
     inputs, feature_kind, notes = read["train"]
     for split in pairs.keys() - {"train"}:
         dtypes = arrays["train"].dtype, arrays[split].dtype
@@ -118,7 +118,7 @@ def read_pairs(
     return feature_kind, {split: Samples(read[split][0], kept[split]) for split in pairs}, target, notes
 
 
-def read_raw(pairs: dict[str, Pair], name: str, task: Task | None, classes: Sequence[str] | None) -> Read:
+def read_as_given(pairs: dict[str, Pair], name: str, task: Task | None, classes: Sequence[str] | None) -> Read:
     """Return the pairs of all splits as tensors of their own dtype and shape."""
     samples = {
         split: Samples(as_raw_tensor(x, name, split), as_raw_tensor(y, name, split)) for split, (x, y) in pairs.items()
@@ -143,7 +143,7 @@ def as_raw_tensor(values: Any, name: str, split: str) -> Tensor:
 # ── inputs ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def read_inputs(
+def stored_inputs(
     inputs: Any, kind: ArrayKind | None, name: str = "arrays", split: str = "train"
 ) -> tuple[Tensor, FeatureKind, list[str]]:
     """Return inputs as they are kept, (n, *shape) in uint8, float32 or int64, what they are, and what to say of it."""

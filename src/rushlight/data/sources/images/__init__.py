@@ -8,6 +8,7 @@ from rushlight.lazy import lazy_names
 
 if TYPE_CHECKING:
     from rushlight.data.sources.images.folder import IMAGES, ImageFolderDataset
+    from rushlight.data.sources.images.masks import MASKS
     from rushlight.data.sources.images.pixels import read_image
 
 

@@ -73,7 +73,7 @@ def open_image_folder(
     splits = {split: without(files, bad) for split, files in splits.items()}
     sized = [headers[path] for split, files in splits.items() for path in files.paths if split != "validation"]
     if not sized:
-        raise unreadable(path, bad, len(paths))
+        raise unreadable_images(path, bad, len(paths))
     shape, size_note = choose_shape(sized, image_size)
     notes.append(size_note)
     if len(headers) * int(np.prod(shape)) > memory_limit:
@@ -140,16 +140,16 @@ def without(files: ImageFiles, bad: list[BadImage]) -> ImageFiles:
 def bad_notes(root: Path, bad: list[BadImage], total: int, skip_bad: bool) -> list[Note]:
     """Say how many images were left out; raise DataError when none may be."""
     if bad and not skip_bad:
-        raise unreadable(root, bad, total)
-    return [Note("data.unreadable-left-out", count=len(bad), files=named(root, bad))] if bad else []
+        raise unreadable_images(root, bad, total)
+    return [Note("data.unreadable-left-out", count=len(bad), files=listed_bad(root, bad))] if bad else []
 
 
-def unreadable(root: Path, bad: list[BadImage], total: int) -> DataError:
+def unreadable_images(root: Path, bad: list[BadImage], total: int) -> DataError:
     """Return the error that names the first unreadable images."""
-    return DataError("unreadable-images", path=root, count=len(bad), total=total, files=named(root, bad))
+    return DataError("unreadable-images", path=root, count=len(bad), total=total, files=listed_bad(root, bad))
 
 
-def named(root: Path, bad: list[BadImage], most: int = 5) -> Note:
+def listed_bad(root: Path, bad: list[BadImage], most: int = 5) -> Note:
     """Return the first few bad images with their reasons."""
     shown = Joined(
         "reasons",
@@ -211,7 +211,7 @@ def learn_from_sample(
     chosen = evenly_spaced(len(files.paths), SAMPLE_FOR_NORMALIZATION)
     samples, bad = decode(files.take(chosen), shape, root)
     if bad:
-        raise unreadable(root, bad, len(files.paths))
+        raise unreadable_images(root, bad, len(files.paths))
     note = Note("data.images-streamed", count=len(chosen), total=len(files.paths))
     return FeatureSpec("image", shape, "uint8", learn_normalization(samples.inputs, "image", normalize)), note
 

@@ -29,7 +29,7 @@ RECORD = "files.json"
 Progress = Callable[[str, int, int | None], None]  # (file, bytes so far, bytes in all if known)
 
 
-class Refusal(Exception):
+class SourceRefusal(Exception):
     """Why one source could not give one file, as `note`. Remembered while the next source is tried."""
 
     def __init__(self, note: str) -> None:
@@ -96,12 +96,12 @@ def unpack_published(packed: Path, file: RemoteFile, folder: Path, source: str) 
     good too if its content has the published digest. Of a tar archive the declared members are read, by exact name.
 
     Raises:
-        Refusal: it is another file, torn or damaged. Nothing of it has entered the cache.
+        SourceRefusal: it is another file, torn or damaged. Nothing of it has entered the cache.
         StorageError: the disk refused.
     """
     found, wanted = sha256_of(packed), {content.member: content for content in file.contents}
     if found != file.sha256 and not ("" in wanted and wanted[""].sha256):
-        raise Refusal(Note("data.not-the-published-file", name=packed.name, found=found, expected=file.sha256))
+        raise SourceRefusal(Note("data.not-the-published-file", name=packed.name, found=found, expected=file.sha256))
     try:
         if "" in wanted:
             with gzip.open(packed) as stream:
@@ -111,30 +111,30 @@ def unpack_published(packed: Path, file: RemoteFile, folder: Path, source: str) 
                 for member in archive:
                     if member.name in wanted and member.isfile() and (extracted := archive.extractfile(member)):
                         admit(extracted, wanted.pop(member.name), folder, source)
-    except Refusal as refusal:
-        raise Refusal(Note("data.fault-of-file", name=packed.name, reason=refusal.note)) from refusal
+    except SourceRefusal as refusal:
+        raise SourceRefusal(Note("data.fault-of-file", name=packed.name, reason=refusal.note)) from refusal
     except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
         reason = Note("data.archive-damaged", reason=error)
-        raise Refusal(Note("data.fault-of-file", name=packed.name, reason=reason)) from error
+        raise SourceRefusal(Note("data.fault-of-file", name=packed.name, reason=reason)) from error
     if wanted:
         reason = Note("data.archive-lacks", names=", ".join(wanted))
-        raise Refusal(Note("data.fault-of-file", name=packed.name, reason=reason))
+        raise SourceRefusal(Note("data.fault-of-file", name=packed.name, reason=reason))
 
 
 def admit(stream: IO[bytes] | gzip.GzipFile, content: Content, folder: Path, source: str) -> None:
     """Write one unpacked file into the cache, if it has the declared size and digest, and record it.
 
     Raises:
-        Refusal: it has not; the cache is as it was.
+        SourceRefusal: it has not; the cache is as it was.
     """
     body = stream.read(content.size_bytes + 1)  # no more: a gzip file of a few kilobytes can unpack to a full memory
     digest = hashlib.sha256(body).hexdigest()
     if len(body) > content.size_bytes:
-        raise Refusal(Note("data.content-too-long", expected=content.size_bytes))
+        raise SourceRefusal(Note("data.content-too-long", expected=content.size_bytes))
     if len(body) < content.size_bytes:
-        raise Refusal(Note("data.content-size-differs", found=len(body), expected=content.size_bytes))
+        raise SourceRefusal(Note("data.content-size-differs", found=len(body), expected=content.size_bytes))
     if content.sha256 not in (None, digest):
-        raise Refusal(Note("data.content-not-published", found=digest, expected=content.sha256))
+        raise SourceRefusal(Note("data.content-not-published", found=digest, expected=content.sha256))
     files.write_bytes(folder / content.name, body)
     entry = {"bytes": len(body), "sha256": digest, "source": source}
     files.write_json(folder / RECORD, {**read_record(folder), content.name: entry})

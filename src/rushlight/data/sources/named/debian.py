@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rushlight import files
-from rushlight.data.sources.named.cache import Progress, Refusal
+from rushlight.data.sources.named.cache import Progress, SourceRefusal
 from rushlight.texts import Note, text
 
 PACKAGE_S = 300.0  # for all of it
@@ -34,16 +34,16 @@ def unpack_package(package: str, scratch: Path, progress: Progress | None = None
     """Download `package` and unpack it under `scratch`, an empty folder; return the folder that stands for '/'.
 
     Raises:
-        Refusal: this is no Debian, its mirror cannot be reached, or lacks the package; quotes apt.
+        SourceRefusal: this is no Debian, its mirror cannot be reached, or lacks the package; quotes apt.
     """
     for program in ("apt-get", "dpkg-deb"):
         if shutil.which(program) is None:
-            raise Refusal(Note("data.no-package-manager", program=program))
+            raise SourceRefusal(Note("data.no-package-manager", program=program))
     deadline = time.monotonic() + PACKAGE_S
     command = ["apt-get", *OPTIONS, "download", package]
     try:
         run(command, scratch, deadline, package, progress)
-    except Refusal as first:
+    except SourceRefusal as first:
         if time.monotonic() >= deadline:
             raise
         for folder in ("lists/partial", "cache/archives/partial"):
@@ -52,8 +52,8 @@ def unpack_package(package: str, scratch: Path, progress: Progress | None = None
         try:
             run(["apt-get", *OPTIONS, *own_lists, "update"], scratch, deadline, text("data.package-lists"), progress)
             run([*command, *own_lists], scratch, deadline, package, progress)
-        except Refusal as second:
-            raise Refusal(Note("data.with-fresh-lists", first=first.note, second=second.note)) from second
+        except SourceRefusal as second:
+            raise SourceRefusal(Note("data.with-fresh-lists", first=first.note, second=second.note)) from second
     archive = next(scratch.glob("*.deb"), scratch / f"{package}.deb")
     run(["dpkg-deb", "-x", str(archive), str(scratch / "unpacked")], scratch, deadline)
     return scratch / "unpacked"
@@ -62,7 +62,7 @@ def unpack_package(package: str, scratch: Path, progress: Progress | None = None
 def run(
     command: Sequence[str], scratch: Path, deadline: float, name: str = "", progress: Progress | None = None
 ) -> None:
-    """Run a program in `scratch`, reporting the bytes that appear there; Refusal with its complaint when it fails."""
+    """Run a program in `scratch`, reporting the bytes that appear there; SourceRefusal with its complaint when it fails."""
     with tempfile.TemporaryFile() as complaint:
         process = subprocess.Popen(
             command, cwd=scratch, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=complaint,
@@ -83,6 +83,6 @@ def run(
         lines = [line.strip() for line in complaint.read().decode("utf-8", "replace").splitlines() if line.strip()]
     output = " | ".join(([line for line in lines if line.startswith("E:")] or lines)[-3:]) or Note("words.nothing")
     if is_late:
-        raise Refusal(Note("data.command-too-long", command=command[0], output=output))
+        raise SourceRefusal(Note("data.command-too-long", command=command[0], output=output))
     if process.returncode != 0:
-        raise Refusal(Note("data.command-failed", command=command[0], code=process.returncode, output=output))
+        raise SourceRefusal(Note("data.command-failed", command=command[0], code=process.returncode, output=output))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rushlight import files
-from rushlight.data.sources.named.cache import Progress, Refusal
+from rushlight.data.sources.named.cache import Progress, SourceRefusal
 from rushlight.data.sources.named.catalog import RemoteFile
 from rushlight.texts import Note
 
@@ -20,7 +20,7 @@ RETRIES = 1  # the next mirror is another
 CHUNK_BYTES = 1 << 18
 
 
-class Meter:
+class DownloadBar:
     """The progress bar that pooch fills. It refuses a file of another size before its content arrives."""
 
     def __init__(self, file: RemoteFile, progress: Progress | None) -> None:
@@ -37,13 +37,13 @@ class Meter:
     def total(self, offered: int) -> None:
         self.is_answered, self.done = True, 0
         if offered not in (0, self.total):
-            raise Refusal(Note("data.offers-other-size", found=offered, expected=self.total))
+            raise SourceRefusal(Note("data.offers-other-size", found=offered, expected=self.total))
 
     def update(self, count: int) -> None:
         """Add `count` bytes; pooch counts the last chunk as a full one."""
         self.done += count
         if self.is_abandoned or self.done >= self.total + 2 * CHUNK_BYTES:
-            raise Refusal(Note("data.sends-too-much", expected=self.total))
+            raise SourceRefusal(Note("data.sends-too-much", expected=self.total))
         if self.progress:
             self.progress(self.file.name, min(self.done, self.total), self.total)
 
@@ -61,10 +61,10 @@ def download(mirror: str, file: RemoteFile, folder: Path, progress: Progress | N
     A thread does it: looking up a host's name can be neither interrupted nor limited in time.
 
     Raises:
-        Refusal: the server cannot be reached, refuses, offers another file, or keeps failing.
+        SourceRefusal: the server cannot be reached, refuses, offers another file, or keeps failing.
         StorageError: the disk refused.
     """
-    meter, errors, responses = Meter(file, progress), list[BaseException](), list[Any]()
+    meter, errors, responses = DownloadBar(file, progress), list[BaseException](), list[Any]()
 
     def fetch() -> None:
         import pooch
@@ -95,7 +95,7 @@ def download(mirror: str, file: RemoteFile, folder: Path, progress: Progress | N
         while thread.is_alive():
             thread.join(0.05)
             if not meter.is_answered and time.monotonic() > deadline:
-                raise Refusal(Note("data.no-answer", seconds=ANSWER_S))
+                raise SourceRefusal(Note("data.no-answer", seconds=ANSWER_S))
     finally:
         meter.is_abandoned = True  # after Ctrl-C the thread ends with its next chunk
     if errors:
@@ -110,7 +110,7 @@ def is_no_narration(record: logging.LogRecord) -> bool:
 
 
 def explained_failure(error: BaseException) -> BaseException:
-    """Return a failure of the network or of the digest as a Refusal with its root's words; all else as it is."""
+    """Return a failure of the network or of the digest as a SourceRefusal with its root's words; all else as it is."""
     import requests
 
     if not isinstance(error, (requests.RequestException, ValueError)):
@@ -118,4 +118,4 @@ def explained_failure(error: BaseException) -> BaseException:
     root: BaseException = error
     while cause := root.__cause__ or root.__context__:  # ConnectionError, MaxRetryError, NewConnectionError, …
         root = cause
-    return Refusal(getattr(root, "strerror", None) or str(root).partition(" Deleted download")[0])
+    return SourceRefusal(getattr(root, "strerror", None) or str(root).partition(" Deleted download")[0])

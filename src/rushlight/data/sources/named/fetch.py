@@ -16,7 +16,7 @@ import filelock
 from rushlight import files
 from rushlight.data.sources.named.cache import (
     Progress,
-    Refusal,
+    SourceRefusal,
     admit,
     cache_folder,
     find_faults,
@@ -89,8 +89,8 @@ def fetch_missing(dataset: NamedDataset, folder: Path, notes: Sequence[Note], pr
             return
         try:
             fetch_from(source, missing, folder, progress)
-        except (Refusal, OSError) as error:  # OSError: a copy that may not be read, a program that may not be run
-            reason = error.note if isinstance(error, Refusal) else str(error)
+        except (SourceRefusal, OSError) as error:  # OSError: a copy that may not be read, a program that may not be run
+            reason = error.note if isinstance(error, SourceRefusal) else str(error)
             failures.append((name_of_source(source, folder), reason))
         missing = missing_files(dataset, folder)
     if missing:
@@ -114,7 +114,7 @@ def fetch_from(source: str, missing: Sequence[RemoteFile], folder: Path, progres
     """Bring the missing files from one source into the cache; the first failure is raised."""
     if source.startswith("pickle:"):
         is_there = Path(source.removeprefix("pickle:")).exists()
-        raise Refusal(Note("data.copy-is-pickled" if is_there else "data.no-such-folder"))
+        raise SourceRefusal(Note("data.copy-is-pickled" if is_there else "data.no-such-folder"))
     if "://" not in source:
         copy_files(Path(source), missing, folder, str(Path(source).absolute()))
         return
@@ -136,7 +136,7 @@ def fetch_from(source: str, missing: Sequence[RemoteFile], folder: Path, progres
 def copy_files(place: Path, missing: Sequence[RemoteFile], folder: Path, origin: str) -> None:
     """Copy files that are on this machine, packed or unpacked; only a published digest vouches for an unpacked one."""
     if not place.is_dir():
-        raise Refusal(Note("data.no-such-folder"))
+        raise SourceRefusal(Note("data.no-such-folder"))
     for file in missing:
         if (place / file.name).is_file():
             unpack_published(place / file.name, file, folder, origin)
@@ -144,14 +144,14 @@ def copy_files(place: Path, missing: Sequence[RemoteFile], folder: Path, origin:
         for content in file.contents:
             copy = place / content.name
             if place == folder or not copy.is_file():
-                raise Refusal(Note("data.file-not-there", name=file.name))
+                raise SourceRefusal(Note("data.file-not-there", name=file.name))
             if content.sha256 is None:
-                raise Refusal(Note("data.digest-unknown", name=copy.name, published=file.name))
+                raise SourceRefusal(Note("data.digest-unknown", name=copy.name, published=file.name))
             try:
                 with copy.open("rb") as stream:
                     admit(stream, content, folder, origin)
-            except Refusal as refusal:
-                raise Refusal(Note("data.fault-of-file", name=copy.name, reason=refusal.note)) from refusal
+            except SourceRefusal as refusal:
+                raise SourceRefusal(Note("data.fault-of-file", name=copy.name, reason=refusal.note)) from refusal
 
 
 def name_of_source(source: str, folder: Path) -> str:

@@ -11,6 +11,7 @@ import gzip
 import io
 import zlib
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +49,55 @@ def read_frame(path: Path) -> pl.DataFrame:
     return open_frame(path)[0]
 
 
+def is_frame(source: Any) -> bool:
+    """Tell whether a source is a table in memory: a polars or pandas DataFrame, a dict of columns, or a list of rows."""
+    if isinstance(source, Mapping):
+        return bool(source) and all(isinstance(name, str) and is_column(column) for name, column in source.items())
+    if isinstance(source, list):
+        return len(source) > 0 and all(isinstance(row, Mapping) and all(map(is_single, row.values())) for row in source)
+    return type(source).__module__.partition(".")[0] in ("polars", "pandas") and hasattr(source, "columns")
+
+
+def is_column(values: Any) -> bool:
+    """Tell whether values are those of one column."""
+    return isinstance(values, (list, tuple)) or getattr(values, "ndim", 0) == 1
+
+
+def is_single(value: object) -> bool:
+    """Tell whether a value is one cell of a table and not a column of it."""
+    return value is None or isinstance(value, (str, bytes)) or not hasattr(value, "__len__")
+
+
+def as_frame(source: Any) -> Any:
+    """Return a table in memory as a polars DataFrame, pandas' without asking for pyarrow; DataError where polars refuses it."""
+    pl = polars()
+    if isinstance(source, pl.DataFrame):
+        return source
+    if hasattr(source, "columns") and hasattr(source, "isna"):
+        source = {str(name): without_gaps(source[name]) for name in source.columns}
+    elif isinstance(source, Mapping):
+        source = {name: values.tolist() if hasattr(values, "tolist") else values for name, values in source.items()}
+    try:
+        return pl.DataFrame(source, strict=False, infer_schema_length=None if isinstance(source, list) else 100)
+    except Exception as error:  # polars refuses odd input with many kinds of exceptions, Python's own among them
+        raise DataError("rows-not-readable", found=type(source).__name__, reason=first_line(error)) from error
+
+
+def without_gaps(series: Any) -> list[Any]:
+    """Return a pandas column as a list with None where a value is missing."""
+    return [None if gone else value for value, gone in zip(series.tolist(), series.isna().tolist(), strict=True)]
+
+
+def open_table_source(source: Any) -> tuple[Path, pl.DataFrame, list[Note]]:
+    """Return a table's file, or "table" for one in memory, with its content and what had to be decided on the way."""
+    if not is_frame(source):
+        return Path(source), *open_frame(Path(source))
+    frame = as_frame(source)
+    if len(frame) == 0:
+        raise DataError("table-without-rows", path="table")
+    return Path("table"), frame, []
+
+
 def open_frame(path: Path) -> tuple[pl.DataFrame, list[Note]]:
     """Read a table; return it with what had to be decided on the way."""
     pl = polars()
@@ -59,7 +109,7 @@ def open_frame(path: Path) -> tuple[pl.DataFrame, list[Note]]:
         if name.endswith(PARQUET_ENDINGS):
             frame = read_parquet(path)
         elif name.endswith(CSV_ENDINGS):
-            frame, notes = read_csv(path)
+            frame, notes = read_text_table(path)
         else:
             raise DataError("not-a-table", path=path, endings=", ".join(TABLE_ENDINGS))
     except csv.Error as error:  # a cell that seems to go on for ever
@@ -72,7 +122,7 @@ def open_frame(path: Path) -> tuple[pl.DataFrame, list[Note]]:
     return frame, notes
 
 
-def read_csv(path: Path) -> tuple[pl.DataFrame, list[Note]]:
+def read_text_table(path: Path) -> tuple[pl.DataFrame, list[Note]]:
     """Read a CSV with every column as text; the delimiter and the encoding are found out."""
     from rushlight.device import available_memory  # it imports torch, which who cuts a CSV's lines does without
 

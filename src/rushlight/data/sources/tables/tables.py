@@ -20,7 +20,15 @@ from rushlight.data.shape import Names, Samples, build_data, cut_splits
 from rushlight.data.sources.kind import SourceKind
 from rushlight.data.sources.tables.cells import MISSING, as_number
 from rushlight.data.sources.tables.columns import encode, feature_names, learn_columns
-from rushlight.data.sources.tables.frames import first_line, is_table, open_frame, polars, read_frame
+from rushlight.data.sources.tables.frames import (
+    as_frame,
+    is_frame,
+    is_single,
+    is_table,
+    open_table_source,
+    polars,
+    read_frame,
+)
 from rushlight.data.spec import Column, FeatureSpec, NormalizeName, TargetSpec, Task
 from rushlight.data.splits import Data
 from rushlight.errors import DataError, UsageError, suggest
@@ -36,26 +44,25 @@ MOST_CLASSES_OF_NUMBERS = 20  # more different whole numbers than this are a qua
 
 
 def open_table(
-    path: str | Path,
+    source: Any,
     *,
     target: str | None,
-    validation: str | Path | None = None,
-    test: str | Path | None = None,
+    validation: Any = None,
+    test: Any = None,
     normalize: NormalizeName = "auto",
     seed: int = 0,
     test_fraction: float | None = 0.2,
     val_fraction: float | None = None,
     task: Task | None = None,
 ) -> Data:
-    """Open a CSV or Parquet file as data that predicts its column `target` from the others.
+    """Open a CSV or Parquet file, or a table in memory, as data that predicts its column `target` from the others.
 
     A sample is called "row 7", the seventh row of the file's data (the header is not counted), with the file's name
     before it where there are several files.
     Without `test`, a share of the rows is set aside by `seed`, the same of every class. Raises DataError for a file
     that cannot be read, a target that is not there, or columns from which nothing can be learnt.
     """
-    path = Path(path)
-    frame, notes = open_frame(path)
+    path, frame, notes = open_table_source(source)
     target = check_target(path, frame, target)
     frame, rows, dropped = with_target(path, frame, target)
     labels = read_target(path, frame, target, task)
@@ -74,18 +81,18 @@ def open_table(
     notes += cut.notes
     for split, other in (("validation", validation), ("test", test)):
         if other is not None:
-            held_out[split], other_notes = read_other_table(Path(other), columns, labels.spec)
+            held_out[split], other_notes = read_other_table(other, columns, labels.spec)
             key = "data.tested-on" if split == "test" else "data.validated-on"
-            notes += [*other_notes, Note(key, name=Path(other).name)]
+            notes += [*other_notes, *([] if is_frame(other) else [Note(key, name=Path(other).name)])]
     return build_data(
         path.name, "table", samples.take(cut.train), held_out["test"], labels.spec, validation=held_out["validation"],
         normalize=normalize, columns=columns, notes=(*notes, *column_notes),
     )  # fmt: skip
 
 
-def read_other_table(path: Path, columns: tuple[Column, ...], target: TargetSpec) -> tuple[Samples, list[Note]]:
-    """Read the rows of another file, named by file and row, with the columns and the classes learnt on the training file."""
-    frame, notes = open_frame(path)
+def read_other_table(source: Any, columns: tuple[Column, ...], target: TargetSpec) -> tuple[Samples, list[Note]]:
+    """Read the rows of another table, named by file and row, with the columns and the classes learnt on the training one."""
+    path, frame, notes = open_table_source(source)
     name = check_target(path, frame, target.name)
     frame, rows, dropped = with_target(path, frame, name)
     values = target_numbers(path, frame[name], target)
@@ -101,32 +108,15 @@ def read_rows(source: Any, features: FeatureSpec) -> Tensor:
     pl = polars()
     if isinstance(source, (str, Path)):
         return encode(read_frame(Path(source)), features.columns)
-    if isinstance(source, pl.DataFrame):
-        return encode(source, features.columns)
     if isinstance(source, (np.ndarray, Tensor)):
         values, names = np.asarray(source), [column.name for column in features.columns]
         if values.ndim != 2 or values.shape[1] != len(names):
             shape = tuple(values.shape)
             raise DataError("wrong-number-of-columns", found=shape, expected=len(names), columns=", ".join(names))
         return encode(pl.DataFrame(values, schema=names, orient="row"), features.columns)
-    if hasattr(source, "columns") and hasattr(source, "isna"):  # pandas, without asking for pyarrow
-        columns = {str(name): (source[name].tolist(), source[name].isna().tolist()) for name in source.columns}
-        source = {
-            name: [None if gone else value for value, gone in zip(values, gaps, strict=True)]
-            for name, (values, gaps) in columns.items()
-        }
-    elif isinstance(source, Mapping) and all(is_single(value) for value in source.values()):
+    if isinstance(source, Mapping) and all(is_single(value) for value in source.values()):
         source = [source]
-    try:
-        frame = pl.DataFrame(source, strict=False, infer_schema_length=None if isinstance(source, list) else 100)
-    except Exception as error:  # polars refuses odd input with many kinds of exceptions, Python's own among them
-        raise DataError("rows-not-readable", found=type(source).__name__, reason=first_line(error)) from error
-    return encode(frame, features.columns)
-
-
-def is_single(value: object) -> bool:
-    """Tell whether a value is one cell of a table and not a column of it."""
-    return value is None or isinstance(value, (str, bytes)) or not hasattr(value, "__len__")
+    return encode(as_frame(source), features.columns)
 
 
 # ── the target ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -245,6 +235,6 @@ def class_name(value: object) -> str:
 
 TABLE: SourceKind = SourceKind(
     "data.kinds.table",
-    lambda source: isinstance(source, (str, Path)) and is_table(source) and Path(source).exists(),
+    lambda source: is_table(source) and Path(source).exists() if isinstance(source, (str, Path)) else is_frame(source),
     open_table,
 )

@@ -1,0 +1,241 @@
+"""Averaged weights, arguments of losses, mixup: each beside its plain form, and resumed to the same bits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+import rushlight
+from rushlight.data import step_seed
+from rushlight.errors import UsageError
+from rushlight.runs import read_recipe
+from rushlight.training.objective.losses import balanced
+
+X = torch.randn(96, 6, generator=torch.Generator().manual_seed(0))
+Y = (X[:, 0] > 0.8).long() + (X[:, 1] > 1.2).long()
+OPTIONS: dict[str, Any] = {
+    "batch_size": 16, "quiet": True, "normalize": "none", "lr": 0.1, "numerics": "exact", "test_data": (X, Y), "optimizer": "SGD",
+}  # fmt: skip
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
+
+
+def same(one: Any, other: Any) -> None:
+    torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
+def steps(epochs: int) -> Any:
+    """Give each step's samples in the run's own order, with torch seeded as the run does it."""
+    for epoch in range(1, epochs + 1):
+        order = torch.randperm(96, generator=torch.Generator().manual_seed(1_000_003 * epoch))
+        for number, rows in enumerate(order.split(16)):
+            torch.manual_seed(step_seed(0, epoch, number))
+            yield X[rows], Y[rows]
+
+
+def stop_at_2(event: rushlight.Event) -> None:
+    if event.kind == "epoch" and event.data["epoch"] == 2:
+        raise KeyError("stop")
+
+
+# ── averaged weights ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_averaged_weights_are_torchs_also_in_a_run_long_enough_for_faster_executions(tmp_path: Path) -> None:
+    """A mode that is verified repeats steps, and one that joins steps calls no hook: each would make another average."""
+    run = rushlight.train(network(), (X, Y), epochs=40, ema=0.999, runs=tmp_path, **{**OPTIONS, "numerics": "fast"})
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.999))
+    for x, y in steps(40):
+        optimizer.zero_grad()
+        functional.cross_entropy(model(x), y).backward()
+        optimizer.step()
+        average.update_parameters(model)
+    same(run.model.state_dict(), average.module.state_dict())
+
+
+def test_averaged_weights_are_those_of_torch_and_are_what_is_tested_and_saved(tmp_path: Path) -> None:
+    run = rushlight.train(network(), (X, Y), epochs=3, ema=0.9, runs=tmp_path, **OPTIONS)
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.9))
+    for x, y in steps(3):
+        optimizer.zero_grad()
+        functional.cross_entropy(model(x), y).backward()
+        optimizer.step()
+        average.update_parameters(model)
+    same(run.model.state_dict(), average.module.state_dict())
+    average.eval()
+    with torch.no_grad():
+        loss = float(functional.cross_entropy(average(X), Y))
+    assert run.report is not None
+    assert run.report.loss == pytest.approx(loss, rel=1e-6)
+    tests = [line["test"]["loss"] for line in run.history if line["kind"] == "epoch"]
+    assert tests[-1] == pytest.approx(loss, rel=1e-6)
+    reopened = rushlight.open_run(run.name, network(), runs=tmp_path)
+    same(reopened.model.state_dict(), run.model.state_dict())
+
+
+def test_the_average_is_resumed_to_the_same_bits_and_the_training_goes_on_from_its_own_weights(tmp_path: Path) -> None:
+    options: dict[str, Any] = {**OPTIONS, "optimizer": "Adam", "ema": 0.9, "runs": tmp_path, "epochs": 4}
+    whole = rushlight.train(network(), (X, Y), **options)
+    with pytest.raises(KeyError, match="stop"):
+        rushlight.train(network(), (X, Y), name="part", on_event=stop_at_2, **options)
+    unfinished = rushlight.open_run("part", network(), runs=tmp_path)
+    two = rushlight.train(network(), (X, Y), **{**options, "epochs": 2})
+    same(unfinished.model.state_dict(), two.model.state_dict())  # the average, not the weights in training
+    part = rushlight.resume("part", network(), (X, Y), runs=tmp_path, quiet=True, test_data=(X, Y))
+    same(part.model.state_dict(), whole.model.state_dict())
+    assert part.losses.tolist() == whole.losses.tolist()
+    plain = rushlight.train(network(), (X, Y), **{**options, "ema": None})
+    assert plain.losses.tolist() == whole.losses.tolist()  # the average changes nothing in training
+
+
+def test_the_best_epoch_keeps_its_average(tmp_path: Path) -> None:
+    figures = iter([0.1, 0.9, 0.3])
+    options: dict[str, Any] = {**OPTIONS, "ema": 0.9, "runs": tmp_path, "schedule": "constant"}
+    run = rushlight.train(
+        network(),
+        (X, Y),
+        epochs=3,
+        val_data=(X, Y),
+        metrics={"own": lambda o, y: next(figures, 0.5)},
+        best="max:own",
+        **options,
+    )
+    two = rushlight.train(network(), (X, Y), epochs=2, **options)
+    same(run.model.state_dict(), two.model.state_dict())
+
+
+def test_averaging_says_why_every_step_is_executed_exactly(tmp_path: Path) -> None:
+    said: list[str] = []
+
+    def hear(event: rushlight.Event) -> None:
+        said.extend(str(value) for value in event.data.values())
+
+    fast = {**OPTIONS, "numerics": "fast", "compile": "first", "runs": tmp_path, "epochs": 2}
+    run = rushlight.train(network(), (X, Y), ema=0.9, on_event=hear, **fast)
+    exact = rushlight.train(network(), (X, Y), ema=0.9, **{**fast, "numerics": "exact", "compile": "auto"})
+    same(run.model.state_dict(), exact.model.state_dict())
+    assert any("an average of its weights is kept" in each for each in said)
+
+
+def test_an_optimizer_that_is_used_again_averages_no_more(tmp_path: Path) -> None:
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    options = {**OPTIONS, "lr": None, "optimizer": optimizer, "runs": tmp_path, "epochs": 1}
+    rushlight.train(model, (X, Y), ema=0.5, **options)
+    assert not optimizer._optimizer_step_post_hooks
+
+
+# ── arguments of losses ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_arguments_of_a_loss_are_torchs_own(tmp_path: Path) -> None:
+    ours, theirs = network(), network()
+    arguments = {"label_smoothing": 0.1, "weight": [0.5, 1.0, 2.0]}
+    run = rushlight.train(
+        ours, (X, Y), epochs=2, loss="cross-entropy", loss_arguments=arguments, runs=tmp_path, **OPTIONS
+    )
+    loss = nn.CrossEntropyLoss(label_smoothing=0.1, weight=torch.tensor([0.5, 1.0, 2.0]))
+    live = rushlight.train(theirs, (X, Y), epochs=2, loss=loss, runs=tmp_path, **OPTIONS)
+    same(ours.state_dict(), theirs.state_dict())
+    assert run.report == live.report
+    assert read_recipe(run.folder)["loss"] == {"name": "CrossEntropyLoss", "arguments": arguments}
+    reopened = rushlight.open_run(run.name, network(), runs=tmp_path)
+    assert reopened.test((X, Y)) == run.report  # nothing has to be given again
+
+
+def test_balanced_weights_are_by_how_rare_a_class_is(tmp_path: Path) -> None:
+    options = {**OPTIONS, "loss_arguments": {"weight": "balanced"}, "runs": tmp_path}
+    run = rushlight.train(network(), (X, Y), epochs=2, name="part", **options)
+    counts = torch.bincount(Y).double()
+    expected = (96 / (3 * counts)).tolist()
+    assert read_recipe(run.folder)["loss"]["arguments"]["weight"] == pytest.approx(expected)
+    whole = rushlight.train(network(), (X, Y), epochs=3, schedule="constant", **options)
+    part = rushlight.resume(
+        "part", network(), (X, Y), epochs=3, schedule="constant", runs=tmp_path, quiet=True, test_data=(X, Y)
+    )
+    same(part.model.state_dict(), whole.model.state_dict())
+    assert balanced("pos_weight", torch.tensor([[1.0, 0.0], [0.0, 0.0], [0.0, 1.0], [0.0, 1.0]]), 2) == [3.0, 1.0]
+
+
+# ── mixup ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_mixup_is_its_formula_by_the_seed_of_each_step_and_no_test_is_mixed(tmp_path: Path) -> None:
+    ours, theirs = network(), network()
+    run = rushlight.train(ours, (X, Y), epochs=2, mixup=0.4, runs=tmp_path, **OPTIONS)
+    optimizer = torch.optim.SGD(theirs.parameters(), lr=0.1)
+    losses = []
+    for x, y in steps(2):
+        share = float(torch.distributions.Beta(0.4, 0.4).sample())
+        other = torch.randperm(len(x))
+        outputs = theirs(share * x + (1 - share) * x[other])
+        loss: Tensor = share * functional.cross_entropy(outputs, y) + (1 - share) * functional.cross_entropy(
+            outputs, y[other]
+        )
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    same(ours.state_dict(), theirs.state_dict())
+    assert np.array_equal(run.losses, np.array(losses, np.float32))
+    assert run.report is not None
+    with torch.no_grad():
+        assert run.report.loss == pytest.approx(float(functional.cross_entropy(run.model(X), Y)), rel=1e-6)
+
+
+def test_mixup_is_the_same_in_fast_numerics_and_under_the_profiler(tmp_path: Path) -> None:
+    exact = rushlight.train(network(), (X, Y), epochs=3, mixup=0.4, runs=tmp_path, **OPTIONS)
+    fast = rushlight.train(
+        network(), (X, Y), epochs=3, mixup=0.4, runs=tmp_path, profile=True, **{**OPTIONS, "numerics": "fast"}
+    )
+    np.testing.assert_allclose(fast.losses, exact.losses, rtol=1e-4)
+
+
+def test_all_of_it_goes_on_with_the_same_bits(tmp_path: Path) -> None:
+    options: dict[str, Any] = {
+        **OPTIONS,
+        "mixup": 0.2,
+        "ema": 0.9,
+        "loss_arguments": {"label_smoothing": 0.1},
+        "runs": tmp_path,
+    }
+    whole = rushlight.train(network(), (X, Y), epochs=4, **options)
+    with pytest.raises(KeyError, match="stop"):
+        rushlight.train(network(), (X, Y), epochs=4, name="part", on_event=stop_at_2, **options)
+    part = rushlight.resume("part", network(), (X, Y), runs=tmp_path, quiet=True, test_data=(X, Y))
+    assert part.summary()["state_sha256"] == whole.summary()["state_sha256"]
+    assert part.losses.tolist() == whole.losses.tolist()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (
+            {"loss_arguments": {"smoothing": 0.1}},
+            'CrossEntropyLoss has no argument "smoothing". Did you mean "label_smoothing"',
+        ),
+        ({"loss_arguments": {"label_smoothing": 0.1}, "loss": nn.CrossEntropyLoss()}, "loss_arguments"),
+        ({"mixup": 0.2, "objective": lambda m, b: m(b[0]).mean()}, "mixup"),
+        ({"mixup": 0.2, "kind": "tokens"}, "mixup mixes numbers"),
+        ({"ema": 1.5}, "decay between 0 and 1"),
+    ],
+)
+def test_what_does_not_fit_is_refused(options: dict[str, Any], words: str, tmp_path: Path) -> None:
+    data = (X.long(), Y) if "kind" in options else (X, Y)
+    kept = {key: value for key, value in OPTIONS.items() if key not in ("test_data", "normalize")}
+    with pytest.raises(UsageError, match=words):
+        rushlight.train(network(), data, epochs=1, runs=tmp_path, **kept, **options)
