@@ -18,7 +18,7 @@ from torch import nn
 from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
 
 from faults import own
-from rushlight.device import bfloat16_refusal
+from rushlight.device import precision_refusal
 from rushlight.training.engine.compiler import why_not_here
 
 
@@ -207,7 +207,7 @@ def needs_polars() -> str | None:
 
 def needs_bfloat16() -> str | None:
     """Say what lower precision needs."""
-    return bfloat16_refusal(torch.device("cpu"))
+    return precision_refusal("bfloat16", torch.device("cpu"))
 
 
 CONFIGURATIONS: Sequence[Configuration] = (

@@ -40,7 +40,7 @@ class Recorder:
 
 def model(engine: Any, sizes: tuple[int, ...] = (1, 2, 4, 8)) -> Model:
     tensors = [Signature("x", "float32", (None, 1))], [Signature("y", "float32", (None, 1))]
-    seconds = getattr(engine, "seconds", 0.0)
+    seconds = max(getattr(engine, "seconds", 0.0), 1e-3)  # as measured: less would be run at once
     return Model("double", engine, "test", *tensors, sizes=sizes, seconds=dict.fromkeys(sizes, seconds))
 
 
@@ -140,6 +140,39 @@ def test_what_is_dropped_or_given_up_is_never_run() -> None:
     assert late.status == 504
     assert engine.rows == {1.0, 4.0}
     assert batcher.waiting_rows == 0
+
+
+def test_what_a_client_that_left_had_asked_is_never_run() -> None:
+    client = Client("array")
+    served, seen = client.service.model, list[float]()
+    run = served.run
+
+    def slow(inputs: Mapping[str, Any]) -> Any:
+        seen.extend(inputs["inputs"][:, 0].tolist())
+        time.sleep(0.05)
+        return run(inputs)
+
+    served.run, served.sizes, served.seconds = slow, (1,), {1: 0.05}
+
+    async def leaves() -> Any:
+        if not came:
+            came.append(True)
+            return {"type": "http.request", "body": b"[2, 0, 0, 0, 0]"}
+        await asyncio.sleep(0.01)
+        return {"type": "http.disconnect"}
+
+    came: list[bool] = []
+
+    async def ask() -> Any:
+        first = asyncio.create_task(client.ask("POST", "/predict", b"[1, 0, 0, 0, 0]"))
+        await asyncio.sleep(0.01)
+        left = asyncio.create_task(client.ask("POST", "/predict", receive=leaves))
+        last = asyncio.create_task(client.ask("POST", "/predict", b"[3, 0, 0, 0, 0]"))
+        return await asyncio.gather(first, left, last)
+
+    first, left, last = asyncio.run(ask())
+    assert (first.status, left.status, last.status) == (200, 400, 200)
+    assert seen == [1.0, 3.0]
 
 
 def test_a_full_queue_refuses_at_once_and_says_when_to_ask_again() -> None:

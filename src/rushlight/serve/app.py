@@ -8,7 +8,7 @@ import json
 import logging
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from html import escape
 from pathlib import Path
 from typing import Any, TypeVar
@@ -204,7 +204,7 @@ class Service:
         asked = await here_or_in_thread(
             body, lambda: inference.Request(body, header, self.model, self.settings.most_rows)
         )
-        answers = await self.batcher.submit(asked.inputs, asked.rows, asked.seconds(self.seconds(request)))
+        answers = await self.submit(request, asked.inputs, asked.rows, asked.seconds(self.seconds(request)))
         content, headers = asked.respond(answers, self.model)
         return Response(content, headers=headers)
 
@@ -224,7 +224,22 @@ class Service:
 
     async def run(self, request: Request, raw: Array) -> Answers:
         """Return the outputs on raw inputs."""
-        return await self.batcher.submit({self.model.inputs[0].name: raw}, len(raw), self.seconds(request))
+        return await self.submit(request, {self.model.inputs[0].name: raw}, len(raw), self.seconds(request))
+
+    async def submit(self, request: Request, inputs: Mapping[str, Array], rows: int, seconds: float) -> Answers:
+        """Return the outputs on rows; where these have to wait and the client leaves, they are never run."""
+        answers = self.batcher.submit(inputs, rows, seconds)
+        if not self.batcher.is_busy:
+            return await answers
+        waiting, leaving = asyncio.ensure_future(answers), asyncio.ensure_future(request.receive())
+        try:
+            await asyncio.wait({waiting, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            if not waiting.done():
+                raise Refusal(400, "serve-cut-off")
+            return waiting.result()
+        finally:
+            waiting.cancel()
+            leaving.cancel()
 
     def seconds(self, request: Request) -> float:
         """Return how long a request may wait for its batch: as its header says, at most as the server's deadline."""

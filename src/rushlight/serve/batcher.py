@@ -22,6 +22,7 @@ from rushlight.export import Answers
 from rushlight.serve.model import Array, Model
 from rushlight.serve.refusals import Refusal
 
+AT_ONCE = 2e-4  # seconds: what takes less is not worth a batch
 QUICK = 2e-3  # seconds: a batch that takes less is run where requests are read, without a change of threads
 
 
@@ -62,8 +63,13 @@ class Batcher:
             }
         if self.waiting_rows and self.waiting_rows + rows > self.most_waiting:
             raise Refusal(503, "serve-busy", rows=self.waiting_rows, headers={"retry-after": "1"})
+        if seconds <= 0:
+            raise Refusal(504, "serve-too-late", seconds=0.0)
         loop = asyncio.get_running_loop()
         job = Job(inputs, rows, loop.create_future())
+        if not self.waiting and not self.is_busy and self.seconds(rows) < AT_ONCE:
+            settle(execute(self.model, [job], self.meter))
+            return await job.future
         self.waiting.append(job)
         self.waiting_rows += rows
         if not self.is_busy and not self.is_scheduled:
@@ -82,8 +88,7 @@ class Batcher:
             jobs = self.next_batch()
             if not jobs:
                 continue
-            size = self.padded(sum(job.rows for job in jobs))
-            if self.model.seconds.get(size, 0.0) * max(1, sum(job.rows for job in jobs) / size) < QUICK:
+            if self.seconds(sum(job.rows for job in jobs)) < QUICK:
                 settle(execute(self.model, jobs, self.meter))
                 continue
             self.is_busy = True
@@ -112,9 +117,10 @@ class Batcher:
                 rows += job.rows
         return jobs
 
-    def padded(self, rows: int) -> int:
-        """Return the size of the batch in which so many rows run."""
-        return next((size for size in self.model.sizes if size >= rows), self.model.sizes[-1])
+    def seconds(self, rows: int) -> float:
+        """Return the time that so many rows take, as it was measured at the start."""
+        size = next((size for size in self.model.sizes if size >= rows), self.model.sizes[-1])
+        return self.model.seconds.get(size, 0.0) * max(1.0, rows / size)
 
     def close(self) -> None:
         """Let the thread end."""

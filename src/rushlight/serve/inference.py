@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from rushlight.export import Answers, read_raw
-from rushlight.kinds import Kind, is_count, is_flag, is_object, is_text, is_whole_number, wrong_entry
-from rushlight.serve.model import DATATYPES, Array, Model, Signature
+from rushlight.kinds import Kind, is_count, is_flag, is_text, is_whole_number, wrong_entry
+from rushlight.serve.model import DATATYPES, Array, Model
 from rushlight.serve.reading import as_json, as_numbers, bounded, checked_rows, parsed, text_of
 from rushlight.serve.refusals import Refusal
 
@@ -41,16 +41,12 @@ class Request:
 
     def __init__(self, body: bytes, header: str, model: Model, most_rows: int) -> None:
         """Read a body. Refusal or DataError for what is wrong in it."""
-        if header == "0":
-            self.content: dict[str, Any] = {"parameters": {"binary_data_output": True}}
-            self.given = {model.inputs[0].name: raw_input(body, model.inputs[0])}
-        else:
-            head, tail = cut(body, header)
-            self.content = parsed(head)
-            if not is_object(self.content) or (name := wrong_entry(self.content, REQUEST)) is not None:
-                raise Refusal(400, "serve-bad-entry", name="" if not is_object(self.content) else name)
-            self.given = tensors_in(self.content["inputs"], memoryview(tail))
-        self.inputs, self.rows = as_inputs(self.given, model, most_rows)
+        head, tail = cut(body, header)
+        self.content: dict[str, Any] = parsed(head)
+        if (name := wrong_entry(self.content, REQUEST)) is not None:
+            raise Refusal(400, "serve-bad-entry", name=name)
+        given = tensors_in(self.content["inputs"], memoryview(tail))
+        self.inputs, self.rows = as_inputs(given, model, most_rows)
 
     def seconds(self, usual: float) -> float:
         """Return the time that the request allows, which it has in microseconds."""
@@ -169,17 +165,6 @@ def strings(texts: list[Any]) -> Array:
     values = np.empty(len(texts), dtype=object)
     values[:] = texts
     return values
-
-
-def raw_input(body: bytes, tensor: Signature) -> Array:
-    """Return a body that is one row of the only input, and nothing else."""
-    if tensor.dtype == "str":
-        return strings([body])
-    dtype = np.dtype(tensor.dtype).newbyteorder("<")
-    shape = [side or 1 for side in tensor.shape[1:]]
-    if len(body) != dtype.itemsize * math.prod(shape):
-        raise Refusal(400, "serve-short", name=tensor.name, expected=dtype.itemsize * math.prod(shape), found=len(body))
-    return np.frombuffer(body, dtype).reshape(1, *shape)
 
 
 def as_inputs(given: Mapping[str, Array], model: Model, most: int) -> tuple[dict[str, Array], int]:

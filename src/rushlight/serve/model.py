@@ -136,9 +136,8 @@ def opened_bundle(
         source = str(folder if is_bundle else folder.parent)
         tell(Note("serve.making"))
         command = [sys.executable, "-m", "rushlight", "save", source, str(folder), "--runs", str(runs)]
-        subprocess.run(
-            [*command, *(["--model", reference] if reference else [])], check=False, stdout=subprocess.DEVNULL
-        )
+        command += ["--model", reference] if reference else []
+        subprocess.run(command, check=False, capture_output=True)  # why there is none is recorded, and said below
         description = read_description(folder)
     name, examples = str(description["provenance"].get("run") or folder.name), read_examples(folder)
 
@@ -185,7 +184,8 @@ def from_torch(folder: Path, reference: str | None) -> Model:
     )
     answers = saved.answer(np.zeros((1, *features.shape), features.dtype))
     outputs = [Signature(name, found.dtype.name, (None, *found.shape[1:])) for name, found in answers.items()]
-    note = Note("serve.by-torch", reason=read_description(folder).get("graph", {}).get("reason", ""))
+    reason = read_description(folder).get("graph", {}).get("reason") or Note("serve.not-written")
+    note = Note("serve.by-torch", reason=reason)
     return Model(
         "",
         lambda given: saved.answer(given["inputs"]),

@@ -86,6 +86,8 @@ def as_numbers(content: Any) -> Array:
         array = np.array(content)
     except (ValueError, OverflowError):  # lists of several lengths
         raise Refusal(400, "serve-ragged") from None
+    if array.size == 0:
+        raise Refusal(400, "serve-empty")
     if array.dtype.kind not in "biuf":
         raise Refusal(400, "serve-not-numbers")
     return array

@@ -51,7 +51,8 @@ def main() -> None:
             answer = {"error": error.problem}
         except Exception as error:  # whatever reading somebody's data may raise
             answer = {"error": f"{type(error).__name__}: {error}"}
-        print(json.dumps(answer), file=answers, flush=True)
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
 
 
 def refuse(*arguments: object) -> NoReturn:

@@ -109,7 +109,7 @@ def open_frame(path: Path) -> tuple[pl.DataFrame, list[Note]]:
         if name.endswith(PARQUET_ENDINGS):
             frame = read_parquet(path)
         elif name.endswith(CSV_ENDINGS):
-            frame, notes = read_csv(path)
+            frame, notes = read_text_table(path)
         else:
             raise DataError("not-a-table", path=path, endings=", ".join(TABLE_ENDINGS))
     except csv.Error as error:  # a cell that seems to go on for ever
@@ -122,7 +122,7 @@ def open_frame(path: Path) -> tuple[pl.DataFrame, list[Note]]:
     return frame, notes
 
 
-def read_csv(path: Path) -> tuple[pl.DataFrame, list[Note]]:
+def read_text_table(path: Path) -> tuple[pl.DataFrame, list[Note]]:
     """Read a CSV with every column as text; the delimiter and the encoding are found out."""
     from rushlight.device import available_memory  # it imports torch, which who cuts a CSV's lines does without
 
