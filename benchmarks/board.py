@@ -88,8 +88,11 @@ def board_of(folder: Path) -> Iterator[tuple[str, int]]:
 
 def measure(
     browser: Any, folder: Path, view: str, condition: str, zooms: list[str]
-) -> tuple[float, list[float], float]:
-    """Return the milliseconds until a view is there, those of each zoom, and the megabytes of the server."""
+) -> tuple[float, list[float], float, float]:
+    """Return the milliseconds until a view is there, those of each zoom, the server's megabytes, and processor milliseconds.
+
+    The processors' time until the view is there, of server and browser, tells how long a busy machine made both wait.
+    """
     with board_of(folder) as (address, process):
         context = browser.new_context(**PERMISSIVE)
         page = context.new_page()
@@ -97,8 +100,10 @@ def measure(
         page.wait_for_selector("main")
         wait = WAIT.replace("CONDITION", condition)
         page.goto("about:blank")
+        before = processor_seconds()
         page.goto(f"{address.split('?')[0]}#/{view}", wait_until="commit")
         cold = float(page.evaluate(wait))
+        spent = 1000 * (processor_seconds() - before)
         times = []
         for zoom in zooms:
             page.wait_for_timeout(200)
@@ -107,7 +112,24 @@ def measure(
             times.append(float(page.evaluate(changed, begin)))
         memory = max_memory(process)
         context.close()
-    return cold, times, memory
+    return cold, times, memory, spent
+
+
+def processor_seconds() -> float:
+    """Return the processor time of all living processes that this one has begun, and theirs."""
+    parents, spent = {}, {}
+    for place in Path("/proc").iterdir():
+        if place.name.isdecimal():
+            try:
+                entries = (place / "stat").read_text().rpartition(")")[2].split()
+            except OSError:  # it has ended
+                continue
+            parents[int(place.name)], spent[int(place.name)] = int(entries[1]), int(entries[11]) + int(entries[12])
+    ours, known = {os.getpid()}, 0
+    while len(ours) > known:
+        known = len(ours)
+        ours |= {process for process, parent in parents.items() if parent in ours}
+    return sum(spent[process] for process in ours - {os.getpid()}) / os.sysconf("SC_CLK_TCK")
 
 
 def max_memory(process: int) -> float:
@@ -131,6 +153,7 @@ def main() -> None:
     scale = 100 if options.quick else 1
     random, found = np.random.default_rng(0), {name: [] for name in TARGETS}  # type: ignore[var-annotated]
     chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    processors: dict[str, list[float]] = {name: [] for name in TARGETS}
     with tempfile.TemporaryDirectory() as place, sync_playwright() as driver:
         say("writing runs …")
         long, many, list_ = (Path(place) / name for name in ("long", "many", "list"))
@@ -145,23 +168,34 @@ def main() -> None:
             steps = 10_000_000 // scale
             zooms = [f"&low={int(steps * low)}&high={int(steps * high)}" for low, high in
                      ((0.1, 0.9), (0.2, 0.3), (0.25, 0.26), (0.255, 0.2551))]  # fmt: skip
-            cold, times, memory = measure(browser, long, f"curves?runs={id_of('long')}", DRAWN, zooms)
+            cold, times, memory, spent = measure(browser, long, f"curves?runs={id_of('long')}", DRAWN, zooms)
             found["10,000,000 steps, cold"].append(cold)
+            processors["10,000,000 steps, cold"].append(spent)
             found["a zoom in them"].append(max(times))
             runs = ",".join(id_of(path.name) for path in sorted(many.iterdir()))
             steps = 100_000 // scale
             zooms = [f"&low={int(steps * low)}&high={int(steps * high)}" for low, high in ((0.1, 0.9), (0.4, 0.5))]
-            cold, times, other = measure(browser, many, f"curves?runs={runs}", DRAWN, zooms)
+            cold, times, other, spent = measure(browser, many, f"curves?runs={runs}", DRAWN, zooms)
             found["100 runs of 100,000 steps, cold"].append(cold)
+            processors["100 runs of 100,000 steps, cold"].append(spent)
             found["a zoom in these"].append(max(times))
             count = len(list(list_.iterdir()))
-            cold, _, third = measure(browser, list_, "runs", LISTED.replace("COUNT", str(count)), [])
+            cold, _, third, spent = measure(browser, list_, "runs", LISTED.replace("COUNT", str(count)), [])
             found["10,000 runs listed, cold"].append(cold)
+            processors["10,000 runs listed, cold"].append(spent)
             found["memory of the server (MB)"].append(max(memory, other, third))
         browser.close()
     print(this_machine())
-    rows = [[name, figure(spread(values)), f"{TARGETS[name]:,.0f}"] for name, values in found.items()]
-    print(markdown(["case", "ms: median (least-most)", "target"], rows))
+    rows = [
+        [
+            name,
+            figure(spread(values)),
+            figure(spread(processors[name])) if processors[name] else "",
+            f"{TARGETS[name]:,.0f}",
+        ]
+        for name, values in found.items()
+    ]
+    print(markdown(["case", "ms: median (least-most)", "of processors", "target"], rows))
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import { asJson, Refused } from "./words.js";
 
 const RUNNING_MS = 1000;
 const IDLE_MS = 10000;
+const LONG_LIST_MS = 1500; // between two looks at a list that is not whole yet
 const MANY_LINES = 200; // as many may be a part of what there is
 
 export const state = {
@@ -36,6 +37,7 @@ const listeners = new Set();
 /** @type {ReturnType<typeof setTimeout> | undefined} */
 let timer;
 let isAsking = false;
+let toldAt = -Infinity;
 
 /** Call a function whenever the list was asked for; return what stops that. @param {() => void} listener */
 export function listen(listener) {
@@ -56,7 +58,10 @@ export async function poll() {
   }
   isAsking = false;
   state.ticks += 1;
-  for (const listener of [...listeners]) listener();
+  if (state.isWhole || state.trouble || performance.now() - toldAt > LONG_LIST_MS) {
+    toldAt = performance.now(); // a long list comes in parts: to sort and draw it anew for each would take longer than to read it
+    for (const listener of [...listeners]) listener();
+  }
   const isLive = [...state.rows.values()].some((row) => row.status === "running");
   if (exported) return; // nothing changes any more
   timer = setTimeout(poll, !state.isWhole && !state.trouble ? 0 : isLive ? RUNNING_MS : IDLE_MS);

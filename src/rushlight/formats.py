@@ -61,7 +61,7 @@ def main_figure(figures: Mapping[str, Any]) -> tuple[str, float, bool] | None:
     """Return what figures of a report are judged by: name, value, and whether a higher one is better; None for nothing."""
     mode, _, name = (figures.get("judged_by") or "").partition(":")
     own = {**figures, **(figures.get("numbers") or {})}
-    found = next((each for each in (name, "accuracy", "mae", "loss") if own.get(each) is not None), None)
+    found = next((each for each in (name, "accuracy", "mae", "loss") if isinstance(own.get(each), (int, float))), None)
     return None if found is None else (found, own[found], mode == "max" if found == name else found == "accuracy")
 
 

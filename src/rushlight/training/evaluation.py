@@ -80,7 +80,7 @@ def evaluate_at_once(
     places = None if target is None else as_places(target)
     target = None if target is None or target.task == "other" else target
     told = None if objective.own is None else objective.told
-    done, measuring = 0, objective.metrics.open()
+    done, measuring = 0, objective.metrics.begin()
     pooling = FasterMaxPool() if may_pool(model) else contextlib.nullcontext()
     with eval_mode(model), torch.no_grad(), pooling, drawing_the_same():
         for batch in split.in_order(batch_size):

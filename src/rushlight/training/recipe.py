@@ -40,14 +40,15 @@ BUILT: dict[str, Kind] = {
     "arguments": is_object,
     "seed": is_whole_number,
 }  # a model by its name or its import
+PREPARED: dict[str, Kind] = {"eval?": [is_text], "weights?": is_text, "weights_sha256?": is_text}
 OPENING: Kind = {
     **dict.fromkeys(("target?", "task?", "kind?", "normalize?"), is_text), "classes?": [is_text], "image_size?": pair_of(is_count),
     "test_fraction?": is_share, "val_fraction?": is_share, "seed?": is_whole_number, "skip_bad?": is_flag, "workers?": is_count,
 }  # fmt: skip
 KIND: Kind = {
     "model": either(
-        {**BUILT, "import?": is_text, "source_sha256?": maybe(is_text)},
-        {"name": is_text, "class": is_text, "live": is_flag, "eval?": [is_text]},
+        {**BUILT, "import?": is_text, "source_sha256?": maybe(is_text), **PREPARED},
+        {"name": is_text, "class": is_text, "live": is_flag, **PREPARED},
     ),
     "data": {
         **dict.fromkeys(("name?", "source?", "validation?", "test?"), is_text), "options": OPENING, "live?": is_flag,

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 import rushlight
 from rushlight.console import print_report
 from rushlight.errors import RunError, UsageError
+from rushlight.formats import main_figure
 from rushlight.report import Report
 from rushlight.runs import list_runs, read_history
 from rushlight.training.objective import choose_metrics
@@ -296,3 +297,16 @@ def test_a_direction_is_known_of_named_metrics_and_of_objects_that_tell() -> Non
     assert choose_metrics(None, "f1").live == {"f1": None}
     assert choose_metrics(None, "rmse").judged_by == "min:rmse"
     assert choose_metrics([Gathered()], "Gathered").judged_by == "min:Gathered"
+
+
+@pytest.mark.parametrize("name", ["confusion", "task", "classes", "", "nowhere"])
+def test_what_is_judged_by_no_number_is_judged_as_usual(name: str) -> None:
+    figures = {
+        "judged_by": f"max:{name}",
+        "confusion": [[1]],
+        "task": "binary",
+        "classes": [],
+        "accuracy": 0.5,
+        "loss": 1.0,
+    }
+    assert main_figure(figures) == ("accuracy", 0.5, True)

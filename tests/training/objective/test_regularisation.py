@@ -229,6 +229,7 @@ def test_all_of_it_goes_on_with_the_same_bits(tmp_path: Path) -> None:
             'CrossEntropyLoss has no argument "smoothing". Did you mean "label_smoothing"',
         ),
         ({"loss_arguments": {"label_smoothing": 0.1}, "loss": nn.CrossEntropyLoss()}, "loss_arguments"),
+        ({"loss_arguments": {"weight": ["a"]}}, "CrossEntropyLoss refuses these arguments"),
         ({"mixup": 0.2, "objective": lambda m, b: m(b[0]).mean()}, "mixup"),
         ({"mixup": 0.2, "kind": "tokens"}, "mixup mixes numbers"),
         ({"ema": 1.5}, "decay between 0 and 1"),

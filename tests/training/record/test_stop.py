@@ -9,12 +9,16 @@ import pytest
 import rushlight
 from rushlight.events import Event, Events
 from rushlight.runs import STOP, ask_to_stop, read_losses
+from rushlight.training.record import stop
 from rushlight.training.record.stop import stop_on_request
 
 OPTIONS = {"data": "digits", "epochs": 4, "quiet": True, "numerics": "exact"}
 
 
-def test_a_request_to_stop_is_answered_and_the_run_goes_on_to_the_same_bits(tmp_path: Path) -> None:
+def test_a_request_to_stop_is_answered_and_the_run_goes_on_to_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stop, "EVERY", 0.0)  # seconds; these epochs are shorter
     whole = rushlight.train("mlp", runs=tmp_path / "whole", **OPTIONS)  # type: ignore[arg-type]
     runs = tmp_path / "runs"
 

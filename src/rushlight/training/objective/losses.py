@@ -230,13 +230,13 @@ def named_loss(name: str, arguments: Mapping[str, Any] | None = None) -> Loss:
             raise UsageError(
                 "unknown-loss-argument", loss=class_name, argument=argument, known=", ".join(accepted), suggestion=near
             )
-    values = {
-        key: torch.tensor(value) if isinstance(value, (list, tuple)) else value
-        for key, value in (arguments or {}).items()
-    }
     try:
+        values = {
+            key: torch.tensor(value) if isinstance(value, (list, tuple)) else value
+            for key, value in (arguments or {}).items()
+        }
         made: Loss = known[class_name](**values)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:
         raise UsageError("loss-arguments", loss=class_name, reason=error) from error
     return made
 

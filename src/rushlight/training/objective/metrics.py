@@ -41,7 +41,7 @@ class Metrics:
     live: Mapping[str, Any] = field(default_factory=dict)
     judged_by: str = ""
 
-    def open(self) -> Measuring:
+    def begin(self) -> Measuring:
         """Begin an evaluation."""
         for metric in self.live.values():
             if is_gathering(metric):

@@ -57,7 +57,7 @@ def load_first_weights(
     described["weights_sha256"] = hashlib.sha256(files.read_bytes(path, available_memory())).hexdigest()
     if (
         begun is not None
-        and begun.recipe.model["weights_sha256"] != described["weights_sha256"]
+        and begun.recipe.model.get("weights_sha256") != described["weights_sha256"]
         and not options.inexact
     ):
         changed = Note("training.changed.weights", path=path)

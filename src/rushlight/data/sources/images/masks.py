@@ -125,9 +125,9 @@ def read_mask(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
     from PIL import Image
 
     with open_file(path) as file, Image.open(file, formats=FORMATS) as image:
+        check_size(image)
         if image.mode not in NUMBERED and not image.mode.startswith("I;16"):
             raise Unusable(Note("data.mask-in-colours", mode=image.mode))
-        check_size(image)
         with ONE_AT_A_TIME if image.size[0] * image.size[1] > LARGE else contextlib.nullcontext():
             numbers = np.array(image.resize((shape[2], shape[1]), Image.Resampling.NEAREST)).astype(np.int64)
     if numbers.min() < 0 or numbers.max() > 0xFFFF:  # each number up to the largest is a class
