@@ -154,3 +154,17 @@ def test_the_command_line_trains_a_u_net_on_a_folder_of_masks(tmp_path: Path) ->
     assert told.exit_code == 0
     assert "00.jpg  0" in told.stdout
     assert CliRunner().invoke(app, ["data", str(scenes)]).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("numbers", "size", "reason"), [(2_000_000_000, (16, 12), "65,535"), (1, (9500, 9500), "pixels")]
+)
+def test_a_mask_cannot_bring_so_many_classes_or_pixels_that_they_fill_the_memory(
+    numbers: int, size: tuple[int, int], reason: str, tmp_path: Path
+) -> None:
+    path = folder(tmp_path / "scenes", count=4)
+    (path / "masks" / "01.png").unlink()
+    image = Image.fromarray(np.full((1, 1), numbers, np.int32)).resize(size, Image.Resampling.NEAREST)
+    (image if numbers > 1 else image.convert("1")).save(path / "masks" / "01.tif", compression="tiff_deflate")
+    with pytest.raises(DataError, match=reason):
+        opened(path)

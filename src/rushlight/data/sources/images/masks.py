@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from rushlight.data.sources.images.find import IMAGE_ENDINGS, TEST_FOLDERS, TRAI
 from rushlight.data.sources.images.folder import bad_notes, choose_shape
 from rushlight.data.sources.images.pixels import (
     FORMATS,
+    LARGE,
+    ONE_AT_A_TIME,
     BadImage,
     Unusable,
     check_size,
@@ -122,10 +125,14 @@ def read_mask(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
     from PIL import Image
 
     with open_file(path) as file, Image.open(file, formats=FORMATS) as image:
-        check_size(image)
         if image.mode not in NUMBERED and not image.mode.startswith("I;16"):
             raise Unusable(Note("data.mask-in-colours", mode=image.mode))
-        return np.array(image.resize((shape[2], shape[1]), Image.Resampling.NEAREST)).astype(np.int64)
+        check_size(image)
+        with ONE_AT_A_TIME if image.size[0] * image.size[1] > LARGE else contextlib.nullcontext():
+            numbers = np.array(image.resize((shape[2], shape[1]), Image.Resampling.NEAREST)).astype(np.int64)
+    if numbers.min() < 0 or numbers.max() > 0xFFFF:  # each number up to the largest is a class
+        raise Unusable(Note("data.mask-numbers"))
+    return numbers
 
 
 def number_classes(samples: Sequence[Samples], classes: Sequence[str] | None) -> tuple[TargetSpec, tuple[Note, ...]]:
