@@ -12,6 +12,7 @@ import { duration, figure, metric, say, whole } from "./words.js";
 const SMOOTHINGS = [0, 5, 20, 100, 500, 2000]; // half-lives in steps
 const USUAL_SMOOTHING = 20;
 const LONG = 500; // steps from which a run is smoothed unless the user says otherwise
+const FEW = 32; // runs; of more, every extreme is drawn in columns of two pixels, which takes half the time
 const SAID_RUNS = 6; // in a readout
 const TABLE_ROWS = 500;
 
@@ -40,7 +41,7 @@ export function CurvesView({ route }) {
   const runs = chosen.length ? chosen : newest;
   const look = lookOf(route, runs);
   const [columns, setColumns] = useState(0);
-  const curves = useCurves(runs, look, columns);
+  const curves = useCurves(runs, look, runs.length > FEW ? Math.ceil(columns / 2) : columns);
   const isNew = useLogs(runs);
   const colours = pens(runs, isDark());
   if (!state.isLoaded) return html`<p class="empty">${say("loading")}</p>`;

@@ -389,3 +389,19 @@ def test_a_file_that_is_too_large_is_not_read(runs: Path, monkeypatch: pytest.Mo
     assert "history.jsonl has 4,294,967,296 bytes" in row["problem"]
     for target in targets(row["id"]):
         assert client.get(target).status in (200, 404)
+
+
+def test_every_spike_of_many_runs_is_drawn_in_its_column_or_beside_it(tmp_path: Path) -> None:
+    random, steps, places = np.random.default_rng(0), 20_000, {}
+    for number in range(40):
+        losses = random.random(steps).astype(np.float32)
+        places[f"run-{number}"] = step = int(random.integers(0, steps))
+        losses[step] = 9
+        make_run(tmp_path, f"run-{number}", losses)
+    header, x, values = curves(Client(tmp_path), *places, columns=100, smooth=0)
+    assert header["slots"] == 4
+    for run, drawn in zip(header["runs"], values, strict=True):
+        step = next(step for name, step in places.items() if id_of(name) == run["id"])
+        column = int(np.flatnonzero(drawn == 9)[0]) // 4
+        assert abs(x[column * 4 : column * 4 + 4].mean() - step) <= steps / 100 * 0.8
+        assert run["high"] == 9

@@ -156,3 +156,18 @@ def test_recipes_are_compared_over_three_seeds_and_not_over_fewer(tmp_path: Path
         assert client.get(f"/api/recipes?{'&'.join(chosen)}").json["verdict"] == "few-seeds"
     assert client.get(f"/api/recipes?{'&'.join(slow)}").json["verdict"] is None
     assert client.get("/api/recipes?run=x").json["groups"] == []
+
+
+@pytest.mark.parametrize(("judged_by", "better"), [("max:f1", "second"), ("min:f1", "first")])
+def test_recipes_are_compared_in_the_direction_of_the_metric_that_the_runs_were_judged_by(
+    judged_by: str, better: str, tmp_path: Path
+) -> None:
+    chosen = []
+    for name, lr, value in (("slow", 0.01, 0.4), ("quick", 0.1, 0.8)):
+        for seed in range(3):
+            chosen.append(seeded(tmp_path, f"{name}-{seed}", lr, seed, 0.5))
+            path = tmp_path / f"{name}-{seed}" / "history.jsonl"
+            own = f'"accuracy": 0.5, "judged_by": "{judged_by}", "numbers": {{"f1": {value + seed / 100}}}'
+            path.write_text(path.read_text().replace('"accuracy": 0.5', own))
+    found = Client(tmp_path).get(f"/api/recipes?{'&'.join(chosen)}").json
+    assert (found["metric"], found["verdict"]) == ("f1", better)

@@ -18,8 +18,10 @@ from numpy.typing import NDArray
 
 from rushlight import files
 from rushlight.board.axis import Axis, Clock, edges_of, place_of, step_at
-from rushlight.board.series import LEAST_SMOOTHED, Cells, Losses, Truncated
+from rushlight.board.series import COARSE, LEAST_SMOOTHED, Cells, Losses, Truncated
 
+FEW = 32  # runs; of more, a step may be drawn beside its place by a quarter of a pixel column
+COARSE_OF_MANY = 2  # blocks
 MOST_SUMMARIES = 1_000_000  # in memory: of 64 million steps
 SLOTS = np.array(
     [0.125, 0.375, 0.625, 0.875]
@@ -81,6 +83,7 @@ class Curves:
         low = first if view.low is None else view.low
         high = max([low, *ends]) if view.high is None else max(view.high, low)
         edges, places, slots = grid(low, high, view)
+        coarse = COARSE if len(runs) <= FEW else COARSE_OF_MANY
         header: dict[str, Any] = {"low": low, "high": high, "slots": slots, "axis": view.axis, "runs": []}
         arrays: list[Any] = []
         for identity, folder in runs.items():
@@ -88,11 +91,11 @@ class Curves:
             steps = np.ceil(step_at(edges, known) - 1).astype(np.int64)  # loss 0 is that of step 1
             if places_reach_end(edges[-1], counts[identity], known):
                 steps[-1] = losses.count
-            cells = losses.curve(steps)
+            cells = losses.curve(steps, coarse=coarse)
             is_smoothed = bool(view.half_life) and losses.count >= LEAST_SMOOTHED
             arrays.append(drawn_values(cells, slots))
             if is_smoothed:
-                arrays.append(drawn_values(losses.curve(steps, view.half_life), slots))
+                arrays.append(drawn_values(losses.curve(steps, view.half_life, coarse), slots))
             marked = cells.counts if view.is_log_y else cells.counts[:-1]
             bad = np.flatnonzero(marked.any(axis=0))
             header["runs"].append(

@@ -24,7 +24,7 @@ def compare_recipes(runs: list[tuple[Path, dict[str, Any]]]) -> dict[str, Any]:
     The verdict on two groups is "first" or "second" (the better), "cannot-tell", or "few-seeds"; on others it is None.
     """
     groups: dict[str, dict[str, tuple[str, float]]] = {}  # by recipe, then by seed
-    metrics = {row.get("metric") for _, row in runs}
+    metrics = {(row.get("metric"), bool(row.get("is_higher_better"))) for _, row in runs}
     for folder, row in runs:
         value = row.get("metric_value")
         if isinstance(value, (int, float)) and row.get("status") == "finished":
@@ -34,12 +34,12 @@ def compare_recipes(runs: list[tuple[Path, dict[str, Any]]]) -> dict[str, Any]:
                 continue
             groups.setdefault(recipe, {})[seed] = (row["name"], float(value))
     found = [group_figures(list(group.values())) for group in groups.values()]
-    metric = metrics.pop() if len(metrics) == 1 else None
+    metric, is_higher_better = metrics.pop() if len(metrics) == 1 else (None, False)
     return {
         "metric": metric,
         "groups": found,
         "verdict": None,
-        **(judged(list(groups.values()), metric) if len(found) == 2 and metric else {}),
+        **(judged(list(groups.values()), is_higher_better) if len(found) == 2 and metric else {}),
     }
 
 
@@ -70,13 +70,13 @@ def group_figures(results: list[tuple[str, float]]) -> dict[str, Any]:
     }
 
 
-def judged(groups: list[dict[str, tuple[str, float]]], metric: str) -> dict[str, Any]:
+def judged(groups: list[dict[str, tuple[str, float]]], is_higher_better: bool) -> dict[str, Any]:
     """Return the verdict on two groups, and p: how often equal recipes would differ by as much."""
     first, second = ([value for _, value in group.values()] for group in groups)
     if min(len(first), len(second)) < LEAST_SEEDS:
         return {"verdict": "few-seeds"}
     p = welch(first, second)
-    is_first_better = (statistics.fmean(first) > statistics.fmean(second)) == (metric == "accuracy")
+    is_first_better = (statistics.fmean(first) > statistics.fmean(second)) == is_higher_better
     return {"verdict": ("first" if is_first_better else "second") if p < LEVEL else "cannot-tell", "p": p}
 
 

@@ -208,15 +208,18 @@ class Losses:
         block = min(start // BLOCK, len(track.cells))
         return smooth(self.read(block * BLOCK, stop), track.half_life, track.state(block))[0][start - block * BLOCK :]
 
-    def curve(self, edges: Integers, half_life: float = 0) -> Cells:
-        """Return a cell for the steps between each two neighbouring `edges` (ascending, counted from 0)."""
+    def curve(self, edges: Integers, half_life: float = 0, coarse: int = COARSE) -> Cells:
+        """Return a cell for the steps between each two neighbouring `edges` (ascending, counted from 0).
+
+        Where a cell has at least `coarse` blocks on average, its edges are moved to whole blocks.
+        """
         if half_life not in self.tracks:
             self.tracks = {0: self.tracks[0], half_life: Track(half_life)}  # of smoothings, the last one is kept
         track = self.tracks[half_life]
         self.extend(track)
         edges = np.clip(edges, 0, self.count)
         start, stop = int(edges[0]), int(edges[-1])
-        if stop - start < COARSE * BLOCK * (len(edges) - 1):
+        if stop - start < coarse * BLOCK * (len(edges) - 1):
             return merge(single(self.values(track, start, stop)), edges - start)
         whole = len(track.cells)
         rest = single(self.values(track, whole * BLOCK, self.count))

@@ -46,6 +46,7 @@ class RunSummary:
     best_epoch: int | None = None
     metric: str | None = None
     metric_value: float | None = None
+    is_higher_better: bool = False  # the metric
     seconds: float = 0.0
     inexact: tuple[str, ...] = ()  # what had changed at resumes after which the bits are not those of one run
     problem: str = ""
@@ -129,6 +130,6 @@ def summary_figures(lines: list[dict[str, Any]], folder: Path) -> dict[str, Any]
             if (found := main_figure(test)) is not None and found[0] == metric
         ]
         best, _, best_epoch = min(values, key=lambda value: value[:2])
-        figures |= {"metric": metric, "metric_value": value, "best_epoch": best_epoch}
+        figures |= {"metric": metric, "metric_value": value, "is_higher_better": is_higher, "best_epoch": best_epoch}
         figures["best_accuracy"] = -best if metric == "accuracy" else None
     return figures
