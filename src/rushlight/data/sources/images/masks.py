@@ -125,6 +125,7 @@ def read_mask(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
     from PIL import Image
 
     with open_file(path) as file, Image.open(file, formats=FORMATS) as image:
+        check_size(image)
         if image.mode not in NUMBERED and not image.mode.startswith("I;16"):
             raise Unusable(Note("data.mask-in-colours", mode=image.mode))
         with ONE_AT_A_TIME if image.size[0] * image.size[1] > LARGE else contextlib.nullcontext():
