@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 import rushlight
 from rushlight.data.sources.named.named import open_named
 from rushlight.models import build_model
+from rushlight.training.checkpoint import seed_step
 from rushlight.training.checkpoint.checkpoint import state_digest
 
 OPTIMIZERS = {
@@ -164,3 +165,13 @@ def build_pixels() -> nn.Module:
     return nn.Sequential(
         nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.2), nn.Conv2d(8, 2, 1)
     )
+
+
+def test_beside_a_cards_generator_the_processors_is_seeded_for_a_step_as_the_plain_loop_does() -> None:
+    """A model on a card may draw on the processor, too: which layers to leave out, say."""
+    card = torch.Generator()  # stands for a card's
+    seed_step(card, 7)
+    drawn = torch.rand(3), torch.rand(3, generator=card)
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    assert all(torch.equal(each, expected) for each in drawn)

@@ -21,5 +21,6 @@ from rushlight.training.checkpoint.randomness import (
     note_inexact,
     random_streams,
     restore_random_streams,
+    seed_step,
 )
 from rushlight.training.checkpoint.saver import Saver

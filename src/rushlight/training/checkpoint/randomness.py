@@ -23,6 +23,13 @@ def random_streams() -> dict[str, Any]:
     }
 
 
+def seed_step(generator: torch.Generator, seed: int) -> None:
+    """Seed the generators that a step draws from: the device's, and the processor's, from which a model on a card may draw too."""
+    generator.manual_seed(seed)
+    if generator is not torch.default_generator:
+        torch.default_generator.manual_seed(seed)
+
+
 def begin_random_streams(training: Training) -> None:
     """Set the global random generators as restored; in a new run, by the recipe's seed.
 

@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_map
 from rushlight.data import Batch
 from rushlight.device import wait_for
 from rushlight.texts import Note
-from rushlight.training.checkpoint import random_streams, restore_random_streams
+from rushlight.training.checkpoint import random_streams, restore_random_streams, seed_step
 from rushlight.training.objective import leave_compiler_alone, make_objective
 from rushlight.training.step import Executed, Parts, Step, exact_step
 
@@ -143,7 +143,7 @@ def one_by_one(parts: Parts, step: Step, generator: torch.Generator) -> Execute:
         losses = []
         for micro_batches, rates, seed in zip(stretch.steps, stretch.rates, stretch.seeds, strict=True):
             set_rates(parts, rates)
-            generator.manual_seed(seed)
+            seed_step(generator, seed)
             losses.append(step(micro_batches)[0])
         return torch.stack(losses)
 

@@ -18,6 +18,7 @@ from rushlight.training.checkpoint import (
     epoch_began,
     is_whole,
     restore,
+    seed_step,
 )
 from rushlight.training.record import BlownUp, name_samples
 from rushlight.training.state import Training
@@ -49,7 +50,7 @@ class Rescue:
         if self.buffers.places:
             self.buffers.keep()
         while True:
-            generator.manual_seed(seed)
+            seed_step(generator, seed)
             if self.training.objective.told is not None:
                 self.training.objective.told.batches.clear()
             try:
