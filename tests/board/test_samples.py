@@ -13,7 +13,7 @@ from tests.board.folders import make_run, write_tested
 from rushlight.board.listing import id_of
 from rushlight.board.samples import Viewer, choose, list_samples, read_tested
 from rushlight.data import DataOptions, FeatureSpec, open_source
-from rushlight.data.look.samples import cells_of, shown
+from rushlight.data.look.samples import cells_of, described_samples
 
 CLASSES = 3
 
@@ -117,7 +117,7 @@ def test_data_that_was_an_object_is_said_to_be_one(run: Path) -> None:
 
 
 def test_samples_are_shown_as_pictures_and_as_rows_with_their_own_values(tmp_path: Path) -> None:
-    pictures = shown(open_source("digits"), [0, 5])
+    pictures = described_samples(open_source("digits"), [0, 5])
     assert (pictures["kind"], len(pictures["items"])) == ("image", 2)
     table = tmp_path / "pets.csv"
     table.write_text(
@@ -127,7 +127,7 @@ def test_samples_are_shown_as_pictures_and_as_rows_with_their_own_values(tmp_pat
         )
     )
     data = open_source(str(table), options=DataOptions(target="y"))
-    (row,) = shown(data, [3])["items"]
+    (row,) = described_samples(data, [3])["items"]
     assert dict(row)["kind"] in ("cat", "dog")
     assert dict(row)["weight"] % 0.25 == pytest.approx(0, abs=1e-4)
 

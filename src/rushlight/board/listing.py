@@ -228,7 +228,7 @@ def row_of(folder: Path) -> dict[str, Any]:
         )
     row.pop("folder")
     row |= read_note(folder)
-    return {name: plain_value(value) for name, value in row.items()}
+    return {name: row_value(value) for name, value in row.items()}
 
 
 def damaged_row(folder: Path, problem: str) -> dict[str, Any]:
@@ -239,12 +239,12 @@ def damaged_row(folder: Path, problem: str) -> dict[str, Any]:
     return {"name": folder.name, "started": started, "status": "damaged", "problem": problem}
 
 
-def plain_value(value: Any) -> Any:
+def row_value(value: Any) -> Any:
     """Return a value of a row as JSON has it: a number, a short text, or the text of anything else."""
     if value is None or isinstance(value, (bool, int, float)):
         return (
             files.without_nan(value) if not isinstance(value, int) or abs(value) < 2**53 else str(value)[:LONGEST_NAME]
         )
     if isinstance(value, (tuple, list)):
-        return [plain_value(part) for part in value[:20]]
+        return [row_value(part) for part in value[:20]]
     return str(value)[:LONGEST_NAME]

@@ -56,10 +56,10 @@ def read_tested(folder: Path) -> Tested | None:
         return None
     if names is not None and (names.shape != (count,) or names.dtype.kind != "U"):
         names = None
-    return Tested(found["truth"], found["predicted"], confidence, names, read_rows(folder, found["truth"]))
+    return Tested(found["truth"], found["predicted"], confidence, names, probabilities_of(folder, found["truth"]))
 
 
-def read_rows(folder: Path, truth: NDArray[Any]) -> Floats:
+def probabilities_of(folder: Path, truth: NDArray[Any]) -> Floats:
     """Return the probabilities over the epochs, of the samples with these true classes; none where they are of others."""
     none = np.empty((0, len(truth)), np.float32)
     try:

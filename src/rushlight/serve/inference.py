@@ -17,7 +17,7 @@ import numpy as np
 from rushlight.export import Answers, read_raw
 from rushlight.kinds import Kind, is_count, is_flag, is_text, is_whole_number, wrong_entry
 from rushlight.serve.model import DATATYPES, Array, Model
-from rushlight.serve.reading import as_json, as_numbers, bounded, checked_rows, parsed, text_of
+from rushlight.serve.reading import bounded, checked_rows, json_lists, numbers_of, parsed, text_of
 from rushlight.serve.refusals import Refusal
 
 DTYPES = {datatype: dtype for dtype, datatype in DATATYPES.items() if datatype != "BYTES"}
@@ -45,8 +45,8 @@ class Request:
         self.content: dict[str, Any] = parsed(head)
         if (name := wrong_entry(self.content, REQUEST)) is not None:
             raise Refusal(400, "serve-bad-entry", name=name)
-        given = tensors_in(self.content["inputs"], memoryview(tail))
-        self.inputs, self.rows = as_inputs(given, model, most_rows)
+        given = request_tensors(self.content["inputs"], memoryview(tail))
+        self.inputs, self.rows = model_inputs(given, model, most_rows)
 
     def seconds(self, usual: float) -> float:
         """Return the time that the request allows, which it has in microseconds."""
@@ -69,7 +69,7 @@ class Request:
                 tails.append(as_bytes(values))
                 entry["parameters"] = {"binary_data_size": len(tails[-1])}
             else:
-                entry["data"] = as_json(values.reshape(-1))
+                entry["data"] = json_lists(values.reshape(-1))
             described.append(entry)
         head = {"model_name": model.name, "model_version": model.version, "outputs": described}
         if "id" in self.content:
@@ -93,7 +93,7 @@ def cut(body: bytes, header: str) -> tuple[bytes, bytes]:
     return body[: int(header)], body[int(header) :]
 
 
-def tensors_in(described: list[dict[str, Any]], tail: memoryview) -> dict[str, Array]:
+def request_tensors(described: list[dict[str, Any]], tail: memoryview) -> dict[str, Array]:
     """Return the tensors of a request by name, from its JSON and from the bytes after it."""
     found: dict[str, Array] = {}
     for entry in described:
@@ -150,7 +150,7 @@ def from_list(data: Any, datatype: str, name: str) -> Array:
                 raise Refusal(400, "serve-not-texts", name=name)
             texts.append(value)
         return strings(texts)
-    values, dtype = as_numbers(data) if data else np.zeros(0), np.dtype(DTYPES[datatype])
+    values, dtype = numbers_of(data) if data else np.zeros(0), np.dtype(DTYPES[datatype])
     if dtype.kind in "iu" and values.size:
         limits = np.iinfo(dtype)
         is_whole = values.dtype.kind in "biu"
@@ -167,7 +167,7 @@ def strings(texts: list[Any]) -> Array:
     return values
 
 
-def as_inputs(given: Mapping[str, Array], model: Model, most: int) -> tuple[dict[str, Array], int]:
+def model_inputs(given: Mapping[str, Array], model: Model, most: int) -> tuple[dict[str, Array], int]:
     """Return what the model gets for the tensors of a request, and its rows."""
     name = model.inputs[0].name
     features = model.features

@@ -26,23 +26,23 @@ class Meter:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self.requests = Counter(*named("rushlight_requests"), ["protocol", "status"], registry=self.registry)
+        self.requests = Counter(*with_words("rushlight_requests"), ["protocol", "status"], registry=self.registry)
         self.latency = self.histogram("rushlight_request_seconds", BUCKETS)  # from arrival to answer
         self.queue = self.histogram("rushlight_queue_seconds", BUCKETS)  # from arrival to the batch
         self.compute = self.histogram("rushlight_batch_seconds", BUCKETS)
         self.batches = self.histogram("rushlight_batch_rows", (1, 2, 4, 8, 16, 32, 64, 128))
-        self.ready = Gauge(*named("rushlight_ready"), registry=self.registry)
+        self.ready = Gauge(*with_words("rushlight_ready"), registry=self.registry)
         self.totals = dict.fromkeys(("ok", "failed", "rows", "batches", "request", "queue", "compute"), 0.0)
         self.statuses = dict.fromkeys(("2XX", "4XX", "5XX"), 0)
 
     def histogram(self, name: str, buckets: tuple[float, ...]) -> Histogram:
         """Return a histogram of this server."""
-        return Histogram(*named(name), buckets=buckets, registry=self.registry)
+        return Histogram(*with_words(name), buckets=buckets, registry=self.registry)
 
     def watch(self, batcher: Batcher) -> None:
         """Count for the model of a queue, under its name."""
         self.batcher = batcher
-        waiting = Gauge(*named("rushlight_waiting_rows"), registry=self.registry)
+        waiting = Gauge(*with_words("rushlight_waiting_rows"), registry=self.registry)
         waiting.set_function(lambda: batcher.waiting_rows)
         self.registry.register(self)
 
@@ -79,14 +79,14 @@ class Meter:
         for names, labels in ((triton, own), (serve, {"model_name": own["model"], "model_version": own["version"]})):
             for name, total in names.items():
                 factor = 1e6 if name.endswith(("_us", "microseconds")) else 1
-                family = CounterMetricFamily(*named(name), labels=list(labels))
+                family = CounterMetricFamily(*with_words(name), labels=list(labels))
                 family.add_metric(list(labels.values()), totals[total] * factor)
                 yield family
-        waiting = GaugeMetricFamily(*named("nv_inference_pending_request_count"), labels=list(own))
+        waiting = GaugeMetricFamily(*with_words("nv_inference_pending_request_count"), labels=list(own))
         waiting.add_metric(list(own.values()), len(self.batcher.waiting))
         yield waiting
         for name, count in self.statuses.items():
-            family = CounterMetricFamily(*named(f"Requests{name}"), labels=["Level"])
+            family = CounterMetricFamily(*with_words(f"Requests{name}"), labels=["Level"])
             family.add_metric(["Host"], count)
             yield family
 
@@ -100,6 +100,6 @@ class Meter:
         )
 
 
-def named(name: str) -> tuple[str, str]:
+def with_words(name: str) -> tuple[str, str]:
     """Return a name, and the words in it for Prometheus' help."""
     return name, name.replace("_", " ")

@@ -157,12 +157,12 @@ def from_file(path: Path, threads: int) -> Model:
 
 def from_graph(graph: Graph) -> Model:
     """Return a graph's model; its signature is the file's own."""
-    inputs = [signature_of(tensor) for tensor in graph.session.get_inputs()]
-    outputs = [signature_of(tensor) for tensor in graph.session.get_outputs()]
+    inputs = [graph_signature(tensor) for tensor in graph.session.get_inputs()]
+    outputs = [graph_signature(tensor) for tensor in graph.session.get_outputs()]
     return Model("", graph.run, "ONNX Runtime", inputs, outputs, graph.features, graph.target)
 
 
-def signature_of(tensor: Any) -> Signature:
+def graph_signature(tensor: Any) -> Signature:
     """Return the signature of a graph's input or output; UsageError for what is no tensor."""
     found = re.fullmatch(r"tensor\((\w+)\)", tensor.type)
     dtype = ONNX_TYPES.get(found[1], found[1]) if found else ""

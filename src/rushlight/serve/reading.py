@@ -58,7 +58,7 @@ def from_json(content: Any, features: FeatureSpec) -> Array:
         content = [content] if is_row(content, features) else content
     if features.kind == "table" and isinstance(content, list) and content and isinstance(content[0], dict):
         return read_raw(checked_rows(content, features), features)
-    return read_raw(as_numbers(content), features)
+    return read_raw(numbers_of(content), features)
 
 
 def is_row(content: dict[str, Any], features: FeatureSpec) -> bool:
@@ -80,7 +80,7 @@ def checked_rows(rows: Sequence[Any], features: FeatureSpec) -> list[dict[str, A
     return [{name: row[name] for name in names} for row in rows]
 
 
-def as_numbers(content: Any) -> Array:
+def numbers_of(content: Any) -> Array:
     """Return numbers in nested lists as an array; DataError for text, objects, and lists of several lengths."""
     try:
         array = np.array(content)
@@ -146,7 +146,7 @@ def in_names(answers: Answers, model: Model, top: int) -> list[dict[str, Any]]:
     target = model.target
     numbers = meaning(answers)
     if target is None or not target.classes or numbers.ndim != 2:
-        return [{"value": as_json(row[0] if row.ndim == 1 and len(row) == 1 else row)} for row in numbers]
+        return [{"value": json_lists(row[0] if row.ndim == 1 and len(row) == 1 else row)} for row in numbers]
     rows = []
     for row in numbers:
         order = np.argsort(-row, kind="stable")[:top]
@@ -165,13 +165,13 @@ def meaning(answers: Answers) -> Array:
     )
 
 
-def as_json(values: Any) -> Any:
+def json_lists(values: Any) -> Any:
     """Return an array as lists; numbers that strict JSON does not have are null."""
     values = np.asarray(values)
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         return files.without_nan(values.tolist())
     if values.dtype.kind in "OS":
-        return [as_json(value) for value in values] if values.ndim else text_of(values[()])
+        return [json_lists(value) for value in values] if values.ndim else text_of(values[()])
     return values.tolist()
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from rushlight.export import Answers, read_raw
 from rushlight.serve.model import Array, Model
-from rushlight.serve.reading import as_json, as_numbers, bounded, checked_rows, meaning, parsed
+from rushlight.serve.reading import bounded, checked_rows, json_lists, meaning, numbers_of, parsed
 from rushlight.serve.refusals import Refusal
 
 TYPES = {
@@ -52,7 +52,7 @@ def rows_of(rows: Any, model: Model, most: int, name: str) -> Array:
         if model.features.kind != "image":
             raise Refusal(400, "serve-no-picture")
         return read_raw([picture(row) for row in rows], model.features)
-    return bounded(read_raw(as_numbers(rows), model.features), most)
+    return bounded(read_raw(numbers_of(rows), model.features), most)
 
 
 def picture(row: Any) -> bytes:
@@ -88,8 +88,8 @@ def respond(answers: Answers, verb: str, by_column: bool, model: Model) -> dict[
     if verb == "regress":
         if numbers.ndim != 2 or numbers.shape[1] != 1 or (model.target is not None and model.target.classes):
             raise Refusal(400, "serve-no-value")
-        return {"results": as_json(numbers[:, 0])}
-    return {"outputs" if by_column else "predictions": as_json(numbers)}
+        return {"results": json_lists(numbers[:, 0])}
+    return {"outputs" if by_column else "predictions": json_lists(numbers)}
 
 
 def status(model: Model, is_ready: bool) -> dict[str, Any]:

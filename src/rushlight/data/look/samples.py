@@ -46,7 +46,7 @@ def main() -> None:
             elif "twins" in asked:
                 answer = {"twins": find_duplicates(data.train, data.test, MOST_TWINS)}
             else:
-                answer = shown(data, asked["indices"])
+                answer = described_samples(data, asked["indices"])
         except RushlightError as error:
             answer = {"error": error.problem}
         except Exception as error:  # whatever reading somebody's data may raise
@@ -68,7 +68,7 @@ def opened(described: dict[str, Any]) -> Data:
     )  # fmt: skip
 
 
-def shown(data: Data, indices: list[int]) -> dict[str, Any]:
+def described_samples(data: Data, indices: list[int]) -> dict[str, Any]:
     """Return some test samples as the page shows them."""
     features, split = data.features, data.test
     if features is None or not isinstance(split, (ResidentSplit, StreamedSplit)):

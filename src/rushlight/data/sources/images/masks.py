@@ -63,7 +63,7 @@ def open_mask_folder(
     shape, note = choose_shape(headers.values(), image_size)
     if len(headers) * (int(np.prod(shape)) + 8 * shape[1] * shape[2]) > memory_limit:
         raise DataError("masks-beyond-memory", path=path, count=len(headers), height=shape[1], width=shape[2])
-    samples = {split: read_pairs(path, found, shape) for split, found in pairs.items()}
+    samples = {split: read_images_and_masks(path, found, shape) for split, found in pairs.items()}
     target, notes = number_classes(list(samples.values()), classes)
     cut, validation, test, cut_notes = cut_samples(
         samples["train"], target, seed=seed, test_fraction=None if "test" in samples else test_fraction,
@@ -95,8 +95,8 @@ def is_mask_folder(source: Any) -> bool:
 
 def pairs_in(folder: Path) -> list[Pair]:
     """Return the images of a folder, sorted by name, each with its mask; DataError names one that has none."""
-    masks = {file.stem: file for file in image_files(folder / MASKS_FOLDER)}
-    images = image_files(folder / IMAGES_FOLDER)
+    masks = {file.stem: file for file in sorted_images(folder / MASKS_FOLDER)}
+    images = sorted_images(folder / IMAGES_FOLDER)
     for image in images:
         if image.stem not in masks:
             raise DataError("image-without-mask", path=image, masks=folder / MASKS_FOLDER)
@@ -105,12 +105,12 @@ def pairs_in(folder: Path) -> list[Pair]:
     return [(image, masks[image.stem]) for image in images]
 
 
-def image_files(folder: Path) -> list[Path]:
+def sorted_images(folder: Path) -> list[Path]:
     """Return the image files in a folder, sorted by name."""
     return sorted(file for file in folder.iterdir() if file.suffix.lower() in IMAGE_ENDINGS and file.name[0] != ".")
 
 
-def read_pairs(root: Path, pairs: Sequence[Pair], shape: tuple[int, int, int]) -> Samples:
+def read_images_and_masks(root: Path, pairs: Sequence[Pair], shape: tuple[int, int, int]) -> Samples:
     """Read images as uint8 (n, channels, height, width), and masks as they are, int64 (n, height, width)."""
     pixels = in_threads(lambda image: read_pixels(image, shape), [image for image, _ in pairs])
     masks = in_threads(lambda mask: read_mask(mask, shape), [mask for _, mask in pairs])

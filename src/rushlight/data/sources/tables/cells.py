@@ -54,7 +54,7 @@ def write_column(cells: Sequence[object] | Array, column: Column, features: Arra
         known = np.flatnonzero(numbers >= 0)
         features[known, numbers[known]] = 1.0
         return
-    values = cells if isinstance(cells, np.ndarray) else read_values(cells, column, rows)
+    values = cells if isinstance(cells, np.ndarray) else parse_values(cells, column, rows)
     gaps = np.isnan(values)
     features[:, 0] = np.where(gaps, column.fill, values)
     if column.flags_missing:
@@ -74,7 +74,7 @@ def as_categories(cells: Iterable[object]) -> list[str | None]:
     ]
 
 
-def read_values(cells: Sequence[object], column: Column, rows: Array | None) -> Array:
+def parse_values(cells: Sequence[object], column: Column, rows: Array | None) -> Array:
     """Return the cells of a column of numbers or dates as float64, NaN for missing values.
 
     Raises DataError that names the first value that is no number or no date, by its number in `rows`.

@@ -23,7 +23,7 @@ from rushlight.data.sources.tables.cells import (
     as_texts,
     encode_cells,
     parse_date,
-    read_values,
+    parse_values,
     unreadable,
 )
 from rushlight.data.sources.tables.frames import polars, read_frame
@@ -167,7 +167,7 @@ def values_of(series: pl.Series, column: Column, rows: np.ndarray | None = None)
         moments = series.cast(pl.Datetime("us")) if series.dtype == pl.Date else series.dt.cast_time_unit("us")
         return np.asarray(moments.to_physical().cast(pl.Float64).to_numpy() / (DAY * 1e6))
     if is_date or not (series.dtype.is_numeric() or series.dtype in (pl.Boolean, pl.Null)):
-        return read_values(series.to_list(), column, rows)
+        return parse_values(series.to_list(), column, rows)
     values = np.asarray(series.cast(pl.Float64).to_numpy().astype(np.float64))
     if len(bad := np.flatnonzero(np.abs(values) > LARGEST)):
         raise unreadable(int(bad[0]), series, column, rows)
