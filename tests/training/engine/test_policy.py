@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 import os
 import random
 import shutil
+import socket
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
@@ -247,6 +250,32 @@ def test_no_product_is_taken_in_place_for_a_sum_of_two_or_of_what_is_updated_its
     exact_step(parts)([(inputs, targets)])
     for plain, other in zip(pieces.written(), written, strict=True):
         torch.testing.assert_close(plain, other)
+
+
+@pytest.mark.slow
+@needs_compiler
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_files_among_the_garbage_of_the_process_that_trains_are_not_closed_by_the_one_that_compiles(
+    cache: Path,
+) -> None:
+    """Its own files have the same numbers, since it closes all that it is born with."""
+    model = network(width=24)
+    parts = Parts(model, make_objective(nn.CrossEntropyLoss()), torch.optim.SGD(model.parameters(), lr=0.1))
+    batch = torch.rand(16, 1, 8, 8), torch.randint(0, 10, (16,))
+    exact_step(parts)([batch])
+    gc.disable()
+    try:
+        for _ in range(40):
+            ends = [socket.socketpair()]
+            ends.append(ends)  # garbage from the next line on, which only the collector finds
+        del ends
+        process = start_compiling(pieces_of(parts), batch, 1, "key")
+    finally:
+        gc.enable()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
+    assert isinstance(process.result(waits=True), Package)
 
 
 @pytest.mark.slow

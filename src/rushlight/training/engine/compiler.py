@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import json
 import os
 import shutil
@@ -107,6 +108,7 @@ def start_compiling(pieces: Pieces, batch: Sequence[Tensor], count: int, key: st
         os.close(writes)
         return Compilation(pid, key, reads)
     code = 1
+    gc.freeze()  # its parent's garbage stays: files in it would close the numbers that this process opens again
     try:
         stand_aside(parent, writes)
         torch.set_num_threads(1)  # a fork has none of its parent's threads
