@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import stat
 from pathlib import Path
@@ -13,7 +12,7 @@ from rushlight.checkpoint_files import CHECKPOINTS
 from rushlight.errors import RunError
 from rushlight.runs.folder import LATEST, find_run, run_folders, typed
 from rushlight.runs.history import HISTORY, LOSSES
-from rushlight.runs.lock import DELETED, HOLDER, LOCK, describe_holder, is_locked, lock_run
+from rushlight.runs.lock import DELETED, HOLDER, LOCK, describe_holder, is_locked, move_run
 from rushlight.runs.note import NOTE, STOP
 from rushlight.runs.read import ENVIRONMENT, RECIPE, REPORT
 from rushlight.runs.sessions import SESSIONS
@@ -69,13 +68,7 @@ def delete_run(folder: Path) -> tuple[int, Path | None]:
     RunError when a process has begun to use it, StorageError when the disk refuses; it is then still there, whole.
     """
     aside = files.temporary_beside(folder.with_name(folder.name + DELETED))
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(lock_run(folder))
-        if os.name == "nt":
-            stack.close()  # Windows renames no folder in which a file is open
-        with files.explained(folder):
-            files.disk.rename(folder, aside)
-            files.disk.sync_folder(folder.parent)
+    move_run(folder, aside)
     size = files.bytes_on_disk(aside)
     files.disk.delete_tree(aside)
     return size - files.bytes_on_disk(aside), aside if aside.exists() else None

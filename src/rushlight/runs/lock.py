@@ -53,6 +53,17 @@ def lock_run(folder: Path) -> Iterator[None]:
         lock.release()
 
 
+def move_run(folder: Path, target: Path) -> None:
+    """Rename a run that no process uses. Raises RunError for one in use; StorageError, and it is still there, whole."""
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(lock_run(folder))
+        if os.name == "nt":
+            stack.close()  # Windows renames no folder in which a file is open
+        with files.explained(folder):
+            files.disk.rename(folder, target)
+            files.disk.sync_folder(folder.parent)
+
+
 def is_locked(folder: Path) -> bool:
     """Tell whether a living process holds the run; costs nothing where its holder left properly."""
     if not (folder / HOLDER).exists():

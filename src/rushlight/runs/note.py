@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ from rushlight import files
 from rushlight.errors import RunError
 from rushlight.kinds import Kind, is_text, wrong_entry
 from rushlight.runs.folder import check_name
-from rushlight.runs.lock import lock_run
+from rushlight.runs.lock import move_run
 
 NOTE, STOP = "note.json", "stop.request"
 LONGEST_NOTE, LONGEST_TAG, MOST_TAGS = 10_000, 50, 20  # characters, characters, tags
@@ -49,11 +48,5 @@ def rename_run(folder: Path, name: str) -> Path:
     target = folder.with_name(name)
     if os.path.lexists(target):
         raise RunError("run-exists", name=name, runs=folder.parent)
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(lock_run(folder))
-        if os.name == "nt":
-            stack.close()  # Windows renames no folder in which a file is open
-        with files.explained(folder):
-            files.disk.rename(folder, target)
-            files.disk.sync_folder(folder.parent)
+    move_run(folder, target)
     return target
