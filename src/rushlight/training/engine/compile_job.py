@@ -17,6 +17,7 @@ from rushlight.training.engine.compiler import Compilation, start_compiling, why
 from rushlight.training.engine.modes import Mode
 from rushlight.training.engine.package import (
     CompiledSteps,
+    JoinedSteps,
     Layout,
     Package,
     find_package,
@@ -25,7 +26,6 @@ from rushlight.training.engine.package import (
     layouts,
     with_channels_last,
 )
-from rushlight.training.engine.protocol import JoinedSteps
 from rushlight.training.engine.updates import rule_of
 from rushlight.training.recipe import steps_per_epoch
 from rushlight.training.state import Training

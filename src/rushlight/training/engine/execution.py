@@ -17,8 +17,8 @@ from rushlight.training.engine.compile_job import CompileJob
 from rushlight.training.engine.exact import whole_steps_left
 from rushlight.training.engine.modes import EXACT, Mode
 from rushlight.training.engine.obstacles import find_hooks
-from rushlight.training.engine.package import with_channels_last
-from rushlight.training.engine.protocol import JoinedSteps, Plan
+from rushlight.training.engine.package import JoinedSteps, with_channels_last
+from rushlight.training.engine.protocol import Plan
 from rushlight.training.engine.verification import Execute, Rates, Stretch, one_by_one
 from rushlight.training.interrupt import Interrupt
 from rushlight.training.step import Executed, Parts, Row, Step, StepFailed, StepRunner, cut, exact_step

@@ -19,10 +19,9 @@ from rushlight.device import free_memory
 from rushlight.texts import Note
 from rushlight.training.engine.capture import pieces_of
 from rushlight.training.engine.compile_job import CompileJob
-from rushlight.training.engine.fingerprint import constants_of
 from rushlight.training.engine.modes import Mode
-from rushlight.training.engine.package import Layout, Package, laid_out, layouts, with_channels_last
-from rushlight.training.engine.updates import NUMBERS, Group, Rule, is_decoupled, rule_of
+from rushlight.training.engine.package import JoinedSteps, Layout, Package, laid_out, layouts, with_channels_last
+from rushlight.training.engine.updates import NUMBERS, Group, is_decoupled, rule_of
 from rushlight.training.engine.verification import assign, copies, tensors_of
 from rushlight.training.step import Parts, computing, step_generator
 
@@ -71,9 +70,8 @@ class GraphJob(CompileJob):
 
     def prepare(self, batch: Batch) -> Batch:
         """Return a batch in the layout of captured steps: channels last where the card's convolutions are faster so."""
-        is_half = self.parts.precision == "bfloat16"
-        suits = is_half or torch.cuda.get_device_capability(self.training.device) >= TENSOR_CORES
-        return with_channels_last(batch) if self.has_images and suits else batch
+        suits = self.has_images and torch.cuda.get_device_capability(self.training.device) >= TENSOR_CORES
+        return with_channels_last(batch) if suits else batch
 
     def open(self, mode: Mode) -> CapturedSteps:
         """Return what captures the steps of a mode, and then executes them."""
@@ -84,44 +82,28 @@ class GraphJob(CompileJob):
         return Note("engine.compile.something-else") if rule_of(self.parts.optimizer) is None else self.open(mode)
 
 
-class CapturedSteps:
+class CapturedSteps(JoinedSteps):
     """Executes steps as a CUDA graph; captured at the first batch, and again where the training's tensors are others."""
 
     def __init__(self, parts: Parts, key: str, count: int, takes: Sequence[Layout], compiles: bool) -> None:
         self.model: Any = torch.compile(parts.model, options={"fallback_random": True}) if compiles else parts.model
-        self.parts, self.key, self.count, self.draws = parts, key, count, key == DRAWING
-        self.constants = constants_of(parts.optimizer)
-        self.wanted = [(tuple(shape), tuple(strides), dtype) for shape, strides, dtype in takes]
-        self.compute, self.generator = computing(parts), step_generator(parts.device)
+        self.parts, self.compute, self.generator = parts, computing(parts), step_generator(parts.device)
         self.batch = laid_out(takes, parts.device)
         self.numbers = torch.zeros(count, len(parts.optimizer.param_groups), NUMBERS, device=parts.device)
-        self.last_numbers: list[list[tuple[float, ...]]] = []
         self.losses = torch.zeros(count, device=parts.device)
         self.outputs: Tensor | None = None  # of the last step
-        self.states = [self.generator.clone_state() for _ in range(count if self.draws else 1)]  # to draw from
+        draws = key == DRAWING
+        self.states = [self.generator.clone_state() for _ in range(count if draws else 1)]  # to draw from
         self.graph: torch.cuda.CUDAGraph | None = None
         self.addresses: list[int] = []
-        self.find()
-
-    @property
-    def is_current(self) -> bool:
-        """Whether the optimizer has the settings that are built in here."""
-        return constants_of(self.parts.optimizer) == self.constants
+        super().__init__(pieces_of(parts), key, count, takes, draws)
 
     def find(self) -> None:
         """Look up the tensors again; where they lie elsewhere in memory, the graph is captured anew."""
         self.pieces = pieces_of(self.parts)
-        state, addresses = self.parts.optimizer.state, [each.data_ptr() for each in self.pieces.written()]
-        self.counters = [state[each.parameter]["step"] for each in self.pieces.trained if self.pieces.rule.counts]
-        if addresses != self.addresses:
+        super().find()
+        if (addresses := [each.data_ptr() for each in self.written]) != self.addresses:
             self.graph, self.addresses = None, addresses
-
-    def takes(self, batch: Batch) -> bool:
-        """Tell whether samples and targets lie in memory as those that this was made for."""
-        return all(
-            tensor.shape == shape and tensor.stride() == strides and str(tensor.dtype) == dtype
-            for tensor, (shape, strides, dtype) in zip(batch, self.wanted, strict=True)
-        )
 
     def take(
         self,
@@ -130,15 +112,13 @@ class CapturedSteps:
         seeds: Sequence[int],
         generator: torch.Generator,
     ) -> tuple[Tensor, Any]:
-        """Execute the steps on a batch; return the losses (count,) and the last outputs, which the next call overwrites.
-
-        `rates` are the learning rates of each step and group; `seeds` those of each step's random numbers.
-        """
+        """Execute the steps on a batch; return the losses and the last outputs, which the next call overwrites."""
         for place, given in zip(self.batch, batch, strict=True):
             place.copy_(given)
-        if (numbers := self.numbers_of(rates)) != self.last_numbers:
-            self.numbers.copy_(torch.tensor(numbers, dtype=torch.float32).pin_memory(), non_blocking=True)
-            self.last_numbers = numbers
+        if self.counters or list(rates) != self.last_rates:
+            numbers = torch.tensor(self.numbers_of(rates), dtype=torch.float32).pin_memory()
+            self.numbers.copy_(numbers, non_blocking=True)
+            self.last_rates = list(rates)
         if self.graph is None:
             self.graph = self.capture()
         for state, seed in zip(self.states, seeds, strict=False):
@@ -148,20 +128,16 @@ class CapturedSteps:
             torch._foreach_add_(self.counters, self.count)
         return self.losses.clone(), self.outputs
 
-    def groups(self) -> list[Group]:
-        """Return the settings of the optimizer's groups; AdamW's say that it is that, which torch before 2.7 leaves out."""
-        optimizer = self.parts.optimizer
-        is_adamw = {"decoupled_weight_decay": True} if isinstance(optimizer, torch.optim.AdamW) else {}
-        return [{**group, **is_adamw} for group in optimizer.param_groups]
+    def numbers_for(self, group: Group, step: int) -> tuple[float, ...]:
+        """Return the numbers of one step and group, as the updates below take them.
 
-    def numbers_of(self, rates: Sequence[Sequence[float]]) -> list[list[tuple[float, ...]]]:
-        """Return the numbers that the next steps are computed with, by step and group."""
-        rule, groups = self.pieces.rule, self.groups()
-        done = int(self.counters[0]) if self.counters else 0
-        return [
-            [numbers_for(rule, {**group, "lr": rate}, step) for group, rate in zip(groups, of_step, strict=True)]
-            for step, of_step in enumerate(rates, done + 1)
-        ]
+        Adam's update is `scale * mean / (sqrt(square) + shift)`: its corrections are in these two. `decay` is AdamW's factor.
+        """
+        rate, first_correction, second_correction = super().numbers_for(group, step)
+        if not self.pieces.rule.counts:
+            return rate, 0.0, 0.0
+        scale = rate * second_correction / first_correction
+        return scale, group["eps"] * second_correction, 1 - rate * group["weight_decay"]
 
     # ── capturing ────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -219,7 +195,12 @@ class CapturedSteps:
         """Update all parameters, by few kernels."""
         optimizer = self.parts.optimizer
         by_class = update_by_adam if self.pieces.rule.counts else update_by_sgd
-        for number, settings in enumerate(self.groups()):
+        for number, group in enumerate(optimizer.param_groups):
+            # before torch 2.7 no setting tells AdamW
+            settings = {
+                **group,
+                "decoupled_weight_decay": isinstance(optimizer, torch.optim.AdamW) or is_decoupled(group),
+            }
             pairs = [
                 (each, gradient)
                 for each, gradient in zip(self.pieces.trained, gradients, strict=True)
@@ -280,15 +261,3 @@ def update_by_adam(
     moves = torch._foreach_div(means, divisors)
     torch._foreach_mul_(moves, scale)
     torch._foreach_sub_(parameters, moves)
-
-
-def numbers_for(rule: Rule, group: Group, step: int) -> tuple[float, ...]:
-    """Return the numbers that the update of step `step` (from 1) is computed with.
-
-    Adam's update is `scale * mean / (sqrt(square) + shift)`: its corrections are in these two. `decay` is AdamW's factor.
-    """
-    rate, first_correction, second_correction = rule.numbers(group, step)
-    if not rule.counts:
-        return rate, 0.0, 0.0
-    scale = rate * second_correction / first_correction
-    return scale, group["eps"] * second_correction, 1 - rate * group["weight_decay"]

@@ -25,6 +25,7 @@ from rushlight.data import CPU, Batch, cache_folder
 from rushlight.device import cpu_name
 from rushlight.training.engine.capture import Noise, Pieces, no_numbers
 from rushlight.training.engine.fingerprint import constants_of, settings_of, source_of
+from rushlight.training.engine.updates import Group
 
 Layout = list[Any]  # shape, strides and dtype of a tensor
 FORMAT = 4
@@ -139,19 +140,15 @@ def tidy_cache() -> None:
 # ── executing it ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
-class CompiledSteps:
-    """Executes the steps of a package on a training's own tensors, in place."""
+class JoinedSteps:
+    """Whole steps, several where they are short, that one call executes on a training's own tensors, in place."""
 
-    def __init__(self, pieces: Pieces, package: Package) -> None:
-        self.pieces, self.package, self.key = pieces, package, package.key
-        self.runner = torch._C._aoti.AOTIModelContainerRunnerCpu(str(package.path), 1)
-        self.count = package.count
-        self.each = len(package.noise) // package.count  # drawings in a step
-        self.draws = self.each > 0
+    def __init__(self, pieces: Pieces, key: str, count: int, takes: Sequence[Layout], draws: bool) -> None:
+        self.pieces, self.key, self.count = pieces, key, count
+        self.draws = draws  # random numbers
         self.constants = constants_of(pieces.parts.optimizer)
-        self.last_rates: list[Sequence[float]] = []  # that `numbers` are for, unless they change with each step
-        self.numbers = no_numbers(pieces, self.count)
-        self.wanted = [(tuple(shape), tuple(strides), dtype) for shape, strides, dtype in package.takes]
+        self.last_rates: list[Sequence[float]] = []  # that the numbers are for, unless these change with each step
+        self.wanted = [(tuple(shape), tuple(strides), dtype) for shape, strides, dtype in takes]
         self.find()
 
     def find(self) -> None:
@@ -166,7 +163,7 @@ class CompiledSteps:
         return constants_of(self.pieces.parts.optimizer) == self.constants
 
     def takes(self, batch: Any) -> bool:
-        """Tell whether samples and targets lie in memory as those that this was compiled for."""
+        """Tell whether samples and targets lie in memory as those that this was made for."""
         return all(
             tensor.shape == shape and tensor.stride() == strides and str(tensor.dtype) == dtype
             for tensor, (shape, strides, dtype) in zip(batch, self.wanted, strict=True)
@@ -178,11 +175,45 @@ class CompiledSteps:
         rates: Sequence[Sequence[float]],
         seeds: Sequence[int],
         generator: torch.Generator,
-    ) -> tuple[Tensor, Tensor]:
-        """Execute `count` steps on a batch; return the losses (count,) and the last outputs.
+    ) -> tuple[Tensor, Any]:
+        """Execute the steps on a batch; return the losses (count,) and the last outputs, which the next call may overwrite.
 
         `rates` are the learning rates of each step and group; `seeds` those of each step's random numbers.
         """
+        raise NotImplementedError
+
+    def numbers_of(self, rates: Sequence[Sequence[float]]) -> list[list[tuple[float, ...]]]:
+        """Return the numbers that the next steps are computed with, by step and group."""
+        groups = self.pieces.parts.optimizer.param_groups
+        done = int(self.counters[0]) if self.counters else 0
+        return [
+            [self.numbers_for({**group, "lr": rate}, step) for group, rate in zip(groups, of_step, strict=True)]
+            for step, of_step in enumerate(rates, done + 1)
+        ]
+
+    def numbers_for(self, group: Group, step: int) -> tuple[float, ...]:
+        """Return the numbers of one step (from 1) and group."""
+        return self.pieces.rule.numbers(group, step)
+
+
+class CompiledSteps(JoinedSteps):
+    """Executes the steps of a package."""
+
+    def __init__(self, pieces: Pieces, package: Package) -> None:
+        self.package = package
+        self.runner = torch._C._aoti.AOTIModelContainerRunnerCpu(str(package.path), 1)
+        self.each = len(package.noise) // package.count  # drawings in a step
+        self.numbers = no_numbers(pieces, package.count)
+        super().__init__(pieces, package.key, package.count, package.takes, self.each > 0)
+
+    def take(
+        self,
+        batch: Sequence[Tensor],
+        rates: Sequence[Sequence[float]],
+        seeds: Sequence[int],
+        generator: torch.Generator,
+    ) -> tuple[Tensor, Any]:
+        """Execute the steps on a batch; return the losses and the last outputs."""
         if self.counters or list(rates) != self.last_rates:
             self.numbers, self.last_rates = torch.tensor(self.numbers_of(rates), dtype=torch.float64), list(rates)
         noise: list[Tensor] = []
@@ -193,12 +224,3 @@ class CompiledSteps:
         if self.counters:
             torch._foreach_add_(self.counters, self.count)
         return losses, outputs
-
-    def numbers_of(self, rates: Sequence[Sequence[float]]) -> list[list[tuple[float, ...]]]:
-        """Return the numbers that the next steps are computed with, by step and group."""
-        rule, groups = self.pieces.rule, self.pieces.parts.optimizer.param_groups
-        done = int(self.counters[0]) if self.counters else 0
-        return [
-            [rule.numbers({**group, "lr": rate}, step) for group, rate in zip(groups, rates_of_step, strict=True)]
-            for step, rates_of_step in enumerate(rates, done + 1)
-        ]

@@ -1,13 +1,9 @@
-"""What the loop asks of an engine: which steps are next, and to execute them; and whole steps that are one call."""
+"""What the loop asks of an engine: which steps are next, and to execute them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
-
-import torch
-from torch import Tensor
+from typing import Protocol
 
 from rushlight.data import Batch, Feed
 from rushlight.training.interrupt import Interrupt
@@ -45,33 +41,4 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """End the engine's other processes."""
-        ...
-
-
-class JoinedSteps(Protocol):
-    """Whole steps, several where they are short, that one call executes on a training's own tensors, in place."""
-
-    key: str
-    draws: bool  # whether they draw random numbers
-
-    @property
-    def is_current(self) -> bool:
-        """Whether the optimizer has the settings that are built in here."""
-        ...
-
-    def find(self) -> None:
-        """Look up the tensors again: loading a state replaces them."""
-        ...
-
-    def takes(self, batch: Batch) -> bool:
-        """Tell whether samples and targets lie in memory as those that this was made for."""
-        ...
-
-    def take(
-        self, batch: Batch, rates: Sequence[Sequence[float]], seeds: Sequence[int], generator: torch.Generator
-    ) -> tuple[Tensor, Any]:
-        """Execute the steps on a batch; return the losses (count,) and the last outputs.
-
-        `rates` are the learning rates of each step and group; `seeds` those of each step's random numbers.
-        """
         ...
