@@ -51,30 +51,29 @@ def stop_at_2(event: rushlight.Event) -> None:
 # ── averaged weights ─────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_averaged_weights_are_torchs_also_in_a_run_long_enough_for_faster_executions(tmp_path: Path) -> None:
-    """A mode that is verified repeats steps, and one that joins steps calls no hook: each would make another average."""
-    run = rushlight.train(network(), (X, Y), epochs=40, ema=0.999, runs=tmp_path, **{**OPTIONS, "numerics": "fast"})
+def averaged_by_torch(epochs: int, decay: float) -> AveragedModel:
+    """Train the network by the plain loop, and average its weights after each step."""
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.999))
-    for x, y in steps(40):
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))
+    for x, y in steps(epochs):
         optimizer.zero_grad()
         functional.cross_entropy(model(x), y).backward()
         optimizer.step()
         average.update_parameters(model)
+    return average
+
+
+def test_averaged_weights_are_torchs_also_in_a_run_long_enough_for_faster_executions(tmp_path: Path) -> None:
+    """A mode that is verified repeats steps, and one that joins steps calls no hook: each would make another average."""
+    run = rushlight.train(network(), (X, Y), epochs=40, ema=0.999, runs=tmp_path, **{**OPTIONS, "numerics": "fast"})
+    average = averaged_by_torch(40, 0.999)
     same(run.model.state_dict(), average.module.state_dict())
 
 
 def test_averaged_weights_are_those_of_torch_and_are_what_is_tested_and_saved(tmp_path: Path) -> None:
     run = rushlight.train(network(), (X, Y), epochs=3, ema=0.9, runs=tmp_path, **OPTIONS)
-    model = network()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.9))
-    for x, y in steps(3):
-        optimizer.zero_grad()
-        functional.cross_entropy(model(x), y).backward()
-        optimizer.step()
-        average.update_parameters(model)
+    average = averaged_by_torch(3, 0.9)
     same(run.model.state_dict(), average.module.state_dict())
     average.eval()
     with torch.no_grad():
