@@ -136,7 +136,9 @@ def test_one_changed_thing_is_reported_by_name(
 BROKEN = """
 import os, sys
 from pathlib import Path
+from dataclasses import replace
 import faults.kills as kills
+from faults.points import CHECKPOINT, Moment
 
 def no_random_streams():
     from rushlight.training import loop
@@ -150,6 +152,16 @@ def no_resume():
     import rushlight
     rushlight.resume = lambda *arguments, **options: 1 / 0
 
+drawn = kills.draw_case
+library = kills.References(Path(sys.argv[1]), lambda text: None)
+drawn(0, CASE, library)  # trains what is compared with, once
+kills.References = lambda work, say: library
+
+def killed_before_a_checkpoint_is_whole(seed, number, library):
+    case = drawn(seed, number, library)
+    return replace(case, moments=(Moment(CHECKPOINT, case.reference.steps // 2, count=2),))
+
+kills.draw_case = killed_before_a_checkpoint_is_whole
 for breakage in (no_random_streams, no_cut, no_resume):
     if child := os.fork():
         os.waitpid(child, 0)
@@ -159,7 +171,7 @@ for breakage in (no_random_streams, no_cut, no_resume):
     print(breakage.__name__, [text for text in outcome.failures if text.startswith("case")], flush=True)
     os._exit(0)
 """
-CASE = 4  # killed while a checkpoint is written, so that there are some
+CASE = 4  # a checkpoint at every step, so that there is one, and losses after it
 
 
 def test_a_resume_that_forgets_something_fails_and_is_named_with_its_command(tmp_path: Path) -> None:
