@@ -101,6 +101,27 @@ def test_a_gradient_that_is_not_finite_is_named_by_its_layer_while_the_loss_stil
     assert np.isfinite(run.losses).all()
 
 
+def test_only_a_scale_that_fell_in_a_step_is_told_and_not_one_that_was_restored_between_two(tmp_path: Path) -> None:
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16)
+
+    def objective(net: nn.Module, batch: Any) -> Tensor:
+        loss = nn.functional.cross_entropy(net(batch[0]), batch[1])
+        if int(net.passes) == 3:
+            loss.register_hook(lambda gradient: gradient * math.inf)  # the loss itself is finite
+        return loss
+
+    training = rushlight.epochs(
+        made(), marked_data(), objective=objective, numerics="exact",
+        runs=tmp_path, epochs=2, batch_size=16, test_fraction=0.0, normalize="none", quiet=True,
+    )  # fmt: skip
+    object.__setattr__(training._training, "scaler", scaler)  # as on a card in float16
+    for epoch in training:
+        if epoch.number == 1:
+            scaler.load_state_dict({**scaler.state_dict(), "scale": 4.0})  # as a checkpoint does that is gone back to
+    assert [line["step"] for line in events(training.run, "skipped")] == [3]
+    assert scaler.get_scale() == 4.0
+
+
 def test_steps_left_out_one_after_the_other_end_the_run(tmp_path: Path) -> None:
     with pytest.raises(TrainingError) as caught:
         train(tmp_path, made(), marked_data(tuple(range(160))), on_nan="skip", epochs=5)

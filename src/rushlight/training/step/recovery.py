@@ -37,7 +37,6 @@ class Rescue:
         self.training, self.state = training, training.state
         self.saver = saver
         self.buffers = Buffers(training.model)
-        self.scale = 0.0 if training.scaler is None else training.scaler.get_scale()  # of the loss, in float16
 
     def step(
         self, execute: Step, micro_batches: Sequence[Batch], generator: torch.Generator, seed: int
@@ -49,6 +48,8 @@ class Rescue:
         """
         if self.buffers.places:
             self.buffers.keep()
+        scaler = self.training.scaler
+        scale = None if scaler is None else scaler.get_scale()
         while True:
             seed_step(generator, seed)
             if self.training.objective.told is not None:
@@ -57,7 +58,9 @@ class Rescue:
                 size = self.state["micro_batch"]
                 result = execute(micro_batches if size is None else split(micro_batches, size))
                 self.state["skipped"] = 0
-                self.note_scale()
+                if scaler is not None and scale is not None and scaler.get_scale() < scale:
+                    step = self.state["step"] + 1  # its update was left out: a gradient in float16 was too large
+                    self.note("skipped", step, Note("training.scaled-down", step=step, scale=scaler.get_scale()))
                 return result
             except NotFinite as bad:
                 return self.leave_out(bad)
@@ -71,15 +74,6 @@ class Rescue:
                 if not is_out_of_memory(error):
                     raise
             self.halve(micro_batches)  # not in the clause above: the error holds on to the failed step's memory
-
-    def note_scale(self) -> None:
-        """Tell of a step whose update was left out, because a gradient in float16 was too large."""
-        if self.training.scaler is None:
-            return
-        earlier, self.scale = self.scale, self.training.scaler.get_scale()
-        if self.scale < earlier:
-            step = self.state["step"] + 1
-            self.note("skipped", step, Note("training.scaled-down", step=step, scale=self.scale))
 
     def leave_out(self, bad: NotFinite) -> tuple[Tensor, None]:
         """Leave this step's update out, with all that its forward pass has changed, and say so."""
