@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
@@ -55,6 +55,11 @@ def format_figure(value: float | None) -> str:
     if value != 0 and not 1e-3 <= abs(value) < 1e6:
         return f"{value:.2e}"
     return f"{value:.4f}" if abs(value) < 100 else f"{value:,.1f}"
+
+
+def format_names(names: Sequence[str], most: int = 5) -> str:
+    """Return at most so many names with commas between them; '…' stands for the rest."""
+    return ", ".join([*names[:most], *(["…"] if len(names) > most else [])])
 
 
 def main_figure(figures: Mapping[str, Any]) -> tuple[str, float, bool] | None:

@@ -40,6 +40,7 @@ from rushlight.data.spec import FeatureSpec, Normalization, NormalizeName, Targe
 from rushlight.data.splits import Data
 from rushlight.device import available_memory
 from rushlight.errors import DataError, UsageError, check_choice, suggest
+from rushlight.formats import format_names
 from rushlight.texts import Joined, Note
 
 NORMALIZE = ("auto", "standard", "unit", "none")
@@ -330,7 +331,7 @@ def known_classes(opened: Data, target: TargetSpec) -> Tensor | None:
         return None
     if unknown:
         raise DataError(
-            "unknown-class", data=opened.name, name=unknown[0], known=", ".join(target.classes[:20]),
+            "unknown-class", data=opened.name, name=unknown[0], known=format_names(target.classes, 20),
             suggestion=suggest(unknown[0], target.classes),
         )  # fmt: skip
     return torch.tensor([target.classes.index(name) for name in names])

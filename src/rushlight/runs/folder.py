@@ -12,6 +12,7 @@ from pathlib import Path
 
 from rushlight import files
 from rushlight.errors import RunError, suggest
+from rushlight.formats import format_names
 from rushlight.kinds import is_time, wrong_entry
 from rushlight.runs.history import HISTORY
 from rushlight.runs.lock import HOLDER, LOCK, lock_run
@@ -121,7 +122,7 @@ def find_run(runs: Path, run: str) -> Path:
     if len(matches) == 1:
         return matches[0]
     if matches:
-        names = ", ".join(folder.name for folder in matches[:5]) + (", …" if len(matches) > 5 else "")
+        names = format_names([folder.name for folder in matches])
         raise RunError("run-ambiguous", run=run, runs=runs, count=len(matches), names=names)
     raise RunError("run-unknown", run=run, runs=runs, suggestion=suggest(run, [f.name for f in folders]))
 

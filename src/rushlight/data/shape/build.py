@@ -19,6 +19,7 @@ from rushlight.data.shape.samples import Samples
 from rushlight.data.spec import Column, FeatureKind, FeatureSpec, Normalization, NormalizeName, TargetSpec
 from rushlight.data.splits import RAW, Data
 from rushlight.errors import DataError
+from rushlight.formats import format_names
 from rushlight.texts import Note
 
 HASHED_WHOLE = 256 << 20  # bytes; of a larger tensor the fingerprint takes evenly spaced rows
@@ -223,8 +224,7 @@ def unseen_class_notes(targets: Tensor, target: TargetSpec) -> tuple[Note, ...]:
     unseen = [name for name, count in zip(target.classes, counts, strict=True) if count == 0]
     if not unseen:
         return ()
-    listed = ", ".join(f'"{name}"' for name in unseen[:5]) + (", …" if len(unseen) > 5 else "")
-    note = Note("data.class-unseen", classes=listed)
+    note = Note("data.class-unseen", classes=format_names([f'"{name}"' for name in unseen]))
     return (note, Note("data.labels-from-one")) if target.classes[0] == "0" == unseen[0] else (note,)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from rushlight.data.spec import TargetSpec, Task
 from rushlight.errors import DataError, UsageError
+from rushlight.formats import format_names
 from rushlight.texts import Note
 
 FEW_CLASSES = 20
@@ -94,7 +95,7 @@ def read_class_names(array: np.ndarray, classes: tuple[str, ...] | None) -> tupl
     if classes is None:
         return torch.from_numpy(labels.astype(np.int64)), TargetSpec("classification", tuple(names.tolist()))
     if strangers := [name for name in names.tolist() if name not in classes]:
-        raise DataError("class-not-named", found=strangers[0], classes=", ".join(classes[:20]))
+        raise DataError("class-not-named", found=strangers[0], classes=format_names(classes, 20))
     number_of = np.array([classes.index(name) for name in names.tolist()], dtype=np.int64)
     return torch.from_numpy(number_of[labels]), TargetSpec("classification", classes)
 

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from rushlight.data import GENERATORS, set_state, state_of
 from rushlight.errors import RunError, UsageError
+from rushlight.formats import format_names
 from rushlight.training.objective import named_parameters
 from rushlight.training.state import Training
 
@@ -45,7 +46,7 @@ def order_parameters(optimizer: Optimizer, saved: list[list[str]] | None, traini
         if sorted(then) != sorted(now):
             raise RunError(
                 "optimizer-group-differs", run=training.folder.name, optimizer=type(optimizer).__name__, group=number,
-                then=first_names(set(then) - set(now)), now=first_names(set(now) - set(then)),
+                then=format_names(sorted(set(then) - set(now)), 3) or "–", now=format_names(sorted(set(now) - set(then)), 3) or "–",
             )  # fmt: skip
         places = [now.index(name) for name in then]
         for key in {"params", "param_names"} & group.keys():
@@ -70,11 +71,6 @@ def lay_out_like_parameters(optimizer: Optimizer) -> None:
         for name, value in kept.items():
             if isinstance(value, Tensor) and value.shape == parameter.shape and value.stride() != parameter.stride():
                 kept[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
-
-
-def first_names(names: set[str]) -> str:
-    """Return the first few names, or a dash for none."""
-    return ", ".join(sorted(names)[:3]) + (", …" if len(names) > 3 else "") or "–"
 
 
 # ── objects that are kept besides ────────────────────────────────────────────────────────────────────────────

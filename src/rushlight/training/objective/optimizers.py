@@ -13,6 +13,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from rushlight.errors import UsageError, suggest
+from rushlight.formats import format_names
 from rushlight.training.objective.lazy_dynamo import make_optimizer
 
 
@@ -30,8 +31,7 @@ def matching(pattern: str, names: Iterable[str], option: str) -> list[str]:
     known = list(names)
     found = [name for name in known if fnmatch.fnmatchcase(name, pattern) or name.startswith(f"{pattern}.")]
     if not found:
-        shown = ", ".join(known[:8]) + (", …" if len(known) > 8 else "")
-        raise UsageError("pattern-without-match", option=option, pattern=pattern, known=shown)
+        raise UsageError("pattern-without-match", option=option, pattern=pattern, known=format_names(known, 8))
     return found
 
 

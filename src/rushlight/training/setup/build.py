@@ -15,7 +15,7 @@ from rushlight.data import DATASETS, Data
 from rushlight.device import available_memory
 from rushlight.errors import ModelError, RunError, UsageError
 from rushlight.export import load_fitting
-from rushlight.formats import format_count
+from rushlight.formats import format_count, format_names
 from rushlight.models import MODELS, as_json, build_custom, build_model, restored, source_digest
 from rushlight.options import Options
 from rushlight.texts import Joined, Note
@@ -100,8 +100,7 @@ def eval_notes(names: list[str]) -> tuple[str, ...]:
     outermost = [name for name in names if not any(name.startswith(f"{other}.") for other in names)]
     if not outermost:
         return ()
-    listed = ", ".join(outermost[:5]) + (", …" if len(outermost) > 5 else "")
-    return (Note("training.stays-in-eval-mode", layers=listed),)
+    return (Note("training.stays-in-eval-mode", layers=format_names(outermost)),)
 
 
 def build_described(described: dict[str, Any], data: Data) -> nn.Module:

@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from rushlight.data import Walk
+from rushlight.formats import format_names
 
 SHOWN = 5
 
@@ -45,8 +46,7 @@ def outside_state(functions: Iterable[Any], model: nn.Module, known: Iterable[An
         if type(each).__module__.startswith("torch.") and hasattr(each, "load_state_dict")
     ]
     found += [type(module).__name__ for module in walk.modules if may_change(module, tensors)]
-    names = list(dict.fromkeys(found))
-    return ", ".join(names[:SHOWN]) + (", …" if len(names) > SHOWN else "")
+    return format_names(list(dict.fromkeys(found)), SHOWN)
 
 
 def may_change(module: nn.Module, kept: set[int]) -> bool:

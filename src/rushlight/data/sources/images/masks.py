@@ -29,6 +29,7 @@ from rushlight.data.spec import NormalizeName, TargetSpec
 from rushlight.data.splits import Data
 from rushlight.errors import DataError
 from rushlight.files import open_file
+from rushlight.formats import format_names
 from rushlight.texts import Note
 
 IMAGES_FOLDER, MASKS_FOLDER = "images", "masks"
@@ -149,7 +150,7 @@ def number_classes(samples: Sequence[Samples], classes: Sequence[str] | None) ->
         names = tuple(map(str, range(max((each for each in known if each != UNLABELLED), default=0) + 1)))
     if classes is not None and len(classes) < len(names):
         raise DataError("too-few-class-names", names=len(classes), classes=len(names), label=len(names) - 1)
-    notes: tuple[Note, ...] = (Note("data.masks-are-classes", classes=", ".join(names[:20]), count=len(names)),)
+    notes: tuple[Note, ...] = (Note("data.masks-are-classes", classes=format_names(names, 20), count=len(names)),)
     if UNLABELLED in known and not is_binary:
         notes += (Note("data.mask-unlabelled", number=UNLABELLED),)
     return TargetSpec("classification", tuple(classes or names), layout="dense"), notes

@@ -32,6 +32,7 @@ from rushlight.data.sources.tables.frames import (
 from rushlight.data.spec import Column, FeatureSpec, NormalizeName, TargetSpec, Task
 from rushlight.data.splits import Data
 from rushlight.errors import DataError, UsageError, suggest
+from rushlight.formats import format_names
 from rushlight.texts import Note
 
 if TYPE_CHECKING:
@@ -177,7 +178,7 @@ def read_target(path: Path, frame: pl.DataFrame, name: str, task: Task | None) -
         raise DataError("too-many-classes", path=path, target=name, count=len(different), rows=len(values))
     classes = tuple(str(value) for value in different) if chosen != "regression" else ()
     if chosen == "binary" and len(classes) != 2:
-        listed = ", ".join(classes[:10])
+        listed = format_names(classes, 10)
         raise DataError("binary-target-of-a-table", path=path, target=name, count=len(classes), classes=listed)
     spec = TargetSpec(chosen, classes, name=name)
     return Labels(target_numbers(path, frame[name], spec), spec, [] if task else [target_note(spec, different)])
@@ -188,10 +189,9 @@ def target_note(spec: TargetSpec, different: Sequence[str | float]) -> Note:
     count = len(different)
     if spec.task == "regression":
         return Note("data.target-is-a-number", name=spec.name, count=count)
-    shown = ", ".join(spec.classes[:10]) + (", …" if count > 10 else "")
     is_text = isinstance(different[0], str)
     key = "data.target-is-classes" if is_text else "data.target-is-numbered-classes"
-    return Note(key, name=spec.name, count=count, classes=shown)
+    return Note(key, name=spec.name, count=count, classes=format_names(spec.classes, 10))
 
 
 def cell(value: object) -> object:
@@ -221,7 +221,7 @@ def target_numbers(path: Path, series: pl.Series, spec: TargetSpec) -> Tensor:
     number_of = {name: number for number, name in enumerate(spec.classes)}
     named = {value: str(value) if str(value) in number_of else class_name(value) for value in set(values)}
     if strangers := sorted(name for name in named.values() if name not in number_of):
-        known = ", ".join(spec.classes[:20])
+        known = format_names(spec.classes, 20)
         raise DataError("class-not-in-training", path=path, target=spec.name, value=strangers[0], known=known)
     labels = torch.tensor([number_of[named[value]] for value in values], dtype=torch.int64)
     return labels.float().reshape(-1, 1) if spec.task == "binary" else labels
