@@ -119,8 +119,8 @@ def test_scaling_grows_data_and_model(tmp_path: Path) -> None:
 
 
 def test_resuming_and_stalls_are_measured(tmp_path: Path) -> None:
-    found = run("resume", tmp_path, "--steps", "3")
-    assert set(found["resume"]) == {"100", "1000"}
+    found = run("resume", tmp_path, "--steps", "2")
+    assert set(found["resume"]) == {"100"}
     assert all(rounds[0]["seconds"] > rounds[0]["seconds_after_torch"] > 0 for rounds in found["resume"].values())
     ((stalls,),) = found["stalls"].values()
     assert stalls["state_bytes"] > 10**4 * 4 * 2.5  # AdamW keeps two numbers beside each parameter

@@ -253,8 +253,10 @@ def test_no_product_is_taken_in_place_for_a_sum_of_two_or_of_what_is_updated_its
 @pytest.mark.slow
 @needs_compiler
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_the_process_that_compiles_leaves_the_garbage_of_its_parent_alone(cache: Path, tmp_path: Path) -> None:
-    """Files in it would close what has their numbers now: this process closes all that it is born with."""
+def test_machine_code_adds_products_in_place_and_its_compiling_leaves_the_garbage_of_its_parent_alone(
+    cache: Path, tmp_path: Path
+) -> None:
+    """Files in the garbage would close what has their numbers now: the process that compiles closes all that it is born with."""
 
     class Left:
         def __init__(self) -> None:
@@ -272,24 +274,12 @@ def test_the_process_that_compiles_leaves_the_garbage_of_its_parent_alone(cache:
     gc.set_threshold(50_000)  # not before the fork; what that imports is more
     try:
         Left()
-        process = start_compiling(pieces, batch, 1, "key")
-        assert isinstance(process.result(waits=True), Package)
+        package = start_compiling(pieces, batch, 1, "key").result(waits=True)
     finally:
         gc.set_threshold(*usual)
     gc.collect()
     assert (tmp_path / "collected").read_text().split() == [str(os.getpid())]
 
-
-@pytest.mark.slow
-@needs_compiler
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_machine_code_that_adds_products_in_place_takes_the_exact_step(cache: Path) -> None:
-    model = network(width=24)
-    parts = Parts(model, make_objective(nn.CrossEntropyLoss()), torch.optim.SGD(model.parameters(), lr=0.1))
-    batch = torch.rand(16, 1, 8, 8), torch.randint(0, 10, (16,))
-    exact_step(parts)([batch])
-    pieces = pieces_of(parts)
-    package = start_compiling(pieces, batch, 1, "key").result(waits=True)
     assert isinstance(package, Package)
     assert b"aoti_torch_cpu_addmm_out" in package.path.read_bytes()
     before, group = copies(tensors_of(parts)), parts.optimizer.param_groups[0]
