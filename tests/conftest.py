@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from typing import Any
@@ -15,6 +16,10 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: for this proces
 os.environ["RUSHLIGHT_LANGUAGE"] = "en"  # whatever the language of this machine
 os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="rushlight-state-")  # the record of trained runs, of these tests
 atexit.register(shutil.rmtree, os.environ["XDG_STATE_HOME"], ignore_errors=True)
+
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as a shell leaves it to what it begins in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
