@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import ast
 import copy
+import functools
 import json
 import pickle
 import re
 import string
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -67,9 +67,17 @@ class Call:
         self.line = node.lineno
 
 
-def calls() -> Iterator[Call]:
-    for path in sorted(SOURCE.rglob("*.py")):
-        tree = ast.parse(path.read_text(encoding="utf-8"))
+@functools.cache
+def trees() -> dict[Path, ast.Module]:
+    """The syntax of every source file."""
+    return {path: ast.parse(path.read_text(encoding="utf-8")) for path in sorted(SOURCE.rglob("*.py"))}
+
+
+@functools.cache
+def calls() -> list[Call]:
+    """Every place where an error is made."""
+    found = []
+    for path, tree in trees().items():
         functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
         for node in ast.walk(tree):
             if not (isinstance(node, ast.Call) and isinstance(node.func, (ast.Name, ast.Attribute))):
@@ -77,10 +85,8 @@ def calls() -> Iterator[Call]:
             name = node.func.id if isinstance(node.func, ast.Name) else node.func.attr
             if name in ERRORS or (name == "kind" and path.name == "reading.py"):
                 inside = [f for f in functions if f.lineno <= node.lineno <= (f.end_lineno or 0)]
-                yield Call(path, inside[-1].name if inside else "", node)
-
-
-CALLS = list(calls())
+                found.append(Call(path, inside[-1].name if inside else "", node))
+    return found
 
 
 def templates(code: str) -> dict[str, list[str]]:
@@ -116,28 +122,28 @@ def needed(key: str) -> set[str]:
 
 
 def test_every_error_in_the_source_is_found() -> None:
-    assert len(CALLS) > 100
-    assert {call.place for call in CALLS if call.key is None} == set(COMPUTED)
-    assert {"sample-failed", "samples-failed-together", "unequal-samples"} <= {call.key for call in CALLS}
+    assert len(calls()) > 100
+    assert {call.place for call in calls() if call.key is None} == set(COMPUTED)
+    assert {"sample-failed", "samples-failed-together", "unequal-samples"} <= {call.key for call in calls()}
 
 
 def test_every_error_that_is_raised_has_its_words_and_gives_the_values_they_need() -> None:
-    for call in CALLS:
+    for call in calls():
         for key in {call.key} if call.key is not None else COMPUTED[call.place]:
             place = f"{call.place}, line {call.line}"
             assert f"errors.{key}.problem" in ENGLISH, place
             assert call.is_open or needed(key) <= call.values, (place, key)
 
 
+@functools.cache
 def mentioned() -> set[str]:
     """Every text constant in the source."""
-    found = set()
-    for path in SOURCE.rglob("*.py"):
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        found |= {
-            node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)
-        }
-    return found
+    return {
+        node.value
+        for tree in trees().values()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    }
 
 
 def test_every_text_is_used() -> None:

@@ -539,6 +539,7 @@ def test_a_dataset_that_is_changed_between_epochs_is_read_as_it_is_now(workers: 
     assert torch.equal(torch.cat([x for x, _ in changed])[:, 0], 10 * torch.cat([x for x, _ in first])[:, 0])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("spawning")
 def test_workers_that_are_started_anew_as_on_windows_read_the_same(images: Path) -> None:
     threads, workers = streamed_images(images).train, streamed_images(images, 1).train
@@ -618,7 +619,8 @@ rushlight.train(torch.nn.Linear(3, 2), data, epochs=1, quiet=True, device="cpu",
 """
 
 
-@pytest.mark.parametrize("kind", ["ours", pytest.param("a loader of the user's", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["ours", "a loader of the user's"])
 def test_a_program_without_a_main_guard_is_told_the_lines_to_write(kind: str, tmp_path: Path) -> None:
     program = tmp_path / "user.py"
     program.write_text(UNGUARDED)

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 from tests.training.plain_loop import plain_loop
 from tests.training.test_parity import digits, made, network
 from torch import nn
@@ -19,6 +20,7 @@ from rushlight.training.checkpoint.checkpoint import state_digest
 
 ALONE = """
 import importlib.abc, json, sys
+import pytest
 import torch
 
 KEPT = {"rushlight.training.engine", "rushlight.training.engine.protocol", "rushlight.training.engine.exact"}
@@ -49,6 +51,7 @@ assert loaded == KEPT, loaded
 """
 
 
+@pytest.mark.slow
 def test_with_everything_else_of_the_engine_deleted_exact_training_equals_the_plain_loop(tmp_path: Path) -> None:
     root = Path(__file__).parents[3]
     path = os.pathsep.join([str(Path(rushlight.__file__).parents[1]), str(root)])

@@ -125,8 +125,12 @@ OPTIMIZERS: list[tuple[type[torch.optim.Optimizer], dict[str, Any]]] = [
 ]
 
 
-@pytest.mark.parametrize(("kind", "arguments"), OPTIMIZERS, ids=lambda value: getattr(value, "__name__", str(value)))
-@pytest.mark.parametrize("clip_norm", [None, 0.1])
+@pytest.mark.parametrize(
+    ("kind", "arguments"),
+    [OPTIMIZERS[0], *(pytest.param(*each, marks=pytest.mark.slow) for each in OPTIMIZERS[1:-1]), OPTIMIZERS[-1]],
+    ids=lambda value: getattr(value, "__name__", str(value)),
+)
+@pytest.mark.parametrize("clip_norm", [pytest.param(None, marks=pytest.mark.slow), 0.1])
 def test_captured_steps_compute_what_steps_taken_one_by_one_do(
     kind: type[torch.optim.Optimizer], arguments: dict[str, Any], clip_norm: float | None
 ) -> None:
@@ -296,7 +300,7 @@ def test_machine_code_adds_products_in_place_and_its_compiling_leaves_the_garbag
         torch.testing.assert_close(*outcomes)
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.2])
+@pytest.mark.parametrize("dropout", [pytest.param(0.0, marks=pytest.mark.slow), 0.2])
 def test_attention_takes_the_faster_modes_too(dropout: float, tmp_path: Path, eager_to_look: None) -> None:
     run = trained(tmp_path, "run", lambda: Attention(dropout), optimizer="AdamW")
     assert {mode.name for mode in read_modes(run.folder / "ways.json")} == {"eager"}

@@ -131,6 +131,7 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
 # ── the start ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.slow
 def test_no_part_of_training_imports_the_compiler_and_compiling_afterwards_works(tmp_path: Path) -> None:
     done = run_python(["-c", TRAINING + COMPILING, tmp_path, *NAMES], timeout=300)
     assert done.returncode == 0, done.stderr

@@ -140,7 +140,9 @@ def live_schedule() -> tuple[Any, Any, dict[str, Any]]:
     return model, "digits", {"optimizer": optimizer, "schedule": schedule}
 
 
-@pytest.mark.parametrize("name", TRAININGS)
+@pytest.mark.parametrize(
+    "name", [name if name in ("fast", "streamed") else pytest.param(name, marks=pytest.mark.slow) for name in TRAININGS]
+)
 def test_a_profiled_training_ends_with_the_same_bits(name: str, tmp_path: Path) -> None:
     plain, profiled = both(tmp_path, TRAININGS[name])
     assert profiled.summary()["state_sha256"] == plain.summary()["state_sha256"]
