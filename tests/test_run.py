@@ -106,7 +106,7 @@ class Tight(nn.Module):
 def test_a_run_whose_memory_ran_out_is_tested_at_its_end_with_what_fitted_in_training(tmp_path: Path) -> None:
     training = rushlight.epochs(Tight(16), "digits", epochs=1, batch_size=64, name="it", runs=tmp_path, quiet=True)
     last = next(training).test
-    training._abandon(KeyboardInterrupt())  # after its last epoch, before its end
+    training.abandon(KeyboardInterrupt())  # after its last epoch, before its end
     run = rushlight.resume("it", Tight(16), runs=tmp_path, quiet=True)
     assert run.report == last
     assert run.test() == last

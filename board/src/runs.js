@@ -33,7 +33,7 @@ const COLUMNS = [
   { name: "seed", rank: 4, value: (row) => row.seed, isNumber: true },
   { name: "time", rank: 2, value: (row) => row.seconds, show: (row) => duration(row.seconds), isNumber: true },
 ];
-const STATUSES = ["running", "finished", "interrupted", "failed", "unfinished", "damaged", "tensorboard"];
+const STATUSES = ["running", "finished", "pruned", "interrupted", "failed", "unfinished", "damaged", "tensorboard"];
 
 /** @param {{route: import("./route.js").Route}} props */
 export function RunsView({ route }) {

@@ -23,11 +23,12 @@ if TYPE_CHECKING:
     from rushlight.options import Options
     from rushlight.report import Report
     from rushlight.run import Run
+    from rushlight.search import StudyResult, tune
     from rushlight.training import Epoch
 
 __all__ = [
-    "Data", "Epoch", "Epochs", "Options", "Predictions", "Report", "Run", "RushlightError", "SavedModel", "epochs", "load",
-    "open_bundle", "open_data", "open_run", "resume", "train",
+    "Data", "Epoch", "Epochs", "Options", "Predictions", "Report", "Run", "RushlightError", "SavedModel", "StudyResult",
+    "epochs", "load", "open_bundle", "open_data", "open_run", "resume", "train", "tune",
 ]  # fmt: skip
 
 __getattr__, _names = lazy_names(__name__)

@@ -30,6 +30,11 @@ class Epochs(Session):
         """The run, also while it is trained."""
         return Run(self._training.folder, self._training)
 
+    def prune(self, reason: str) -> None:
+        """End the run here, as one that is not worth its remaining epochs: it is finished as it is, and says why."""
+        self._training.events.emit("event", event="pruned", step=self._training.state["step"], message=reason)
+        self.close()
+
 
 @trains(Options)
 def train(model: str | nn.Module, data: Any = "fashion-mnist", **options: Any) -> Run:

@@ -248,7 +248,7 @@ def test_where_something_chooses_a_tenth_of_train_is_set_aside_said_and_cut_agai
     halves = rushlight.epochs("linear", "digits", name="halves", **options)
     for _ in range(3):
         next(halves)
-    halves._abandon(KeyboardInterrupt())
+    halves.abandon(KeyboardInterrupt())
     resumed = rushlight.resume("halves", runs=tmp_path, quiet=True)
     assert resumed.summary()["state_sha256"] == whole.summary()["state_sha256"]
     without_time = [
@@ -302,6 +302,6 @@ def test_validation_data_given_by_path_is_opened_again_at_resume(tmp_path: Path)
     }
     stopped = rushlight.epochs("linear", tmp_path / "train.npz", name="it", schedule="constant", **options)
     next(stopped)
-    stopped._abandon(KeyboardInterrupt())
+    stopped.abandon(KeyboardInterrupt())
     run = rushlight.resume("it", runs=tmp_path, quiet=True)
     assert [line["validation"]["n"] for line in of_kind(run.history, "epoch")] == [300] * 3

@@ -9,8 +9,10 @@ from rushlight.board.serve import serve_board
 from rushlight.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from rushlight.board.compare import compare_numbers, read_predictions
     from rushlight.board.export import export_run
     from rushlight.board.notebook import run_html
+    from rushlight.board.recipes import welch
 
 
 __getattr__, __dir__ = lazy_names(__name__)

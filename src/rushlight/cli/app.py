@@ -90,6 +90,39 @@ def show_end(run: Any, as_json: bool, quiet: bool) -> None:
 
 
 @app.command(cls=Command)
+@takes("tune")
+def tune(
+    model: Annotated[str, typer.Argument(metavar="MODEL")] = "mlp",
+    data: Annotated[str, typer.Argument(metavar="DATA")] = "fashion-mnist",
+    *,
+    trials: int = 50,
+    hours: float | None = None,
+    space: Annotated[Path | None, typer.Option(metavar="FILE.toml")] = None,
+    jobs: int = 1,
+    seeds: int = 3,
+    find_lr: Annotated[bool, typer.Option("--find-lr")] = False,
+    find_batch_size: Annotated[bool, typer.Option("--find-batch-size")] = False,
+    json: Json = False,
+    **options: Any,
+) -> None:
+    if find_lr or find_batch_size:
+        from rushlight.cli.rehearsing import show_rate, show_sizes
+
+        for show in [show_rate] * find_lr + [show_sizes] * find_batch_size:
+            show(model, data, chosen(options), json)
+        return
+    import rushlight
+    from rushlight.console import print_json, print_study
+
+    search = {"trials": trials, "hours": hours, "space": space, "jobs": jobs, "seeds": seeds}
+    found = rushlight.tune(model, data, **search, **chosen(options), to_stderr=json).to_json()
+    if json:
+        print_json(found)
+    elif not options["quiet"]:
+        print_study(found)
+
+
+@app.command(cls=Command)
 def test(
     run: RunName = "latest",
     data: str | None = None,

@@ -82,11 +82,12 @@ def explain(command: Any, context: Any, code: str) -> None:
     for parameter in command.get_params(context):
         name, is_option = parameter.name, parameter.param_type_name == "option"
         parameter.help = words(section, name) or words("help.options." if is_option else "help.arguments.", name)
-        if is_option and command.name in ("train", "resume"):
+        if is_option and command.name in ("train", "resume", "tune"):
             option = OPTIONS.get(SHORT[name][0] if name in SHORT else name)
             panel, usual = ("run", "") if option is None else (option.panel, str(option.default or ""))
             parameter.rich_help_panel = words("help.panels.", panel)
             default = words("help.defaults.", name)
+            default = default or (usual if command.name == "tune" else "")
             if command.name == "resume":  # what is not given stays as it was
                 default = words("help.page.", "as-before") if panel != "run" else default or usual
             parameter.show_default = default or True

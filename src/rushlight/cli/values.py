@@ -28,14 +28,14 @@ def takes(verb: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
         own = [entry for entry in signature.parameters.values() if entry.name != "options"]
         options = []
         for option in (OPTIONS[name] for name in TAKES[verb]):
-            if option.flags and (verb == "train" or option.on_resume != "live"):
+            if option.flags and (verb != "resume" or option.on_resume != "live"):
                 short = [
                     (name, kind, metavar) for name, (whole, kind, metavar) in SHORT.items() if whole == option.name
                 ]
                 options += [keyword(name, None, kind, metavar) for name, kind, metavar in short]
                 kind: Any = option.type if option.type in PLAIN_TYPES else str
                 kind = list[str] if option.repeats else kind
-                default = option.default if verb == "train" else None
+                default = option.default if verb == "train" else None  # else what was not given is left out
                 options.append(keyword(option.name, default, kind, option.metavar, *option.flags))
         parameters = sorted([*own, *options], key=lambda entry: (entry.kind, entry not in options))  # its own come last
         command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]

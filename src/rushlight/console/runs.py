@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 STATUS_STYLES = {
-    "running": "bold cyan", "finished": "green", "interrupted": "yellow", "failed": "red", "unfinished": "yellow",
+    "running": "bold cyan", "finished": "green", "pruned": "dim green", "interrupted": "yellow", "failed": "red", "unfinished": "yellow",
     "damaged": "bold red", "killed": "yellow",
 }  # fmt: skip
 COLUMNS = ("run", "status", "epochs", "last", "best", "loss", "time", "started")

@@ -3,4 +3,4 @@
 from rushlight.options.declare import OPTIONS, TAKES, Option, Options, RecipeOptions, found_text
 from rushlight.options.given import check_options, plain_options
 from rushlight.options.reference import options_reference
-from rushlight.options.signatures import opens, resumes, trains
+from rushlight.options.signatures import opens, resumes, trains, tunes

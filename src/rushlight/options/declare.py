@@ -185,6 +185,8 @@ class RecipeOptions:
     precision: Precision = option("float32", MACHINE)
     numerics: Numerics = option("fast", MACHINE)
     compile: Compile = option("auto", MACHINE)
+    study: str | None = option(None, RUN, python_only=True)
+    final_test: bool = option(True, RUN, python_only=True)
     keep_epochs: bool = option(False, RUN)
     tensorboard: bool = option(False, RUN)
 
@@ -227,6 +229,7 @@ class Options(RecipeOptions):
     test_fraction: float = option(0.2, DATA, FRACTION)
     val_data: Any = option(None, DATA, metavar="NAME|PATH", on_resume="live")
     val_fraction: float | None = option(None, DATA, FRACTION)
+    split_seed: int | None = option(None, DATA, SEED)
     task: Task | None = option(None, DATA)
     kind: Kind | None = option(None, DATA)
     classes: Sequence[str] | None = option(None, DATA, metavar="NAMES")
@@ -259,10 +262,16 @@ def place(option: Option) -> tuple[int, int]:
 
 declared = [replace(entry.metadata["option"], name=entry.name, source=str(entry.type)) for entry in fields(Options)]
 OPTIONS: dict[str, Option] = {option.name: option for option in sorted(declared, key=place)}
+NOT_TUNED = (  # a study's own, or no plain word that each trial can have anew
+    "max_steps", "study", "final_test", "resume", "inexact", "profile", "on_event", "step", "keep", "split_seed", "tensorboard",
+)  # fmt: skip
 OF_DATA = (*(option.name for option in OPTIONS.values() if option.panel == DATA), "seed", "quiet")
 TAKES: dict[str, tuple[str, ...]] = {  # the options of each verb
     "train": tuple(option.name for option in OPTIONS.values() if option.on_resume != "only"),
     "resume": tuple(option.name for option in OPTIONS.values() if option.on_resume != "no"),
+    "tune": tuple(
+        option.name for option in OPTIONS.values() if option.on_resume != "only" and option.name not in NOT_TUNED
+    ),
     "open_data": OF_DATA,
     "test": (*OF_DATA, "loss", "objective", "metrics"),
 }

@@ -81,3 +81,8 @@ def resumes(options: Callable[P, Options]) -> Callable[[Callable[..., R]], Resum
 def opens(options: Callable[P, Options]) -> Callable[[Callable[..., R]], Opens[P, R]]:
     """Give `open_data` the options that concern data."""
     return shows("open_data")
+
+
+def tunes(function: Callable[..., R]) -> Callable[..., R]:
+    """Give `tune` the options that every run of a study takes."""
+    return shows("tune")(function)

@@ -146,6 +146,50 @@ def write_confusion_plot(path: Path, confusion: Sequence[Sequence[int]], classes
     write_figure(path, figure)
 
 
+def write_importance_plot(
+    path: Path, importances: Mapping[str, float], trials: Sequence[Mapping[str, Any]], metric: str
+) -> None:
+    """Write what a search found as a PNG: for each choice, its importance and the figure of every trial by its value.
+
+    `importances` are shares of one, the largest first; `trials` have "choices", "figures" by epoch, "value" and "status".
+    Whole trials are filled dots, pruned ones rings at their last figure. Raises StorageError.
+    """
+    columns = min(3, len(importances))
+    rows = math.ceil(len(importances) / columns)
+    figure = new_figure(3.4 * columns + 0.6, 2.6 * rows + 0.4)
+    grid = figure.subplots(rows, columns, sharey=True, squeeze=False).flat
+    for axes in list(grid)[len(importances) :]:
+        axes.set_visible(False)
+    for axes, (name, share) in zip(grid, importances.items(), strict=False):
+        for is_whole, colour in ((False, "none"), (True, TRAIN)):
+            known = [
+                (trial["choices"][name], trial["figures"][max(trial["figures"])])
+                for trial in trials
+                if trial["figures"] and (trial["status"] == "complete") == is_whole
+            ]
+            if known:
+                axes.scatter(*zip(*known, strict=True), s=22, facecolors=colour, edgecolors=TRAIN, linewidths=0.8)
+        values = [trial["choices"][name] for trial in trials]
+        if all(isinstance(value, (int, float)) and value > 0 for value in values) and max(values) >= 30 * min(values):
+            axes.set_xscale("log")
+        axes.set_title(f"{name.replace('_', ' ')}: {share:.0%}", fontsize=10)
+    figure.supylabel(f"validation {metric}", fontsize=10)
+    write_figure(path, figure)
+
+
+def write_rate_plot(path: Path, rates: Sequence[float], losses: Sequence[float], chosen: float) -> None:
+    """Write the curve of a range test as a PNG: the smoothed loss by the learning rate, and the rate that it names."""
+    figure = new_figure(7, 4)
+    axes = figure.subplots()
+    axes.plot(rates, losses, color=TRAIN, linewidth=1.6)
+    axes.axvline(chosen, color=TEST, linewidth=1.2, linestyle="--", label=f"lr {chosen:.2g}")
+    axes.set_xscale("log")
+    axes.set_xlabel("learning rate")
+    axes.set_ylabel("training loss, smoothed")
+    axes.legend(frameon=False)
+    write_figure(path, figure)
+
+
 def shortened(name: str) -> str:
     """Return the name visible on one line, cut to a length that leaves room for the matrix; '$' is no formula here."""
     line = visible(" ".join(name.split()))

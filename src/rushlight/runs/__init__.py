@@ -10,6 +10,6 @@ from rushlight.runs.lock import is_locked, lock_run
 from rushlight.runs.note import STOP, ask_to_stop, read_note, rename_run, write_note
 from rushlight.runs.read import read_environment, read_recipe, read_report
 from rushlight.runs.sessions import inexact_resumes, list_sessions, write_notice, write_session
-from rushlight.runs.summary import list_runs, summarize_any, summarize_run
+from rushlight.runs.summary import ENDED, list_runs, summarize_any, summarize_run
 from rushlight.runs.values import MEDIA, append_values, keep_values, read_values
 from rushlight.runs.verify import verify_run

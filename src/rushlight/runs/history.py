@@ -6,7 +6,7 @@ The lines, each one JSON object (times in Unix seconds, `step` counts optimizer 
     {"kind": "steps", "epoch", "step", "loss": mean since the last one, "learning_rate", "samples", "time"}
     {"kind": "epoch", "epoch", "step", "train_loss", "test": {"loss", "accuracy", "n", …} or null,
      "validation": the same, where there is a validation split: then "test" is null, "learning_rate", "seconds", "time"}
-    {"kind": "event", "event": "finished" | "skipped" | "rolled-back" | "micro-batch" | "way", "step", "message", "time"}
+    {"kind": "event", "event": "finished" | "pruned" | "skipped" | "rolled-back" | "micro-batch" | "way", "step", "message", "time"}
     of these, "finished" has "state_sha256", and "test" where the epochs have "validation"
 
 `losses.f32` has the loss of every step, little-endian float32, and nothing else. Both are a pure function of the recipe,

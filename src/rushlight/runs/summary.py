@@ -17,12 +17,14 @@ from rushlight.runs.read import REPORT, read_recipe, read_report
 from rushlight.runs.sessions import inexact_resumes, read_sessions
 from rushlight.texts import Note
 
+ENDED = ("finished", "pruned")  # the statuses of runs that are over
+
 
 @dataclass(frozen=True)
 class RunSummary:
     """A run at a glance.
 
-    `status` is running, finished, interrupted, failed, unfinished (killed) or damaged; `problem` says what is damaged.
+    `status` is running, finished, pruned (a trial of a search that was ended early), interrupted, failed, unfinished (killed) or damaged; `problem` says what is damaged.
     Losses and figures are of the last epoch that has them, None when there are none, and of `split`: what every epoch
     was evaluated on. `metric` is what the run is
     judged by ("accuracy", "mae", "loss", or a name of its own; None without tests), and `best_epoch` the epoch at which it was best.
@@ -95,8 +97,9 @@ def label(named: Any) -> str:
 
 def status_of(folder: Path, lines: list[dict[str, Any]]) -> str:
     """Return a run's status; "unfinished" if no process holds it and none wrote how it ended."""
-    if any(line["kind"] == "event" and line["event"] == "finished" for line in lines):
-        return "finished"
+    events = {line["event"] for line in lines if line["kind"] == "event"}
+    if "finished" in events:
+        return "pruned" if "pruned" in events else "finished"
     if is_locked(folder):
         return "running"
     last = next((line["event"] for line in reversed(read_sessions(folder))), None)

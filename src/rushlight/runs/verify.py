@@ -45,7 +45,7 @@ from rushlight.runs.read import (
 )
 from rushlight.runs.sessions import LINES as SESSION_LINES
 from rushlight.runs.sessions import SESSIONS
-from rushlight.runs.summary import RunSummary, summarize_any
+from rushlight.runs.summary import ENDED, RunSummary, summarize_any
 from rushlight.texts import Joined, Note, quoted
 
 BUNDLE, MODEL, WEIGHTS, EXAMPLES = "model", "model.json", "weights.safetensors", "examples.safetensors"
@@ -90,7 +90,7 @@ def verify_run(folder: Path, watch: Watch | None = None) -> RunVerification:
     A run in use is read as far as it is written: its process adds and deletes files meanwhile, which is no damage.
     """
     summary = summarize_any(folder)
-    is_finished = summary.status == "finished" or (summary.status == "damaged" and (folder / BUNDLE).is_dir())
+    is_finished = summary.status in ENDED or (summary.status == "damaged" and (folder / BUNDLE).is_dir())
     checkpoints = check_checkpoints(folder, watch)  # before the history, which only grows beyond them
     whole = [folder / file.name for file in checkpoints if file.state == WHOLE]
     lacking = shortfalls(whole[-1]) if whole else {}
@@ -213,9 +213,9 @@ def sentences(summary: RunSummary, holder: str, files: Sequence[CheckedFile]) ->
     broken = {file.name for file in files if file.state in (DAMAGED, MISSING)}
     if holder:
         yield Note("runs.meaning.in-use", holder=holder)
-    elif not broken and summary.status == "finished":
+    elif not broken and summary.status in ENDED:
         yield Note("runs.meaning.whole")
-    if not broken and (holder or summary.status == "finished"):
+    if not broken and (holder or summary.status in ENDED):
         return
     key, values = resuming(summary.folder, files)
     yield Note(f"runs.meaning.{key}", **values)

@@ -37,7 +37,10 @@ def finish_run(training: Training, last: Epoch | None) -> None:
     step = load_best(training)
     if step is not None:
         training.events.message(Note("training.best-kept", step=step))
-    has_validation, test = training.data.validation is not None, training.data.test
+    has_validation, test = (
+        training.data.validation is not None,
+        training.data.test if training.recipe.final_test else None,
+    )
     if step is not None or has_validation or (last is None and training.state["step"]):
         report, outcome = None, None
         if test is not None:
@@ -47,7 +50,8 @@ def finish_run(training: Training, last: Epoch | None) -> None:
     save_bundle(training.folder / "model", training, report, step)
     save_report(training.folder, report, outcome)
     try:
-        write_plots(training.folder, report)
+        if training.recipe.final_test:  # the trials of a search are many, and the board draws them
+            write_plots(training.folder, report)
     except Exception as error:  # whatever a font or a canvas may raise, a picture must not cost the run its end
         training.events.warning(Note("training.plots-failed", reason=f"{type(error).__name__}: {error}"))
     tested = {"test": report.short()} if has_validation and report else {}  # else the epochs' lines have it

@@ -29,7 +29,7 @@ from rushlight.texts import Note
 if TYPE_CHECKING:
     from rushlight.data import Split
 
-SCHEDULES = ("constant", "cosine", "onecycle", "plateau")
+SCHEDULES = ("constant", "cosine", "onecycle", "plateau", "range")
 OBJECTIVE = "objective"  # the name of the loss of a run with the user's own
 STEP = "step"  # the name of the loss of a run whose steps are a function of the user's, without a loss to evaluate by
 USERS = (OBJECTIVE, STEP)  # runs whose batches are handed over as they are
@@ -58,7 +58,7 @@ KIND: Kind = {
     "schedule": {"name": is_text, "warmup": is_count, "live?": is_flag},
     "metrics?": [{"name": is_text, "live?": is_flag}], "best?": maybe(is_text),
     "device?": is_text, **dict.fromkeys(("epochs?", "batch_size?", "accumulate?", "early_stopping?", "max_steps?"), maybe(is_count)),
-    "augment?": maybe(is_text), "ema?": maybe(is_share), "mixup?": maybe(is_positive), "groups?": maybe(named(is_object)), "freeze?": maybe([is_text]),
+    "augment?": maybe(is_text), "ema?": maybe(is_share), "mixup?": maybe(is_positive), "groups?": maybe(named(is_object)), "freeze?": maybe([is_text]), "study?": maybe(is_text), "final_test?": is_flag,
 }  # fmt: skip
 
 

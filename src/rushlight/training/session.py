@@ -94,7 +94,7 @@ class Session:
             self.close()
             raise
         except BaseException as error:
-            self._abandon(error)
+            self.abandon(error)
             raise
         return self._last
 
@@ -104,7 +104,7 @@ class Session:
             for _ in self:
                 pass
         except BaseException as error:
-            self._abandon(error)
+            self.abandon(error)
             raise
 
     def close(self) -> None:
@@ -133,7 +133,7 @@ class Session:
         _open.discard(self)
         return iterator
 
-    def _abandon(self, error: BaseException) -> None:
+    def abandon(self, error: BaseException) -> None:
         """Record how a session ended that did not finish the run, and let go of it. Does nothing the second time."""
         iterator = self._let_go()
         if iterator is None:

@@ -616,7 +616,7 @@ def cut_short(tmp_path: Path, name: str, epochs: int, make: Callable[[], nn.Modu
     training = rushlight.epochs(make(), "digits", runs=tmp_path, name=name, **{**SMALL, **options})
     for _ in range(epochs):
         next(training)
-    training._abandon(KeyboardInterrupt())
+    training.abandon(KeyboardInterrupt())
     return tmp_path / name
 
 

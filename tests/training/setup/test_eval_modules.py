@@ -61,7 +61,7 @@ def test_the_bits_go_on_whatever_mode_the_model_has_at_resume(tmp_path: Path) ->
     whole = rushlight.train(frozen(Finetuned()), "digits", runs=tmp_path, **SMALL)
     training = rushlight.epochs(frozen(Finetuned()), "digits", name="a", runs=tmp_path, **SMALL)
     next(training)
-    training._abandon(KeyboardInterrupt())
+    training.abandon(KeyboardInterrupt())
     resumed = rushlight.resume("a", frozen(Finetuned()).train(), runs=tmp_path, quiet=True)
     assert state_digest(resumed.model) == state_digest(whole.model)
 

@@ -138,7 +138,7 @@ def test_a_run_without_a_checkpoint_wants_the_weights_it_was_begun_with(tmp_path
     path = tmp_path / "first.safetensors"
     save_file(made(seed=1).state_dict(), path)
     epochs = rushlight.epochs(made(), (X, Y), weights=path, name="begun", runs=tmp_path, **QUIET)
-    epochs._abandon(KeyboardInterrupt())
+    epochs.abandon(KeyboardInterrupt())
     save_file(made(seed=2).state_dict(), path)
     with pytest.raises(RunError, match="the weights that it begins with"):
         rushlight.resume("begun", made(), (X, Y), runs=tmp_path, quiet=True)

@@ -142,7 +142,7 @@ def cut(runs: Path, name: str = "a", **options: Any) -> Path:
     chosen: dict[str, Any] = {"epochs": 2, "name": name, "runs": runs, **SMALL, **options}
     training = rushlight.epochs("mlp", "digits", **chosen)
     next(training)
-    training._abandon(KeyboardInterrupt())
+    training.abandon(KeyboardInterrupt())
     return runs / name
 
 
@@ -371,7 +371,7 @@ def test_a_live_optimizer_that_was_in_use_since_goes_on(schedule: str, tmp_path:
     chosen: dict[str, Any] = {"optimizer": optimizer, "schedule": given, "quiet": True}
     training = rushlight.epochs(model, "digits", epochs=3, name="a", runs=tmp_path, **chosen)
     next(training)
-    training._abandon(KeyboardInterrupt())
+    training.abandon(KeyboardInterrupt())
     chosen |= {} if schedule == "StepLR" else {"schedule": None}
     assert len(rates(rushlight.resume("a", model, runs=tmp_path, **chosen))) == 3
 

@@ -270,6 +270,8 @@ def schedule_factor(name: str, step: int, total: int, warmup: int) -> float:
     onecycle:  up from 1/25 to 1 over the first 30 %, down to 1e-4 / 25 over the rest, both along a cosine (Smith &
                Topin, arXiv:1708.07120): the learning rates of torch's OneCycleLR; momentum is left alone
 
+    range:     up from 1e-6 to 1, exponentially: a range test (Smith, arXiv:1506.01186)
+
     Beyond `total`, where a loader gives more batches than its length promised, the last factor stays.
     """
     if step < warmup:
@@ -278,6 +280,8 @@ def schedule_factor(name: str, step: int, total: int, warmup: int) -> float:
     t = (step - warmup) / max(total - warmup, 1)
     if name == "cosine":
         return (1 + math.cos(math.pi * t)) / 2
+    if name == "range":
+        return math.pow(1e-6, 1 - (step - warmup) / max(total - warmup - 1, 1))
     if name == "onecycle":
         return one_cycle(step - warmup, max(total - warmup, 1))
     return 1.0

@@ -42,6 +42,8 @@ PROBED = 64  # samples whose targets are looked at where they are streamed
 def data_options(options: Options) -> DataOptions:
     """Return the options that say how to open the data."""
     chosen: dict[str, Any] = {entry.name: getattr(options, entry.name) for entry in fields(DataOptions)}
+    if options.split_seed is not None:
+        chosen["seed"] = options.split_seed
     if options.classes is not None:
         chosen["classes"] = tuple(map(str, options.classes))
     if options.image_size is not None:
@@ -69,11 +71,13 @@ def check_validation(options: Options, data: Data) -> None:
 
 
 def chooser(options: Options) -> str | None:
-    """Return the name of what chooses by evaluations: early stopping, `best`, or a plateau schedule; None where nothing does."""
+    """Return the name of what chooses by evaluations: early stopping, `best`, a search, or a plateau schedule; None where nothing does."""
     if options.early_stopping is not None:
         return "early_stopping"
     if options.best is not None:
         return "best"
+    if options.study is not None:
+        return "tune"
     if plateau_in(options.schedule) is not None:
         return type(options.schedule).__name__
     return "plateau" if options.schedule == "plateau" else None

@@ -12,11 +12,11 @@ from torch.optim import Optimizer
 
 from rushlight import files
 from rushlight.checkpoint_files import age, list_checkpoints
-from rushlight.data import Data
+from rushlight.data import Data, DataOptions
 from rushlight.errors import RunError, UsageError
 from rushlight.models import restored, source_digest
 from rushlight.options import TAKES, Options, RecipeOptions
-from rushlight.runs import lock_run, read_environment, read_recipe, run_folders, started_at, summarize_run
+from rushlight.runs import ENDED, lock_run, read_environment, read_recipe, run_folders, started_at, summarize_run
 from rushlight.texts import Joined, Note
 from rushlight.training.checkpoint import (
     checkpoints,
@@ -56,7 +56,7 @@ def begun_run(
                 recorded.get(key) == conditions[key] for key in ("data", "model")
             )
             is_open = (
-                folder.name == options.name if options.name is not None else summarize_run(folder).status != "finished"
+                folder.name == options.name if options.name is not None else summarize_run(folder).status not in ENDED
             )
             if is_same and is_open:
                 stack.enter_context(lock_run(folder))
@@ -131,7 +131,8 @@ def as_recorded(data: Data, folder: Path) -> Data:
 def options_of(recipe: Recipe, given: dict[str, Any]) -> Options:
     """Return the options that a run was begun with, with those that are given now in their place."""
     values: dict[str, Any] = {entry.name: getattr(recipe, entry.name) for entry in fields(RecipeOptions)}
-    values |= {key: restored(value) for key, value in recipe.data["options"].items()}
+    opening = {key: restored(value) for key, value in recipe.data["options"].items()}
+    values |= {**opening, "seed": recipe.seed, "split_seed": opening.get("seed", DataOptions.seed)}
     arguments = {key: restored(value) for key, value in recipe.optimizer["arguments"].items()}
     values |= {
         "metrics": [entry["name"] for entry in recipe.metrics], "weights": recipe.model.get("weights"), "loss_arguments": recipe.loss.get("arguments"),

@@ -1,0 +1,256 @@
+"""`tune`: search for a recipe by trials that validation judges, then test the winner beside the defaults."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rushlight import files
+from rushlight.api import open_data
+from rushlight.console import StudyScreen
+from rushlight.data import ResidentSplit
+from rushlight.device import usable_cores
+from rushlight.errors import ModelError, UsageError
+from rushlight.models import MODELS
+from rushlight.options import OPTIONS, plain_options, tunes
+from rushlight.report import write_importance_plot
+from rushlight.runs import ENDED, is_run, lock_run, summarize_run
+from rushlight.search.final import Result, compare_with_defaults
+from rushlight.search.space import (
+    Space,
+    check_space,
+    chosen_options,
+    default_space,
+    known_defaults,
+    read_space,
+    space_to_json,
+)
+from rushlight.search.study import Figure, Study, Trial
+from rushlight.search.trial import Job
+from rushlight.search.work import work_here, work_in_processes
+from rushlight.texts import Joined, Note
+from rushlight.version import __version__
+
+PLAN, RESULT, PLOT = "study.json", "result.json", "importance.png"
+LIVE = ("optimizer", "schedule")  # as objects they belong to one model
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """What a search found.
+
+    `best` has the winner's choices; `importances` is each choice's share of what makes trials differ; `result` has the tests
+    of the winner and of the defaults, None where there is no test split or no seed was asked for.
+    """
+
+    name: str
+    folder: Path
+    metric: str
+    best: Trial
+    trials: tuple[Trial, ...]
+    importances: dict[str, float]
+    result: Result | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all of it as JSON-ready values."""
+        content: dict[str, Any] = files.without_nan({**asdict(self), "folder": str(self.folder)})
+        return content
+
+
+@tunes
+def tune(
+    model: Any, data: Any = "fashion-mnist", *, space: Mapping[str, Any] | str | Path | None = None, trials: int = 50,
+    hours: float | None = None, jobs: int = 1, seeds: int = 3, **options: Any,
+) -> StudyResult:  # fmt: skip
+    """Search for the recipe that validates best, by `trials` runs of at most `epochs` epochs, and test it.
+
+        study = rushlight.tune("mlp", "digits", trials=20)
+        study = rushlight.tune(net, "digits", space={"lr": log(1e-4, 1e-1), "width": between(16, 256)})
+
+    `model` is a model's name, or a function whose arguments are choices and which returns a module. `space` is a dict or a TOML
+    file; a named model has one by itself, less what `options` decide. No trial begins after `hours`. `jobs` processes share the
+    cores. The winner is trained again from `seeds` seeds and tested, and so are the defaults. The same call goes on with a
+    study that was stopped or killed.
+
+    Raises:
+        UsageError: the space, or an option, is wrong, or a study of this name has other ones.
+        KeyboardInterrupt: Ctrl-C; everything is saved, and the same call goes on.
+    """
+    for name, value in (("trials", trials), ("jobs", jobs)):
+        if not isinstance(value, int) or value < 1:
+            raise UsageError("not-positive", option=name, value=value)
+    given = plain_options(options, "tune")
+    plan = make_plan(model, data, space, given)
+    folder = Path(given.get("runs", "runs")) / plan.name
+    files.make_folder(folder)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(lock_run(folder))
+        stack.callback(torch.set_num_threads, torch.get_num_threads())
+        threads = agree(folder, plan, jobs)
+        study = Study(folder, plan.space, plan.defaults, plan.epochs, plan.keeps_best, plan.seed)
+        screen = StudyScreen(bool(given.get("quiet")), bool(given.get("to_stderr")))
+        stack.callback(screen.close)
+        screen.begin(plan.name, space_to_json(plan.space), trials, plan.epochs, jobs, threads, len(study.trials))
+        search(study, plan, threads, jobs, trials, hours, screen)
+        best = study.best
+        if best is None:
+            raise UsageError("study-without-trial", study=plan.name, count=len(study.trials))
+        importances = study.importances()
+        if importances:
+            write_importance_plot(folder / PLOT, importances, [asdict(trial) for trial in study.trials], study.metric)
+        result = None
+        if seeds > 0:
+            screen.testing(seeds)
+            result = compare_with_defaults(plan.job, best.choices, plan.defaults, seeds, threads, jobs)
+        found = StudyResult(plan.name, folder, study.metric, best, tuple(study.trials), importances, result)
+        files.write_json(folder / RESULT, found.to_json())
+        return found
+
+
+# ── what is searched, and with what ──────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a study searches: the same at each call that goes on with it."""
+
+    name: str
+    model: Any
+    data: Any
+    options: dict[str, Any]  # of every run
+    space: Space
+    defaults: dict[str, Any]  # the choices of the first trial; {}: unknown
+    record: dict[str, Any]  # in study.json
+
+    @property
+    def epochs(self) -> int:
+        """The length of a whole trial."""
+        return int(self.options["epochs"])
+
+    @property
+    def seed(self) -> int:
+        """The seed of the sampler, and of every trial."""
+        return int(self.options["seed"])
+
+    @property
+    def keeps_best(self) -> bool:
+        """Whether a trial keeps the weights of its best epoch, and is worth that one."""
+        return bool(self.options.get("best") or self.options.get("early_stopping"))
+
+    def job(self, number: int, name: str, choices: Mapping[str, Any], threads: int, **more: Any) -> Job:
+        """Return the job of a run with these choices."""
+        options = {**chosen_options(self.model, choices, self.options), **more}
+        return Job(
+            number, self.model, self.data, {**options, "name": f"{self.name}-{name}", "study": self.name}, threads
+        )
+
+
+def make_plan(model: Any, data: Any, space: Mapping[str, Any] | str | Path | None, given: dict[str, Any]) -> Plan:
+    """Return what is to be searched. UsageError says what is wrong with it."""
+    if not isinstance(model, str) and (isinstance(model, torch.nn.Module) or not callable(model)):
+        raise ModelError("tune-needs-function", found=type(model).__name__)
+    for name in LIVE:
+        if not isinstance(given.get(name, ""), str):
+            raise UsageError("tune-live", option=name)
+    own = {name: value for name, value in given.items() if name not in ("name", "quiet", "to_stderr", "runs")}
+    options = {"epochs": 5, "seed": 0, "compile": "never", **own}
+    if space is not None:
+        found = read_space(Path(space)) if isinstance(space, (str, Path)) else check_space(space)
+        both = [name for name in found if name in own]
+        if both:
+            raise UsageError("space-and-option", name=both[0])
+        defaults = known_defaults(model, found, options)
+    elif model in MODELS:
+        opened = open_data(data, **{name: given[name] for name in OPTIONS if name in given and is_of_data(name)})
+        is_labelled = opened.target is not None and opened.target.layout == "rows"
+        has_images = is_labelled and isinstance(opened.train, ResidentSplit) and opened.train.inputs.dim() == 4
+        found, defaults = default_space(model, own, has_images, opened.batch_size is not None)
+    else:
+        raise UsageError("space-needed", model=model if isinstance(model, str) else getattr(model, "__name__", "?"))
+    shown = model if isinstance(model, str) else getattr(model, "__name__", type(model).__name__)
+    source = str(data) if isinstance(data, (str, Path)) else type(data).__name__
+    name = given.get("name") or "-".join(["tune", Path(shown.rpartition(":")[2]).stem, Path(source).stem])
+    record = {"model": shown, "data": source, "options": options, "space": space_to_json(found), "defaults": defaults}
+    plain = json.loads(json.dumps(record, default=lambda value: type(value).__name__))
+    return Plan(name, model, data, {**options, "runs": str(given.get("runs", "runs"))}, found, defaults, plain)
+
+
+def is_of_data(name: str) -> bool:
+    """Tell whether an option says how data is opened."""
+    return OPTIONS[name].panel == "data" or name == "seed"
+
+
+def agree(folder: Path, plan: Plan, jobs: int) -> int:
+    """Write what a new study searches, or check that a study that goes on searches the same; return the threads of each job.
+
+    Raises UsageError where it does not, or where the jobs would have more threads than there are cores.
+    """
+    cores = usable_cores()
+    threads = max(1, min(torch.get_num_threads(), cores // jobs))
+    path = folder / PLAN
+    if path.exists():
+        before = files.parse_json(files.read_bytes(path, files.MOST_JSON))
+        differing = [name for name in plan.record if before.get(name) != plan.record[name]]
+        if differing:
+            pairs = [
+                Note("search.differs", name=name, then=before.get(name), now=plan.record[name]) for name in differing
+            ]
+            raise UsageError("study-differs", study=plan.name, differences=Joined("items", ["", *pairs]))
+        threads = int(before["threads"])
+    if jobs * threads > max(cores, threads):
+        raise UsageError("too-many-jobs", jobs=jobs, threads=threads, cores=cores, most=max(1, cores // threads))
+    if not path.exists():
+        files.write_json(path, {**plan.record, "threads": threads, "rushlight": __version__})
+    return threads
+
+
+# ── the trials ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def search(
+    study: Study, plan: Plan, threads: int, jobs: int, trials: int, hours: float | None, screen: StudyScreen
+) -> None:
+    """Train the trials that the study lacks: first those that a kill has left."""
+    deadline = math.inf if hours is None else time.monotonic() + hours * 3600
+    told = {trial.number for trial in study.trials if trial.status != "running"}
+    left = [trial for trial in study.trials if trial.status == "running" or lacks_end(plan, trial)]
+
+    def next_job() -> Job | None:
+        if left:
+            trial = left.pop(0)
+        elif len(study.trials) < trials and time.monotonic() < deadline:
+            trial = study.ask()
+        else:
+            return None
+        return plan.job(trial.number, f"{trial.number:03}", trial.choices, threads, final_test=False)
+
+    def judge(number: int, epoch: int, figure: Figure) -> bool:
+        is_over = study.judge(number, epoch, figure)
+        screen.judged(number, epoch, figure.name, figure.value)
+        return is_over
+
+    def tell(number: int, failed: str) -> Trial:
+        trial, best = study.tell(number, failed), study.best
+        if number not in told:
+            screen.ended(asdict(trial), study.metric, best is not None and best.number == number)
+        told.add(number)
+        return trial
+
+    if jobs == 1:
+        work_here(next_job, judge, tell)
+    else:
+        work_in_processes(jobs, next_job, judge, tell)
+
+
+def lacks_end(plan: Plan, trial: Trial) -> bool:
+    """Tell whether a kill came between the decision to prune a trial and the end of its run."""
+    folder = Path(plan.options["runs"]) / f"{plan.name}-{trial.number:03}"
+    return trial.status == "pruned" and is_run(folder) and summarize_run(folder).status not in ENDED

@@ -1,0 +1,108 @@
+"""The work of a study: trials one after the other in this process, or several at a time in processes of their own."""
+
+from __future__ import annotations
+
+import multiprocessing
+import pickle
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing import connection
+from typing import Any
+
+from rushlight.errors import TrainingError, UsageError
+from rushlight.search.study import Figure, Trial
+from rushlight.search.trial import Job, serve_trials, train_trial
+
+MOST_DEATHS = 3  # of the process of one trial
+SECONDS_TO_SAVE = 6.0  # a process that is told to end has
+
+Next = Callable[[], Job | None]
+Judge = Callable[[int, int, Figure], bool]  # of a trial's epoch
+Tell = Callable[[int, str], Trial]
+
+
+def work_here(next_job: Next, judge: Judge, tell: Tell) -> None:
+    """Train job after job in this process."""
+    while (job := next_job()) is not None:
+        number = job.number
+        tell(number, train_trial(job, lambda epoch, figure: judge(number, epoch, figure)))  # noqa: B023 (called at once)
+
+
+@dataclass
+class Worker:
+    """A process that serves trials, and the job that it has."""
+
+    process: Any
+    pipe: Any
+    job: Job | None = None
+
+
+def work_in_processes(count: int, next_job: Next, judge: Judge, tell: Tell) -> None:
+    """Train jobs in `count` processes. A killed one's trial goes on in a new one, from its newest checkpoint.
+
+    Raises:
+        UsageError: a job cannot be sent to another process.
+        TrainingError: the processes of one trial were killed again and again.
+    """
+    workers: list[Worker] = []
+    deaths: dict[int, int] = {}
+    try:
+        for _ in range(count):
+            if (job := next_job()) is not None:
+                workers.append(start_worker(job))
+        while workers:
+            ready = connection.wait([worker.pipe for worker in workers])
+            for worker in [worker for worker in workers if worker.pipe in ready]:
+                assert worker.job is not None
+                number = worker.job.number
+                try:
+                    kind, *said = worker.pipe.recv()
+                except (EOFError, ConnectionError):
+                    workers.remove(worker)
+                    worker.process.join()
+                    deaths[number] = deaths.get(number, 0) + 1
+                    if deaths[number] >= MOST_DEATHS:
+                        raise TrainingError(
+                            "trial-killed", trial=number, count=deaths[number], code=worker.process.exitcode
+                        ) from None
+                    workers.append(start_worker(worker.job))
+                    continue
+                if kind == "judge":
+                    worker.pipe.send(judge(number, *said))
+                elif kind == "error":
+                    error, key, values = said
+                    raise error(key, **values)
+                else:
+                    tell(number, *said)
+                    worker.job = next_job()
+                    worker.pipe.send(worker.job)
+                    if worker.job is None:
+                        workers.remove(worker)
+                        worker.process.join()
+    finally:
+        end(workers)
+
+
+def start_worker(job: Job) -> Worker:
+    """Start a process with its first job."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    try:
+        pickle.dumps(job)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise UsageError("jobs-need-names", reason=error) from error
+    process = context.Process(target=serve_trials, args=(theirs,), daemon=True)
+    process.start()
+    theirs.close()  # so that the end of the process is the end of the pipe
+    ours.send(job)
+    return Worker(process, ours, job)
+
+
+def end(workers: list[Worker]) -> None:
+    """Have processes save what they train, and end."""
+    for worker in workers:
+        worker.process.terminate()
+    for worker in workers:
+        worker.process.join(SECONDS_TO_SAVE)
+        worker.process.kill()
+        worker.process.join()
