@@ -17,12 +17,20 @@ from typing import TextIO
 
 from faults.outcome import Outcome, Say
 
-SHORT = {"kills": 40, "power": 1000, "damage": 1000, "disk": 60, "hostile": 200}  # about two minutes on two cores
+SHORT = {
+    "kills": 40,
+    "power": 1000,
+    "damage": 1000,
+    "disk": 60,
+    "hostile": 200,
+    "studies": 6,
+}  # about two minutes on two cores
 HELP = {
     "kills": "processes that train, killed with SIGKILL at random moments and resumed: the result must have the same bytes",
     "power": "states that a power cut can leave the disk in: no good checkpoint may be lost, no bad one be used",
     "damage": "flipped, cut or missing bytes: each must be found before anything is used",
     "hostile": "files made by somebody else: none may execute, connect, hang, command the terminal, or end in an exception's own words",
+    "studies": "searches killed with SIGKILL at random moments: the study must end with the trials that it would have had",
     "disk": "operations that the disk refuses (full, failing, no permission): nothing that was saved may be lost",
 }
 EPILOG = """\
@@ -42,7 +50,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     counts = {name: getattr(chosen, name) for name in HELP if getattr(chosen, name)}
     if chosen.case is not None:
         counts = {"kills": 1}
-    counts = counts or {name: count for name, count in SHORT.items() if name != "kills" or hasattr(os, "fork")}
+    counts = counts or {
+        name: count for name, count in SHORT.items() if name not in ("kills", "studies") or hasattr(os, "fork")
+    }
     work = chosen.work or Path(tempfile.mkdtemp(prefix="rushlight-faults-"))
     os.environ["XDG_STATE_HOME"] = str(work / "state")  # what the account remembers of its runs is none of these
     began = time.perf_counter()

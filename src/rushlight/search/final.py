@@ -41,9 +41,9 @@ class Tested:
 class Result:
     """The winner's test beside the defaults'.
 
-    `verdict` is "winner", "defaults", "cannot-tell", or "one-recipe" where the winner is the defaults. `difference` is by how
+    `verdict` is "winner", "defaults", "cannot-tell", "few-seeds" (less than three), or "one-recipe" where the winner is the defaults. `difference` is by how
     much the mean error of a sample is smaller with the winner's recipe, with its 95 % interval. Told apart they are where
-    both a permutation test of the samples' errors and, from three seeds on, Welch's test of the seeds say so.
+    both a permutation test of the samples' errors and Welch's test of the seeds say so.
     """
 
     metric: str
@@ -136,6 +136,8 @@ def verdict(
     spread = Z95 * float(difference.std(ddof=1)) / math.sqrt(len(difference))
     mean = float(difference.mean())
     found = compare_numbers(ours, theirs)["verdict"]
-    if len(winner.values) >= LEAST_SEEDS and welch(winner.values, usual.values) >= LEVEL:
+    if len(winner.values) < LEAST_SEEDS:
+        found = "few-seeds"
+    elif welch(winner.values, usual.values) >= LEVEL:
         found = "cannot-tell"
     return {"one": "winner", "other": "defaults"}.get(found, found), (mean, mean - spread, mean + spread)

@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import inspect
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rushlight import files
 from rushlight.errors import UsageError
-from rushlight.options import OPTIONS, TAKES, Option
+from rushlight.options import OPTIONS, TAKES
 
 MOST_OF_A_SPACE = 1 << 20  # bytes of a TOML file
 OF_OPTIMIZER = ("momentum", "weight_decay")
 OF_OPTIONS = ("optimizer_arguments", "schedule_arguments", "loss_arguments", "model_arguments")
+PLAIN = (bool, int, float, str)  # values that a list may have
 NOT_SEARCHED = (
     "epochs",
     "max_steps",
@@ -164,33 +165,23 @@ def check_space(given: Mapping[str, Any]) -> Space:
     """Return a space whose entries are ranges and lists of plain values; UsageError names an entry that is neither."""
     found: Space = {}
     for name, entry in given.items():
-        if isinstance(entry, Mapping) and len(entry) == 1 and next(iter(entry)) in ("log", "between"):
-            ((kind, bounds),) = entry.items()
-            if isinstance(bounds, (list, tuple)) and len(bounds) == 2:
-                entry = Range(bounds[0], bounds[1], kind == "log")
-        if (
-            isinstance(entry, (list, tuple))
-            and len(entry) > 1
-            and all(isinstance(each, (bool, int, float, str)) for each in entry)
-        ):
-            entry = list(entry)
-        if not isinstance(entry, (Range, list)):
+        kind = next(iter(entry)) if isinstance(entry, Mapping) and len(entry) == 1 else ""
+        if kind in ("log", "between") and isinstance(entry[kind], (list, tuple)) and len(entry[kind]) == 2:
+            low, high = entry[kind]
+            entry = Range(low, high, kind == "log")
+        is_list = isinstance(entry, (list, tuple)) and len(entry) > 1
+        if not isinstance(entry, Range) and not (is_list and all(isinstance(each, PLAIN) for each in entry)):
             raise UsageError("space-bad-entry", name=name, found=repr(entry))
+        entry = entry if isinstance(entry, Range) else list(entry)
         whole, _, inner = name.partition(".")
         if name in NOT_SEARCHED or (inner and whole not in OF_OPTIONS):
             raise UsageError("space-not-searched", name=name)
-        if name in TAKES["train"] and isinstance(entry, list):
-            check_values(OPTIONS[name], entry)
+        for value in entry if name in TAKES["train"] and isinstance(entry, list) else ():
+            OPTIONS[name].verify(None if value == "none" else value)
         found[name] = entry
     if not found:
         raise UsageError("space-empty")
     return found
-
-
-def check_values(option: Option, values: Sequence[Any]) -> None:
-    """Raise UsageError for a value that an option cannot have."""
-    for value in values:
-        option.verify(None if value == "none" and option.default is None else value)
 
 
 def space_to_json(space: Space) -> dict[str, Any]:

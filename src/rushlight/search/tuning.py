@@ -198,11 +198,13 @@ def agree(folder: Path, plan: Plan, jobs: int) -> int:
     path = folder / PLAN
     if path.exists():
         before = files.parse_json(files.read_bytes(path, files.MOST_JSON))
-        differing = [name for name in plan.record if before.get(name) != plan.record[name]]
-        if differing:
-            pairs = [
-                Note("search.differs", name=name, then=before.get(name), now=plan.record[name]) for name in differing
-            ]
+        then, now = flat(before), flat(plan.record)
+        pairs = [
+            Note("search.differs", name=name, then=str(then.get(name)), now=str(now.get(name)))
+            for name in {**now, **then}
+            if name.partition(".")[0] in plan.record and then.get(name) != now.get(name)
+        ]
+        if pairs:
             raise UsageError("study-differs", study=plan.name, differences=Joined("items", ["", *pairs]))
         threads = int(before["threads"])
     if jobs * threads > max(cores, threads):
@@ -210,6 +212,13 @@ def agree(folder: Path, plan: Plan, jobs: int) -> int:
     if not path.exists():
         files.write_json(path, {**plan.record, "threads": threads, "rushlight": __version__})
     return threads
+
+
+def flat(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a record with the entries of its dicts beside the others, as "options.lr"."""
+    inner = {name: entry for name, entry in record.items() if isinstance(entry, dict)}
+    within = {f"{name}.{key}": value for name, entry in inner.items() for key, value in entry.items()}
+    return {name: entry for name, entry in record.items() if name not in inner} | within
 
 
 # ── the trials ───────────────────────────────────────────────────────────────────────────────────────────────────

@@ -1,0 +1,206 @@
+"""Searches: real trainings on small arrays, whose trials are ordinary runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import rushlight
+from rushlight.errors import ModelError, TrainingError, UsageError
+from rushlight.runs import list_runs, read_history, read_note, summarize_run
+from rushlight.search import between, find_batch_size, find_lr, log
+from rushlight.training.objective.schedule import schedule_factor
+
+random = np.random.default_rng(0)
+INPUTS = random.normal(size=(240, 6)).astype(np.float32)
+TARGETS = (INPUTS[:, 0] + 0.5 * INPUTS[:, 1] > 0).astype(np.int64)
+DATA = (INPUTS, TARGETS)
+SPACE = {"lr": log(1e-3, 1e-1), "width": between(4, 16), "depth": [1, 2]}
+
+
+def net(width: int = 8, activation: str = "relu") -> nn.Module:
+    return nn.Sequential(nn.Linear(6, width), {"relu": nn.ReLU, "tanh": nn.Tanh}[activation](), nn.Linear(width, 2))
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    folder = tmp_path_factory.mktemp("runs")
+    return rushlight.tune("mlp", DATA, space=SPACE, trials=5, epochs=3, seeds=1, runs=folder, name="s", quiet=True)
+
+
+def test_trials_are_runs_that_are_never_tested_and_the_winner_is(study: Any) -> None:
+    runs = {run.name: run for run in list_runs(study.folder.parent)}
+    assert [f"s-{number:03}" for number in range(5)] == sorted(name for name in runs if name[2:].isdigit())
+    for trial in study.trials:
+        run = runs[f"s-{trial.number:03}"]
+        assert run.split == "validation"
+        assert run.status == {"complete": "finished"}.get(trial.status, trial.status)
+        assert run.epochs_done == max(trial.figures)
+        assert not (run.folder / "report.json").exists()
+        assert read_note(run.folder)["tags"] == ["s"]
+        assert rushlight.open_run(run.folder).recipe.study == "s"
+    assert runs["s-best-1"].status == "finished"
+    report = rushlight.open_run(runs["s-best-1"].folder).report
+    assert report is not None
+    assert study.result.winner.values == [report.accuracy]
+    assert study.result.verdict in ("few-seeds", "one-recipe")
+    assert study.best.value == max(trial.value for trial in study.trials if trial.status == "complete")
+
+
+def test_the_same_call_goes_on_and_another_recipe_is_refused(study: Any) -> None:
+    options: dict[str, Any] = {"epochs": 3, "runs": study.folder.parent, "name": "s", "quiet": True, "seeds": 0}
+    more = rushlight.tune("mlp", DATA, space=SPACE, trials=6, **options)
+    assert more.trials[:5] == study.trials
+    assert len(more.trials) == 6
+    with pytest.raises(UsageError, match=r"(?s)The study s has begun with .*options.epochs was 3 and is now 4"):
+        rushlight.tune("mlp", DATA, space=SPACE, trials=6, **{**options, "epochs": 4})
+    with pytest.raises(UsageError, match="cores of this machine"):
+        rushlight.tune("mlp", DATA, space=SPACE, trials=6, jobs=1000, **options)
+
+
+def test_the_first_trial_is_the_training_that_chooses_nothing(tmp_path: Path) -> None:
+    found = rushlight.tune(
+        "mlp", "digits", trials=1, epochs=1, seeds=1, runs=tmp_path, name="s", quiet=True, batch_size=240
+    )
+    assert found.result is not None
+    assert found.result.verdict == "one-recipe"
+    trial = rushlight.open_run(tmp_path / "s-000")
+    plain = rushlight.train(
+        "mlp", "digits", epochs=1, batch_size=240, val_fraction=0.1, runs=tmp_path, name="p", quiet=True
+    )
+    assert np.array_equal(trial.losses, plain.losses)
+
+
+def test_a_function_builds_a_model_for_each_trial_from_its_choices(tmp_path: Path) -> None:
+    space = {"lr": log(1e-3, 1e-1), "width": between(4, 16), "activation": ["relu", "tanh"]}
+    found = rushlight.tune(net, DATA, space=space, trials=2, epochs=1, seeds=0, runs=tmp_path, name="s", quiet=True)
+    assert found.trials[0].choices == {"lr": 1e-3, "width": 8, "activation": "relu"}
+    assert found.result is None
+    again = rushlight.tune(net, DATA, space=space, trials=2, epochs=1, seeds=0, runs=tmp_path, name="t", quiet=True)
+    first, second = (rushlight.open_run(tmp_path / f"{name}-000", net()).losses for name in "st")
+    assert np.array_equal(first, second)  # the same first weights
+    assert again.trials[0] == found.trials[0]
+
+
+def test_choices_that_cannot_be_trained_are_a_trials_failure_but_not_the_first_ones(tmp_path: Path) -> None:
+    space = {"activation": ["relu", "tanh", "none"], "lr": [1e-3, 1e30]}
+
+    def failing(activation: str = "relu") -> nn.Module:
+        if activation == "none":
+            raise ModelError("class-not-instance", name="none")
+        return net(8, activation)
+
+    options: dict[str, Any] = {"epochs": 1, "seeds": 0, "runs": tmp_path, "quiet": True}
+    found = rushlight.tune(failing, DATA, space=space, trials=8, name="s", **options)
+    failed = [trial for trial in found.trials if trial.status == "failed"]
+    assert failed
+    assert all(
+        trial.message and (trial.choices["activation"] == "none" or trial.choices["lr"] == 1e30) for trial in failed
+    )
+    assert found.best.choices["activation"] != "none"
+    with pytest.raises(UsageError, match="wide"):
+        rushlight.tune("mlp", DATA, space={"wide": [1, 2]}, trials=2, name="t", **options)
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "error", "said"),
+    [
+        (net(), {}, ModelError, "a function that returns a new model"),
+        (net, {}, UsageError, "What to search for"),
+        ("mlp", {"optimizer": torch.optim.SGD(net().parameters(), 0.1)}, UsageError, "one of its own"),
+        ("mlp", {"space": {"lr": [0.1, 1.0]}, "lr": 0.1}, UsageError, "lr is in the space"),
+        ("mlp", {"max_steps": 3}, UsageError, "tune takes no max_steps"),
+        ("mlp", {"trials": 0}, UsageError, "trials"),
+    ],
+)
+def test_what_cannot_be_searched_is_said(
+    tmp_path: Path, model: Any, options: dict[str, Any], error: type[Exception], said: str
+) -> None:
+    with pytest.raises(error, match=said):
+        rushlight.tune(model, DATA, runs=tmp_path, quiet=True, **options)
+    assert list_runs(tmp_path) == []
+
+
+def test_a_pruned_run_says_so_and_a_resume_trains_it_to_its_end(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"epochs": 3, "optimizer": "SGD", "lr": 0.1, "runs": tmp_path, "quiet": True}
+    training = rushlight.epochs(net(), DATA, name="pruned", study="s", **options)
+    next(training)
+    training.prune("Enough.")
+    folder = training.run.folder
+    assert summarize_run(folder).status == "pruned"
+    assert [line["message"] for line in read_history(folder) if line.get("event") == "pruned"] == ["Enough."]
+    assert rushlight.resume(folder, net(), DATA, quiet=True).summary()["epochs"] == 3
+    assert summarize_run(folder).status == "finished"
+
+
+def test_seeds_are_compared_on_one_test_split(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"epochs": 1, "runs": tmp_path, "quiet": True}
+    one, other, whole = (
+        rushlight.train("linear", DATA, seed=seed, split_seed=split, **options)
+        for seed, split in ((1, 0), (2, 0), (0, None))
+    )
+    truths = [np.load(run.folder / "predictions.npz")["truth"] for run in (one, other, whole)]
+    assert np.array_equal(truths[0], truths[1])
+    assert np.array_equal(truths[0], truths[2])
+    assert not np.array_equal(one.losses, other.losses)
+
+
+def test_a_resumed_run_keeps_both_of_its_seeds(tmp_path: Path) -> None:
+    whole = rushlight.train("linear", "digits", epochs=2, seed=4, split_seed=7, runs=tmp_path, quiet=True)
+    training = rushlight.epochs("linear", "digits", epochs=2, seed=4, split_seed=7, runs=tmp_path, quiet=True)
+    next(training)
+    training.abandon(KeyboardInterrupt())
+    assert np.array_equal(rushlight.resume(training.run.folder, quiet=True).losses, whole.losses)
+
+
+# ── small searches ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_range_test_names_a_rate_and_puts_everything_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = net()
+    generator = torch.Generator().manual_seed(5)
+    pairs = torch.utils.data.TensorDataset(torch.from_numpy(INPUTS), torch.from_numpy(TARGETS))
+    loader = torch.utils.data.DataLoader(pairs, 32, shuffle=True, generator=generator)
+    states = [
+        {name: value.clone() for name, value in model.state_dict().items()},
+        torch.get_rng_state(),
+        generator.get_state(),
+    ]
+    numbers = np.random.get_state()[1].tolist()  # type: ignore[union-attr,index]
+    found = find_lr(model, loader, steps=40, optimizer="SGD")
+    assert found.lr == pytest.approx(found.lowest / 10)
+    assert found.rates[0] == pytest.approx(1e-5)
+    assert len(found.rates) == len(found.losses) > 20
+    assert all(torch.equal(value, states[0][name]) for name, value in model.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), states[1])
+    assert torch.equal(generator.get_state(), states[2])
+    assert np.random.get_state()[1].tolist() == numbers  # type: ignore[union-attr,index]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_range_tests_rates_are_those_of_the_schedule() -> None:
+    found = find_lr("linear", DATA, steps=40)
+    trained = [10.0 * schedule_factor("range", step, 40, 0) for step in range(40)]
+    assert found.rates == pytest.approx(trained[: len(found.rates)])
+    assert trained[-1] == 10.0
+
+
+def test_a_range_test_without_a_usable_rate_says_so() -> None:
+    huge = (INPUTS * np.float32(3e37), TARGETS)
+    with pytest.raises(TrainingError, match="blew up at rates from 1e"):
+        find_lr("linear", huge, normalize="none", highest=1e30, steps=10, optimizer="SGD")
+
+
+def test_batch_sizes_are_timed_up_to_all_samples() -> None:
+    found = find_batch_size("linear", DATA)
+    assert list(found.sizes) == [16, 32, 64, 128]  # of 192 samples
+    assert found.largest == 128
+    assert found.fastest in found.sizes
+    with pytest.raises(UsageError, match="Leave batch_size out"):
+        find_batch_size("linear", DATA, batch_size=32)
