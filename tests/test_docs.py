@@ -43,7 +43,7 @@ GUIDE = ["docs/guide/index.md", *(f"docs/guide/{name}.md" for name in (
 ))]  # fmt: skip
 WALKS = [GUIDE, *([page] for page in PAGES if page not in {*GUIDE, *CHINESE})]  # the Chinese pages have the same code
 LONG = {"docs/guide/index.md", *(f"docs/how-to/{name}.md" for name in (
-    "pictures", "table", "few-samples", "imbalance", "transfer", "report", "old-gpu"
+    "pictures", "table", "search", "few-samples", "imbalance", "transfer", "report", "old-gpu"
 ))}  # fmt: skip  # walks of more than about four seconds
 COMMANDS: dict[str, click.Command] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 DOWNLOADED = [name for name, dataset in DATASETS.items() if dataset.layout != "shipped"]
@@ -104,8 +104,8 @@ def parsed(arguments: list[str]) -> click.Context | None:
 def is_cheap(context: click.Context) -> bool:
     """Tell whether a command can be run here: on data that is here, with files that are here."""
     given = context.params
-    if context.info_name in ("board", "serve"):
-        return False  # it serves until Ctrl-C
+    if context.info_name in ("board", "serve", "tune"):
+        return False  # it serves until Ctrl-C, or trains many times
     if context.info_name == "train":
         return given["data"] not in DOWNLOADED
     if context.info_name == "data":

@@ -75,6 +75,7 @@ class Study:
             pruner=pruner,
             load_if_exists=True,
         )
+        self.spared = (0,) if defaults else ()  # what the winner is to be better than is trained to its end
         if not self.study.trials and defaults:
             self.study.enqueue_trial(defaults)
         self.journal.commit()
@@ -146,7 +147,7 @@ class Study:
         live = self.optuna.Trial(self.study, trial._trial_id)
         before = trial.intermediate_values.values()
         live.report(min([*before, figure.score]) if self.keeps_best else figure.score, epoch)
-        is_pruned = epoch < self.epochs and live.should_prune()
+        is_pruned = epoch < self.epochs and live.should_prune() and number not in self.spared
         if is_pruned:
             self.study.tell(number, state=self.optuna.trial.TrialState.PRUNED)
         self.journal.commit()
