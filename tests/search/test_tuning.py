@@ -14,6 +14,7 @@ import rushlight
 from rushlight.errors import ModelError, TrainingError, UsageError
 from rushlight.runs import list_runs, read_history, read_note, summarize_run
 from rushlight.search import between, find_batch_size, find_lr, log
+from rushlight.search.study import Study
 from rushlight.training.objective.schedule import schedule_factor
 
 random = np.random.default_rng(0)
@@ -85,6 +86,53 @@ def test_a_function_builds_a_model_for_each_trial_from_its_choices(tmp_path: Pat
     first, second = (rushlight.open_run(tmp_path / f"{name}-000", net()).losses for name in "st")
     assert np.array_equal(first, second)  # the same first weights
     assert again.trials[0] == found.trials[0]
+
+
+def test_a_study_that_is_stopped_inside_a_trial_goes_on_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options: dict[str, Any] = {
+        "space": {"lr": log(1e-3, 1e-1)},
+        "trials": 2,
+        "epochs": 3,
+        "seeds": 0,
+        "name": "s",
+        "quiet": True,
+    }
+    whole = rushlight.tune(net, DATA, runs=tmp_path / "whole", **options)
+    judge, asked = Study.judge, []
+
+    def stopping(self: Study, number: int, epoch: int, figure: Any) -> bool:
+        asked.append((number, epoch))
+        if asked.count((number, epoch)) == 1:
+            raise KeyboardInterrupt
+        return judge(self, number, epoch, figure)
+
+    monkeypatch.setattr(Study, "judge", stopping)
+    for _ in range(7):
+        try:
+            found = rushlight.tune(net, DATA, runs=tmp_path / "stopped", **options)
+        except KeyboardInterrupt:
+            continue
+        break
+    assert found.trials == whole.trials
+    assert {run.status for run in list_runs(tmp_path / "stopped")} <= {"finished", "pruned"}
+    for number in range(2):
+        one, other = (rushlight.open_run(tmp_path / name / f"s-{number:03}", net()) for name in ("whole", "stopped"))
+        assert one.summary()["state_sha256"] == other.summary()["state_sha256"]
+
+
+def test_a_model_that_needs_its_choices_has_no_defaults_and_a_choice_without_an_argument_is_named(
+    tmp_path: Path,
+) -> None:
+    def needy(width: int) -> nn.Module:
+        return net(width)
+
+    options: dict[str, Any] = {"trials": 1, "epochs": 1, "seeds": 1, "runs": tmp_path, "quiet": True}
+    found = rushlight.tune(needy, DATA, space={"width": [4, 8]}, **options)
+    assert found.name == "tune-needy-tuple"
+    assert found.result is not None
+    assert (found.result.defaults, found.result.verdict) == (None, "no-defaults")
+    with pytest.raises(ModelError, match="unexpected keyword argument 'wide'"):
+        rushlight.tune(net, DATA, space={"wide": [4, 8]}, **options)
 
 
 def test_choices_that_cannot_be_trained_are_a_trials_failure_but_not_the_first_ones(tmp_path: Path) -> None:

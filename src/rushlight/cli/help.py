@@ -14,6 +14,7 @@ from rushlight.errors import UsageError, suggest
 from rushlight.options import OPTIONS, found_text
 from rushlight.texts import language, text
 
+SEARCHED = ("lr", "batch_size", "schedule", "augment", "momentum", "weight_decay", "hidden")  # unless they are given
 TYPERS_ERROR: Any = typer.BadParameter.__base__  # its UsageError, to which typer gives no name
 
 
@@ -84,10 +85,13 @@ def explain(command: Any, context: Any, code: str) -> None:
         parameter.help = words(section, name) or words("help.options." if is_option else "help.arguments.", name)
         if is_option and command.name in ("train", "resume", "tune"):
             option = OPTIONS.get(SHORT[name][0] if name in SHORT else name)
-            panel, usual = ("run", "") if option is None else (option.panel, str(option.default or ""))
+            own = "search" if command.name == "tune" and name not in ("json", "help") else "run"
+            panel, usual = (own, "") if option is None else (option.panel, str(option.default or ""))
             parameter.rich_help_panel = words("help.panels.", panel)
             default = words("help.defaults.", name)
-            default = default or (usual if command.name == "tune" else "")
+            if command.name == "tune":
+                searched = words("help.page.", "searched") if name in SEARCHED else default or usual
+                default = {"compile": "never", "name": ""}.get(name, searched)
             if command.name == "resume":  # what is not given stays as it was
                 default = words("help.page.", "as-before") if panel != "run" else default or usual
             parameter.show_default = default or True

@@ -37,7 +37,9 @@ def takes(verb: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
                 kind = list[str] if option.repeats else kind
                 default = option.default if verb == "train" else None  # else what was not given is left out
                 options.append(keyword(option.name, default, kind, option.metavar, *option.flags))
-        parameters = sorted([*own, *options], key=lambda entry: (entry.kind, entry not in options))  # its own come last
+        parameters = sorted(  # its own come last, but those of a search first
+            [*own, *options], key=lambda entry: (entry.kind, (entry in options) == (verb == "tune"))
+        )
         command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
         command.__annotations__ = {entry.name: entry.annotation for entry in parameters}
         return command

@@ -81,6 +81,12 @@ class StudyScreen:
             self.line.clear()
             self.line.console.print(text("console.study.testing", count=seeds), style="dim", soft_wrap=True)
 
+    def stopped(self, done: int) -> None:
+        """Say how far a search came that was stopped."""
+        if not self.quiet:
+            self.line.clear()
+            self.line.console.print(text("console.study.stopped", done=done, count=self.trials), soft_wrap=True)
+
     def close(self) -> None:
         """Clear the live line."""
         self.line.clear()

@@ -41,9 +41,10 @@ class Tested:
 class Result:
     """The winner's test beside the defaults'.
 
-    `verdict` is "winner", "defaults", "cannot-tell", "few-seeds" (less than three), or "one-recipe" where the winner is the defaults. `difference` is by how
-    much the mean error of a sample is smaller with the winner's recipe, with its 95 % interval. Told apart they are where
-    both a permutation test of the samples' errors and Welch's test of the seeds say so.
+    `verdict` is "winner", "defaults", "cannot-tell", "few-seeds" (less than three), "one-recipe" where the winner is the
+    defaults, or "no-defaults" where no model can be built without choices. `difference` is by how much the mean error of a
+    sample is smaller with the winner's recipe, with its 95 % interval. The two are told apart where both a permutation test of
+    the samples' errors and Welch's test of the seeds do so.
     """
 
     metric: str
@@ -56,19 +57,20 @@ class Result:
 def compare_with_defaults(
     make: Callable[..., Job],
     choices: Mapping[str, Any],
-    defaults: Mapping[str, Any],
+    defaults: dict[str, Any] | None,
     seeds: int,
     threads: int,
     jobs: int,
 ) -> Result | None:
     """Train the winner and the defaults again from seeds that no trial had, and test them; None without a test split.
 
-    The splits are those of the trials. Where the defaults are unknown, they are what is trained when nothing is chosen.
+    The splits are those of the trials. Where the defaults are unknown ({}), they are what is trained when nothing is chosen;
+    where nothing can be trained then (None), only the winner is tested.
     """
-    is_one = dict(choices) == dict(defaults)
+    is_one = dict(choices) == defaults
     queue: list[Job] = []
-    for kind, chosen in (("best", choices), ("defaults", defaults)) if not is_one else (("best", choices),):
-        for seed in range(1, seeds + 1):
+    for kind, chosen in (("best", choices), ("defaults", None if is_one else defaults)):
+        for seed in range(1, seeds + 1) if chosen is not None else ():
             job = make(0, f"{kind}-{seed}", chosen, threads)
             own = {"seed": job.options["seed"] + seed, "split_seed": job.options["seed"]}
             queue.append(Job(0, job.model, job.data, {**job.options, **own}, threads))
@@ -87,8 +89,8 @@ def compare_with_defaults(
         return None
     found = [tested(group) for group in (folders[:seeds], folders[seeds:]) if group]
     metric = figure(folders[0])[0]
-    if is_one:
-        return Result(metric, found[0][0], None, "one-recipe")
+    if len(found) < 2:
+        return Result(metric, found[0][0], None, "one-recipe" if is_one else "no-defaults")
     (winner, ours), (usual, theirs) = found
     return Result(metric, winner, usual, *verdict(winner, usual, ours, theirs))
 

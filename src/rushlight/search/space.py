@@ -125,7 +125,10 @@ def default_space(
 
 
 def known_defaults(model: Any, space: Space, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the value that each choice of a user's space has where nothing is chosen; {} where one has none in its range."""
+    """Return the value that each choice of a user's space has where nothing is chosen; {} where one has none in its range.
+
+    `model` is a model's name, or a function, whose signature tells.
+    """
     optimizer = str(options.get("optimizer") or "AdamW").lower()
     table = {**TABLE["all"], **TABLE["images"], **TABLE.get(optimizer, {})}
     usual = {name: value for name, (_, value) in table.items()}

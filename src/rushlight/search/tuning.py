@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import json
 import math
 import time
@@ -19,7 +20,7 @@ from rushlight.console import StudyScreen
 from rushlight.data import ResidentSplit
 from rushlight.device import usable_cores
 from rushlight.errors import ModelError, UsageError
-from rushlight.models import MODELS
+from rushlight.models import MODELS, load_model_class
 from rushlight.options import OPTIONS, plain_options, tunes
 from rushlight.report import write_importance_plot
 from rushlight.runs import ENDED, is_run, lock_run, summarize_run
@@ -95,11 +96,15 @@ def tune(
         stack.enter_context(lock_run(folder))
         stack.callback(torch.set_num_threads, torch.get_num_threads())
         threads = agree(folder, plan, jobs)
-        study = Study(folder, plan.space, plan.defaults, plan.epochs, plan.keeps_best, plan.seed)
+        study = Study(folder, plan.space, plan.defaults or {}, plan.epochs, plan.keeps_best, plan.seed)
         screen = StudyScreen(bool(given.get("quiet")), bool(given.get("to_stderr")))
         stack.callback(screen.close)
         screen.begin(plan.name, space_to_json(plan.space), trials, plan.epochs, jobs, threads, len(study.trials))
-        search(study, plan, threads, jobs, trials, hours, screen)
+        try:
+            search(study, plan, threads, jobs, trials, hours, screen)
+        except KeyboardInterrupt:
+            screen.stopped(sum(trial.status != "running" for trial in study.trials))
+            raise
         best = study.best
         if best is None:
             raise UsageError("study-without-trial", study=plan.name, count=len(study.trials))
@@ -127,7 +132,7 @@ class Plan:
     data: Any
     options: dict[str, Any]  # of every run
     space: Space
-    defaults: dict[str, Any]  # the choices of the first trial; {}: unknown
+    defaults: dict[str, Any] | None  # the choices of the first trial; {}: unknown; None: a model needs choices
     record: dict[str, Any]  # in study.json
 
     @property
@@ -167,7 +172,8 @@ def make_plan(model: Any, data: Any, space: Mapping[str, Any] | str | Path | Non
         both = [name for name in found if name in own]
         if both:
             raise UsageError("space-and-option", name=both[0])
-        defaults = known_defaults(model, found, options)
+        builder = load_model_class(model) if isinstance(model, str) and ":" in model else model
+        defaults = known_defaults(builder, found, options) if has_defaults(builder, found, options) else None
     elif model in MODELS:
         opened = open_data(data, **{name: given[name] for name in OPTIONS if name in given and is_of_data(name)})
         is_labelled = opened.target is not None and opened.target.layout == "rows"
@@ -181,6 +187,27 @@ def make_plan(model: Any, data: Any, space: Mapping[str, Any] | str | Path | Non
     record = {"model": shown, "data": source, "options": options, "space": space_to_json(found), "defaults": defaults}
     plain = json.loads(json.dumps(record, default=lambda value: type(value).__name__))
     return Plan(name, model, data, {**options, "runs": str(given.get("runs", "runs"))}, found, defaults, plain)
+
+
+def has_defaults(builder: Any, space: Space, options: Mapping[str, Any]) -> bool:
+    """Tell whether a model can be built where nothing is chosen.
+
+    Raises ModelError for a choice that a function or a class of the user's has no argument for.
+    """
+    if isinstance(builder, str):
+        return True
+    signature = inspect.signature(builder)
+    chosen = chosen_options(None, dict.fromkeys(space, 1), options).get("model_arguments", {})
+    try:
+        signature.bind(**chosen)
+    except TypeError as error:
+        raise ModelError(
+            "constructor-arguments", model=builder.__name__, reason=error, wanted=str(signature)
+        ) from error
+    with contextlib.suppress(TypeError):
+        signature.bind(**options.get("model_arguments", {}))
+        return True
+    return False
 
 
 def is_of_data(name: str) -> bool:

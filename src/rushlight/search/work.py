@@ -60,6 +60,8 @@ def work_in_processes(count: int, next_job: Next, judge: Judge, tell: Tell) -> N
                 except (EOFError, ConnectionError):
                     workers.remove(worker)
                     worker.process.join()
+                    if worker.process.exitcode == 0:  # it was asked to stop, by Ctrl-C or on the board
+                        raise KeyboardInterrupt from None
                     deaths[number] = deaths.get(number, 0) + 1
                     if deaths[number] >= MOST_DEATHS:
                         raise TrainingError(
