@@ -120,6 +120,20 @@ def test_a_study_that_is_stopped_inside_a_trial_goes_on_in_it(tmp_path: Path, mo
         assert one.summary()["state_sha256"] == other.summary()["state_sha256"]
 
 
+def test_a_study_that_could_not_begin_may_begin_with_something_else(tmp_path: Path) -> None:
+    options: dict[str, Any] = {
+        "space": {"lr": log(1e-3, 1e-1)},
+        "trials": 1,
+        "epochs": 1,
+        "seeds": 0,
+        "runs": tmp_path,
+        "quiet": True,
+    }
+    with pytest.raises(UsageError, match="croos"):
+        rushlight.tune(net, DATA, loss="croos-entropy", **options)
+    assert [trial.status for trial in rushlight.tune(net, DATA, **options).trials] == ["complete"]
+
+
 def test_a_model_that_needs_its_choices_has_no_defaults_and_a_choice_without_an_argument_is_named(
     tmp_path: Path,
 ) -> None:

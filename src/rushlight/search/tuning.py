@@ -40,7 +40,7 @@ from rushlight.search.work import work_here, work_in_processes
 from rushlight.texts import Joined, Note
 from rushlight.version import __version__
 
-PLAN, RESULT, PLOT = "study.json", "result.json", "importance.png"
+PLAN, JOURNAL, RESULT, PLOT = "study.json", "journal.jsonl", "result.json", "importance.png"
 LIVE = ("optimizer", "schedule")  # as objects they belong to one model
 
 
@@ -85,8 +85,8 @@ def tune(
         UsageError: the space, or an option, is wrong, or a study of this name has other ones.
         KeyboardInterrupt: Ctrl-C; everything is saved, and the same call goes on.
     """
-    for name, value in (("trials", trials), ("jobs", jobs)):
-        if not isinstance(value, int) or value < 1:
+    for name, value in (("trials", trials), ("jobs", jobs), ("hours", hours)):
+        if value is not None and not value > 0:
             raise UsageError("not-positive", option=name, value=value)
     given = plain_options(options, "tune")
     plan = make_plan(model, data, space, given)
@@ -218,12 +218,13 @@ def is_of_data(name: str) -> bool:
 def agree(folder: Path, plan: Plan, jobs: int) -> int:
     """Write what a new study searches, or check that a study that goes on searches the same; return the threads of each job.
 
-    Raises UsageError where it does not, or where the jobs would have more threads than there are cores.
+    A study whose first run was never begun is new: what it was asked could not be trained. Raises UsageError where another was
+    begun, or where the jobs would have more threads than there are cores.
     """
-    cores = usable_cores()
+    cores, path = usable_cores(), folder / PLAN
     threads = max(1, min(torch.get_num_threads(), cores // jobs))
-    path = folder / PLAN
-    if path.exists():
+    is_begun = path.exists() and is_run(folder.with_name(f"{plan.name}-000"))
+    if is_begun:
         before = files.parse_json(files.read_bytes(path, files.MOST_JSON))
         then, now = flat(before), flat(plan.record)
         pairs = [
@@ -236,7 +237,8 @@ def agree(folder: Path, plan: Plan, jobs: int) -> int:
         threads = int(before["threads"])
     if jobs * threads > max(cores, threads):
         raise UsageError("too-many-jobs", jobs=jobs, threads=threads, cores=cores, most=max(1, cores // threads))
-    if not path.exists():
+    if not is_begun:
+        files.delete_file(folder / JOURNAL)
         files.write_json(path, {**plan.record, "threads": threads, "rushlight": __version__})
     return threads
 
