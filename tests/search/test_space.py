@@ -104,3 +104,8 @@ def test_the_defaults_of_a_function_are_those_of_its_signature() -> None:
     assert known_defaults(net, space, {}) == {"width": 32, "lr": 1e-3}
     assert known_defaults(net, {**space, "depth": between(1, 4)}, {}) == {}  # 9 is not in its range
     assert isinstance(space["lr"], Range)
+
+
+def test_the_default_schedule_is_that_of_a_training_which_chooses_as_much() -> None:
+    for options, usual in (({}, "cosine"), ({"optimizer": "SGD"}, "constant"), ({"lr": 0.1}, "constant")):
+        assert default_space("mlp", options, False, False)[1]["schedule"] == usual

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from torch import nn
 
 import rushlight
+from rushlight.cli import main
 from rushlight.errors import ModelError, TrainingError, UsageError
 from rushlight.runs import list_runs, read_history, read_note, summarize_run
 from rushlight.search import between, find_batch_size, find_lr, log
@@ -86,6 +88,22 @@ def test_a_function_builds_a_model_for_each_trial_from_its_choices(tmp_path: Pat
     first, second = (rushlight.open_run(tmp_path / f"{name}-000", net()).losses for name in "st")
     assert np.array_equal(first, second)  # the same first weights
     assert again.trials[0] == found.trials[0]
+
+
+def test_a_search_for_the_rate_alone_has_the_schedule_of_the_defaults(tmp_path: Path) -> None:
+    for given, schedule in (({}, "cosine"), ({"optimizer": "SGD"}, "constant")):
+        options: dict[str, Any] = {
+            "trials": 1,
+            "epochs": 1,
+            "seeds": 1,
+            "runs": tmp_path,
+            "name": schedule,
+            "quiet": True,
+        }
+        found = rushlight.tune("mlp", DATA, space={"lr": log(1e-5, 1e-1)}, **options, **given)
+        assert found.result is not None
+        assert found.result.verdict == "one-recipe"
+        assert rushlight.open_run(tmp_path / f"{schedule}-000").recipe.schedule["name"] == schedule
 
 
 def test_a_study_that_is_stopped_inside_a_trial_goes_on_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -266,3 +284,58 @@ def test_batch_sizes_are_timed_up_to_all_samples() -> None:
     assert found.fastest in found.sizes
     with pytest.raises(UsageError, match="Leave batch_size out"):
         find_batch_size("linear", DATA, batch_size=32)
+
+
+# ── the command line ─────────────────────────────────────────────────────────────────────────────────────────────
+
+TUNE = [
+    "tune",
+    "linear",
+    "digits",
+    "--trials",
+    "2",
+    "--epochs",
+    "1",
+    "--seeds",
+    "1",
+    "--batch-size",
+    "240",
+    "--name",
+    "s",
+]
+
+
+def run_command(arguments: list[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(arguments)
+    assert not left.value.code
+
+
+def test_the_command_prints_a_row_for_each_trial_and_what_was_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run_command(TUNE)
+    shown = capsys.readouterr().out
+    assert "lr  0.0001 to 0.03, logarithmic" in shown
+    assert "   0  complete  epochs   1  accuracy " in shown
+    assert "The best of all: trial 0" in shown
+    assert "2 whole trials are too few" in shown or "One whole trial is too few" in shown
+    assert "next: rushlight test s-best-1" in shown
+    assert (tmp_path / "runs" / "s" / "importance.png").read_bytes().startswith(b"\x89PNG")
+    monkeypatch.setenv("RUSHLIGHT_LANGUAGE", "zh")
+    run_command([*TUNE, "--json"])
+    captured = capsys.readouterr()
+    found = json.loads(captured.out)
+    assert [trial["number"] for trial in found["trials"]] == [0, 1]
+    assert found["result"]["winner"]["runs"] == ["s-best-1"]
+    assert "其中 2 次已经开始" in captured.err
+
+
+def test_the_small_searches_print_and_draw(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run_command(["tune", "linear", "digits", "--find-lr", "--batch-size", "240"])
+    assert "Try --lr " in capsys.readouterr().out
+    assert [path.name for path in tmp_path.iterdir()] == ["find-lr-linear-digits.png"]

@@ -112,6 +112,8 @@ def print_study(found: Mapping[str, Any]) -> None:
         for name, share in importances.items():
             table.add_row(words(name), f"{share * 100:.0f}%", sign * round(BAR * share / most) if most else "")
         print_titled(console, text("console.study.importance", count=whole), table)
+    else:
+        console.print(text("console.study.too-few", count=whole), style="dim", soft_wrap=True)
     console.print()
     console.print(text("console.study.folder", folder=found["folder"]), style="dim", soft_wrap=True)
     if found["result"]:

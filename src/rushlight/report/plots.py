@@ -147,11 +147,11 @@ def write_confusion_plot(path: Path, confusion: Sequence[Sequence[int]], classes
 
 
 def write_importance_plot(
-    path: Path, importances: Mapping[str, float], trials: Sequence[Mapping[str, Any]], metric: str
+    path: Path, importances: Mapping[str, float | None], trials: Sequence[Mapping[str, Any]], metric: str
 ) -> None:
     """Write what a search found as a PNG: for each choice, its importance and the figure of every trial by its value.
 
-    `importances` are shares of one, the largest first; `trials` have "choices", "figures" by epoch, "value" and "status".
+    `importances` are shares of one, the largest first, or None where they are not known; `trials` have "choices", "figures" by epoch, "value" and "status".
     Whole trials are filled dots, pruned ones rings at their last figure. Raises StorageError.
     """
     columns = min(3, len(importances))
@@ -172,7 +172,7 @@ def write_importance_plot(
         values = [trial["choices"][name] for trial in trials]
         if all(isinstance(value, (int, float)) and value > 0 for value in values) and max(values) >= 30 * min(values):
             axes.set_xscale("log")
-        axes.set_title(f"{name.replace('_', ' ')}: {share:.0%}", fontsize=10)
+        axes.set_title(name.replace("_", " ") + ("" if share is None else f": {share:.0%}"), fontsize=10)
     figure.supylabel(f"validation {metric}", fontsize=10)
     write_figure(path, figure)
 

@@ -121,7 +121,15 @@ def default_space(
     fixed |= {"batch_size"} if own_batch_size else set()
     fixed |= {"width", "depth"} if fixed & set(SHAPED) else set()
     kept = {name: row for name, row in rows.items() if name not in fixed}
-    return {name: found for name, (found, _) in kept.items()}, {name: usual for name, (_, usual) in kept.items()}
+    defaults = {name: usual for name, (_, usual) in kept.items()}
+    defaults |= {"schedule": usual_schedule(options)} if "schedule" in defaults else {}
+    return {name: found for name, (found, _) in kept.items()}, defaults
+
+
+def usual_schedule(options: Mapping[str, Any]) -> str:
+    """Return the schedule of a training with these options, as `train` chooses it."""
+    has_chosen = any(options.get(name) for name in ("optimizer", "lr", "optimizer_arguments"))
+    return "constant" if has_chosen else "cosine"
 
 
 def known_defaults(model: Any, space: Space, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -131,7 +139,7 @@ def known_defaults(model: Any, space: Space, options: Mapping[str, Any]) -> dict
     """
     optimizer = str(options.get("optimizer") or "AdamW").lower()
     table = {**TABLE["all"], **TABLE["images"], **TABLE.get(optimizer, {})}
-    usual = {name: value for name, (_, value) in table.items()}
+    usual = {name: value for name, (_, value) in table.items()} | {"schedule": usual_schedule(options)}
     if isinstance(model, str):
         usual |= {name: value for name, (_, value) in TABLE.get(model, {}).items()}
     else:

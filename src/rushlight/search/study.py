@@ -18,7 +18,7 @@ from rushlight.texts import Note
 
 STARTUP = 10  # trials at random before the sampler learns
 REDUCTION = 3  # of three trials of one length, one goes on
-LEAST_IMPORTANCE = 4  # whole trials from which importances are computed
+LEAST_IMPORTANCE = 8  # whole trials from which importances are computed
 SEED_STRIDE = 1_000_003  # a prime: the seeds of two studies' samplers do not meet
 
 

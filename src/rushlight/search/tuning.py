@@ -33,6 +33,7 @@ from rushlight.search.space import (
     known_defaults,
     read_space,
     space_to_json,
+    usual_schedule,
 )
 from rushlight.search.study import Figure, Study, Trial
 from rushlight.search.trial import Job
@@ -109,8 +110,8 @@ def tune(
         if best is None:
             raise UsageError("study-without-trial", study=plan.name, count=len(study.trials))
         importances = study.importances()
-        if importances:
-            write_importance_plot(folder / PLOT, importances, [asdict(trial) for trial in study.trials], study.metric)
+        panels = importances or dict.fromkeys(plan.space)
+        write_importance_plot(folder / PLOT, panels, [asdict(trial) for trial in study.trials], study.metric)
         result = None
         if seeds > 0:
             screen.testing(seeds)
@@ -173,12 +174,16 @@ def make_plan(model: Any, data: Any, space: Mapping[str, Any] | str | Path | Non
         if both:
             raise UsageError("space-and-option", name=both[0])
         builder = load_model_class(model) if isinstance(model, str) and ":" in model else model
+        if "schedule" not in found:  # else it would depend on whether the rate is searched
+            options.setdefault("schedule", usual_schedule(own))
         defaults = known_defaults(builder, found, options) if has_defaults(builder, found, options) else None
     elif model in MODELS:
         opened = open_data(data, **{name: given[name] for name in OPTIONS if name in given and is_of_data(name)})
         is_labelled = opened.target is not None and opened.target.layout == "rows"
         has_images = is_labelled and isinstance(opened.train, ResidentSplit) and opened.train.inputs.dim() == 4
-        found, defaults = default_space(model, own, has_images, opened.batch_size is not None)
+        if opened.train.count_batches(1) is None:
+            options.setdefault("schedule", "constant")  # others need a length
+        found, defaults = default_space(model, options, has_images, opened.batch_size is not None)
     else:
         raise UsageError("space-needed", model=model if isinstance(model, str) else getattr(model, "__name__", "?"))
     shown = model if isinstance(model, str) else getattr(model, "__name__", type(model).__name__)
