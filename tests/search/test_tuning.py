@@ -15,7 +15,7 @@ import rushlight
 from rushlight.cli import main
 from rushlight.errors import ModelError, TrainingError, UsageError
 from rushlight.runs import list_runs, read_history, read_note, summarize_run
-from rushlight.search import between, find_batch_size, find_lr, log
+from rushlight.search import between, find_batch_size, find_lr, log, tuning
 from rushlight.search.study import Study
 from rushlight.training.objective.schedule import schedule_factor
 
@@ -26,6 +26,13 @@ DATA = (INPUTS, TARGETS)
 SPACE = {"lr": log(1e-3, 1e-1), "width": between(4, 16), "depth": [1, 2]}
 
 
+@pytest.fixture(autouse=True)
+def no_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw what mattered in the tests that are marked `plots` alone."""
+    if "plots" not in request.keywords:
+        monkeypatch.setattr(tuning, "write_importance_plot", lambda *drawn: None)
+
+
 def net(width: int = 8, activation: str = "relu") -> nn.Module:
     return nn.Sequential(nn.Linear(6, width), {"relu": nn.ReLU, "tanh": nn.Tanh}[activation](), nn.Linear(width, 2))
 
@@ -33,12 +40,12 @@ def net(width: int = 8, activation: str = "relu") -> nn.Module:
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("runs")
-    return rushlight.tune("mlp", DATA, space=SPACE, trials=5, epochs=3, seeds=1, runs=folder, name="s", quiet=True)
+    return rushlight.tune("mlp", DATA, space=SPACE, trials=4, epochs=3, seeds=1, runs=folder, name="s", quiet=True)
 
 
 def test_trials_are_runs_that_are_never_tested_and_the_winner_is(study: Any) -> None:
     runs = {run.name: run for run in list_runs(study.folder.parent)}
-    assert [f"s-{number:03}" for number in range(5)] == sorted(name for name in runs if name[2:].isdigit())
+    assert [f"s-{number:03}" for number in range(4)] == sorted(name for name in runs if name[2:].isdigit())
     for trial in study.trials:
         run = runs[f"s-{trial.number:03}"]
         assert run.split == "validation"
@@ -58,7 +65,7 @@ def test_trials_are_runs_that_are_never_tested_and_the_winner_is(study: Any) -> 
 def test_the_same_call_goes_on_and_another_recipe_is_refused(study: Any) -> None:
     options: dict[str, Any] = {"epochs": 3, "runs": study.folder.parent, "name": "s", "quiet": True, "seeds": 0}
     more = rushlight.tune("mlp", DATA, space=SPACE, trials=6, **options)
-    assert more.trials[:5] == study.trials
+    assert more.trials[:4] == study.trials
     assert len(more.trials) == 6
     with pytest.raises(UsageError, match=r"(?s)The study s has begun with .*options.epochs was 3 and is now 4"):
         rushlight.tune("mlp", DATA, space=SPACE, trials=6, **{**options, "epochs": 4})
@@ -277,11 +284,15 @@ def test_a_range_test_without_a_usable_rate_says_so() -> None:
         find_lr("linear", huge, normalize="none", highest=1e30, steps=10, optimizer="SGD")
 
 
+@pytest.mark.slow
 def test_batch_sizes_are_timed_up_to_all_samples() -> None:
     found = find_batch_size("linear", DATA)
     assert list(found.sizes) == [16, 32, 64, 128]  # of 192 samples
     assert found.largest == 128
     assert found.fastest in found.sizes
+
+
+def test_a_batch_size_that_is_given_is_not_looked_for() -> None:
     with pytest.raises(UsageError, match="Leave batch_size out"):
         find_batch_size("linear", DATA, batch_size=32)
 
@@ -311,6 +322,7 @@ def run_command(arguments: list[str]) -> None:
     assert not left.value.code
 
 
+@pytest.mark.plots
 def test_the_command_prints_a_row_for_each_trial_and_what_was_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
