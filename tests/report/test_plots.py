@@ -14,7 +14,14 @@ from PIL import Image
 
 from rushlight import fonts
 from rushlight.errors import StorageError
-from rushlight.report.plots import smoothed, thinned, write_confusion_plot, write_loss_plot
+from rushlight.report.plots import (
+    smoothed,
+    thinned,
+    write_confusion_plot,
+    write_importance_plot,
+    write_loss_plot,
+    write_rate_plot,
+)
 
 
 def epochs(count: int, **figures: float) -> list[dict[str, Any]]:
@@ -128,3 +135,27 @@ def test_matplotlib_does_not_tell_where_it_keeps_its_cache(caplog: pytest.LogCap
     logger.warning("mkdir -p failed for path %s", "x")
     logger.warning("something else")
     assert [record.getMessage() for record in caplog.records] == ["something else"]
+
+
+def test_what_a_search_found_has_a_panel_for_each_choice_with_every_trial_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Figure] = []
+    monkeypatch.setattr("rushlight.report.plots.write_figure", lambda path, figure: drawn.append(figure))
+    kinds = [("complete", 1e-4, "relu"), ("complete", 1e-1, True), ("pruned", 1e-2, "relu")]
+    trials = [
+        {"choices": {"lr": lr, "kind": kind}, "figures": {1: 0.5, 2: 0.75}, "status": status}
+        for status, lr, kind in kinds
+    ]
+    trials.append({"choices": {"lr": 1e-3, "kind": "relu"}, "figures": {}, "status": "failed"})
+    write_importance_plot(tmp_path / "importance.png", {"lr": 0.8, "kind": None}, trials, "accuracy")
+    lr, kind = drawn[0].axes
+    assert [lr.get_title(), kind.get_title(), lr.get_xscale()] == ["lr: 80%", "kind", "log"]
+    points = [tuple(point) for dots in lr.collections for point in np.asarray(dots.get_offsets())]
+    assert points == [(1e-2, 0.75), (1e-4, 0.75), (1e-1, 0.75)]  # pruned ones first
+    assert sum(len(np.asarray(dots.get_offsets())) for dots in kind.collections) == 3
+
+
+def test_a_range_test_has_its_curve(tmp_path: Path) -> None:
+    write_rate_plot(tmp_path / "rate.png", [1e-5, 1e-3, 1e-1], [2.0, 1.0, 3.0], 1e-4)
+    assert size_of(tmp_path / "rate.png")[0] > 800

@@ -151,26 +151,27 @@ def write_importance_plot(
 ) -> None:
     """Write what a search found as a PNG: for each choice, its importance and the figure of every trial by its value.
 
-    `importances` are shares of one, the largest first, or None where they are not known; `trials` have "choices", "figures" by epoch, "value" and "status".
-    Whole trials are filled dots, pruned ones rings at their last figure. Raises StorageError.
+    `importances` are shares of one, the largest first, or None where they are not known; `trials` have "choices", "figures" by
+    epoch, and "status". Whole trials are filled dots, pruned ones rings at their last figure. Raises StorageError.
     """
     columns = min(3, len(importances))
     rows = math.ceil(len(importances) / columns)
     figure = new_figure(3.4 * columns + 0.6, 2.6 * rows + 0.4)
-    grid = figure.subplots(rows, columns, sharey=True, squeeze=False).flat
-    for axes in list(grid)[len(importances) :]:
+    grid = list(figure.subplots(rows, columns, sharey=True, squeeze=False).flat)
+    for axes in grid[len(importances) :]:
         axes.set_visible(False)
     for axes, (name, share) in zip(grid, importances.items(), strict=False):
+        values = [trial["choices"][name] for trial in trials]
+        is_number = not any(isinstance(value, (str, bool)) for value in values)
         for is_whole, colour in ((False, "none"), (True, TRAIN)):
             known = [
-                (trial["choices"][name], trial["figures"][max(trial["figures"])])
-                for trial in trials
+                (value if is_number else str(value), trial["figures"][max(trial["figures"])])
+                for value, trial in zip(values, trials, strict=True)
                 if trial["figures"] and (trial["status"] == "complete") == is_whole
             ]
             if known:
                 axes.scatter(*zip(*known, strict=True), s=22, facecolors=colour, edgecolors=TRAIN, linewidths=0.8)
-        values = [trial["choices"][name] for trial in trials]
-        if all(isinstance(value, (int, float)) and value > 0 for value in values) and max(values) >= 30 * min(values):
+        if is_number and min(values) > 0 and max(values) >= 30 * min(values):
             axes.set_xscale("log")
         axes.set_title(name.replace("_", " ") + ("" if share is None else f": {share:.0%}"), fontsize=10)
     figure.supylabel(f"validation {metric}", fontsize=10)
