@@ -26,7 +26,7 @@ def open_study(folder: Path, **options: Any) -> Study:
 def accuracy(choices: dict[str, Any], epoch: int) -> Figure:
     """What a made-up training validates."""
     distance = abs(choices["lr"] / 0.01 - 1) + (choices["kind"] == "a") + abs(choices["width"] - 20) / 20
-    return Figure("accuracy", 1 / (1 + distance) * (1 - 0.5**epoch), True)
+    return Figure("accuracy", 1 / (1 + distance) * (1 - 0.5**epoch), True, distance)
 
 
 def train(study: Study, trial: Trial) -> None:
@@ -82,7 +82,17 @@ def test_a_trial_that_failed_counts_as_worse_than_any(tmp_path: Path) -> None:
     assert (trial.status, trial.value, trial.message) == ("failed", None, "the loss is not finite")
     assert study.best is None
     assert study.tell(study.ask().number).status == "failed"  # nothing finite was ever measured
-    assert not study.judge(study.ask().number, 1, Figure("loss", float("nan"), False))
+    assert not study.judge(study.ask().number, 1, Figure("loss", float("nan"), False, float("nan")))
+
+
+def test_between_equal_figures_the_lower_loss_decides(tmp_path: Path) -> None:
+    study = open_study(tmp_path, prunes=False)
+    for loss in (0.5, 0.25, 0.75):
+        number = study.ask().number
+        study.judge(number, 1, Figure("accuracy", 1.0, True, loss))
+        study.tell(number)
+    assert study.best is not None
+    assert (study.best.number, study.best.loss) == (1, 0.25)
 
 
 def test_a_trial_that_keeps_its_best_epoch_is_worth_that(tmp_path: Path) -> None:
@@ -90,7 +100,7 @@ def test_a_trial_that_keeps_its_best_epoch_is_worth_that(tmp_path: Path) -> None
         study = open_study(tmp_path / str(keeps_best), keeps_best=keeps_best)
         number = study.ask().number
         for epoch, loss in enumerate((1.0, 0.5, 0.75), start=1):
-            study.judge(number, epoch, Figure("loss", loss, False))
+            study.judge(number, epoch, Figure("loss", loss, False, loss))
         assert study.tell(number).value == value
 
 

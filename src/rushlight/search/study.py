@@ -24,11 +24,12 @@ SEED_STRIDE = 1_000_003  # a prime: the seeds of two studies' samplers do not me
 
 @dataclass(frozen=True)
 class Figure:
-    """What a trial is judged by after an epoch: a figure of the validation split."""
+    """What a trial is judged by after an epoch: a figure of the validation split, and between equal ones its loss."""
 
     name: str
     value: float
     is_higher_better: bool
+    loss: float
 
     @property
     def score(self) -> float:
@@ -46,6 +47,7 @@ class Trial:
     figures: dict[int, float]  # by epoch
     value: float | None  # that it is compared by
     message: str = ""
+    loss: float | None = None  # decides between trials of equal value
 
 
 class Study:
@@ -102,9 +104,8 @@ class Study:
         sign = -1 if self.study.user_attrs.get("is_higher_better") else 1
         figures = {epoch: sign * score for epoch, score in trial.intermediate_values.items()}
         is_told = trial.state.is_finished() and trial.value is not None
-        return Trial(
-            trial.number, status, dict(trial.params), figures, sign * trial.value if is_told else None, message
-        )
+        value, loss = sign * trial.value if is_told else None, trial.user_attrs.get("loss")
+        return Trial(trial.number, status, dict(trial.params), figures, value, message, loss)
 
     @property
     def metric(self) -> str:
@@ -145,8 +146,10 @@ class Study:
             self.study.set_user_attr("metric", figure.name)
             self.study.set_user_attr("is_higher_better", figure.is_higher_better)
         live = self.optuna.Trial(self.study, trial._trial_id)
-        before = trial.intermediate_values.values()
-        live.report(min([*before, figure.score]) if self.keeps_best else figure.score, epoch)
+        score = min([*trial.intermediate_values.values(), figure.score]) if self.keeps_best else figure.score
+        live.report(score, epoch)
+        if score == figure.score and math.isfinite(figure.loss):
+            live.set_user_attr("loss", figure.loss)
         is_pruned = epoch < self.epochs and live.should_prune() and number not in self.spared
         if is_pruned:
             self.study.tell(number, state=self.optuna.trial.TrialState.PRUNED)
@@ -171,10 +174,14 @@ class Study:
 
     @property
     def best(self) -> Trial | None:
-        """The whole trial with the best figure; of equal ones the first."""
-        whole = [trial for trial in self.trials if trial.status == "complete" and trial.value is not None]
-        is_higher = bool(self.study.user_attrs.get("is_higher_better"))
-        return min(whole, key=lambda trial: (-trial.value if is_higher else trial.value, trial.number), default=None)  # type: ignore[operator]
+        """The whole trial with the best figure; of equal ones that with the lower loss, then the first."""
+        sign = -1 if self.study.user_attrs.get("is_higher_better") else 1
+        whole = [
+            (sign * trial.value, math.inf if trial.loss is None else trial.loss, trial.number, trial)
+            for trial in self.trials
+            if trial.status == "complete" and trial.value is not None
+        ]
+        return min(whole, key=lambda each: each[:3])[3] if whole else None
 
     def importances(self) -> dict[str, float]:
         """Return each choice's share of what makes whole trials differ, the largest first; {} where there are too few."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections.abc import Callable, Mapping
@@ -87,8 +88,9 @@ def tell_history(folder: Path, judge: Judge) -> bool:
 
 def figure_of(figures: Mapping[str, Any]) -> Figure:
     """Return what a trial is judged by, of the figures of a validation."""
-    found = main_figure(figures)
-    return Figure(*found) if found is not None else Figure("loss", float("nan"), False)
+    name, value, is_higher_better = main_figure(figures) or ("loss", math.nan, False)
+    loss = figures.get("loss")
+    return Figure(name, value, is_higher_better, math.nan if loss is None else loss)
 
 
 def built_model(model: Any, options: dict[str, Any]) -> Any:
