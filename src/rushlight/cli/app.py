@@ -193,6 +193,22 @@ def save(
 
 
 @app.command(cls=Command)
+def eject(
+    run: RunName = "latest",
+    path: Annotated[Path, typer.Argument(metavar="PATH")] = Path("train.py"),
+    runs: Runs = Path("runs"),
+) -> None:
+    import rushlight
+    from rushlight.console import print_lines
+    from rushlight.texts import text
+
+    reason = rushlight.open_run(run, runs=runs).eject(path)
+    print_lines(
+        text("eject.said", path=path) if reason is None else text("eject.said-unclaimed", path=path, reason=reason)
+    )
+
+
+@app.command(cls=Command)
 def runs(
     run: Annotated[str | None, typer.Argument(metavar="RUN")] = None,
     runs: Runs = Path("runs"),
