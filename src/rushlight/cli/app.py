@@ -279,11 +279,12 @@ def serve(
     deadline: float = 30.0,
     drain: float = 20.0,
     language: str | None = None,
+    write: Annotated[tuple[str, Path] | None, typer.Option(metavar="KIND DIR")] = None,
 ) -> None:
     from rushlight.cli.serving import serve_until_told
 
     serve_until_told(
-        run, runs, model, language, insecure, token_file, name=name, port=port, host=host, hosts=tuple(allow_host or ()),
+        write, run, runs, model, language, insecure, token_file, name=name, port=port, host=host, hosts=tuple(allow_host or ()),
         threads=threads, deadline=deadline, drain=drain,
     )  # fmt: skip
 
