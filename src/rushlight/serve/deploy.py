@@ -82,7 +82,6 @@ def write_deployment(
         written |= {f"{values['model']}{name}": content for name, content in model_files(source).items()}
     if "Dockerfile" in written or kind == "ray":
         written["requirements.txt"] = "".join(f"{line}\n" for line in pinned(NEEDED)).encode()
-    if "Dockerfile" in written:
         written["rushlight.tar.gz"] = package()
     for name, content in written.items():
         files.write_bytes(folder / name, content)
