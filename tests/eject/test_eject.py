@@ -15,15 +15,16 @@ from PIL import Image
 from torch import nn
 
 import rushlight
-from rushlight.errors import UsageError
+from rushlight.errors import RunError, UsageError
 
 PLAIN = "import runpy, sys; sys.modules['rushlight'] = None; scripts = sys.argv[1:]; sys.argv[1:] = []\nfor script in scripts: runpy.run_path(script)"
 NET = '''"""A network of the user's own."""
 
 from __future__ import annotations
 
+import math
+import torch.nn as nn
 import torch
-from torch import nn
 
 WIDTHS = (8, 16)
 
@@ -35,7 +36,7 @@ class Net(nn.Module):
         super().__init__()
         self.first = nn.Conv2d(1, WIDTHS[0], 3, padding=1)
         self.norm = nn.BatchNorm2d(WIDTHS[0])
-        self.drop = nn.Dropout(share)
+        self.drop = nn.Dropout(share * math.cos(0))
         self.last = nn.Linear(WIDTHS[0], classes)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -249,7 +250,7 @@ def test_what_cannot_be_carried_is_named_and_nothing_is_written(
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        (("import torch\n", "import torch\nfrom helper import share\n"), "net.py, line 6 imports helper"),
+        (("import torch\n", "import torch\nfrom helper import share\n"), "net.py, line 8 imports helper"),
         (("WIDTHS", "SEED"), "The model's file and the script both have something called SEED."),
         (("import torch\n", "import torch\nimport random\n"), "net.py draws random numbers that are not torch's"),
     ],
@@ -273,3 +274,17 @@ def test_other_data_than_the_runs_is_noticed_before_anything_is_written(tmp_path
     table.write_text(table.read_text("utf-8").replace("green", "GREEN"), encoding="utf-8")
     with pytest.raises(UsageError, match="it has changed since"):
         run.eject(tmp_path / "train.py")
+
+
+def test_a_run_from_elsewhere_is_written_once_its_source_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "net.py").write_text(NET, encoding="utf-8")
+    run = trained(tmp_path, f"{tmp_path}/net.py:Net", "digits", epochs=1)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "another account"))
+    with pytest.raises(RunError, match="is not imported"):
+        run.eject(tmp_path / "train.py")
+    assert run.eject(tmp_path / "train.py", f"{tmp_path}/net.py:Net") is None
+    (tmp_path / "net.py").write_text(NET.replace("relu", "tanh"), encoding="utf-8")
+    with pytest.raises(UsageError, match="is not the source that the run was trained with"):
+        run.eject(tmp_path / "train.py", f"{tmp_path}/net.py:Net")

@@ -16,7 +16,7 @@ import yaml
 from tests.serve.client import BUNDLES
 
 from rushlight.errors import UsageError
-from rushlight.serve import Settings, write_deployment
+from rushlight.serve import Settings, deploy, write_deployment
 from rushlight.serve.deploy import KINDS
 
 
@@ -39,7 +39,10 @@ def test_a_container_is_pinned_and_not_root_and_its_server_needs_no_torch(tmp_pa
     assert first[10:] == (tmp_path / "rushlight.tar.gz").read_bytes()[10:]
 
 
-def test_limits_are_the_threads_and_every_container_drains_and_is_asked_how_it_is(tmp_path: Path) -> None:
+def test_limits_are_the_threads_and_every_container_drains_and_is_asked_how_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deploy, "package", lambda: b"")  # it takes a second, and is another test's
     texts = {kind: written(kind, tmp_path / kind, threads=3, drain=7) for kind in ("compose", "k8s", "kserve")}
     compose = yaml.safe_load(texts["compose"]["compose.yaml"])["services"]["image"]
     assert compose["deploy"]["resources"]["limits"]["cpus"] == "3"

@@ -196,13 +196,14 @@ def save(
 def eject(
     run: RunName = "latest",
     path: Annotated[Path, typer.Argument(metavar="PATH")] = Path("train.py"),
+    model: Model = None,
     runs: Runs = Path("runs"),
 ) -> None:
     import rushlight
     from rushlight.console import print_lines
     from rushlight.texts import text
 
-    reason = rushlight.open_run(run, runs=runs).eject(path)
+    reason = rushlight.open_run(run, runs=runs).eject(path, model)
     print_lines(
         text("eject.said", path=path) if reason is None else text("eject.said-unclaimed", path=path, reason=reason)
     )

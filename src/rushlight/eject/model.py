@@ -17,7 +17,6 @@ from rushlight.models import MOST_OF_A_SOURCE, eval_mode, find_source, restored
 from rushlight.texts import Note
 from rushlight.training import Recipe
 
-IMPORTED = ("import torch", "from torch import nn", "import numpy as np", "import math", "from torch import Tensor, nn")
 BEGIN_A_LINE = (nn.Conv2d, nn.Linear, nn.AdaptiveAvgPool2d)
 NEEDS = {"UNet": ("convolution", "two_convolutions")}  # the functions that a class calls
 SAYS = {"ResidualBlock": "residual-block", "UNet": "unet"}  # the keys of their docstrings
@@ -118,7 +117,7 @@ def own_source(path: Path, left: list[Note]) -> dict[str, Any]:
     """Return the source of the user's own file, without its `if __name__ == "__main__":`; note what cannot be carried."""
     source = files.read_bytes(path, MOST_OF_A_SOURCE).decode("utf-8")
     tree, lines = ast.parse(source), source.splitlines()
-    future, dropped, names = "", set[int](), set[str]()
+    future, dropped, names = "", set[int](), dict[str, str]()
     for node in tree.body:
         span = range(node.lineno - 1, node.end_lineno or node.lineno)
         if isinstance(node, ast.ImportFrom) and node.module == "__future__":
@@ -134,10 +133,7 @@ def own_source(path: Path, left: list[Note]) -> dict[str, Any]:
             ]
             if near or (isinstance(node, ast.ImportFrom) and node.level):
                 left.append(Note("eject.cannot.import", path=path.name, line=node.lineno, name=", ".join(near) or "."))
-            if ast.unparse(node) in IMPORTED:
-                dropped.update(span)
-            else:
-                names |= names_given_by(node)
+            names |= names_given_by(node)
         elif is_text(node) or (isinstance(node, ast.If) and "__name__" in ast.unparse(node.test)):
             dropped.update(span)
         else:
@@ -153,10 +149,15 @@ def is_text(node: ast.stmt) -> bool:
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
 
 
-def names_given_by(node: ast.stmt) -> set[str]:
-    """Return the names that a statement at the top of a file gives a value."""
+def names_given_by(node: ast.stmt) -> dict[str, str]:
+    """Return the names that a statement at the top of a file gives a value: of an import with what they stand for, else with ''."""
+    if isinstance(node, ast.Import):
+        return {
+            alias.asname or alias.name.partition(".")[0]: alias.name if alias.asname else alias.name.partition(".")[0]
+            for alias in node.names
+        }
+    if isinstance(node, ast.ImportFrom):
+        return {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
     if isinstance(node, (ast.ClassDef, ast.FunctionDef)):
-        return {node.name}
-    if isinstance(node, (ast.Import, ast.ImportFrom)):
-        return {(alias.asname or alias.name).partition(".")[0] for alias in node.names}
-    return {each.id for each in ast.walk(node) if isinstance(each, ast.Name) and isinstance(each.ctx, ast.Store)}
+        return {node.name: ""}
+    return {each.id: "" for each in ast.walk(node) if isinstance(each, ast.Name) and isinstance(each.ctx, ast.Store)}

@@ -12,6 +12,7 @@ import re
 import sys
 import textwrap
 import unicodedata
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from rushlight.eject.data import carried_data, prepared_as, quote
 from rushlight.eject.learning import carried_learning, no_claim
 from rushlight.eject.model import carried_model, names_given_by
 from rushlight.errors import UsageError
+from rushlight.models import source_digest
 from rushlight.runs import read_environment, read_recipe
 from rushlight.texts import Joined, Note, shown, text
 from rushlight.training import build_described, check_importable, recipe_from_json, reopen_data, reopen_specs
@@ -40,8 +42,10 @@ IMPORTS = {  # in the order in which they are written: what calls for them, and 
 }  # fmt: skip
 
 
-def write_script(folder: Path, path: Path) -> Note | None:
+def write_script(folder: Path, path: Path, reference: str | None = None) -> Note | None:
     """Write a run as a script; return why it does not claim to end with the run's own weights, None where it does.
+
+    `reference` names the class of the model, "net.py:Net", where that was not trained on this machine by this account.
 
     Raises:
         UsageError: the run has something that the script cannot carry; all of it is named. Nothing is written.
@@ -51,7 +55,12 @@ def write_script(folder: Path, path: Path) -> Note | None:
     left: list[Note] = []
     learning = carried_learning(recipe, left)
     refuse(folder, left)
-    check_importable(folder, recipe)
+    if reference is None:
+        check_importable(folder, recipe)
+    elif source_digest(reference) != recipe.model.get("source_sha256"):
+        refuse(folder, [Note("eject.cannot.changed-source", name=reference)])
+    else:
+        recipe = replace(recipe, model={**recipe.model, "import": reference})
     data = reopen_data(folder, recipe)
     if environment.get("data_fingerprint") not in (None, data.fingerprint):
         refuse(folder, [Note("eject.cannot.changed-data", name=data.name)])
@@ -77,7 +86,7 @@ def write_script(folder: Path, path: Path) -> Note | None:
             "count": conditions.get("threads", 1), "samples": data.train.samples, "homepage": facts["data"].get("homepage", ""),
         },
     )  # fmt: skip
-    check_names(folder, script, facts["model"].get("names", set()))
+    check_names(folder, script, facts["model"].get("names", {}))
     script = script.replace("#: source", facts["model"]["own"], 1)
     prove(folder, script, data, model)
     files.write_bytes(path, script.encode("utf-8", "surrogateescape"))
@@ -170,10 +179,11 @@ def wrap(words: str, columns: int) -> list[str]:
 # ── the proof ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def check_names(folder: Path, script: str, names: set[str]) -> None:
+def check_names(folder: Path, script: str, names: dict[str, str]) -> None:
     """Raise UsageError where the user's source gives a name another meaning than the script around it does."""
-    ours = {name for node in ast.parse(script).body for name in names_given_by(node)}
-    refuse(folder, [Note("eject.cannot.name", name=name) for name in sorted(ours & names)])
+    ours = {name: meaning for node in ast.parse(script).body for name, meaning in names_given_by(node).items()}
+    twice = sorted(name for name in ours.keys() & names.keys() if not ours[name] or ours[name] != names[name])
+    refuse(folder, [Note("eject.cannot.name", name=name) for name in twice])
 
 
 def prove(folder: Path, script: str, data: Data, model: nn.Module) -> None:
