@@ -18,6 +18,14 @@ from benchmarks.measure import hand_back
 LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 
 
+def is_whole(answer: bytes) -> bool:
+    """Tell whether an answer has all that its head announces."""
+    head, end, body = answer.partition(b"\r\n\r\n")
+    if (length := LENGTH.search(head)) is not None:
+        return len(body) >= int(length[1])
+    return bool(end) and body.endswith(b"0\r\n\r\n")  # in chunks
+
+
 class Asker(asyncio.Protocol):
     """One connection, which asks again as soon as it is answered, until `until` (of `time.perf_counter`)."""
 
@@ -42,12 +50,7 @@ class Asker(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Take what came; once the answer is whole, note how long it took, and ask again."""
         self.answer += data
-        head = self.answer.find(b"\r\n\r\n")
-        if (
-            head < 0
-            or (length := LENGTH.search(self.answer[:head])) is None
-            or len(self.answer) < head + 4 + int(length[1])
-        ):
+        if not is_whole(self.answer):
             return
         now = time.perf_counter()
         self.seconds.append(now - self.began)

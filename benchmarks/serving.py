@@ -98,7 +98,19 @@ def request_of(contender: str, model: str, port: int) -> bytes:
 def serving(contender: str, python: str, model: str, bundle: Path, port: int) -> Iterator[None]:
     """Start a server, wait until it answers, and end it with all that it has started after the block."""
     if contender.startswith("rushlight"):
-        command = [python, "-m", "rushlight", "serve", str(bundle), "--name", model, "--port", str(port)]
+        command = [
+            python,
+            "-m",
+            "rushlight",
+            "serve",
+            str(bundle),
+            "--name",
+            model,
+            "--port",
+            str(port),
+            "--threads",
+            "1",
+        ]
     else:
         command = [
             python,
