@@ -59,24 +59,6 @@ if NAME == "litserve":
             return {"output": output.tolist()}
 
 
-if NAME == "bentoml":
-    import bentoml
-
-    @bentoml.service(workers=1, traffic={"timeout": 60})
-    class Service:
-        """Adaptive batches."""
-
-        def __init__(self) -> None:
-            self.session = open_graph()
-
-        @bentoml.api(batchable=True, max_batch_size=MOST_ROWS, max_latency_ms=1000)
-        def predict(self, input: list[list[int]]) -> list[list[float]]:
-            """Run the graph on what has come together."""
-            x = np.stack([read(numbers) for numbers in input])
-            found: list[list[float]] = self.session.run(["probabilities"], {"inputs": x})[0].tolist()
-            return found
-
-
 if NAME == "ray":
     from ray import serve
     from starlette.requests import Request
@@ -105,10 +87,6 @@ def main() -> None:
         litserve.LitServer(api, accelerator="cpu", workers_per_device=1).run(
             port=PORT, log_level="error", generate_client_file=False
         )
-    elif NAME == "bentoml":
-        import bentoml.server
-
-        bentoml.server.HTTPServer(Service, port=PORT, production=True).start(blocking=True)
     elif NAME == "ray":
         import threading
 

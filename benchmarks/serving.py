@@ -1,6 +1,6 @@
 """How many requests a second a server answers, and how soon, against other servers of the same graph.
 
-    python -m benchmarks.serving --peers litserve=/path/to/its/python,bentoml=/path/to/its/python
+    python -m benchmarks.serving --peers litserve=/path/to/its/python,ray=/path/to/its/python
 
 `mlp` and `cnn` on pictures of 28×28 bytes, at 1, 16 and 64 connections; Rushlight with JSON and with binary tensors, the others
 with the JSON that their documentation shows. Each is started anew in every round, interleaved, and warmed up; `bare` is ONNX
@@ -74,8 +74,6 @@ def request_of(contender: str, model: str, port: int) -> bytes:
     """Return the request that a contender's clients make."""
     path, kind, body = "/predict", "application/json", json.dumps({"input": PIXELS}).encode()
     more = ""
-    if contender == "bentoml":
-        body = json.dumps({"input": [PIXELS]}).encode()
     if contender.startswith("rushlight"):
         path = f"/v2/models/{model}/infer"
         tensor: dict[str, Any] = {"name": "inputs", "shape": [1, 1, 28, 28], "datatype": "UINT8"}
@@ -201,9 +199,7 @@ def table(results: dict[str, list[dict[str, Any]]]) -> str:
 def main() -> None:
     """Measure, print and write."""
     parser = standard_options("serving", (__doc__ or "").splitlines()[0], 3)
-    parser.add_argument(
-        "--peers", default="", help="NAME=PYTHON,…: litserve, bentoml, ray, in environments of their own"
-    )
+    parser.add_argument("--peers", default="", help="NAME=PYTHON,…: litserve and ray, in environments of their own")
     parser.add_argument("--models", default="mlp,cnn", help="mlp,cnn")
     parser.add_argument("--seconds", type=float, default=None, help="for each figure (5)")
     options = parser.parse_args()

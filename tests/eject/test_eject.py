@@ -232,7 +232,7 @@ def test_the_comments_are_chinese_where_the_user_is(tmp_path: Path, monkeypatch:
             {"loss": lambda outputs, targets: (outputs**2).mean()},
             ["The loss was an object made in Python", "The model was an object"],
         ),
-        ({"schedule": "plateau"}, ["schedule is plateau, auto."]),
+        ({"schedule": "plateau"}, ["schedule is plateau."]),
     ],
 )
 def test_what_cannot_be_carried_is_named_and_nothing_is_written(
@@ -264,6 +264,16 @@ def test_a_source_that_would_mean_something_else_is_refused(
     with pytest.raises(UsageError) as refused:
         run.eject(tmp_path / "train.py")
     assert named in str(refused.value)
+
+
+def test_a_target_that_the_script_could_not_judge_is_named(tmp_path: Path) -> None:
+    draw = np.random.default_rng(3)
+    np.savez(tmp_path / "soft.npz", x=draw.normal(0, 1, (40, 4)), y=draw.dirichlet((1, 1, 1), 40))
+    np.savez(tmp_path / "counts.npz", x=draw.normal(0, 1, (40, 4)), y=draw.poisson(3, 40).astype(np.float32))
+    for name, loss in (("soft", "CrossEntropyLoss"), ("counts", "PoissonNLLLoss")):
+        run = trained(tmp_path, "linear", tmp_path / f"{name}.npz", loss=loss, epochs=1)
+        with pytest.raises(UsageError, match=f"loss is {loss}"):
+            run.eject(tmp_path / "train.py")
 
 
 def test_other_data_than_the_runs_is_noticed_before_anything_is_written(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import textwrap
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -224,19 +223,11 @@ def bracketed(brackets: str, parts: list[str]) -> str:
     """Return parts of code in brackets, in lines that are not too long."""
     if sum(map(len, parts)) + 2 * len(parts) < ONE_LINE:
         return f"{brackets[0]}{', '.join(parts)}{brackets[1]}"
-    return "\n".join(
-        [
-            brackets[0],
-            *textwrap.wrap(
-                ", ".join(parts) + ",",
-                ONE_LINE,
-                initial_indent="    ",
-                subsequent_indent="    ",
-                break_long_words=False,
-            ),
-            brackets[1],
-        ]
-    )
+    lines = [""]
+    for part in parts:
+        lines += [""] if len(lines[-1]) + len(part) > ONE_LINE else []
+        lines[-1] += f" {part},"
+    return "\n".join([brackets[0], *(f"   {line}" for line in lines), brackets[1]])
 
 
 def prepared_as(data: Data) -> Facts:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,45 +19,43 @@ from rushlight.training import Recipe
 LEFT = {  # options that no script carries, with the value at which there is nothing to carry
     "ema": None, "augment": None, "groups": None, "freeze": None, "best": None, "precision": "float32", "on_nan": "stop",
 }  # fmt: skip
-RANDOM = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout, nn.RReLU)
 LAST = {"classification": "classes", "binary": "yes-or-no", "multilabel": "yes-or-no", "regression": "quantity"}
 EVALUATED = 512  # samples at a time
 
 
-def carried_learning(recipe: Recipe, left: list[Note]) -> Callable[[Data, nn.Module], dict[str, Any]]:
-    """Note what cannot be carried; return what gives the template's values once data and model are open."""
-    left += [
-        Note("eject.cannot.option", option=name, value=str(getattr(recipe, name)))
-        for name, usual in LEFT.items()
-        if getattr(recipe, name) != usual
-    ]
-    left += [
-        Note("eject.cannot.live", part=part)
-        for part in ("optimizer", "schedule", "loss", "data")
-        if getattr(recipe, part).get("live")
-    ]
-    left += [Note("eject.cannot.live", part="keep")] if recipe.keep else []
-    left += [Note("eject.cannot.live", part="step")] if recipe.loss.get("step") else []
-    left += [Note("eject.cannot.live", part="model")] if recipe.model.get("live") else []
-    left += (
-        [Note("eject.cannot.option", option="weights", value=recipe.model["weights"])]
-        if "weights" in recipe.model
-        else []
-    )
-    left += (
-        [Note("eject.cannot.option", option="metrics", value=", ".join(entry["name"] for entry in recipe.metrics))]
-        if recipe.metrics
-        else []
-    )
-    name, by = recipe.schedule["name"], recipe.schedule.get("by", "auto")
-    if name == "plateau" or (by == "epoch" and name != "constant"):
-        left.append(Note("eject.cannot.option", option="schedule", value=f"{name}, {by}"))
-    arguments = recipe.loss.get("arguments", {})
-    if arguments.get("reduction", "mean") != "mean" or (
-        recipe.accumulate > 1 and ("weight" in arguments or recipe.mixup)
+def check_learning(recipe: Recipe, left: list[Note]) -> None:
+    """Note in `left` what of a recipe's learning no script carries."""
+    found: dict[str, Any] = {
+        name: getattr(recipe, name) for name, usual in LEFT.items() if getattr(recipe, name) != usual
+    }
+    found |= {"weights": recipe.model["weights"]} if "weights" in recipe.model else {}
+    found |= {"metrics": ", ".join(entry["name"] for entry in recipe.metrics)} if recipe.metrics else {}
+    schedule, arguments = recipe.schedule["name"], recipe.loss.get("arguments", {})
+    if schedule == "plateau" or (recipe.schedule.get("by") == "epoch" and schedule != "constant"):
+        found["schedule"] = ", ".join([schedule, *(["by epoch"] if schedule != "plateau" else [])])
+    is_weighed = "weight" in arguments and (recipe.accumulate > 1 or recipe.early_stopping is not None)
+    is_uneven = is_weighed or (recipe.accumulate > 1 and recipe.mixup is not None)
+    if is_uneven or not {"reduction", "ignore_index"}.isdisjoint(arguments):
+        found["loss_arguments"] = json.dumps(arguments)
+    left += [Note("eject.cannot.option", option=name, value=str(value)) for name, value in found.items()]
+    live = [part for part in ("model", "optimizer", "schedule", "loss", "data") if getattr(recipe, part).get("live")]
+    live += ["step"] * bool(recipe.loss.get("step")) + ["keep"] * bool(recipe.keep)
+    left += [Note("eject.cannot.live", part=part) for part in live]
+
+
+def check_target(recipe: Recipe, data: Data, left: list[Note]) -> None:
+    """Note in `left` a loss whose targets the script could not judge."""
+    assert isinstance(data.train, ResidentSplit)
+    target, kept = data.target, data.train.targets
+    is_soft = target is not None and target.task == "classification" and kept.is_floating_point()
+    if (
+        target is None
+        or target.task not in LAST
+        or target.gives == "logarithms"
+        or is_soft
+        or bool((kept < 0).any() and target.classes)
     ):
-        left.append(Note("eject.cannot.option", option="loss_arguments", value=json.dumps(arguments)))
-    return lambda data, model: learning_facts(recipe, data, model)
+        left.append(Note("eject.cannot.option", option="loss", value=recipe.loss["name"]))
 
 
 def learning_facts(recipe: Recipe, data: Data, model: nn.Module) -> dict[str, Any]:
@@ -87,8 +84,11 @@ def learning_facts(recipe: Recipe, data: Data, model: nn.Module) -> dict[str, An
 
 def draws(recipe: Recipe, model: nn.Module) -> bool:
     """Tell whether a step may draw random numbers."""
-    known = all(type(each).__module__.startswith(("torch.nn", "rushlight.")) for each in model.modules())
-    return recipe.mixup is not None or not known or any(isinstance(each, RANDOM) and each.p for each in model.modules())
+    return (
+        recipe.mixup is not None
+        or "import" in recipe.model
+        or any(isinstance(each, nn.Dropout) for each in model.modules())
+    )
 
 
 def loss_code(recipe: Recipe) -> str:
@@ -119,7 +119,7 @@ def no_claim(folder: Path, recipe: Recipe, environment: dict[str, Any]) -> tuple
     lines = read_history(folder)
     digest = next((line["state_sha256"] for line in reversed(lines) if line.get("event") == "finished"), None)
     last = next((line for line in reversed(lines) if line["kind"] == "epoch"), None)
-    is_whole = last is not None and (last["epoch"] == recipe.epochs or recipe.early_stopping is not None)
+    is_whole = last is not None and (last["epoch"] == recipe.epochs or has_stopped(recipe, lines))
     conditions = environment.get("conditions", {})
     for is_so, key in (
         (recipe.numerics != "exact", "fast"), (conditions.get("device", "cpu") != "cpu", "card"), (digest is None, "unfinished"),
@@ -129,3 +129,9 @@ def no_claim(folder: Path, recipe: Recipe, environment: dict[str, Any]) -> tuple
         if is_so:
             return None, Note(f"eject.unclaimed.{key}")
     return digest, None
+
+
+def has_stopped(recipe: Recipe, lines: list[dict[str, Any]]) -> bool:
+    """Tell whether early stopping ended a run: its last epochs were no better."""
+    best = [line["is_best"] for line in lines if line["kind"] == "epoch"]
+    return recipe.early_stopping is not None and not any(best[-recipe.early_stopping :])

@@ -22,7 +22,7 @@ from torch import nn
 from rushlight import files
 from rushlight.data import Data, ResidentSplit, retarget
 from rushlight.eject.data import carried_data, prepared_as, quote
-from rushlight.eject.learning import carried_learning, no_claim
+from rushlight.eject.learning import check_learning, check_target, learning_facts, no_claim
 from rushlight.eject.model import carried_model, names_given_by
 from rushlight.errors import UsageError
 from rushlight.models import source_digest
@@ -53,7 +53,7 @@ def write_script(folder: Path, path: Path, reference: str | None = None) -> Note
     """
     recipe, environment = recipe_from_json(read_recipe(folder)), read_environment(folder)
     left: list[Note] = []
-    learning = carried_learning(recipe, left)
+    check_learning(recipe, left)
     refuse(folder, left)
     if reference is None:
         check_importable(folder, recipe)
@@ -70,6 +70,8 @@ def write_script(folder: Path, path: Path, reference: str | None = None) -> Note
         refuse(folder, [Note("eject.cannot.data", kind=data.train.kind)])
     assert target is not None
     data = retarget(data, target)
+    check_target(recipe, data, left)
+    refuse(folder, left)
     facts: dict[str, Any] = {"data": carried_data(recipe, data, left)}
     facts["model"] = carried_model(recipe, model, data, left)
     refuse(folder, left)
@@ -77,13 +79,13 @@ def write_script(folder: Path, path: Path, reference: str | None = None) -> Note
     conditions = environment.get("conditions", {})
     script = render(
         {
-            **facts, **prepared_as(data), **learning(data, model), "recipe": recipe, "name": path.name, "digest": digest,
+            **facts, **prepared_as(data), **learning_facts(recipe, data, model), "recipe": recipe, "name": path.name, "digest": digest,
             "unclaimed": shown(unclaimed), "threads": conditions.get("threads", 1),
         },
         {
             "run": folder.name, "name": path.name, "seed": recipe.seed, "model": recipe.model["name"], "data": data.name, "version": __version__,
             "torch": conditions.get("torch", torch.__version__), "processor": conditions.get("processor", ""),
-            "count": conditions.get("threads", 1), "samples": data.train.samples, "homepage": facts["data"].get("homepage", ""),
+            "count": conditions.get("threads", 1), "homepage": facts["data"].get("homepage", ""),
         },
     )  # fmt: skip
     check_names(folder, script, facts["model"].get("names", {}))
