@@ -4,7 +4,8 @@
 
 `mlp` and `cnn` on pictures of 28×28 bytes, at 1, 16 and 64 connections; Rushlight with JSON and with binary tensors, the others
 with the JSON that their documentation shows. Each is started anew in every round, interleaved, and warmed up; `bare` is ONNX
-Runtime called in a process, without a server: the overhead is the median at one connection beyond that.
+Runtime called in a process, without a server: the overhead is the median at one connection beyond that. What a request takes of
+the processors, in all processes of a server, hardly depends on what else the machine does.
 """
 
 from __future__ import annotations
@@ -93,8 +94,8 @@ def request_of(contender: str, model: str, port: int) -> bytes:
 
 
 @contextlib.contextmanager
-def serving(contender: str, python: str, model: str, bundle: Path, port: int) -> Iterator[None]:
-    """Start a server, wait until it answers, and end it with all that it has started after the block."""
+def serving(contender: str, python: str, model: str, bundle: Path, port: int) -> Iterator[int]:
+    """Start a server, wait until it answers, give its process, and end it with all that it has started after the block."""
     if contender.startswith("rushlight"):
         command = [
             python,
@@ -128,7 +129,7 @@ def serving(contender: str, python: str, model: str, bundle: Path, port: int) ->
                     lines = printed.read().decode("utf-8", "replace").strip().splitlines()
                     raise ProcessFailed(lines[-1] if lines else "it never answered")
                 time.sleep(0.2)
-            yield
+            yield process.pid
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGTERM)
@@ -153,6 +154,23 @@ def answers(contender: str, model: str, port: int, body: bytes) -> bool:
         return False
 
 
+def processor_seconds(server: int) -> float:
+    """Return what a server and all that it has started have taken of the processors; Linux tells."""
+    parents, seconds = dict[int, int](), dict[int, float]()
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError, ValueError):
+            after = (entry / "stat").read_text().rpartition(")")[2].split()
+            parents[int(entry.name)] = (
+                server if int(after[3]) == server else int(after[1])
+            )  # its session, or its parent
+            seconds[int(entry.name)] = (int(after[11]) + int(after[12])) / os.sysconf("SC_CLK_TCK")
+
+    def is_its(process: int) -> bool:
+        return process == server or (process > 1 and is_its(parents.get(process, 0)))
+
+    return sum(took for process, took in seconds.items() if is_its(process))
+
+
 def free_port() -> int:
     """Return a port that nobody listens on."""
     with socket.socket() as probe:
@@ -167,12 +185,12 @@ def measure(contender: str, python: str, model: str, bundle: Path, seconds: floa
     port, found = free_port(), {}
     request = bundle / "request.bin"
     request.write_bytes(request_of(contender, model, port))
-    with serving(contender, python, model, bundle, port):
+    with serving(contender, python, model, bundle, port) as server:
         run_apart(["benchmarks.load", str(port), str(request), "4", str(seconds / 4)])  # it warms up
         for connections in CONNECTIONS:
-            found[str(connections)] = run_apart(
-                ["benchmarks.load", str(port), str(request), str(connections), str(seconds)]
-            ).result
+            before = processor_seconds(server)
+            taken = run_apart(["benchmarks.load", str(port), str(request), str(connections), str(seconds)]).result
+            found[str(connections)] = {**taken, "processor": (processor_seconds(server) - before) / taken["requests"]}
     return found
 
 
@@ -185,15 +203,18 @@ def table(results: dict[str, list[dict[str, Any]]]) -> str:
             taken = [turn[connections] for turn in turns if connections in turn]
             if not taken:
                 continue
+            processor = spread([each["processor"] for each in taken]) if "processor" in taken[0] else None
             p50 = spread([each["p50"] for each in taken])
             is_first = connections == "1" and contender != "bare"
             rows.append([
                 contender, connections, figure(spread([each["rate"] for each in taken])), figure(p50, 1e3, 2),
-                figure(spread([each["p99"] for each in taken]), 1e3, 2),
+                figure(spread([each["p99"] for each in taken]), 1e3, 2), figure(processor, 1e6),
                 number((p50.median - bare) * 1e6, 0) if is_first and bare is not None else "",
                 str(int(sum(each["failed"] for each in taken))),
             ])  # fmt: skip
-    return markdown(["", "connections", "requests/s", "p50, ms", "p99, ms", "overhead, µs", "failed"], rows)
+    return markdown(
+        ["", "connections", "requests/s", "p50, ms", "p99, ms", "processor, µs/request", "overhead, µs", "failed"], rows
+    )
 
 
 def main() -> None:
