@@ -80,6 +80,7 @@ def write_script(folder: Path, path: Path, reference: str | None = None) -> Note
     script = render(
         {
             **facts, **prepared_as(data), **learning_facts(recipe, data, model), "recipe": recipe, "name": path.name, "digest": digest,
+            "split_seed": "SEED" if recipe.data["options"].get("seed", 0) == recipe.seed else "SPLIT_SEED",
             "unclaimed": shown(unclaimed), "threads": conditions.get("threads", 1),
         },
         {
