@@ -31,8 +31,10 @@ def check_learning(recipe: Recipe, left: list[Note]) -> None:
     found |= {"weights": recipe.model["weights"]} if "weights" in recipe.model else {}
     found |= {"metrics": ", ".join(entry["name"] for entry in recipe.metrics)} if recipe.metrics else {}
     schedule, arguments = recipe.schedule["name"], recipe.loss.get("arguments", {})
-    if schedule == "plateau" or (recipe.schedule.get("by") == "epoch" and schedule != "constant"):
-        found["schedule"] = ", ".join([schedule, *(["by epoch"] if schedule != "plateau" else [])])
+    if schedule == "plateau":
+        found["schedule"] = schedule
+    elif recipe.schedule.get("by") == "epoch" and schedule != "constant":
+        found["schedule_by"] = "epoch"
     is_weighed = "weight" in arguments and (recipe.accumulate > 1 or recipe.early_stopping is not None)
     is_uneven = is_weighed or (recipe.accumulate > 1 and recipe.mixup is not None)
     if is_uneven or not {"reduction", "ignore_index"}.isdisjoint(arguments):
