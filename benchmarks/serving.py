@@ -5,7 +5,7 @@
 `mlp` and `cnn` on pictures of 28×28 bytes, at 1, 16 and 64 connections; Rushlight with JSON and with binary tensors, the others
 with the JSON that their documentation shows. Each is started anew in every round, interleaved, and warmed up; `bare` is ONNX
 Runtime called in a process, without a server: the overhead is the median at one connection beyond that. What a request takes of
-the processors, in all processes of a server, hardly depends on what else the machine does.
+the processors, in all processes of a server, depends far less on what else the machine does.
 """
 
 from __future__ import annotations
