@@ -155,6 +155,19 @@ class Run:
             save_model(path, self.model, lambda: self.bundle, self.folder / "model")
         return path
 
+    def eject(self, path: str | Path, model: str | None = None) -> Note | None:
+        """Write the run as one plain PyTorch script, which needs nothing of Rushlight and says in comments what it does.
+
+        An exact run's script ends with the run's own weights, bit for bit, and says so; of any other run this returns why not.
+        `model` names its class, as "net.py:Net", where this account did not train the run on this machine.
+
+        Raises:
+            UsageError: the run has something that the script cannot carry; all of it is named, and nothing is written.
+        """
+        from rushlight.eject import write_script
+
+        return write_script(self.folder, Path(path), model)
+
     def summary(self) -> dict[str, Any]:
         """Return the run's figures, as `--json` prints them."""
         epochs = [line for line in self.history if line["kind"] == "epoch"]

@@ -181,3 +181,12 @@ def test_a_table_is_markdown() -> None:
         "| one |  1 |",
         "| two | 22 |",
     ]
+
+
+def test_serving_is_measured_at_every_number_of_connections(tmp_path: Path) -> None:
+    found = run("serving", tmp_path, "--models", "mlp")["models"]["mlp"]
+    assert set(found) == {"bare", "rushlight, binary", "rushlight, JSON"}
+    for contender in ("rushlight, binary", "rushlight, JSON"):
+        for connections in ("1", "16", "64"):
+            assert found[contender][0][connections]["requests"] > 0
+            assert found[contender][0][connections]["failed"] == 0

@@ -193,6 +193,23 @@ def save(
 
 
 @app.command(cls=Command)
+def eject(
+    run: RunName = "latest",
+    path: Annotated[Path, typer.Argument(metavar="PATH")] = Path("train.py"),
+    model: Model = None,
+    runs: Runs = Path("runs"),
+) -> None:
+    import rushlight
+    from rushlight.console import print_lines
+    from rushlight.texts import text
+
+    reason = rushlight.open_run(run, runs=runs).eject(path, model)
+    print_lines(
+        text("eject.said", path=path) if reason is None else text("eject.said-unclaimed", path=path, reason=reason)
+    )
+
+
+@app.command(cls=Command)
 def runs(
     run: Annotated[str | None, typer.Argument(metavar="RUN")] = None,
     runs: Runs = Path("runs"),
@@ -263,11 +280,12 @@ def serve(
     deadline: float = 30.0,
     drain: float = 20.0,
     language: str | None = None,
+    write: Annotated[tuple[str, Path] | None, typer.Option(metavar="KIND DIR")] = None,
 ) -> None:
     from rushlight.cli.serving import serve_until_told
 
     serve_until_told(
-        run, runs, model, language, insecure, token_file, name=name, port=port, host=host, hosts=tuple(allow_host or ()),
+        write, run, runs, model, language, insecure, token_file, name=name, port=port, host=host, hosts=tuple(allow_host or ()),
         threads=threads, deadline=deadline, drain=drain,
     )  # fmt: skip
 

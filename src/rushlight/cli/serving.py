@@ -17,11 +17,24 @@ MOST_TOKEN = 4096  # bytes
 
 
 def serve_until_told(
-    given: str, runs: Path, reference: str | None, code: str | None, is_insecure: bool, token_file: Path | None, **options: Any
+    write: tuple[str, Path] | None, given: str, runs: Path, reference: str | None, code: str | None, is_insecure: bool,
+    token_file: Path | None, **options: Any
 ) -> None:  # fmt: skip
-    """Serve, and print the address with what to do next, once the model has repeated its recorded examples."""
+    """Serve, and print the address with what to do next, once the model has repeated its recorded examples.
+
+    With `write`, a kind of deployment and a folder, write its files there instead.
+    """
     chosen = code or language()
     check_choice("language", chosen, LANGUAGES)
+    if write is not None:
+        from rushlight.serve import write_deployment
+
+        settings = Settings(**options)
+        written = write_deployment(
+            *write, given, runs, reference, settings, chosen, lambda note: print_lines(shown(note))
+        )
+        print_lines(text("serve.written", names=", ".join(path.name for path in written), folder=write[1]))
+        return
     token = os.environ.get(TOKEN)
     if token_file is not None:
         token = files.read_bytes(token_file, MOST_TOKEN).decode("utf-8", "replace").strip()

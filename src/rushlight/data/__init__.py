@@ -30,17 +30,24 @@ if TYPE_CHECKING:
     from rushlight.data.look import describe_data, write_contact_sheet
     from rushlight.data.open import DataOptions, open_like, open_source, retarget
     from rushlight.data.order import step_seed
-    from rushlight.data.shape import as_array, as_inputs, group_split, has_several_inputs, owned
+    from rushlight.data.shape import as_array, as_inputs, dtype_name, group_split, has_several_inputs, owned
     from rushlight.data.sources import (
         DATASETS,
+        MISSING,
+        MISSING_AMONG_NUMBERS,
+        SHIPPED,
         ImageFolderDataset,
+        array_names,
         cache_folder,
         cut_csv,
+        decode_csv,
         describe_datasets,
         encode_cells,
         group_inputs,
+        idx_file,
         is_table,
         needs_network,
+        read_array_files,
         read_image,
         read_rows,
     )

@@ -2,6 +2,6 @@
 
 from rushlight.models.arguments import as_json, restored
 from rushlight.models.calls import call_model, main_output
-from rushlight.models.custom import build_custom, find_source, load_model_class, source_digest
+from rushlight.models.custom import MOST_OF_A_SOURCE, build_custom, find_source, load_model_class, source_digest
 from rushlight.models.modes import eval_mode
 from rushlight.models.named import MODELS, build_model

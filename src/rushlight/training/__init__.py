@@ -4,7 +4,7 @@ from rushlight.events import Event, Events
 from rushlight.training.finish import save_bundle
 from rushlight.training.loop import Epoch
 from rushlight.training.recipe import Recipe, recipe_from_json
-from rushlight.training.reopen import reopen_model, reopen_specs, test_run
+from rushlight.training.reopen import reopen_data, reopen_model, reopen_specs, test_run
 from rushlight.training.session import Session
-from rushlight.training.setup import data_options, resume_training, start_training
+from rushlight.training.setup import build_described, check_importable, data_options, resume_training, start_training
 from rushlight.training.state import Training

@@ -7,14 +7,17 @@ from typing import TYPE_CHECKING
 from rushlight.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from rushlight.data.sources.arrays import ARRAYS
+    from rushlight.data.sources.arrays import ARRAYS, array_names, idx_file, read_array_files
     from rushlight.data.sources.datasets import DATASET, LOADER, group_inputs
     from rushlight.data.sources.images import IMAGES, MASKS, ImageFolderDataset, read_image
     from rushlight.data.sources.kind import SourceKind
-    from rushlight.data.sources.named import DATASETS, NAMED, cache_folder, describe_datasets, needs_network
+    from rushlight.data.sources.named import DATASETS, NAMED, SHIPPED, cache_folder, describe_datasets, needs_network
     from rushlight.data.sources.tables import (
+        MISSING,
+        MISSING_AMONG_NUMBERS,
         TABLE,
         cut_csv,
+        decode_csv,
         describe_columns,
         encode_cells,
         is_table,

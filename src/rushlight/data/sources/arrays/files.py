@@ -8,7 +8,7 @@ each with `_train`, `_val` and `_test` (or `train_`, `val_` and `test_`) where t
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -72,8 +72,26 @@ def holds_array_files(path: Path) -> bool:
     return path.exists() and (path.suffix.lower() in ARRAY_ENDINGS or "ubyte" in path.name)
 
 
+def array_names(path: Path) -> dict[str, tuple[str, str]]:
+    """Return the names of inputs and targets, by split, of a .npz file or a folder of .npy files."""
+    if path.is_dir():
+        return named_pairs(path, sorted(file.stem for file in path.glob("*.npy")))
+    with load_file(path) as opened:
+        return named_pairs(path, opened.files)
+
+
 def pick_pairs(path: Path, stored: Mapping[str, Any]) -> tuple[Pair, Pair | None, Pair | None]:
     """Pick inputs and targets by name out of what is stored."""
+    names = named_pairs(path, stored)
+    train, validation, test = (
+        read_pair(path, stored, names[split]) if split in names else None for split in ("train", "validation", "test")
+    )
+    assert train is not None
+    return train, validation, test
+
+
+def named_pairs(path: Path, stored: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """Return the stored names of inputs and targets, by split."""
     keys = {key.lower(): key for key in stored}
     for x, y in PAIR_NAMES:
         train = pick(keys, x, y, ("train",)) or ((keys[x], keys[y]) if x in keys and y in keys else None)
@@ -82,11 +100,8 @@ def pick_pairs(path: Path, stored: Mapping[str, Any]) -> tuple[Pair, Pair | None
         validation, test = pick(keys, x, y, VALIDATION_NAMES), pick(keys, x, y, ("test",))
         if test is None:
             validation, test = None, validation
-        return (
-            read_pair(path, stored, train),
-            read_pair(path, stored, validation) if validation else None,
-            read_pair(path, stored, test) if test else None,
-        )
+        found = {"train": train, "validation": validation, "test": test}
+        return {split: names for split, names in found.items() if names is not None}
     raise DataError("no-pairs", path=path, keys=", ".join(stored) or "nothing")
 
 

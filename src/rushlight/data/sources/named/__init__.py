@@ -9,7 +9,7 @@ from rushlight.lazy import lazy_names
 if TYPE_CHECKING:
     from rushlight.data.sources.named.cache import cache_folder
     from rushlight.data.sources.named.catalog import DATASETS
-    from rushlight.data.sources.named.named import describe_datasets, needs_network
+    from rushlight.data.sources.named.named import SHIPPED, describe_datasets, needs_network
     from rushlight.data.sources.named.source import NAMED
 
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from rushlight.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from rushlight.data.sources.tables.cells import encode_cells
+    from rushlight.data.sources.tables.cells import MISSING, MISSING_AMONG_NUMBERS, encode_cells
     from rushlight.data.sources.tables.columns import describe_columns
-    from rushlight.data.sources.tables.frames import cut_csv, is_table
+    from rushlight.data.sources.tables.frames import cut_csv, decode_csv, is_table
     from rushlight.data.sources.tables.tables import TABLE, read_other_table, read_rows
 
 

@@ -1,0 +1,99 @@
+"""Other servers of the same graph, each as its documentation tunes it: `PYTHON servers.py NAME GRAPH PORT`.
+
+It runs in an environment of the server's own, which has onnxruntime and NumPy, and needs neither torch nor Rushlight.
+A request is `{"input": [784 numbers]}`, an answer the probabilities. Classes stand at the top level, since workers import them.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+NAME, GRAPH, PORT = sys.argv[1], sys.argv[2], int(sys.argv[3])
+MOST_ROWS = 64
+
+
+def open_graph() -> Any:
+    """Open the graph on one thread, as Rushlight's server does where that is the fastest."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    return onnxruntime.InferenceSession(GRAPH, options, ["CPUExecutionProvider"])
+
+
+def read(numbers: list[int]) -> Any:
+    """Return a picture as the graph takes it."""
+    return np.array(numbers, np.uint8).reshape(1, 28, 28)
+
+
+if NAME == "litserve":
+    import litserve
+
+    class Api(litserve.LitAPI):
+        """Batches of what has come within a millisecond."""
+
+        def setup(self, device: str) -> None:
+            """Open the graph, in each worker."""
+            self.session = open_graph()
+
+        def decode_request(self, request):  # type: ignore[no-untyped-def]  # LitServe goes by its annotations
+            """Read a request."""
+            return read(request["input"])
+
+        def batch(self, inputs: Any) -> Any:
+            """Stack pictures."""
+            return np.stack(inputs)
+
+        def predict(self, x: Any) -> Any:
+            """Run the graph."""
+            return self.session.run(["probabilities"], {"inputs": x})[0]
+
+        def unbatch(self, output: Any) -> Any:
+            """Give each request its row."""
+            return list(output)
+
+        def encode_response(self, output: Any) -> Any:
+            """Write an answer."""
+            return {"output": output.tolist()}
+
+
+if NAME == "ray":
+    from ray import serve
+    from starlette.requests import Request
+
+    @serve.deployment(max_ongoing_requests=256)
+    class Model:
+        """Batches of what has come within a millisecond."""
+
+        def __init__(self) -> None:
+            self.session = open_graph()
+
+        @serve.batch(max_batch_size=MOST_ROWS, batch_wait_timeout_s=0.001)
+        async def run(self, inputs: list[Any]) -> list[Any]:
+            """Run the graph."""
+            return list(self.session.run(["probabilities"], {"inputs": np.stack(inputs)})[0].tolist())
+
+        async def __call__(self, request: Request) -> Any:
+            """Answer one request."""
+            return {"output": await self.run(read((await request.json())["input"]))}
+
+
+def main() -> None:
+    """Serve until the process is ended."""
+    if NAME == "litserve":
+        api = Api(max_batch_size=MOST_ROWS, batch_timeout=0.001)
+        litserve.LitServer(api, accelerator="cpu", workers_per_device=1).run(
+            port=PORT, log_level="error", generate_client_file=False
+        )
+    elif NAME == "ray":
+        import threading
+
+        serve.start(http_options={"port": PORT})
+        serve.run(Model.bind(), route_prefix="/")
+        threading.Event().wait()
+
+
+if __name__ == "__main__":
+    main()
