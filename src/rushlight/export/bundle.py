@@ -224,7 +224,7 @@ def difference(expected: Tensor, found: Tensor) -> float:
     """Return 0 when the two agree within the tolerance, else their largest difference (infinite: other shapes)."""
     if expected.shape != found.shape:
         return math.inf
-    left, right = expected.float(), found.float()
+    left, right = expected.double(), found.double()
     if torch.allclose(right, left, rtol=RTOL, atol=ATOL, equal_nan=True):
         return 0.0
     apart = (left - right).abs().max().item()

@@ -58,6 +58,8 @@ def open_bundle(folder: str | Path, model: nn.Module | str | None = None) -> Sav
     """
     bundle = read_bundle(Path(folder))
     model = model if isinstance(model, nn.Module) else build_bundled(Path(folder), bundle, model)
+    if "float64" in [spec.floats for spec in (bundle.features, bundle.target) if spec is not None]:
+        model.double()
     with unchanged_on_error(model):
         load_state(model, bundle.weights, str(folder))
         check_examples(Path(folder), model, bundle)

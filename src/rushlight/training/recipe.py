@@ -14,6 +14,7 @@ from rushlight.kinds import (
     is_count,
     is_flag,
     is_object,
+    is_one_of,
     is_positive,
     is_share,
     is_text,
@@ -52,6 +53,7 @@ KIND: Kind = {
     ),
     "data": {
         **dict.fromkeys(("name?", "source?", "validation?", "test?"), is_text), "options": OPENING, "live?": is_flag,
+        "floats?": is_one_of("float32", "float64"),
     },
     "loss": {"name": is_text, "live?": is_flag, "step?": is_flag, "arguments?": is_object},
     "optimizer": {"name": is_text, "arguments": is_object, "live?": is_flag},

@@ -21,6 +21,8 @@ def find_obstacle(training: Training) -> str | None:
     """Return why every step of this training must be executed exactly; None if it need not."""
     if training.device.type not in ("cpu", "cuda"):
         return Note("engine.exact.device")
+    if training.recipe.data.get("floats") == "float64":
+        return Note("engine.exact.float64")
     if training.average is not None:
         return Note("engine.exact.averages")
     if training.scaler is not None:

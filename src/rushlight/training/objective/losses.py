@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from rushlight.data import Batch, Task, count_samples, equal_parts
+from rushlight.data import Batch, Floats, Task, count_samples, equal_parts, in_floats
 from rushlight.errors import UsageError, suggest
 from rushlight.models import call_model, main_output
 from rushlight.training.objective.metrics import NO_METRICS, Metrics
@@ -217,8 +217,11 @@ def count_weight(loss: nn.CrossEntropyLoss | nn.NLLLoss, is_even: Callable[[], b
     return float(kept.sum()) if loss.weight is None else float(loss.weight[targets[kept]].sum())
 
 
-def named_loss(name: str, arguments: Mapping[str, Any] | None = None) -> Loss:
-    """Return a new loss by its torch class ('CrossEntropyLoss') or short name ('cross-entropy'); lists become tensors."""
+def named_loss(name: str, arguments: Mapping[str, Any] | None = None, floats: Floats = "float32") -> Loss:
+    """Return a new loss by its torch class ('CrossEntropyLoss') or short name ('cross-entropy').
+
+    Lists become tensors, of numbers in the dtype of the model's weights.
+    """
     known = {key: getattr(nn, key) for key in dir(nn) if key.endswith("Loss")}
     class_name = LOSS_ALIASES.get(name.lower(), name)
     if class_name not in known:
@@ -232,7 +235,9 @@ def named_loss(name: str, arguments: Mapping[str, Any] | None = None) -> Loss:
             )
     try:
         values = {
-            key: torch.tensor(value) if isinstance(value, (list, tuple)) else value
+            key: in_floats(torch.tensor(value, dtype=torch.float64), floats)
+            if isinstance(value, (list, tuple))
+            else value
             for key, value in (arguments or {}).items()
         }
         made: Loss = known[class_name](**values)

@@ -23,8 +23,8 @@ from rushlight.training.objective import matching
 from rushlight.training.setup.resume import Begun
 
 
-def choose_model(model: object, data: Data, options: Options) -> tuple[nn.Module, dict[str, Any]]:
-    """Return the model, and how the recipe describes it."""
+def choose_model(model: object, data: Data | None, options: Options) -> tuple[nn.Module, dict[str, Any]]:
+    """Return the model, and how the recipe describes it; one by name is fitted to the data."""
     if isinstance(model, nn.Module):
         kind = type(model)
         described = {"class": f"{kind.__module__}.{kind.__qualname__}", "name": kind.__name__, "live": True}
@@ -103,7 +103,7 @@ def eval_notes(names: list[str]) -> tuple[str, ...]:
     return (Note("training.stays-in-eval-mode", layers=format_names(outermost)),)
 
 
-def build_described(described: dict[str, Any], data: Data) -> nn.Module:
+def build_described(described: dict[str, Any], data: Data | None) -> nn.Module:
     """Build the model that a recipe describes, by name or by import."""
     name = described["name"]
     if "import" in described:
@@ -115,6 +115,7 @@ def build_described(described: dict[str, Any], data: Data) -> nn.Module:
     arguments = {key: restored(value) for key, value in described["arguments"].items()}
     if name not in MODELS:  # the message is about the name, whatever the data is
         return build_model(name, (), 0, arguments, described["seed"])
+    assert data is not None
     if data.features is None or data.target is None:
         raise UsageError("model-needs-spec", model=name, data=data.name)
     return build_model(name, data.features.shape, data.target.outputs, arguments, described["seed"])

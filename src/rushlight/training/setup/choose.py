@@ -139,7 +139,7 @@ def choose_objective(options: Options, data: Data) -> tuple[Objective, Data, str
     if data.target is None:
         return own_objective(returned_loss), data, OWN_LOSS
     given = options.loss or LOSS_BY_TASK[data.target.task]
-    loss = named_loss(given, options.loss_arguments) if isinstance(given, str) else given
+    loss = named_loss(given, options.loss_arguments, data.target.floats) if isinstance(given, str) else given
     if isinstance(loss, type) or not callable(loss):
         name = loss.__name__ if isinstance(loss, type) else type(loss).__name__
         raise UsageError("no-loss", found=Note("training.the-class", name=name) if isinstance(loss, type) else name)
@@ -178,7 +178,8 @@ def aimed(data: Data, loss: object) -> Data:
     Only losses of quantities may have them standardised.
     """
     assert data.target is not None
-    target = task_of_loss(as_module(loss), data.target, some_targets(data))
+    found = task_of_loss(as_module(loss), data.target, some_targets(data))
+    target = replace(found, floats=data.target.floats)
     scales = isinstance(as_module(loss), OF_QUANTITIES) and target.task == "regression"
     return replace(data if scales else data.unscaled(), target=target)
 

@@ -13,11 +13,11 @@ from torch import nn
 from torch.amp import GradScaler
 
 from rushlight.checkpoint_files import age, list_checkpoints
-from rushlight.data import Data, Held, keeping_workers, open_source
+from rushlight.data import FLOATS, Data, Held, keeping_workers, open_source, reading_floats
 from rushlight.device import choose_device, keep_freed_memory, precision_refusal, products_in_tf32
 from rushlight.errors import RunError, UsageError
 from rushlight.events import Events
-from rushlight.models import MODELS
+from rushlight.models import MODELS, floats_of
 from rushlight.options import Options
 from rushlight.runs import keep_values, lock_run, new_run, read_recipe, write_session
 from rushlight.texts import Note
@@ -112,8 +112,27 @@ def set_up(
     fetch: Fetch | None,
     begun: Begun | None = None,
 ) -> Training:
-    """Open, build and check everything that a run needs; a new one's folder is made last, when nothing can be wrong."""
-    events = events or Events()
+    """Open, build and check everything that a run needs; a new one's folder is made last, when nothing can be wrong.
+
+    Numbers are read in the dtype of the model's weights.
+    """
+    is_by_name = isinstance(model, str) and ":" not in model  # then it is fitted to the data
+    built = None if is_by_name else choose_model(model, None, options)
+    with reading_floats(floats_of(None if built is None else built[0])):
+        return set_up_around(built, model, data, options, stack, events or Events(), fetch, begun)
+
+
+def set_up_around(
+    built: tuple[nn.Module, dict[str, Any]] | None,
+    model: object,
+    data: Any,
+    options: Options,
+    stack: contextlib.ExitStack,
+    events: Events,
+    fetch: Fetch | None,
+    begun: Begun | None,
+) -> Training:
+    """Do so with a model that is built, or with one that is built by its name once the data is known."""
     keep_freed_memory()
     device, device_notes = choose_device(options.device)
     opened = open_source(
@@ -137,7 +156,7 @@ def set_up(
     metrics = choose_metrics(options.metrics, options.best)
     objective, opened, loss_name = choose_objective(options, opened)
     objective = replace(objective, metrics=metrics)
-    module, described = choose_model(model, opened, options)
+    module, described = built or choose_model(model, opened, options)
     fitted, notes = fit(module, opened, objective, device, described.get("seed"))
     notes += load_first_weights(module, described, begun, options)
     notes += freeze(module, described, options.freeze or ())
@@ -151,6 +170,8 @@ def set_up(
     recipe = make_recipe(options, described, describe_source(data, options), loss_name, optimizer, opened, metrics)
     if begun is None and (refusal := precision_refusal(recipe.precision, device)):
         raise UsageError("no-precision", precision=recipe.precision, reason=refusal)
+    if recipe.precision != "float32" and FLOATS.get() == "float64":
+        raise UsageError("precision-of-float64", precision=recipe.precision)
     if recipe.precision == "tf32":
         stack.enter_context(products_in_tf32())
     steps = steps_per_epoch(fitted.train, recipe)
