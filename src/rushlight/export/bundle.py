@@ -154,8 +154,8 @@ def bundle_architecture(described: dict[str, Any]) -> dict[str, Any]:
     """Return a recipe's model as a bundle describes it: by name where it can be built from that, else by its class."""
     if described.get("live"):
         return {"class": described["class"]}
-    kept = ("import", "arguments") if "import" in described else ("name", "arguments")
-    return {key: described[key] for key in kept}
+    kept = ("import", "arguments", "head") if "import" in described else ("name", "arguments")
+    return {key: described[key] for key in kept if key in described}
 
 
 # ── writing ──────────────────────────────────────────────────────────────────────────────────────────────────

@@ -55,7 +55,9 @@ DESCRIPTION: Kind = {
     **SPECS,
     "graph?": {"reason": is_text},
     "extra_state?": is_object,
-    "architecture": {"name?": is_text, "import?": is_text, "class?": is_text, "arguments?": is_object},
+    "architecture": {"name?": is_text, "import?": is_text, "class?": is_text, "arguments?": is_object,
+        "head?": {"name": is_text, "outputs": is_count},
+    },
     "provenance": is_object,
 }  # fmt: skip
 RTOL, ATOL = 1e-3, 1e-4  # float32 sums are taken in another order on another machine, and round differently

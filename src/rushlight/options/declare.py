@@ -179,6 +179,7 @@ class RecipeOptions:
         None, LEARNING, GROUPS, flag="--group", metavar="PATTERN:NAME=VALUE,…", repeats=True
     )
     freeze: Sequence[str] | None = option(None, MODEL, PATTERNS, metavar="PATTERN", repeats=True)
+    unfreeze_after: int | None = option(None, MODEL, COUNT, metavar="EPOCHS")
     on_nan: OnNan = option("stop", LEARNING, on_resume="yes")
     seed: int = option(0, LEARNING, SEED)
     device: str = option("auto", MACHINE, on_resume="yes")

@@ -30,7 +30,7 @@ from rushlight.training.evaluation import Outcome, evaluate
 from rushlight.training.interrupt import Interrupt, Interrupted, interruptible
 from rushlight.training.recipe import Recipe
 from rushlight.training.record import BlownUp, Ledger, Observer, keep_samples, log_values
-from rushlight.training.setup import explain_step_error
+from rushlight.training.setup import explain_step_error, hold_frozen
 from rushlight.training.state import State, Training
 from rushlight.training.step import Parts, StepFailed, has_images, roll_back
 
@@ -150,6 +150,7 @@ def train_epoch(training: Training, engine: Engine, interrupt: Interrupt, saver:
     training.model.train()
     for name in training.recipe.model.get("eval", ()):  # those that were given in eval mode
         training.model.get_submodule(name).training = False
+    hold_frozen(training)
     while not interrupt.requested and state["step"] != recipe.max_steps:
         plan = engine.next(state, feed)
         batches = interrupt.take(feed, plan.count, recipe.accumulate)

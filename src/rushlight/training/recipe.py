@@ -41,7 +41,10 @@ BUILT: dict[str, Kind] = {
     "arguments": is_object,
     "seed": is_whole_number,
 }  # a model by its name or its import
-PREPARED: dict[str, Kind] = {"eval?": [is_text], "weights?": is_text, "weights_sha256?": is_text}
+PREPARED: dict[str, Kind] = {
+    "eval?": [is_text], "weights?": is_text, "weights_sha256?": is_text, "frozen?": {"parameters": [is_text], "eval": [is_text]},
+    "head?": {"name": is_text, "found": is_count, "outputs": is_count},
+}  # fmt: skip
 OPENING: Kind = {
     **dict.fromkeys(("target?", "task?", "kind?", "normalize?"), is_text), "classes?": [is_text], "image_size?": pair_of(is_count),
     "test_fraction?": is_share, "val_fraction?": is_share, "seed?": is_whole_number, "skip_bad?": is_flag, "workers?": is_count,
@@ -59,7 +62,7 @@ KIND: Kind = {
     "optimizer": {"name": is_text, "arguments": is_object, "live?": is_flag},
     "schedule": {"name": is_text, "warmup": is_count, "live?": is_flag},
     "metrics?": [{"name": is_text, "live?": is_flag}], "best?": maybe(is_text),
-    "device?": is_text, **dict.fromkeys(("epochs?", "batch_size?", "accumulate?", "early_stopping?", "max_steps?"), maybe(is_count)),
+    "device?": is_text, **dict.fromkeys(("epochs?", "batch_size?", "accumulate?", "early_stopping?", "max_steps?", "unfreeze_after?"), maybe(is_count)),
     "augment?": maybe(is_text), "ema?": maybe(is_share), "mixup?": maybe(is_positive), "groups?": maybe(named(is_object)), "freeze?": maybe([is_text]), "study?": maybe(is_text), "final_test?": is_flag,
 }  # fmt: skip
 

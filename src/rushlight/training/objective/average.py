@@ -18,7 +18,10 @@ class Average:
     """
 
     def __init__(self, model: nn.Module, optimizer: Optimizer, decay: float) -> None:
-        self.parameters = {name: each for name, each in model.named_parameters() if each.requires_grad}
+        held = {id(each) for group in optimizer.param_groups for each in group["params"]}  # some may train later
+        self.parameters = {
+            name: each for name, each in model.named_parameters() if each.requires_grad or id(each) in held
+        }
         self.values = {name: each.detach().clone() for name, each in self.parameters.items()}
         self.decay, self.is_begun = decay, False
         self.hook = optimizer.register_step_post_hook(

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from rushlight.data import Augment, Data, DataOptions, ResidentSplit, Split, StreamedSplit, group_inputs, retarget
 from rushlight.errors import ModelError, UsageError
+from rushlight.formats import format_names
 from rushlight.models import restored
 from rushlight.options import Options
 from rushlight.texts import Note
@@ -97,6 +98,8 @@ def check_together(model: object, options: Options) -> None:
                 raise UsageError("not-beside-live", option=option, part=part)
     if options.objective is not None and options.loss:
         raise UsageError("loss-beside-objective")
+    if options.unfreeze_after is not None and not options.freeze:
+        raise UsageError("unfreeze-without-freeze")
     if options.step is not None:
         if not isinstance(options.optimizer, Optimizer):
             raise UsageError("step-needs-optimizer")
@@ -218,6 +221,14 @@ def choose_optimizer(options: Options, module: nn.Module, loss: object) -> Optim
     if options.step is None:
         check_steps_alone(made)
     return made
+
+
+def check_unfreezes(optimizer: Optimizer, module: nn.Module, names: list[str]) -> None:
+    """Raise UsageError where a live optimizer does not have the parameters that are to train later."""
+    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    missing = [name for name in names if id(module.get_parameter(name)) not in held]
+    if missing:
+        raise UsageError("unfreezes-others", optimizer=type(optimizer).__name__, names=format_names(missing, 4))
 
 
 def default_schedule(options: Options, knows_length: bool) -> str:

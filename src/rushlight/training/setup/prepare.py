@@ -29,6 +29,7 @@ from rushlight.training.setup.announcement import announce, batch_notes
 from rushlight.training.setup.build import choose_model, eval_notes, freeze, load_first_weights
 from rushlight.training.setup.choose import (
     check_together,
+    check_unfreezes,
     check_validation,
     choose_objective,
     choose_optimizer,
@@ -43,6 +44,7 @@ from rushlight.training.setup.choose import (
 from rushlight.training.setup.conditions import conditions_of
 from rushlight.training.setup.describe import describe_source, make_recipe, write_records
 from rushlight.training.setup.explain import check_own_loss
+from rushlight.training.setup.head import fit_head
 from rushlight.training.setup.outside import outside_state
 from rushlight.training.setup.resume import (
     Begun,
@@ -157,13 +159,18 @@ def set_up_around(
     objective, opened, loss_name = choose_objective(options, opened)
     objective = replace(objective, metrics=metrics)
     module, described = built or choose_model(model, opened, options)
+    head = fit_head(module, described, opened, objective.loss, device)
     fitted, notes = fit(module, opened, objective, device, described.get("seed"))
-    notes += load_first_weights(module, described, begun, options)
-    notes += freeze(module, described, options.freeze or ())
+    notes += head + load_first_weights(module, described, begun, options)
+    if options.unfreeze_after is None:
+        notes += freeze(module, described, options.freeze or ())
     check_metrics(metrics, fitted.target)
     if loss_name == OWN_LOSS:
         check_own_loss(module, fitted)
     optimizer, keep = choose_optimizer(options, module, objective.loss), check_keep(options.keep or ())
+    if options.unfreeze_after is not None:  # the optimizer has these too
+        notes += freeze(module, described, options.freeze or (), options.unfreeze_after)
+        check_unfreezes(optimizer, module, described["frozen"]["parameters"])
     own_size = getattr(getattr(opened.train, "loader", None), "batch_size", None)
     if own_size is not None and options.batch_size not in (None, own_size):
         raise UsageError("batch-size-of-loader", given=options.batch_size, own=own_size)
