@@ -172,8 +172,10 @@ class RecipeOptions:
     early_stopping: int | None = option(None, LEARNING, COUNT, metavar="EPOCHS")
     best: str | None = option(None, LEARNING, metavar="METRIC")
     ema: float | None = option(None, LEARNING, DECAY, metavar="DECAY")
+    swa: int | None = option(None, LEARNING, COUNT, metavar="EPOCH")
     augment: Strength | None = option(None, LEARNING)
     mixup: float | None = option(None, LEARNING, POSITIVE, metavar="ALPHA")
+    cutmix: float | None = option(None, LEARNING, POSITIVE, metavar="ALPHA")
     max_steps: int | None = option(None, LEARNING, COUNT)
     groups: dict[str, dict[str, Any]] | None = option(
         None, LEARNING, GROUPS, flag="--group", metavar="PATTERN:NAME=VALUE,…", repeats=True

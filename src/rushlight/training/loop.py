@@ -233,7 +233,7 @@ def evaluate_epoch(
 
 def finish_epoch(training: Training, report: Report | None, outcome: Outcome | None) -> Epoch:
     """Record an epoch that is trained and evaluated, and move the state to the next."""
-    state = training.state
+    recipe, state = training.recipe, training.state
     if not state["samples"]:
         raise DataError("no-batches", data=training.data.name, epoch=state["epoch"])
     train_loss = state["loss_sum"] / state["weight_sum"] if state["weight_sum"] else math.nan
@@ -243,6 +243,9 @@ def finish_epoch(training: Training, report: Report | None, outcome: Outcome | N
         state["epoch"], train_loss, reports["test"], float(training.optimizer.param_groups[0]["lr"]), state["seconds"],
         state["step"], note_best(state, judged, training.evaluated_name if report else "train"), outcome, reports["validation"], training,
     )  # fmt: skip
+    if recipe.swa is not None and state["epoch"] >= recipe.swa:
+        assert training.average is not None
+        training.average.update()
     training.schedule.after_epoch(judged, state["epoch"], state["step"])
     state.update(
         epoch=epoch.number + 1, window=0, loss_sum=0.0, weight_sum=0.0, samples=0, line_sum=0.0, line_weight=0.0,

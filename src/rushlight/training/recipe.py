@@ -62,8 +62,8 @@ KIND: Kind = {
     "optimizer": {"name": is_text, "arguments": is_object, "live?": is_flag},
     "schedule": {"name": is_text, "warmup": is_count, "live?": is_flag},
     "metrics?": [{"name": is_text, "live?": is_flag}], "best?": maybe(is_text),
-    "device?": is_text, **dict.fromkeys(("epochs?", "batch_size?", "accumulate?", "early_stopping?", "max_steps?", "unfreeze_after?"), maybe(is_count)),
-    "augment?": maybe(is_text), "ema?": maybe(is_share), "mixup?": maybe(is_positive), "groups?": maybe(named(is_object)), "freeze?": maybe([is_text]), "study?": maybe(is_text), "final_test?": is_flag,
+    "device?": is_text, **dict.fromkeys(("epochs?", "batch_size?", "accumulate?", "early_stopping?", "max_steps?", "unfreeze_after?", "swa?"), maybe(is_count)),
+    "augment?": maybe(is_text), "ema?": maybe(is_share), "mixup?": maybe(is_positive), "cutmix?": maybe(is_positive), "groups?": maybe(named(is_object)), "freeze?": maybe([is_text]), "study?": maybe(is_text), "final_test?": is_flag,
 }  # fmt: skip
 
 

@@ -6,6 +6,7 @@ from rushlight.training.objective.lazy_dynamo import leave_compiler_alone, step_
 from rushlight.training.objective.losses import (
     LOSS_BY_TASK,
     Loss,
+    Mixing,
     Objective,
     Told,
     as_module,

@@ -184,6 +184,8 @@ def set_up_around(
     steps = steps_per_epoch(fitted.train, recipe)
     if recipe.max_steps is not None:  # they are in place of epochs
         recipe = replace(recipe, epochs=math.ceil(recipe.max_steps / (steps or 1)))
+    if recipe.swa is not None and recipe.swa > recipe.epochs:
+        raise UsageError("swa-never", swa=recipe.swa, epochs=recipe.epochs)
     total = recipe.max_steps or (None if steps is None else steps * recipe.epochs)
     schedule = Schedule(
         optimizer, options.schedule, total, options.warmup,
@@ -211,8 +213,9 @@ def set_up_around(
     else:
         folder = begun.folder
     history = open_history(folder, recipe, events, stack)
-    average = None if recipe.ema is None else Average(module, optimizer, recipe.ema)
-    if average is not None:
+    is_averaged = recipe.ema is not None or recipe.swa is not None
+    average = Average(module, optimizer, recipe.ema) if is_averaged else None
+    if average is not None and average.hook is not None:
         stack.callback(average.hook.remove)
     return Training(
         recipe, module, fitted, objective, optimizer, schedule, device, folder, history, events, new_state(),
