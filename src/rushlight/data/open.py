@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from rushlight.data.feed import LoaderSplit, ResidentSplit, Split, StreamedSplit
 from rushlight.data.shape import (
+    FOLD_CUT,
     PrepareBatch,
     Samples,
     check_same_dtype,
@@ -41,6 +42,7 @@ from rushlight.data.spec import (
     FeatureSpec,
     Normalization,
     NormalizeName,
+    Share,
     TargetSpec,
     Task,
     in_floats,
@@ -70,7 +72,7 @@ class DataOptions:
     classes: tuple[str, ...] | None = None  # names, where the data has none
     normalize: NormalizeName = "auto"
     image_size: tuple[int, int] | None = None  # (height, width); None: by the images
-    test_fraction: float = 0.2  # of all samples, set aside for testing when there is no test split
+    test_fraction: Share = 0.2  # of all samples, set aside for testing when there is no test split; or a fold of them
     val_fraction: float | None = None  # of the training samples, set aside for validation; None: no cut
     seed: int = 0  # of these cuts
     skip_bad: bool = False  # leave unreadable images out
@@ -85,7 +87,7 @@ class DataOptions:
             if value is not None:
                 check_choice(option, value, choices)
         for option, fraction in (("test_fraction", self.test_fraction), ("val_fraction", self.val_fraction)):
-            if fraction is not None and not 0 <= fraction < 1:
+            if fraction is not None and not isinstance(fraction, tuple) and not 0 <= fraction < 1:
                 raise UsageError("bad-fraction", option=option, value=fraction)
         if self.classes is not None and (
             doubled := [name for name, count in Counter(self.classes).items() if count > 1]
@@ -202,7 +204,8 @@ def check_options_apply(given: Given, kind: SourceKind, options: DataOptions) ->
     chosen = {option: type(other).__name__ for option, other in apart.items() if kind is OPENED and other is not None}
     chosen |= options.to_json()
     for option, value in chosen.items():
-        if option == "seed" or kind.takes(option):
+        is_share_of_published = kind is NAMED and option == "test_fraction" and not isinstance(value, tuple)
+        if option == "seed" or (kind.takes(option) and not is_share_of_published):
             continue
         takers = [other.words for other in KINDS if other.takes(option)]
         words = Joined("list", map(Note, ["data.kinds.not-open-yet"] if kind is OPENED else takers))
@@ -218,6 +221,10 @@ def open_given(
     if given.test is not None:
         offered["test_fraction"] = None
     data = kind.open(given.train, **{name: value for name, value in offered.items() if kind.takes(name)})
+    if isinstance(options.test_fraction, tuple) and not any(
+        getattr(note, "key", "") == FOLD_CUT for note in data.notes
+    ):
+        raise UsageError("folds-beside-test", data=data.name)
     if data.features is not None and data.features.floats != FLOATS.get():
         data = with_floats(data, data.features)
     is_whole = kind.takes("test") or (given.validation is None and given.test is None)

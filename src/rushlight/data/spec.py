@@ -25,6 +25,7 @@ Scale = Literal["scores", "probabilities", "logarithms"]
 NormalizeName = Literal["auto", "standard", "unit", "none"]
 
 
+Share = float | tuple[int, int]  # a part of the samples: a fraction of them, or a fold, (number from 1, of so many)
 Floats = Literal["float32", "float64"]
 FLOATS: ContextVar[Floats] = ContextVar("floats", default="float32")  # what floating-point numbers are read as
 

@@ -47,7 +47,7 @@ PREPARED: dict[str, Kind] = {
 }  # fmt: skip
 OPENING: Kind = {
     **dict.fromkeys(("target?", "task?", "kind?", "normalize?"), is_text), "classes?": [is_text], "image_size?": pair_of(is_count),
-    "test_fraction?": is_share, "val_fraction?": is_share, "seed?": is_whole_number, "skip_bad?": is_flag, "workers?": is_count,
+    "test_fraction?": either(is_share, pair_of(is_count)), "val_fraction?": is_share, "seed?": is_whole_number, "skip_bad?": is_flag, "workers?": is_count,
 }  # fmt: skip
 KIND: Kind = {
     "model": either(

@@ -26,7 +26,7 @@ from rushlight.data.shape import (
 )
 from rushlight.data.sources.arrays.files import Pair, holds_array_files, read_array_files
 from rushlight.data.sources.kind import SourceKind
-from rushlight.data.spec import FeatureKind, NormalizeName, TargetSpec, Task
+from rushlight.data.spec import FeatureKind, NormalizeName, Share, TargetSpec, Task
 from rushlight.data.splits import Data
 from rushlight.errors import DataError
 from rushlight.texts import Note
@@ -47,7 +47,7 @@ def open_arrays(
     classes: Sequence[str] | None = None,
     normalize: NormalizeName = "auto",
     seed: int = 0,
-    test_fraction: float | None = 0.2,
+    test_fraction: Share | None = 0.2,
     val_fraction: float | None = None,
     is_raw: bool = False,
 ) -> Data:

@@ -29,7 +29,7 @@ from rushlight.data.sources.tables.frames import (
     polars,
     read_frame,
 )
-from rushlight.data.spec import FLOATS, Column, FeatureSpec, NormalizeName, TargetSpec, Task, in_floats
+from rushlight.data.spec import FLOATS, Column, FeatureSpec, NormalizeName, Share, TargetSpec, Task, in_floats
 from rushlight.data.splits import Data
 from rushlight.errors import DataError, UsageError, suggest
 from rushlight.formats import format_names
@@ -52,7 +52,7 @@ def open_table(
     test: Any = None,
     normalize: NormalizeName = "auto",
     seed: int = 0,
-    test_fraction: float | None = 0.2,
+    test_fraction: Share | None = 0.2,
     val_fraction: float | None = None,
     task: Task | None = None,
 ) -> Data:
