@@ -28,6 +28,7 @@ from rushlight.training.checkpoint import (
 from rushlight.training.engine import Engine, open_engine
 from rushlight.training.evaluation import Outcome, evaluate
 from rushlight.training.interrupt import Interrupt, Interrupted, interruptible
+from rushlight.training.objective import Average
 from rushlight.training.recipe import Recipe
 from rushlight.training.record import BlownUp, Ledger, Observer, keep_samples, log_values
 from rushlight.training.setup import explain_step_error, hold_frozen
@@ -151,6 +152,8 @@ def train_epoch(training: Training, engine: Engine, interrupt: Interrupt, saver:
     for name in training.recipe.model.get("eval", ()):  # those that were given in eval mode
         training.model.get_submodule(name).training = False
     hold_frozen(training)
+    if training.average is not None:
+        training.average.train()
     while not interrupt.requested and state["step"] != recipe.max_steps:
         plan = engine.next(state, feed)
         batches = interrupt.take(feed, plan.count, recipe.accumulate)
@@ -244,7 +247,7 @@ def finish_epoch(training: Training, report: Report | None, outcome: Outcome | N
         state["step"], note_best(state, judged, training.evaluated_name if report else "train"), outcome, reports["validation"], training,
     )  # fmt: skip
     if recipe.swa is not None and state["epoch"] >= recipe.swa:
-        assert training.average is not None
+        assert isinstance(training.average, Average)
         training.average.update()
     training.schedule.after_epoch(judged, state["epoch"], state["step"])
     state.update(

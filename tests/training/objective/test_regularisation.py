@@ -210,6 +210,95 @@ def test_statistics_that_are_kept_in_eval_mode_are_not_renewed(tmp_path: Path) -
     assert run.model[1].running_mean.tolist() == [0.0] * 8
 
 
+# ── schedule-free optimizers ─────────────────────────────────────────────────────────────────────────────────
+
+
+def free(model: nn.Module) -> torch.optim.Optimizer:
+    schedulefree = pytest.importorskip("schedulefree")
+    made: torch.optim.Optimizer = schedulefree.AdamWScheduleFree(model.parameters(), lr=0.05, warmup_steps=5)
+    return made
+
+
+def free_by_hand(epochs: int) -> tuple[nn.Module, list[float]]:
+    """Train by the plain loop, with the optimizer switched as its documentation says; return the model and the tests' losses."""
+    model = network()
+    optimizer: Any = free(model)
+    tests = []
+    for number, (x, y) in enumerate(steps(epochs), start=1):
+        model.train()
+        optimizer.train()
+        optimizer.zero_grad()
+        functional.cross_entropy(model(x), y).backward()
+        optimizer.step()
+        if number % 6 == 0:
+            model.eval()
+            optimizer.eval()
+            with torch.no_grad():
+                tests.append(float(functional.cross_entropy(model(X), Y)))
+    return model, tests
+
+
+def test_a_schedule_free_optimizer_is_switched_as_in_the_plain_loop(tmp_path: Path) -> None:
+    model = network()
+    options = {**OPTIONS, "lr": None, "runs": tmp_path}
+    run = rushlight.train(model, (X, Y), epochs=4, **{**options, "optimizer": free(model)})
+    theirs, tests = free_by_hand(4)
+    same(run.model.state_dict(), theirs.state_dict())
+    found = [line["test"]["loss"] for line in run.history if line["kind"] == "epoch"]
+    assert found == pytest.approx(tests, rel=1e-6)
+    assert run.report is not None
+    assert run.report.loss == pytest.approx(tests[-1], rel=1e-6)
+    with pytest.raises(UsageError, match="ema would average once more"):
+        rushlight.train(model, (X, Y), ema=0.9, **{**options, "optimizer": free(model)})
+
+
+@pytest.mark.parametrize("stopped", ["epoch", "evaluation", "step"])
+def test_a_schedule_free_run_is_resumed_to_the_same_bits_from_anywhere(stopped: str, tmp_path: Path) -> None:
+    left = iter(range(2 if stopped == "evaluation" else 99))
+
+    def metric(outputs: Tensor, targets: Tensor) -> float:
+        if next(left, "end") == "end":
+            raise KeyError("stop")
+        return 0.0
+
+    model = network()
+    options = {
+        **OPTIONS,
+        "lr": None,
+        "runs": tmp_path,
+        "optimizer": free(model),
+        "name": "part",
+        "metrics": {"own": metric},
+    }
+    stop = {"on_event": stop_at_2} if stopped == "epoch" else {"max_steps": 15} if stopped == "step" else {}
+    if stopped == "step":
+        rushlight.train(model, (X, Y), **options, **stop)  # of 24, in the midst of the third epoch
+        by_hand = network()
+        optimizer: Any = free(by_hand)
+        optimizer.train()
+        for number, (x, y) in zip(range(15), steps(3), strict=False):
+            functional.cross_entropy(by_hand(x), y).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            if number in (5, 11):
+                optimizer.eval()
+                optimizer.train()
+        optimizer.eval()
+        same(model.state_dict(), by_hand.state_dict())
+        return
+    with pytest.raises((KeyError, UsageError), match="stop"):
+        rushlight.train(model, (X, Y), epochs=4, **options, **stop)
+    unfinished = rushlight.open_run("part", network(), runs=tmp_path)
+    if stopped == "epoch":
+        same(unfinished.model.state_dict(), free_by_hand(2)[0].state_dict())  # the weights to use
+    again = network()
+    part = rushlight.resume(
+        "part", again, (X, Y), runs=tmp_path, quiet=True, test_data=(X, Y), optimizer=free(again),
+        metrics={"own": lambda o, y: 0.0},
+    )  # fmt: skip
+    same(part.model.state_dict(), free_by_hand(4)[0].state_dict())
+
+
 # ── arguments of losses ──────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -23,7 +23,7 @@ def find_obstacle(training: Training) -> str | None:
         return Note("engine.exact.device")
     if training.recipe.data.get("floats") == "float64":
         return Note("engine.exact.float64")
-    if training.recipe.ema is not None:
+    if training.average is not None and training.average.is_by_step:
         return Note("engine.exact.averages")
     if training.scaler is not None:
         return Note("engine.exact.scaled-gradients")

@@ -22,7 +22,7 @@ from rushlight.options import Options
 from rushlight.runs import keep_values, lock_run, new_run, read_recipe, write_session
 from rushlight.texts import Note
 from rushlight.training.checkpoint import check_keep, note_inexact, restore
-from rushlight.training.objective import Average, Objective, Schedule, check_metrics, choose_metrics
+from rushlight.training.objective import Average, Objective, Schedule, averaging, check_metrics, choose_metrics
 from rushlight.training.recipe import OWN_LOSS, recipe_from_json, steps_per_epoch
 from rushlight.training.record import open_history
 from rushlight.training.setup.announcement import announce, batch_notes
@@ -193,6 +193,9 @@ def set_up_around(
     )  # fmt: skip
     if recipe.schedule.get("live"):
         recipe = replace(recipe, schedule={**recipe.schedule, "by": schedule.by})
+    average = averaging(module, optimizer, recipe.ema, recipe.swa)
+    if isinstance(average, Average) and average.hook is not None:
+        stack.callback(average.hook.remove)
     outside = outside_state((options.objective, options.loss, options.step), module, (optimizer, schedule.live, *keep))
     conditions = conditions_of(module, fitted, device)
     if begun is None and options.resume:
@@ -213,10 +216,6 @@ def set_up_around(
     else:
         folder = begun.folder
     history = open_history(folder, recipe, events, stack)
-    is_averaged = recipe.ema is not None or recipe.swa is not None
-    average = Average(module, optimizer, recipe.ema) if is_averaged else None
-    if average is not None and average.hook is not None:
-        stack.callback(average.hook.remove)
     return Training(
         recipe, module, fitted, objective, optimizer, schedule, device, folder, history, events, new_state(),
         conditions, origin, held_objects(module, objective, fitted), keep,
