@@ -160,7 +160,7 @@ class FeatureSpec:
         """Rebuild what `to_json` wrote."""
         normalization = Normalization(**_tuples(content["normalization"]))
         columns = tuple(Column(**_tuples(column)) for column in content["columns"])
-        return cls(**{**_tuples(content), "normalization": normalization, "columns": columns})
+        return cls(**{"floats": "float32", **_tuples(content), "normalization": normalization, "columns": columns})
 
     def prepare(self, raw: Tensor) -> Tensor:
         """Return what the model receives for a batch as stored, shape (batch, *shape)."""
@@ -213,7 +213,7 @@ class TargetSpec:
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> TargetSpec:
         """Rebuild what `to_json` wrote."""
-        return cls(**_tuples(content))
+        return cls(**{"floats": "float32", **_tuples(content)})
 
     def for_loss(self, targets: Tensor) -> Tensor:
         """Return the data's own targets in the dtype, shape and units that the loss takes."""

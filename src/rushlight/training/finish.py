@@ -38,6 +38,7 @@ def finish_run(training: Training, last: Epoch | None) -> None:
     is_equal = training.recipe.swa is not None
     if is_equal:
         renew_statistics(training)
+        training.events.message(Note("training.mean-kept", swa=training.recipe.swa))
     report, outcome = (last.test, last.outcome) if last is not None else (None, None)
     step = load_best(training)
     if step is not None:

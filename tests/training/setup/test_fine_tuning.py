@@ -363,6 +363,8 @@ def test_faster_executions_are_left_where_more_parameters_train_and_an_average_h
 
 
 def test_unfreezing_what_is_not_frozen_or_not_held_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="there are 2 epochs"):
+        rushlight.train(made(), (X, Y), freeze=["backbone"], unfreeze_after=2, epochs=2, runs=tmp_path, **QUIET)
     with pytest.raises(UsageError, match="none are frozen"):
         rushlight.train(made(), (X, Y), unfreeze_after=1, runs=tmp_path, **QUIET)
     model = made()

@@ -63,7 +63,7 @@ def refuse(*arguments: object) -> NoReturn:
 def opened(described: dict[str, Any]) -> Data:
     """Open the data of a recipe."""
     options = DataOptions.from_json(described["options"])
-    with reading_floats(described.get("floats", "float32")):
+    with reading_floats("float64" if described.get("floats") == "float64" else "float32"):
         return open_source(
             described["source"], described.get("test"), options, validation=described.get("validation"),
             is_raw=described["is_raw"],

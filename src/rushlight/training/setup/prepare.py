@@ -137,6 +137,8 @@ def set_up_around(
     """Do so with a model that is built, or with one that is built by its name once the data is known."""
     keep_freed_memory()
     device, device_notes = choose_device(options.device)
+    if device.type == "mps" and options.device == "auto" and FLOATS.get() == "float64":  # of which it has none
+        device, device_notes = choose_device("cpu")
     opened = open_source(
         data, options.test_data, data_options(options), fetch, validation=options.val_data,
         is_raw=options.objective is not None or is_step_alone(options), is_whole=is_step_alone(options),
@@ -184,6 +186,8 @@ def set_up_around(
     steps = steps_per_epoch(fitted.train, recipe)
     if recipe.max_steps is not None:  # they are in place of epochs
         recipe = replace(recipe, epochs=math.ceil(recipe.max_steps / (steps or 1)))
+    if recipe.unfreeze_after is not None and recipe.unfreeze_after >= recipe.epochs:
+        raise UsageError("unfreeze-never", after=recipe.unfreeze_after, epochs=recipe.epochs)
     if recipe.swa is not None and recipe.swa > recipe.epochs:
         raise UsageError("swa-never", swa=recipe.swa, epochs=recipe.epochs)
     total = recipe.max_steps or (None if steps is None else steps * recipe.epochs)
