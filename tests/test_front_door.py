@@ -11,8 +11,8 @@ import pytest
 import rushlight
 
 PUBLIC = [
-    "Data", "Epoch", "Epochs", "Options", "Predictions", "Report", "Run", "RushlightError", "SavedModel", "StudyResult",
-    "epochs", "load", "open_bundle", "open_data", "open_run", "resume", "train", "tune",
+    "CrossValidation", "Data", "Epoch", "Epochs", "Options", "Predictions", "Report", "Run", "RushlightError", "SavedModel",
+    "StudyResult", "cross_validate", "epochs", "load", "open_bundle", "open_data", "open_run", "resume", "train", "tune",
 ]  # fmt: skip
 HEAVY = ("torch", "numpy", "polars", "matplotlib", "rich", "typer", "PIL", "safetensors")
 

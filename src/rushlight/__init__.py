@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rushlight.data import Data
     from rushlight.errors import RushlightError
     from rushlight.export import Predictions, SavedModel, load, open_bundle
+    from rushlight.folds import CrossValidation, cross_validate
     from rushlight.options import Options
     from rushlight.report import Report
     from rushlight.run import Run
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
     from rushlight.training import Epoch
 
 __all__ = [
-    "Data", "Epoch", "Epochs", "Options", "Predictions", "Report", "Run", "RushlightError", "SavedModel", "StudyResult",
-    "epochs", "load", "open_bundle", "open_data", "open_run", "resume", "train", "tune",
+    "CrossValidation", "Data", "Epoch", "Epochs", "Options", "Predictions", "Report", "Run", "RushlightError", "SavedModel",
+    "StudyResult", "cross_validate", "epochs", "load", "open_bundle", "open_data", "open_run", "resume", "train", "tune",
 ]  # fmt: skip
 
 __getattr__, _names = lazy_names(__name__)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -39,16 +40,16 @@ def network(kind: str) -> nn.Module:
     return build_model(name, (1, 8, 8), 10, arguments[kind], seed=3)
 
 
-def digits() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def digits(dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The digits as a by-hand script would prepare them: ToTensor's scaling."""
     arrays = open_named("digits")
     train, test = torch.from_numpy(arrays.train_inputs), torch.from_numpy(arrays.test_inputs)
     labels, test_labels = torch.from_numpy(arrays.train_targets), torch.from_numpy(arrays.test_targets)
-    return train.float() / 255, labels, test.float() / 255, test_labels
+    return train.to(dtype) / 255, labels, test.to(dtype) / 255, test_labels
 
 
 def by_hand(model: nn.Module, optimizer: torch.optim.Optimizer, epochs: int = 2, batch_size: int = 64) -> Result:
-    x, y, test_x, test_y = digits()
+    x, y, test_x, test_y = digits(next(model.parameters()).dtype)
     loss_fn = nn.CrossEntropyLoss()
     return plain_loop(model, optimizer, loss_fn, x, y, test_x, test_y, epochs=epochs, batch_size=batch_size, seed=7)
 
@@ -57,10 +58,17 @@ def made(name: str, model: nn.Module) -> torch.optim.Optimizer:
     return getattr(torch.optim, name.split()[0])(model.parameters(), **OPTIMIZERS[name])
 
 
-@pytest.mark.parametrize("kind", ["mlp", "dropout", "batchnorm"])
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_exact_training_equals_the_plain_loop_bit_for_bit(kind: str, optimizer: str, tmp_path: Path) -> None:
-    mine = network(kind)
+@pytest.mark.parametrize(
+    ("kind", "optimizer", "dtype"),
+    [
+        *itertools.product(["mlp", "dropout", "batchnorm"], OPTIMIZERS, [torch.float32]),
+        *itertools.product(["dropout", "batchnorm"], ["AdamW"], [torch.float64]),
+    ],
+)
+def test_exact_training_equals_the_plain_loop_bit_for_bit(
+    kind: str, optimizer: str, dtype: torch.dtype, tmp_path: Path
+) -> None:
+    mine = network(kind).to(dtype)
     reference = copy.deepcopy(mine)
     result = by_hand(reference, made(optimizer, reference))
     arguments = dict(OPTIMIZERS[optimizer])

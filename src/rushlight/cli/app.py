@@ -54,11 +54,18 @@ def train(
     model: Annotated[str, typer.Argument(metavar="MODEL")] = "mlp",
     data: Annotated[str, typer.Argument(metavar="DATA")] = "fashion-mnist",
     *,
+    folds: Annotated[int | None, typer.Option("--folds", metavar="COUNT")] = None,
     json: Json = False,
     **options: Any,
 ) -> None:
     import rushlight
 
+    if folds is not None:
+        from rushlight.console import print_json, print_lines
+
+        found = rushlight.cross_validate(model, data, folds, **chosen(options), to_stderr=json)
+        print_json(found.to_json()) if json else print_lines(str(found))
+        return
     show_end(rushlight.train(model, data, **chosen(options), to_stderr=json), json, bool(options["quiet"]))
 
 

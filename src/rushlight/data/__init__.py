@@ -51,7 +51,20 @@ if TYPE_CHECKING:
         read_image,
         read_rows,
     )
-    from rushlight.data.spec import Column, FeatureKind, FeatureSpec, Layout, Normalization, Scale, TargetSpec, Task
+    from rushlight.data.spec import (
+        FLOATS,
+        Column,
+        FeatureKind,
+        FeatureSpec,
+        Floats,
+        Layout,
+        Normalization,
+        Scale,
+        TargetSpec,
+        Task,
+        in_floats,
+        reading_floats,
+    )
     from rushlight.data.splits import Data, keeping_workers
 
 

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from rushlight.data.feed import LoaderSplit, ResidentSplit, Split, StreamedSplit
 from rushlight.data.shape import (
+    FOLD_CUT,
     PrepareBatch,
     Samples,
     check_same_dtype,
@@ -36,7 +37,17 @@ from rushlight.data.sources import (
     SourceKind,
     read_other_table,
 )
-from rushlight.data.spec import FeatureSpec, Normalization, NormalizeName, TargetSpec, Task
+from rushlight.data.spec import (
+    FLOATS,
+    FeatureSpec,
+    Normalization,
+    NormalizeName,
+    Share,
+    TargetSpec,
+    Task,
+    in_floats,
+    reading_floats,
+)
 from rushlight.data.splits import Data
 from rushlight.device import available_memory
 from rushlight.errors import DataError, UsageError, check_choice, suggest
@@ -61,7 +72,7 @@ class DataOptions:
     classes: tuple[str, ...] | None = None  # names, where the data has none
     normalize: NormalizeName = "auto"
     image_size: tuple[int, int] | None = None  # (height, width); None: by the images
-    test_fraction: float = 0.2  # of all samples, set aside for testing when there is no test split
+    test_fraction: Share = 0.2  # of all samples, set aside for testing when there is no test split; or a fold of them
     val_fraction: float | None = None  # of the training samples, set aside for validation; None: no cut
     seed: int = 0  # of these cuts
     skip_bad: bool = False  # leave unreadable images out
@@ -76,7 +87,7 @@ class DataOptions:
             if value is not None:
                 check_choice(option, value, choices)
         for option, fraction in (("test_fraction", self.test_fraction), ("val_fraction", self.val_fraction)):
-            if fraction is not None and not 0 <= fraction < 1:
+            if fraction is not None and not isinstance(fraction, tuple) and not 0 <= fraction < 1:
                 raise UsageError("bad-fraction", option=option, value=fraction)
         if self.classes is not None and (
             doubled := [name for name, count in Counter(self.classes).items() if count > 1]
@@ -193,7 +204,8 @@ def check_options_apply(given: Given, kind: SourceKind, options: DataOptions) ->
     chosen = {option: type(other).__name__ for option, other in apart.items() if kind is OPENED and other is not None}
     chosen |= options.to_json()
     for option, value in chosen.items():
-        if option == "seed" or kind.takes(option):
+        is_share_of_published = kind is NAMED and option == "test_fraction" and not isinstance(value, tuple)
+        if option == "seed" or (kind.takes(option) and not is_share_of_published):
             continue
         takers = [other.words for other in KINDS if other.takes(option)]
         words = Joined("list", map(Note, ["data.kinds.not-open-yet"] if kind is OPENED else takers))
@@ -209,8 +221,31 @@ def open_given(
     if given.test is not None:
         offered["test_fraction"] = None
     data = kind.open(given.train, **{name: value for name, value in offered.items() if kind.takes(name)})
+    if isinstance(options.test_fraction, tuple) and not any(
+        getattr(note, "key", "") == FOLD_CUT for note in data.notes
+    ):
+        raise UsageError("folds-beside-test", data=data.name)
+    if data.features is not None and data.features.floats != FLOATS.get():
+        data = with_floats(data, data.features)
     is_whole = kind.takes("test") or (given.validation is None and given.test is None)
     return data if is_whole else with_others(data, given, options, progress)
+
+
+def with_floats(data: Data, features: FeatureSpec) -> Data:
+    """Return data that was opened before, with inputs and targets as FLOATS says, of numbers that are rounded already."""
+    floats, is_float = FLOATS.get(), features.dtype in ("float32", "float64") and not features.is_raw
+    features = replace(features, floats=floats, dtype=floats if is_float else features.dtype)
+    target = None if data.target is None else replace(data.target, floats=floats)
+    splits: dict[str, Split] = {}
+    for name, split in data.splits.items():
+        if isinstance(split, ResidentSplit):
+            inputs = in_floats(split.inputs, floats) if is_float else split.inputs
+            splits[name] = replace(split, inputs=inputs, prepare=split.prepare if is_float else features.prepare)
+        else:
+            assert isinstance(split, (StreamedSplit, LoaderSplit))
+            splits[name] = replace(split, prepare=PrepareBatch(target, features))
+    notes = (*data.notes, Note("data.opened-before")) if is_float else data.notes
+    return replace(data, features=features, target=target, notes=notes).with_splits(splits)
 
 
 def with_others(data: Data, given: Given, options: DataOptions, progress: FetchProgress | None) -> Data:
@@ -235,6 +270,8 @@ def memory_limit() -> int:
 def retarget(data: Data, target: TargetSpec) -> Data:
     """Return the data with its targets as the loss takes them, by `target`; standardised where the data may be scaled."""
     train, notes = data.train, data.notes
+    if data.target is not None:
+        target = replace(target, floats=data.target.floats)
     if data.may_scale and isinstance(train, ResidentSplit):
         target = standardised(target, train.targets)
         notes = (*notes, Note("data.targets-standardised"))
@@ -271,6 +308,18 @@ def open_like(
     Raises:
         DataError: the samples have another shape than the model takes, or classes it does not know.
     """
+    with reading_floats((features or target or TargetSpec("other")).floats):
+        return opened_like(source, features, target, options, progress)
+
+
+def opened_like(
+    source: Any,
+    features: FeatureSpec | None,
+    target: TargetSpec | None,
+    options: DataOptions,
+    progress: FetchProgress | None,
+) -> Split:
+    """Do so, with numbers as FLOATS says."""
     if target is not None and features is not None and features.kind == "table" and TABLE.matches(source):
         samples, _ = read_other_table(source, features.columns, target)
         name = str(source) if isinstance(source, (str, Path)) else "table"
@@ -297,7 +346,9 @@ def open_like(
     numbers = known_classes(opened, target)
     if isinstance(split, ResidentSplit):
         targets = split.targets if numbers is None else numbers[split.targets.long().flatten()]
-        has_scaled_inputs = opened.features.dtype == "float32" and opened.features.normalization != Normalization()
+        has_scaled_inputs = (
+            opened.features.dtype in ("float32", "float64") and opened.features.normalization != Normalization()
+        )
         if isinstance(source, Data) and has_scaled_inputs:  # not as they were stored
             if opened.features.normalization != features.normalization:
                 raise DataError("scaled-otherwise", data=source.name)

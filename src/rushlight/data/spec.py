@@ -6,8 +6,11 @@ testing and predicting prepare their inputs exactly as training did.
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from contextvars import ContextVar
+from dataclasses import asdict, dataclass, field
 from math import prod
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,18 +25,38 @@ Scale = Literal["scores", "probabilities", "logarithms"]
 NormalizeName = Literal["auto", "standard", "unit", "none"]
 
 
+Share = float | tuple[int, int]  # a part of the samples: a fraction of them, or a fold, (number from 1, of so many)
+Floats = Literal["float32", "float64"]
+FLOATS: ContextVar[Floats] = ContextVar("floats", default="float32")  # what floating-point numbers are read as
+
+
+@contextlib.contextmanager
+def reading_floats(floats: Floats) -> Iterator[None]:
+    """Read floating-point numbers as float32, or as float64 for a model whose weights are, for a block."""
+    token = FLOATS.set(floats)
+    try:
+        yield
+    finally:
+        FLOATS.reset(token)
+
+
+def in_floats(values: Tensor, floats: Floats) -> Tensor:
+    """Return numbers as float32 or float64."""
+    return values.double() if floats == "float64" else values.float()
+
+
 @functools.lru_cache(maxsize=64)
-def constant(numbers: tuple[float, ...], device: torch.device) -> Tensor:
-    """Return numbers as a float32 tensor; kept, since each copy to a card would wait for its work."""
+def constant(numbers: tuple[float, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Return numbers as a tensor; kept, since each copy to a card would wait for its work."""
     import torch
 
     with torch.inference_mode(False):
-        return torch.tensor(numbers, dtype=torch.float32, device=device)
+        return torch.tensor(numbers, dtype=dtype, device=device)
 
 
 @dataclass(frozen=True)
 class Normalization:
-    """`(x / divisor - mean) / std`, in float32, by channel (images) or by column (tables, vectors).
+    """`(x / divisor - mean) / std`, in the dtype of the model, by channel (images) or by column (tables, vectors).
 
     `divisor` is 255 for 8-bit images and 1 for everything else. `mean` and `std` hold one number per channel or
     column, or nothing at all: then only the division is done.
@@ -44,12 +67,12 @@ class Normalization:
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
 
-    def apply(self, raw: Tensor, channel_dim: int) -> Tensor:
-        """Return float32 features from a raw batch; `channel_dim` is the dimension that `mean` runs along."""
-        x = raw.float()
+    def apply(self, raw: Tensor, channel_dim: int, floats: Floats = "float32") -> Tensor:
+        """Return features from a raw batch; `channel_dim` is the dimension that `mean` runs along."""
+        x = in_floats(raw, floats)
         if self.divisor != 1.0:
             # by a number, a card would multiply by its reciprocal, which rounds otherwise
-            divisor = self.divisor if x.device.type == "cpu" else constant((self.divisor,), x.device)
+            divisor = self.divisor if x.device.type == "cpu" else constant((self.divisor,), x.device, x.dtype)
             x = x / divisor if x is raw else x.div_(divisor)
         if self.mean:
             mean, std = self.constants(x, channel_dim)
@@ -65,10 +88,10 @@ class Normalization:
         return raw * self.divisor
 
     def constants(self, like: Tensor, channel_dim: int) -> tuple[Tensor, Tensor]:
-        """Return `mean` and `std` as float32 tensors that broadcast against the batch `like`."""
+        """Return `mean` and `std` as tensors that broadcast against the batch `like`."""
         shape = [1] * like.dim()
         shape[channel_dim] = -1
-        mean, std = (constant(numbers, like.device).reshape(shape) for numbers in (self.mean, self.std))
+        mean, std = (constant(numbers, like.device, like.dtype).reshape(shape) for numbers in (self.mean, self.std))
         return mean, std
 
 
@@ -100,17 +123,18 @@ class FeatureSpec:
     """One sample as the model receives it.
 
     `shape` is without the batch dimension: (channels, height, width) for images, (features,) for tables. `dtype` is the
-    stored dtype; whole numbers that are no image (token ids, say) reach the model as int64, all else as float32.
+    stored dtype; whole numbers that are no image (token ids, say) reach the model as int64, all else as `floats`.
     `is_raw`: an objective gets them, in the dtype they came in.
     """
 
     kind: FeatureKind
     shape: tuple[int, ...]
-    dtype: str  # "uint8", "float32", "int64"
+    dtype: str  # "uint8", "float32", "float64", "int64"
     normalization: Normalization = Normalization()
     columns: tuple[Column, ...] = ()  # tables only: the columns in order
     is_raw: bool = False
     varies: bool = False  # whether samples are sequences, whose length is another in each batch: that of `shape` is one
+    floats: Floats = field(default_factory=FLOATS.get)  # the dtype of the model's weights
 
     def fits(self, shape: tuple[int, ...]) -> bool:
         """Tell whether a sample of this shape is one of these."""
@@ -136,13 +160,13 @@ class FeatureSpec:
         """Rebuild what `to_json` wrote."""
         normalization = Normalization(**_tuples(content["normalization"]))
         columns = tuple(Column(**_tuples(column)) for column in content["columns"])
-        return cls(**{**_tuples(content), "normalization": normalization, "columns": columns})
+        return cls(**{"floats": "float32", **_tuples(content), "normalization": normalization, "columns": columns})
 
     def prepare(self, raw: Tensor) -> Tensor:
         """Return what the model receives for a batch as stored, shape (batch, *shape)."""
         if self.is_raw or self.dtype == "int64":
             return raw
-        return self.normalization.apply(raw, self.channel_dim)
+        return self.normalization.apply(raw, self.channel_dim, self.floats)
 
 
 @dataclass(frozen=True)
@@ -161,7 +185,7 @@ class TargetSpec:
     each place: class numbers (n, *places) with outputs (n, classes, *places); outputs of all else have the targets' shape.
 
     `gives` tells what the model's outputs are: "scores" (logits, or a regression's values), "probabilities", or
-    "logarithms" of a regression's values.
+    "logarithms" of a regression's values. Targets that are float32 here are float64 where `floats` says so.
     """
 
     task: Task
@@ -173,6 +197,7 @@ class TargetSpec:
     layout: Layout = "rows"
     gives: Scale = "scores"
     ignored: int | None = None  # the class number that the loss leaves out, and every figure with it
+    floats: Floats = field(default_factory=FLOATS.get)  # the dtype of the model's weights
 
     @property
     def outputs(self) -> int:
@@ -188,22 +213,23 @@ class TargetSpec:
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> TargetSpec:
         """Rebuild what `to_json` wrote."""
-        return cls(**_tuples(content))
+        return cls(**{"floats": "float32", **_tuples(content)})
 
     def for_loss(self, targets: Tensor) -> Tensor:
         """Return the data's own targets in the dtype, shape and units that the loss takes."""
         is_column = self.layout != "dense" and targets.dim() == 2 and targets.shape[1] == 1
         if self.task == "classification" or (self.task == "other" and not targets.is_floating_point()):
             if self.task == "classification" and not is_column and self.are_probabilities(targets):
-                return targets.float()
+                return in_floats(targets, self.floats)
             return targets.long().flatten() if is_column else targets.long()
-        targets = targets.float()
+        targets = in_floats(targets, self.floats)
         if self.layout == "flat":
             targets = targets.reshape(-1)
         elif targets.dim() == 1:
             targets = targets.unsqueeze(1)
         if self.mean:
-            targets = (targets - constant(self.mean, targets.device)) / constant(self.std, targets.device)
+            mean, std = (constant(numbers, targets.device, targets.dtype) for numbers in (self.mean, self.std))
+            targets = (targets - mean) / std
         return targets
 
     def are_probabilities(self, targets: Tensor) -> bool:

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from rushlight.data import Batch, FeatureSpec, TargetSpec, as_inputs, has_several_inputs, owned, to_device
+from rushlight.data import Batch, FeatureSpec, Floats, TargetSpec, as_inputs, has_several_inputs, owned, to_device
 from rushlight.errors import ModelError
 from rushlight.export.inputs import stored
 from rushlight.export.predictions import Predictions, check_answers, device_of, in_words, name_labels
-from rushlight.models import call_model, eval_mode, main_output
+from rushlight.models import as_figures, call_model, eval_mode, floats_of, main_output
 
 
 def predict_batches(
@@ -27,17 +27,17 @@ def predict_batches(
 
     Raises ModelError when the model does not answer as `target` says.
     """
-    device, parts = device_of(model), []
+    device, floats, parts = device_of(model), floats_of(model), []
     is_loader = isinstance(source, DataLoader)
     with eval_mode(model), torch.no_grad():
         for batch in source if is_loader else [source]:
-            inputs = without_targets(batch, features, target) if is_loader else as_inputs(batch)
+            inputs = without_targets(batch, features, target, floats) if is_loader else as_inputs(batch, floats)
             if features is not None and isinstance(inputs, Tensor):
                 inputs = features.prepare(owned(stored(inputs.numpy(), features, 0)))
             outputs = outputs_of(call_model(model, to_device(inputs, device)), model)
             if target is not None:
                 outputs = in_words(check_answers(outputs, len(outputs), target), target)
-            parts.append(outputs.float().cpu())
+            parts.append(as_figures(outputs).cpu())
     if len({part.shape[1:] for part in parts}) > 1:  # sequences of several lengths
         numbers = np.empty(sum(map(len, parts)), dtype=object)
         numbers[:] = [row.numpy() for part in parts for row in part]
@@ -48,15 +48,15 @@ def predict_batches(
     return Predictions(name_labels(numbers, target), numbers, None, target.classes)
 
 
-def without_targets(batch: Batch, features: FeatureSpec | None, target: TargetSpec | None) -> Any:
+def without_targets(batch: Batch, features: FeatureSpec | None, target: TargetSpec | None, floats: Floats) -> Any:
     """Return the inputs of a loader's batch: its first part of a pair, all but its last of several inputs, else all of it."""
     is_row = type(batch) in (tuple, list)
     if is_row and len(batch) == 2 and isinstance(batch[0], Tensor) and (features is not None or target is not None):
-        return as_inputs(batch[0]) if features is None else batch[0]
+        return as_inputs(batch[0], floats) if features is None else batch[0]
     if target is not None and has_several_inputs(batch):
         inputs = batch[:-1]
-        return as_inputs(inputs[0] if len(inputs) == 1 else tuple(inputs))
-    return as_inputs(batch)
+        return as_inputs(inputs[0] if len(inputs) == 1 else tuple(inputs), floats)
+    return as_inputs(batch, floats)
 
 
 def outputs_of(answer: Any, model: nn.Module) -> Tensor:

@@ -154,8 +154,8 @@ def bundle_architecture(described: dict[str, Any]) -> dict[str, Any]:
     """Return a recipe's model as a bundle describes it: by name where it can be built from that, else by its class."""
     if described.get("live"):
         return {"class": described["class"]}
-    kept = ("import", "arguments") if "import" in described else ("name", "arguments")
-    return {key: described[key] for key in kept}
+    kept = ("import", "arguments", "head") if "import" in described else ("name", "arguments")
+    return {key: described[key] for key in kept if key in described}
 
 
 # ── writing ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -224,7 +224,7 @@ def difference(expected: Tensor, found: Tensor) -> float:
     """Return 0 when the two agree within the tolerance, else their largest difference (infinite: other shapes)."""
     if expected.shape != found.shape:
         return math.inf
-    left, right = expected.float(), found.float()
+    left, right = expected.double(), found.double()
     if torch.allclose(right, left, rtol=RTOL, atol=ATOL, equal_nan=True):
         return 0.0
     apart = (left - right).abs().max().item()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from rushlight import files
-from rushlight.data import Column, FeatureKind, FeatureSpec, Layout, Normalization, Scale, TargetSpec, Task
+from rushlight.data import Column, FeatureKind, FeatureSpec, Floats, Layout, Normalization, Scale, TargetSpec, Task
 from rushlight.errors import WeightsError
 from rushlight.kinds import (
     Kind,
@@ -36,6 +36,7 @@ DTYPES = (
 SPECS: dict[str, Kind] = {  # of inputs and targets
     "preprocessing": maybe({
         "kind": is_one_of(*get_args(FeatureKind)), "shape": [is_count], "dtype": is_one_of(*DTYPES), "is_raw?": is_flag,
+        "floats?": is_one_of(*get_args(Floats)),
         "normalization": {"name?": is_text, "divisor?": is_positive, "mean?": [is_finite], "std?": [is_finite]},
         "columns": [{
             "name": is_text, "kind": is_one_of("number", "category", "date"), "categories?": [is_text], "fill?": is_finite,
@@ -45,7 +46,7 @@ SPECS: dict[str, Kind] = {  # of inputs and targets
     "target": maybe({
         "task": is_one_of(*get_args(Task)), "classes?": [is_text], "width?": is_count, "name?": is_text, "mean?": [is_finite],
         "std?": [is_finite], "layout?": is_one_of(*get_args(Layout)), "gives?": is_one_of(*get_args(Scale)),
-        "ignored?": maybe(is_whole_number),
+        "ignored?": maybe(is_whole_number), "floats?": is_one_of(*get_args(Floats)),
     }),
 }  # fmt: skip
 DESCRIPTION: Kind = {
@@ -54,7 +55,9 @@ DESCRIPTION: Kind = {
     **SPECS,
     "graph?": {"reason": is_text},
     "extra_state?": is_object,
-    "architecture": {"name?": is_text, "import?": is_text, "class?": is_text, "arguments?": is_object},
+    "architecture": {"name?": is_text, "import?": is_text, "class?": is_text, "arguments?": is_object,
+        "head?": {"name": is_text, "outputs": is_count},
+    },
     "provenance": is_object,
 }  # fmt: skip
 RTOL, ATOL = 1e-3, 1e-4  # float32 sums are taken in another order on another machine, and round differently

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from rushlight import files
-from rushlight.data import FeatureSpec
+from rushlight.data import FeatureSpec, reading_floats
 from rushlight.errors import DataError
 from rushlight.texts import Joined, Note
 
@@ -23,6 +23,12 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 def open_inputs(inputs: Any, features: FeatureSpec) -> Array:
     """Return the inputs as an array; paths, PIL images and tables are read by the data's own readers."""
+    with reading_floats(features.floats):
+        return read_inputs(inputs, features)
+
+
+def read_inputs(inputs: Any, features: FeatureSpec) -> Array:
+    """Do so, with numbers as FLOATS says."""
     inputs = Path(inputs) if isinstance(inputs, (str, os.PathLike)) else inputs
     if isinstance(inputs, Path) and inputs.suffix.lower() == ".npy":
         try:
@@ -158,7 +164,9 @@ def describe_inputs(features: FeatureSpec) -> Note:
     if features.kind == "image":
         sides = dict(zip(("channels", "height", "width"), features.shape, strict=True))
         return Note("export.takes-images", shape=shape, dtype=features.dtype, **sides)
-    return Note("export.takes-numbers" if features.dtype == "float32" else "export.takes-whole-numbers", shape=shape)
+    return Note(
+        "export.takes-numbers" if features.dtype.startswith("float") else "export.takes-whole-numbers", shape=shape
+    )
 
 
 def shape_error(features: FeatureSpec, found: str) -> DataError:

@@ -30,7 +30,7 @@ from rushlight.export.graph import (
     write_graph,
 )
 from rushlight.export.predictions import are_as_saved, in_words
-from rushlight.models import eval_mode
+from rushlight.models import as_figures, eval_mode
 from rushlight.texts import Note
 
 ENDINGS = (".onnx", ".pt2")
@@ -55,7 +55,7 @@ class Served(nn.Module):
         if isinstance(outputs, Tensor) and self.target is not None and self.target.task != "other":
             rows = outputs[:, None] if outputs.dim() == 1 else outputs
             if are_as_saved(rows, self.target):
-                named[MEANINGS[0] if self.target.classes else MEANINGS[1]] = in_words(rows.float(), self.target)
+                named[MEANINGS[0] if self.target.classes else MEANINGS[1]] = in_words(as_figures(rows), self.target)
         return named
 
 

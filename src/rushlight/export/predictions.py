@@ -13,17 +13,17 @@ from torch import Tensor, nn
 from rushlight.data import FeatureSpec, TargetSpec, owned
 from rushlight.errors import ModelError, UsageError
 from rushlight.export.inputs import Array, batched, open_inputs, stored
-from rushlight.models import eval_mode, main_output
+from rushlight.models import as_figures, eval_mode, main_output
 
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
     """What a model says about n samples.
 
-    classification: `labels` are n class names, `probabilities` (n, classes) float32.
+    classification: `labels` are n class names, `probabilities` (n, classes) float32, of a float64 model float64.
     binary:         the same with two classes.
     multilabel:     `probabilities` (n, labels) are each label's own; `labels` joins with ", " those above 0.5.
-    regression:     `values` is (n, width) float32, in the units of the training data.
+    regression:     `values` is (n, width) of the same, in the units of the training data.
 
     Where each place of a sample has a target, `labels` are `(n, *places)` and `probabilities` `(n, classes, *places)`, or
     `values` as many as the model gives. Where only an objective or a loss of the user's own knows what the outputs mean, `values` are
@@ -104,11 +104,11 @@ def device_of(model: nn.Module) -> torch.device:
 
 
 def check_answers(outputs: Any, samples: int, target: TargetSpec | None) -> Tensor:
-    """Return the outputs as float32, (samples, target.outputs) for rows; raises ModelError when they are anything else."""
+    """Return the outputs as `as_figures` does, (samples, target.outputs) for rows; raises ModelError when they are anything else."""
     if isinstance(outputs, Tensor) and outputs.dim() and len(outputs) == samples:
         rows: Tensor = outputs[:, None] if outputs.dim() == 1 else outputs
         if are_as_saved(rows, target):
-            return rows.float()
+            return as_figures(rows)
     found = str(tuple(outputs.shape)) if isinstance(outputs, Tensor) else f"a {type(outputs).__name__}"
     wanted = 1 if target is None else target.outputs
     what = "values" if target is None or target.task == "regression" else "classes"

@@ -58,6 +58,8 @@ def open_bundle(folder: str | Path, model: nn.Module | str | None = None) -> Sav
     """
     bundle = read_bundle(Path(folder))
     model = model if isinstance(model, nn.Module) else build_bundled(Path(folder), bundle, model)
+    if "float64" in [spec.floats for spec in (bundle.features, bundle.target) if spec is not None]:
+        model.double()
     with unchanged_on_error(model):
         load_state(model, bundle.weights, str(folder))
         check_examples(Path(folder), model, bundle)
@@ -111,7 +113,8 @@ def build_bundled(folder: Path, bundle: Bundle, reference: str | None = None) ->
     """Build a bundle's model, known by name, or of the class that is named; else WeightsError has the class to pass along."""
     arguments, name = bundle.architecture.get("arguments"), bundle.architecture.get("name")
     if reference is not None:
-        return build_custom(reference, {key: restored(value) for key, value in (arguments or {}).items()}, seed=0)
+        restored_arguments = {key: restored(value) for key, value in (arguments or {}).items()}
+        return build_custom(reference, restored_arguments, 0, bundle.architecture.get("head"))
     if name is None:
         needed: str = bundle.architecture.get("import") or bundle.architecture.get("class", "Net")
         class_name = needed.rpartition(":")[2].rpartition(".")[2]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 
@@ -27,3 +28,15 @@ def main_output(answer: Any) -> Any:
     else:
         found = getattr(answer, "logits", None)
     return found if isinstance(found, Tensor) else answer
+
+
+def floats_of(model: nn.Module | None) -> Literal["float32", "float64"]:
+    """Return "float64" where all weights of a model are of that dtype, and "float32" else; None: one that torch is to build."""
+    parameters = () if model is None else model.parameters()
+    dtypes = {parameter.dtype for parameter in parameters if parameter.is_floating_point()}
+    return "float64" if (dtypes or {torch.get_default_dtype()}) == {torch.float64} else "float32"
+
+
+def as_figures(outputs: Tensor) -> Tensor:
+    """Return outputs as float32; those of float64 as they are."""
+    return outputs if outputs.dtype == torch.float64 else outputs.float()

@@ -20,6 +20,7 @@ from torch import nn
 
 from rushlight import files
 from rushlight.errors import ModelError, suggest
+from rushlight.models.head import replace_head
 from rushlight.texts import Note
 
 MOST_OF_A_SOURCE = 16 << 20  # bytes
@@ -49,8 +50,11 @@ def load_model_class(reference: str) -> Callable[..., nn.Module]:
     return made
 
 
-def build_custom(reference: str, arguments: dict[str, Any], seed: int) -> nn.Module:
-    """Load the class and construct it; initial weights depend on `seed` alone."""
+def build_custom(reference: str, arguments: dict[str, Any], seed: int, head: dict[str, Any] | None = None) -> nn.Module:
+    """Load the class and construct it; initial weights depend on `seed` alone.
+
+    `head` is the layer with another number of outputs that a run gave it: {"name", "outputs"}.
+    """
     model_class = load_model_class(reference)
     try:
         inspect.signature(model_class).bind(**arguments)
@@ -61,6 +65,8 @@ def build_custom(reference: str, arguments: dict[str, Any], seed: int) -> nn.Mod
         torch.default_generator.manual_seed(seed)
         try:
             model = model_class(**arguments)
+            if head is not None:
+                replace_head(model, head["name"], head["outputs"], seed)
         except Exception as error:
             raise ModelError("constructor-failed", model=reference, **failure(error)) from error
     if not isinstance(model, nn.Module):

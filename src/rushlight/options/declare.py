@@ -62,12 +62,19 @@ def is_number(value: object) -> bool:
     return is_integer(value) or (isinstance(value, float) and math.isfinite(value))
 
 
+def is_fold(value: object) -> bool:
+    """Tell whether a value is a fold of the samples: (2, 5) is the second of five."""
+    is_pair = isinstance(value, tuple) and len(value) == 2 and all(map(is_integer, value))
+    return is_pair and 1 <= value[0] <= value[1] and value[1] >= 2  # type: ignore[index]
+
+
 COUNT = rule("not-positive", lambda value: is_integer(value) and value >= 1)
 COUNT_FROM_0 = rule("negative", lambda value: is_integer(value) and value >= 0)
 POSITIVE = rule("not-positive", lambda value: is_number(value) and value > 0)
 # Infinity passes here: named_optimizer refuses it, as any argument that is not finite.
 RATE = rule("option-not-a-number", lambda value: (is_number(value) or value == math.inf) and value >= 0)
 FRACTION = rule("bad-fraction", lambda value: is_number(value) and 0 <= value < 1)
+SHARE = rule("bad-fraction", lambda value: is_fold(value) or (is_number(value) and 0 <= value < 1))
 DECAY = rule("bad-decay", lambda value: is_number(value) and 0 < value < 1)
 SEED = rule("bad-seed", lambda value: is_integer(value) and -(2**63) <= value < 2**63)
 SETTINGS = rule("option-no-dict", lambda value: isinstance(value, dict))
@@ -172,13 +179,16 @@ class RecipeOptions:
     early_stopping: int | None = option(None, LEARNING, COUNT, metavar="EPOCHS")
     best: str | None = option(None, LEARNING, metavar="METRIC")
     ema: float | None = option(None, LEARNING, DECAY, metavar="DECAY")
+    swa: int | None = option(None, LEARNING, COUNT, metavar="EPOCH")
     augment: Strength | None = option(None, LEARNING)
     mixup: float | None = option(None, LEARNING, POSITIVE, metavar="ALPHA")
+    cutmix: float | None = option(None, LEARNING, POSITIVE, metavar="ALPHA")
     max_steps: int | None = option(None, LEARNING, COUNT)
     groups: dict[str, dict[str, Any]] | None = option(
         None, LEARNING, GROUPS, flag="--group", metavar="PATTERN:NAME=VALUE,…", repeats=True
     )
     freeze: Sequence[str] | None = option(None, MODEL, PATTERNS, metavar="PATTERN", repeats=True)
+    unfreeze_after: int | None = option(None, MODEL, COUNT, metavar="EPOCHS")
     on_nan: OnNan = option("stop", LEARNING, on_resume="yes")
     seed: int = option(0, LEARNING, SEED)
     device: str = option("auto", MACHINE, on_resume="yes")
@@ -226,7 +236,7 @@ class Options(RecipeOptions):
     weights: str | Path | None = option(None, MODEL, metavar="FILE")
     target: str | None = option(None, DATA, metavar="COLUMN")
     test_data: Any = option(None, DATA, metavar="NAME|PATH", on_resume="live")
-    test_fraction: float = option(0.2, DATA, FRACTION)
+    test_fraction: float = option(0.2, DATA, SHARE)
     val_data: Any = option(None, DATA, metavar="NAME|PATH", on_resume="live")
     val_fraction: float | None = option(None, DATA, FRACTION)
     split_seed: int | None = option(None, DATA, SEED)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from rushlight.data import LoaderSplit, Split, TargetSpec, count_samples
-from rushlight.models import eval_mode
+from rushlight.models import as_figures, eval_mode
 from rushlight.report import Report, class_figures, wilson
 from rushlight.training.objective import Objective, as_module
 from rushlight.training.places import as_places
@@ -31,6 +31,7 @@ class Outcome:
 
     For classes: `truth`, `predicted` int64 (n,) and `confidence` float32 (n,), the probability of the predicted class.
     For labels: truth and predicted are bool (n, labels). For regression: float32 (n, width), in the data's units.
+    What is float32 here is float64 of a model in that.
     """
 
     truth: Tensor
@@ -143,7 +144,7 @@ def is_perplexity(loss: object) -> bool:
 
 def judge(outputs: Tensor, targets: Tensor, target: TargetSpec) -> tuple[Tensor, ...]:
     """Turn a batch's outputs into (truth, predicted, confidence), and for classes the truth's probability; on the device."""
-    outputs = outputs.float()
+    outputs = as_figures(outputs)
     if target.task == "classification":
         truth = target.true(targets)
         if target.gives == "probabilities":

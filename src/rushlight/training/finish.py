@@ -10,16 +10,18 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from rushlight import files
 from rushlight.checkpoint_files import age
 from rushlight.errors import WeightsError
 from rushlight.export import bundle_architecture, load_state, write_bundle
+from rushlight.models import call_model
 from rushlight.report import Report
 from rushlight.runs import inexact_resumes, read_history, read_losses, write_session
 from rushlight.texts import Note
 from rushlight.training.checkpoint import best_checkpoint, read_model_state, state_digest
-from rushlight.training.evaluation import Outcome, evaluate
+from rushlight.training.evaluation import Outcome, drawing_the_same, evaluate
 from rushlight.training.loop import Epoch, evaluation_size
 from rushlight.training.state import Training
 from rushlight.version import __version__
@@ -33,6 +35,10 @@ def finish_run(training: Training, last: Epoch | None) -> None:
     training.model.eval()  # training is over: from here on it is used
     if training.average is not None:
         training.average.load_into_model()
+    is_equal = training.recipe.swa is not None
+    if is_equal:
+        renew_statistics(training)
+        training.events.message(Note("training.mean-kept", swa=training.recipe.swa))
     report, outcome = (last.test, last.outcome) if last is not None else (None, None)
     step = load_best(training)
     if step is not None:
@@ -41,7 +47,7 @@ def finish_run(training: Training, last: Epoch | None) -> None:
         training.data.validation is not None,
         training.data.test if training.recipe.final_test else None,
     )
-    if step is not None or has_validation or (last is None and training.state["step"]):
+    if step is not None or has_validation or is_equal or (last is None and training.state["step"]):
         report, outcome = None, None
         if test is not None:
             size = evaluation_size(training, test)
@@ -54,12 +60,42 @@ def finish_run(training: Training, last: Epoch | None) -> None:
             write_plots(training.folder, report)
     except Exception as error:  # whatever a font or a canvas may raise, a picture must not cost the run its end
         training.events.warning(Note("training.plots-failed", reason=f"{type(error).__name__}: {error}"))
-    tested = {"test": report.short()} if has_validation and report else {}  # else the epochs' lines have it
+    tested = (
+        {"test": report.short()} if (has_validation or is_equal) and report else {}
+    )  # else the epochs' lines have it
     training.events.emit("event", event="finished", step=step, state_sha256=state_digest(training.model), **tested)
     training.history.flush()
     for file in (training.history.lines, training.history.losses):  # what is told to be finished survives a power cut
         files.sync_file(file.path)
     write_session(training.folder, "finished", training.state["step"])
+
+
+def renew_statistics(training: Training) -> None:
+    """Take the running statistics of the BatchNorm layers anew, for weights that they were never updated with.
+
+    They become the means over the batches of one more epoch, in training mode, as torch.optim.swa_utils.update_bn has them.
+    Modules that are kept in eval mode keep theirs.
+    """
+    model, objective, recipe = training.model, training.objective, training.recipe
+    model.train()
+    for name in recipe.model.get("eval", ()):
+        model.get_submodule(name).training = False
+    norms = [
+        each for each in model.modules() if isinstance(each, _BatchNorm) and each.training and each.track_running_stats
+    ]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the plain mean
+    if norms:
+        feed = training.data.train.batches(recipe.batch_size, seed=recipe.seed, epoch=recipe.epochs + 1)
+        with torch.no_grad(), drawing_the_same():
+            for batch in feed:
+                call_model(model, batch[0]) if objective.own is None else objective.own(model, batch)
+        feed.close()
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    model.eval()
 
 
 def load_best(training: Training) -> int | None:

@@ -28,9 +28,10 @@ from rushlight.training.checkpoint import (
 from rushlight.training.engine import Engine, open_engine
 from rushlight.training.evaluation import Outcome, evaluate
 from rushlight.training.interrupt import Interrupt, Interrupted, interruptible
+from rushlight.training.objective import Average
 from rushlight.training.recipe import Recipe
 from rushlight.training.record import BlownUp, Ledger, Observer, keep_samples, log_values
-from rushlight.training.setup import explain_step_error
+from rushlight.training.setup import explain_step_error, hold_frozen
 from rushlight.training.state import State, Training
 from rushlight.training.step import Parts, StepFailed, has_images, roll_back
 
@@ -150,6 +151,9 @@ def train_epoch(training: Training, engine: Engine, interrupt: Interrupt, saver:
     training.model.train()
     for name in training.recipe.model.get("eval", ()):  # those that were given in eval mode
         training.model.get_submodule(name).training = False
+    hold_frozen(training)
+    if training.average is not None:
+        training.average.train()
     while not interrupt.requested and state["step"] != recipe.max_steps:
         plan = engine.next(state, feed)
         batches = interrupt.take(feed, plan.count, recipe.accumulate)
@@ -232,7 +236,7 @@ def evaluate_epoch(
 
 def finish_epoch(training: Training, report: Report | None, outcome: Outcome | None) -> Epoch:
     """Record an epoch that is trained and evaluated, and move the state to the next."""
-    state = training.state
+    recipe, state = training.recipe, training.state
     if not state["samples"]:
         raise DataError("no-batches", data=training.data.name, epoch=state["epoch"])
     train_loss = state["loss_sum"] / state["weight_sum"] if state["weight_sum"] else math.nan
@@ -242,6 +246,9 @@ def finish_epoch(training: Training, report: Report | None, outcome: Outcome | N
         state["epoch"], train_loss, reports["test"], float(training.optimizer.param_groups[0]["lr"]), state["seconds"],
         state["step"], note_best(state, judged, training.evaluated_name if report else "train"), outcome, reports["validation"], training,
     )  # fmt: skip
+    if recipe.swa is not None and state["epoch"] >= recipe.swa:
+        assert isinstance(training.average, Average)
+        training.average.update()
     training.schedule.after_epoch(judged, state["epoch"], state["step"])
     state.update(
         epoch=epoch.number + 1, window=0, loss_sum=0.0, weight_sum=0.0, samples=0, line_sum=0.0, line_weight=0.0,

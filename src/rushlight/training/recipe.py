@@ -14,6 +14,7 @@ from rushlight.kinds import (
     is_count,
     is_flag,
     is_object,
+    is_one_of,
     is_positive,
     is_share,
     is_text,
@@ -40,10 +41,13 @@ BUILT: dict[str, Kind] = {
     "arguments": is_object,
     "seed": is_whole_number,
 }  # a model by its name or its import
-PREPARED: dict[str, Kind] = {"eval?": [is_text], "weights?": is_text, "weights_sha256?": is_text}
+PREPARED: dict[str, Kind] = {
+    "eval?": [is_text], "weights?": is_text, "weights_sha256?": is_text, "frozen?": {"parameters": [is_text], "eval": [is_text]},
+    "head?": {"name": is_text, "found": is_count, "outputs": is_count},
+}  # fmt: skip
 OPENING: Kind = {
     **dict.fromkeys(("target?", "task?", "kind?", "normalize?"), is_text), "classes?": [is_text], "image_size?": pair_of(is_count),
-    "test_fraction?": is_share, "val_fraction?": is_share, "seed?": is_whole_number, "skip_bad?": is_flag, "workers?": is_count,
+    "test_fraction?": either(is_share, pair_of(is_count)), "val_fraction?": is_share, "seed?": is_whole_number, "skip_bad?": is_flag, "workers?": is_count,
 }  # fmt: skip
 KIND: Kind = {
     "model": either(
@@ -52,13 +56,14 @@ KIND: Kind = {
     ),
     "data": {
         **dict.fromkeys(("name?", "source?", "validation?", "test?"), is_text), "options": OPENING, "live?": is_flag,
+        "floats?": is_one_of("float32", "float64"),
     },
     "loss": {"name": is_text, "live?": is_flag, "step?": is_flag, "arguments?": is_object},
     "optimizer": {"name": is_text, "arguments": is_object, "live?": is_flag},
     "schedule": {"name": is_text, "warmup": is_count, "live?": is_flag},
     "metrics?": [{"name": is_text, "live?": is_flag}], "best?": maybe(is_text),
-    "device?": is_text, **dict.fromkeys(("epochs?", "batch_size?", "accumulate?", "early_stopping?", "max_steps?"), maybe(is_count)),
-    "augment?": maybe(is_text), "ema?": maybe(is_share), "mixup?": maybe(is_positive), "groups?": maybe(named(is_object)), "freeze?": maybe([is_text]), "study?": maybe(is_text), "final_test?": is_flag,
+    "device?": is_text, **dict.fromkeys(("epochs?", "batch_size?", "accumulate?", "early_stopping?", "max_steps?", "unfreeze_after?", "swa?"), maybe(is_count)),
+    "augment?": maybe(is_text), "ema?": maybe(is_share), "mixup?": maybe(is_positive), "cutmix?": maybe(is_positive), "groups?": maybe(named(is_object)), "freeze?": maybe([is_text]), "study?": maybe(is_text), "final_test?": is_flag,
 }  # fmt: skip
 
 

@@ -15,10 +15,12 @@ from rushlight.data import (
     Data,
     DataOptions,
     FeatureSpec,
+    Floats,
     TargetSpec,
     group_split,
     open_like,
     open_source,
+    reading_floats,
     retarget,
 )
 from rushlight.device import choose_device
@@ -57,13 +59,24 @@ def reopen_data(folder: Path, recipe: Recipe, fetch: Fetch | None = None) -> Dat
         raise RunError("live-data", run=folder.name, data=described.get("name"))
     check_fetchable(folder, recipe)
     options = DataOptions.from_json(described["options"])
-    data = open_source(
-        described["source"], described.get("test"), options, fetch, validation=described.get("validation"),
-        is_raw=loss["name"] in USERS,
-    )  # fmt: skip
+    with reading_floats(floats_in(recipe)):
+        data = open_source(
+            described["source"], described.get("test"), options, fetch, validation=described.get("validation"),
+            is_raw=loss["name"] in USERS,
+        )  # fmt: skip
     if data.target is None or loss["name"] in USERS:
         return data
-    return data.unscaled() if loss.get("live") else aimed(data, named_loss(loss["name"], loss.get("arguments")))
+    return (
+        data.unscaled()
+        if loss.get("live")
+        else aimed(data, named_loss(loss["name"], loss.get("arguments"), floats_in(recipe)))
+    )
+
+
+def floats_in(recipe: Recipe) -> Floats:
+    """Return the dtype of the weights of a run's model, which its data was read in."""
+    floats: Floats = recipe.data.get("floats", "float32")
+    return floats
 
 
 def reopen_specs(
@@ -77,7 +90,7 @@ def reopen_specs(
             target = replace(target, gives="probabilities")  # earlier releases did not record it
         return bundle.features, target
     data, loss = reopen_data(folder, recipe, fetch), recipe.loss
-    known = None if loss.get("live") else named_loss(loss["name"], loss.get("arguments"))
+    known = None if loss.get("live") else named_loss(loss["name"], loss.get("arguments"), floats_in(recipe))
     device = next((parameter.device for parameter in model.parameters()), CPU)
     target, _ = check_model(model, data, device, known)
     return data.features, target if known is None or target is None else retarget(data, target).target
@@ -100,6 +113,8 @@ def reopen_model(
         return open_bundle(bundle, model).model
     if model is None:
         model = build_described(described, reopen_data(folder, recipe, fetch))
+    if floats_in(recipe) == "float64":
+        model.double()
     load_state(model, read_model_state(latest_checkpoint(folder)), folder.name)
     return model.eval()
 
@@ -154,7 +169,7 @@ def reopen_objective(folder: Path, recipe: Recipe, given: dict[str, Any]) -> Obj
             raise RunError("live-objective", run=folder.name)
         return own_objective(function)
     if not recipe.loss.get("live"):
-        return make_objective(named_loss(recipe.loss["name"], recipe.loss.get("arguments")))
+        return make_objective(named_loss(recipe.loss["name"], recipe.loss.get("arguments"), floats_in(recipe)))
     if not callable(loss := given.get("loss")):
         raise RunError("live-loss", run=folder.name)
     if isinstance(loss, nn.Module) and loss.state_dict() and list_checkpoints(folder):

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from rushlight.data import Data, Held, Split
 from rushlight.events import Events
 from rushlight.runs import History
-from rushlight.training.objective import Average, Objective, Schedule
+from rushlight.training.objective import Average, Objective, Schedule, Switched
 from rushlight.training.recipe import Recipe
 
 State = dict[str, Any]  # the content of a checkpoint besides the model's, optimizer's and scheduler's own state
@@ -51,7 +51,7 @@ class Training:
     held: Held = field(default_factory=Held)  # the state that model, loss and data hold besides tensors
     keep: tuple[Any, ...] = ()  # objects whose state is in the checkpoints besides
     scaler: GradScaler | None = None  # of the loss, where gradients in float16 would be too small to be told from 0
-    average: Average | None = None  # of the weights, which are evaluated and saved then
+    average: Average | Switched | None = None  # of the weights, which are evaluated and saved then
 
     @property
     def chooses(self) -> bool:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 
 import rushlight
 from rushlight.data import step_seed
@@ -138,6 +138,167 @@ def test_an_optimizer_that_is_used_again_averages_no_more(tmp_path: Path) -> Non
     assert not optimizer._optimizer_step_post_hooks
 
 
+# ── the mean of the last epochs' weights ─────────────────────────────────────────────────────────────────────
+
+
+def equal_by_torch(epochs: int, begin: int) -> AveragedModel:
+    """Train by the plain loop, average the weights after each epoch from `begin` on, and renew BatchNorm's statistics."""
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    average = AveragedModel(model)
+    for number, (x, y) in enumerate(steps(epochs), start=1):
+        optimizer.zero_grad()
+        functional.cross_entropy(model(x), y).backward()
+        optimizer.step()
+        if number % 6 == 0 and number >= 6 * begin:
+            average.update_parameters(model)
+    order = torch.randperm(96, generator=torch.Generator().manual_seed(1_000_003 * (epochs + 1)))
+    update_bn([X[rows] for rows in order.split(16)], average)
+    return average.eval()
+
+
+def test_the_equal_average_is_torchs_with_renewed_statistics_and_is_what_is_tested_and_saved(tmp_path: Path) -> None:
+    run = rushlight.train(network(), (X, Y), epochs=5, swa=3, runs=tmp_path, **OPTIONS)
+    average = equal_by_torch(5, 3)
+    same(run.model.state_dict(), average.module.state_dict())
+    with torch.no_grad():
+        loss = float(functional.cross_entropy(average(X), Y))
+    assert run.report is not None
+    assert run.report.loss == pytest.approx(loss, rel=1e-6)
+    assert run.summary()["test"]["loss"] == pytest.approx(loss, rel=1e-6)
+    reopened = rushlight.open_run(run.name, network(), runs=tmp_path)
+    same(reopened.model.state_dict(), run.model.state_dict())
+    plain = rushlight.train(network(), (X, Y), epochs=5, runs=tmp_path, **OPTIONS)
+    assert plain.losses.tolist() == run.losses.tolist()  # the average changes nothing in training
+    tests = [[line["test"] for line in each.history if line["kind"] == "epoch"] for each in (plain, run)]
+    assert tests[0] == tests[1]  # epochs are tested with the weights in training
+
+
+@pytest.mark.parametrize("stopped", [1, 3, 4])
+def test_the_equal_average_is_resumed_to_the_same_bits(stopped: int, tmp_path: Path) -> None:
+    def stop(event: rushlight.Event) -> None:
+        if event.kind == "epoch" and event.data["epoch"] == stopped:
+            raise KeyError("stop")
+
+    options: dict[str, Any] = {**OPTIONS, "swa": 3, "runs": tmp_path, "epochs": 5}
+    with pytest.raises(KeyError, match="stop"):
+        rushlight.train(network(), (X, Y), name="part", on_event=stop, **options)
+    part = rushlight.resume("part", network(), (X, Y), runs=tmp_path, quiet=True, test_data=(X, Y))
+    same(part.model.state_dict(), equal_by_torch(5, 3).module.state_dict())
+
+
+def test_an_interrupted_evaluation_adds_its_epoch_to_the_average_once(tmp_path: Path) -> None:
+    left = iter([None, None, None])
+
+    def metric(outputs: Tensor, targets: Tensor) -> float:
+        if next(left, "end") == "end":
+            raise KeyError("stop")
+        return 0.0
+
+    options: dict[str, Any] = {**OPTIONS, "swa": 3, "runs": tmp_path, "epochs": 5}
+    with pytest.raises(UsageError, match="stop"):
+        rushlight.train(network(), (X, Y), name="part", metrics={"own": metric}, **options)
+    part = rushlight.resume(
+        "part", network(), (X, Y), runs=tmp_path, quiet=True, test_data=(X, Y), metrics={"own": lambda o, y: 0.0}
+    )
+    same(part.model.state_dict(), equal_by_torch(5, 3).module.state_dict())
+
+
+def test_statistics_that_are_kept_in_eval_mode_are_not_renewed(tmp_path: Path) -> None:
+    model = network()
+    run = rushlight.train(model, (X, Y), epochs=2, swa=1, freeze=["1"], runs=tmp_path, **OPTIONS)
+    assert run.model[1].running_mean.tolist() == [0.0] * 8
+
+
+# ── schedule-free optimizers ─────────────────────────────────────────────────────────────────────────────────
+
+
+def free(model: nn.Module) -> torch.optim.Optimizer:
+    schedulefree = pytest.importorskip("schedulefree")
+    made: torch.optim.Optimizer = schedulefree.AdamWScheduleFree(model.parameters(), lr=0.05, warmup_steps=5)
+    return made
+
+
+def free_by_hand(epochs: int) -> tuple[nn.Module, list[float]]:
+    """Train by the plain loop, with the optimizer switched as its documentation says; return the model and the tests' losses."""
+    model = network()
+    optimizer: Any = free(model)
+    tests = []
+    for number, (x, y) in enumerate(steps(epochs), start=1):
+        model.train()
+        optimizer.train()
+        optimizer.zero_grad()
+        functional.cross_entropy(model(x), y).backward()
+        optimizer.step()
+        if number % 6 == 0:
+            model.eval()
+            optimizer.eval()
+            with torch.no_grad():
+                tests.append(float(functional.cross_entropy(model(X), Y)))
+    return model, tests
+
+
+def test_a_schedule_free_optimizer_is_switched_as_in_the_plain_loop(tmp_path: Path) -> None:
+    model = network()
+    options = {**OPTIONS, "lr": None, "runs": tmp_path}
+    run = rushlight.train(model, (X, Y), epochs=4, **{**options, "optimizer": free(model)})
+    theirs, tests = free_by_hand(4)
+    same(run.model.state_dict(), theirs.state_dict())
+    found = [line["test"]["loss"] for line in run.history if line["kind"] == "epoch"]
+    assert found == pytest.approx(tests, rel=1e-6)
+    assert run.report is not None
+    assert run.report.loss == pytest.approx(tests[-1], rel=1e-6)
+    with pytest.raises(UsageError, match="ema would average once more"):
+        rushlight.train(model, (X, Y), ema=0.9, **{**options, "optimizer": free(model)})
+
+
+@pytest.mark.parametrize("stopped", ["epoch", "evaluation", "step"])
+def test_a_schedule_free_run_is_resumed_to_the_same_bits_from_anywhere(stopped: str, tmp_path: Path) -> None:
+    left = iter(range(2 if stopped == "evaluation" else 99))
+
+    def metric(outputs: Tensor, targets: Tensor) -> float:
+        if next(left, "end") == "end":
+            raise KeyError("stop")
+        return 0.0
+
+    model = network()
+    options = {
+        **OPTIONS,
+        "lr": None,
+        "runs": tmp_path,
+        "optimizer": free(model),
+        "name": "part",
+        "metrics": {"own": metric},
+    }
+    stop = {"on_event": stop_at_2} if stopped == "epoch" else {"max_steps": 15} if stopped == "step" else {}
+    if stopped == "step":
+        rushlight.train(model, (X, Y), **options, **stop)  # of 24, in the midst of the third epoch
+        by_hand = network()
+        optimizer: Any = free(by_hand)
+        optimizer.train()
+        for number, (x, y) in zip(range(15), steps(3), strict=False):
+            functional.cross_entropy(by_hand(x), y).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            if number in (5, 11):
+                optimizer.eval()
+                optimizer.train()
+        optimizer.eval()
+        same(model.state_dict(), by_hand.state_dict())
+        return
+    with pytest.raises((KeyError, UsageError), match="stop"):
+        rushlight.train(model, (X, Y), epochs=4, **options, **stop)
+    unfinished = rushlight.open_run("part", network(), runs=tmp_path)
+    if stopped == "epoch":
+        same(unfinished.model.state_dict(), free_by_hand(2)[0].state_dict())  # the weights to use
+    again = network()
+    part = rushlight.resume(
+        "part", again, (X, Y), runs=tmp_path, quiet=True, test_data=(X, Y), optimizer=free(again),
+        metrics={"own": lambda o, y: 0.0},
+    )  # fmt: skip
+    same(part.model.state_dict(), free_by_hand(4)[0].state_dict())
+
+
 # ── arguments of losses ──────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -196,6 +357,70 @@ def test_mixup_is_its_formula_by_the_seed_of_each_step_and_no_test_is_mixed(tmp_
         assert run.report.loss == pytest.approx(float(functional.cross_entropy(run.model(X), Y)), rel=1e-6)
 
 
+IMAGES = torch.randn(96, 3, 7, 9, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("alphas", [{"cutmix": 1.0}, {"cutmix": 0.7, "mixup": 0.4}])
+def test_cutmix_is_its_formula_by_the_seed_of_each_step(alphas: dict[str, float], tmp_path: Path) -> None:
+    def pictures() -> nn.Module:
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(140, 3))
+
+    ours, theirs = pictures(), pictures()
+    options = {**OPTIONS, "test_data": (IMAGES, Y), "kind": "image", "runs": tmp_path}
+    run = rushlight.train(ours, (IMAGES, Y), epochs=3, **alphas, **options)
+    optimizer = torch.optim.SGD(theirs.parameters(), lr=0.1)
+    losses, cuts = [], 0
+    for epoch in range(1, 4):
+        order = torch.randperm(96, generator=torch.Generator().manual_seed(1_000_003 * epoch))
+        for number, rows in enumerate(order.split(16)):
+            torch.manual_seed(step_seed(0, epoch, number))
+            x, y = IMAGES[rows].clone(), Y[rows]
+            is_cut = "mixup" not in alphas or float(torch.rand(())) < 0.5
+            alpha = alphas["cutmix" if is_cut else "mixup"]
+            share = float(torch.distributions.Beta(alpha, alpha).sample())
+            other = torch.randperm(16)
+            if is_cut:
+                inside = torch.ones(7, 9, dtype=torch.bool)
+                for size, places in ((7, torch.arange(7)[:, None]), (9, torch.arange(9)[None])):
+                    middle, half = int(torch.randint(size, ())), int(0.5 * (1 - share) ** 0.5 * size)
+                    inside &= (places >= middle - half) & (places < middle + half)
+                x = torch.where(inside, x[other], x)
+                share = 1 - float(inside.double().mean())
+                cuts += 0 < share < 1
+            else:
+                x = share * x + (1 - share) * x[other]
+            outputs = theirs(x)
+            loss = share * functional.cross_entropy(outputs, y)
+            loss = loss + (1 - share) * functional.cross_entropy(outputs, y[other])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+    assert cuts > 3
+    torch.testing.assert_close(ours.state_dict(), theirs.state_dict())
+    np.testing.assert_allclose(run.losses, losses, rtol=1e-5)
+    again = rushlight.train(pictures(), (IMAGES, Y), epochs=3, **alphas, **{**options, "numerics": "fast"})
+    np.testing.assert_allclose(again.losses, run.losses, rtol=1e-3)
+
+
+def test_a_mixed_step_is_verified_against_a_mixed_reference() -> None:
+    """Else a mode is compared with what nobody trains, and any is near enough."""
+    from rushlight.training.engine.verification import Stretch, reference, tensors_of
+    from rushlight.training.objective import make_objective
+    from rushlight.training.objective.losses import Mixing
+    from rushlight.training.step import Parts, exact_step
+
+    model = network()
+    objective = make_objective(nn.CrossEntropyLoss(), mixing=Mixing(mixup=0.4))
+    parts = Parts(model, objective, torch.optim.SGD(model.parameters(), lr=0.1))
+    before = {name: each.clone() for name, each in tensors_of(parts).items()}
+    expected = reference(parts, before, Stretch([[(X[:16], Y[:16])]], [[0.1]], [5]), torch.default_generator)
+    torch.manual_seed(5)
+    loss, _ = exact_step(parts)([(X[:16], Y[:16])])
+    assert float(loss) == pytest.approx(float(expected.losses), rel=1e-5)
+
+
 def test_mixup_is_the_same_in_fast_numerics_and_under_the_profiler(tmp_path: Path) -> None:
     exact = rushlight.train(network(), (X, Y), epochs=3, mixup=0.4, runs=tmp_path, **OPTIONS)
     fast = rushlight.train(
@@ -232,6 +457,10 @@ def test_all_of_it_goes_on_with_the_same_bits(tmp_path: Path) -> None:
         ({"mixup": 0.2, "objective": lambda m, b: m(b[0]).mean()}, "mixup"),
         ({"mixup": 0.2, "kind": "tokens"}, "mixup mixes numbers"),
         ({"ema": 1.5}, "decay between 0 and 1"),
+        ({"cutmix": 1.0}, "wants images"),
+        ({"swa": 2}, "there are 1 epochs"),
+        ({"swa": 1, "ema": 0.9}, "ema asks for others"),
+        ({"swa": 1, "best": "loss"}, "best asks for others"),
     ],
 )
 def test_what_does_not_fit_is_refused(options: dict[str, Any], words: str, tmp_path: Path) -> None:

@@ -477,6 +477,6 @@ def test_a_loss_of_ones_own_gets_the_whole_dict(tmp_path: Path) -> None:
     assert run.report.accuracy is None
 
 
-def test_weights_in_float64_are_named_with_what_to_write(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"has weights in float64, and its batch is .* float32"):
-        train(nn.Linear(8, 3).double(), CLASSES, nn.CrossEntropyLoss(), tmp_path)
+def test_weights_in_float16_are_named_with_what_to_write(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"has weights in float16, and its batch is .* float32"):
+        train(nn.Linear(8, 3).half(), CLASSES, nn.CrossEntropyLoss(), tmp_path)

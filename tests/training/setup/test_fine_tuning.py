@@ -234,3 +234,140 @@ def test_what_does_not_fit_is_refused_in_words(options: dict[str, Any], words: s
 
 def test_options_hold_what_the_recipe_keeps() -> None:
     assert check_options({"groups": {"a": {"betas": (0.9, 0.99)}}}).groups == {"a": {"betas": (0.9, 0.99)}}
+
+
+# ── a last layer that fits, and parameters that train later ──────────────────────────────────────────────────
+
+ZOO = """
+import torch
+from torch import nn
+
+class Flat(nn.Module):
+    def __init__(self, outputs):
+        super().__init__()
+        self.backbone = nn.Sequential(nn.Linear(8, 6), nn.BatchNorm1d(6), nn.ReLU())
+        self.fc = nn.Linear(6, outputs)
+    def forward(self, x):
+        return self.fc(self.backbone(x))
+
+class Tied(Flat):
+    def __init__(self, outputs):
+        super().__init__(outputs)
+        self.again = nn.Linear(6, outputs)
+        self.again.weight = self.fc.weight
+
+class Scaled(Flat):
+    def forward(self, x):
+        return super().forward(x) * 2
+
+def net(outputs=1000):
+    return Flat(outputs)
+
+def tied():
+    return Tied(5)
+
+def scaled():
+    return Scaled(5)
+
+def pixels():
+    return nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 21, 1, bias=False))
+"""
+
+
+def test_a_ready_made_network_gets_a_last_layer_that_fits_and_says_so(tmp_path: Path) -> None:
+    (tmp_path / "zoo.py").write_text(ZOO)
+    model = f"{tmp_path / 'zoo.py'}:net"
+    options: dict[str, Any] = {"runs": tmp_path, "epochs": 2, "lr": 0.01, **QUIET}
+    torch.manual_seed(5)
+    file = tmp_path / "ready.safetensors"
+    save_file({f"backbone.{name}": each for name, each in made().backbone.state_dict().items()}
+              | {"fc.weight": torch.randn(1000, 6), "fc.bias": torch.zeros(1000)}, file)  # fmt: skip
+    run = rushlight.train(model, (X, Y), weights=file, freeze=["backbone"], **options)
+    assert any('"fc" (Linear) had 1000 outputs; the data needs 2' in note for note in run.notes)
+    assert any("5 of 7 tensors" in note or "Left out: fc.bias, fc.weight" in note for note in run.notes)
+    assert run.model.fc.out_features == 2
+    assert read_recipe(run.folder)["model"]["head"] == {"name": "fc", "found": 1000, "outputs": 2}
+    same(run.model.backbone, made().backbone)
+    part = rushlight.train(model, (X, Y), weights=file, freeze=["backbone"], name="part", **{**options, "epochs": 1})
+    part = rushlight.resume("part", data=(X, Y), epochs=2, runs=tmp_path, quiet=True)
+    same(part.model, run.model)
+    assert read_recipe(part.folder)["model"] == read_recipe(run.folder)["model"]  # the weights' file too
+    reopened = rushlight.open_run(run.name, runs=tmp_path)
+    same(reopened.model, run.model)
+    assert len(rushlight.train(model, (X, X[:, :3]), **options).predict(X[:2]).values[0]) == 3  # type: ignore[index]
+    asked = rushlight.train(model, (X, Y), model_arguments={"outputs": 4}, **options)
+    assert asked.model.fc.out_features == 4  # as its argument says, with two classes that nobody has
+    images, masks = torch.rand(20, 1, 4, 4), torch.randint(0, 3, (20, 4, 4))
+    run = rushlight.train(f"{tmp_path / 'zoo.py'}:pixels", (images, masks), **options)
+    assert (run.model[2].out_channels, run.model[2].bias) == (3, None)
+    for name in ("tied", "scaled"):  # not plain: today's error, or classes that nobody has
+        kept = rushlight.train(f"{tmp_path / 'zoo.py'}:{name}", (X, Y), **options)
+        assert kept.model.fc.out_features == 5
+        with pytest.raises(ModelError):
+            rushlight.train(f"{tmp_path / 'zoo.py'}:{name}", (X, X[:, :3]), **options)
+    with pytest.raises(ModelError):  # a live model, or a class, is the user's own network
+        rushlight.train(made(5), (X, X[:, :3]), **options)
+
+
+def unfrozen_by_hand(model: Net, optimizer: torch.optim.Optimizer, after: int, epochs: int) -> None:
+    """Train by the plain loop; the backbone trains after so many epochs."""
+    for epoch in range(epochs):
+        model.train()
+        model.backbone.requires_grad_(epoch >= after)
+        model.backbone[1].train(epoch >= after)
+        order = torch.randperm(100, generator=torch.Generator().manual_seed(1_000_003 * (epoch + 1)))
+        for rows in order.split(16):
+            optimizer.zero_grad()
+            functional.cross_entropy(model(X[rows]), Y[rows]).backward()
+            optimizer.step()
+
+
+@pytest.mark.parametrize("stops", [1, 2, 3])
+def test_parameters_that_train_later_do_so_as_in_the_plain_loop_also_after_a_resume(stops: int, tmp_path: Path) -> None:
+    options: dict[str, Any] = {
+        **QUIET, "freeze": ["backbone"], "unfreeze_after": 2, "epochs": 4, "optimizer": "AdamW", "lr": 0.01, "ema": None,
+        "test_fraction": 0.0, "runs": tmp_path,
+    }  # fmt: skip
+
+    def stop(event: rushlight.Event) -> None:
+        if event.kind == "epoch" and event.data["epoch"] == stops:
+            raise KeyError("stop")
+
+    with pytest.raises(KeyError, match="stop"):
+        rushlight.train(made(), (X, Y), name="part", on_event=stop, **options)
+    ours, theirs = made(), made()
+    part = rushlight.resume("part", ours, (X, Y), runs=tmp_path, quiet=True)
+    unfrozen_by_hand(theirs, torch.optim.AdamW(theirs.parameters(), lr=0.01), 2, 4)
+    same(ours, theirs)
+    assert read_recipe(part.folder)["unfreeze_after"] == 2
+    assert all(each.requires_grad for each in ours.parameters())
+
+
+def test_faster_executions_are_left_where_more_parameters_train_and_an_average_has_them_all(tmp_path: Path) -> None:
+    options: dict[str, Any] = {
+        **QUIET, "freeze": ["backbone"], "unfreeze_after": 40, "epochs": 60, "optimizer": "AdamW", "lr": 0.01,
+        "test_fraction": 0.0, "runs": tmp_path, "compile": "never",
+    }  # fmt: skip
+    models = made(), made()
+    for model, numerics in zip(models, ("fast", "exact"), strict=True):
+        model.backbone[
+            0
+        ].bias = None  # whose gradient is 0 before a BatchNorm, but for rounding, which Adam makes large
+        rushlight.train(model, (X, Y), **{**options, "numerics": numerics})
+    torch.testing.assert_close(models[0](X), models[1](X), rtol=1e-3, atol=1e-4)
+    ours, theirs = made(), made()
+    rushlight.train(ours, (X, Y), **{**options, "optimizer": "SGD", "epochs": 2, "unfreeze_after": 1, "ema": 0.01})
+    unfrozen_by_hand(theirs, torch.optim.SGD(theirs.parameters(), lr=0.01), 1, 2)
+    torch.testing.assert_close(ours.backbone[0].weight, theirs.backbone[0].weight, rtol=0.05, atol=0.01)
+    assert not torch.equal(ours.backbone[0].weight, made().backbone[0].weight)
+
+
+def test_unfreezing_what_is_not_frozen_or_not_held_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="there are 2 epochs"):
+        rushlight.train(made(), (X, Y), freeze=["backbone"], unfreeze_after=2, epochs=2, runs=tmp_path, **QUIET)
+    with pytest.raises(UsageError, match="none are frozen"):
+        rushlight.train(made(), (X, Y), unfreeze_after=1, runs=tmp_path, **QUIET)
+    model = made()
+    head = torch.optim.SGD(model.head.parameters(), lr=0.1)
+    with pytest.raises(UsageError, match="which it does not have"):
+        rushlight.train(model, (X, Y), optimizer=head, freeze=["backbone"], unfreeze_after=1, runs=tmp_path, **QUIET)

@@ -22,7 +22,7 @@ from torch import Tensor
 from rushlight.data.feed import ResidentSplit, StreamedSplit
 from rushlight.data.look.overview import as_image, as_pixels, find_duplicates
 from rushlight.data.open import DataOptions, open_source
-from rushlight.data.spec import FeatureSpec
+from rushlight.data.spec import FeatureSpec, reading_floats
 from rushlight.data.splits import Data
 from rushlight.errors import RushlightError
 
@@ -63,9 +63,11 @@ def refuse(*arguments: object) -> NoReturn:
 def opened(described: dict[str, Any]) -> Data:
     """Open the data of a recipe."""
     options = DataOptions.from_json(described["options"])
-    return open_source(
-        described["source"], described.get("test"), options, validation=described.get("validation"), is_raw=described["is_raw"]
-    )  # fmt: skip
+    with reading_floats("float64" if described.get("floats") == "float64" else "float32"):
+        return open_source(
+            described["source"], described.get("test"), options, validation=described.get("validation"),
+            is_raw=described["is_raw"],
+        )  # fmt: skip
 
 
 def described_samples(data: Data, indices: list[int]) -> dict[str, Any]:

@@ -16,7 +16,17 @@ from torch import Tensor
 
 from rushlight.data.feed import ResidentSplit
 from rushlight.data.shape.samples import Samples
-from rushlight.data.spec import Column, FeatureKind, FeatureSpec, Normalization, NormalizeName, TargetSpec
+from rushlight.data.spec import (
+    FLOATS,
+    Column,
+    FeatureKind,
+    FeatureSpec,
+    Floats,
+    Normalization,
+    NormalizeName,
+    TargetSpec,
+    in_floats,
+)
 from rushlight.data.splits import RAW, Data
 from rushlight.errors import DataError
 from rushlight.formats import format_names
@@ -78,7 +88,7 @@ def build_data(
 
 def resident(samples: Samples, features: FeatureSpec) -> ResidentSplit:
     """Keep samples in memory: floats are prepared once, compact integers a batch at a time."""
-    if samples.inputs.dtype == torch.float32:
+    if samples.inputs.dtype in (torch.float32, torch.float64):
         return ResidentSplit(
             features.prepare(samples.inputs), samples.targets, prepare=already_prepared, names=samples.names
         )
@@ -96,12 +106,12 @@ def already_prepared(inputs: Tensor) -> Tensor:
     return inputs
 
 
-def as_stored(inputs: Tensor) -> Tensor:
-    """Return inputs in the dtype they are kept in: bytes as uint8, other whole numbers as int64, all else as float32."""
+def as_stored(inputs: Tensor, floats: Floats | None = None) -> Tensor:
+    """Return inputs in the dtype they are kept in: bytes as uint8, other whole numbers as int64, all else as `floats`, by default FLOATS."""
     if inputs.dtype == torch.uint8:
         return inputs
     is_whole = not (inputs.is_floating_point() or inputs.is_complex() or inputs.dtype == torch.bool)
-    return inputs.long() if is_whole else inputs.float()
+    return inputs.long() if is_whole else in_floats(inputs, floats or FLOATS.get())
 
 
 def dtype_name(tensor: Tensor) -> str:

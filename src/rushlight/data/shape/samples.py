@@ -11,8 +11,11 @@ import torch
 from torch import Tensor
 
 from rushlight.data.order import split_seed, validation_seed
-from rushlight.data.spec import TargetSpec
+from rushlight.data.spec import Share, TargetSpec
+from rushlight.errors import UsageError
 from rushlight.texts import Note
+
+FOLD_CUT = "data.fold-cut"  # the note of data whose test split is a fold
 
 
 class Names(Sequence[str]):
@@ -49,7 +52,7 @@ class Samples:
 
 def split_indices(
     targets: np.ndarray,
-    fraction: float,
+    fraction: Share,
     seed: int,
     *,
     stratified: bool,
@@ -58,14 +61,20 @@ def split_indices(
     """Cut n samples into (train, `split`) index arrays, each sorted, by `seed` alone.
 
     Stratified, every class gives `round(fraction * its count)` samples to `split`, at least one if it has two
-    or more, and always keeps one for training.
+    or more, and always keeps one for training. A fold, (2, 5), has every fifth of the samples dealt one by one, class after
+    class, each class in an order drawn by `seed`: of each class as many as any other fold, to within one.
     """
     generator = np.random.Generator(np.random.PCG64(split_seed(seed) if split == "test" else validation_seed(seed)))
     groups = (
         [np.flatnonzero(targets == value) for value in np.unique(targets)] if stratified else [np.arange(len(targets))]
     )
     set_aside = []
+    if isinstance(fraction, tuple):
+        number, folds = fraction
+        dealt = np.concatenate([generator.permutation(group) for group in groups])
+        set_aside, groups = [dealt[number - 1 :: folds]], []
     for group in groups:
+        assert not isinstance(fraction, tuple)
         count = min(max(round(fraction * len(group)), 1), len(group) - 1) if fraction > 0 else 0
         set_aside.append(generator.permutation(group)[:count])
     indices = np.sort(np.concatenate(set_aside)) if set_aside else np.empty(0, dtype=np.int64)
@@ -83,7 +92,7 @@ class Cut:
 
 
 def cut_splits(
-    labels: np.ndarray, *, test_fraction: float | None, val_fraction: float | None, seed: int, stratified: bool
+    labels: np.ndarray, *, test_fraction: Share | None, val_fraction: float | None, seed: int, stratified: bool
 ) -> Cut:
     """Set samples aside for testing, then, of the rest, samples for validation; before anything is learnt of them.
 
@@ -94,7 +103,13 @@ def cut_splits(
     notes: list[Note] = []
     if test_fraction is not None:
         rest, found = split_indices(labels, test_fraction, seed, stratified=stratified)
-        if len(found):
+        if isinstance(test_fraction, tuple):
+            number, folds = test_fraction
+            if len(labels) < folds:
+                raise UsageError("more-folds-than-samples", folds=folds, samples=len(labels))
+            notes.append(Note(FOLD_CUT, number=number, folds=folds, count=len(found), total=len(labels), seed=seed))
+            train, test = rest, found
+        elif len(found):
             key = "data.test-split-cut-by-class" if stratified else "data.test-split-cut"
             notes.append(Note(key, count=len(found), total=len(labels), seed=seed))
             train, test = rest, found
@@ -113,7 +128,7 @@ def cut_splits(
 
 
 def cut_samples(
-    samples: Samples, target: TargetSpec | None, *, test_fraction: float | None, val_fraction: float | None, seed: int
+    samples: Samples, target: TargetSpec | None, *, test_fraction: Share | None, val_fraction: float | None, seed: int
 ) -> tuple[Samples, Samples | None, Samples | None, tuple[Note, ...]]:
     """Cut samples as `cut_splits` cuts their indices; return (train, validation, test, notes)."""
     if len(samples.inputs) != len(samples.targets):

@@ -11,13 +11,13 @@ from torch import Tensor
 
 from rushlight.data.feed import Batch, Split, changed
 from rushlight.data.shape.to_model import PrepareBatch
-from rushlight.data.spec import TargetSpec
+from rushlight.data.spec import Floats, TargetSpec, in_floats
 
 
 class PrepareInputs(PrepareBatch):
     """Makes (inputs, targets) of a batch whose last part is its targets; the inputs are a tuple, or the nest they are.
 
-    Inputs of float64 become float32, as the weights are; targets are prepared as those of a single input.
+    Inputs of float64 become float32, where the weights are; targets are prepared as those of a single input.
     """
 
     def with_target(self, target: TargetSpec) -> PrepareInputs:
@@ -28,16 +28,17 @@ class PrepareInputs(PrepareBatch):
         """Return the batch as the model and the loss receive it."""
         *inputs, targets = batch
         _, prepared = super().__call__((torch.empty(0), targets))
-        return as_inputs(inputs[0] if len(inputs) == 1 else tuple(inputs)), prepared
+        assert self.target is not None
+        return as_inputs(inputs[0] if len(inputs) == 1 else tuple(inputs), self.target.floats), prepared
 
 
-def as_inputs(inputs: Any) -> Any:
-    """Return a nest of inputs with arrays as tensors, and numbers of float64 as float32."""
+def as_inputs(inputs: Any, floats: Floats) -> Any:
+    """Return a nest of inputs with arrays as tensors, and its float32 and float64 numbers as `floats`."""
     if isinstance(inputs, np.ndarray):
         inputs = torch.from_numpy(inputs)
     if isinstance(inputs, Tensor):
-        return inputs.float() if inputs.dtype == torch.float64 else inputs
-    return changed(inputs, as_inputs)
+        return in_floats(inputs, floats) if inputs.dtype in (torch.float32, torch.float64) else inputs
+    return changed(inputs, lambda part: as_inputs(part, floats))
 
 
 def group_split(split: Split, target: TargetSpec) -> Split:

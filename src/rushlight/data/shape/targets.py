@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rushlight.data.spec import TargetSpec, Task
+from rushlight.data.spec import FLOATS, TargetSpec, Task
 from rushlight.errors import DataError, UsageError
 from rushlight.formats import format_names
 from rushlight.texts import Note
@@ -67,7 +67,7 @@ def read_places(array: np.ndarray, task: Task, classes: tuple[str, ...] | None) 
             raise DataError("labels-too-large", label=count - 1, different=len(np.unique(array)))
         names = classes or tuple(map(str, range(count)))
         return torch.from_numpy(array.astype(np.int64)), TargetSpec(task, names, layout="dense")
-    values = as_float32(array, Note("words.the-targets"), Note("words.train-and-test"))
+    values = as_floats(array, Note("words.the-targets"), Note("words.train-and-test"))
     return values, TargetSpec(task, (classes or ("0", "1")) if task == "binary" else (), layout="dense")
 
 
@@ -111,7 +111,7 @@ def read_binary(array: np.ndarray, classes: tuple[str, ...] | None) -> tuple[Ten
         raise UsageError("task-does-not-fit", task="binary", found=found(array))
     if classes is not None and len(classes) != 2:
         raise DataError("too-few-class-names", names=len(classes), classes=2, label=1)
-    return torch.from_numpy(array.astype(np.float32)).reshape(-1, 1), TargetSpec("binary", classes or ("0", "1"))
+    return torch.from_numpy(array.astype(FLOATS.get())).reshape(-1, 1), TargetSpec("binary", classes or ("0", "1"))
 
 
 def read_multilabel(array: np.ndarray, classes: tuple[str, ...] | None) -> tuple[Tensor, TargetSpec]:
@@ -121,7 +121,7 @@ def read_multilabel(array: np.ndarray, classes: tuple[str, ...] | None) -> tuple
     if classes is not None and len(classes) != array.shape[1]:
         raise DataError("too-few-class-names", names=len(classes), classes=array.shape[1], label=array.shape[1] - 1)
     names = classes or tuple(map(str, range(array.shape[1])))
-    return torch.from_numpy(array.astype(np.float32)), TargetSpec("multilabel", names)
+    return torch.from_numpy(array.astype(FLOATS.get())), TargetSpec("multilabel", names)
 
 
 def read_quantities(array: np.ndarray) -> tuple[Tensor, TargetSpec]:
@@ -129,7 +129,7 @@ def read_quantities(array: np.ndarray) -> tuple[Tensor, TargetSpec]:
     if array.dtype.kind == "U":
         raise UsageError("task-does-not-fit", task="regression", found=found(array))
     columns = array.reshape(len(array), -1 if array.size else 1)
-    return as_float32(columns, Note("words.the-targets"), Note("words.train-and-test")), TargetSpec(
+    return as_floats(columns, Note("words.the-targets"), Note("words.train-and-test")), TargetSpec(
         "regression", width=columns.shape[1]
     )
 
@@ -182,10 +182,10 @@ def check_same_shape(name: str, targets: dict[str, np.ndarray]) -> None:
             raise DataError("targets-differ", data=name, split=split, train=train, other=other)
 
 
-def as_float32(array: np.ndarray, name: str, split: str) -> Tensor:
-    """Return an array as float32; DataError for a finite number that float32 cannot hold."""
+def as_floats(array: np.ndarray, name: str, split: str) -> Tensor:
+    """Return an array as FLOATS says; DataError for a finite number that float32 cannot hold."""
     with np.errstate(over="ignore"):
-        converted = array.astype(np.float32)
+        converted = array.astype(FLOATS.get())
     if array.dtype.kind == "f" and array.dtype.itemsize > 4:
         lost = np.isinf(converted) & np.isfinite(array)
         if lost.any():

@@ -7,12 +7,12 @@ from torch import Tensor
 
 from rushlight.data.feed import Batch
 from rushlight.data.shape.build import as_stored, check_same_dtype, dtype_name
-from rushlight.data.spec import FeatureSpec, TargetSpec
+from rushlight.data.spec import FeatureSpec, TargetSpec, in_floats
 from rushlight.texts import Note
 
 
 class PrepareBatch:
-    """Makes float32 inputs, and targets of the kind that the task's loss takes.
+    """Makes inputs in the dtype of the model, and targets of the kind that the task's loss takes.
 
     With `features`, inputs are prepared as these say; without, they are as the user's dataset gives them. Without `target`,
     targets are as the dataset gives them. `numbers` gives each class of the dataset its number in `target`, where these
@@ -34,11 +34,11 @@ class PrepareBatch:
             return batch
         inputs, targets = batch
         if self.features is not None:
-            inputs = as_stored(inputs)
+            inputs = as_stored(inputs, self.features.floats)
             check_same_dtype(Note("words.the-samples"), self.features.dtype, dtype_name(inputs))
             inputs = self.features.prepare(inputs)
-        elif inputs.is_floating_point() or inputs.dtype == torch.uint8:
-            inputs = inputs.float()
+        elif self.target is not None and (inputs.is_floating_point() or inputs.dtype == torch.uint8):
+            inputs = in_floats(inputs, self.target.floats)
         if self.target is None:
             return inputs, targets
         if self.numbers is not None:

@@ -21,7 +21,9 @@ def find_obstacle(training: Training) -> str | None:
     """Return why every step of this training must be executed exactly; None if it need not."""
     if training.device.type not in ("cpu", "cuda"):
         return Note("engine.exact.device")
-    if training.average is not None:
+    if training.recipe.data.get("floats") == "float64":
+        return Note("engine.exact.float64")
+    if training.average is not None and training.average.is_by_step:
         return Note("engine.exact.averages")
     if training.scaler is not None:
         return Note("engine.exact.scaled-gradients")

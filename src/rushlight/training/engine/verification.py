@@ -203,7 +203,7 @@ def reference(parts: Parts, before: Tensors, stretch: Stretch, generator: torch.
     for kept in optimizer.state.values():
         kept.update({slot: value.double() for slot, value in kept.items() if is_floating(value) and slot != "step"})
     exact = replace(
-        parts, model=model, optimizer=optimizer, objective=make_objective(loss), precision="float32", skips_bad=False
+        parts, model=model, optimizer=optimizer, objective=make_objective(loss, mixing=parts.objective.mixing), precision="float32", skips_bad=False
     )  # fmt: skip
     assign(tensors_of(exact), before)
     doubled = tree_map(lambda value: value.double() if is_floating(value) else value, list(stretch.steps))

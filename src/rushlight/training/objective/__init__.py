@@ -1,11 +1,12 @@
 """Losses, optimizers and schedules: the objective of a step, and its update."""
 
-from rushlight.training.objective.average import Average, averaged
+from rushlight.training.objective.average import Average, Switched, averaged, averaging
 from rushlight.training.objective.calls import returned_loss
 from rushlight.training.objective.lazy_dynamo import leave_compiler_alone, step_hooks
 from rushlight.training.objective.losses import (
     LOSS_BY_TASK,
     Loss,
+    Mixing,
     Objective,
     Told,
     as_module,

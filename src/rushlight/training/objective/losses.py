@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from numbers import Real
@@ -12,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from rushlight.data import Batch, Task, count_samples, equal_parts
+from rushlight.data import Batch, Floats, Task, count_samples, equal_parts, in_floats
 from rushlight.errors import UsageError, suggest
 from rushlight.models import call_model, main_output
 from rushlight.training.objective.metrics import NO_METRICS, Metrics
@@ -37,6 +38,16 @@ LOSS_ALIASES = {
     "mae": "L1Loss",
     "huber": "HuberLoss",
 }
+
+
+class Mixing(NamedTuple):
+    """How a training batch is mixed with itself in another order; the alphas of beta distributions."""
+
+    mixup: float | None = None
+    cutmix: float | None = None
+
+
+NO_MIXING = Mixing()
 
 
 class Answer(NamedTuple):
@@ -94,7 +105,7 @@ class Objective:
     own: Callable[[nn.Module, Batch], Any] | None = None  # the user's function
     told: Told | None = None
     step: Callable[[Batch], Any] | None = None  # the user's function, which does whole steps
-    mixup: float | None = None
+    mixing: Mixing = NO_MIXING
     metrics: Metrics = NO_METRICS  # what an evaluation measures besides
 
     def weights(self, batch: Batch, count: int) -> list[float]:
@@ -108,21 +119,19 @@ class Objective:
         return loss if self.is_sum else loss * weight
 
 
-def make_objective(loss: Loss, are_labels_checked: bool = False, mixup: float | None = None) -> Objective:
+def make_objective(loss: Loss, are_labels_checked: bool = False, mixing: Mixing = NO_MIXING) -> Objective:
     """Return the objective `loss(model(inputs), targets)`; `are_labels_checked`: none below 0.
 
-    With `mixup` a training batch is mixed with itself in another order: λ x + (1 − λ) x', with λ of Beta(mixup, mixup), and the
-    loss is λ loss(y) + (1 − λ) loss(y') (Zhang et al. 2018, arXiv:1710.09412).
+    Of a training batch that is mixed with x' and y', the loss is λ loss(y) + (1 − λ) loss(y'), with the λ of `mixed`.
     """
 
     def compute(model: nn.Module, batch: Batch) -> tuple[Tensor, Any]:
         inputs, targets = batch
-        if mixup is None or not model.training:
+        if not any(mixing) or not model.training:
             outputs = forward(model, inputs)
             return loss(outputs, targets), outputs
-        share = float(torch.distributions.Beta(mixup, mixup).sample())
-        other = torch.randperm(len(inputs)).to(inputs.device)
-        outputs = forward(model, share * inputs + (1 - share) * inputs[other])
+        inputs, other, share = mixed(inputs, mixing)
+        outputs = forward(model, inputs)
         return share * loss(outputs, targets) + (1 - share) * loss(outputs, targets[other]), outputs
 
     def forward(model: nn.Module, inputs: Any) -> Any:
@@ -133,13 +142,38 @@ def make_objective(loss: Loss, are_labels_checked: bool = False, mixup: float | 
     takes_all = is_own(counted)
     is_sum = getattr(counted, "reduction", "mean") == "sum"
     if is_sum or not isinstance(counted, (nn.CrossEntropyLoss, nn.NLLLoss)):
-        return Objective(compute, count_samples, loss, is_sum, lambda: True, mixup=mixup)
+        return Objective(compute, count_samples, loss, is_sum, lambda: True, mixing=mixing)
 
     def is_even() -> bool:  # as the loss is now
         return counted.weight is None and are_labels_checked and counted.ignore_index < 0
 
     weight = functools.partial(count_weight, counted, is_even)
-    return Objective(compute, weight, loss, is_sum, is_even, mixup=mixup)
+    return Objective(compute, weight, loss, is_sum, is_even, mixing=mixing)
+
+
+def mixed(inputs: Tensor, mixing: Mixing) -> tuple[Tensor, Tensor, float]:
+    """Return a batch mixed with itself in another order, that order, and the share λ of each sample that is its own.
+
+    mixup:  λ x + (1 − λ) x', with λ of Beta(alpha, alpha) (Zhang et al. 2018, arXiv:1710.09412)
+    cutmix: x with a rectangle of x', of the image's shape and a share 1 − λ of its area, around a place drawn evenly; λ becomes
+            the area that is left where the image's edge cuts it (Yun et al. 2019, arXiv:1905.04899, appendix A)
+
+    With both, one of them is drawn, each as often. All is drawn from torch's generator, which each step seeds anew.
+    """
+    is_cut = mixing.mixup is None or (mixing.cutmix is not None and bool(torch.rand(()) < 0.5))
+    alpha = mixing.cutmix if is_cut else mixing.mixup
+    share = float(torch.distributions.Beta(alpha, alpha).sample())  # type: ignore[arg-type]
+    other = torch.randperm(len(inputs)).to(inputs.device)
+    if not is_cut:
+        return share * inputs + (1 - share) * inputs[other], other, share
+    edges, left = [], 1.0
+    for size in inputs.shape[2:]:  # (batch, channels, height, width)
+        middle, half = int(torch.randint(size, ())), int(0.5 * math.sqrt(1 - share) * size)
+        edges.append(slice(max(middle - half, 0), min(middle + half, size)))
+        left *= (edges[-1].stop - edges[-1].start) / size
+    cut = inputs.clone()
+    cut[:, :, edges[0], edges[1]] = inputs[other][:, :, edges[0], edges[1]]
+    return cut, other, 1 - left
 
 
 def as_module(loss: Any) -> Any:
@@ -217,8 +251,11 @@ def count_weight(loss: nn.CrossEntropyLoss | nn.NLLLoss, is_even: Callable[[], b
     return float(kept.sum()) if loss.weight is None else float(loss.weight[targets[kept]].sum())
 
 
-def named_loss(name: str, arguments: Mapping[str, Any] | None = None) -> Loss:
-    """Return a new loss by its torch class ('CrossEntropyLoss') or short name ('cross-entropy'); lists become tensors."""
+def named_loss(name: str, arguments: Mapping[str, Any] | None = None, floats: Floats = "float32") -> Loss:
+    """Return a new loss by its torch class ('CrossEntropyLoss') or short name ('cross-entropy').
+
+    Lists become tensors, of numbers in the dtype of the model's weights.
+    """
     known = {key: getattr(nn, key) for key in dir(nn) if key.endswith("Loss")}
     class_name = LOSS_ALIASES.get(name.lower(), name)
     if class_name not in known:
@@ -232,7 +269,9 @@ def named_loss(name: str, arguments: Mapping[str, Any] | None = None) -> Loss:
             )
     try:
         values = {
-            key: torch.tensor(value) if isinstance(value, (list, tuple)) else value
+            key: in_floats(torch.tensor(value, dtype=torch.float64), floats)
+            if isinstance(value, (list, tuple))
+            else value
             for key, value in (arguments or {}).items()
         }
         made: Loss = known[class_name](**values)

@@ -125,7 +125,7 @@ class Watch:
             assert loss is not None
             return loss(outputs, targets)
 
-        in_parts = plain if loss is None else make_objective(timed_loss, mixup=objective.mixup).compute
+        in_parts = plain if loss is None else make_objective(timed_loss, mixing=objective.mixing).compute
 
         def compute(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor | None]:
             if self.part is None or os.getpid() != self.process:  # a fork that compiles this must see no clock

@@ -21,10 +21,11 @@ from rushlight.options import Options
 from rushlight.texts import Joined, Note
 from rushlight.training.objective import matching
 from rushlight.training.setup.resume import Begun
+from rushlight.training.state import Training
 
 
-def choose_model(model: object, data: Data, options: Options) -> tuple[nn.Module, dict[str, Any]]:
-    """Return the model, and how the recipe describes it."""
+def choose_model(model: object, data: Data | None, options: Options) -> tuple[nn.Module, dict[str, Any]]:
+    """Return the model, and how the recipe describes it; one by name is fitted to the data."""
     if isinstance(model, nn.Module):
         kind = type(model)
         described = {"class": f"{kind.__module__}.{kind.__qualname__}", "name": kind.__name__, "live": True}
@@ -49,7 +50,12 @@ def load_first_weights(
 
     A run that has checkpoints goes on with theirs. RunError where it has none, and the file is not what it was.
     """
-    if options.weights is None or (begun is not None and list_checkpoints(begun.folder)):
+    if begun is not None and list_checkpoints(begun.folder):
+        described |= {
+            key: begun.recipe.model[key] for key in ("weights", "weights_sha256") if key in begun.recipe.model
+        }
+        return ()
+    if options.weights is None:
         return ()
     path = Path(options.weights).resolve()
     notes = load_fitting(model, path)
@@ -65,10 +71,13 @@ def load_first_weights(
     return notes
 
 
-def freeze(model: nn.Module, described: dict[str, Any], patterns: Sequence[str]) -> tuple[str, ...]:
+def freeze(
+    model: nn.Module, described: dict[str, Any], patterns: Sequence[str], unfreeze_after: int | None = None
+) -> tuple[str, ...]:
     """Let the parameters whose names match not train, and modules that have no other ones stay in eval mode.
 
-    Statistics that run, as BatchNorm's, stay as they are then.
+    Statistics that run, as BatchNorm's, stay as they are then. What trains later, `unfreeze_after` epochs, stands in
+    `described["frozen"]`, for `hold_frozen`.
     """
     named = dict(model.named_parameters())
     names = {name for pattern in patterns for name in matching(pattern, named, "freeze")}
@@ -80,10 +89,28 @@ def freeze(model: nn.Module, described: dict[str, Any], patterns: Sequence[str])
         if own and own <= names and module._buffers:
             module.eval()
             kept.append(name)
+    total = format_count(sum(named[name].numel() for name in names))
+    if unfreeze_after is not None:
+        described["frozen"] = {"parameters": sorted(names), "eval": kept}
+        return (Note("training.frozen-at-first", count=len(names), parameters=total, epochs=unfreeze_after),)
     if kept:
         described["eval"] = [*described.get("eval", []), *kept]
-    total = sum(named[name].numel() for name in names)
-    return (Note("training.frozen", count=len(names), parameters=format_count(total)),) if names else ()
+    return (Note("training.frozen", count=len(names), parameters=total),) if names else ()
+
+
+def hold_frozen(training: Training) -> None:
+    """Let what `freeze` froze train from the epoch on that the recipe says, and not before: a function of the epoch alone."""
+    recipe, model, epoch = training.recipe, training.model, training.state["epoch"]
+    frozen = recipe.model.get("frozen")
+    if frozen is None or recipe.unfreeze_after is None:
+        return
+    is_frozen = epoch <= recipe.unfreeze_after
+    for name in frozen["parameters"]:
+        model.get_parameter(name).requires_grad_(not is_frozen)
+    for name in frozen["eval"] if is_frozen else ():
+        model.get_submodule(name).training = False
+    if epoch == recipe.unfreeze_after + 1 and not training.state["window"]:
+        training.events.message(Note("training.unfrozen", count=len(frozen["parameters"]), epoch=epoch))
 
 
 def modules_in_eval(model: nn.Module) -> list[str]:
@@ -103,7 +130,7 @@ def eval_notes(names: list[str]) -> tuple[str, ...]:
     return (Note("training.stays-in-eval-mode", layers=format_names(outermost)),)
 
 
-def build_described(described: dict[str, Any], data: Data) -> nn.Module:
+def build_described(described: dict[str, Any], data: Data | None) -> nn.Module:
     """Build the model that a recipe describes, by name or by import."""
     name = described["name"]
     if "import" in described:
@@ -115,6 +142,7 @@ def build_described(described: dict[str, Any], data: Data) -> nn.Module:
     arguments = {key: restored(value) for key, value in described["arguments"].items()}
     if name not in MODELS:  # the message is about the name, whatever the data is
         return build_model(name, (), 0, arguments, described["seed"])
+    assert data is not None
     if data.features is None or data.target is None:
         raise UsageError("model-needs-spec", model=name, data=data.name)
     return build_model(name, data.features.shape, data.target.outputs, arguments, described["seed"])
@@ -123,4 +151,4 @@ def build_described(described: dict[str, Any], data: Data) -> nn.Module:
 def build_imported(described: dict[str, Any]) -> nn.Module:
     """Build the user's own class that a recipe describes; that of a live object was built without a word about how."""
     arguments = {key: restored(value) for key, value in described.get("arguments", {}).items()}
-    return build_custom(described["import"], arguments, described.get("seed", 0))
+    return build_custom(described["import"], arguments, described.get("seed", 0), described.get("head"))

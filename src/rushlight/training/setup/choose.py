@@ -12,12 +12,14 @@ from torch.optim import Optimizer
 
 from rushlight.data import Augment, Data, DataOptions, ResidentSplit, Split, StreamedSplit, group_inputs, retarget
 from rushlight.errors import ModelError, UsageError
+from rushlight.formats import format_names
 from rushlight.models import restored
 from rushlight.options import Options
 from rushlight.texts import Note
 from rushlight.training.objective import (
     LOSS_BY_TASK,
     OF_QUANTITIES,
+    Mixing,
     Objective,
     as_module,
     balanced,
@@ -89,7 +91,7 @@ def check_together(model: object, options: Options) -> None:
         ("optimizer", isinstance(options.optimizer, Optimizer), ("lr", "optimizer_arguments", "groups")),
         ("schedule", not isinstance(options.schedule, str), ("schedule_arguments",)),
         ("model", isinstance(model, nn.Module), ("model_arguments",)),
-        ("objective", options.objective is not None, ("mixup",)),
+        ("objective", options.objective is not None, ("mixup", "cutmix")),
         ("loss", not isinstance(options.loss, (str, type(None))) or options.objective is not None, ("loss_arguments",)),
     ):
         for option in ignored:
@@ -97,11 +99,20 @@ def check_together(model: object, options: Options) -> None:
                 raise UsageError("not-beside-live", option=option, part=part)
     if options.objective is not None and options.loss:
         raise UsageError("loss-beside-objective")
+    if options.swa is not None and (
+        other := next(
+            (name for name in ("ema", "best", "early_stopping", "step") if getattr(options, name) is not None), None
+        )
+    ):
+        raise UsageError("beside-swa", option=other)
+    if options.unfreeze_after is not None and not options.freeze:
+        raise UsageError("unfreeze-without-freeze")
     if options.step is not None:
         if not isinstance(options.optimizer, Optimizer):
             raise UsageError("step-needs-optimizer")
         others: dict[str, Any] = {
             "mixup": None,
+            "cutmix": None,
             "accumulate": 1,
             "precision": "float32",
             "on_nan": "stop",
@@ -132,23 +143,28 @@ def choose_objective(options: Options, data: Data) -> tuple[Objective, Data, str
         return with_own_step(objective, options.step), data, name
     if options.objective is not None:
         return own_objective(options.objective), data.unscaled(), OBJECTIVE
+    mixing = Mixing(options.mixup, options.cutmix)
     if data.target is None and data.features is None:
         data = group_inputs(data, options.task, options.classes)
-    if data.target is None and (options.loss is not None or options.loss_arguments or options.mixup):
+    if data.target is None and (options.loss is not None or options.loss_arguments or any(mixing)):
         raise UsageError("needs-objective", data=data.name)
     if data.target is None:
         return own_objective(returned_loss), data, OWN_LOSS
     given = options.loss or LOSS_BY_TASK[data.target.task]
-    loss = named_loss(given, options.loss_arguments) if isinstance(given, str) else given
+    loss = named_loss(given, options.loss_arguments, data.target.floats) if isinstance(given, str) else given
     if isinstance(loss, type) or not callable(loss):
         name = loss.__name__ if isinstance(loss, type) else type(loss).__name__
         raise UsageError("no-loss", found=Note("training.the-class", name=name) if isinstance(loss, type) else name)
     if options.mixup is not None and (data.features is None or data.features.dtype == "int64"):
         raise UsageError("mixup-of-no-numbers")
+    if options.cutmix is not None and (
+        data.features is None or data.features.kind != "image" or data.target.layout == "dense"
+    ):
+        raise UsageError("cutmix-of-no-images")
     are_labels_checked = all(map(has_class_numbers, data.splits.values()))
     name = getattr(loss, "__name__", type(loss).__name__)
     name = name if name not in USERS else f"{name}()"  # a function may be called so
-    return make_objective(loss, are_labels_checked, options.mixup), aimed(data, loss), name
+    return make_objective(loss, are_labels_checked, mixing), aimed(data, loss), name
 
 
 def with_augmentation(data: Data, options: Options) -> Data:
@@ -178,7 +194,8 @@ def aimed(data: Data, loss: object) -> Data:
     Only losses of quantities may have them standardised.
     """
     assert data.target is not None
-    target = task_of_loss(as_module(loss), data.target, some_targets(data))
+    found = task_of_loss(as_module(loss), data.target, some_targets(data))
+    target = replace(found, floats=data.target.floats)
     scales = isinstance(as_module(loss), OF_QUANTITIES) and target.task == "regression"
     return replace(data if scales else data.unscaled(), target=target)
 
@@ -217,6 +234,14 @@ def choose_optimizer(options: Options, module: nn.Module, loss: object) -> Optim
     if options.step is None:
         check_steps_alone(made)
     return made
+
+
+def check_unfreezes(optimizer: Optimizer, module: nn.Module, names: list[str]) -> None:
+    """Raise UsageError where a live optimizer does not have the parameters that are to train later."""
+    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    missing = [name for name in names if id(module.get_parameter(name)) not in held]
+    if missing:
+        raise UsageError("unfreezes-others", optimizer=type(optimizer).__name__, names=format_names(missing, 4))
 
 
 def default_schedule(options: Options, knows_length: bool) -> str:

@@ -16,7 +16,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from rushlight import files
-from rushlight.data import DATASETS, Data
+from rushlight.data import DATASETS, FLOATS, Data
 from rushlight.device import describe_environment
 from rushlight.errors import UsageError
 from rushlight.options import Options, RecipeOptions
@@ -83,15 +83,16 @@ def is_named_loss(given: Any) -> bool:
 def describe_source(data: Any, options: Options) -> dict[str, Any]:
     """Return how the recipe describes the data: where it is and how to open it, or that it was a live object."""
     opening = data_options(options).to_json()
+    floats = {} if FLOATS.get() == "float32" else {"floats": FLOATS.get()}
     others = {"validation": options.val_data, "test": options.test_data}
     given = {split: source for split, source in others.items() if source is not None}
     if not all(isinstance(source, (str, Path)) for source in (data, *given.values())):
         name = data.name if isinstance(data, Data) else type(data).__name__
-        return {"name": name, "live": True, "options": opening}
+        return {"name": name, "live": True, "options": opening, **floats}
     is_path = Path(data).exists() and str(data) not in DATASETS
     source = str(Path(data).resolve()) if is_path else str(data)
     paths = {split: str(path) if str(path) in DATASETS else str(Path(path).resolve()) for split, path in given.items()}
-    return {"name": Path(source).stem if is_path else source, "source": source, "options": opening, **paths}
+    return {"name": Path(source).stem if is_path else source, "source": source, "options": opening, **paths, **floats}
 
 
 def write_records(folder: Path, recipe: Recipe, data: Data, device: torch.device, conditions: dict[str, Any]) -> None:

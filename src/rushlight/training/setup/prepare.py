@@ -13,22 +13,23 @@ from torch import nn
 from torch.amp import GradScaler
 
 from rushlight.checkpoint_files import age, list_checkpoints
-from rushlight.data import Data, Held, keeping_workers, open_source
+from rushlight.data import FLOATS, Data, Held, keeping_workers, open_source, reading_floats
 from rushlight.device import choose_device, keep_freed_memory, precision_refusal, products_in_tf32
 from rushlight.errors import RunError, UsageError
 from rushlight.events import Events
-from rushlight.models import MODELS
+from rushlight.models import MODELS, floats_of
 from rushlight.options import Options
 from rushlight.runs import keep_values, lock_run, new_run, read_recipe, write_session
 from rushlight.texts import Note
 from rushlight.training.checkpoint import check_keep, note_inexact, restore
-from rushlight.training.objective import Average, Objective, Schedule, check_metrics, choose_metrics
+from rushlight.training.objective import Average, Objective, Schedule, averaging, check_metrics, choose_metrics
 from rushlight.training.recipe import OWN_LOSS, recipe_from_json, steps_per_epoch
 from rushlight.training.record import open_history
 from rushlight.training.setup.announcement import announce, batch_notes
 from rushlight.training.setup.build import choose_model, eval_notes, freeze, load_first_weights
 from rushlight.training.setup.choose import (
     check_together,
+    check_unfreezes,
     check_validation,
     choose_objective,
     choose_optimizer,
@@ -43,6 +44,7 @@ from rushlight.training.setup.choose import (
 from rushlight.training.setup.conditions import conditions_of
 from rushlight.training.setup.describe import describe_source, make_recipe, write_records
 from rushlight.training.setup.explain import check_own_loss
+from rushlight.training.setup.head import fit_head
 from rushlight.training.setup.outside import outside_state
 from rushlight.training.setup.resume import (
     Begun,
@@ -112,10 +114,31 @@ def set_up(
     fetch: Fetch | None,
     begun: Begun | None = None,
 ) -> Training:
-    """Open, build and check everything that a run needs; a new one's folder is made last, when nothing can be wrong."""
-    events = events or Events()
+    """Open, build and check everything that a run needs; a new one's folder is made last, when nothing can be wrong.
+
+    Numbers are read in the dtype of the model's weights.
+    """
+    is_by_name = isinstance(model, str) and ":" not in model  # then it is fitted to the data
+    built = None if is_by_name else choose_model(model, None, options)
+    with reading_floats(floats_of(None if built is None else built[0])):
+        return set_up_around(built, model, data, options, stack, events or Events(), fetch, begun)
+
+
+def set_up_around(
+    built: tuple[nn.Module, dict[str, Any]] | None,
+    model: object,
+    data: Any,
+    options: Options,
+    stack: contextlib.ExitStack,
+    events: Events,
+    fetch: Fetch | None,
+    begun: Begun | None,
+) -> Training:
+    """Do so with a model that is built, or with one that is built by its name once the data is known."""
     keep_freed_memory()
     device, device_notes = choose_device(options.device)
+    if device.type == "mps" and options.device == "auto" and FLOATS.get() == "float64":  # of which it has none
+        device, device_notes = choose_device("cpu")
     opened = open_source(
         data, options.test_data, data_options(options), fetch, validation=options.val_data,
         is_raw=options.objective is not None or is_step_alone(options), is_whole=is_step_alone(options),
@@ -137,25 +160,36 @@ def set_up(
     metrics = choose_metrics(options.metrics, options.best)
     objective, opened, loss_name = choose_objective(options, opened)
     objective = replace(objective, metrics=metrics)
-    module, described = choose_model(model, opened, options)
+    module, described = built or choose_model(model, opened, options)
+    head = fit_head(module, described, opened, objective.loss, device)
     fitted, notes = fit(module, opened, objective, device, described.get("seed"))
-    notes += load_first_weights(module, described, begun, options)
-    notes += freeze(module, described, options.freeze or ())
+    notes += head + load_first_weights(module, described, begun, options)
+    if options.unfreeze_after is None:
+        notes += freeze(module, described, options.freeze or ())
     check_metrics(metrics, fitted.target)
     if loss_name == OWN_LOSS:
         check_own_loss(module, fitted)
     optimizer, keep = choose_optimizer(options, module, objective.loss), check_keep(options.keep or ())
+    if options.unfreeze_after is not None:  # the optimizer has these too
+        notes += freeze(module, described, options.freeze or (), options.unfreeze_after)
+        check_unfreezes(optimizer, module, described["frozen"]["parameters"])
     own_size = getattr(getattr(opened.train, "loader", None), "batch_size", None)
     if own_size is not None and options.batch_size not in (None, own_size):
         raise UsageError("batch-size-of-loader", given=options.batch_size, own=own_size)
     recipe = make_recipe(options, described, describe_source(data, options), loss_name, optimizer, opened, metrics)
     if begun is None and (refusal := precision_refusal(recipe.precision, device)):
         raise UsageError("no-precision", precision=recipe.precision, reason=refusal)
+    if recipe.precision != "float32" and FLOATS.get() == "float64":
+        raise UsageError("precision-of-float64", precision=recipe.precision)
     if recipe.precision == "tf32":
         stack.enter_context(products_in_tf32())
     steps = steps_per_epoch(fitted.train, recipe)
     if recipe.max_steps is not None:  # they are in place of epochs
         recipe = replace(recipe, epochs=math.ceil(recipe.max_steps / (steps or 1)))
+    if recipe.unfreeze_after is not None and recipe.unfreeze_after >= recipe.epochs:
+        raise UsageError("unfreeze-never", after=recipe.unfreeze_after, epochs=recipe.epochs)
+    if recipe.swa is not None and recipe.swa > recipe.epochs:
+        raise UsageError("swa-never", swa=recipe.swa, epochs=recipe.epochs)
     total = recipe.max_steps or (None if steps is None else steps * recipe.epochs)
     schedule = Schedule(
         optimizer, options.schedule, total, options.warmup,
@@ -163,6 +197,9 @@ def set_up(
     )  # fmt: skip
     if recipe.schedule.get("live"):
         recipe = replace(recipe, schedule={**recipe.schedule, "by": schedule.by})
+    average = averaging(module, optimizer, recipe.ema, recipe.swa)
+    if isinstance(average, Average) and average.hook is not None:
+        stack.callback(average.hook.remove)
     outside = outside_state((options.objective, options.loss, options.step), module, (optimizer, schedule.live, *keep))
     conditions = conditions_of(module, fitted, device)
     if begun is None and options.resume:
@@ -183,9 +220,6 @@ def set_up(
     else:
         folder = begun.folder
     history = open_history(folder, recipe, events, stack)
-    average = None if recipe.ema is None else Average(module, optimizer, recipe.ema)
-    if average is not None:
-        stack.callback(average.hook.remove)
     return Training(
         recipe, module, fitted, objective, optimizer, schedule, device, folder, history, events, new_state(),
         conditions, origin, held_objects(module, objective, fitted), keep,

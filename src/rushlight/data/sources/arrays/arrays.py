@@ -14,7 +14,7 @@ from torch import Tensor
 from rushlight.data.shape import (
     Samples,
     as_array,
-    as_float32,
+    as_floats,
     build_data,
     check_same_dtype,
     check_same_shape,
@@ -26,7 +26,7 @@ from rushlight.data.shape import (
 )
 from rushlight.data.sources.arrays.files import Pair, holds_array_files, read_array_files
 from rushlight.data.sources.kind import SourceKind
-from rushlight.data.spec import FeatureKind, NormalizeName, TargetSpec, Task
+from rushlight.data.spec import FeatureKind, NormalizeName, Share, TargetSpec, Task
 from rushlight.data.splits import Data
 from rushlight.errors import DataError
 from rushlight.texts import Note
@@ -47,7 +47,7 @@ def open_arrays(
     classes: Sequence[str] | None = None,
     normalize: NormalizeName = "auto",
     seed: int = 0,
-    test_fraction: float | None = 0.2,
+    test_fraction: Share | None = 0.2,
     val_fraction: float | None = None,
     is_raw: bool = False,
 ) -> Data:
@@ -137,7 +137,7 @@ def as_raw_tensor(values: Any, name: str, split: str) -> Tensor:
         raise DataError("inputs-not-numbers", data=name, split=split, dtype=array.dtype)
     if array.dtype.kind == "u" and array.dtype.itemsize > 1:
         array = array.astype(np.int64)
-    return as_float32(array, name, split) if array.dtype == np.float64 else owned(array)
+    return as_floats(array, name, split) if array.dtype == np.float64 else owned(array)
 
 
 # ── inputs ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -160,7 +160,7 @@ def stored_inputs(
         return torch.from_numpy(array.astype(np.int64)), "array", []
     if kind != "array" and (kind == "image" or looks_like_images(array)):
         return read_images(array, name, split)
-    return as_float32(array, name, split), "array", []
+    return as_floats(array, name, split), "array", []
 
 
 def looks_like_images(array: np.ndarray) -> bool:
@@ -180,7 +180,7 @@ def read_images(array: np.ndarray, name: str, split: str) -> tuple[Tensor, Featu
     elif array.shape[1] not in CHANNELS:  # where both could be the channels, torch's own order is taken
         notes.append(Note("data.channels-moved", channels=array.shape[3]))
         array = array.transpose(0, 3, 1, 2)
-    images = owned(array) if array.dtype == np.uint8 else as_float32(array, name, split)
+    images = owned(array) if array.dtype == np.uint8 else as_floats(array, name, split)
     return images, "image", notes
 
 

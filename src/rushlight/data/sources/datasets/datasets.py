@@ -66,7 +66,7 @@ from rushlight.data.sources.datasets.samples import (
     size_of,
 )
 from rushlight.data.sources.kind import SourceKind
-from rushlight.data.spec import FeatureKind, FeatureSpec, Normalization, NormalizeName, TargetSpec, Task
+from rushlight.data.spec import FeatureKind, FeatureSpec, Normalization, NormalizeName, Share, TargetSpec, Task
 from rushlight.data.splits import RAW, Data
 from rushlight.errors import DataError, UsageError
 from rushlight.texts import Note
@@ -101,7 +101,7 @@ class DatasetOptions:
     classes: Sequence[str] | None
     normalize: NormalizeName
     seed: int
-    test_fraction: float | None
+    test_fraction: Share | None
     val_fraction: float | None
     readers: Readers
     is_raw: bool
@@ -125,7 +125,7 @@ def open_dataset(
     classes: Sequence[str] | None = None,
     normalize: NormalizeName = "auto",
     seed: int = 0,
-    test_fraction: float | None = 0.2,
+    test_fraction: Share | None = 0.2,
     val_fraction: float | None = None,
     workers: int = 0,
     memory_limit: int,

@@ -12,6 +12,7 @@ from typing import NoReturn
 import numpy as np
 
 from rushlight.data.shape import Names, cut_splits
+from rushlight.data.spec import Share
 from rushlight.errors import DataError
 from rushlight.texts import Joined, Note
 
@@ -43,7 +44,7 @@ class ImageFiles:
 
 
 def find_images(
-    path: Path, *, test_fraction: float | None, val_fraction: float | None, seed: int
+    path: Path, *, test_fraction: Share | None, val_fraction: float | None, seed: int
 ) -> tuple[dict[str, ImageFiles], tuple[str, ...], list[Note]]:
     """Return ({split: its files}, class names, notes) for either layout; nothing is decoded."""
     if not path.is_dir():

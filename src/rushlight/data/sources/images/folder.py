@@ -34,7 +34,7 @@ from rushlight.data.sources.images.pixels import (
     read_shape,
 )
 from rushlight.data.sources.kind import SourceKind
-from rushlight.data.spec import FeatureSpec, NormalizeName, TargetSpec
+from rushlight.data.spec import FeatureSpec, NormalizeName, Share, TargetSpec
 from rushlight.data.splits import Data
 from rushlight.errors import DataError, UsageError
 from rushlight.texts import Joined, Note
@@ -52,7 +52,7 @@ def open_image_folder(
     normalize: NormalizeName = "auto",
     image_size: tuple[int, int] | None = None,
     seed: int = 0,
-    test_fraction: float | None = 0.2,
+    test_fraction: Share | None = 0.2,
     val_fraction: float | None = None,
     skip_bad: bool = False,
     workers: int = 0,

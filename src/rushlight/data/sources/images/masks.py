@@ -25,7 +25,7 @@ from rushlight.data.sources.images.pixels import (
     read_pixels,
 )
 from rushlight.data.sources.kind import SourceKind
-from rushlight.data.spec import NormalizeName, TargetSpec
+from rushlight.data.spec import NormalizeName, Share, TargetSpec
 from rushlight.data.splits import Data
 from rushlight.errors import DataError
 from rushlight.files import open_file
@@ -47,7 +47,7 @@ def open_mask_folder(
     normalize: NormalizeName = "auto",
     image_size: tuple[int, int] | None = None,
     seed: int = 0,
-    test_fraction: float | None = 0.2,
+    test_fraction: Share | None = 0.2,
     val_fraction: float | None = None,
     memory_limit: int,
 ) -> Data:

@@ -9,7 +9,7 @@ from rushlight.data.sources.kind import SourceKind
 from rushlight.data.sources.named.cache import Progress
 from rushlight.data.sources.named.catalog import DATASETS
 from rushlight.data.sources.named.named import open_named
-from rushlight.data.spec import NormalizeName, TargetSpec
+from rushlight.data.spec import NormalizeName, Share, TargetSpec
 from rushlight.data.splits import Data
 
 
@@ -17,20 +17,32 @@ def open_named_data(
     name: str,
     *,
     normalize: NormalizeName = "auto",
+    test_fraction: Share = 0.2,
     val_fraction: float | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Data:
-    """Open the dataset called `name`, fetching it first if need be; its train and test splits are those published."""
+    """Open the dataset called `name`, fetching it first if need be; its train and test splits are those published.
+
+    A fold is cut from the published training samples, and the published test split is left out then.
+    """
     arrays = open_named(name, progress=progress)
     target = TargetSpec("classification", tuple(arrays.classes))
     published = Samples(torch.from_numpy(arrays.train_inputs), torch.from_numpy(arrays.train_targets))
     test = Samples(torch.from_numpy(arrays.test_inputs), torch.from_numpy(arrays.test_targets))
-    train, validation, _, notes = cut_samples(
-        published, target, test_fraction=None, val_fraction=val_fraction, seed=seed
+    fold = test_fraction if isinstance(test_fraction, tuple) else None
+    train, validation, cut, notes = cut_samples(
+        published, target, test_fraction=fold, val_fraction=val_fraction, seed=seed
     )
     return build_data(
-        name, "image", train, test, target, validation=validation, normalize=normalize, notes=(*arrays.notes, *notes)
+        name,
+        "image",
+        train,
+        cut or test,
+        target,
+        validation=validation,
+        normalize=normalize,
+        notes=(*arrays.notes, *notes),
     )
 
 

@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from rushlight.data.spec import Column
+from rushlight.data.spec import FLOATS, Column
 from rushlight.errors import DataError, suggest
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -28,13 +28,13 @@ LARGEST = float(np.finfo(np.float32).max)
 def encode_cells(
     table: Mapping[str, Sequence[object] | Array], columns: tuple[Column, ...], count: int, rows: Array | None = None
 ) -> Array:
-    """Return `count` rows as float32 features, shape (count, sum of the columns' widths), in the order of `columns`.
+    """Return `count` rows as features in the dtype FLOATS, shape (count, sum of the columns' widths), in the order of `columns`.
 
     `table` has the cells of each column, or float64 values that are read already (dates as days since 1970, NaN for gaps).
     Columns that were not learnt are ignored. `rows` are the rows' numbers in their file, where some of it were left out.
     Raises DataError for a column that is not there, or a value that is no number or date where these were learnt.
     """
-    features = np.zeros((count, sum(column.width for column in columns)), dtype=np.float32)
+    features = np.zeros((count, sum(column.width for column in columns)), dtype=FLOATS.get())
     first = 0
     for column in columns:
         if column.name not in table:

@@ -29,7 +29,7 @@ from rushlight.data.sources.tables.frames import (
     polars,
     read_frame,
 )
-from rushlight.data.spec import Column, FeatureSpec, NormalizeName, TargetSpec, Task
+from rushlight.data.spec import FLOATS, Column, FeatureSpec, NormalizeName, Share, TargetSpec, Task, in_floats
 from rushlight.data.splits import Data
 from rushlight.errors import DataError, UsageError, suggest
 from rushlight.formats import format_names
@@ -52,7 +52,7 @@ def open_table(
     test: Any = None,
     normalize: NormalizeName = "auto",
     seed: int = 0,
-    test_fraction: float | None = 0.2,
+    test_fraction: Share | None = 0.2,
     val_fraction: float | None = None,
     task: Task | None = None,
 ) -> Data:
@@ -211,13 +211,13 @@ def sorted_classes(values: Sequence[object]) -> list[str | float]:
 
 
 def target_numbers(path: Path, series: pl.Series, spec: TargetSpec) -> Tensor:
-    """Return a target column as what `spec` says: class numbers, 0 or 1, or float32; DataError for a class not in `spec`."""
+    """Return a target column as what `spec` says: class numbers, 0 or 1, or quantities; DataError for a class not in `spec`."""
     values = [cell(value) for value in series.to_list()]
     if spec.task == "regression":
         numbers = [as_number(value) for value in values]
         if None in numbers:
             raise DataError("target-not-a-number", path=path, target=spec.name, value=values[numbers.index(None)])
-        return torch.tensor(numbers, dtype=torch.float32).reshape(-1, 1)
+        return in_floats(torch.tensor(numbers, dtype=torch.float64), FLOATS.get()).reshape(-1, 1)
     number_of = {name: number for number, name in enumerate(spec.classes)}
     named = {value: str(value) if str(value) in number_of else class_name(value) for value in set(values)}
     if strangers := sorted(name for name in named.values() if name not in number_of):
