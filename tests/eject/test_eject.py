@@ -233,6 +233,7 @@ def test_the_comments_are_chinese_where_the_user_is(tmp_path: Path, monkeypatch:
             ["The loss was an object made in Python", "The model was an object"],
         ),
         ({"schedule": "plateau"}, ["schedule is plateau."]),
+        ({"cutmix": 0.5}, ["cutmix is 0.5."]),
     ],
 )
 def test_what_cannot_be_carried_is_named_and_nothing_is_written(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,14 @@ from torch import nn
 
 from rushlight.data import Data, ResidentSplit
 from rushlight.models import restored
+from rushlight.options import RecipeOptions
 from rushlight.runs import inexact_resumes, read_history
 from rushlight.texts import Note
 from rushlight.training import Recipe
 
-LEFT = {  # options that no script carries, with the value at which there is nothing to carry
-    "ema": None, "augment": None, "groups": None, "freeze": None, "best": None, "precision": "float32", "on_nan": "stop",
+CARRIED = {  # the options that a script carries, or whose value changes nothing that it computes
+    "epochs", "batch_size", "accumulate", "clip_norm", "early_stopping", "mixup", "max_steps", "seed", "device", "numerics",
+    "compile", "study", "final_test", "keep_epochs", "tensorboard",
 }  # fmt: skip
 LAST = {"classification": "classes", "binary": "yes-or-no", "multilabel": "yes-or-no", "regression": "quantity"}
 EVALUATED = 512  # samples at a time
@@ -26,8 +29,12 @@ EVALUATED = 512  # samples at a time
 def check_learning(recipe: Recipe, left: list[Note]) -> None:
     """Note in `left` what of a recipe's learning no script carries."""
     found: dict[str, Any] = {
-        name: getattr(recipe, name) for name, usual in LEFT.items() if getattr(recipe, name) != usual
+        entry.name: value
+        for entry in fields(RecipeOptions)
+        if entry.name not in CARRIED and (value := getattr(recipe, entry.name)) != entry.default
     }
+    fractions = {name: recipe.data["options"].get(name) for name in ("test_fraction", "val_fraction")}
+    found |= {name: value for name, value in fractions.items() if isinstance(value, (list, tuple, dict))}  # a fold
     found |= {"weights": recipe.model["weights"]} if "weights" in recipe.model else {}
     found |= {"metrics": ", ".join(entry["name"] for entry in recipe.metrics)} if recipe.metrics else {}
     schedule, arguments = recipe.schedule["name"], recipe.loss.get("arguments", {})
