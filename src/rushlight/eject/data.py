@@ -81,12 +81,8 @@ def of_name(name: str) -> Facts:
     if dataset.layout == "shipped":
         return {**own, "kind": "digits", "path": quote(str(SHIPPED))}
     if dataset.layout == "idx":
-        return {
-            **own,
-            "kind": "idx",
-            "unpack": READ,
-            "files": {split: tuple(map(quote, each)) for split, each in names.items()},
-        }
+        read = {split: tuple(map(quote, each)) for split, each in names.items()}
+        return {**own, "kind": "idx", "unpack": READ, "files": read}
     record = dataset.files[0].contents[0].size_bytes // (10_000 if len(names["train"]) > 1 else 50_000)
     joined = {split: ", ".join(map(quote, each)) for split, each in names.items()}
     return {**own, "kind": "cifar", "record": record, **joined}
@@ -126,9 +122,9 @@ def of_arrays(path: Path, data: Data) -> Facts:
     else:
         number += ".long()"
     return {
-        "kind": "arrays", "is_file": path.is_file(), "names": quoted_list(sorted({name for pair in pairs.values() for name in pair})),
+        "kind": "arrays", "is_file": path.is_file(), "names": listed("[]", sorted({name for pair in pairs.values() for name in pair})),
         "pairs": {SHORT[split]: tuple(map(quote, pair)) for split, pair in pairs.items()}, "inputs": shape + kind, "targets": number,
-        "classes": quoted_list(target.classes) if has_names else "", "own": set(pairs),
+        "classes": listed("[]", target.classes) if has_names else "", "own": set(pairs),
     }  # fmt: skip
 
 
@@ -150,8 +146,8 @@ def of_pictures(path: Path, data: Data) -> Facts:
     own = {split: top for split, top in tops.items() if split == "train" or top != tops["train"]}
     endings = sorted({Path(name).suffix.lower() for each in names.values() for name in each})
     return {
-        "kind": "pictures", "classes": quoted_list(data.target.classes), "mode": "L" if channels == 1 else "RGB", "width": width, "height": height,
-        "endings": quoted_list(endings), "has_alpha": not {".png", ".gif", ".webp", ".tif", ".tiff"}.isdisjoint(endings),
+        "kind": "pictures", "classes": listed("[]", data.target.classes), "mode": "L" if channels == 1 else "RGB", "width": width, "height": height,
+        "endings": listed("[]", endings), "has_alpha": not {".png", ".gif", ".webp", ".tif", ".tiff"}.isdisjoint(endings),
         "channels_first": ".unsqueeze(0)" if channels == 1 else ".permute(2, 0, 1).contiguous()",
         "folders": {SHORT[split]: f"DATA / {quote(top)}" if top else "DATA" for split, top in own.items()}, "own": set(own),
     }  # fmt: skip
@@ -182,20 +178,12 @@ def of_table(path: Path, recipe: Recipe, data: Data, left: list[Note]) -> Facts:
     )
     booleans = any({"true", "false"} & set(column.categories) for column in columns)
     number = "float(row[TARGET])" if target.task == "regression" else "CLASSES.index(row[TARGET])"
-    tensor = {
-        "classification": "torch.tensor([{}])",
-        "regression": "torch.tensor([[{}]])",
-        "binary": "torch.tensor([[{}]]).float()",
-    }[target.task]
-    each = (
-        tensor.replace("{}", f"{number} for row in rows")
-        if target.task == "classification"
-        else tensor.replace("[{}]", f"[{number}] for row in rows")
-    )
+    each = f"torch.tensor([{number if target.task == 'classification' else f'[{number}]'} for row in rows])"
+    each += ".float()" if target.task == "binary" else ""
     test = recipe.data.get("test")
     return {
-        "kind": "table", "target": quote(target.name), "classes": quoted_list(target.classes), "columns": bracketed("{}", [f"{quote(name)}: {quote(kind)}" for name, kind in kinds.items()]), "kinds": set(kinds.values()),
-        "missing": as_set(missing), "gaps": as_set(sorted({*missing, *gaps})), "encoding": ENCODINGS.get(encoding, "cp1252"), "booleans": booleans, "targets": each,
+        "kind": "table", "target": quote(target.name), "classes": listed("[]", target.classes), "columns": bracketed("{}", [f"{quote(name)}: {quote(kind)}" for name, kind in kinds.items()]), "kinds": set(kinds.values()),
+        "missing": listed("{}", missing), "gaps": listed("{}", sorted({*missing, *gaps})), "encoding": ENCODINGS.get(encoding, "cp1252"), "booleans": booleans, "targets": each,
         "delimiter": "" if delimiter == "," else f", delimiter={quote(delimiter)}", "has_test": test is not None, "test_path": f"Path({quote(test)})",
         "kept": "[row for row in rows if row[TARGET] not in MISSING]" if missing else "rows", "own": {"train", "test"} if test else {"train"},
     }  # fmt: skip
@@ -207,16 +195,10 @@ def quote(value: object) -> str:
     return f'"{found[1:-1]}"' if found[0] == "'" and '"' not in found else found
 
 
-def as_set(texts: Iterable[str]) -> str:
-    """Return texts as a set in Python; '' where there are none."""
+def listed(brackets: str, texts: Iterable[str]) -> str:
+    """Return texts in brackets, as a list or a set in Python; '' where there are none."""
     quoted = [quote(each) for each in texts]
-    return bracketed("{}", quoted) if quoted else ""
-
-
-def quoted_list(texts: Iterable[str]) -> str:
-    """Return texts as a list in Python; '' where there are none."""
-    quoted = [quote(each) for each in texts]
-    return bracketed("[]", quoted) if quoted else ""
+    return bracketed(brackets, quoted) if quoted else ""
 
 
 def bracketed(brackets: str, parts: list[str]) -> str:
@@ -234,10 +216,8 @@ def prepared_as(data: Data) -> Facts:
     """Return how inputs become what the model receives, and targets what the loss takes."""
     assert data.features is not None
     assert data.target is not None
-    normalization, splits = (
-        data.features.normalization,
-        [SHORT[name] for name in ("train", "validation", "test") if name in data.splits],
-    )
+    normalization = data.features.normalization
+    splits = [SHORT[name] for name in ("train", "validation", "test") if name in data.splits]
     is_bytes, is_image = data.features.dtype == "uint8", data.features.kind == "image"
     scaled, prepared = bool(normalization.mean), ""
     if is_bytes:

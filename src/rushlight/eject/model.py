@@ -125,12 +125,8 @@ def own_source(path: Path, left: list[Note]) -> dict[str, Any]:
             dropped.update(span)
         elif isinstance(node, (ast.Import, ast.ImportFrom)):
             modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""]
-            near = [
-                each
-                for each in modules
-                if (path.parent / each.partition(".")[0]).with_suffix(".py").is_file()
-                or (path.parent / each.partition(".")[0]).is_dir()
-            ]
+            beside = {each: path.parent / each.partition(".")[0] for each in modules}
+            near = [each for each, place in beside.items() if place.is_dir() or place.with_suffix(".py").is_file()]
             if near or (isinstance(node, ast.ImportFrom) and node.level):
                 left.append(Note("eject.cannot.import", path=path.name, line=node.lineno, name=", ".join(near) or "."))
             names |= names_given_by(node)

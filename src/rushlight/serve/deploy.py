@@ -41,12 +41,7 @@ NEEDED = (  # what a server that has a graph imports
 THREADS = 2  # where none were chosen: those of the machine that writes are not those of the one that serves
 MEGABYTES = 256  # that a server holds, besides four times its model
 MOST_OF_A_MODEL = 16 << 30  # bytes
-INSIDE = (
-    "",
-    ".$(NAMESPACE)",
-    ".$(NAMESPACE).svc",
-    ".$(NAMESPACE).svc.cluster.local",
-)  # of a Service, by Kubernetes' DNS
+INSIDE = ("", ".$(NAMESPACE)", ".$(NAMESPACE).svc", ".$(NAMESPACE).svc.cluster.local")  # of a Service, by DNS
 
 
 def write_deployment(
