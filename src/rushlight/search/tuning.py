@@ -104,19 +104,18 @@ def tune(
         screen.begin(plan.name, space_to_json(plan.space), trials, plan.epochs, jobs, threads, len(study.trials))
         try:
             search(study, plan, threads, jobs, trials, hours, screen)
+            best, result = study.best, None
+            if best is None:
+                raise UsageError("study-without-trial", study=plan.name, count=len(study.trials))
+            if seeds > 0:
+                screen.testing(seeds)
+                result = compare_with_defaults(plan.job, best, plan.defaults, seeds, threads, jobs)
         except KeyboardInterrupt:
             screen.stopped(sum(trial.status != "running" for trial in study.trials))
             raise
-        best = study.best
-        if best is None:
-            raise UsageError("study-without-trial", study=plan.name, count=len(study.trials))
         importances = study.importances()
         panels = importances or dict.fromkeys(plan.space)
         write_importance_plot(folder / PLOT, panels, [asdict(trial) for trial in study.trials], study.metric)
-        result = None
-        if seeds > 0:
-            screen.testing(seeds)
-            result = compare_with_defaults(plan.job, best, plan.defaults, seeds, threads, jobs)
         found = StudyResult(plan.name, folder, study.metric, best, tuple(study.trials), importances, result)
         files.write_json(folder / RESULT, found.to_json())
         return found
