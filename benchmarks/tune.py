@@ -103,7 +103,7 @@ def one_round(source: str, seed: int, trials: int, epochs: int, runs: Path) -> d
         if prunes:
             spent = sum(len(trial.figures) for trial in study.trials)
         assert study.best is not None
-        result = compare_with_defaults(plan.job, study.best.choices, plan.defaults, 1, 1, 1)
+        result = compare_with_defaults(plan.job, study.best, plan.defaults, 1, 1, 1)
         assert result is not None
         name = "tune" if prunes else "random"
         figures[name] = result.winner.mean

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -54,10 +55,11 @@ def test_trials_are_runs_that_are_never_tested_and_the_winner_is(study: Any) -> 
         assert not (run.folder / "report.json").exists()
         assert read_note(run.folder)["tags"] == ["s"]
         assert rushlight.open_run(run.folder).recipe.study == "s"
-    assert runs["s-best-1"].status == "finished"
-    report = rushlight.open_run(runs["s-best-1"].folder).report
+    assert runs[study.result.winner.runs[0]].status == "finished"
+    report = rushlight.open_run(runs[study.result.winner.runs[0]].folder).report
     assert report is not None
     assert study.result.winner.values == [report.accuracy]
+    assert study.result.winner.runs == [f"s-best-{study.best.number:03}-1"]
     assert study.result.verdict in ("few-seeds", "one-recipe")
     assert study.best.value == max(trial.value for trial in study.trials if trial.status == "complete")
 
@@ -95,6 +97,37 @@ def test_a_function_builds_a_model_for_each_trial_from_its_choices(tmp_path: Pat
     first, second = (rushlight.open_run(tmp_path / f"{name}-000", net()).losses for name in "st")
     assert np.array_equal(first, second)  # the same first weights
     assert again.trials[0] == found.trials[0]
+
+
+def test_another_winner_is_tested_by_runs_of_its_own(tmp_path: Path) -> None:
+    options: dict[str, Any] = {
+        "space": {"lr": [1e-3, 0.5]},
+        "epochs": 1,
+        "optimizer": "SGD",
+        "batch_size": 16,
+        "seeds": 1,
+        "runs": tmp_path,
+        "name": "s",
+        "quiet": True,
+    }
+    first = rushlight.tune("mlp", DATA, trials=1, **options)
+    later = rushlight.tune("mlp", DATA, trials=5, **options)
+    assert (first.best.number, first.best.choices["lr"], later.best.choices["lr"]) == (0, 1e-3, 0.5)
+    assert first.result is not None
+    assert later.result is not None
+    assert first.result.winner.runs == ["s-best-000-1"]
+    assert later.result.winner.runs == [f"s-best-{later.best.number:03}-1"]
+    report = rushlight.open_run(tmp_path / later.result.winner.runs[0]).report
+    assert report is not None
+    assert later.result.winner.values == [report.accuracy]
+
+
+def test_runs_of_a_study_that_is_gone_are_nobodys(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"trials": 1, "epochs": 1, "seeds": 0, "runs": tmp_path, "name": "s", "quiet": True}
+    rushlight.tune("mlp", DATA, space={"lr": [1e-3, 1e-2]}, **options)
+    shutil.rmtree(tmp_path / "s")
+    with pytest.raises(UsageError, match="s-000 the first, but the study itself is gone"):
+        rushlight.tune("mlp", DATA, space={"lr": [1e-4, 1e-1]}, **options)
 
 
 def test_a_search_for_the_rate_alone_has_the_schedule_of_the_defaults(tmp_path: Path) -> None:
@@ -333,14 +366,14 @@ def test_the_command_prints_a_row_for_each_trial_and_what_was_found(
     assert "   0  complete  epochs   1  accuracy " in shown
     assert "The best of all: trial 0" in shown
     assert "2 whole trials are too few" in shown or "One whole trial is too few" in shown
-    assert "next: rushlight test s-best-1" in shown
+    assert "next: rushlight test s-best-000-1" in shown
     assert (tmp_path / "runs" / "s" / "importance.png").read_bytes().startswith(b"\x89PNG")
     monkeypatch.setenv("RUSHLIGHT_LANGUAGE", "zh")
     run_command([*TUNE, "--json"])
     captured = capsys.readouterr()
     found = json.loads(captured.out)
     assert [trial["number"] for trial in found["trials"]] == [0, 1]
-    assert found["result"]["winner"]["runs"] == ["s-best-1"]
+    assert found["result"]["winner"]["runs"] == ["s-best-000-1"]
     assert "其中 2 次已经开始" in captured.err
 
 

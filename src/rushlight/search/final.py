@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from rushlight.errors import TrainingError
 from rushlight.formats import main_figure
 from rushlight.report import Z95, wilson
 from rushlight.runs import read_report
+from rushlight.search.study import Trial
 from rushlight.search.trial import Job
 from rushlight.search.work import work_here, work_in_processes
 
@@ -56,7 +57,7 @@ class Result:
 
 def compare_with_defaults(
     make: Callable[..., Job],
-    choices: Mapping[str, Any],
+    best: Trial,
     defaults: dict[str, Any] | None,
     seeds: int,
     threads: int,
@@ -67,9 +68,10 @@ def compare_with_defaults(
     The splits are those of the trials. Where the defaults are unknown ({}), they are what is trained when nothing is chosen;
     where nothing can be trained then (None), only the winner is tested.
     """
-    is_one = dict(choices) == defaults
+    is_one = best.choices == defaults
     queue: list[Job] = []
-    for kind, chosen in (("best", choices), ("defaults", None if is_one else defaults)):
+    kinds = (f"best-{best.number:03}", best.choices), ("defaults", None if is_one else defaults)
+    for kind, chosen in kinds:  # a study that goes on may have another best one: its runs are others
         for seed in range(1, seeds + 1) if chosen is not None else ():
             job = make(0, f"{kind}-{seed}", chosen, threads)
             own = {"seed": job.options["seed"] + seed, "split_seed": job.options["seed"]}

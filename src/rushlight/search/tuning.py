@@ -6,6 +6,7 @@ import contextlib
 import inspect
 import json
 import math
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -23,7 +24,7 @@ from rushlight.errors import ModelError, UsageError
 from rushlight.models import MODELS, load_model_class
 from rushlight.options import OPTIONS, plain_options, tunes
 from rushlight.report import write_importance_plot
-from rushlight.runs import ENDED, is_run, lock_run, summarize_run
+from rushlight.runs import ENDED, is_run, lock_run, run_folders, summarize_run
 from rushlight.search.final import Result, compare_with_defaults
 from rushlight.search.space import (
     Space,
@@ -103,19 +104,18 @@ def tune(
         screen.begin(plan.name, space_to_json(plan.space), trials, plan.epochs, jobs, threads, len(study.trials))
         try:
             search(study, plan, threads, jobs, trials, hours, screen)
+            best, result = study.best, None
+            if best is None:
+                raise UsageError("study-without-trial", study=plan.name, count=len(study.trials))
+            if seeds > 0:
+                screen.testing(seeds)
+                result = compare_with_defaults(plan.job, best, plan.defaults, seeds, threads, jobs)
         except KeyboardInterrupt:
             screen.stopped(sum(trial.status != "running" for trial in study.trials))
             raise
-        best = study.best
-        if best is None:
-            raise UsageError("study-without-trial", study=plan.name, count=len(study.trials))
         importances = study.importances()
         panels = importances or dict.fromkeys(plan.space)
         write_importance_plot(folder / PLOT, panels, [asdict(trial) for trial in study.trials], study.metric)
-        result = None
-        if seeds > 0:
-            screen.testing(seeds)
-            result = compare_with_defaults(plan.job, best.choices, plan.defaults, seeds, threads, jobs)
         found = StudyResult(plan.name, folder, study.metric, best, tuple(study.trials), importances, result)
         files.write_json(folder / RESULT, found.to_json())
         return found
@@ -223,13 +223,16 @@ def is_of_data(name: str) -> bool:
 def agree(folder: Path, plan: Plan, jobs: int) -> int:
     """Write what a new study searches, or check that a study that goes on searches the same; return the threads of each job.
 
-    A study whose first run was never begun is new: what it was asked could not be trained. Raises UsageError where another was
-    begun, or where the jobs would have more threads than there are cores.
+    A study without runs is new: what it was asked could not be trained. Raises UsageError where another was begun, where runs of
+    its names are those of a study that is gone, or where the jobs would have more threads than there are cores.
     """
     cores, path = usable_cores(), folder / PLAN
     threads = max(1, min(torch.get_num_threads(), cores // jobs))
-    is_begun = path.exists() and is_run(folder.with_name(f"{plan.name}-000"))
-    if is_begun:
+    named = re.compile(re.escape(plan.name) + r"-(\d{3,}|best-\d{3,}-\d+|defaults-\d+)")
+    begun = [run.name for run in run_folders(folder.parent) if named.fullmatch(run.name)]
+    if begun and not path.exists():
+        raise UsageError("study-runs-exist", study=plan.name, run=begun[0], count=len(begun))
+    if begun:
         before = files.parse_json(files.read_bytes(path, files.MOST_JSON))
         then, now = flat(before), flat(plan.record)
         pairs = [
@@ -242,7 +245,7 @@ def agree(folder: Path, plan: Plan, jobs: int) -> int:
         threads = int(before["threads"])
     if jobs * threads > max(cores, threads):
         raise UsageError("too-many-jobs", jobs=jobs, threads=threads, cores=cores, most=max(1, cores // threads))
-    if not is_begun:
+    if not begun:
         files.delete_file(folder / JOURNAL)
         files.write_json(path, {**plan.record, "threads": threads, "rushlight": __version__})
     return threads
