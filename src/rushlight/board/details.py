@@ -9,7 +9,7 @@ from typing import Any
 
 from rushlight.board.files import read_all_lines, read_status
 from rushlight.board.health import health_of
-from rushlight.board.listing import Refused, check_files
+from rushlight.board.listing import Refused, check_files, statuses_of
 from rushlight.board.samples import calibration_of
 from rushlight.errors import RunError
 from rushlight.runs import STOP, is_locked, list_sessions, read_environment, read_note, read_recipe, read_report
@@ -36,7 +36,7 @@ def details_of(folder: Path) -> dict[str, Any]:
         return None
 
     try:
-        check_files(folder)
+        check_files(statuses_of(folder))
     except Refused as error:
         return {
             "recipe": None,
