@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +58,7 @@ def join(pieces: list[Cells]) -> Cells:
 
 def single(values: Floats) -> Cells:
     """Return one cell for each value."""
-    counts = np.zeros((len(KINDS), len(values)), np.int32)
+    counts = np.zeros((len(KINDS), len(values)), np.uint8)
     counts[3] = values <= 0
     if not np.isfinite(values).all():
         counts[0], counts[1], counts[2] = np.isnan(values), values == np.inf, values == -np.inf
@@ -82,17 +82,18 @@ def merge(cells: Cells, edges: Integers) -> Cells:
         merged.low[full] = least.reduceat(cells.low[:upto], starts)
         merged.high[full] = most.reduceat(cells.high[:upto], starts)
         if cells.counts[:, :upto].any():
-            merged.counts[:, full] = np.add.reduceat(cells.counts[:, :upto], starts, axis=1)
+            merged.counts[:, full] = np.add.reduceat(cells.counts[:, :upto], starts, axis=1, dtype=np.int32)
     return merged
 
 
 def blocks_of(values: Floats) -> Cells:
     """Return one cell for every `BLOCK` values."""
     if not np.isfinite(values).all():
-        return merge(single(values), np.arange(0, len(values) + 1, BLOCK))
+        merged = merge(single(values), np.arange(0, len(values) + 1, BLOCK))
+        return replace(merged, counts=merged.counts.astype(np.uint8))
     rows = values.reshape(-1, BLOCK)
     low = rows.min(axis=1)
-    counts = np.zeros((len(KINDS), len(rows)), np.int32)
+    counts = np.zeros((len(KINDS), len(rows)), np.uint8)  # of at most `BLOCK` values: a long run has many blocks
     if low.min(initial=1) <= 0:
         counts[3] = (rows <= 0).sum(axis=1)
     return Cells(rows[:, 0].copy(), low, rows.max(axis=1), rows[:, -1].copy(), counts)
