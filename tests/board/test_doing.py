@@ -15,7 +15,9 @@ from tests.board.folders import make_run
 
 import rushlight
 from rushlight.board.listing import id_of
-from rushlight.runs import STOP, lock_run, read_note
+from rushlight.events import Event
+from rushlight.runs import STOP, ask_to_stop, lock_run, read_note
+from rushlight.training.record import stop
 
 
 @pytest.fixture
@@ -105,9 +107,15 @@ def test_there_are_no_other_changes_and_none_by_reading(runs: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_and_its_model_is_served_from_the_page(tmp_path: Path) -> None:
-    for _ in rushlight.epochs("mlp", "digits", epochs=3, quiet=True, runs=tmp_path, name="stopped"):
-        break
+def test_a_run_goes_on_and_its_model_is_served_from_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stop, "EVERY", 0.0)
+
+    def ask(event: Event) -> None:
+        if event.kind == "epoch":
+            ask_to_stop(tmp_path / "stopped")
+
+    with pytest.raises(KeyboardInterrupt):
+        rushlight.train("mlp", "digits", epochs=3, quiet=True, runs=tmp_path, name="stopped", on_event=ask)
     client, address = Client(tmp_path), f"/api/runs/{id_of('stopped')}"
     assert client.post(f"{address}/do/resume", {}).json == {}
     for _ in range(1200):

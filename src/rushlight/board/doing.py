@@ -50,7 +50,6 @@ class Processes:
     """The commands that the page has begun: trainings outlive the board, servers do not."""
 
     def __init__(self) -> None:
-        self.begun: list[subprocess.Popen[bytes]] = []
         self.servers: dict[Path, tuple[subprocess.Popen[bytes], str]] = {}  # with their addresses
         self.lock = threading.Lock()
 
@@ -68,7 +67,7 @@ class Processes:
                 [*command, "--port", "0"] if what == "serve" else command, stdin=subprocess.DEVNULL, stdout=output,
                 stderr=output, start_new_session=True, env={**os.environ, "PYTHONUNBUFFERED": "1"},
             )  # fmt: skip
-            self.begun.append(process)
+            threading.Thread(target=process.wait, daemon=True).start()  # so that none is left as a zombie
             for _ in range(int(START_SECONDS / POLL_SECONDS)):
                 time.sleep(POLL_SECONDS)
                 output.seek(0)
