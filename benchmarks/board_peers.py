@@ -27,7 +27,7 @@ import numpy as np
 from benchmarks.board import board_of, id_of, write_run
 from benchmarks.measure import ROOT, Spread, say, spread
 
-STEPS, SPIKES = 100_000, 50
+STEPS, SPIKES = 20_000, 50
 SECONDS = 180  # until a board serves, or a curve is there
 LEAST_POINTS = 100  # of an answer that holds the curve
 

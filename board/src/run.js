@@ -79,8 +79,7 @@ function timeLeft(row, history) {
 /** What a step spends its time on. @param {{limit: any}} props */
 function Limit({ limit }) {
   if (!limit) return null;
-  return html`<section><h2>${say("limit")}</h2><p>${limit.sentence}</p><p>${say("limit-step", { time: figure(limit.step_seconds * 1000) })}
-    ${limit.parts.map((/** @type {[string, number]} */ [name, share]) => `${name} ${percent(share)}`).join(", ")}</p></section>`;
+  return html`<section><h2>${say("limit")}</h2><p>${limit.sentence}</p><p>${say("limit-step", { time: figure(limit.step_seconds * 1000) })} ${limit.parts.map((/** @type {[string, number]} */ [name, share]) => `${name} ${percent(share)}`).join(", ")}</p></section>`;
 }
 
 // ── the report ────────────────────────────────────────────────────────────────────────────────────────────
