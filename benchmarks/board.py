@@ -162,6 +162,7 @@ def main() -> None:
     if options.peers:
         from benchmarks.board_peers import compare, table
 
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # the servers are ended
         environments = {name: Path(place) for name, _, place in (peer.partition("=") for peer in options.peers)}
         with sync_playwright() as driver:
             browser = driver.chromium.launch(executable_path=chromium, args=ARGUMENTS)

@@ -10,6 +10,7 @@ memory is what all of the server's processes hold together (shared pages counted
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -145,7 +146,11 @@ def served(name: str, environment: Path, place: Path) -> Iterator[tuple[str, int
         yield f"http://127.0.0.1:{port}", server.pid
     finally:
         os.killpg(server.pid, signal.SIGTERM)
-        server.wait(30)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            server.wait(20)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
 
 
 def opened(context: Any, address: str, process: int, spikes: np.ndarray) -> Opened:
