@@ -110,7 +110,7 @@ function useCurves(runs, look, columns) {
   const ids = runs.map((row) => row.id);
   const key = JSON.stringify([ids, view]);
   const isLive = runs.some((row) => row.status === "running");
-  const since = runs.map((row) => `${row.status}${row.steps}`).join();
+  const since = runs.map((row) => `${row.status}${row.steps}-${row.bytes}`).join();
   const asked = useRef({ key: "", isLate: false, stop: new AbortController() }); // the request under way; without one the key is ""
   const [late, setLate] = useState(0);
   useEffect(() => {

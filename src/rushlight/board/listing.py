@@ -30,6 +30,7 @@ SMALL_FILES = (
     "note.json",
 )
 READ_WHOLE = {**dict.fromkeys(SMALL_FILES, 16 << 20), "history.jsonl": 64 << 20, "values.jsonl": 64 << 20}  # bytes
+LOSSES = "losses.f32"
 SETTLED_SECONDS = 2.0  # a folder's time of change is trusted when it is this old
 SEARCH_SECONDS = 10.0  # between two searches for TensorBoard's files
 READING_SECONDS = 0.5  # of one call; what is new then waits for the next
@@ -178,7 +179,7 @@ def id_of(name: str) -> str:
 def statuses_of(folder: Path) -> Statuses:
     """Return the status of each file that a row is made of; those that are not there are left out."""
     found = {}
-    for name in READ_WHOLE:
+    for name in (*READ_WHOLE, LOSSES):
         with contextlib.suppress(OSError):
             found[name] = os.lstat(f"{folder}/{name}")
     return found
@@ -206,11 +207,12 @@ def are_regular(found: Statuses, *names: str) -> bool:
 
 def check_files(found: Statuses) -> None:
     """Raise Refused if a file that is read whole is a link, a device or a pipe, or too large."""
-    for name, status in found.items():
-        if not stat.S_ISREG(status.st_mode):
+    for name, most in READ_WHOLE.items():
+        status = found.get(name)
+        if status is not None and not stat.S_ISREG(status.st_mode):
             raise Refused(text("board.problem.no-file", name=name))
-        if status.st_size > READ_WHOLE[name]:
-            raise Refused(text("board.problem.too-large", name=name, bytes=status.st_size, most=READ_WHOLE[name]))
+        if status is not None and status.st_size > most:
+            raise Refused(text("board.problem.too-large", name=name, bytes=status.st_size, most=most))
 
 
 def row_of(folder: Path, found: Statuses) -> dict[str, Any]:
@@ -237,6 +239,9 @@ def row_of(folder: Path, found: Statuses) -> dict[str, Any]:
             folder, text("board.problem.unreadable", reason=f"{type(error).__name__}: {error}"[:LONGEST_NAME])
         )
     row.pop("folder")
+    row["bytes"] = (
+        found[LOSSES].st_size if LOSSES in found else 0
+    )  # a killed training may leave losses and no line of history
     row |= read_note(folder) if "note.json" in found else NO_NOTE
     return {name: row_value(value) for name, value in row.items()}
 
