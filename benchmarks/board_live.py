@@ -106,8 +106,6 @@ def kills(count: int, browser: Any) -> str:
             place,
             "--name",
             "killed",
-            "--checkpoint-seconds",
-            "0.5",
         ]
         folder = Path(place) / "killed"
         with board_of(Path(place)) as (address, _):
@@ -119,6 +117,8 @@ def kills(count: int, browser: Any) -> str:
                 while size_of(folder) == before and training.poll() is None:
                     time.sleep(0.05)
                 time.sleep(random.Random(number).uniform(0.2, 2))
+                if training.poll() is not None:
+                    raise RuntimeError(f"it ended by itself: {arguments}")
                 training.kill()
                 training.wait()
                 if number == 0:

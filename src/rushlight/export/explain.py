@@ -9,6 +9,7 @@ image, by column of a table, or by number.
 
 from __future__ import annotations
 
+import time
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,8 @@ from rushlight.export.predictions import check_answers, in_words
 from rushlight.export.saved import SavedModel, open_bundle
 from rushlight.models import main_output
 
-MOST_RESIDENT, MOST_STREAMED = 20_000, 2_000  # training samples that are compared, at even distances
+MOST_RESIDENT, MOST_STREAMED = 20_000, 2_000  # training samples that are compared, chosen at random
+SECONDS = 10.0  # of one request; the next one goes on
 NEAREST = 6
 FIELDS = 7  # of an image's side
 MOST_PARTS = 64
@@ -43,9 +45,7 @@ def explained(data: Data, described: dict[str, Any], asked: dict[str, Any]) -> d
     sample = stacked(features, split, [index])
     shares, place = answers_of(saved, sample)
     best = int(shares[0].argmax())
-    if "places" not in described:  # the same for every sample
-        described["places"] = training_places(saved, data)
-    indices, known = described["places"]
+    described["places"] = indices, known = training_places(saved, data, described.get("places"))
     cosines = torch.nn.functional.cosine_similarity(known, place)
     nearest = cosines.topk(min(NEAREST, len(known))).indices.tolist()
     similar = [
@@ -111,15 +111,18 @@ def choices_of(saved: SavedModel, shares: Tensor, most: int = 2) -> list[list[tu
     return [[(saved.classes[place], share) for place, share in zip(*row, strict=True)] for row in rows]
 
 
-def training_places(saved: SavedModel, data: Data) -> tuple[list[int], Tensor]:
-    """Return the training samples that are compared, and where the last layer sees them, (n, width)."""
-    split = data.train
+def training_places(saved: SavedModel, data: Data, known: tuple[list[int], Tensor] | None) -> tuple[list[int], Tensor]:
+    """Return training samples, and where the last layer sees them, (n, width): those known, and what `SECONDS` add to them."""
+    split, until = data.train, time.monotonic() + SECONDS
     most = MOST_RESIDENT if isinstance(split, ResidentSplit) else MOST_STREAMED
-    count = split.samples
-    assert count is not None
-    indices = torch.linspace(0, count - 1, min(count, most)).round().long().tolist()
-    batches = (indices[first : first + BATCH] for first in range(0, len(indices), BATCH))
-    return indices, torch.cat([answers_of(saved, stacked(data.features, split, batch))[1] for batch in batches])
+    assert split.samples is not None
+    order = torch.randperm(split.samples, generator=torch.Generator().manual_seed(0))[:most].tolist()
+    indices, places = ([], []) if known is None else (known[0], [known[1]])
+    while len(indices) < len(order) and (time.monotonic() < until or not indices):
+        batch = order[len(indices) : len(indices) + BATCH]
+        places.append(answers_of(saved, stacked(data.features, split, batch))[1])
+        indices = indices + batch
+    return indices, torch.cat(places)
 
 
 def class_of(saved: SavedModel, split: Any, index: int) -> str:
