@@ -1,6 +1,7 @@
 """How quick the board is, in a real browser: the first curve, a zoom, many runs at once, a long list; and its memory.
 
     python -m benchmarks.board [--rounds 3]
+    python -m benchmarks.board --peers tensorboard=/path/to/venv …    # the same run in other boards: see board_peers.py
 
 Each case has a folder of run folders of its own, a board and a page of its own. A time runs from the browser's request to
 the frame that shows the answer: cold ones begin with the page itself, a zoom with the change of the address.
@@ -46,6 +47,8 @@ TARGETS = {  # milliseconds; megabytes
     "100 runs of 100,000 steps, cold": 2000.0,
     "a zoom in these": 400.0,
     "10,000 runs listed, cold": 3000.0,
+    "1,000 runs listed, cold": 1000.0,
+    "1,000 runs listed, warm": 300.0,
     "memory of the server (MB)": 150.0,
 }
 
@@ -87,19 +90,17 @@ def board_of(folder: Path) -> Iterator[tuple[str, int]]:
 
 
 def measure(
-    browser: Any, folder: Path, view: str, condition: str, zooms: list[str]
+    browser: Any, folder: Path, view: str, condition: str, zooms: list[str], again: bool = False
 ) -> tuple[float, list[float], float, float]:
     """Return the milliseconds until a view is there, those of each zoom, the server's megabytes, and processor milliseconds.
 
-    The processors' time until the view is there, of server and browser, tells how long a busy machine made both wait.
+    With `again` the page is loaded anew for each zoom. The processors' time until the view is there, of server and browser, tells how long a busy machine made both wait.
     """
     with board_of(folder) as (address, process):
         context = browser.new_context(**PERMISSIVE)
+        context.request.get(address)  # lets it in, without a page that would ask for the list already
         page = context.new_page()
-        page.goto(address)
-        page.wait_for_selector("main")
         wait = WAIT.replace("CONDITION", condition)
-        page.goto("about:blank")
         before = processor_seconds()
         page.goto(f"{address.split('?')[0]}#/{view}", wait_until="commit")
         cold = float(page.evaluate(wait))
@@ -107,6 +108,11 @@ def measure(
         times = []
         for zoom in zooms:
             page.wait_for_timeout(200)
+            if again:
+                page.goto("about:blank")
+                page.goto(f"{address.split('?')[0]}#/{view}{zoom}", wait_until="commit")
+                times.append(float(page.evaluate(wait)))
+                continue
             begin = f"location.hash = '#/{view}{zoom}'; "
             changed = wait.replace(condition, f"({condition}) && performance.now() - since > 20")
             times.append(float(page.evaluate(changed, begin)))
@@ -147,21 +153,38 @@ def id_of(name: str) -> str:
 
 def main() -> None:
     """Measure, and print a table."""
-    options = standard_options("board", __doc__.splitlines()[0], 3).parse_args()
+    parser = standard_options("board", __doc__.splitlines()[0], 3)
+    parser.add_argument("--peers", nargs="+", default=[], help="NAME=VENV: tensorboard, trackio, mlflow")
+    options = parser.parse_args()
     from playwright.sync_api import sync_playwright
+
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if options.peers:
+        from benchmarks.board_peers import compare, table
+
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # the servers are ended
+        environments = {name: Path(place) for name, _, place in (peer.partition("=") for peer in options.peers)}
+        with sync_playwright() as driver:
+            browser = driver.chromium.launch(executable_path=chromium, args=ARGUMENTS)
+            found = compare(browser, environments, rounds_of(options))
+        print(this_machine())
+        heads = ["board", "ms to the first curve: median (least-most)", "MB", "spikes kept"]
+        print(markdown(heads, table(found, environments)))
+        return
 
     scale = 100 if options.quick else 1
     random, found = np.random.default_rng(0), {name: [] for name in TARGETS}  # type: ignore[var-annotated]
-    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     processors: dict[str, list[float]] = {name: [] for name in TARGETS}
     with tempfile.TemporaryDirectory() as place, sync_playwright() as driver:
         say("writing runs …")
-        long, many, list_ = (Path(place) / name for name in ("long", "many", "list"))
+        long, many, list_, short = (Path(place) / name for name in ("long", "many", "list", "short"))
         write_run(long / "long", 10_000_000 // scale, random)
         for number in range(100 // min(scale, 10)):
             write_run(many / f"run-{number:03}", 100_000 // scale, random)
         for number in range(10_000 // scale):
             write_run(list_ / f"run-{number:05}", 10, random)
+        for number in range(1_000 // min(scale, 10)):
+            write_run(short / f"run-{number:04}", 10, random)
         browser = driver.chromium.launch(executable_path=chromium, args=ARGUMENTS)
         for round_ in range(rounds_of(options)):
             say(f"round {round_ + 1}")
@@ -183,6 +206,12 @@ def main() -> None:
             cold, _, third, spent = measure(browser, list_, "runs", LISTED.replace("COUNT", str(count)), [])
             found["10,000 runs listed, cold"].append(cold)
             processors["10,000 runs listed, cold"].append(spent)
+            count = len(list(short.iterdir()))
+            listed = LISTED.replace("COUNT", str(count))
+            cold, times, _, spent = measure(browser, short, "runs", listed, ["?sort=run"], again=True)
+            found["1,000 runs listed, cold"].append(cold)
+            processors["1,000 runs listed, cold"].append(spent)
+            found["1,000 runs listed, warm"].append(times[0])
             found["memory of the server (MB)"].append(max(memory, other, third))
         browser.close()
     print(this_machine())

@@ -15,8 +15,8 @@ const MANY = 32; // lines from which dashes, which take five times as long, tell
 
 /** @typedef {(number | null | undefined)[]} Values */
 /**
- * @typedef {{name: string, colour: string, dash: number[], values: Values, faint?: boolean, isSmooth?: boolean}} Line
- * A value of null is a gap; undefined is no point, and the line goes on.
+ * @typedef {{name: string, colour: string, dash: number[], values: Values, faint?: boolean, isSmooth?: boolean, isEdge?: boolean}} Line
+ * Of two edges, the upper one comes first, and what is between them is filled. A value of null is a gap; undefined is no point, and the line goes on.
  * @typedef {{x: number, isLow: boolean, colour: string}} Mark  a value that cannot be drawn, at the upper or the lower edge
  * @typedef {{title: string, sentence: string, x: number[], lines: Line[], marks?: Mark[], logX?: boolean, logY?: boolean,
  *   range: [number, number], onZoom: (range: [number, number] | null) => void, xName: string, formatX: (x: number) => string,
@@ -141,6 +141,7 @@ function options(latest, width, tell) {
       { ...axis, values: (_, ticks) => ticks.map((tick) => (tick == null ? "" : props.formatY(tick))), size: 68 },
     ],
     series: [{}, ...props.lines.map((one) => series(one, latest))],
+    bands: props.lines.flatMap((one, place) => (one.isEdge && props.lines[place + 1]?.isEdge && one.name === props.lines[place + 1].name ? [{ series: [place + 1, place + 2], fill: `${one.colour}33` }] : [])),
     cursor: {
       drag: { x: true, y: false, setScale: false },
       points: { size: 7 },
@@ -164,6 +165,7 @@ function options(latest, width, tell) {
 function series(line, latest) {
   const isDense = latest.current.x.length > DENSE;
   const isMany = latest.current.lines.length > MANY;
+  if (line.isEdge) return { label: line.name, width: 0, points: { show: false } };
   return {
     label: line.name,
     stroke: line.faint ? `${line.colour}59` : line.colour,

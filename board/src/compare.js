@@ -5,6 +5,7 @@ import { useEffect, useState } from "preact/hooks";
 import { table } from "./chart.js";
 import { address } from "./route.js";
 import { described } from "./run.js";
+import { Search } from "./search.js";
 import { ask, state } from "./store.js";
 import { duration, figure, metric, percent, say } from "./words.js";
 
@@ -14,7 +15,8 @@ const MOST = 12; // runs side by side
 
 /** @param {{route: import("./route.js").Route}} props */
 export function CompareView({ route }) {
-  const rows = route.runs.flatMap((id) => state.rows.get(id) ?? []).slice(0, MOST);
+  const all = route.runs.flatMap((id) => state.rows.get(id) ?? []);
+  const rows = all.slice(0, MOST);
   const recipes = useRecipes(rows);
   if (!state.isLoaded) return html`<p class="empty">${say("loading")}</p>`;
   if (rows.length < 2) return html`<p class="empty">${say("compare-few")} <a href=${address({}, "runs")}>${say("choose-runs")}</a></p>`;
@@ -31,7 +33,7 @@ export function CompareView({ route }) {
     <section><h2>${say("two-models")}</h2>
       ${rows.length === 2 ? html`<${Verdict} one=${rows[0]} other=${rows[1]} hasOtherRecipe=${differences.some(([name]) => name !== "seed")} />` : html`<p>${say("choose-two")}</p>`}
     </section>
-    <${Recipes} rows=${rows} />
+    <${Recipes} rows=${all} route=${route} />
     <section><h2>${say("differences")}</h2>
       <p>${recipes.size && !differences.length ? say("no-differences") : say("differences-about")}</p>
       <div class="scroll" tabindex="0" role="region" aria-label=${say("differences")}>
@@ -82,8 +84,8 @@ function Verdict({ one, other, hasOtherRecipe }) {
   return html`${said.map((sentence) => html`<p>${sentence}</p>`)}${found.kind&& hasOtherRecipe && html`<p class="quiet">${say("about-recipes")}</p>`}`;
 }
 
-/** @param {{rows: Row[]}} props */
-function Recipes({ rows }) {
+/** @param {{rows: Row[], route: import("./route.js").Route}} props */
+function Recipes({ rows, route }) {
   const [found, setFound] = useState(/** @type {any} */ (null));
   const since = rows.map((row) => `${row.id}${row.status}`).join();
   useEffect(() => {
@@ -91,7 +93,9 @@ function Recipes({ rows }) {
     ask(`/api/recipes?${rows.map((row) => `run=${row.id}`).join("&")}`).then((answer) => isHere && setFound(answer), () => undefined);
     return () => void (isHere = false);
   }, [since]);
-  if (!found || found.groups.length < 2) return null;
+  if (!found) return null;
+  const search = html`<${Search} rows=${rows} settings=${found.settings} route=${route} />`;
+  if (found.groups.length < 2) return search;
   const letter = (/** @type {number} */ place) => String.fromCharCode(65 + place);
   const values = { first: letter(0), second: letter(1), share: typeof found.p === "number" ? (found.p < 1e-4 ? "< 0.01%" : percent(found.p)) : "" };
   const head = [say("recipe"), say("seeds"), found.metric ? say(`figure-${found.metric}`) : say("result"), say("deviation"), say("runs")];
@@ -104,5 +108,5 @@ function Recipes({ rows }) {
         letter(place), group.seeds, metric(found.metric ?? "", group.mean), group.deviation === null ? "–" : metric(found.metric ?? "", group.deviation), group.names.join(", "),
       ]),
     ])}</div>
-  </section>`;
+  </section>${search}`;
 }

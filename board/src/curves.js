@@ -6,7 +6,7 @@ import { Chart } from "./chart.js";
 import { isDark, pens } from "./colours.js";
 import { exported } from "./offline.js";
 import { address, change } from "./route.js";
-import { logs, readCurves, refreshLogs, state } from "./store.js";
+import { ask, logs, readCurves, refreshLogs, state } from "./store.js";
 import { duration, figure, metric, say, whole } from "./words.js";
 
 const SMOOTHINGS = [0, 5, 20, 100, 500, 2000]; // half-lives in steps
@@ -17,7 +17,7 @@ const SAID_RUNS = 6; // in a readout
 const TABLE_ROWS = 500;
 
 /** @typedef {import("./store.js").Row} Row @typedef {import("./store.js").RunCurve} RunCurve @typedef {import("./colours.js").Pen} Pen */
-/** @typedef {{axis: string, smooth: number, logX: boolean, logY: boolean, zoom: [number, number] | null}} Look */
+/** @typedef {{axis: string, smooth: number, logX: boolean, logY: boolean, zoom: [number, number] | null, isGrouped: boolean}} Look */
 
 /** Return how the curves are drawn, from the address. @param {import("./route.js").Route} route @param {Row[]} runs @returns {Look} */
 function lookOf(route, runs) {
@@ -31,6 +31,7 @@ function lookOf(route, runs) {
     logX: route.get("logx") === "1",
     logY: route.get("logy") === "1",
     zoom: low < high ? [low, high] : null,
+    isGrouped: route.get("group") === "1" && axis !== "time" && runs.length > 1,
   };
 }
 
@@ -43,13 +44,15 @@ export function CurvesView({ route }) {
   const [columns, setColumns] = useState(0);
   const curves = useCurves(runs, look, runs.length > FEW ? Math.ceil(columns / 2) : columns);
   const isNew = useLogs(runs);
+  const groups = useGroups(runs, look.isGrouped);
   const colours = pens(runs, isDark());
+  for (const [first, ...others] of groups) for (const id of others) colours.set(id, /** @type {Pen} */ (colours.get(first)));
   if (!state.isLoaded) return html`<p class="empty">${say("loading")}</p>`;
   if (!runs.length) return html`<p class="empty">${say("no-runs")}</p>`;
   const full = fullRange(curves.found, runs, look);
   const range = look.zoom ?? full;
   const common = {
-    range, logX: look.logX, logY: look.logY, xName: look.axis, formatX: axisFormat(look.axis),
+    groups, range, logX: look.logX, logY: look.logY, xName: look.axis, formatX: axisFormat(look.axis),
     onZoom: (/** @type {[number, number] | null} */ zoom) => change({ low: zoom && round(zoom[0]), high: zoom && round(zoom[1]) }),
   };
   const names = figureNames(runs);
@@ -57,6 +60,40 @@ export function CurvesView({ route }) {
     <${Legend} runs=${runs} colours=${colours} />
     ${runs.some((row) => row.status !== "tensorboard") && html`<${LossChart} key="loss" ...${{ runs, look, colours, common, curves, onWidth: setColumns }} />`}
     ${names.map((name) => html`<${InView} key=${name} name=${name}>${() => html`<${FigureChart} ...${{ name, runs, look, colours, common, curves: curves.found, isNew }} />`}<//>`)}`;
+}
+
+/** Read which runs differ in their seeds alone: lists of ids, of two or more. @param {Row[]} runs @param {boolean} isGrouped @returns {string[][]} */
+function useGroups(runs, isGrouped) {
+  const [groups, setGroups] = useState(/** @type {string[][]} */ ([]));
+  const key = isGrouped ? runs.map((row) => `run=${row.id}`).join("&") : "";
+  useEffect(() => {
+    let isHere = true;
+    if (!key) setGroups([]);
+    else ask(`/api/recipes?${key}`).then((found) => isHere && setGroups(found.alike.filter((/** @type {string[]} */ ids) => ids.length > 1)), () => undefined);
+    return () => void (isHere = false);
+  }, [key]);
+  return groups;
+}
+
+/**
+ * Return lines in which those of a group have become one, their mean, and two edges: the lowest and the highest.
+ * Where not every run of the group has a value there is none. @param {any[]} lines each with an `id` @param {string[][]} groups
+ */
+function grouped(lines, groups) {
+  const single = lines.filter(({ id }) => !groups.some((ids) => ids.includes(id)));
+  const joined = groups.flatMap((ids) => {
+    const own = lines.filter(({ id }) => ids.includes(id));
+    if (!own.length) return [];
+    const over = (/** @type {(values: number[]) => number} */ of, /** @type {string} */ key) =>
+      own[0].values.map((/** @type {unknown} */ _, /** @type {number} */ index) => {
+        const values = own.map((line) => (line[key] ?? line.values)[index]);
+        return values.every((value) => typeof value === "number") ? of(values) : values.some((value) => value === null) ? null : undefined;
+      });
+    const look = { name: say("mean-of", { count: own.length, name: own[0].name }), colour: own[0].colour, dash: [] };
+    const mean = over((values) => values.reduce((sum, value) => sum + value, 0) / values.length, "values");
+    return [{ ...look, values: over((values) => Math.max(...values), "all"), isEdge: true }, { ...look, values: over((values) => Math.min(...values), "all"), isEdge: true }, { ...look, values: mean, isSmooth: true }];
+  });
+  return [...joined, ...single];
 }
 
 /** Digits that tell two pixels apart, and no more. @param {number} value */
@@ -73,7 +110,7 @@ function useCurves(runs, look, columns) {
   const ids = runs.map((row) => row.id);
   const key = JSON.stringify([ids, view]);
   const isLive = runs.some((row) => row.status === "running");
-  const since = runs.map((row) => `${row.status}${row.steps}`).join();
+  const since = runs.map((row) => `${row.status}${row.steps}-${row.bytes}`).join();
   const asked = useRef({ key: "", isLate: false, stop: new AbortController() }); // the request under way; without one the key is ""
   const [late, setLate] = useState(0);
   useEffect(() => {
@@ -143,10 +180,11 @@ function placeOf(line, axis, knots) {
 
 /** @param {any} props */
 function LossChart({ runs, look, colours, common, curves, onWidth }) {
+  const { groups } = common;
   const found = /** @type {import("./store.js").Curves | null} */ (curves.found);
   const kept = useRef(/** @type {{of: any, look: string, x: number[], lines: any[], marks: any[]}} */ ({ of: null, look: "", x: [], lines: [], marks: [] }));
-  const drawn = JSON.stringify([look.logY, [...colours]]);
-  if (kept.current.of !== found || kept.current.look !== drawn) kept.current = { of: found, look: drawn, ...drawing(found, runs, look, colours) };
+  const drawn = JSON.stringify([look.logY, [...colours], groups]);
+  if (kept.current.of !== found || kept.current.look !== drawn) kept.current = { of: found, look: drawn, ...drawing(found, runs, look, colours, groups) };
   const { x, lines, marks } = kept.current;
   const names = new Map(runs.map((/** @type {Row} */ row) => [row.id, row.name]));
   const readout = (/** @type {number} */ index) => (found ? lossReadout(found, index, names, look) : "");
@@ -158,13 +196,13 @@ function LossChart({ runs, look, colours, common, curves, onWidth }) {
     ]),
   ];
   const below = exported ? [] : runs.map((/** @type {Row} */ row) => html`<a href=${`/api/runs/${row.id}/losses.csv`} download=${`${row.name}.csv`}>${say("save-losses", { name: row.name })}</a>`);
-  return html`<${Chart} ...${common} title=${say("loss-of-steps")} sentence=${found ? lossSentence(found, names, look) : say("loading")}
+  return html`<${Chart} ...${common} title=${say("loss-of-steps")} sentence=${found ? [lossSentence(found, names, look), ...(groups.length ? [say("grouped-about")] : [])].join(say("between-sentences")) : say("loading")}
     x=${x} lines=${lines} marks=${marks} formatY=${figure} readout=${readout} rows=${rows} below=${below} onWidth=${onWidth}
     isStale=${curves.isStale} />`;
 }
 
-/** @param {import("./store.js").Curves | null} found @param {Row[]} runs @param {Look} look @param {Map<string, Pen>} colours */
-function drawing(found, runs, look, colours) {
+/** @param {import("./store.js").Curves | null} found @param {Row[]} runs @param {Look} look @param {Map<string, Pen>} colours @param {string[][]} groups */
+function drawing(found, runs, look, colours, groups) {
   /** @type {any[]} */
   const lines = [];
   /** @type {any[]} */
@@ -181,8 +219,8 @@ function drawing(found, runs, look, colours) {
       Array.from(given, (value, index) =>
         Number.isNaN(value) ? (gaps.has(Math.floor(index / found.slots)) ? null : undefined) : look.logY && value <= 0 ? hidden : value,
       );
-    lines.push({ name, ...pen, values: values(run.raw), faint: run.smooth !== null });
-    if (run.smooth) lines.push({ name, ...pen, values: values(run.smooth), isSmooth: true });
+    if (groups.some((ids) => ids.includes(run.id))) lines.push({ id: run.id, name, ...pen, values: values(run.smooth ?? run.raw), all: values(run.raw) });
+    else lines.push({ name, ...pen, values: values(run.raw), faint: run.smooth !== null }, ...(run.smooth ? [{ name, ...pen, values: values(run.smooth), isSmooth: true }] : []));
     for (const [cell, nan, up, down, under = 0] of run.marks) {
       const x = found.x[cell * found.slots] / 2 + found.x[cell * found.slots + found.slots - 1] / 2;
       if (nan + up) marks.push({ x, isLow: false, colour: bad });
@@ -190,7 +228,7 @@ function drawing(found, runs, look, colours) {
     }
   }
   // the smoothed lines above all raw ones
-  return { x: Array.from(found.x), lines: [...lines.filter((line) => line.faint), ...lines.filter((line) => !line.faint)], marks };
+  return { x: Array.from(found.x), lines: [...lines.filter((line) => line.faint), ...grouped(lines.filter((line) => !line.faint), groups)], marks };
 }
 
 /** @param {import("./store.js").Curves} found @param {Map<string, string>} names @param {Look} look */
@@ -273,8 +311,8 @@ export function nameOf(name) {
 /** @param {any} props */
 function FigureChart({ name, runs, look, colours, common, curves, isNew }) {
   const kept = useRef(/** @type {any} */ ({ key: "" }));
-  const key = JSON.stringify([isNew, look.axis, look.logY, [...colours], curves?.runs.map((/** @type {RunCurve} */ run) => run.knots?.[0].length), runs.length]);
-  if (kept.current.key !== key) kept.current = { key, ...figureDrawing(name, runs, look, colours, curves) };
+  const key = JSON.stringify([common.groups, isNew, look.axis, look.logY, [...colours], curves?.runs.map((/** @type {RunCurve} */ run) => run.knots?.[0].length), runs.length]);
+  if (kept.current.key !== key) kept.current = { key, ...figureDrawing(name, runs, look, colours, curves, common.groups) };
   const { x, lines, points, gaps, under } = kept.current;
   const best = points.reduce((/** @type {any} */ one, /** @type {any} */ other) => (!one || (isBetterHigh(name) ? other.y > one.y : other.y < one.y) ? other : one), null);
   const title = nameOf(name);
@@ -284,7 +322,7 @@ function FigureChart({ name, runs, look, colours, common, curves, isNew }) {
   if (gaps) said.push(say("not-a-number-count", { count: gaps }));
   if (under) said.push(say("under-values-count", { count: under }));
   const readout = (/** @type {number} */ index) =>
-    [`${say(`axis-${look.axis}`)} ${common.formatX(x[index])}`, ...lines.flatMap((/** @type {any} */ line) => (line.values[index] == null ? [] : [`${runs.length > 1 ? `${line.name} ` : ""}${format(line.values[index])}`])).slice(0, SAID_RUNS)].join(" · ");
+    [`${say(`axis-${look.axis}`)} ${common.formatX(x[index])}`, ...lines.flatMap((/** @type {any} */ line) => (line.values[index] == null || line.isEdge ? [] : [`${runs.length > 1 ? `${line.name} ` : ""}${format(line.values[index])}`])).slice(0, SAID_RUNS)].join(" · ");
   const rows = () => [
     [say(`axis-${look.axis}`), ...lines.map((/** @type {any} */ line) => line.name)],
     ...x.map((/** @type {number} */ place, /** @type {number} */ index) => [common.formatX(place), ...lines.map((/** @type {any} */ line) => (line.values[index] === undefined ? "" : format(line.values[index])))]).slice(-TABLE_ROWS),
@@ -296,8 +334,8 @@ function FigureChart({ name, runs, look, colours, common, curves, isNew }) {
 /** @param {string} name */
 const isBetterHigh = (name) => /accuracy|r2|f1|precision|recall/.test(name);
 
-/** @param {string} name @param {Row[]} runs @param {Look} look @param {Map<string, Pen>} colours @param {any} curves */
-function figureDrawing(name, runs, look, colours, curves) {
+/** @param {string} name @param {Row[]} runs @param {Look} look @param {Map<string, Pen>} colours @param {any} curves @param {string[][]} groups */
+function figureDrawing(name, runs, look, colours, curves, groups) {
   /** @type {{x: number, y: number, epoch: unknown, name: string}[]} */
   const points = [];
   let [gaps, under] = [0, 0];
@@ -321,8 +359,8 @@ function figureDrawing(name, runs, look, colours, curves) {
   const x = [...new Set(found.flatMap(({ values }) => [...values.keys()]))].sort((a, b) => a - b);
   const lines = found
     .filter(({ values }) => values.size)
-    .map(({ row, values }) => ({ name: row.name, ...(colours.get(row.id) ?? { colour: "#888", dash: [] }), values: x.map((place) => values.get(place)) }));
-  return { x, lines, points, gaps, under };
+    .map(({ row, values }) => ({ id: row.id, name: row.name, ...(colours.get(row.id) ?? { colour: "#888", dash: [] }), values: x.map((place) => values.get(place)) }));
+  return { x, lines: grouped(lines, groups), points, gaps, under };
 }
 
 // ── around the charts ─────────────────────────────────────────────────────────────────────────────────────
@@ -340,7 +378,7 @@ function InView({ name, children }) {
 }
 
 /** @param {{look: Look, route: import("./route.js").Route}} props */
-function Controls({ look }) {
+function Controls({ look, route }) {
   const choose = (/** @type {string} */ name) => (/** @type {Event} */ event) => change({ [name]: /** @type {HTMLSelectElement} */ (event.currentTarget).value });
   const check = (/** @type {string} */ name) => (/** @type {Event} */ event) => change({ [name]: /** @type {HTMLInputElement} */ (event.currentTarget).checked ? 1 : "" });
   const turnAxis = (/** @type {Event} */ event) => change({ x: /** @type {HTMLSelectElement} */ (event.currentTarget).value, low: "", high: "" });
@@ -353,6 +391,7 @@ function Controls({ look }) {
     </select></label>
     <label><input type="checkbox" checked=${look.logY} onChange=${check("logy")} /> ${say("log-y")}</label>
     <label hidden=${exported !== null}><input type="checkbox" checked=${look.logX} onChange=${check("logx")} /> ${say("log-x")}</label>
+    ${route.runs.length > 1 && html`<label><input type="checkbox" checked=${look.isGrouped} disabled=${look.axis === "time"} onChange=${check("group")} /> ${say("group")}</label>`}
     <button type="button" disabled=${!look.zoom} onClick=${() => change({ low: "", high: "" })}>${say("show-all")}</button>
   </form>`;
 }

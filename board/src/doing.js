@@ -20,6 +20,7 @@ export function Doing({ row, details }) {
     return found.error ? null : found;
   };
   return html`${row.status === "running" && html`<${Stop} details=${details} change=${change} />`}
+    <${Begin} row=${row} change=${change} />
     <details><summary>${say("note-and-tags")}${(row.tags ?? []).map((tag) => html` <span class="tag">${tag}</span>`)}</summary>
       ${details && html`<${Note} note=${details.note ?? { note: "", tags: [] }} change=${change} />`}</details>
     ${row.status !== "running" && html`<details><summary>${say("rename-or-delete")}</summary><${Rename} row=${row} change=${change} /><${Delete} row=${row} change=${change} /></details>`}
@@ -37,6 +38,21 @@ function Stop({ details, change }) {
   const stop = async () => (await change("stop", {})) && setAsked(Date.now());
   return html`<p class="actions"><button type="button" disabled=${asked > 0} onClick=${stop}>${say("stop")}</button>
     <span role="status">${asked ? say(isLate ? "stop-no-answer" : isOpen || Date.now() - asked < 1500 ? "stop-asked" : "stop-noticed") : say("stop-about")}</span></p>`;
+}
+
+/** Go on with a run that stands still, or serve one that has ended. @param {{row: Row, change: (what: string, content: Record<string, unknown>) => Promise<any>}} props */
+function Begin({ row, change }) {
+  const [found, setFound] = useState(/** @type {any} */ (null));
+  const [isAsked, setAsked] = useState(false);
+  const what = ["interrupted", "unfinished", "failed"].includes(row.status) ? "resume" : row.status === "finished" ? "serve" : "";
+  if (!what) return null;
+  const begin = async () => {
+    setAsked(true);
+    setFound(await change(what, {}));
+    setAsked(false);
+  };
+  return html`<p class="actions"><button type="button" disabled=${isAsked} onClick=${begin}>${say(what)}</button>
+    <span role="status">${isAsked ? say("begins") : found?.address ? html`<a href=${found.address} target="_blank" rel="noopener">${say("served-at", { address: found.address })}</a>` : say(what === "serve" ? "serve-about" : "resume-about")}</span></p>`;
 }
 
 /** @param {{note: {note: string, tags: string[]}, change: (what: string, content: Record<string, unknown>) => Promise<any>}} props */

@@ -94,7 +94,7 @@ function svgOf(plot, props) {
   const clip = make("clipPath", { id: "inside" });
   clip.append(make("rect", { x: left, y: top + TITLE, width, height }));
   const lines = make("g", { "clip-path": "url(#inside)", fill: "none", "stroke-linejoin": "round" });
-  for (const line of props.lines) lines.append(make("path", { d: pathOf(props.x, line.values, at), stroke: line.colour, "stroke-width": line.faint ? 1 : 1.75, "stroke-opacity": line.faint ? 0.35 : 1, "stroke-dasharray": line.dash.join(" ") }));
+  for (const line of props.lines.filter((one) => !one.isEdge)) lines.append(make("path", { d: pathOf(props.x, line.values, at), stroke: line.colour, "stroke-width": line.faint ? 1 : 1.75, "stroke-opacity": line.faint ? 0.35 : 1, "stroke-dasharray": line.dash.join(" ") }));
   for (const mark of props.marks ?? []) {
     const [x, y, size] = [at(mark.x, "x"), mark.isLow ? top + height + TITLE : top + TITLE, mark.isLow ? -7 : 7];
     lines.append(make("path", { d: `M${x},${y + size}L${x - 3.5},${y}L${x + 3.5},${y}Z`, fill: mark.colour }));

@@ -8,6 +8,7 @@ import { exported, imageAddress } from "./offline.js";
 import { address } from "./route.js";
 import { cellAddress, Why } from "./samples.js";
 import { ask, logs, refreshLogs, state } from "./store.js";
+import { Heat, Square } from "./small.js";
 import { duration, figure, metric, moment, percent, say, size, whole } from "./words.js";
 
 const MOST_CELLS = 40; // classes of a confusion matrix that is shown whole
@@ -36,12 +37,13 @@ export function RunView({ route }) {
   return html`<article class="run">
     <h1>${row.name} <span class=${`status ${row.status}`}>${say(`status-${row.status}`)}</span></h1>
     ${problems.map((problem) => html`<p class="problem" role="alert">${problem}</p>`)}
-    <p>${sentence(row)}</p>
+    <p>${sentence(row)}${row.status === "running" && timeLeft(row, log.history)}</p>
     <p class="actions"><a class="button" href=${address({ runs: row.id, low: "", high: "" }, "curves")}>${say("its-curves")}</a>
       ${!exported && ["interrupted", "unfinished", "failed"].includes(row.status) && html`<span>${say("resume-with")} <code>rushlight resume ${inShell(`${document.documentElement.dataset.folder}/${row.name}`)}</code></span>`}</p>
     ${!exported && html`<${Doing} key=${row.id} row=${row} details=${details} />`}
-    <${Report} id=${row.id} report=${details?.report} calibration=${details?.calibration} route=${route} />
+    <${Report} id=${row.id} report=${details?.report} calibration=${details?.calibration} thresholds=${details?.thresholds} route=${route} />
     <${Health} health=${details?.health} />
+    <${Limit} limit=${details?.limit} />
     <${Media} id=${row.id} values=${log.values} />
     <${Events} history=${log.history} sessions=${details?.sessions} />
     <${Recipe} title=${say("recipe")} content=${details?.recipe} />
@@ -60,10 +62,30 @@ function sentence(row) {
   return row.status === "damaged" ? "" : say("run-sentence", values);
 }
 
+/**
+ * How long the rest will take: of the last epochs, the mean, and two of its standard errors with the spread of what is left.
+ * @param {import("./store.js").Row} row @param {import("./store.js").Line[]} history
+ */
+function timeLeft(row, history) {
+  const seconds = history.filter((line) => line.kind === "epoch" && typeof line.seconds === "number").slice(-20).map((line) => Number(line.seconds));
+  const left = (row.epochs ?? 0) - (row.epochs_done ?? 0);
+  if (seconds.length < 2 || left < 1) return "";
+  const mean = seconds.reduce((sum, one) => sum + one, 0) / seconds.length;
+  const spread = Math.sqrt(seconds.reduce((sum, one) => sum + (one - mean) ** 2, 0) / (seconds.length - 1));
+  const off = 2 * spread * Math.sqrt(left + left ** 2 / seconds.length);
+  return say("time-left", { time: duration(left * mean), low: duration(Math.max(0, left * mean - off)), high: duration(left * mean + off) });
+}
+
+/** What a step spends its time on. @param {{limit: any}} props */
+function Limit({ limit }) {
+  if (!limit) return null;
+  return html`<section><h2>${say("limit")}</h2><p>${limit.sentence}</p><p>${say("limit-step", { time: figure(limit.step_seconds * 1000) })} ${limit.parts.map((/** @type {[string, number]} */ [name, share]) => `${name} ${percent(share)}`).join(", ")}</p></section>`;
+}
+
 // ── the report ────────────────────────────────────────────────────────────────────────────────────────────
 
-/** @param {{id: string, report: any, calibration: any, route: import("./route.js").Route}} props */
-function Report({ id, report, calibration, route }) {
+/** @param {{id: string, report: any, calibration: any, thresholds: any, route: import("./route.js").Route}} props */
+function Report({ id, report, calibration, thresholds, route }) {
   if (!report) return html`<section><h2>${say("report")}</h2><p>${say("no-report")}</p></section>`;
   const figures = ["accuracy", "loss", "mae", "rmse", "r2"].filter((name) => typeof report[name] === "number");
   const [low, high] = report.accuracy_interval;
@@ -74,6 +96,7 @@ function Report({ id, report, calibration, route }) {
     <${Confusion} report=${report} />
     ${report.confusion.length > 0 && html`<${Why} id=${id} names=${report.classes.map((/** @type {any} */ one) => one.name)} route=${route} otherwise=${html`<${MostWrong} report=${report} />`} />`}
     <${Calibration} tenths=${calibration} />
+    <${Thresholds} found=${thresholds} name=${report.classes[1]?.name} />
     ${report.classes.length > 0 && html`<h3>${say("classes")}</h3>
       <div class="scroll" tabindex="0" role="region" aria-label=${say("classes")}>${table([
         [say("class"), say("samples"), say("figure-precision"), say("figure-recall"), say("figure-f1")],
@@ -119,10 +142,35 @@ function Calibration({ tenths }) {
   const gap = tenths.reduce((sum, one) => sum + Math.abs(one.sure - one.right) * one.n, 0) / total;
   const verdict = gap < 0.02 ? "good" : sure > right ? "over" : "under";
   return html`<h3>${say("calibration")}</h3><p>${say(`calibration-${verdict}`, { sure: percent(sure), right: percent(right), gap: percent(gap) })}</p>
+    <${Square} points=${tenths.map((one) => [one.sure, one.right])} label=${say("calibration")} x=${say("calibration-sure")} y=${say("calibration-right")} />
     <details><summary>${say("as-table")}</summary><div class="scroll" tabindex="0" role="region" aria-label=${say("calibration")}>${table([
       [say("calibration-sure"), say("calibration-right"), say("samples")],
       ...tenths.map((one) => [percent(one.sure), percent(one.right), whole(one.n)]),
     ])}</div></details>`;
+}
+
+/** Of two classes: what each threshold would find, and what it would cost. @param {{found: any, name: string | undefined}} props */
+function Thresholds({ found, name }) {
+  if (!found || !name) return null;
+  const said = say("thresholds-about", { name, area: figure(found.area), precision: figure(found.precision), share: percent(found.share) });
+  const some = found.pr.filter((/** @type {unknown} */ _, /** @type {number} */ place) => place % Math.ceil(found.pr.length / 20) === 0);
+  return html`<h3>${say("thresholds")}</h3><p>${said}</p><div class="media">
+    <${Square} points=${found.roc} label=${say("roc-label", { area: figure(found.area) })} x=${say("fall-out")} y=${say("figure-recall")} />
+    <${Square} points=${found.pr} label=${say("pr-label", { precision: figure(found.precision) })} x=${say("figure-recall")} y=${say("figure-precision")} level=${found.share} /></div>
+    <details><summary>${say("as-table")}</summary>${table([[say("figure-recall"), say("figure-precision")], ...some.map((/** @type {number[]} */ [recall, precision]) => [percent(recall), percent(precision)])])}</details>`;
+}
+
+/** The change of each layer at each observation. @param {{health: any}} props */
+function Changes({ health }) {
+  const { heat, layers } = health;
+  const kept = layers.flatMap((/** @type {any} */ _, /** @type {number} */ place) => (heat.change[place].some((/** @type {unknown} */ one) => typeof one === "number") ? [place] : []));
+  if (heat.steps.length < 3 || !kept.length) return null;
+  const all = kept.flatMap((/** @type {number} */ row) => heat.change[row].flatMap((/** @type {number | null} */ value, /** @type {number} */ column) => (typeof value === "number" ? [{ row, column, value }] : [])));
+  const most = all.reduce((/** @type {any} */ one, /** @type {any} */ other) => (other.value > one.value ? other : one));
+  const told = (/** @type {number} */ row, /** @type {number} */ column) => say("changes-cell", { name: layers[row].name, step: whole(heat.steps[column]), share: percent(heat.change[row][column]) });
+  const said = say("changes-about", { first: whole(heat.steps[0]), last: whole(heat.steps.at(-1)), name: layers[most.row].name, share: percent(most.value), step: whole(heat.steps[most.column]) });
+  return html`<h3>${say("changes")}</h3><p>${said}</p><${Heat} label=${said} rows=${kept.map((/** @type {number} */ row) => layers[row].name)} values=${kept.map((/** @type {number} */ row) => heat.change[row])}
+    share=${(/** @type {number} */ value) => Math.min(1, Math.max(0.04, (Math.log10(value || 1e-9) + 5) / 5))} title=${(/** @type {number} */ row, /** @type {number} */ column) => told(kept[row], column)} />`;
 }
 
 /** @param {{health: any}} props */
@@ -139,6 +187,7 @@ function Health({ health }) {
       heads.map((name) => say(name)),
       ...health.layers.map((/** @type {any} */ one) => [one.name, one.kind, share(one.dead), share(one.zero), figure(one.mean), figure(one.std), figure(one.weight), share(one.change)]),
     ])}</div></details>
+    <${Changes} health=${health} />
   </section>`;
 }
 

@@ -11,12 +11,13 @@ import { figure, percent, say, whole } from "./words.js";
 const LISTS = ["wrong", "hardest", "forgotten", "suspects", "twins"];
 const MOST = 24; // samples shown at once
 const LINE = { width: 132, height: 30 }; // of a probability over the epochs, in pixels
+const MOST_PARTS = 8; // columns of which is said what the answer loses without them
 const MOST_TEXT = 12; // numbers or columns shown of a sample that is no picture
 
 /**
  * @typedef {{index: number, name: string | null, truth: number, predicted: number, confidence: number, probabilities: number[]}} Sample
  * @typedef {{count: number, has_epochs: boolean, epochs: number[], samples: Sample[]}} Found
- * @typedef {{kind?: string, items?: any[], error?: string}} Shown
+ * @typedef {{kind?: string, items?: any[], choices?: [string, number][][], error?: string}} Shown
  */
 
 /** The address of the samples of a cell. @param {number} truth @param {number} predicted */
@@ -97,8 +98,49 @@ function Cards({ id, samples, epochs, name, isStale }) {
       ${isReady && html`<${Picture} kind=${String(shown.kind)} item=${shown.items?.[place]} label=${say("sample-alt", { index: one.index, truth: name(one.truth), predicted: name(one.predicted) })} />`}
       <div><b>${one.name ?? `#${one.index}`}</b></div>
       <div>${one.truth === one.predicted ? say("sample-right", { truth: name(one.truth), share: percent(one.confidence) }) : say("sample-wrong", { truth: name(one.truth), predicted: name(one.predicted), share: percent(one.confidence) })}</div>
+      ${isReady && shown?.choices && second(shown.choices[place], name(one.predicted))}
       ${one.probabilities.length > 1 && html`<${Life} probabilities=${one.probabilities} epochs=${epochs} />`}
+      ${isReady && shown?.choices && !exported && html`<${Closer} id=${id} index=${one.index} kind=${String(shown.kind)} item=${shown.items?.[place]} />`}
     </li>`)}</ul>`;
+}
+
+/** The second choice, where the model is still of the same mind as in its last test. @param {[string, number][]} choices @param {string} predicted */
+const second = (choices, predicted) => choices[0]?.[0] === predicted && choices[1] && html`<div class="quiet">${say("sample-second", { class: choices[1][0], share: percent(choices[1][1]) })}</div>`;
+
+/** What the answer hangs on, and the training samples that the model takes for nearest; read when it is opened. @param {{id: string, index: number, kind: string, item: any}} props */
+function Closer({ id, index, kind, item }) {
+  const [found, setFound] = useState(/** @type {any} */ (null));
+  const toggle = (/** @type {Event} */ event) => {
+    if (!found && /** @type {HTMLDetailsElement} */ (event.currentTarget).open) ask(`/api/runs/${id}/shown?why=1&index=${index}`).then(setFound, (error) => setFound({ error: String(error.message) }));
+  };
+  return html`<details class="closer" onToggle=${toggle}><summary aria-label=${say("closer-of", { index })}>${say("closer")}</summary>
+    ${!found && html`<p class="quiet" role="status">${say("closer-loading")}</p>`}
+    ${found?.error && html`<p class="quiet" role="status">${say("samples-not-shown", { reason: found.error })}</p>`}
+    ${found && !found.error && html`
+      <ol class="choices">${found.choices.map((/** @type {[string, number]} */ [name, share]) => html`<li>${name} <span class="quiet">${percent(share)}</span></li>`)}</ol>
+      <${Drops} found=${found} kind=${kind} item=${item} />
+      <p>${say("closer-similar", { of: whole(found.of) })}</p>
+      <ul class="similar">${found.similar.map((/** @type {any} */ one, /** @type {number} */ place) => html`<li>
+        <${Picture} kind=${String(found.shown.kind)} item=${found.shown.items[place]} label=${say("similar-alt", { index: one.index, class: one.class })} />
+        ${one.class} <span class="quiet">#${one.index} · ${figure(one.cosine)}</span></li>`)}</ul>`}
+  </details>`;
+}
+
+/** How far the likeliest class's share falls without each part. @param {{found: any, kind: string, item: any}} props */
+function Drops({ found, kind, item }) {
+  /** @type {number[]} */
+  const drops = found.drops;
+  if (!drops.length) return null;
+  const values = { class: found.choices[0][0], from: percent(found.choices[0][1]), to: percent(found.choices[0][1] - Math.max(...drops)) };
+  if (Math.max(...drops) < 0.005) return html`<p>${say("drops-none", values)}</p>`;
+  const most = Math.max(...drops.map(Math.abs));
+  if (found.grid) {
+    const side = 100 / found.grid;
+    return html`<p>${say("drops-image", values)}</p><div class="covered"><img src=${`data:image/png;base64,${item}`} alt=${say("drops-image", values)} />
+      <svg viewBox="0 0 100 100" preserveAspectRatio="none" aria-hidden="true">${drops.map((drop, place) => drop > 0 && html`<rect x=${(place % found.grid) * side} y=${Math.floor(place / found.grid) * side} width=${side} height=${side} opacity=${((0.75 * drop) / most).toFixed(2)} />`)}</svg></div>`;
+  }
+  const named = drops.map((drop, place) => ({ drop, name: kind === "table" ? item[place]?.[0] : `#${place + 1}` })).sort((a, b) => Math.abs(b.drop) - Math.abs(a.drop)).slice(0, MOST_PARTS);
+  return html`<p>${say("drops-columns", values)}</p><dl class="row">${named.map(({ name, drop }) => html`<div><dt>${name}</dt><dd>${drop > 0 ? "−" : "+"}${percent(Math.abs(drop))}</dd></div>`)}</dl>`;
 }
 
 /** A sample: a picture, a row of a table, or numbers. @param {{kind: string, item: any, label: string}} props */

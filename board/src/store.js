@@ -6,7 +6,7 @@ import { asJson, Refused } from "./words.js";
 /**
  * @typedef {{id: string, name: string, status: string, started: number, problem: string, model?: string, data?: string,
  *   epochs_done?: number, epochs?: number, steps?: number, split?: string, train_loss?: number, test_loss?: number,
- *   metric?: string, metric_value?: number, best_accuracy?: number, best_epoch?: number, seconds?: number,
+ *   metric?: string, metric_value?: number, is_higher_better?: boolean, best_accuracy?: number, best_epoch?: number, seconds?: number,
  *   optimizer?: string, bytes?: number, tags?: string[], note?: string, lr?: number, batch_size?: number, seed?: number}} Row
  * @typedef {{kind?: string, event?: string, epoch?: number, step?: number, time?: number, message?: string,
  *   values?: Record<string, any>, [name: string]: any}} Line

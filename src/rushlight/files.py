@@ -34,7 +34,8 @@ HELD: dict[
 MOST_JSON = 64 << 20  # bytes of a JSON file that is read
 MOST_UNPACKED, MOST_RATIO = 256 << 20, 100  # what any file may unpack to, and a larger one for each of its bytes
 DEEPEST = 100  # levels of values in one
-PERHAPS_INFINITE = re.compile(rb"[eE]\+?\d{3}|\d{300}")  # such a number may be larger than any that a float holds
+FORM = bytes.maketrans(b"123456789E", b"000000000e")  # of numbers
+PERHAPS_INFINITE = (b"e000", b"e+000", b"0" * 300)  # such a number may be larger than any that a float holds
 TO_SYNC = "rb+" if os.name == "nt" else "rb"  # Windows syncs for who may write; elsewhere who may read is enough
 
 
@@ -326,7 +327,8 @@ def parse_json(content: bytes) -> Any:
         found = json.loads(content, parse_constant=refuse_constant)
     except RecursionError as error:
         raise ValueError(texts.Note("runs.too-deep", most=DEEPEST)) from error
-    if content.count(b"[") + content.count(b"{") > DEEPEST or PERHAPS_INFINITE.search(content):
+    form = content.translate(FORM)
+    if content.count(b"[") + content.count(b"{") > DEEPEST or any(part in form for part in PERHAPS_INFINITE):
         check_values(found)
     return found
 

@@ -65,9 +65,11 @@ def format_names(names: Sequence[str], most: int = 5) -> str:
 def main_figure(figures: Mapping[str, Any]) -> tuple[str, float, bool] | None:
     """Return what figures of a report are judged by: name, value, and whether a higher one is better; None for nothing."""
     mode, _, name = (figures.get("judged_by") or "").partition(":")
-    own = {**figures, **(figures.get("numbers") or {})}
-    found = next((each for each in (name, "accuracy", "mae", "loss") if isinstance(own.get(each), (int, float))), None)
-    return None if found is None else (found, own[found], mode == "max" if found == name else found == "accuracy")
+    own = {**figures, **numbers} if (numbers := figures.get("numbers")) else figures
+    for found in (name, "accuracy", "mae", "loss"):
+        if isinstance(value := own.get(found), (int, float)):
+            return found, value, mode == "max" if found == name else found == "accuracy"
+    return None
 
 
 def _scaled(number: float, step: int, units: tuple[str, ...]) -> str:

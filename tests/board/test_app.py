@@ -405,3 +405,14 @@ def test_every_spike_of_many_runs_is_drawn_in_its_column_or_beside_it(tmp_path: 
         column = int(np.flatnonzero(drawn == 9)[0]) // 4
         assert abs(x[column * 4 : column * 4 + 4].mean() - step) <= steps / 100 * 0.8
         assert run["high"] == 9
+
+
+def test_losses_that_a_killed_training_left_without_a_line_of_history_are_news(tmp_path: Path) -> None:
+    folder = make_run(tmp_path, "run", np.ones(100))
+    client = Client(tmp_path)
+    first = client.get("/api/runs").json
+    with (folder / "losses.f32").open("ab") as file:
+        file.write(b"0000")
+    (folder / "holder.json").write_text("{}")  # as every beginning of a training does
+    (row,) = client.get(f"/api/runs?since={first['version']}").json["rows"]
+    assert (first["rows"][0]["bytes"], row["bytes"]) == (400, 404)

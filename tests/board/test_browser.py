@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import re
 import shutil
@@ -18,7 +19,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 from PIL import Image
-from tests.board.folders import make_run, write_losses, write_tested
+from tests.board.folders import make_run, write_lines, write_losses, write_tested
 from tests.board.test_app import HOSTILE_NAMES
 
 from rushlight.board.listing import id_of
@@ -114,7 +115,8 @@ def runs(tmp_path: Path) -> Path:
     random = np.random.default_rng(0)
     for number in range(3):
         losses = np.exp(-np.arange(4000) / 800) + random.random(4000) / 10
-        make_run(tmp_path / "runs", f"run-{number}", losses, epochs=4, per_epoch=1000)
+        optimizer = {"name": "SGD", "arguments": {"lr": 0.1 * (1 + number // 2)}}
+        make_run(tmp_path / "runs", f"run-{number}", losses, epochs=4, per_epoch=1000, seed=number, optimizer=optimizer)
     return tmp_path / "runs"
 
 
@@ -333,6 +335,9 @@ def test_a_cell_opens_its_samples_as_pictures_and_lists_are_reached_by_keyboard(
     page.wait_for_function(f"() => document.querySelectorAll('.cards img').length === {count}", timeout=60_000)
     assert page.evaluate("[...document.querySelectorAll('.cards img')].every((image) => image.naturalWidth === 8)")
     assert page.locator(".cards .life").count() == count
+    page.locator(".closer summary").first.click()
+    page.wait_for_function("() => document.querySelectorAll('.similar img').length === 6", timeout=60_000)
+    assert page.locator(".covered rect").count() > 0
     page.locator(".tabs a", has_text="training and test").focus()
     page.keyboard.press("Enter")
     page.wait_for_function("() => document.querySelector('.why').textContent.includes('None of the 360 test samples')")
@@ -372,6 +377,25 @@ def test_a_run_is_noted_renamed_stopped_and_deleted_from_its_page(look: Look, ru
     assert board.complaints == []
 
 
+def test_runs_that_differ_in_their_seeds_become_one_line_with_a_band_from_the_lowest_to_the_highest(
+    look: Look, runs: Path
+) -> None:
+    board = look(runs)
+    page = board.curves("run-0", "run-1", view="&smooth=0&low=1&high=100&group=1")
+    page.wait_for_function(f"() => document.querySelector('{SENTENCE}').textContent.includes('drawn as their mean')")
+    page.focus(".plot")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Home")
+    assert (
+        page.locator(".legend .swatch line").evaluate_all(
+            "(lines) => new Set(lines.map((one) => one.getAttribute('stroke'))).size"
+        )
+        == 1
+    )
+    assert "step 1" in page.inner_text(".readout")
+    assert board.complaints == []
+
+
 def test_a_chart_is_saved_as_a_picture_of_its_lines(look: Look, runs: Path) -> None:
     losses = np.ones(4000, np.float32)
     losses[1234] = 9
@@ -402,12 +426,23 @@ def test_axe_finds_nothing_and_nothing_scrolls_sideways(look: Look, runs: Path, 
         pytest.skip("needs `npm ci` in board/")
     size = {"width": 360, "height": 740} if mode == "phone" else {"width": 1280, "height": 900}
     write_tested(runs / "run-0", [0, 0, 0, 1], [1, 1, 0, 1], [[0.9, 0.2, 0.8, 0.7], [0.1, 0.1, 0.9, 0.9]])
+    layer = {"name": "0.net", "kind": "ReLU", "zero": 0.2, "dead": 0.9, "mean": 0.0, "std": 1.0, "change": 0.01}
+    lines = [{"step": step, "steps": 10, "samples": 64, "layers": [layer]} for step in (10, 20, 30)]
+    write_lines(runs / "run-0" / "layers.jsonl", lines)
+    (runs / "run-0" / "profile").mkdir()
+    limit = {
+        "step_seconds": 0.002,
+        "parts": {"data": {"share": 0.9}},
+        "limit": {"sentence": "Most of a step waits for data."},
+    }
+    (runs / "run-0" / "profile" / "profile.json").write_text(json.dumps(limit))
     board = look(runs, viewport=size)  # type: ignore[call-arg]
     query = "" if mode == "phone" else mode
     chosen = ",".join(id_of(f"run-{number}") for number in range(3))
     for view in (
         f"runs?runs={chosen}&{query}",
         f"curves?runs={chosen}&{query}",
+        f"curves?runs={chosen}&group=1&{query}",
         f"compare?runs={chosen}&{query}",
         f"run/{id_of('run-0')}?{query}",
         f"run/{id_of('run-0')}?list=cell&cell=0-1&{query}",

@@ -171,3 +171,13 @@ def test_recipes_are_compared_in_the_direction_of_the_metric_that_the_runs_were_
             path.write_text(path.read_text().replace('"accuracy": 0.5', own))
     found = Client(tmp_path).get(f"/api/recipes?{'&'.join(chosen)}").json
     assert (found["metric"], found["verdict"]) == ("f1", better)
+
+
+def test_runs_that_differ_in_their_seeds_are_alike_and_settings_are_flat(tmp_path: Path) -> None:
+    names = ["a", "b", "c"]
+    for seed, name in enumerate(names):
+        lr = 0.5 if name == "c" else 0.1
+        make_run(tmp_path, name, seed=seed, optimizer={"name": "SGD", "arguments": {"lr": lr}})
+    found = Client(tmp_path).get(f"/api/recipes?{'&'.join(f'run={id_of(name)}' for name in names)}").json
+    assert sorted(map(sorted, found["alike"])) == sorted([sorted([id_of("a"), id_of("b")]), [id_of("c")]])
+    assert [found["settings"][id_of(name)]["optimizer lr"] for name in names] == [0.1, 0.1, 0.5]

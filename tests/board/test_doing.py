@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
+import urllib.error
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +13,11 @@ import pytest
 from tests.board.client import Client
 from tests.board.folders import make_run
 
+import rushlight
 from rushlight.board.listing import id_of
-from rushlight.runs import STOP, lock_run, read_note
+from rushlight.events import Event
+from rushlight.runs import STOP, ask_to_stop, lock_run, read_note
+from rushlight.training.record import stop
 
 
 @pytest.fixture
@@ -90,8 +96,43 @@ def test_a_run_in_use_is_neither_renamed_nor_deleted_and_can_be_asked_to_stop(ru
 
 
 def test_there_are_no_other_changes_and_none_by_reading(runs: Path) -> None:
-    assert change(runs, "resume", {}) == 404
+    assert change(runs, "launch", {}) == 404
+    for what in ("resume", "serve"):  # nobody else begins a process here
+        address = f"/api/runs/{id_of('first')}/do/{what}"
+        assert Client(runs, allowed="other.test").post(address, {}).status == 404
     assert change(runs, "delete", {"name": "third"}, "third") == 404
     client = Client(runs)
     assert client.get(f"/api/runs/{id_of('first')}/do/delete").status == 405
     assert json.loads((runs / "first" / "recipe.json").read_text())
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_and_its_model_is_served_from_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stop, "EVERY", 0.0)
+
+    def ask(event: Event) -> None:
+        if event.kind == "epoch":
+            ask_to_stop(tmp_path / "stopped")
+
+    with pytest.raises(KeyboardInterrupt):
+        rushlight.train("mlp", "digits", epochs=3, quiet=True, runs=tmp_path, name="stopped", on_event=ask)
+    client, address = Client(tmp_path), f"/api/runs/{id_of('stopped')}"
+    assert client.post(f"{address}/do/resume", {}).json == {}
+    for _ in range(1200):
+        if client.get("/api/runs").json["rows"][0]["status"] == "finished":
+            break
+        time.sleep(0.1)
+    assert client.get("/api/runs").json["rows"][0]["epochs_done"] == 3
+    try:
+        served = client.post(f"{address}/do/serve", {}).json["address"]
+        assert client.post(f"{address}/do/serve", {}).json["address"] == served
+        with urllib.request.urlopen(f"{served}/v2/health/ready") as answer:
+            assert answer.status == 200
+    finally:
+        client.app.leave()
+    with pytest.raises(urllib.error.URLError):
+        urllib.request.urlopen(f"{served}/v2/health/ready")
+
+
+def test_a_command_that_fails_says_why(runs: Path) -> None:
+    assert "rushlight serve" in change(runs, "serve", {})["error"]

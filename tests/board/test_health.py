@@ -67,3 +67,30 @@ def test_calibration_is_how_often_the_model_is_right_where_it_is_as_sure(run: Pa
     assert sum(one["n"] for one in tenths) == 100
     assert [one["right"] for one in tenths] == [1.0, 1.0, pytest.approx(0.5, abs=0.1), 0.0, 0.0]
     assert np.allclose([one["sure"] for one in tenths], [0.55, 0.65, 0.75, 0.85, 0.95], atol=0.01)
+
+
+def test_the_heat_has_each_layer_at_each_observation_and_of_many_some(run: Path) -> None:
+    write_lines(
+        run / "layers.jsonl",
+        [observation(10, a={"change": 0.5}), observation(20, a={"change": 0.1}, b={"change": None})],
+    )
+    found = health_of(run)
+    assert found is not None
+    assert (found["heat"]["steps"], found["heat"]["change"]) == ([10, 20], [[0.5, 0.1], [None, None]])
+    write_lines(run / "layers.jsonl", [observation(step, a={"change": 0.1}) for step in range(1, 1000)])
+    found = health_of(run)
+    assert found is not None
+    assert 50 <= len(found["heat"]["steps"]) <= 60
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"[]", b'{"limit": 3}', b'{"parts": {"data": {"share": "x"}}, "limit": {"sentence": 1}}', b"{" * 9999],
+)
+def test_a_profile_that_is_none_limits_nothing(run: Path, content: bytes) -> None:
+    (run / "profile").mkdir()
+    (run / "profile" / "profile.json").write_bytes(content)
+    assert details_of(run)["limit"] is None
+    right = {"step_seconds": 0.002, "parts": {"data": {"share": 0.9}}, "limit": {"sentence": "The data."}}
+    (run / "profile" / "profile.json").write_text(json.dumps(right))
+    assert details_of(run)["limit"] == {"sentence": "The data.", "step_seconds": 0.002, "parts": [["data", 0.9]]}

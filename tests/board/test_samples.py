@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,13 @@ import torch
 from tests.board.client import Client
 from tests.board.folders import make_run, write_tested
 
+import rushlight
 from rushlight.board.listing import id_of
-from rushlight.board.samples import Viewer, choose, list_samples, read_tested
-from rushlight.data import DataOptions, FeatureSpec, open_source
+from rushlight.board.samples import Viewer, choose, list_samples, read_tested, thresholds_of
+from rushlight.data import Column, DataOptions, FeatureSpec, Normalization, ResidentSplit, open_source
 from rushlight.data.look.samples import cells_of, described_samples
+from rushlight.export import open_bundle
+from rushlight.export.explain import explained, parts_of
 
 CLASSES = 3
 
@@ -117,7 +121,8 @@ def test_data_that_was_an_object_is_said_to_be_one(run: Path) -> None:
 
 
 def test_samples_are_shown_as_pictures_and_as_rows_with_their_own_values(tmp_path: Path) -> None:
-    pictures = described_samples(open_source("digits"), [0, 5])
+    digits = open_source("digits")
+    pictures = described_samples(digits.features, digits.test, [0, 5])
     assert (pictures["kind"], len(pictures["items"])) == ("image", 2)
     table = tmp_path / "pets.csv"
     table.write_text(
@@ -127,7 +132,7 @@ def test_samples_are_shown_as_pictures_and_as_rows_with_their_own_values(tmp_pat
         )
     )
     data = open_source(str(table), options=DataOptions(target="y"))
-    (row,) = described_samples(data, [3])["items"]
+    (row,) = described_samples(data.features, data.test, [3])["items"]
     assert dict(row)["kind"] in ("cat", "dog")
     assert dict(row)["weight"] % 0.25 == pytest.approx(0, abs=1e-4)
 
@@ -170,3 +175,61 @@ def test_the_process_opens_the_data_finds_planted_twins_and_fetches_nothing(
     assert viewer.ask(other, {"indices": [0]})["error"]
     assert process.poll() is not None
     viewer.close()
+
+
+def test_why_a_sample_is_answered_so_comes_from_the_model_and_its_training_samples(tmp_path: Path) -> None:
+    folder = rushlight.train("mlp", "digits", epochs=1, quiet=True, runs=tmp_path).folder
+    data, described = open_source("digits"), {"bundle": str(folder / "model")}
+    shown = explained(data, described, {"indices": [3, 4]})
+    assert [round(sum(share for _, share in two), 1) <= 1 for two in shown["choices"]] == [True, True]
+    found = explained(data, described, {"explain": 3})
+    saved = open_bundle(folder / "model")
+    shares = saved.predict(data.test.inputs[3:4].numpy()).top(3)[0]
+    assert [name for name, _ in found["choices"]] == [name for name, _ in shares]
+    assert found["choices"][0][1] == pytest.approx(shares[0][1], abs=1e-5)
+    assert len(found["drops"]) == found["grid"] ** 2
+    train = open_source("digits").train
+    assert [saved.classes[int(train.targets[one["index"]])] for one in found["similar"]] == [
+        one["class"] for one in found["similar"]
+    ]
+    twins = ResidentSplit(
+        torch.cat([train.inputs, data.test.inputs[3:4]]),
+        torch.cat([train.targets, data.test.targets[3:4]]),
+        train.prepare,
+    )
+    nearest = explained(replace(data, train=twins), {"bundle": described["bundle"]}, {"explain": 3})["similar"][0]
+    assert (nearest["index"], round(nearest["cosine"], 4)) == (len(train.inputs), 1)  # its twin
+
+
+def test_the_part_on_which_an_answer_hangs_is_found() -> None:
+    """A model that sees one corner of an image: without that corner its answer is gone."""
+    features = FeatureSpec("image", (1, 14, 14), "uint8", Normalization("standard", 255.0, (0.5,), (0.5,)))
+    masks = parts_of(features, torch.Size((1, 14, 14)))
+    assert masks.shape == (49, 1, 14, 14)
+    assert masks.any(0).all()
+    assert masks[0].nonzero().max() == 2
+    table = FeatureSpec(
+        "table",
+        (4,),
+        "float32",
+        columns=(Column("size", "number", flags_missing=True), Column("colour", "category", ("a", "b"))),
+    )
+    assert parts_of(table, torch.Size((4,))).tolist() == [[True, True, False, False], [False, False, True, True]]
+
+
+def test_the_area_under_roc_is_the_share_of_pairs_in_the_right_order(run: Path) -> None:
+    random = np.random.default_rng(0)
+    truth = random.integers(0, 2, 300)
+    score = np.round(np.clip(truth * 0.2 + random.random(300) * 0.8, 0, 1), 2)  # many are equal
+    predicted = (score > 0.5).astype(int)
+    write_tested(run, truth, predicted)
+    arrays = dict(np.load(run / "predictions.npz"))
+    np.savez_compressed(run / "predictions.npz", **{**arrays, "confidence": np.where(predicted, score, 1 - score)})
+    found = thresholds_of(run)
+    assert found is not None
+    pairs = np.sign(score[truth == 1][:, None] - score[truth == 0])
+    assert found["area"] == pytest.approx(((pairs + 1) / 2).mean())
+    assert found["roc"][-1] == [1, 1]
+    assert found["pr"][-1] == [1, pytest.approx(truth.mean())]
+    write_tested(run, [0, 1, 2], [0, 1, 2])
+    assert thresholds_of(run) is None

@@ -7,14 +7,20 @@ import math
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
+
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.routing import Route
 
 from rushlight import files
 from rushlight.board.axis import Axis
 from rushlight.board.compare import compare_models
 from rushlight.board.curves import Curves, View
 from rushlight.board.details import details_of, logged_images
-from rushlight.board.doing import CHANGES, change_run
+from rushlight.board.doing import CHANGES, PROCESSES, Processes, change_run
 from rushlight.board.files import read_new_lines, read_range
 from rushlight.board.guard import Guard
 from rushlight.board.listing import TENSORBOARD, Runs
@@ -26,10 +32,6 @@ from rushlight.board.tensorboard import EventLogs
 from rushlight.errors import RushlightError
 from rushlight.texts import LANGUAGES, fill, read_room
 from rushlight.web import App
-
-if TYPE_CHECKING:
-    from starlette.requests import Request
-    from starlette.responses import Response
 
 PNG = b"\x89PNG\r\n\x1a\n"
 MOST_IMAGE = 32 << 20  # bytes
@@ -43,142 +45,19 @@ class BadRequest(Exception):
     """A request that the page never makes."""
 
 
+class NotThere(Exception):
+    """A run or a file that is asked for is not there (any more)."""
+
+
 def build_app(folder: Path, port: int, language: str, allowed: str | None = None) -> Guard:
     """Return the application that shows the runs of a folder; `allowed` is another name by which browsers may ask for it."""
-    from starlette.applications import Starlette
-    from starlette.concurrency import run_in_threadpool
-    from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, StreamingResponse
-    from starlette.responses import Response as Plain
-    from starlette.routing import Route
-
-    runs, curves, viewer, events = Runs(folder), Curves(), Viewer(), EventLogs()
-
-    def as_json(content: Any) -> Response:
-        return Plain(
-            json.dumps(files.without_nan(content)).encode(), media_type="application/json"
-        )  # ASCII: names may be no UTF-8
+    answers = Answers(folder, is_ours_alone=allowed is None)
 
     def page(request: Request) -> Response:
         gone = fill(language, "board.gone", {})
         return HTMLResponse(
             html_page("index", language=language, folder=str(folder.absolute()), token=guard.for_changes, gone=gone)
         )
-
-    def asset(request: Request) -> Response:
-        name = request.path_params["name"]
-        kind = {"board.js": "text/javascript", "board.css": "text/css"}.get(name)
-        return PlainTextResponse("", 404) if kind is None else Plain((PAGE / name).read_bytes(), media_type=kind)
-
-    def words(request: Request) -> Response:
-        code = request.path_params["language"]
-        return as_json(words_of(code)) if code in LANGUAGES else PlainTextResponse("", 404)
-
-    def list_runs(request: Request) -> Response:
-        since = request.query_params.get("since", "0")
-        return as_json(runs.changes(int(since) if since.isdecimal() and len(since) < 16 else 0))
-
-    def show_run(request: Request) -> Response:
-        found = runs.find(request.path_params["run"])
-        return PlainTextResponse("", 404) if found is None else as_json(details_of(found))
-
-    def read_logs(request: Request) -> Response:
-        """Give what the logs of some runs have new; each run is given as "ID~CURSOR~CURSOR"."""
-        answer = {}
-        for asked in request.query_params.getlist("run")[:MOST_RUNS]:
-            identity, *cursors = asked.split("~")
-            found = runs.find(identity)
-            if found is not None and len(cursors) == len(LOG_FILES):
-                if runs.entries[identity].row["status"] == TENSORBOARD:
-                    parts = zip(("lines", "cursor", "anew"), events.new_lines(found, cursors[1]), strict=True)
-                    answer[identity] = {name: {"lines": [], "cursor": "", "anew": False} for name in LOG_FILES}
-                    answer[identity]["values"] = dict(parts)
-                    continue
-                answer[identity] = {
-                    name: dict(zip(("lines", "cursor", "anew"), read_new_lines(found / file, cursor), strict=True))
-                    for (name, file), cursor in zip(LOG_FILES.items(), cursors, strict=True)
-                }
-        return as_json(answer)
-
-    def read_curves(request: Request) -> Response:
-        asked = request.query_params.getlist("run")[:MOST_RUNS]
-        found = {identity: path for identity in asked if (path := runs.find(identity)) is not None}
-        return Plain(curves.read(found, view_of(request.query_params.get)), media_type="application/octet-stream")
-
-    def losses_csv(request: Request) -> Response:
-        found = runs.find(request.path_params["run"])
-        if found is None:
-            return PlainTextResponse("", 404)
-        headers = {"content-disposition": f'attachment; filename="losses-{request.path_params["run"]}.csv"'}
-        return StreamingResponse(csv_of(found / "losses.f32"), media_type="text/csv", headers=headers)
-
-    def compare(request: Request) -> Response:
-        found = [runs.find(identity) for identity in request.query_params.getlist("run")]
-        if len(found) != 2 or found[0] is None or found[1] is None:
-            return PlainTextResponse("", 404)
-        return as_json(compare_models(found[0], found[1]))
-
-    def recipes(request: Request) -> Response:
-        found = [
-            (path, runs.entries[identity].row)
-            for identity in request.query_params.getlist("run")[:MOST_RUNS]
-            if (path := runs.find(identity))
-        ]
-        whole = [(path, row) for path, row in found if row["status"] not in ("damaged", TENSORBOARD)]
-        return as_json(compare_recipes(whole))
-
-    def show_image(request: Request) -> Response:
-        found = runs.find(request.path_params["run"])
-        name = request.path_params["name"]
-        if found is None or name not in logged_images(found):
-            return PlainTextResponse("", 404)
-        content = read_range(found / "media" / name, 0, MOST_IMAGE)
-        return Plain(content, media_type="image/png") if content.startswith(PNG) else PlainTextResponse("", 404)
-
-    def samples(request: Request) -> Response:
-        """Give the test samples of a cell or a list: what is known of them, as JSON; all of a list as "most=all"."""
-        found, given = runs.find(request.path_params["run"]), request.query_params
-        tested = None if found is None else read_tested(found)
-        if found is None or given.get("list") not in LISTS:
-            return PlainTextResponse("", 404)
-        if tested is None:
-            return as_json(None)
-        truth, predicted, start = (whole_number(given.get(name)) for name in ("truth", "predicted", "start"))
-        most = {"most": len(tested.truth)} if given.get("most") == "all" else {}
-        return as_json(list_samples(tested, given["list"], truth, predicted, start or 0, **most))
-
-    def show_samples(request: Request) -> Response:
-        """Give the samples themselves, by their indices; or the pairs that are in training and test."""
-        found, given = runs.find(request.path_params["run"]), request.query_params
-        if found is None:
-            return PlainTextResponse("", 404)
-        indices = [index for one in given.getlist("index")[:MOST_SHOWN] if (index := whole_number(one)) is not None]
-        return as_json(viewer.ask(found, {"twins": True} if "twins" in given else {"indices": indices}))
-
-    async def change(request: Request) -> Response:
-        found, what = runs.find(request.path_params["run"]), request.path_params["what"]
-        if (
-            found is None
-            or what not in CHANGES
-            or runs.entries[request.path_params["run"]].row["status"] == TENSORBOARD
-        ):
-            return PlainTextResponse("", 404)
-        content = b""
-        async for chunk in request.stream():
-            content += chunk
-            if len(content) > MOST_ASKED:
-                raise BadRequest(what)
-        try:
-            given = json.loads(content)
-            if not isinstance(given, dict):
-                raise BadRequest(what)
-            return as_json(await run_in_threadpool(change_run, folder, found, what, given))
-        except (ValueError, RecursionError):
-            raise BadRequest(what) from None
-        except RushlightError as error:
-            return as_json({"error": error.problem})
-
-    async def bad_request(request: Request, error: Exception) -> Response:
-        return PlainTextResponse(str(error), 400)
 
     def refuse(status: int, reason: str) -> App:
         if reason == "cookie":
@@ -192,19 +71,198 @@ def build_app(folder: Path, port: int, language: str, allowed: str | None = None
         return HTMLResponse(html_page("door", address="/"), headers={"set-cookie": cookie})
 
     routes = [
-        Route("/", page), Route("/assets/{name}", asset), Route("/api/words/{language}", words), Route("/api/runs", list_runs),
-        Route("/api/runs/{run}", show_run), Route("/api/logs", read_logs), Route("/api/curves", read_curves),
-        Route("/api/compare", compare),
-        Route("/api/recipes", recipes),
-        Route("/api/runs/{run}/losses.csv", losses_csv),
-        Route("/api/runs/{run}/media/{name}", show_image), Route("/api/runs/{run}/samples", samples),
-        Route("/api/runs/{run}/shown", show_samples), Route("/api/runs/{run}/do/{what}", change, methods=["POST"]),
-    ]  # fmt: skip
-    guard = Guard(
-        Starlette(routes=routes, exception_handlers={BadRequest: bad_request}), port, refuse, welcome, allowed
-    )
-    guard.leave = viewer.close
+        Route("/", page),
+        Route("/assets/{name}", asset),
+        Route("/api/words/{language}", words),
+        *answers.routes(),
+    ]
+    app = Starlette(routes=routes, exception_handlers={BadRequest: bad_request, NotThere: not_there})
+    guard = Guard(app, port, refuse, welcome, allowed)
+    guard.leave = answers.close
     return guard
+
+
+class Answers:
+    """Answers the page's requests about the runs of one folder; owns what was read of them, and the processes that work for it."""
+
+    def __init__(self, folder: Path, is_ours_alone: bool) -> None:
+        self.folder, self.is_ours_alone = folder, is_ours_alone
+        self.runs, self.curves, self.viewer, self.events = Runs(folder), Curves(), Viewer(), EventLogs()
+        self.processes = Processes()
+
+    def routes(self) -> list[Route]:
+        """Return the addresses of the answers."""
+        one = "/api/runs/{run}"
+        return [
+            Route("/api/runs", self.list_runs), Route("/api/logs", self.read_logs), Route("/api/curves", self.read_curves),
+            Route("/api/compare", self.compare), Route("/api/recipes", self.recipes), Route(one, self.show_run),
+            Route(f"{one}/losses.csv", self.losses_csv), Route(f"{one}/media/{{name}}", self.show_image),
+            Route(f"{one}/samples", self.samples), Route(f"{one}/shown", self.show_samples),
+            Route(f"{one}/do/{{what}}", self.change, methods=["POST"]),
+        ]  # fmt: skip
+
+    def close(self) -> None:
+        """End the processes."""
+        self.viewer.close()
+        self.processes.close()
+
+    def found(self, request: Request) -> Path:
+        """Return the folder of the run in a request's path; raises NotThere."""
+        found = self.runs.find(request.path_params["run"])
+        if found is None:
+            raise NotThere
+        return found
+
+    def chosen(self, request: Request) -> dict[str, Path]:
+        """Return the folders of the runs in a request's query, by id; those that are not there are left out."""
+        asked = request.query_params.getlist("run")[:MOST_RUNS]
+        return {identity: path for identity in asked if (path := self.runs.find(identity)) is not None}
+
+    def is_events(self, identity: str) -> bool:
+        """Tell whether a run is TensorBoard's files."""
+        return bool(self.runs.entries[identity].row["status"] == TENSORBOARD)
+
+    def list_runs(self, request: Request) -> Response:
+        """Give the rows that are new since a version of the list."""
+        since = request.query_params.get("since", "0")
+        found = self.runs.changes(int(since) if since.isdecimal() and len(since) < 16 else 0)
+        content = json.dumps(found).encode()  # a list may be long, and `row_value` has left no NaN
+        return Response(content, media_type="application/json")
+
+    def show_run(self, request: Request) -> Response:
+        """Give all that one run's page shows."""
+        return as_json(details_of(self.found(request)))
+
+    def read_logs(self, request: Request) -> Response:
+        """Give what the logs of some runs have new; each run is given as "ID~CURSOR~CURSOR~CURSOR"."""
+        answer = {}
+        for asked in request.query_params.getlist("run")[:MOST_RUNS]:
+            identity, *cursors = asked.split("~")
+            found = self.runs.find(identity)
+            if found is None or len(cursors) != len(LOG_FILES):
+                continue
+            if self.is_events(identity):
+                answer[identity] = {name: log_part([], "", False) for name in LOG_FILES}
+                answer[identity]["values"] = log_part(*self.events.new_lines(found, cursors[1]))
+                continue
+            answer[identity] = {
+                name: log_part(*read_new_lines(found / file, cursor))
+                for (name, file), cursor in zip(LOG_FILES.items(), cursors, strict=True)
+            }
+        return as_json(answer)
+
+    def read_curves(self, request: Request) -> Response:
+        """Give the losses of some runs as bytes."""
+        content = self.curves.read(self.chosen(request), view_of(request.query_params.get))
+        return Response(content, media_type="application/octet-stream")
+
+    def losses_csv(self, request: Request) -> Response:
+        """Give every loss of a run as a file."""
+        found = self.found(request)
+        headers = {"content-disposition": f'attachment; filename="losses-{request.path_params["run"]}.csv"'}
+        return StreamingResponse(csv_of(found / "losses.f32"), media_type="text/csv", headers=headers)
+
+    def compare(self, request: Request) -> Response:
+        """Compare the models of two runs."""
+        found = [self.runs.find(identity) for identity in request.query_params.getlist("run")]
+        if len(found) != 2 or found[0] is None or found[1] is None:
+            raise NotThere
+        return as_json(compare_models(found[0], found[1]))
+
+    def recipes(self, request: Request) -> Response:
+        """Compare the recipes of some runs."""
+        found = [(path, self.runs.entries[identity].row) for identity, path in self.chosen(request).items()]
+        return as_json(
+            compare_recipes([(path, row) for path, row in found if row["status"] not in ("damaged", TENSORBOARD)])
+        )
+
+    def show_image(self, request: Request) -> Response:
+        """Give an image that a run's log refers to."""
+        found, name = self.found(request), request.path_params["name"]
+        content = read_range(found / "media" / name, 0, MOST_IMAGE) if name in logged_images(found) else b""
+        if not content.startswith(PNG):
+            raise NotThere
+        return Response(content, media_type="image/png")
+
+    def samples(self, request: Request) -> Response:
+        """Give the test samples of a cell or a list: what is known of them, as JSON; all of a list as "most=all"."""
+        found, given = self.found(request), request.query_params
+        if given.get("list") not in LISTS:
+            raise NotThere
+        tested = read_tested(found)
+        if tested is None:
+            return as_json(None)
+        truth, predicted, start = (whole_number(given.get(name)) for name in ("truth", "predicted", "start"))
+        most = {"most": len(tested.truth)} if given.get("most") == "all" else {}
+        return as_json(list_samples(tested, given["list"], truth, predicted, start or 0, **most))
+
+    def show_samples(self, request: Request) -> Response:
+        """Give the samples themselves, by their indices; or why one is answered so; or the pairs that are in training and test."""
+        found, given = self.found(request), request.query_params
+        indices = [index for one in given.getlist("index")[:MOST_SHOWN] if (index := whole_number(one)) is not None]
+        asked: dict[str, Any] = {"explain": indices[0]} if "why" in given and indices else {"indices": indices}
+        return as_json(self.viewer.ask(found, {"twins": True} if "twins" in given else asked))
+
+    async def change(self, request: Request) -> Response:
+        """Do what the user asks for: `CHANGES`, and on this machine's own board `PROCESSES`."""
+        found, what = self.found(request), request.path_params["what"]
+        if self.is_events(request.path_params["run"]) or what not in (
+            *CHANGES,
+            *(PROCESSES if self.is_ours_alone else ()),
+        ):
+            raise NotThere
+        content = b""
+        async for chunk in request.stream():
+            content += chunk
+            if len(content) > MOST_ASKED:
+                raise BadRequest(what)
+        try:
+            given = json.loads(content)
+            if not isinstance(given, dict):
+                raise BadRequest(what)
+            if what in PROCESSES:
+                return as_json(await run_in_threadpool(self.processes.begin, found, what))
+            return as_json(await run_in_threadpool(change_run, self.folder, found, what, given))
+        except (ValueError, RecursionError):
+            raise BadRequest(what) from None
+        except RushlightError as error:
+            return as_json({"error": error.problem})
+
+
+def asset(request: Request) -> Response:
+    """Give one of the page's two files."""
+    name = request.path_params["name"]
+    kind = {"board.js": "text/javascript", "board.css": "text/css"}.get(name)
+    if kind is None:
+        raise NotThere
+    return Response((PAGE / name).read_bytes(), media_type=kind)
+
+
+def words(request: Request) -> Response:
+    """Give the page's texts in one language."""
+    if request.path_params["language"] not in LANGUAGES:
+        raise NotThere
+    return as_json(words_of(request.path_params["language"]))
+
+
+def as_json(content: Any) -> Response:
+    """Return an answer in JSON, in ASCII: names may be no UTF-8."""
+    return Response(json.dumps(files.without_nan(content)).encode(), media_type="application/json")
+
+
+async def bad_request(request: Request, error: Exception) -> Response:
+    """Refuse what the page never asks."""
+    return PlainTextResponse(str(error), 400)
+
+
+async def not_there(request: Request, error: Exception) -> Response:
+    """Say that there is none."""
+    return PlainTextResponse("", 404)
+
+
+def log_part(lines: list[dict[str, Any]], cursor: str, is_anew: bool) -> dict[str, Any]:
+    """Return the new lines of a log, the next cursor, and whether they replace those before."""
+    return {"lines": lines, "cursor": cursor, "anew": is_anew}
 
 
 def whole_number(given: str | None) -> int | None:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rushlight.board.files import read_all_lines, read_status
+from rushlight.board.files import read_all_lines, read_range, read_status
 from rushlight.board.health import health_of
-from rushlight.board.listing import Refused, check_files
-from rushlight.board.samples import calibration_of
+from rushlight.board.listing import Refused, check_files, statuses_of
+from rushlight.board.samples import calibration_of, thresholds_of
 from rushlight.errors import RunError
 from rushlight.runs import STOP, is_locked, list_sessions, read_environment, read_note, read_recipe, read_report
 from rushlight.texts import text
 
 IMAGE_NAME = re.compile(r"media/([^/\\]+\.png)")
+MOST_OF_PROFILE = 4 << 20  # bytes
 FIGURES = ("loss", "accuracy", "mae", "rmse", "r2")
 OF_CLASS = ("n", "precision", "recall", "f1")
 
@@ -36,7 +39,7 @@ def details_of(folder: Path) -> dict[str, Any]:
         return None
 
     try:
-        check_files(folder)
+        check_files(statuses_of(folder))
     except Refused as error:
         return {
             "recipe": None,
@@ -45,6 +48,8 @@ def details_of(folder: Path) -> dict[str, Any]:
             "sessions": None,
             "health": None,
             "calibration": None,
+            "thresholds": None,
+            "limit": None,
             "problems": [str(error)],
         }
     return {
@@ -56,8 +61,20 @@ def details_of(folder: Path) -> dict[str, Any]:
         "note": read_note(folder),
         "health": health_of(folder),
         "calibration": calibration_of(folder),
+        "thresholds": thresholds_of(folder),
+        "limit": limit_of(folder),
         "problems": problems,
     }
+
+
+def limit_of(folder: Path) -> dict[str, Any] | None:
+    """Return what limits a step, from the run's profile: its "sentence", "step_seconds", and "parts" of a step as [name, share]."""
+    with contextlib.suppress(Exception):  # whatever a hostile file brings about
+        profile = json.loads(read_range(folder / "profile" / "profile.json", 0, MOST_OF_PROFILE))
+        parts = [[str(name), float(part["share"])] for name, part in profile["parts"].items()]
+        seconds = float(profile["step_seconds"])
+        return {"sentence": str(profile["limit"]["sentence"])[:1000], "step_seconds": seconds, "parts": parts[:20]}
+    return None
 
 
 def checked_report(content: dict[str, Any]) -> dict[str, Any]:

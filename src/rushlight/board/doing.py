@@ -1,14 +1,26 @@
-"""What the page may change: a run's note and tags, its name, that it stops, that it is deleted."""
+"""What the page may change: a run's note and tags, its name, that it stops, goes on, is served, is deleted."""
 
 from __future__ import annotations
 
+import contextlib
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
 from rushlight.board.listing import id_of
+from rushlight.errors import RunError
 from rushlight.runs import ask_to_stop, delete_run, find_run_to_delete, is_locked, rename_run, write_note
 
 CHANGES = ("stop", "note", "rename", "delete")
+PROCESSES = ("resume", "serve")
+START_SECONDS, POLL_SECONDS = 60, 0.1
+LONGEST = 600  # characters of what a command said
 
 
 def change_run(runs: Path, folder: Path, what: str, given: dict[str, Any]) -> dict[str, Any]:
@@ -32,3 +44,47 @@ def change_run(runs: Path, folder: Path, what: str, given: dict[str, Any]) -> di
         return {"id": id_of(rename_run(folder, str(given.get("name"))).name)}
     freed, rest = delete_run(find_run_to_delete(runs, folder.name))
     return {"freed": freed, "rest": None if rest is None else rest.name}
+
+
+class Processes:
+    """The commands that the page has begun: trainings outlive the board, servers do not."""
+
+    def __init__(self) -> None:
+        self.servers: dict[Path, tuple[subprocess.Popen[bytes], str]] = {}  # with their addresses
+        self.lock = threading.Lock()
+
+    def begin(self, folder: Path, what: str) -> dict[str, Any]:
+        """Begin one of `PROCESSES` for a run, and wait until it works; return {"address"} of a server, {} of a training.
+
+        Raises RunError with the command's last line where it fails.
+        """
+        with self.lock, tempfile.TemporaryFile() as output:
+            known = self.servers.get(folder)
+            if what == "serve" and known is not None and known[0].poll() is None:
+                return {"address": known[1]}
+            command = [sys.executable, "-m", "rushlight", what, str(folder.absolute())]
+            process = subprocess.Popen(
+                [*command, "--port", "0"] if what == "serve" else command, stdin=subprocess.DEVNULL, stdout=output,
+                stderr=output, start_new_session=True, env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            )  # fmt: skip
+            threading.Thread(target=process.wait, daemon=True).start()  # so that none is left as a zombie
+            for _ in range(int(START_SECONDS / POLL_SECONDS)):
+                time.sleep(POLL_SECONDS)
+                output.seek(0)
+                said = output.read().decode("utf-8", "replace")
+                address = re.search(r"http://\S+", said)
+                if process.poll():
+                    raise RunError("board-process-ended", command=what, run=folder.name, said=said.strip()[-LONGEST:])
+                if what == "serve" and address is not None:
+                    self.servers[folder] = process, address[0]
+                    return {"address": address[0]}
+                if what == "resume" and (is_locked(folder) or process.poll() == 0):
+                    return {}
+            return {}
+
+    def close(self) -> None:
+        """End the servers."""
+        for process, _ in self.servers.values():
+            process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(5)

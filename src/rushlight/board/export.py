@@ -44,7 +44,7 @@ def export_run(folder: Path, path: Path, language: str) -> int:
         "answers": {
             "/api/runs": {"server": "file", "version": 1, "whole": True, "rows": [runs.entries[identity].row], "gone": []},
             "/api/logs": {identity: {name: logged(folder / file) for name, file in LOGS.items()}},
-            "/api/recipes": {"metric": None, "groups": [], "verdict": None},
+            "/api/recipes": {"metric": None, "groups": [], "verdict": None, "alike": [], "settings": {}},
         },
         "curves": curves_of(folder, identity),
         "media": {},

@@ -9,6 +9,7 @@ from rushlight.board.files import read_all_lines
 from rushlight.kinds import Kind, is_count, is_finite, is_share, is_text, maybe, wrong_entry
 
 DEAD = 0.5  # share of units that never fire from which a layer is called dead
+MOST_SEEN = 60  # observations in the picture of all
 FIGURES = {
     "zero": is_share,
     "dead": is_share,
@@ -24,6 +25,7 @@ LINE: Kind = {"step": is_count, "steps": is_count, "samples": is_count, "layers"
 def health_of(folder: Path) -> dict[str, Any] | None:
     """Return the "step", "steps" and "samples" of the last observation, its "layers", and "findings"; None where there is none.
 
+    "heat" has the "steps" of at most `MOST_SEEN` observations, and for each layer its "change" and its "dead" units at these.
     A finding has "what" ("dead", "not-finite" or "unchanged"), the layer's "name" and "kind", its "share" of dead units, and the
     step "since" which each observation found it.
     """
@@ -51,7 +53,15 @@ def health_of(folder: Path) -> dict[str, Any] | None:
                 )
                 break
     layers = [{name: layer.get(name) for name in ("name", "kind", *FIGURES)} for layer in last["layers"]]
-    return {**{name: last[name] for name in ("step", "steps", "samples")}, "layers": layers, "findings": findings}
+    seen = lines[:: -(-len(lines) // MOST_SEEN)]
+    by_name = [{entry["name"]: entry for entry in line["layers"]} for line in seen]
+    heat: dict[str, Any] = {
+        name: [[found.get(layer["name"], {}).get(name) for found in by_name] for layer in layers]
+        for name in ("change", "dead")
+    }
+    heat["steps"] = [line["step"] for line in seen]
+    of_last = {name: last[name] for name in ("step", "steps", "samples")}
+    return {**of_last, "layers": layers, "findings": findings, "heat": heat}
 
 
 def is_found(what: str, layer: dict[str, Any]) -> bool:

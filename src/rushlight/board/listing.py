@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import math
 import os
 import secrets
 import stat
@@ -13,10 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from rushlight import files
-from rushlight.board.files import read_status
 from rushlight.board.tensorboard import event_files, event_folders
 from rushlight.errors import RunError
-from rushlight.runs import is_locked, is_run, read_note, read_recipe, started_at, summarize_any
+from rushlight.runs import NO_NOTE, is_locked, is_run, read_note, read_recipe, started_at, summarize_any
 from rushlight.texts import shown, text
 
 SMALL_FILES = (
@@ -29,6 +30,7 @@ SMALL_FILES = (
     "note.json",
 )
 READ_WHOLE = {**dict.fromkeys(SMALL_FILES, 16 << 20), "history.jsonl": 64 << 20, "values.jsonl": 64 << 20}  # bytes
+LOSSES = "losses.f32"
 SETTLED_SECONDS = 2.0  # a folder's time of change is trusted when it is this old
 SEARCH_SECONDS = 10.0  # between two searches for TensorBoard's files
 READING_SECONDS = 0.5  # of one call; what is new then waits for the next
@@ -38,6 +40,7 @@ OF_RECIPE = ("batch_size", "seed", "precision", "device")
 TENSORBOARD = "tensorboard"  # the status of what has event files instead of a run
 
 Signature = tuple[object, ...]
+Statuses = dict[str, os.stat_result]
 
 
 class Refused(Exception):
@@ -111,14 +114,15 @@ class Runs:
             if stat.S_ISLNK(status.st_mode) and not folder.resolve().is_relative_to(self.folder.resolve()):
                 row = damaged_row(folder, text("board.problem.link"))
                 signature: Signature = ("link",)
-            elif not is_run(folder):
-                return False
             else:
-                row, signature = {}, signature_of(folder)
+                row, found = {}, statuses_of(folder)
+                if not is_run_of(folder, found):
+                    return False
+                signature = signature_of(folder, found)
         except (OSError, RuntimeError):  # RuntimeError: a circle of links
             return False
         if known is None or known.signature != signature:
-            row = {**(row or row_of(folder)), "id": identity}
+            row = {**(row or row_of(folder, found)), "id": identity}
             known = self.entries[identity] = Entry(folder, signature, row, version, None)
             self.gone.pop(identity, None)
         is_old = time.time() - status.st_mtime > SETTLED_SECONDS
@@ -172,41 +176,49 @@ def id_of(name: str) -> str:
     return hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:12]
 
 
-def signature_of(folder: Path) -> Signature:
+def statuses_of(folder: Path) -> Statuses:
+    """Return the status of each file that a row is made of; those that are not there are left out."""
+    found = {}
+    for name in (*READ_WHOLE, LOSSES):
+        with contextlib.suppress(OSError):
+            found[name] = os.lstat(f"{folder}/{name}")
+    return found
+
+
+def is_run_of(folder: Path, found: Statuses) -> bool:
+    """Tell whether a folder with these files holds a run, whole or damaged."""
+    own = [found[name] for name in ("recipe.json", "history.jsonl") if name in found]
+    if not any(stat.S_ISREG(status.st_mode) for status in own):
+        return bool(own) and is_run(folder)
+    return not folder.name.endswith(files.TEMPORARY)
+
+
+def signature_of(folder: Path, found: Statuses) -> Signature:
     """Return what changes whenever a run's row may change; a killed process takes its lock along without a change."""
-    found: list[object] = []
-    for name in READ_WHOLE:
-        try:
-            status = os.lstat(f"{folder}/{name}")
-            found.append((status.st_mode, status.st_ino, status.st_size, status.st_mtime_ns))
-        except OSError:
-            found.append(None)
-    is_held = found[list(READ_WHOLE).index("holder.json")] is not None
-    return (*found, is_held and is_regular(folder, "holder.json", "run.lock") and is_locked(folder))
+    states = [(name, one.st_mode, one.st_ino, one.st_size, one.st_mtime_ns) for name, one in found.items()]
+    is_held = "holder.json" in found and are_regular(found, "holder.json", "run.lock")
+    return (*states, is_held and is_locked(folder))
 
 
-def is_regular(folder: Path, *names: str) -> bool:
+def are_regular(found: Statuses, *names: str) -> bool:
     """Tell whether all these files are regular ones, or not there."""
-    return all(read_status(folder / name) is not None or not os.path.lexists(folder / name) for name in names)
+    return all(stat.S_ISREG(found[name].st_mode) for name in names if name in found)
 
 
-def check_files(folder: Path) -> None:
+def check_files(found: Statuses) -> None:
     """Raise Refused if a file that is read whole is a link, a device or a pipe, or too large."""
     for name, most in READ_WHOLE.items():
-        try:
-            status = os.lstat(f"{folder}/{name}")
-        except OSError:
-            continue
-        if not stat.S_ISREG(status.st_mode):
+        status = found.get(name)
+        if status is not None and not stat.S_ISREG(status.st_mode):
             raise Refused(text("board.problem.no-file", name=name))
-        if status.st_size > most:
+        if status is not None and status.st_size > most:
             raise Refused(text("board.problem.too-large", name=name, bytes=status.st_size, most=most))
 
 
-def row_of(folder: Path) -> dict[str, Any]:
+def row_of(folder: Path, found: Statuses) -> dict[str, Any]:
     """Return a run's row of the list: the fields of `RunSummary`, and some of its recipe. It never raises."""
     try:
-        check_files(folder)
+        check_files(found)
         try:
             recipe = read_recipe(folder)
         except RunError:
@@ -227,24 +239,26 @@ def row_of(folder: Path) -> dict[str, Any]:
             folder, text("board.problem.unreadable", reason=f"{type(error).__name__}: {error}"[:LONGEST_NAME])
         )
     row.pop("folder")
-    row |= read_note(folder)
+    row["bytes"] = (
+        found[LOSSES].st_size if LOSSES in found else 0
+    )  # a killed training may leave losses and no line of history
+    row |= read_note(folder) if "note.json" in found else NO_NOTE
     return {name: row_value(value) for name, value in row.items()}
 
 
 def damaged_row(folder: Path, problem: str) -> dict[str, Any]:
     """Return the row of a run that is not read."""
-    started = (
-        started_at(folder) if is_regular(folder, "history.jsonl", "recipe.json") and not folder.is_symlink() else 0
-    )
+    is_readable = not folder.is_symlink() and are_regular(statuses_of(folder), "history.jsonl", "recipe.json")
+    started = started_at(folder) if is_readable else 0
     return {"name": folder.name, "started": started, "status": "damaged", "problem": problem}
 
 
 def row_value(value: Any) -> Any:
     """Return a value of a row as JSON has it: a number, a short text, or the text of anything else."""
-    if value is None or isinstance(value, (bool, int, float)):
-        return (
-            files.without_nan(value) if not isinstance(value, int) or abs(value) < 2**53 else str(value)[:LONGEST_NAME]
-        )
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or (isinstance(value, int) and abs(value) < 2**53):
+        return value
     if isinstance(value, (tuple, list)):
         return [row_value(part) for part in value[:20]]
     return str(value)[:LONGEST_NAME]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import statistics
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from rushlight.runs import read_recipe
 
 LEAST_SEEDS = 3
 LEVEL = 0.05
+LONGEST = 60  # characters of a setting
 
 
 def compare_recipes(runs: list[tuple[Path, dict[str, Any]]]) -> dict[str, Any]:
@@ -22,16 +24,22 @@ def compare_recipes(runs: list[tuple[Path, dict[str, Any]]]) -> dict[str, Any]:
 
     A group has the "names" of its runs, its number of different "seeds", the "mean" of the results, and their "deviation".
     The verdict on two groups is "first" or "second" (the better), "cannot-tell", or "few-seeds"; on others it is None.
+    "alike" are the ids of all runs of each recipe, and "settings" what each run was set to, by id.
     """
     groups: dict[str, dict[str, tuple[str, float]]] = {}  # by recipe, then by seed
+    alike: dict[str, list[str]] = {}
+    settings: dict[str, dict[str, Any]] = {}
     metrics = {(row.get("metric"), bool(row.get("is_higher_better"))) for _, row in runs}
     for folder, row in runs:
         value = row.get("metric_value")
+        try:
+            content = read_recipe(folder)
+            recipe, seed = without_seeds(content)
+            settings[row["id"]] = dict(flat(content))
+        except Exception:  # whatever a hostile file brings about
+            continue
+        alike.setdefault(recipe, []).append(row["id"])
         if isinstance(value, (int, float)) and row.get("status") == "finished":
-            try:
-                recipe, seed = without_seeds(read_recipe(folder))
-            except Exception:  # whatever a hostile file brings about
-                continue
             groups.setdefault(recipe, {})[seed] = (row["name"], float(value))
     found = [group_figures(list(group.values())) for group in groups.values()]
     metric, is_higher_better = metrics.pop() if len(metrics) == 1 else (None, False)
@@ -39,6 +47,8 @@ def compare_recipes(runs: list[tuple[Path, dict[str, Any]]]) -> dict[str, Any]:
         "metric": metric,
         "groups": found,
         "verdict": None,
+        "alike": list(alike.values()),
+        "settings": settings,
         **(judged(list(groups.values()), is_higher_better) if len(found) == 2 and metric else {}),
     }
 
@@ -51,6 +61,15 @@ def without_seeds(recipe: dict[str, Any]) -> tuple[str, str]:
     if isinstance(options, dict):
         plain["data"] = {**data, "options": unseeded(options)}
     return json.dumps(plain, sort_keys=True), json.dumps(recipe.get("seed"))
+
+
+def flat(entry: Any, name: str = "", depth: int = 3) -> Iterator[tuple[str, Any]]:
+    """Give the numbers, texts and flags of a recipe as ("optimizer lr", 0.1), down to `depth` levels."""
+    if isinstance(entry, dict) and depth:
+        for key, inner in entry.items():
+            yield from flat(inner, f"{name} {key}".strip().replace(" arguments", ""), depth - 1)
+    elif isinstance(entry, (bool, int, float, str)):
+        yield name, entry if not isinstance(entry, str) else entry[:LONGEST]
 
 
 def unseeded(value: Any) -> Any:

@@ -26,6 +26,7 @@ from rushlight.texts import text
 LISTS = ("cell", "wrong", "hardest", "forgotten", "suspects")
 MOST_SHOWN = 24  # samples at once
 MOST_EPOCHS = 60  # points of one sample's probability
+MOST_POINTS = 400  # of a curve over thresholds
 MOST_BYTES = 256 << 20
 LONGEST_NAME = 300
 SECONDS = 90  # for one answer of the process
@@ -142,6 +143,30 @@ def calibration_of(folder: Path) -> list[dict[str, float]] | None:
     ]  # fmt: skip
 
 
+def thresholds_of(folder: Path) -> dict[str, Any] | None:
+    """Return, for a test of two classes, "roc" and "pr" as points (x, y), "area" under the first, and "precision", the mean of the other.
+
+    They go over every threshold at which something changes (of many, `MOST_POINTS`); class 1 is what is looked for.
+    """
+    tested = read_tested(folder)
+    if tested is None or set(np.unique(tested.truth)) != {0, 1} or not np.isin(tested.predicted, (0, 1)).all():
+        return None
+    score = np.where(tested.predicted == 1, tested.confidence, 1 - tested.confidence).astype(np.float64)
+    if not np.isfinite(score).all():
+        return None
+    order = np.argsort(-score, kind="stable")
+    ends = np.append(np.flatnonzero(np.diff(score[order])), len(order) - 1)  # equal scores fall on one side together
+    hits = np.cumsum(tested.truth[order] == 1)[ends].astype(np.float64)
+    recall, fall_out = hits / hits[-1], (ends + 1 - hits) / (len(order) - hits[-1])
+    precision = hits / (ends + 1)
+    area = np.sum(np.diff(fall_out, prepend=0) * (recall + np.append(0, recall[:-1])) / 2)
+    chosen = np.unique(np.linspace(0, len(ends) - 1, min(len(ends), MOST_POINTS)).round().astype(int))
+    return {
+        "roc": [[0.0, 0.0], *np.stack([fall_out, recall], 1)[chosen].tolist()], "pr": np.stack([recall, precision], 1)[chosen].tolist(),
+        "area": float(area), "precision": float(np.sum(np.diff(recall, prepend=0) * precision)), "share": float(hits[-1] / len(order)),
+    }  # fmt: skip
+
+
 class Viewer:
     """Owns the process that opens a run's data; one at a time."""
 
@@ -164,7 +189,7 @@ class Viewer:
                     return {"error": text("board.problem.live-data")}
                 is_raw = isinstance(loss, dict) and loss.get("name") == "objective"
                 self.begin(folder)
-                ready = self.answer({"options": {}, **described, "is_raw": is_raw})
+                ready = self.answer({"options": {}, **described, "is_raw": is_raw, "bundle": str(folder / "model")})
                 if "ready" not in ready:
                     self.close()
                     return ready
@@ -172,7 +197,7 @@ class Viewer:
 
     def begin(self, folder: Path) -> None:
         """Start a process for a run's data."""
-        command = [sys.executable, "-m", "rushlight.data.look.samples"]
+        command = [sys.executable, "-m", "rushlight.export.explain"]
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, encoding="utf-8"
         )

@@ -10,8 +10,8 @@ same picture as all points. NaN and infinities are no points; they are counted.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from rushlight.board.files import read_range, read_status
 
 BLOCK = 64  # steps of one summary
-PIECE = 1024 * BLOCK  # steps read at once
+PIECE = 4096 * BLOCK  # steps read at once
 COARSE = 16  # blocks of a pixel column from which its edges are moved to whole blocks: by at most 1/32 of a pixel
 TAIL_BYTES = 4096  # compared to tell whether the file is still the one that was read
 CSV_STEPS = 10_000  # in one piece
@@ -58,7 +58,7 @@ def join(pieces: list[Cells]) -> Cells:
 
 def single(values: Floats) -> Cells:
     """Return one cell for each value."""
-    counts = np.zeros((len(KINDS), len(values)), np.int32)
+    counts = np.zeros((len(KINDS), len(values)), np.uint8)
     counts[3] = values <= 0
     if not np.isfinite(values).all():
         counts[0], counts[1], counts[2] = np.isnan(values), values == np.inf, values == -np.inf
@@ -76,54 +76,75 @@ def merge(cells: Cells, edges: Integers) -> Cells:
     if len(full):
         starts, upto = edges[full], int(edges[full[-1] + 1])
         merged.first[full], merged.last[full] = cells.first[starts], cells.last[edges[full + 1] - 1]
-        merged.low[full] = np.fmin.reduceat(cells.low[:upto], starts)
-        merged.high[full] = np.fmax.reduceat(cells.high[:upto], starts)
-        merged.counts[:, full] = np.add.reduceat(cells.counts[:, :upto], starts, axis=1)
+        least, most = (
+            (np.fmin, np.fmax) if np.isnan(cells.low[:upto]).any() else (np.minimum, np.maximum)
+        )  # five times as fast
+        merged.low[full] = least.reduceat(cells.low[:upto], starts)
+        merged.high[full] = most.reduceat(cells.high[:upto], starts)
+        if cells.counts[:, :upto].any():
+            merged.counts[:, full] = np.add.reduceat(cells.counts[:, :upto], starts, axis=1, dtype=np.int32)
     return merged
 
 
 def blocks_of(values: Floats) -> Cells:
     """Return one cell for every `BLOCK` values."""
     if not np.isfinite(values).all():
-        return merge(single(values), np.arange(0, len(values) + 1, BLOCK))
+        merged = merge(single(values), np.arange(0, len(values) + 1, BLOCK))
+        return replace(merged, counts=merged.counts.astype(np.uint8))
     rows = values.reshape(-1, BLOCK)
     low = rows.min(axis=1)
-    counts = np.zeros((len(KINDS), len(rows)), np.int32)
+    counts = np.zeros((len(KINDS), len(rows)), np.uint8)  # of at most `BLOCK` values: a long run has many blocks
     if low.min(initial=1) <= 0:
         counts[3] = (rows <= 0).sum(axis=1)
     return Cells(rows[:, 0].copy(), low, rows.max(axis=1), rows[:, -1].copy(), counts)
 
 
 def smooth(values: Floats, half_life: float, state: tuple[float, float]) -> tuple[Floats, NDArray[np.float64]]:
-    """Return the debiased exponential mean at each value, and the states at the end of every `BLOCK` values.
+    """Return the debiased exponential mean at each value, and the states at the end of every whole `BLOCK` of values.
 
     The mean of steps 0 to t is Σ dᵗ⁻ⁱ xᵢ / Σ dᵗ⁻ⁱ over the finite values, d = 2^(-1/half_life): the first value weighs no
     more than any other, and a prefix has the same values as the whole. A state is both sums.
     """
     decay = 0.5 ** (1 / half_life)
     rows = -(-len(values) // BLOCK)
-    ageing = decay ** np.arange(BLOCK - 1, -1, -1)  # of each value until its row ends; at least 2^-63
-    across = decay**BLOCK
     finite = np.isfinite(values)
-    is_whole = bool(finite.all())  # the weights of all rows are alike but for what came before
-    means, ends = [], np.empty((2, rows + 1))
-    for row, given, start in zip(
-        ends, (values if is_whole else np.where(finite, values, 0), finite), state, strict=True
-    ):
-        found = np.zeros((rows, BLOCK))
-        found.reshape(-1)[: len(values)] = given
-        last = np.einsum("ij,j->i", found, ageing).tolist()  # of a row the same, however many there are
-        row[:] = list(itertools.accumulate(last, lambda carry, end: carry * across + end, initial=start))
-        sums = found.T.copy()  # (BLOCK, rows): each step of the recursion is done for all rows at once
-        sums[0] += row[:-1] * decay
-        before, aged = sums[0], np.empty(rows)
-        for current in sums[1:]:
-            current += np.multiply(before, decay, out=aged)
-            before = current
-        means.append(sums)
+    is_whole = bool(finite.all())
+    found = np.zeros((rows, BLOCK))
+    found.reshape(-1)[: len(values)] = values if is_whole else np.where(finite, values, 0)
+    sums, ends = decaying_sums(found, decay, state[0])
+    if is_whole:
+        weights, weight_ends = weights_of_whole(rows, decay, state[1])
+    else:
+        known = np.zeros((rows, BLOCK))
+        known.reshape(-1)[: len(values)] = finite
+        weights, weight_ends = decaying_sums(known, decay, state[1])
+    mean, different = np.empty((rows, BLOCK), np.float32), len(weights)
     with np.errstate(invalid="ignore"):
-        mean = np.divide(means[0], means[1], out=np.empty((BLOCK, rows), np.float32), casting="same_kind")
-    return mean.T.reshape(-1)[: len(values)], ends[:, 1:]
+        np.divide(sums[:different], weights, out=mean[:different], casting="same_kind")
+        np.divide(sums[different:], weights[-1:], out=mean[different:], casting="same_kind")
+    return mean.reshape(-1)[: len(values)], np.array([ends, weight_ends])[:, 1 : len(values) // BLOCK + 1]
+
+
+def decaying_sums(found: NDArray[np.float64], decay: float, start: float) -> tuple[NDArray[np.float64], list[float]]:
+    """Return Σ dᵗ⁻ⁱ xᵢ at each place of some rows (rows, BLOCK), and before each row and after the last (rows + 1)."""
+    powers = decay ** np.arange(BLOCK)  # at least 2^-63
+    across = decay**BLOCK
+    sums = np.divide(found, powers, out=found)  # it is the caller's no more
+    np.cumsum(sums, axis=1, out=sums)
+    ends = (sums[:, -1] * powers[-1]).tolist()
+    states = list(itertools.accumulate(ends, lambda carry, end: carry * across + end, initial=start))
+    sums += np.array(states[:-1])[:, None] * decay
+    sums *= powers
+    return sums, states
+
+
+def weights_of_whole(rows: int, decay: float, start: float) -> tuple[NDArray[np.float64], list[float]]:
+    """Return the `decaying_sums` of rows of ones; of the rows, those until all further ones are like the last."""
+    end, states = decaying_sums(np.ones((1, BLOCK)), decay, 0)[1][1], [start]
+    while len(states) <= rows and states[-1] not in states[-2:-1]:
+        states.append(states[-1] * decay**BLOCK + end)
+    sums = decaying_sums(np.ones((len(states) - 1, BLOCK)), decay, start)[0]
+    return sums, states + states[-1:] * (rows + 1 - len(states))
 
 
 class Track:
@@ -134,12 +155,16 @@ class Track:
         self.cells = join([])
         self.states = np.zeros((2, 1))  # before each block, and after the last
 
-    def extend(self, values: Floats) -> None:
+    def extend(self, pieces: Iterable[Floats]) -> None:
         """Add the summaries of the next whole blocks."""
-        if self.half_life:
-            values, states = smooth(values, self.half_life, self.state(len(self.cells)))
-            self.states = np.concatenate([self.states, states], axis=1)
-        self.cells = join([self.cells, blocks_of(values)])
+        cells, states = [self.cells], [self.states]
+        for values in pieces:
+            if self.half_life:
+                values, ends = smooth(values, self.half_life, (states[-1][0, -1], states[-1][1, -1]))
+                states.append(ends)
+            cells.append(blocks_of(values))
+        if len(cells) > 1:
+            self.cells, self.states = join(cells), np.concatenate(states, axis=1)
 
     def state(self, block: int) -> tuple[float, float]:
         """Return both sums of the smoothing before a block."""
@@ -162,6 +187,8 @@ class Losses:
         self.count = 0  # of steps
         self.identity: tuple[int, int] | None = None
         self.tail = b""  # the last bytes of the blocks that are summarized
+        self.state: tuple[int, int] | None = None  # the file's size and time of change (ns)
+        self.told: dict[str, float | int | None] | None = None  # the figures, until the file changes
         self.tracks: dict[float, Track] = {0: Track(0)}
 
     @property
@@ -183,16 +210,19 @@ class Losses:
         is_same = identity == self.identity and count * 4 >= end
         if end and not (is_same and read_range(self.path, end - len(self.tail), len(self.tail)) == self.tail):
             self.forget()
-        self.identity, self.count = identity, count
+        if self.state != (status.st_size, status.st_mtime_ns):
+            self.told = None
+        self.identity, self.count, self.state = identity, count, (status.st_size, status.st_mtime_ns)
         self.extend(self.tracks[0])
         end = len(self.tracks[0].cells) * BLOCK * 4
         self.tail = read_range(self.path, max(0, end - TAIL_BYTES), min(end, TAIL_BYTES))
 
     def extend(self, track: Track) -> None:
         """Summarize the file's whole blocks that a track does not have yet."""
-        while (done := len(track.cells)) < self.count // BLOCK:
-            stop = min(done + PIECE // BLOCK, self.count // BLOCK)
-            track.extend(self.read(done * BLOCK, stop * BLOCK))
+        whole = self.count // BLOCK * BLOCK
+        track.extend(
+            self.read(start, min(start + PIECE, whole)) for start in range(len(track.cells) * BLOCK, whole, PIECE)
+        )
 
     def read(self, start: int, stop: int) -> Floats:
         """Return the losses of the steps from `start` to before `stop`, counted from 0."""
@@ -229,6 +259,12 @@ class Losses:
 
     def figures(self) -> dict[str, float | int | None]:
         """Return the counts, the first and last loss, and the extremes with their steps (counted from 1)."""
+        if self.told is None:
+            self.told = self.find_figures()
+        return self.told
+
+    def find_figures(self) -> dict[str, float | int | None]:
+        """Read them."""
         whole = len(self.tracks[0].cells)
         cells = join([self.tracks[0].cells, single(self.read(whole * BLOCK, self.count))])
         found: dict[str, Any] = dict(zip(KINDS, map(int, cells.counts.sum(axis=1)), strict=True))

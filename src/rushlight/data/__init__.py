@@ -27,7 +27,7 @@ if TYPE_CHECKING:
         tensors_in,
         to_device,
     )
-    from rushlight.data.look import describe_data, write_contact_sheet
+    from rushlight.data.look import answer_lines, describe_data, described_samples, write_contact_sheet
     from rushlight.data.open import DataOptions, open_like, open_source, retarget
     from rushlight.data.order import step_seed
     from rushlight.data.shape import as_array, as_inputs, dtype_name, group_split, has_several_inputs, owned

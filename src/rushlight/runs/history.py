@@ -25,7 +25,7 @@ from typing import Any
 
 from rushlight import files
 from rushlight.errors import RunError, StorageError
-from rushlight.kinds import Kind, is_count, is_finite, is_text, is_time, maybe
+from rushlight.kinds import Kind, checker, is_count, is_finite, is_text, is_time, maybe
 from rushlight.runs.read import FIGURES, read_file, read_lines
 from rushlight.texts import Note
 
@@ -44,6 +44,7 @@ LINES: dict[str, Kind] = {  # of each kind of line, the entries that are read
     },
     "event": {**PLACED, "event": is_text, "message?": maybe(is_text), "test?": maybe(FIGURES)},
 }  # fmt: skip
+CHECKERS = {name: checker(kind) for name, kind in LINES.items()}
 
 
 class Appended:
@@ -166,7 +167,7 @@ def read_history(folder: Path, with_steps: bool = True) -> list[dict[str, Any]]:
     Without steps, the lines of kind "steps" are left out, unless one is the last. Raises RunError if there is no
     history, or if a line that is not the torn last one is damaged.
     """
-    return read_lines(folder / HISTORY, "kind", LINES, b"\n" if with_steps else b'{"kind":"steps"')
+    return read_lines(folder / HISTORY, "kind", CHECKERS, b"\n" if with_steps else b'{"kind":"steps"')
 
 
 def read_losses(folder: Path) -> array[float]:

@@ -46,7 +46,9 @@ def write_notice(folder: Path, step: int, message: str) -> None:
 
 def read_sessions(folder: Path) -> list[dict[str, Any]]:
     """Return the lines that can be read, oldest first; training needs none of the others."""
-    lines = []
+    lines: list[dict[str, Any]] = []
+    if not (folder / SESSIONS).exists():
+        return lines
     with contextlib.suppress(RunError):
         for number, line in enumerate(read_file(folder / SESSIONS).split(b"\n")[:-1], start=1):
             with contextlib.suppress(RunError):

@@ -79,7 +79,7 @@ def summarize_run(folder: Path, recipe: dict[str, Any] | None = None) -> RunSumm
     return RunSummary(
         name=folder.name,
         folder=folder,
-        started=started_at(folder),
+        started=float(lines[0]["time"]) if lines and "time" in lines[0] else started_at(folder),
         status=status_of(folder, lines),
         model=label(recipe["model"]),
         data=label(recipe["data"]),

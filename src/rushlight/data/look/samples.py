@@ -1,4 +1,4 @@
-"""A process that shows single samples of a run's data: `python -m rushlight.data.look.samples`, asked over its pipes.
+"""Single samples of a run's data, for a process that is asked over its pipes.
 
 The first line of its input describes the data as a recipe does, with "is_raw"; each further line asks for something, and gets one line
 of JSON: {"indices": [test samples]} gets {"kind", "items"}, an item being a PNG ("image"), [[column, value], …] ("table") or
@@ -14,7 +14,7 @@ import json
 import os
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NoReturn
 
 from torch import Tensor
@@ -31,22 +31,23 @@ MOST_NUMBERS = 64  # of an array
 MOST_TWINS = 10_000
 
 
-def main() -> None:
-    """Answer line by line until the input ends."""
+def answer_lines(explained: Callable[[Data, dict[str, Any], dict[str, Any]], dict[str, Any]]) -> None:
+    """Answer line by line until the input ends; `explained` gets the data, the first line, and a line with "indices" or "explain"."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # whatever a library prints is no answer
     socket.socket.connect = refuse  # type: ignore[method-assign]
     data: Data | None = None
+    described: dict[str, Any] = {}
     answer: dict[str, Any]
     for line in sys.stdin:
         try:
             asked = json.loads(line)
             if data is None:
-                data, answer = opened(asked), {"ready": True}
+                data, described, answer = opened(asked), asked, {"ready": True}
             elif "twins" in asked:
                 answer = {"twins": find_duplicates(data.train, data.test, MOST_TWINS)}
             else:
-                answer = described_samples(data, asked["indices"])
+                answer = explained(data, described, asked)
         except RushlightError as error:
             answer = {"error": error.problem}
         except Exception as error:  # whatever reading somebody's data may raise
@@ -70,9 +71,8 @@ def opened(described: dict[str, Any]) -> Data:
         )  # fmt: skip
 
 
-def described_samples(data: Data, indices: list[int]) -> dict[str, Any]:
-    """Return some test samples as the page shows them."""
-    features, split = data.features, data.test
+def described_samples(features: FeatureSpec | None, split: object, indices: Iterable[int]) -> dict[str, Any]:
+    """Return some samples of a split as the page shows them."""
     if features is None or not isinstance(split, (ResidentSplit, StreamedSplit)):
         return {"kind": "none", "items": []}
     inputs = (split.inputs[index] if isinstance(split, ResidentSplit) else split.dataset[index][0] for index in indices)
@@ -104,7 +104,3 @@ def cells_of(row: Tensor, features: FeatureSpec) -> Iterator[tuple[str, float | 
             yield column.name, column.categories[best] if own and own[best] > 0.5 else None
         else:
             yield column.name, None if column.flags_missing and own[1] > 0.5 else float(f"{own[0]:.6g}")
-
-
-if __name__ == "__main__":
-    main()
