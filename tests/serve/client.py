@@ -12,6 +12,7 @@ from typing import Any
 from rushlight.serve.app import Service
 from rushlight.serve.model import Model, find_model
 from rushlight.serve.options import Settings
+from rushlight.serve.registry import Registry
 
 BUNDLES = Path(__file__).parent / "bundles"
 HOST = ("host", "127.0.0.1:8080")
@@ -34,11 +35,19 @@ def model_of(kind: str) -> Model:
     return find_model(str(BUNDLES / kind), Path("runs"), None, None, 1, lambda note: None)
 
 
+def registry_of(*models: Model) -> Registry:
+    """A registry of models that come from no folder."""
+    registry = Registry(None, lambda *asked: models[0], Settings.most_waiting, print)
+    for model in models:
+        registry.add(model)
+    return registry
+
+
 class Client:
     """A server of one bundle, and who asks it."""
 
     def __init__(self, kind: str, **settings: Any) -> None:
-        self.service = Service(model_of(kind), Settings(**settings), "en")
+        self.service = Service(registry_of(model_of(kind)), Settings(**settings), "en")
         self.service.is_ready = True
 
     async def ask(

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from rushlight.serve.options import Settings
-from rushlight.serve.refusals import Refusal
+from rushlight.serve.answers import Refusal
 from rushlight.web import (
     HEADERS,
     LOOPBACK,
@@ -56,6 +56,7 @@ class Gate:
     ) -> None:  # fmt: skip
         self.app, self.settings, self.refuse, self.meter, self.is_draining = app, settings, refuse, meter, is_draining
         self.held = 0  # bytes of bodies in memory
+        self.is_local = False  # whether it is for this machine alone, wherever the others listen
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -72,7 +73,9 @@ class Gate:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message.get("headers", []), *HARDENED, *own]
+                message["headers"] = [*message["headers"], *HARDENED, *own]
+                if (model := scope.get("rushlight.model")) is not None:
+                    message["headers"].append((b"x-model-version", model.version.encode("latin-1", "replace")))
                 if self.is_draining():
                     message["headers"].append((b"connection", b"close"))
             await send(message)
@@ -81,7 +84,10 @@ class Gate:
             app = self.app if (refusal := self.refusal(scope, headers)) is None else self.refuse(scope["path"], refusal)
             await app(scope, receive, send_hardened)
         finally:
-            self.meter.answered(scope, status, time.perf_counter() - started)
+            seconds = time.perf_counter() - started
+            self.meter.answered(scope["path"], status, seconds, scope.get("rushlight.totals"))
+            if self.settings.log is not None:
+                self.settings.log(entry_of(scope, status, seconds, own))
 
     def refusal(self, scope: Scope, headers: dict[str, list[str]]) -> Refusal | None:
         """Return why a request is not answered, before anything of its body is read."""
@@ -105,7 +111,7 @@ class Gate:
             ipaddress.ip_address(re.sub(r":[0-9]{1,5}\Z", "", host).strip("[]"))
         except ValueError:
             return False
-        return self.settings.host != LOOPBACK
+        return self.settings.host != LOOPBACK and not self.is_local
 
     async def read_body(self, scope: Scope, receive: Receive) -> bytes:
         """Return a request's body, unpacked. Refusal for what is too large, too slow, cut off, or packed in an unknown way."""
@@ -139,6 +145,19 @@ class Gate:
             raise Refusal(408, "serve-too-slow", seconds=settings.receive, headers={"connection": "close"}) from None
         finally:
             self.held -= len(body)
+
+
+def entry_of(scope: Scope, status: int, seconds: float, identities: list[tuple[bytes, bytes]]) -> dict[str, Any]:
+    """Return what the access log has of a request: no body, no query, no token."""
+    model = scope.get("rushlight.model")
+    entry = {
+        "time": round(time.time(), 6), "method": scope["method"], "path": scope["path"], "status": status,
+        "ms": round(1000 * seconds, 3), "client": (scope.get("client") or ("",))[0],
+        **{name.decode(): value.decode("latin-1") for name, value in identities},
+    }  # fmt: skip
+    if model is not None:
+        entry |= {"model": model.name, "version": model.version, "rows": scope.get("rushlight.rows", 0)}
+    return entry
 
 
 def one(headers: dict[str, list[str]], name: str) -> str:
