@@ -12,9 +12,9 @@ import pytest
 from tests.serve.client import Client, model_of
 
 from rushlight.errors import ModelError
+from rushlight.serve.answers import Refusal
 from rushlight.serve.batcher import Batcher
 from rushlight.serve.model import Model, Signature, measure
-from rushlight.serve.answers import Refusal
 
 PIXELS = np.random.default_rng(1).integers(0, 256, (64, 1, 8, 8), dtype=np.uint8)
 PLENTY = 1 << 20

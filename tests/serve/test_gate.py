@@ -193,7 +193,7 @@ def test_identities_are_passed_on_and_nothing_else_of_a_request(client: Client) 
     assert "traceparent" not in evil.headers
 
 
-@pytest.mark.parametrize("file", ["graph.onnx", "examples.safetensors"])
+@pytest.mark.parametrize("file", ["graph.onnx", "examples.safetensors", "weights.safetensors"])
 def test_one_flipped_bit_and_it_is_never_ready(tmp_path: Path, file: str) -> None:
     import shutil
 

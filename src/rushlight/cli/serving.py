@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from rushlight import files
 from rushlight.console import print_lines
-from rushlight.errors import UsageError, check_choice
+from rushlight.errors import StorageError, UsageError, check_choice
 from rushlight.serve import Settings, serve
 from rushlight.texts import LANGUAGES, language, shown, text
 
@@ -62,26 +61,21 @@ def serve_until_told(
         lines.append(text("serve.open", address=address, example=text(example, address=address, name=first.name)))
         print_lines("\n".join(lines))
 
-    with contextlib.ExitStack() as stack:
-        writer = None
-        if log is not None:
-            with files.explained(log):
-                writer = AccessLog(stack.enter_context(log.open("a", encoding="utf-8", buffering=1)))
-        settings = Settings(token=token, log=writer, **options)
-        serve(given, runs, reference, settings, is_insecure, chosen, lambda note: print_lines(shown(note)), announce)
+    settings = Settings(token=token, log=None if log is None else access_log(log), **options)
+    serve(given, runs, reference, settings, is_insecure, chosen, lambda note: print_lines(shown(note)), announce)
 
 
-class AccessLog:
-    """Writes a line of JSON for each request. A disk that refuses is told once, and no request fails by it."""
+def access_log(path: Path) -> Callable[[dict[str, Any]], None]:
+    """Return what writes a line of JSON for each request. A disk that refuses later is told once, and no request fails by it."""
+    files.append_bytes(path, b"")
+    failed: list[bool] = []
 
-    def __init__(self, file: TextIO) -> None:
-        self.file, self.has_failed = file, False
-
-    def __call__(self, entry: dict[str, Any]) -> None:
-        """Write one request's line."""
+    def write(entry: dict[str, Any]) -> None:
         try:
-            self.file.write(json.dumps(entry) + "\n")
-        except OSError as error:
-            if not self.has_failed:
-                print_lines(text("serve.no-log", reason=error.strerror or error))
-            self.has_failed = True
+            files.append_bytes(path, json.dumps(entry).encode() + b"\n")
+        except StorageError as error:
+            if not failed:
+                print_lines(text("serve.no-log", reason=error.problem))
+            failed.append(True)
+
+    return write

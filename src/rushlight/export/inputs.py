@@ -61,9 +61,10 @@ def read_inputs(inputs: Any, features: FeatureSpec) -> Array:
 
 def read_raw(inputs: Any, features: FeatureSpec) -> Array:
     """Return inputs as one batch of raw values, (n, *features.shape) in the stored dtype; DataError for what does not fit."""
-    is_ready = isinstance(inputs, np.ndarray) and inputs.dtype == np.uint8 == features.dtype
-    if is_ready and inputs.ndim and inputs.shape[1:] == features.shape:
-        return inputs  # which nothing that follows would change
+    if isinstance(inputs, np.ndarray) and inputs.dtype.name == features.dtype == "uint8":
+        raw: Array = inputs
+        if raw.ndim and raw.shape[1:] == features.shape:
+            return raw  # which nothing that follows would change
     return stored(batched(open_inputs(inputs, features), features), features, 0)
 
 

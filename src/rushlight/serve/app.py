@@ -174,7 +174,9 @@ class Service:
     def statistics(self, request: Request) -> dict[str, Any]:
         """Return the figures of the statistics extension."""
         asked = [request.chosen] if request.chosen is not None else self.registry.batchers()
-        return {"model_stats": [statistics(batcher.totals, batcher.model.name, batcher.model.version) for batcher in asked]}
+        return {
+            "model_stats": [statistics(batcher.totals, batcher.model.name, batcher.model.version) for batcher in asked]
+        }
 
     def tensorflow_status(self, request: Request) -> dict[str, Any]:
         """Return the state of one version, or of all where none is named."""
@@ -192,7 +194,11 @@ class Service:
             for batcher in [*self.registry.batchers()]:
                 model = batcher.model
                 batcher.failure = await asyncio.to_thread(model.prove)
-                entry = {"name": model.name, "version": model.version, "examples": len(model.examples.get("inputs", ()))}
+                entry = {
+                    "name": model.name,
+                    "version": model.version,
+                    "examples": len(model.examples.get("inputs", ())),
+                }
                 found.append({**entry, "ok": batcher.failure is None, "reason": str(batcher.failure or "")})
             is_good = bool(found) and all(entry["ok"] for entry in found)
             self.tested = began, respond({"ok": is_good, "models": found}, 200 if is_good else 503)
@@ -226,7 +232,7 @@ class Service:
         room, section, _ = PAGE_WORDS.split(".")
         words = json.dumps(read_room(self.language, room)[section])
         html = (PAGE / "try.html").read_text(encoding="utf-8").replace("$language", self.language)
-        return Answer(html.replace("$words", escape(words)).encode(), "text/html; charset=utf-8")
+        return Answer(html.replace("$words", escape(words)).encode(), "text/html;charset=utf-8")
 
     def metrics(self, request: Request) -> Answer:
         """Give Prometheus its figures."""
@@ -286,6 +292,7 @@ class Service:
         """Return a request's body, unless the model does not answer yet."""
         if (not self.is_ready and not self.is_draining) or request.batcher.failure is not None:
             raise Refusal(503, "serve-not-ready", headers={"retry-after": "1"})
+        request.batcher.check_room(1)  # before the body is read, and then again
         return await self.app.read_body(request.scope, request.receive)
 
     async def run(self, request: Request, raw: Array) -> Answers:
@@ -324,7 +331,11 @@ class Service:
         try:
             own, other = meaning(answers), meaning(await shadow.submit(inputs, rows, 1.0))
             is_class = shadow.model.target is not None and shadow.model.target.task == "classification"
-            same = (own.argmax(1) == other.argmax(1)) if is_class else np.isclose(own, other, rtol=0.01).reshape(rows, -1).all(1)
+            same = (
+                (own.argmax(1) == other.argmax(1))
+                if is_class
+                else np.isclose(own, other, rtol=0.01).reshape(rows, -1).all(1)
+            )
             outcomes[shadow.model.name, "same"] += int(same.sum())
             outcomes[shadow.model.name, "other"] += int(rows - same.sum())
         except (RushlightError, ValueError, IndexError):  # it takes or gives something else

@@ -79,8 +79,7 @@ class Batcher:
                 tensor.name: np.zeros((0, *(side or 0 for side in tensor.shape[1:])), np.float32)
                 for tensor in self.model.outputs
             }
-        if self.waiting_rows and self.waiting_rows + rows > self.most_waiting:
-            raise Refusal(503, "serve-busy", rows=self.waiting_rows, headers={"retry-after": "1"})
+        self.check_room(rows)
         if seconds <= 0:
             raise Refusal(504, "serve-too-late", seconds=0.0)
         loop = asyncio.get_running_loop()
@@ -98,6 +97,11 @@ class Batcher:
             return await job.future
         finally:
             expiry.cancel()
+
+    def check_room(self, rows: int) -> None:
+        """Refuse more rows where the queue is full; an empty one takes any request."""
+        if self.waiting_rows and self.waiting_rows + rows > self.most_waiting:
+            raise Refusal(503, "serve-busy", rows=self.waiting_rows, headers={"retry-after": "1"})
 
     def flush(self) -> None:
         """Run what waits: here where that is quick, else in the thread, batch after batch."""

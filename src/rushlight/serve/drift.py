@@ -41,7 +41,9 @@ class Drift:
         self.next, raw = now + PAUSE, next(iter(inputs.values()))
         self.rows += len(raw)
         if len(self.mean):
-            rows = np.moveaxis(raw, 1 if self.features.kind == "image" else -1, -1).reshape(len(raw), -1, len(self.mean))
+            rows = np.moveaxis(raw, 1 if self.features.kind == "image" else -1, -1).reshape(
+                len(raw), -1, len(self.mean)
+            )
             self.sums += rows.mean(axis=1, dtype=np.float64).sum(axis=0) / self.features.normalization.divisor
         for (kind, name), place in self.places().items():
             if kind == "category":
@@ -52,7 +54,8 @@ class Drift:
 
     def places(self) -> dict[tuple[str, str], slice]:
         """Return by kind and name where the features of each column of a table stand."""
-        places, first = {}, 0
+        places: dict[tuple[str, str], slice] = {}
+        first = 0
         for column in self.features.columns if self.features is not None else ():
             places[column.kind, column.name] = slice(first, first + column.width)
             first += column.width
@@ -91,8 +94,12 @@ class Drift:
         name = max(deviations, key=lambda name: abs(deviations[name]), default="")
         if name and abs(deviations[name]) > FAR:
             return Note("serve.drift.mean", name=name, away=deviations[name], rows=self.rows)
-        if (name := max(self.unknown, key=self.unknown.__getitem__, default="")) and self.unknown[name] > OFTEN * self.rows:
-            return Note("serve.drift.unknown", name=name, share=format_share(self.unknown[name] / self.rows), rows=self.rows)
+        if (name := max(self.unknown, key=self.unknown.__getitem__, default="")) and self.unknown[
+            name
+        ] > OFTEN * self.rows:
+            return Note(
+                "serve.drift.unknown", name=name, share=format_share(self.unknown[name] / self.rows), rows=self.rows
+            )
         more = {name: shares.get(f"class:{name}", 0.0) - share for name, share in self.tested.items()}
         if (name := max(more, key=lambda name: abs(more[name]), default="")) and abs(more[name]) > OFTEN:
             live, then = format_share(shares.get(f"class:{name}", 0.0)), format_share(self.tested[name])

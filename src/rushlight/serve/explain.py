@@ -44,7 +44,9 @@ async def explain(model: Model, raw: Array, target: str, run: Callable[[Array], 
             effects = {column.name: float(fall) for column, fall in zip(features.columns, falls, strict=True)}
         else:
             effects = json_lists((parts * falls.reshape(-1, *[1] * row.ndim)).sum(axis=0))
-        explained.append({"target": names[chosen] if names else chosen, "value": float(own[chosen]), "effects": effects})
+        explained.append(
+            {"target": names[chosen] if names else chosen, "value": float(own[chosen]), "effects": effects}
+        )
     return explained[0] if len(explained) == 1 else explained
 
 
@@ -83,4 +85,5 @@ def masks(features: FeatureSpec) -> Array:
         numbers[:] = down[:, None] * min(side, features.shape[2]) + across
     else:
         numbers = (np.arange(features.size) * min(MOST_PARTS, features.size) // features.size).reshape(features.shape)
-    return np.arange(numbers.max() + 1).reshape(-1, *[1] * numbers.ndim) == numbers
+    found: Array = np.arange(numbers.max() + 1).reshape(-1, *[1] * numbers.ndim) == numbers
+    return found

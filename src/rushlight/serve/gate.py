@@ -14,8 +14,8 @@ import zlib
 from collections.abc import Callable
 from typing import Any
 
-from rushlight.serve.options import Settings
 from rushlight.serve.answers import Refusal
+from rushlight.serve.options import Settings
 from rushlight.web import (
     HEADERS,
     LOOPBACK,
@@ -64,10 +64,7 @@ class Gate:
             return
         started, headers, status = time.perf_counter(), headers_of(scope), 500
         scope["rushlight.arrived"], scope["rushlight.headers"] = started, headers
-        identity = one(headers, "x-request-id")
-        own = [(b"x-request-id", identity.encode() if TRACE.match(identity) else uuid.uuid4().hex.encode())]
-        if TRACE.match(trace := one(headers, "traceparent")):
-            own.append((b"traceparent", trace.encode()))
+        own = identities_of(headers)
 
         async def send_hardened(message: Message) -> None:
             nonlocal status
@@ -84,10 +81,14 @@ class Gate:
             app = self.app if (refusal := self.refusal(scope, headers)) is None else self.refuse(scope["path"], refusal)
             await app(scope, receive, send_hardened)
         finally:
-            seconds = time.perf_counter() - started
-            self.meter.answered(scope["path"], status, seconds, scope.get("rushlight.totals"))
-            if self.settings.log is not None:
-                self.settings.log(entry_of(scope, status, seconds, own))
+            self.note(scope, status, own)
+
+    def note(self, scope: Scope, status: int, identities: list[tuple[bytes, bytes]]) -> None:
+        """Count an answer, and write it to the access log."""
+        seconds = time.perf_counter() - scope["rushlight.arrived"]
+        self.meter.answered(scope["path"], status, seconds, scope.get("rushlight.totals"))
+        if self.settings.log is not None:
+            self.settings.log(entry_of(scope, status, seconds, identities))
 
     def refusal(self, scope: Scope, headers: dict[str, list[str]]) -> Refusal | None:
         """Return why a request is not answered, before anything of its body is read."""
@@ -97,10 +98,9 @@ class Gate:
         if is_from_elsewhere(headers, hosts[0], is_page):
             return Refusal(403, "serve-cross-origin")
         is_read = scope["method"] in ("GET", "HEAD")
-        if self.settings.token is not None and not (is_read and OPEN.fullmatch(scope["path"])):
-            given = one(headers, "authorization")
-            if not given.lower().startswith("bearer ") or not are_equal_secrets(given[7:].strip(), self.settings.token):
-                return Refusal(401, "serve-token", headers={"www-authenticate": "Bearer"})
+        is_open = self.settings.token is None or (is_read and OPEN.fullmatch(scope["path"]))
+        if not is_open and not has_token(headers, self.settings.token or ""):
+            return Refusal(401, "serve-token", headers={"www-authenticate": "Bearer"})
         return None
 
     def is_known(self, host: str) -> bool:
@@ -158,6 +158,19 @@ def entry_of(scope: Scope, status: int, seconds: float, identities: list[tuple[b
     if model is not None:
         entry |= {"model": model.name, "version": model.version, "rows": scope.get("rushlight.rows", 0)}
     return entry
+
+
+def identities_of(headers: dict[str, list[str]]) -> list[tuple[bytes, bytes]]:
+    """Return the request's own identity, or a new one, and that of its trace, to be passed on."""
+    identity, trace = one(headers, "x-request-id"), one(headers, "traceparent")
+    own = [(b"x-request-id", identity.encode() if TRACE.match(identity) else uuid.uuid4().hex.encode())]
+    return [*own, (b"traceparent", trace.encode())] if TRACE.match(trace) else own
+
+
+def has_token(headers: dict[str, list[str]], token: str) -> bool:
+    """Tell whether a request brings the token."""
+    given = one(headers, "authorization")
+    return given.lower().startswith("bearer ") and are_equal_secrets(given[7:].strip(), token)
 
 
 def one(headers: dict[str, list[str]], name: str) -> str:

@@ -16,9 +16,9 @@ import numpy as np
 
 from rushlight.export import Answers, read_raw
 from rushlight.kinds import Kind, is_count, is_flag, is_text, is_whole_number, wrong_entry
+from rushlight.serve.answers import Refusal, as_json
 from rushlight.serve.model import DATATYPES, Array, Model
 from rushlight.serve.reading import bounded, checked_rows, json_lists, numbers_of, parsed, text_of
-from rushlight.serve.answers import Refusal, as_json
 
 DTYPES = {datatype: dtype for dtype, datatype in DATATYPES.items() if datatype != "BYTES"}
 LENGTH_HEADER = "inference-header-content-length"

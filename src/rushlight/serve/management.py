@@ -29,7 +29,9 @@ class Management:
 
     def __init__(self, service: Service) -> None:
         self.service, self.registry = service, service.registry
-        self.app = Gate(self.answer, service.settings, self.refused, service.registry.meter, lambda: service.is_draining)
+        self.app = Gate(
+            self.answer, service.settings, self.refused, service.registry.meter, lambda: service.is_draining
+        )
         self.app.is_local = True
 
     async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -58,7 +60,10 @@ class Management:
             raise Refusal(404, "serve-no-address")
         name, version, is_default = found[1], found[2] or "", bool(found[3]) or found[2] == "set-default"
         if name is None:
-            own: dict[str, Callable[[], Any]] = {"GET": lambda: self.listed(request), "POST": lambda: self.register(request)}
+            own: dict[str, Callable[[], Any]] = {
+                "GET": lambda: self.listed(request),
+                "POST": lambda: self.register(request),
+            }
         elif is_default:
             own = {"PUT": lambda: self.set_default(name, version if found[3] else "")}
         else:
@@ -130,7 +135,11 @@ class Management:
     def delete(self, name: str, version: str) -> dict[str, Any]:
         """Serve a version no more, or the model where none is named."""
         versions = self.registry.models.get(name, {})
-        if version and len(versions) > 1 and self.registry.default(name) == self.registry.find(name, version).model.version:
+        if (
+            version
+            and len(versions) > 1
+            and self.registry.default(name) == self.registry.find(name, version).model.version
+        ):
             raise Refusal(403, "serve-default-version", name=f"{name}/{version}")
         self.registry.unload(name, version)
         return {"status": f'Model "{name}" unregistered'}

@@ -128,7 +128,7 @@ class Meter:
     def text(self, is_ready: bool, batchers: Iterable[Any]) -> bytes:
         """Return all figures in Prometheus' text format."""
         families = [*self.families(is_ready, batchers)]
-        content: bytes = generate_latest(Collected(families))  # type: ignore[arg-type]  # all that it asks for is collect()
+        content: bytes = generate_latest(Collected(families))  # all that it asks for is collect()
         # prometheus-client ends counters in _total, which those whose names others chose have not
         return re.sub(
             rb"(?m)^((?:# (?:HELP|TYPE) )?(?:nv_|Requests|ts_inference_latency|ts_queue)\w+?)_total\b", rb"\1", content

@@ -17,7 +17,16 @@ import numpy as np
 
 from rushlight.data import FeatureSpec, TargetSpec
 from rushlight.errors import UsageError, WeightsError
-from rushlight.export import Answers, Graph, open_graph, read_description, read_examples, why_unproven
+from rushlight.export import (
+    MOST_BYTES,
+    Answers,
+    Graph,
+    open_graph,
+    read_description,
+    read_examples,
+    read_listed,
+    why_unproven,
+)
 from rushlight.kinds import is_count, named, wrong_entry
 from rushlight.runs import find_run
 from rushlight.texts import Note
@@ -142,6 +151,8 @@ def opened_bundle(
         command += ["--model", reference] if reference else []
         subprocess.run(command, check=False, capture_output=True)  # why there is none is recorded, and said below
         description = read_description(folder)
+    for listed, entry in description["files"].items():
+        read_listed(folder, listed, entry["sha256"], MOST_BYTES)  # the weights too: what is damaged is not served
     name, examples = str(description["provenance"].get("run") or folder.name), read_examples(folder)
     counts = description["provenance"].get("classes")
     counts = counts if wrong_entry(counts, named(is_count)) is None else {}

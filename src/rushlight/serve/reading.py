@@ -16,8 +16,8 @@ import orjson
 from rushlight import files
 from rushlight.data import FeatureSpec
 from rushlight.export import Answers, read_raw
-from rushlight.serve.model import Array, Model
 from rushlight.serve.answers import Refusal
+from rushlight.serve.model import Array, Model
 
 PICTURES = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"GIF8", b"BM", b"II*\0", b"MM\0*")
 NPY = b"\x93NUMPY"

@@ -72,7 +72,7 @@ class Registry:
         self.gone: set[Key] = set()  # were not there at the last look
         self.unloaded: set[Key] = set()  # stay unserved until they are asked for
         self.given: set[str] = set()  # the names of models that do not come from the folder
-        self.turn = asyncio.Lock()
+        self.turn, self.is_running = asyncio.Lock(), False
 
     # ── asking ──
 
@@ -119,14 +119,19 @@ class Registry:
         """Return the index of the repository extension: what is served, and what is not, with the reason."""
         found = [
             {"name": model.name, "version": model.version, "state": "READY", "reason": str(reason)}
-            for model, reason in ((batcher.model, self.refused.get((batcher.model.name, batcher.model.version), "")) for batcher in self.batchers())
+            for model, reason in (
+                (batcher.model, self.refused.get((batcher.model.name, batcher.model.version), ""))
+                for batcher in self.batchers()
+            )
         ]
         served = {(entry["name"], entry["version"]) for entry in found}
         for batcher in self.batchers():
             if batcher.failure is not None:
-                entry = next(e for e in found if (e["name"], e["version"]) == (batcher.model.name, batcher.model.version))
+                entry = next(
+                    e for e in found if (e["name"], e["version"]) == (batcher.model.name, batcher.model.version)
+                )
                 entry |= {"state": "UNAVAILABLE", "reason": str(batcher.failure)}
-        others = {key: "unloaded" for key in self.unloaded} | {key: str(reason) for key, reason in self.refused.items()}
+        others = dict.fromkeys(self.unloaded, "unloaded") | {key: str(reason) for key, reason in self.refused.items()}
         found += [
             {"name": name, "version": version, "state": "UNAVAILABLE", "reason": reason}
             for (name, version), reason in others.items()
@@ -201,7 +206,8 @@ class Registry:
         if isinstance(opened, Model):
             self.refused.pop(entry.key, None)
             self.add(opened)
-            self.tell(Note("serve.loaded", name=name, version=version))
+            if self.is_running:
+                self.tell(Note("serve.loaded", name=name, version=version))
             return
         reason = str(opened).replace(str(entry.place), f"{name}/{version}")  # for requests: without the machine's paths
         self.refused[entry.key] = reason
@@ -219,8 +225,13 @@ class Registry:
         """Load all that is in the folder, before anything is served."""
         for entry in self.due(self.look()):
             self.put(entry, self.open(entry))
+        self.is_running = True
         if self.folder is not None and not self.models:
-            raise UsageError("serve-no-models", path=self.folder, reasons="; ".join(map(str, self.refused.values())) or Note("serve.nothing"))
+            raise UsageError(
+                "serve-no-models",
+                path=self.folder,
+                reasons=" ".join(map(str, self.refused.values())) or Note("serve.nothing"),
+            )
 
     async def load_due(self) -> None:
         """Load what is new or has changed in the folder, beside what is served."""
@@ -234,7 +245,6 @@ class Registry:
             await asyncio.sleep(PAUSE)
             await self.load_due()
 
-
     # ── by hand ──
 
     async def load(self, name: str, version: str = "") -> list[str]:
@@ -243,7 +253,9 @@ class Registry:
             raise Refusal(404, "serve-not-in-folder", name=name[:200])
         async with self.turn:
             entries = [
-                entry for key, entry in (await asyncio.to_thread(self.look)).items() if key[0] == name and version in ("", key[1])
+                entry
+                for key, entry in (await asyncio.to_thread(self.look)).items()
+                if key[0] == name and version in ("", key[1])
             ]
             if not entries:
                 raise Refusal(404, "serve-not-in-folder", name=f"{name}/{version}" if version else name)
@@ -270,7 +282,11 @@ class Registry:
 
 def named_folders(folder: Path, root: Path) -> list[Path]:
     """Return the folders in a folder whose names can be a model's or a version's, and that lie below `root`."""
-    inside = sorted(path for path in folder.iterdir() if NAME.fullmatch(path.name) and path.is_dir()) if folder.is_dir() else []
+    inside = (
+        sorted(path for path in folder.iterdir() if NAME.fullmatch(path.name) and path.is_dir())
+        if folder.is_dir()
+        else []
+    )
     return [path for path in inside if path.resolve().is_relative_to(root)]
 
 
@@ -293,7 +309,9 @@ def state_of(place: Path) -> tuple[Any, ...]:
 
 def natural(version: str) -> tuple[Any, ...]:
     """Return a key by which 10 comes after 9."""
-    return tuple((0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", version) if part)
+    return tuple(
+        (0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", version) if part
+    )
 
 
 def drawn(shares: dict[str, float], key: str | None) -> str:

@@ -17,9 +17,10 @@ from rushlight.errors import RushlightError, UsageError
 from rushlight.serve import inference
 from rushlight.serve.answers import Refusal
 from rushlight.serve.app import Request, Service
+from rushlight.serve.gate import has_token, identities_of
 from rushlight.serve.metrics import statistics
 from rushlight.version import __version__
-from rushlight.web import are_equal_secrets
+from rushlight.web import Scope
 
 INFERENCE, HEALTH = "inference.GRPCInferenceService", "grpc.health.v1.Health"
 TENSOR = "name:string datatype:string shape:int64* parameters:InferParameter% contents:InferTensorContents"
@@ -97,12 +98,24 @@ def messages(package: str, described: dict[str, str]) -> dict[str, Any]:
             typed(field, kind, package)
     pool = descriptor_pool.DescriptorPool()
     pool.Add(file)
-    return {name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{package}.{name}")) for name in described}
+    return {
+        name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{package}.{name}")) for name in described
+    }
 
 
 def typed(field: Any, kind: str, package: str) -> None:
     """Give a field's descriptor its type."""
-    known = {"double": 1, "float": 2, "int64": 3, "uint64": 4, "int32": 5, "bool": 8, "string": 9, "bytes": 12, "uint32": 13}
+    known = {
+        "double": 1,
+        "float": 2,
+        "int64": 3,
+        "uint64": 4,
+        "int32": 5,
+        "bool": 8,
+        "string": 9,
+        "bytes": 12,
+        "uint32": 13,
+    }
     field.type = known.get(kind, 11)
     if kind not in known:
         field.type_name = f".{package}.{kind}"
@@ -111,7 +124,7 @@ def typed(field: Any, kind: str, package: str) -> None:
 async def start(service: Service, address: str) -> Any:
     """Listen on an address, and return the server. UsageError without the extra `grpc`, and where the port is in use."""
     try:
-        import google.protobuf
+        import google.protobuf  # noqa: F401
         import grpc
     except ImportError as error:
         raise UsageError("serve-missing-grpc", package=error.name or "grpcio") from error
@@ -164,26 +177,26 @@ class Remote:
         is_open = name in ("Check", "ServerLive", "ServerReady", "ModelReady")
 
         async def call(asked: Any, context: Any) -> Any:
-            started, status = time.perf_counter(), 200
-            given = {str(key): [value if isinstance(value, str) else ""] for key, value in context.invocation_metadata() or ()}
-            scope = {"path": path, "method": "POST", "rushlight.headers": given, "rushlight.arrived": started, "query_string": b""}
-            request = Request(scope, never)
+            headers = {
+                str(key): [value if isinstance(value, str) else ""]
+                for key, value in context.invocation_metadata() or ()
+            }
+            scope: Scope = {
+                "path": path, "method": "POST", "rushlight.headers": headers, "rushlight.arrived": time.perf_counter(),
+                "query_string": b"", "client": (context.peer(),),
+            }  # fmt: skip
+            status, token = 200, self.service.settings.token
             try:
-                token, (bearer, *_) = self.service.settings.token, given.get("authorization", [""])
-                if token is not None and not is_open and not (
-                    bearer[:7].lower() == "bearer " and are_equal_secrets(bearer[7:].strip(), token)
-                ):  # fmt: skip
+                if token is not None and not is_open and not has_token(headers, token):
                     raise Refusal(401, "serve-token")
-                found = answer(asked, request, context)
+                found = answer(asked, Request(scope, never), context)
                 return made(**(await found if isinstance(found, Awaitable) else found))
             except Exception as error:
-                refused = self.service.refused(path, error)
-                status, problem = refused.status, error.problem if isinstance(error, RushlightError) else "failed"
-                code = getattr(self.grpc.StatusCode, STATUSES.get(status, "INTERNAL"))
-                await context.abort(code, str(problem))
+                status = self.service.refused(path, error).status
+                problem = error.problem if isinstance(error, RushlightError) else ""
+                await context.abort(getattr(self.grpc.StatusCode, STATUSES.get(status, "INTERNAL")), str(problem))
             finally:
-                seconds = time.perf_counter() - started
-                self.registry.meter.answered(path, status, seconds, scope.get("rushlight.totals"))
+                self.service.app.note(scope, status, identities_of(headers))
 
         return call
 
@@ -212,7 +225,9 @@ class Remote:
 
     def statistics(self, asked: Any, request: Request, context: Any) -> dict[str, Any]:
         """Return the figures of a model, or of all."""
-        asked_for = [self.chosen(asked.name, asked.version, request).batcher] if asked.name else self.registry.batchers()
+        asked_for = (
+            [self.chosen(asked.name, asked.version, request).batcher] if asked.name else self.registry.batchers()
+        )
         return {"model_stats": [statistics(each.totals, each.model.name, each.model.version) for each in asked_for]}
 
     async def infer(self, asked: Any, request: Request, context: Any) -> dict[str, Any]:
@@ -251,7 +266,9 @@ def content_of(asked: Any) -> tuple[dict[str, Any], bytes]:
 
 def parameters(given: Any) -> dict[str, Any]:
     """Return parameters by name."""
-    return {name: getattr(value, value.WhichOneof("parameter_choice") or "string_param") for name, value in given.items()}
+    return {
+        name: getattr(value, value.WhichOneof("parameter_choice") or "string_param") for name, value in given.items()
+    }
 
 
 async def never() -> Any:

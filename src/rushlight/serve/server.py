@@ -62,7 +62,7 @@ def serve(
 
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(listening(settings.port, USUAL_PORT, settings.host))
-        ports = [(listener, Service(registry, settings, language))]
+        ports: list[tuple[Any, Any]] = [(listener, Service(registry, settings, language))]
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         address = f"http://{host}:{listener.getsockname()[1]}"
         if settings.management is not None:
@@ -83,7 +83,7 @@ async def answer(ports: list[tuple[Any, Any]], host: str, announce: Callable[[],
 
     from rushlight.serve.gate import protocol
 
-    (listener, service), settings = ports[0], ports[0][1].settings
+    service, settings = ports[0][1], ports[0][1].settings
     options = {**QUIET, "timeout_keep_alive": 60, "timeout_graceful_shutdown": int(settings.drain)}
     servers = [Server(Config(own.app, http=protocol(settings.receive), **options)) for _, own in ports]
     for each in servers:

@@ -7,9 +7,9 @@ import binascii
 from typing import Any
 
 from rushlight.export import Answers, read_raw
+from rushlight.serve.answers import Refusal
 from rushlight.serve.model import Array, Model
 from rushlight.serve.reading import bounded, checked_rows, json_lists, meaning, numbers_of, parsed
-from rushlight.serve.answers import Refusal
 
 TYPES = {
     "BOOL": "DT_BOOL", "UINT8": "DT_UINT8", "INT8": "DT_INT8", "INT16": "DT_INT16", "UINT16": "DT_UINT16",
