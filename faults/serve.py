@@ -103,11 +103,13 @@ class Served:
         threading.Thread(target=self.process.stdout.read, daemon=True).start()
 
     def connect(self, port: int | None = None) -> http.client.HTTPConnection:
+        """Return a connection to a port, else to that of predictions."""
         return http.client.HTTPConnection("127.0.0.1", port or self.port, timeout=60)
 
 
 @contextlib.contextmanager
 def served(*arguments: str) -> Iterator[Served]:
+    """Serve for the block, in a process that is killed at its end."""
     server = Served(*arguments)
     try:
         yield server

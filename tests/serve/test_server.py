@@ -45,7 +45,7 @@ class Process:
             self.said += line
             if "Ctrl-C" in line:
                 break
-        found = re.search(r"http://127\.0\.0\.1:(\d+)", self.said)
+        found = re.search(r"Try it .*http://127\.0\.0\.1:(\d+)", self.said)
         assert found, self.said
         self.port = int(found[1])
 
@@ -152,6 +152,18 @@ def test_tritons_client_asks_as_it_is() -> None:
     with serving(str(BUNDLES / "image")) as server:
         address = f"127.0.0.1:{server.port}"
         subprocess.run([os.environ["RUSHLIGHT_TRITON_PYTHON"], str(script), address, "image"], check=True, timeout=60)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("RUSHLIGHT_TRITON_PYTHON" not in os.environ, reason="names a Python that has tritonclient[grpc]")
+def test_tritons_client_asks_over_grpc_as_it_is() -> None:
+    script = Path(__file__).parent / "triton_grpc_client.py"
+    with serving(str(BUNDLES / "image"), "--grpc-port", "0") as server:
+        address = re.search(r"gRPC: (\S+)", server.said)
+        assert address
+        subprocess.run(
+            [os.environ["RUSHLIGHT_TRITON_PYTHON"], str(script), address[1], "image"], check=True, timeout=60
+        )
 
 
 # ── other files ──────────────────────────────────────────────────────────────────────────────────────────────

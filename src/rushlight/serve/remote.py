@@ -121,8 +121,8 @@ def typed(field: Any, kind: str, package: str) -> None:
         field.type_name = f".{package}.{kind}"
 
 
-async def start(service: Service, address: str) -> Any:
-    """Listen on an address, and return the server. UsageError without the extra `grpc`, and where the port is in use."""
+async def start(service: Service, host: str, port: int) -> tuple[Any, int]:
+    """Listen, and return the server and its port. UsageError without the extra `grpc`, and where the port is in use."""
     try:
         import google.protobuf  # noqa: F401
         import grpc
@@ -144,11 +144,11 @@ async def start(service: Service, address: str) -> Any:
             )
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, handlers),))
     try:
-        server.add_insecure_port(address)
+        port = server.add_insecure_port(f"{host}:{port}")
     except RuntimeError as error:
-        raise UsageError("port-used", port=address.rpartition(":")[2], reason=error) from error
+        raise UsageError("port-used", port=port, reason=error) from error
     await server.start()
-    return server
+    return server, port
 
 
 class Remote:

@@ -74,10 +74,12 @@ def serve(
         gc.collect()
         gc.freeze()  # what is loaded by now stays: collections need not go through it
         models = [batcher.model for batcher in registry.batchers()]
-        asyncio.run(answer(ports, host, lambda: announce(address, models, time.perf_counter() - started)))
+        asyncio.run(answer(ports, host, tell, lambda: announce(address, models, time.perf_counter() - started)))
 
 
-async def answer(ports: list[tuple[Any, Any]], host: str, announce: Callable[[], object]) -> None:
+async def answer(
+    ports: list[tuple[Any, Any]], host: str, tell_note: Callable[[Note], object], announce: Callable[[], object]
+) -> None:  # fmt: skip
     """Answer on all ports until a signal comes; then say not ready, finish, and end. A second signal ends it at once."""
     from uvicorn import Config, Server
 
@@ -99,7 +101,8 @@ async def answer(ports: list[tuple[Any, Any]], host: str, announce: Callable[[],
     if settings.grpc is not None:
         from rushlight.serve.remote import start
 
-        remote = await start(service, f"{host}:{settings.grpc}")
+        remote, port = await start(service, host, settings.grpc)
+        tell_note(Note("serve.grpc", address=f"{host}:{port}"))
     with handled_signals(loop, tell):
         running = [asyncio.create_task(each.serve([own])) for each, (own, _) in zip(servers, ports, strict=True)]
         while not all(each.started or task.done() for each, task in zip(servers, running, strict=True)):
