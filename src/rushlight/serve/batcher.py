@@ -189,7 +189,9 @@ def execute(model: Model, jobs: list[Job]) -> list[Executed]:
 def checked(answers: Answers) -> Answers | ModelError:
     """Return the answers, or the error of a model that answers what is no number."""
     for values in answers.values():
-        if values.dtype.kind == "f" and np.isnan(values).any():
+        if (
+            values.dtype.kind == "f" and values.size and (least := np.minimum.reduce(values, axis=None)) != least
+        ):  # which NaN alone is
             return ModelError("predict-broken-model", sample=int(np.argwhere(np.isnan(values))[0][0]))
     return answers
 
@@ -200,7 +202,7 @@ def run_rows(model: Model, given: list[Mapping[str, Array]]) -> Answers:
     inputs = {
         name: given[0][name] if len(given) == 1 else np.concatenate([each[name] for each in given]) for name in names
     }
-    if model.is_fixed:
+    if model.is_fixed or len(inputs[names[0]]) in model.sizes:
         return model.run(inputs)
     parts = [trimmed(model.run(batch), count) for batch, count in padded_batches(inputs, model.sizes)]
     return parts[0] if len(parts) == 1 else {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

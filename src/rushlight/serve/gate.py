@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import os
 import re
 import time
-import uuid
 import zlib
 from collections.abc import Callable
 from typing import Any
@@ -163,7 +163,7 @@ def entry_of(scope: Scope, status: int, seconds: float, identities: list[tuple[b
 def identities_of(headers: dict[str, list[str]]) -> list[tuple[bytes, bytes]]:
     """Return the request's own identity, or a new one, and that of its trace, to be passed on."""
     identity, trace = one(headers, "x-request-id"), one(headers, "traceparent")
-    own = [(b"x-request-id", identity.encode() if TRACE.match(identity) else uuid.uuid4().hex.encode())]
+    own = [(b"x-request-id", identity.encode() if TRACE.match(identity) else os.urandom(16).hex().encode())]
     return [*own, (b"traceparent", trace.encode())] if TRACE.match(trace) else own
 
 

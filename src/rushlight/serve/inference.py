@@ -9,7 +9,7 @@ import json
 import math
 import struct
 from collections.abc import Iterator, Mapping
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ DTYPES = {datatype: dtype for dtype, datatype in DATATYPES.items() if datatype !
 LENGTH_HEADER = "inference-header-content-length"
 EXTENSIONS = ["binary_tensor_data", "classification", "statistics", "model_repository"]
 MOST_CLASSES = 1000
+SHORT = 1024  # bytes of JSON before tensors
 PARAMETERS: Kind = {
     "binary_data_size?": is_count, "binary_data?": is_flag, "binary_data_output?": is_flag, "classification?": is_count,
     "timeout?": is_whole_number,
@@ -40,9 +41,7 @@ class Request:
     """A request of this protocol, read."""
 
     def __init__(self, content: dict[str, Any], tail: bytes, model: Model, most_rows: int) -> None:
-        """Take the JSON of a request, and the bytes after it. Refusal or DataError for what is wrong in it."""
-        if (name := wrong_entry(content, REQUEST)) is not None:
-            raise Refusal(400, "serve-bad-entry", name=name)
+        """Take the checked JSON of a request, and the bytes after it. Refusal or DataError for what does not fit."""
         self.content = content
         given = request_tensors(content["inputs"], memoryview(tail))
         self.inputs, self.rows = model_inputs(given, model, most_rows)
@@ -87,13 +86,28 @@ class Request:
 # ── reading ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def read_body(body: bytes, header: str) -> tuple[Any, bytes]:
+def read_body(body: bytes, header: str) -> tuple[dict[str, Any], bytes]:
     """Return the JSON of a body, whose length a header says, and the bytes after it."""
     if not header:
-        return parsed(body), b""
+        return checked_request(parsed(body)), b""
     if not header.isascii() or not header.isdecimal() or len(header) > 12 or int(header) > len(body):
         raise Refusal(400, "serve-bad-length", found=header[:40], most=len(body))
-    return parsed(body[: int(header)]), body[int(header) :]
+    head, tail = body[: int(header)], body[int(header) :]
+    return read_head(head) if len(head) < SHORT else checked_request(parsed(head)), tail
+
+
+@lru_cache(256)
+def read_head(head: bytes) -> dict[str, Any]:
+    """Return the checked JSON before tensors, which a client sends again and again, and which nothing changes."""
+    return checked_request(parsed(head))
+
+
+def checked_request(content: Any) -> dict[str, Any]:
+    """Return the JSON of a request; Refusal where an entry is absent or of another kind."""
+    if (name := wrong_entry(content, REQUEST)) is not None:
+        raise Refusal(400, "serve-bad-entry", name=name)
+    checked: dict[str, Any] = content
+    return checked
 
 
 def request_tensors(described: list[dict[str, Any]], tail: memoryview) -> dict[str, Array]:

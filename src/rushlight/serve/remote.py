@@ -261,7 +261,8 @@ def content_of(asked: Any) -> tuple[dict[str, Any], bytes]:
             entry["data"] = [*getattr(tensor.contents, CONTENTS.get(tensor.datatype, "bytes_contents"))]
         inputs.append(entry)
     outputs = [{"name": output.name, "parameters": parameters(output.parameters)} for output in asked.outputs]
-    return {"inputs": inputs, "outputs": outputs, "parameters": parameters(asked.parameters)}, b"".join(raw)
+    content = {"inputs": inputs, "outputs": outputs, "parameters": parameters(asked.parameters)}
+    return inference.checked_request(content), b"".join(raw)
 
 
 def parameters(given: Any) -> dict[str, Any]:
