@@ -16,7 +16,6 @@ from typing import Any, TypeVar
 from urllib.parse import parse_qs
 
 import numpy as np
-from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 
 from rushlight.errors import ModelError, RushlightError
 from rushlight.export import Answers
@@ -25,7 +24,7 @@ from rushlight.serve.answers import Answer, Refusal, respond
 from rushlight.serve.batcher import Batcher
 from rushlight.serve.explain import explain
 from rushlight.serve.gate import Gate, one
-from rushlight.serve.metrics import statistics
+from rushlight.serve.metrics import TEXT, statistics
 from rushlight.serve.model import Array, Model
 from rushlight.serve.openapi import openapi
 from rushlight.serve.options import Settings
@@ -237,7 +236,7 @@ class Service:
     def metrics(self, request: Request) -> Answer:
         """Give Prometheus its figures."""
         text = self.registry.meter.text(self.is_ready, [*self.registry.batchers()])
-        return Answer(text, CONTENT_TYPE_PLAIN_0_0_4)
+        return Answer(text, TEXT)
 
     # ── predictions ──
 

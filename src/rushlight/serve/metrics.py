@@ -1,20 +1,18 @@
 """What a server counts, for Prometheus: its own figures, and the names that Triton's and TorchServe's dashboards read.
 
-The figures are plain numbers, written by the event loop alone, and become Prometheus' families when they are asked for.
+The figures are plain numbers, written by the event loop alone, and become text when they are asked for:
+https://prometheus.io/docs/instrumenting/exposition_formats/.
 """
 
 from __future__ import annotations
 
-import re
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import accumulate
 from typing import Any
 
-from prometheus_client import generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
-
+TEXT = "text/plain;version=0.0.4;charset=utf-8"
 BUCKETS = (1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 FACES = {  # the first part of a path names the protocol
     "v2": "inference", "v1": "tensorflow", "predictions": "torchserve", "explanations": "torchserve",
@@ -30,6 +28,7 @@ TORCHSERVE = {
     "ts_queue_latency_microseconds": "queue",
 }  # fmt: skip
 Totals = dict[str, float]
+Sample = tuple[str, dict[str, str], float]  # what follows the name, labels, value
 
 
 class Buckets:
@@ -43,12 +42,12 @@ class Buckets:
         self.counts[bisect_left(self.limits, value)] += 1
         self.sum += value
 
-    def family(self, name: str) -> HistogramMetricFamily:
-        """Return the histogram under a name."""
+    def samples(self) -> list[Sample]:
+        """Return the histogram's lines."""
+        counts = [*accumulate(self.counts)]
         limits = [*map(str, self.limits), "+Inf"]
-        return HistogramMetricFamily(
-            *with_words(name), buckets=[*zip(limits, accumulate(self.counts), strict=True)], sum_value=self.sum
-        )
+        lines: list[Sample] = [("_bucket", {"le": limit}, count) for limit, count in zip(limits, counts, strict=True)]
+        return [*lines, ("_sum", {}, self.sum), ("_count", {}, counts[-1])]
 
 
 class Meter:
@@ -84,66 +83,45 @@ class Meter:
         totals["queue"] += queued
         totals["compute"] += seconds
 
-    def families(self, is_ready: bool, batchers: Iterable[Any]) -> Iterator[Any]:
-        """Give the figures, with those of the queues of all models."""
-        by_protocol = CounterMetricFamily(*with_words("rushlight_requests"), labels=["protocol", "status"])
-        for (protocol, status), count in self.requests.items():
-            by_protocol.add_metric([protocol, str(status)], count)
-        yield by_protocol
-        yield self.latency.family("rushlight_request_seconds")  # from arrival to answer
-        yield self.queue.family("rushlight_queue_seconds")  # from arrival to the batch
-        yield self.compute.family("rushlight_batch_seconds")
-        yield self.batches.family("rushlight_batch_rows")
-        yield GaugeMetricFamily(*with_words("rushlight_ready"), value=int(is_ready))
-        shadows = CounterMetricFamily(*with_words("rushlight_shadow"), labels=["model", "outcome"])
-        for key, count in self.shadows.items():
-            shadows.add_metric([*key], count)
-        yield shadows
-        for names, labels in ((TRITON, ["model", "version"]), (TORCHSERVE, ["model_name", "model_version"])):
+    def families(self, is_ready: bool, batchers: Iterable[Any]) -> Iterator[tuple[str, str, list[Sample]]]:
+        """Give each figure's name, kind and lines, those of the queues of all models among them."""
+        yield "rushlight_requests_total", "counter", samples(self.requests, "protocol", "status")
+        yield "rushlight_request_seconds", "histogram", self.latency.samples()  # from arrival to answer
+        yield "rushlight_queue_seconds", "histogram", self.queue.samples()  # from arrival to the batch
+        yield "rushlight_batch_seconds", "histogram", self.compute.samples()
+        yield "rushlight_batch_rows", "histogram", self.batches.samples()
+        yield "rushlight_ready", "gauge", [("", {}, int(is_ready))]
+        yield "rushlight_shadow_total", "counter", samples(self.shadows, "model", "outcome")
+        for names, labels in ((TRITON, ("model", "version")), (TORCHSERVE, ("model_name", "model_version"))):
             for name, total in names.items():
                 factor = 1e6 if name.endswith(("_us", "microseconds")) else 1
-                family = CounterMetricFamily(*with_words(name), labels=labels)
-                for key, totals in self.models.items():
-                    family.add_metric([*key], totals[total] * factor)
-                yield family
-        jobs = GaugeMetricFamily(*with_words("nv_inference_pending_request_count"), labels=["model", "version"])
-        rows = GaugeMetricFamily(*with_words("rushlight_waiting_rows"), labels=["model", "version"])
-        means = GaugeMetricFamily(*with_words("rushlight_drift_deviations"), labels=["model", "version", "input"])
-        shares = GaugeMetricFamily(*with_words("rushlight_drift_share"), labels=["model", "version", "of"])
-        for batcher in batchers:
-            own = [batcher.model.name, batcher.model.version]
-            jobs.add_metric(own, len(batcher.waiting))
-            rows.add_metric(own, batcher.waiting_rows)
-            for name, value in batcher.drift.deviations().items():
-                means.add_metric([*own, name], value)
-            for name, value in batcher.drift.shares().items():
-                shares.add_metric([*own, name], value)
-        yield from (jobs, rows, means, shares)
+                yield name, "counter", samples({key: own[total] * factor for key, own in self.models.items()}, *labels)
+        queues = {(batcher.model.name, batcher.model.version): batcher for batcher in batchers}
+        jobs, rows = (
+            {key: len(own.waiting) for key, own in queues.items()},
+            {key: own.waiting_rows for key, own in queues.items()},
+        )
+        yield "nv_inference_pending_request_count", "gauge", samples(jobs, "model", "version")
+        yield "rushlight_waiting_rows", "gauge", samples(rows, "model", "version")
+        means = {(*key, name): value for key, own in queues.items() for name, value in own.drift.deviations().items()}
+        shares = {(*key, name): value for key, own in queues.items() for name, value in own.drift.shares().items()}
+        yield "rushlight_drift_deviations", "gauge", samples(means, "model", "version", "input")
+        yield "rushlight_drift_share", "gauge", samples(shares, "model", "version", "of")
         for digit in "245":
-            family = CounterMetricFamily(*with_words(f"Requests{digit}XX"), labels=["Level"])
-            of_class = (count for (_, status), count in self.requests.items() if str(status)[0] == digit)
-            family.add_metric(["Host"], sum(of_class))
-            yield family
+            count = sum(count for (_, status), count in self.requests.items() if str(status)[0] == digit)
+            yield f"Requests{digit}XX", "counter", [("", {"Level": "Host"}, count)]
 
     def text(self, is_ready: bool, batchers: Iterable[Any]) -> bytes:
         """Return all figures in Prometheus' text format."""
-        families = [*self.families(is_ready, batchers)]
-        content: bytes = generate_latest(Collected(families))  # all that it asks for is collect()
-        # prometheus-client ends counters in _total, which those whose names others chose have not
-        return re.sub(
-            rb"(?m)^((?:# (?:HELP|TYPE) )?(?:nv_|Requests|ts_inference_latency|ts_queue)\w+?)_total\b", rb"\1", content
-        )
-
-
-class Collected:
-    """Families of figures, as a registry of prometheus-client gives them."""
-
-    def __init__(self, families: list[Any]) -> None:
-        self.families = families
-
-    def collect(self) -> list[Any]:
-        """Give the families."""
-        return self.families
+        lines: list[str] = []
+        for name, kind, found in self.families(is_ready, batchers):
+            lines.append(f"# TYPE {name} {kind}")
+            for suffix, labels, value in found:
+                inner = ",".join(f'{label}="{escaped(text)}"' for label, text in labels.items())
+                lines.append(
+                    f"{name}{suffix}{{{inner}}} {float(value)}" if labels else f"{name}{suffix} {float(value)}"
+                )
+        return ("\n".join(lines) + "\n").encode("utf-8", "replace")
 
 
 def statistics(totals: Mapping[str, float], name: str, version: str) -> dict[str, Any]:
@@ -161,6 +139,11 @@ def statistics(totals: Mapping[str, float], name: str, version: str) -> dict[str
     }  # fmt: skip
 
 
-def with_words(name: str) -> tuple[str, str]:
-    """Return a name, and the words in it for Prometheus' help."""
-    return name, name.replace("_", " ")
+def samples(values: Mapping[Any, float], *labels: str) -> list[Sample]:
+    """Return a line for each value, whose keys are those of the labels."""
+    return [("", dict(zip(labels, map(str, key), strict=True)), value) for key, value in values.items()]
+
+
+def escaped(text: str) -> str:
+    """Return the value of a label as it stands between quotes."""
+    return text.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")

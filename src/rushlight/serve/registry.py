@@ -240,10 +240,17 @@ class Registry:
                 self.put(entry, await asyncio.to_thread(self.open, entry))
 
     async def watch(self) -> None:
-        """Look at the folder again and again."""
+        """Look at the folder again and again; where it cannot be read, what is served goes on."""
+        trouble = ""
         while True:
             await asyncio.sleep(PAUSE)
-            await self.load_due()
+            try:
+                await self.load_due()
+                trouble = ""
+            except OSError as error:
+                if trouble != str(error):  # once
+                    self.tell(Note("serve.no-look", reason=error.strerror or error))
+                trouble = str(error)
 
     # ── by hand ──
 
