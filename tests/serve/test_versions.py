@@ -139,6 +139,9 @@ def test_a_shadow_is_asked_too_and_only_compared(folder: Folder) -> None:
     model.run = lambda inputs: {"other": np.zeros(1)}
     asyncio.run(ask(1))
     assert folder.registry.meter.shadows == {("pets", "same"): 3, ("pets", "other"): 2, ("pets", "failed"): 1}
+    served = folder.registry.find("pets", "9")
+    folder.registry.unload("pets")
+    assert folder.registry.shadow_of(served) is None  # of a request that was in flight
     assert 'rushlight_shadow_total{model="pets",outcome="same"} 3.0' in folder.client.get("/metrics").body.decode()
 
 

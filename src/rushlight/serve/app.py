@@ -32,7 +32,7 @@ from rushlight.serve.reading import in_names, meaning, read_inputs
 from rushlight.serve.registry import Registry
 from rushlight.texts import read_room, shown
 from rushlight.version import __version__
-from rushlight.web import App, Receive, Scope, Send
+from rushlight.web import Receive, Scope, Send
 
 PAGE = Path(__file__).parent / "page"
 PAGE_WORDS = "serve.page."  # what the keys of the words of the page begin with
@@ -42,6 +42,7 @@ NAMED = re.compile(
     r"(/v[12]/models|/predictions|/explanations)/([^/:]+)(?:/(?:versions|labels)/([^/:]+))?([/:].*)?"
 )  # … /NAME/versions/VERSION …
 BY_NAME = ("/predictions", "/explanations")  # have a version right after the name
+BY_QUERY = ("/predict", "/invocations", "/signature", "/drift")  # have the model in the query
 TORCHSERVE = (*BY_NAME, "/ping", "/api-description")
 NEVER_READ = ("pickle", "zip", "x-tar")  # in a content type
 Result = TypeVar("Result")
@@ -120,19 +121,12 @@ class Service:
 
     async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request that the gate let in."""
-        response: App
-        try:
-            handler, request = self.handler(scope, receive)
-            content = handler(request)
-            content = await content if inspect.isawaitable(content) else content
-            response = content if isinstance(content, Answer) else respond(content)
-        except Exception as error:
-            response = self.refused(scope["path"], error)
-        await response(scope, receive, send)
+        await answer_with(self.handled, self.refused, Request(scope, receive), send)
 
-    def handler(self, scope: Scope, receive: Receive) -> tuple[Callable[[Request], Any], Request]:
-        """Return what answers an address, and the request; Refusal for one that there is not, and for a model that is not served."""
-        path, request, is_named = scope["path"], Request(scope, receive), False
+    def handled(self, request: Request) -> Any:
+        """Return the answer at an address, or what awaits it; Refusal where there is none, and for a model that is not served."""
+        scope, is_named = request.scope, False
+        path, method = scope["path"], "GET" if scope["method"] == "HEAD" else scope["method"]
         if path not in self.addresses and (found := NAMED.fullmatch(path)) is not None:
             place, name, version, rest = found[1], found[2], found[3] or "", found[4] or ""
             if place in BY_NAME:
@@ -140,17 +134,16 @@ class Service:
             path, is_named = f"{place}/NAME{rest}", True
         if (methods := self.addresses.get(path)) is None:
             raise Refusal(404, "serve-no-address")
-        method = "GET" if scope["method"] == "HEAD" else scope["method"]
         if method not in methods:
             raise Refusal(405, "serve-method", headers={"allow": ", ".join(methods)})
-        if is_named or path in ("/predict", "/invocations", "/signature", "/drift"):
+        if is_named or path in BY_QUERY:
             if not is_named:
                 name, version = request.query("model"), request.query("version")
             request.chosen = self.registry.find(name, version, self.sticky(request, name))
             scope["rushlight.model"] = request.model
             if method == "POST":
                 scope["rushlight.totals"] = request.batcher.totals
-        return methods[method], request
+        return methods[method](request)
 
     def sticky(self, request: Request, name: str) -> str | None:
         """Return what keeps the sender of a request at one version of a model whose requests are split."""
@@ -193,12 +186,9 @@ class Service:
             for batcher in [*self.registry.batchers()]:
                 model = batcher.model
                 batcher.failure = await asyncio.to_thread(model.prove)
-                entry = {
-                    "name": model.name,
-                    "version": model.version,
-                    "examples": len(model.examples.get("inputs", ())),
-                }
-                found.append({**entry, "ok": batcher.failure is None, "reason": str(batcher.failure or "")})
+                entry = {"name": model.name, "version": model.version, "ok": batcher.failure is None}
+                count = len(model.examples.get("inputs", ()))
+                found.append({**entry, "examples": count, "reason": str(batcher.failure or "")})
             is_good = bool(found) and all(entry["ok"] for entry in found)
             self.tested = began, respond({"ok": is_good, "models": found}, 200 if is_good else 503)
         return self.tested[1]
@@ -358,6 +348,19 @@ class Service:
         if path.startswith(TORCHSERVE):
             return respond({"code": status, "type": type(error).__name__, "message": error.problem}, status, headers)
         return respond({"error": error.problem, "advice": error.advice}, status, headers)
+
+
+async def answer_with(
+    handle: Callable[[Request], Any], refuse: Callable[[str, Exception], Answer], request: Request, send: Send
+) -> None:
+    """Send what a request is answered, or why it is refused."""
+    try:
+        content = handle(request)
+        content = await content if inspect.isawaitable(content) else content
+        answer = content if isinstance(content, Answer) else respond(content)
+    except Exception as error:
+        answer = refuse(request.scope["path"], error)
+    await answer(request.scope, request.receive, send)
 
 
 async def here_or_in_thread(body: bytes, read: Callable[[], Result]) -> Result:

@@ -6,7 +6,6 @@ a path.
 
 from __future__ import annotations
 
-import inspect
 import os
 import re
 import time
@@ -14,10 +13,10 @@ from collections.abc import Callable
 from typing import Any
 
 from rushlight.serve.answers import Answer, Refusal, respond
-from rushlight.serve.app import Request, Service
+from rushlight.serve.app import Request, Service, answer_with
 from rushlight.serve.batcher import Batcher
 from rushlight.serve.gate import Gate
-from rushlight.web import App, Receive, Scope, Send
+from rushlight.web import Receive, Scope, Send
 
 MODELS = re.compile(r"/models(?:/([^/]+))?(?:/([^/]+))?(/set-default)?")
 REPOSITORY = re.compile(r"/v2/repository/models/([^/]+)/(load|unload)")
@@ -36,14 +35,7 @@ class Management:
 
     async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request that the gate let in."""
-        response: App
-        try:
-            content = self.handled(Request(scope, receive))
-            content = await content if inspect.isawaitable(content) else content
-            response = content if isinstance(content, Answer) else respond(content)
-        except Exception as error:
-            response = self.refused(scope["path"], error)
-        await response(scope, receive, send)
+        await answer_with(self.handled, self.refused, Request(scope, receive), send)
 
     def refused(self, path: str, error: Exception) -> Answer:
         """Return the answer to an error, as TorchServe or Triton has it."""

@@ -109,35 +109,23 @@ class Registry:
 
     def shadow_of(self, batcher: Batcher) -> Batcher | None:
         """Return the version that is asked too, and only compared."""
-        plan = self.plans.get(batcher.model.name)
-        if plan is None or not plan.shadow:
+        name = batcher.model.name
+        if (plan := self.plans.get(name)) is None:
             return None
-        other = self.models[batcher.model.name].get(self.number(plan, plan.shadow))
+        other = self.models.get(name, {}).get(self.number(plan, plan.shadow))
         return None if other is batcher else other
 
     def state(self) -> list[dict[str, str]]:
         """Return the index of the repository extension: what is served, and what is not, with the reason."""
-        found = [
-            {"name": model.name, "version": model.version, "state": "READY", "reason": str(reason)}
-            for model, reason in (
-                (batcher.model, self.refused.get((batcher.model.name, batcher.model.version), ""))
-                for batcher in self.batchers()
-            )
+        served = {(batcher.model.name, batcher.model.version): batcher for batcher in self.batchers()}
+        reasons: dict[Key, Any] = dict.fromkeys(self.unloaded, "unloaded") | self.refused
+        reasons |= {key: batcher.failure for key, batcher in served.items() if batcher.failure is not None}
+        is_ready = {key: key in served and served[key].failure is None for key in {**served, **reasons}}
+        states = {key: "READY" if ready else "UNAVAILABLE" for key, ready in is_ready.items()}
+        return [
+            {"name": key[0], "version": key[1], "state": state, "reason": str(reasons.get(key, ""))}
+            for key, state in states.items()
         ]
-        served = {(entry["name"], entry["version"]) for entry in found}
-        for batcher in self.batchers():
-            if batcher.failure is not None:
-                entry = next(
-                    e for e in found if (e["name"], e["version"]) == (batcher.model.name, batcher.model.version)
-                )
-                entry |= {"state": "UNAVAILABLE", "reason": str(batcher.failure)}
-        others = dict.fromkeys(self.unloaded, "unloaded") | {key: str(reason) for key, reason in self.refused.items()}
-        found += [
-            {"name": name, "version": version, "state": "UNAVAILABLE", "reason": reason}
-            for (name, version), reason in others.items()
-            if (name, version) not in served
-        ]
-        return found
 
     # ── the folder ──
 
@@ -201,6 +189,8 @@ class Registry:
 
     def put(self, entry: Found, opened: Model | Note) -> None:
         """Serve what was opened, in the place of what the version was; where it is refused, that goes on."""
+        if entry.key in self.unloaded:  # meanwhile
+            return
         self.seen[entry.key] = entry.state
         name, version = entry.key
         if isinstance(opened, Model):
@@ -289,12 +279,9 @@ class Registry:
 
 def named_folders(folder: Path, root: Path) -> list[Path]:
     """Return the folders in a folder whose names can be a model's or a version's, and that lie below `root`."""
-    inside = (
-        sorted(path for path in folder.iterdir() if NAME.fullmatch(path.name) and path.is_dir())
-        if folder.is_dir()
-        else []
-    )
-    return [path for path in inside if path.resolve().is_relative_to(root)]
+    inside = sorted(folder.iterdir()) if folder.is_dir() else []
+    named = [path for path in inside if NAME.fullmatch(path.name) and path.is_dir()]
+    return [path for path in named if path.resolve().is_relative_to(root)]
 
 
 def place_of(folder: Path) -> Path | None:
