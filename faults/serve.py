@@ -34,6 +34,7 @@ SIDE, ASKING = 8, 8  # of a picture; connections
 PIXELS = np.random.default_rng(1).integers(0, 256, (64, 1, SIDE, SIDE), dtype=np.uint8)
 BODY = json.dumps(PIXELS[0, 0].tolist()).encode()
 SLOW = 50  # swaps from which on slow clients are waited for, which takes 10 s
+WIDTHS = {"small": 8, "large": 768}  # of the hidden layers
 FILES = ("graph.onnx", "examples.safetensors", "weights.safetensors")
 
 
@@ -41,9 +42,8 @@ def campaign(count: int, seed: int, work: Path, say: Say) -> Outcome:
     """Swap `count` versions under load, and disturb a server in every other way, in proportion."""
     figures: Counter[str] = Counter()
     failures: list[str] = []
-    make_bundle(work / "a", seed, 8)
-    make_bundle(work / "b", seed + 1, 8)
-    make_bundle(work / "large", seed, 768)
+    for name, width in WIDTHS.items():
+        make_bundle(work / name, seed, width)
     parts: list[tuple[str, Callable[..., list[str]]]] = [
         ("swaps", swaps), ("one bad among 32", bad_among_good), ("overload", overload), ("fuzzed requests", fuzzed),
         ("SIGTERM", ends), ("flipped bits", flipped), *([("slow clients", slow_clients)] if count >= SLOW else []),
@@ -157,9 +157,9 @@ def swaps(count: int, draw: random.Random, work: Path, figures: Counter[str]) ->
     """Put version after version in the place of the last; each answer must be that of the version that it names."""
     models = work / "models" / "m"
     models.mkdir(parents=True)
-    shutil.copytree(work / "a", models / "2")  # even versions are a, odd ones b
+    shutil.copytree(work / "small", models / "2")  # even versions are small, odd ones large
     expected = {}
-    for parity, name in enumerate("ab"):
+    for parity, name in enumerate(WIDTHS):
         model = find_model(str(work / name), work, None, None, 1, lambda note: None)
         expected[parity] = model.run({"inputs": PIXELS[:1]})["probabilities"][0]
     with served("--models", str(models.parent), "--management-port", "0") as server:
@@ -177,10 +177,10 @@ def swaps(count: int, draw: random.Random, work: Path, figures: Counter[str]) ->
         with asking(each) as failures:
             manager = server.connect(server.management)
             for number in range(3, count + 3):
-                shutil.copytree(work / "ab"[number % 2], models / f".{number}")
+                shutil.copytree(work / [*WIDTHS][number % 2], models / f".{number}")
                 (models / f".{number}").rename(models / str(number))
                 if draw.random() < 0.1:  # a broken one, which must be refused
-                    shutil.copytree(work / "a", models / f".{number}x")
+                    shutil.copytree(work / "small", models / f".{number}x")
                     flip(models / f".{number}x" / "graph.onnx", draw)
                     (models / f".{number}x").rename(models / f"{number}x")
                     status, _, body = ask(manager, "POST", f"/models?url=m/{number}x")
@@ -219,7 +219,7 @@ def bad_among_good(count: int, draw: random.Random, work: Path, figures: Counter
 
 def overload(count: int, draw: random.Random, work: Path, figures: Counter[str]) -> list[str]:
     """Compare the rows answered in a second by a few senders with those when five times as many fill the queue."""
-    rows, seconds = 512, 3.0 if count < SLOW else 8.0
+    rows, seconds = 512, 1.5 if count < SLOW else 8.0
     tensor = {
         "name": "inputs",
         "shape": [rows, 1, SIDE, SIDE],
@@ -267,18 +267,18 @@ def fuzzed(count: int, draw: random.Random, work: Path, figures: Counter[str]) -
     failures: list[str] = []
     paths = [
         "/predict",
-        "/v2/models/a/infer",
-        "/v1/models/a:predict",
-        "/predictions/a",
-        "/explanations/a",
-        "/v1/models/a",
+        "/v2/models/small/infer",
+        "/v1/models/small:predict",
+        "/predictions/small",
+        "/explanations/small",
+        "/v1/models/small",
         "/selftest",
     ]
     tensor = {"name": "inputs", "shape": [1, 1, SIDE, SIDE], "datatype": "UINT8"}
     head = json.dumps({"inputs": [{**tensor, "parameters": {"binary_data_size": 64}}]}).encode()
     plain = json.dumps({"inputs": [{**tensor, "data": PIXELS[0].reshape(-1).tolist()}]}).encode()
     bodies = [BODY, plain, head + PIXELS[0].tobytes(), json.dumps({"instances": [PIXELS[0, 0].tolist()]}).encode()]
-    with served(str(work / "a")) as server:
+    with served(str(work / "small")) as server:
         connection = server.connect()
         for number in range(100 * count):
             body, path = bytearray(draw.choice(bodies)), draw.choice(paths)
@@ -324,7 +324,7 @@ def ends(count: int, draw: random.Random, work: Path, figures: Counter[str]) -> 
     """End a server under load by SIGTERM: what was sent is answered, no connection is reset, and the exit code is 0."""
     failures: list[str] = []
     for _ in range(max(1, count // 20)):
-        with served(str(work / "a")) as server:
+        with served(str(work / "small")) as server:
 
             def each(number: int, over: threading.Event, server: Served = server) -> None:
                 while not over.is_set():
@@ -348,7 +348,7 @@ def slow_clients(count: int, draw: random.Random, work: Path, figures: Counter[s
     """Dawdle on many connections: each is closed in time, and others are answered meanwhile."""
     many, failures = min(1000, 5 * count), list[str]()
     half = b"POST /predict HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1000\r\n"
-    with served(str(work / "a")) as server:
+    with served(str(work / "small")) as server:
         began = time.monotonic()
         waiting = {
             socket.create_connection(("127.0.0.1", server.port)): beginning
@@ -383,7 +383,7 @@ def flipped(count: int, draw: random.Random, work: Path, figures: Counter[str]) 
     for number in range(3 * count):
         folder = work / "flipped"
         shutil.rmtree(folder, ignore_errors=True)
-        shutil.copytree(work / "a", folder)
+        shutil.copytree(work / "small", folder)
         name = FILES[number % len(FILES)]
         where = flip(folder / name, draw)
         try:
