@@ -13,6 +13,7 @@ from tests.serve.client import Client
 from tests.serve.test_gate import TOKEN
 from tests.serve.test_protocols import PIXELS, PREDICT
 
+from rushlight.errors import UsageError
 from rushlight.serve.remote import CONTENTS, HEALTH, HEALTH_MESSAGES, INFERENCE, MESSAGES, messages, start
 
 grpc = pytest.importorskip("grpc", reason="the extra grpc")
@@ -79,6 +80,12 @@ def test_what_is_wrong_is_refused_by_its_code() -> None:
         calling(client, ("ServerLive", {}, {}), ("ServerMetadata", {}, good), ("ModelInfer", RAW, good))[2]
         == "RESOURCE_EXHAUSTED"
     )
+
+
+@pytest.mark.parametrize("port", [99_999, -1])
+def test_a_port_that_there_is_not_is_an_error(port: int) -> None:
+    with pytest.raises(UsageError, match="port"):
+        asyncio.run(start(Client("image").service, "127.0.0.1", port))
 
 
 def test_a_request_whose_deadline_is_over_is_never_run() -> None:

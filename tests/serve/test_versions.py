@@ -227,6 +227,10 @@ def test_a_folder_in_which_nothing_can_be_served_is_an_error_with_the_reasons(tm
     (tmp_path / "models" / "pets" / "1").mkdir(parents=True)
     with pytest.raises(UsageError, match="no model in this folder"):
         Folder(tmp_path / "models")
+    elsewhere = Registry(tmp_path / "nowhere", open_version, 8192, print)
+    elsewhere.add(model_of("image"))
+    with pytest.raises(UsageError, match="no model in this folder"):
+        elsewhere.load_now()
     registry = Registry(tmp_path / "models", open_version, 8192, print)
     registry.add(model_of("image"))
     registry.given.add("pets")

@@ -216,7 +216,7 @@ class Registry:
         for entry in self.due(self.look()):
             self.put(entry, self.open(entry))
         self.is_running = True
-        if self.folder is not None and not self.models:
+        if self.folder is not None and not (self.models and self.folder.is_dir()):
             raise UsageError(
                 "serve-no-models",
                 path=self.folder,

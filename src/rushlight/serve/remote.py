@@ -7,6 +7,7 @@ repository's and the statistics' of Triton; their descriptors are made here, so 
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -20,7 +21,7 @@ from rushlight.serve.app import Request, Service
 from rushlight.serve.gate import has_token, identities_of
 from rushlight.serve.metrics import statistics
 from rushlight.version import __version__
-from rushlight.web import Scope
+from rushlight.web import Scope, listening
 
 INFERENCE, HEALTH = "inference.GRPCInferenceService", "grpc.health.v1.Health"
 TENSOR = "name:string datatype:string shape:int64* parameters:InferParameter% contents:InferTensorContents"
@@ -69,7 +70,7 @@ STATUSES = {
     400: "INVALID_ARGUMENT", 401: "UNAUTHENTICATED", 404: "NOT_FOUND", 413: "RESOURCE_EXHAUSTED", 503: "UNAVAILABLE",
     504: "DEADLINE_EXCEEDED", 500: "INTERNAL",
 }  # fmt: skip
-MOST_CALLS = 1024  # at a time
+MOST_CALLS, MOST_MESSAGE = 128, 4 << 20  # at a time, and bytes of each: together as much as bodies of HTTP may hold
 
 
 def messages(package: str, described: dict[str, str]) -> dict[str, Any]:
@@ -123,12 +124,13 @@ def typed(field: Any, kind: str, package: str) -> None:
 
 async def start(service: Service, host: str, port: int) -> tuple[Any, int]:
     """Listen, and return the server and its port. UsageError without the extra `grpc`, and where the port is in use."""
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
         import google.protobuf  # noqa: F401
         import grpc
     except ImportError as error:
         raise UsageError("serve-missing-grpc", package=error.name or "grpcio") from error
-    most = service.settings.most_bytes
+    most = min(service.settings.most_bytes, MOST_MESSAGE)
     options = [("grpc.max_receive_message_length", most), ("grpc.max_send_message_length", -1), ("grpc.so_reuseport", 0),
                ("grpc.max_metadata_size", 16 << 10)]  # fmt: skip
     server = grpc.aio.server(options=options, maximum_concurrent_rpcs=MOST_CALLS)
@@ -143,10 +145,11 @@ async def start(service: Service, host: str, port: int) -> tuple[Any, int]:
                 response_serializer=made[f"{kind}Response"].SerializeToString,
             )
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, handlers),))
-    try:
-        port = server.add_insecure_port(f"{host}:{port}")
-    except RuntimeError as error:
-        raise UsageError("port-used", port=port, reason=error) from error
+    with listening(
+        port, port, host.strip("[]")
+    ):  # else it would bind another port than one that there is not, and say little
+        pass
+    port = server.add_insecure_port(f"{host}:{port}")
     await server.start()
     return server, port
 
