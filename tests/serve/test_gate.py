@@ -25,7 +25,7 @@ TOKEN = "a-secret-of-the-tests"
 ADDRESSES = [
     ("POST", "/predict"), ("POST", "/invocations"), ("POST", "/predictions/image"), ("POST", PREDICT), ("GET", "/v2"),
     ("POST", "/v1/models/image:predict"), ("GET", "/v1/models/image"), ("GET", "/metrics"), ("GET", "/openapi.json"),
-    ("DELETE", "/v2/models/image"), ("PUT", "/predict"), ("OPTIONS", "/"), ("GET", "/signature"), ("POST", "/v2/repository/index"),
+    ("DELETE", "/v2/models/image"), ("PUT", "/predict"), ("OPTIONS", "/"), ("GET", "/signature"), ("GET", "/selftest"), ("GET", "/drift"), ("POST", "/explanations/image"), ("POST", "/v2/repository/index"),
 ]  # fmt: skip
 
 

@@ -135,7 +135,8 @@ class Batcher:
                     job.future.set_exception(result)
                 else:
                     job.future.set_result(result)
-                    self.drift.see(job.inputs, result)
+                    if self.drift.take_turn():
+                        asyncio.get_running_loop().call_soon(self.drift.see, job.inputs, result)
 
     def next_batch(self) -> list[Job]:
         """Take the requests of the next batch from the queue, without those that expired or were given up."""
