@@ -36,12 +36,12 @@ class Answer:
         await send({"type": "http.response.body", "body": self.body})
 
 
-def respond(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Answer:
+def json_answer(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Answer:
     """Return JSON."""
-    return Answer(as_json(content), "application/json", status, headers)
+    return Answer(encode_json(content), "application/json", status, headers)
 
 
-def as_json(content: Any) -> bytes:
+def encode_json(content: Any) -> bytes:
     """Return JSON; in ASCII where a name is no UTF-8."""
     try:
         return orjson.dumps(content)

@@ -20,9 +20,9 @@ import numpy as np
 from rushlight.errors import ModelError, RushlightError
 from rushlight.export import Answers
 from rushlight.serve import inference, tensorflow
-from rushlight.serve.answers import Answer, Refusal, respond
+from rushlight.serve.answers import Answer, Refusal, json_answer
 from rushlight.serve.batcher import Batcher
-from rushlight.serve.explain import explain
+from rushlight.serve.explain import explain_rows
 from rushlight.serve.gate import Gate, one
 from rushlight.serve.metrics import TEXT, statistics
 from rushlight.serve.model import Array, Model
@@ -84,7 +84,7 @@ class Service:
         self.registry, self.settings, self.language = registry, settings, language
         self.is_ready = self.is_draining = False
         self.shadows: set[asyncio.Task[None]] = set()
-        self.testing, self.tested = asyncio.Lock(), (0.0, respond({}))
+        self.testing, self.tested = asyncio.Lock(), (0.0, json_answer({}))
         self.app = Gate(self.answer, settings, self.refused, registry.meter, lambda: self.is_draining)
         described = lambda request: openapi([b.model for b in registry.batchers()], language)  # noqa: E731
         server = {"name": "rushlight", "version": __version__, "extensions": inference.EXTENSIONS}
@@ -190,7 +190,7 @@ class Service:
                 count = len(model.examples.get("inputs", ()))
                 found.append({**entry, "examples": count, "reason": str(batcher.failure or "")})
             is_good = bool(found) and all(entry["ok"] for entry in found)
-            self.tested = began, respond({"ok": is_good, "models": found}, 200 if is_good else 503)
+            self.tested = began, json_answer({"ok": is_good, "models": found}, 200 if is_good else 503)
         return self.tested[1]
 
     def drift(self, request: Request) -> dict[str, Any]:
@@ -246,7 +246,7 @@ class Service:
     async def explanations(self, request: Request) -> Any:
         """Answer how much each part of the input speaks for the answer."""
         raw = await self.raw_inputs(request)
-        return await explain(request.model, raw, request.query("target"), lambda rows: self.run(request, rows))
+        return await explain_rows(request.model, raw, request.query("target"), lambda rows: self.run(request, rows))
 
     async def raw_inputs(self, request: Request) -> Array:
         """Return the inputs in a body that is a picture, rows, an array, or a form with one of these as `data`."""
@@ -263,7 +263,10 @@ class Service:
         """Answer a request of the Open Inference Protocol."""
         body, header = await self.body(request), request.header(inference.LENGTH_HEADER)
         asked = await here_or_in_thread(
-            body, lambda: inference.Request(*inference.read_body(body, header), request.model, self.settings.most_rows)
+            body,
+            lambda: inference.InferRequest(
+                *inference.read_head_and_tail(body, header), request.model, self.settings.most_rows
+            ),
         )
         answers = await self.submit(request, asked.inputs, asked.rows, asked.seconds(self.seconds(request)))
         content, headers = asked.respond(answers, request.model)
@@ -346,8 +349,10 @@ class Service:
         if isinstance(error, Refusal):
             status, headers = error.status, error.headers
         if path.startswith(TORCHSERVE):
-            return respond({"code": status, "type": type(error).__name__, "message": error.problem}, status, headers)
-        return respond({"error": error.problem, "advice": error.advice}, status, headers)
+            return json_answer(
+                {"code": status, "type": type(error).__name__, "message": error.problem}, status, headers
+            )
+        return json_answer({"error": error.problem, "advice": error.advice}, status, headers)
 
 
 async def answer_with(
@@ -357,7 +362,7 @@ async def answer_with(
     try:
         content = handle(request)
         content = await content if inspect.isawaitable(content) else content
-        answer = content if isinstance(content, Answer) else respond(content)
+        answer = content if isinstance(content, Answer) else json_answer(content)
     except Exception as error:
         answer = refuse(request.scope["path"], error)
     await answer(request.scope, request.receive, send)

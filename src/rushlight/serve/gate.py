@@ -88,7 +88,7 @@ class Gate:
         seconds = time.perf_counter() - scope["rushlight.arrived"]
         self.meter.answered(scope["path"], status, seconds, scope.get("rushlight.totals"))
         if self.settings.log is not None:
-            self.settings.log(entry_of(scope, status, seconds, identities))
+            self.settings.log(log_entry(scope, status, seconds, identities))
 
     def refusal(self, scope: Scope, headers: dict[str, list[str]]) -> Refusal | None:
         """Return why a request is not answered, before anything of its body is read."""
@@ -147,7 +147,7 @@ class Gate:
             self.held -= len(body)
 
 
-def entry_of(scope: Scope, status: int, seconds: float, identities: list[tuple[bytes, bytes]]) -> dict[str, Any]:
+def log_entry(scope: Scope, status: int, seconds: float, identities: list[tuple[bytes, bytes]]) -> dict[str, Any]:
     """Return what the access log has of a request: no body, no query, no token."""
     model = scope.get("rushlight.model")
     entry = {

@@ -16,7 +16,7 @@ import numpy as np
 
 from rushlight.export import Answers, read_raw
 from rushlight.kinds import Kind, is_count, is_flag, is_text, is_whole_number, wrong_entry
-from rushlight.serve.answers import Refusal, as_json
+from rushlight.serve.answers import Refusal, encode_json
 from rushlight.serve.model import DATATYPES, Array, Model
 from rushlight.serve.reading import bounded, checked_rows, json_lists, numbers_of, parsed, text_of
 
@@ -37,7 +37,7 @@ REQUEST: Kind = {
 }
 
 
-class Request:
+class InferRequest:
     """A request of this protocol, read."""
 
     def __init__(self, content: dict[str, Any], tail: bytes, model: Model, most_rows: int) -> None:
@@ -76,7 +76,7 @@ class Request:
         head = {"model_name": model.name, "model_version": model.version, "outputs": described}
         if "id" in self.content:
             head["id"] = self.content["id"]
-        content = as_json(head)
+        content = encode_json(head)
         if not tails:
             return content, {"content-type": "application/json"}
         headers = {"content-type": "application/octet-stream", LENGTH_HEADER: str(len(content))}
@@ -86,7 +86,7 @@ class Request:
 # ── reading ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def read_body(body: bytes, header: str) -> tuple[dict[str, Any], bytes]:
+def read_head_and_tail(body: bytes, header: str) -> tuple[dict[str, Any], bytes]:
     """Return the JSON of a body, whose length a header says, and the bytes after it."""
     if not header:
         return checked_request(parsed(body)), b""

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from rushlight.serve.answers import Answer, Refusal, respond
+from rushlight.serve.answers import Answer, Refusal, json_answer
 from rushlight.serve.app import Request, Service, answer_with
 from rushlight.serve.batcher import Batcher
 from rushlight.serve.gate import Gate
@@ -102,7 +102,7 @@ class Management:
             raise Refusal(409, "serve-registered", name=name)
         versions = await self.registry.load(name, version)
         text = f'Model "{name}" Version: {", ".join(versions)} registered'
-        return respond({"status": text})
+        return json_answer({"status": text})
 
     def describe(self, name: str, version: str) -> list[dict[str, Any]]:
         """Return what a model's default version is like, or one version, or "all"."""
@@ -115,7 +115,7 @@ class Management:
         self.registry.find(name, version)
         is_done = request.query("synchronous").lower() == "true"
         text = "Workers scaled to 1" if is_done else "Processing worker updates..."
-        return respond({"status": text}, 200 if is_done else 202)
+        return json_answer({"status": text}, 200 if is_done else 202)
 
     def set_default(self, name: str, version: str) -> dict[str, Any]:
         """Let a version answer where none is named."""

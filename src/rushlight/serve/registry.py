@@ -136,19 +136,19 @@ class Registry:
             return found
         root = self.folder.resolve()
         for model in named_folders(root, root):
-            if place := place_of(model):
-                found[model.name, "1"] = Found((model.name, "1"), place, state_of(place))
+            if place := served_place(model):
+                found[model.name, "1"] = Found((model.name, "1"), place, files_state(place))
                 continue
             for version in named_folders(model, root):
-                place = place_of(version) or version
-                found[model.name, version.name] = Found((model.name, version.name), place, state_of(place))
+                place = served_place(version) or version
+                found[model.name, version.name] = Found((model.name, version.name), place, files_state(place))
             self.read_plan(model)
         return found
 
     def read_plan(self, model: Path) -> None:
         """Read a model's plan where it has changed; one that cannot be read changes nothing, and is told."""
         path, key = model / PLAN, (model.name, PLAN)
-        state = state_of(path)
+        state = files_state(path)
         if self.seen.get(key, ()) == state:
             return
         self.seen[key] = state
@@ -284,14 +284,14 @@ def named_folders(folder: Path, root: Path) -> list[Path]:
     return [path for path in named if path.resolve().is_relative_to(root)]
 
 
-def place_of(folder: Path) -> Path | None:
+def served_place(folder: Path) -> Path | None:
     """Return what is served of a folder: a bundle, a run's folder, or an ONNX file; None for anything else."""
     if (folder / "model.json").is_file() or is_run(folder):
         return folder
     return folder / "model.onnx" if (folder / "model.onnx").is_file() else None
 
 
-def state_of(place: Path) -> tuple[Any, ...]:
+def files_state(place: Path) -> tuple[Any, ...]:
     """Return names, sizes and times of the files that a version is made of; empty for what is not there."""
     folder = place / "model" if is_run(place) else place
     try:

@@ -88,15 +88,15 @@ def messages(package: str, described: dict[str, str]) -> dict[str, Any]:
             if part.endswith("%"):
                 entry = message.nested_type.add(name=label.title().replace("_", "") + "Entry")
                 entry.options.map_entry = True
-                typed(entry.field.add(name="key", number=1, label=1), "string", package)
-                typed(entry.field.add(name="value", number=2, label=1), kind, package)
+                set_type(entry.field.add(name="key", number=1, label=1), "string", package)
+                set_type(entry.field.add(name="value", number=2, label=1), kind, package)
                 kind = f"{name}.{entry.name}"
             if part.endswith("|"):
                 if not message.oneof_decl:
                     message.oneof_decl.add(name="parameter_choice")
                 field.oneof_index = 0
             field.label = 3 if part.endswith(("*", "%")) else 1
-            typed(field, kind, package)
+            set_type(field, kind, package)
     pool = descriptor_pool.DescriptorPool()
     pool.Add(file)
     return {
@@ -104,7 +104,7 @@ def messages(package: str, described: dict[str, str]) -> dict[str, Any]:
     }
 
 
-def typed(field: Any, kind: str, package: str) -> None:
+def set_type(field: Any, kind: str, package: str) -> None:
     """Give a field's descriptor its type."""
     known = {
         "double": 1,
@@ -239,7 +239,7 @@ class Remote:
         request.scope["rushlight.totals"] = batcher.totals
         if not self.is_ready(request) and not service.is_draining:
             raise Refusal(503, "serve-not-ready")
-        read = inference.Request(*content_of(asked), batcher.model, service.settings.most_rows)
+        read = inference.InferRequest(*content_of(asked), batcher.model, service.settings.most_rows)
         left = context.time_remaining()
         seconds = read.seconds(service.seconds(request))
         answers = await service.submit(request, read.inputs, read.rows, seconds if left is None else min(seconds, left))
