@@ -31,7 +31,7 @@ PLAN = "serve.json"
 PLAN_KIND: Kind = {
     "labels?": named(is_text), "default?": is_text, "split?": named(is_positive), "shadow?": is_text, "sticky?": is_text,
 }  # fmt: skip
-NAME = re.compile(r"(?!\.)[A-Za-z0-9._-]{1,200}")  # of a model and of a version
+NAME = re.compile(r"(?!\.)[A-Za-z0-9._-]{0,199}[A-Za-z0-9_-]")  # of a model and of a version
 PAUSE = 2.0  # seconds between two looks at the folder
 Key = tuple[str, str]  # a model's name and a version
 
