@@ -196,6 +196,7 @@ def test_a_version_that_is_taken_away_goes_at_the_second_look(folder: Folder) ->
     assert folder.asked() == "10"
     folder.look()
     assert folder.asked() == "9"
+    assert [*folder.registry.meter.models] == [("cats", "1"), ("pets", "9")]
     shutil.rmtree(folder.path)
     folder.look()
     folder.look()

@@ -175,6 +175,7 @@ class Registry:
             del self.models[name]
         self.seen.pop((name, version), None)
         self.refused.pop((name, version), None)
+        self.meter.models.pop((name, version), None)  # figures of all that ever was would grow for ever
 
     def open(self, entry: Found) -> Model | Note:
         """Open, prove and measure a version, which may take seconds; return the reason where it is not to be served."""
