@@ -5,6 +5,7 @@ A body is JSON, or JSON and after it the bytes of tensors; the header `Inference
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import struct
@@ -167,6 +168,11 @@ def from_list(data: Any, datatype: str, name: str) -> Array:
                 raise Refusal(400, "serve-not-texts", name=name)
             texts.append(value)
         return strings(texts)
+    if datatype == "UINT8":
+        with contextlib.suppress(
+            TypeError, ValueError
+        ):  # nested, or no bytes: then what follows reads it, or says why not
+            return np.frombuffer(bytes(data), np.uint8)
     values, dtype = numbers_of(data) if data else np.zeros(0), np.dtype(DTYPES[datatype])
     if dtype.kind in "iu" and values.size:
         limits = np.iinfo(dtype)

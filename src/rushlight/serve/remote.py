@@ -107,16 +107,8 @@ def messages(package: str, described: dict[str, str]) -> dict[str, Any]:
 def set_type(field: Any, kind: str, package: str) -> None:
     """Give a field's descriptor its type."""
     known = {
-        "double": 1,
-        "float": 2,
-        "int64": 3,
-        "uint64": 4,
-        "int32": 5,
-        "bool": 8,
-        "string": 9,
-        "bytes": 12,
-        "uint32": 13,
-    }
+        "double": 1, "float": 2, "int64": 3, "uint64": 4, "int32": 5, "bool": 8, "string": 9, "bytes": 12, "uint32": 13,
+    }  # fmt: skip
     field.type = known.get(kind, 11)
     if kind not in known:
         field.type_name = f".{package}.{kind}"
