@@ -24,6 +24,7 @@ SHORT = {
     "disk": 60,
     "hostile": 200,
     "studies": 6,
+    "serve": 10,
 }  # about two minutes on two cores
 HELP = {
     "kills": "processes that train, killed with SIGKILL at random moments and resumed: the result must have the same bytes",
@@ -32,6 +33,7 @@ HELP = {
     "hostile": "files made by somebody else: none may execute, connect, hang, command the terminal, or end in an exception's own words",
     "studies": "searches killed with SIGKILL at random moments: the study must end with the trials that it would have had",
     "disk": "operations that the disk refuses (full, failing, no permission): nothing that was saved may be lost",
+    "serve": "versions swapped under load, with bad requests, overload, slow clients, signals and flipped bits: no good request may fail",
 }
 EPILOG = """\
 Without a count a short campaign of every kind runs, in about two minutes. What fails is kept, and named with the command

@@ -26,6 +26,8 @@ EXEMPT = {
     "report/plots.py": "pictures belong to the run's files, which are English",
     "training/engine/fingerprint.py": "digests",
     "training/engine/lower_matmul.py": "an operator's signature",
+    "serve/management.py": "TorchServe's own words, which its clients read",
+    "serve/remote.py": "the fields of the protocol's messages",
     "training/step/memory.py": "torch's own messages, to be recognised",
 }
 

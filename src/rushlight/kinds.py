@@ -129,6 +129,8 @@ def wrong_entry(value: Any, kind: Kind, name: str = "") -> str | None:
     if isinstance(kind, list):
         if not isinstance(value, list):
             return name
+        if callable(kind[0]) and all(map(kind[0], value)):
+            return None
         entries = (wrong_entry(entry, kind[0], f"{name}[{index}]") for index, entry in enumerate(value))
         return next((found for found in entries if found is not None), None)
     return None if kind(value) else name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -10,8 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from rushlight.serve.app import Service
+from rushlight.serve.management import Management
 from rushlight.serve.model import Model, find_model
 from rushlight.serve.options import Settings
+from rushlight.serve.registry import Registry
+from rushlight.web import App
 
 BUNDLES = Path(__file__).parent / "bundles"
 HOST = ("host", "127.0.0.1:8080")
@@ -34,12 +38,28 @@ def model_of(kind: str) -> Model:
     return find_model(str(BUNDLES / kind), Path("runs"), None, None, 1, lambda note: None)
 
 
+def registry_of(*models: Model) -> Registry:
+    """A registry of models that come from no folder."""
+    registry = Registry(None, lambda *asked: models[0], Settings.most_waiting, print)
+    for model in models:
+        registry.add(model)
+    return registry
+
+
 class Client:
     """A server of one bundle, and who asks it."""
 
-    def __init__(self, kind: str, **settings: Any) -> None:
-        self.service = Service(model_of(kind), Settings(**settings), "en")
+    def __init__(self, kind: str | Registry, **settings: Any) -> None:
+        registry = registry_of(model_of(kind)) if isinstance(kind, str) else kind
+        self.service = Service(registry, Settings(**settings), "en")
         self.service.is_ready = True
+        self.app: App = self.service.app
+
+    def managing(self) -> Client:
+        """Return who asks at the management port."""
+        other = copy.copy(self)
+        other.app = Management(self.service).app
+        return other
 
     async def ask(
         self, method: str, target: str, body: bytes | list[bytes] = b"", headers: Headers = (), host: Any = HOST,
@@ -65,7 +85,7 @@ class Client:
         async def send(message: Any) -> None:
             messages.append(message)
 
-        await self.service.app(scope, receive or come, send)
+        await self.app(scope, receive or come, send)
         names = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in messages[0]["headers"]}
         return Answer(messages[0]["status"], names, b"".join(message.get("body", b"") for message in messages[1:]))
 

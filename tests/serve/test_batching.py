@@ -12,9 +12,9 @@ import pytest
 from tests.serve.client import Client, model_of
 
 from rushlight.errors import ModelError
+from rushlight.serve.answers import Refusal
 from rushlight.serve.batcher import Batcher
 from rushlight.serve.model import Model, Signature, measure
-from rushlight.serve.refusals import Refusal
 
 PIXELS = np.random.default_rng(1).integers(0, 256, (64, 1, 8, 8), dtype=np.uint8)
 PLENTY = 1 << 20
@@ -144,7 +144,7 @@ def test_what_is_dropped_or_given_up_is_never_run() -> None:
 
 def test_what_a_client_that_left_had_asked_is_never_run() -> None:
     client = Client("array")
-    served, seen = client.service.model, list[float]()
+    served, seen = client.service.registry.find("array").model, list[float]()
     run = served.run
 
     def slow(inputs: Mapping[str, Any]) -> Any:

@@ -25,7 +25,7 @@ TOKEN = "a-secret-of-the-tests"
 ADDRESSES = [
     ("POST", "/predict"), ("POST", "/invocations"), ("POST", "/predictions/image"), ("POST", PREDICT), ("GET", "/v2"),
     ("POST", "/v1/models/image:predict"), ("GET", "/v1/models/image"), ("GET", "/metrics"), ("GET", "/openapi.json"),
-    ("DELETE", "/v2/models/image"), ("PUT", "/predict"), ("OPTIONS", "/"), ("GET", "/signature"), ("POST", "/v2/repository/index"),
+    ("DELETE", "/v2/models/image"), ("PUT", "/predict"), ("OPTIONS", "/"), ("GET", "/signature"), ("GET", "/selftest"), ("GET", "/drift"), ("POST", "/explanations/image"), ("POST", "/v2/repository/index"),
 ]  # fmt: skip
 
 
@@ -97,7 +97,7 @@ def test_a_server_for_other_machines_answers_to_its_addresses_and_to_the_names_g
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.0.7"])
 def test_no_server_listens_beyond_this_machine_without_a_token(host: str) -> None:
     with pytest.raises(UsageError, match="no token is set"):
-        serve("latest", Path("runs"), None, Settings(host=host), False, "en", print, print)
+        serve(["latest"], Path("runs"), None, Settings(host=host), False, "en", print, print)
 
 
 # ── how much comes ───────────────────────────────────────────────────────────────────────────────────────────
@@ -193,7 +193,7 @@ def test_identities_are_passed_on_and_nothing_else_of_a_request(client: Client) 
     assert "traceparent" not in evil.headers
 
 
-@pytest.mark.parametrize("file", ["graph.onnx", "examples.safetensors"])
+@pytest.mark.parametrize("file", ["graph.onnx", "examples.safetensors", "weights.safetensors"])
 def test_one_flipped_bit_and_it_is_never_ready(tmp_path: Path, file: str) -> None:
     import shutil
 
@@ -202,7 +202,7 @@ def test_one_flipped_bit_and_it_is_never_ready(tmp_path: Path, file: str) -> Non
     content[len(content) * 2 // 3] ^= 1
     (tmp_path / "bundle" / file).write_bytes(content)
     with pytest.raises(WeightsError, match="SHA-256"):
-        serve(str(tmp_path / "bundle"), tmp_path, None, Settings(port=0), False, "en", print, print)
+        serve([str(tmp_path / "bundle")], tmp_path, None, Settings(port=0), False, "en", print, print)
 
 
 def test_other_examples_than_the_graph_answers_are_no_proof(tmp_path: Path) -> None:
@@ -221,7 +221,7 @@ def test_other_examples_than_the_graph_answers_are_no_proof(tmp_path: Path) -> N
     described["files"]["examples.safetensors"]["sha256"] = hashlib.sha256(content).hexdigest()
     (folder / "model.json").write_text(json.dumps(described))
     with pytest.raises(WeightsError, match="is not served"):
-        serve(str(folder), tmp_path, None, Settings(port=0, threads=1), False, "en", print, print)
+        serve([str(folder)], tmp_path, None, Settings(port=0, threads=1), False, "en", print, print)
 
 
 def test_names_of_files_in_an_address_are_names_of_no_model(client: Client) -> None:

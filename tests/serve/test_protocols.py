@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from prometheus_client.parser import text_string_to_metric_families
 from tests.serve.client import BUNDLES, Answer, Client
 
 from rushlight.export import open_bundle
+from rushlight.serve.metrics import escaped
 
 PIXELS = np.random.default_rng(1).integers(0, 256, (3, 8, 8), dtype=np.uint8)
 ROWS: list[dict[str, Any]] = [
@@ -272,6 +274,11 @@ def test_figures_are_counted_under_the_names_of_others_too(pictures: Client) -> 
         'ts_inference_requests_total{model_name="image",model_version="1"}', 'Requests2XX{Level="Host"}', "rushlight_batch_rows_bucket",
     ):  # fmt: skip
         assert line in text
+    read = {family.name: family for family in text_string_to_metric_families(text)}  # Prometheus' own reader
+    assert read["rushlight_batch_rows"].type == "histogram"
+    assert next(text_string_to_metric_families('a{b="' + escaped(odd := 'x"\\\n\\n猫') + '"} 1')).samples[0].labels == {
+        "b": odd
+    }
 
 
 def test_every_address_in_the_description_is_answered(pictures: Client) -> None:

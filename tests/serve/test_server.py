@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import http.client
 import json
 import os
 import re
+import select
 import signal
 import socket
 import subprocess
@@ -29,6 +31,7 @@ from rushlight.data.spec import FeatureSpec, Normalization, TargetSpec
 from rushlight.errors import WeightsError
 from rushlight.export.bundle import write_bundle
 from rushlight.serve.model import find_model
+from rushlight.serve.server import let_nobody_in
 
 BODY = json.dumps(PIXELS.tolist()).encode()
 
@@ -45,7 +48,7 @@ class Process:
             self.said += line
             if "Ctrl-C" in line:
                 break
-        found = re.search(r"http://127\.0\.0\.1:(\d+)", self.said)
+        found = re.search(r"Try it .*http://127\.0\.0\.1:(\d+)", self.said)
         assert found, self.said
         self.port = int(found[1])
 
@@ -112,6 +115,26 @@ def test_a_server_that_is_told_to_end_breaks_no_request_off() -> None:
         assert len(answered) > 8
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the queue only shrinks")
+def test_a_closing_door_lets_in_who_came_before_and_throws_nobody_out() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        before = socket.create_connection(listener.getsockname())
+        let_nobody_in(listener)
+        after = socket.socket()
+        after.setblocking(False)
+        assert after.connect_ex(listener.getsockname()) == errno.EINPROGRESS
+        assert select.select([], [after], [], 0.3)[1] == []  # it is not let in
+        inside, _ = listener.accept()
+        before.sendall(b"asked")
+        assert inside.recv(10) == b"asked"
+        inside.sendall(b"answered")
+        assert before.recv(10) == b"answered"
+    select.select([], [after], [], 30)  # until it knocks again
+    assert after.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.ECONNREFUSED
+    for each in (before, inside, after):
+        each.close()
+
+
 @pytest.mark.slow
 def test_slow_clients_are_closed_while_others_are_served() -> None:
     with serving(str(BUNDLES / "image")) as server:
@@ -152,6 +175,18 @@ def test_tritons_client_asks_as_it_is() -> None:
     with serving(str(BUNDLES / "image")) as server:
         address = f"127.0.0.1:{server.port}"
         subprocess.run([os.environ["RUSHLIGHT_TRITON_PYTHON"], str(script), address, "image"], check=True, timeout=60)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("RUSHLIGHT_TRITON_PYTHON" not in os.environ, reason="names a Python that has tritonclient[grpc]")
+def test_tritons_client_asks_over_grpc_as_it_is() -> None:
+    script = Path(__file__).parent / "triton_grpc_client.py"
+    with serving(str(BUNDLES / "image"), "--grpc-port", "0") as server:
+        address = re.search(r"gRPC: (\S+)", server.said)
+        assert address
+        subprocess.run(
+            [os.environ["RUSHLIGHT_TRITON_PYTHON"], str(script), address[1], "image"], check=True, timeout=60
+        )
 
 
 # ── other files ──────────────────────────────────────────────────────────────────────────────────────────────

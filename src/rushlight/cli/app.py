@@ -274,7 +274,8 @@ def board(
 
 @app.command(cls=Command)
 def serve(
-    run: Annotated[str, typer.Argument(metavar="RUN|BUNDLE|ONNX")] = "latest",
+    run: Annotated[list[str] | None, typer.Argument(metavar="RUN|BUNDLE|ONNX…")] = None,
+    models: Annotated[Path | None, typer.Option(metavar="FOLDER")] = None,
     model: Model = None,
     runs: Runs = Path("runs"),
     name: str | None = None,
@@ -283,6 +284,9 @@ def serve(
     allow_host: Annotated[list[str] | None, typer.Option(metavar="NAME")] = None,
     token_file: Annotated[Path | None, typer.Option(metavar="FILE")] = None,
     insecure: Annotated[bool, typer.Option("--insecure")] = False,
+    grpc_port: Annotated[int | None, typer.Option(metavar="PORT")] = None,
+    management_port: Annotated[int | None, typer.Option(metavar="PORT")] = None,
+    access_log: Annotated[Path | None, typer.Option(metavar="FILE")] = None,
     threads: int = 0,
     deadline: float = 30.0,
     drain: float = 20.0,
@@ -292,8 +296,9 @@ def serve(
     from rushlight.cli.serving import serve_until_told
 
     serve_until_told(
-        write, run, runs, model, language, insecure, token_file, name=name, port=port, host=host, hosts=tuple(allow_host or ()),
-        threads=threads, deadline=deadline, drain=drain,
+        write, run or ([] if models else ["latest"]), runs, model, language, insecure, token_file, access_log, name=name, port=port,
+        host=host, hosts=tuple(allow_host or ()), models=models, grpc=grpc_port, management=management_port, threads=threads,
+        deadline=deadline, drain=drain,
     )  # fmt: skip
 
 

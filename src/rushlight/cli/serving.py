@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from rushlight import files
 from rushlight.console import print_lines
-from rushlight.errors import UsageError, check_choice
+from rushlight.errors import StorageError, UsageError, check_choice
 from rushlight.serve import Settings, serve
 from rushlight.texts import LANGUAGES, language, shown, text
 
@@ -17,10 +19,10 @@ MOST_TOKEN = 4096  # bytes
 
 
 def serve_until_told(
-    write: tuple[str, Path] | None, given: str, runs: Path, reference: str | None, code: str | None, is_insecure: bool,
-    token_file: Path | None, **options: Any
+    write: tuple[str, Path] | None, given: list[str], runs: Path, reference: str | None, code: str | None, is_insecure: bool,
+    token_file: Path | None, log: Path | None, **options: Any,
 ) -> None:  # fmt: skip
-    """Serve, and print the address with what to do next, once the model has repeated its recorded examples.
+    """Serve, and print the address with what to do next, once the models have repeated their recorded examples.
 
     With `write`, a kind of deployment and a folder, write its files there instead.
     """
@@ -29,9 +31,11 @@ def serve_until_told(
     if write is not None:
         from rushlight.serve import write_deployment
 
+        if len(given) != 1 or options["models"] is not None:
+            raise UsageError("deploy-one-model")
         settings = Settings(**options)
         written = write_deployment(
-            *write, given, runs, reference, settings, chosen, lambda note: print_lines(shown(note))
+            *write, given[0], runs, reference, settings, chosen, lambda note: print_lines(shown(note))
         )
         print_lines(text("serve.written", names=", ".join(path.name for path in written), folder=write[1]))
         return
@@ -41,26 +45,37 @@ def serve_until_told(
     if token is not None and (len(token) < 16 or not token.isascii()):
         raise UsageError("serve-weak-token")
 
-    def announce(address: str, model: Any, seconds: float) -> None:
-        proof = "serve.proven" if model.examples else "serve.unproven"
-        lines = [text(proof, name=model.name, count=len(model.examples.get("inputs", ())))]
-        if model.note is not None:
-            lines.append(shown(model.note))
-        sizes = ", ".join(map(str, model.sizes))
-        lines.append(text("serve.engine", engine=model.engine, count=model.threads, sizes=sizes, seconds=seconds))
-        kind = model.features.kind if model.features is not None else "tensors"
-        lines.append(
-            text("serve.open", address=address, example=text(f"serve.example.{kind}", address=address, name=model.name))
-        )
+    def announce(address: str, models: Sequence[Any], seconds: float) -> None:
+        lines = []
+        for model in models:
+            proof = "serve.proven" if model.examples else "serve.unproven"
+            name = model.name if model.version == "1" else f"{model.name}/{model.version}"
+            lines.append(text(proof, name=name, count=len(model.examples.get("inputs", ()))))
+            if model.note is not None:
+                lines.append(shown(model.note))
+            sizes = ", ".join(map(str, model.sizes))
+            lines.append(text("serve.engine", engine=model.engine, count=model.threads, sizes=sizes))
+        first = models[0]
+        example = f"serve.example.{first.features.kind if first.features is not None else 'tensors'}"
+        lines.append(text("serve.ready", seconds=seconds))
+        lines.append(text("serve.open", address=address, example=text(example, address=address, name=first.name)))
         print_lines("\n".join(lines))
 
-    serve(
-        given,
-        runs,
-        reference,
-        Settings(token=token, **options),
-        is_insecure,
-        chosen,
-        lambda note: print_lines(shown(note)),
-        announce,
-    )
+    settings = Settings(token=token, log=None if log is None else access_log(log), **options)
+    serve(given, runs, reference, settings, is_insecure, chosen, lambda note: print_lines(shown(note)), announce)
+
+
+def access_log(path: Path) -> Callable[[dict[str, Any]], None]:
+    """Return what writes a line of JSON for each request. A disk that refuses later is told once, and no request fails by it."""
+    files.append_bytes(path, b"")
+    failed: list[bool] = []
+
+    def write(entry: dict[str, Any]) -> None:
+        try:
+            files.append_bytes(path, json.dumps(entry).encode() + b"\n")
+        except StorageError as error:
+            if not failed:
+                print_lines(text("serve.no-log", reason=error.problem))
+            failed.append(True)
+
+    return write

@@ -9,8 +9,8 @@ from rushlight.lazy import lazy_names
 if TYPE_CHECKING:
     from rushlight.export.batches import predict_batches
     from rushlight.export.bundle import Bundle, bundle_architecture, check_bundle, read_bundle, write_bundle
-    from rushlight.export.description import read_description
-    from rushlight.export.graph import Answers, Graph, open_graph, read_examples, why_unproven
+    from rushlight.export.description import read_description, read_listed
+    from rushlight.export.graph import MOST_BYTES, Answers, Graph, open_graph, read_examples, why_unproven
     from rushlight.export.inputs import read_raw
     from rushlight.export.nested import pack, unpack
     from rushlight.export.predictions import Predictions, predict

@@ -9,26 +9,28 @@ import logging
 import re
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import parse_qs
 
-from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
-from starlette.requests import Request
-from starlette.responses import Response
+import numpy as np
 
 from rushlight.errors import ModelError, RushlightError
 from rushlight.export import Answers
 from rushlight.serve import inference, tensorflow
+from rushlight.serve.answers import Answer, Refusal, json_answer
 from rushlight.serve.batcher import Batcher
-from rushlight.serve.gate import Gate
-from rushlight.serve.metrics import Meter
+from rushlight.serve.explain import explain_rows
+from rushlight.serve.gate import Gate, one
+from rushlight.serve.metrics import TEXT, statistics
 from rushlight.serve.model import Array, Model
 from rushlight.serve.openapi import openapi
 from rushlight.serve.options import Settings
-from rushlight.serve.reading import in_names, read_inputs
-from rushlight.serve.refusals import Refusal
-from rushlight.texts import read_room
+from rushlight.serve.reading import in_names, meaning, read_inputs
+from rushlight.serve.registry import Registry
+from rushlight.texts import read_room, shown
 from rushlight.version import __version__
 from rushlight.web import Receive, Scope, Send
 
@@ -37,119 +39,174 @@ PAGE_WORDS = "serve.page."  # what the keys of the words of the page begin with
 LARGE = 64 << 10  # bytes of a body from which it is read in a thread: meanwhile others are answered
 MOST_TOP = 1000
 NAMED = re.compile(
-    r"(/v[12]/models|/predictions)/([^/:]+)(?:/versions/([^/:]+))?([/:].*)?"
+    r"(/v[12]/models|/predictions|/explanations)/([^/:]+)(?:/(?:versions|labels)/([^/:]+))?([/:].*)?"
 )  # … /NAME/versions/VERSION …
-TORCHSERVE = ("/predictions", "/ping", "/api-description")
+BY_NAME = ("/predictions", "/explanations")  # have a version right after the name
+BY_QUERY = ("/predict", "/invocations", "/signature", "/drift")  # have the model in the query
+TORCHSERVE = (*BY_NAME, "/ping", "/api-description")
 NEVER_READ = ("pickle", "zip", "x-tar")  # in a content type
 Result = TypeVar("Result")
 
 
-class Service:
-    """A model behind its addresses. `is_ready` is False before the proof and while the server drains."""
+@dataclass(eq=False)
+class Request:
+    """A request that the gate let in, and the version of a model that it is for."""
 
-    def __init__(self, model: Model, settings: Settings, language: str) -> None:
-        self.model, self.settings, self.language = model, settings, language
-        self.meter = Meter()
-        self.batcher = Batcher(model, settings.most_waiting, self.meter)
-        self.meter.watch(self.batcher)
+    scope: Scope
+    receive: Receive
+    chosen: Batcher | None = None
+
+    def header(self, name: str) -> str:
+        """Return a header's value, "" where it is absent."""
+        return one(self.scope["rushlight.headers"], name)
+
+    def query(self, name: str) -> str:
+        """Return a value from the address, "" where it is absent."""
+        given = self.scope["query_string"]
+        return parse_qs(given[:2000].decode("latin-1")).get(name, [""])[-1] if given else ""
+
+    @property
+    def batcher(self) -> Batcher:
+        """The version that the request is for."""
+        assert self.chosen is not None
+        return self.chosen
+
+    @property
+    def model(self) -> Model:
+        """The model that the request is for."""
+        return self.batcher.model
+
+
+class Service:
+    """Models behind their addresses. `is_ready` is False before the proof and while the server drains."""
+
+    def __init__(self, registry: Registry, settings: Settings, language: str) -> None:
+        self.registry, self.settings, self.language = registry, settings, language
         self.is_ready = self.is_draining = False
-        self.app = Gate(self.answer, settings, self.refused, self.meter, lambda: self.is_draining)
-        described, statistics = (lambda request: openapi(model, language)), (lambda request: self.statistics())
+        self.shadows: set[asyncio.Task[None]] = set()
+        self.testing, self.tested = asyncio.Lock(), (0.0, json_answer({}))
+        self.app = Gate(self.answer, settings, self.refused, registry.meter, lambda: self.is_draining)
+        described = lambda request: openapi([b.model for b in registry.batchers()], language)  # noqa: E731
         server = {"name": "rushlight", "version": __version__, "extensions": inference.EXTENSIONS}
         self.addresses: dict[str, dict[str, Callable[[Request], Any]]] = {  # NAME and the version are left out
             "/": {"GET": self.page, "OPTIONS": described},
-            "/assets/try.js": {
-                "GET": lambda request: Response((PAGE / "try.js").read_bytes(), media_type="text/javascript")
-            },
-            "/assets/try.css": {
-                "GET": lambda request: Response((PAGE / "try.css").read_bytes(), media_type="text/css")
-            },
+            "/assets/try.js": {"GET": lambda request: Answer((PAGE / "try.js").read_bytes(), "text/javascript")},
+            "/assets/try.css": {"GET": lambda request: Answer((PAGE / "try.css").read_bytes(), "text/css")},
             "/health": {"GET": lambda request: {"status": "alive"}},
             "/ping": {"GET": lambda request: self.ready(request) and {"status": "Healthy"}},
             "/metrics": {"GET": self.metrics},
             "/openapi.json": {"GET": described},
             "/api-description": {"GET": described},
-            "/signature": {"GET": lambda request: self.signature()},
+            "/signature": {"GET": self.signature},
+            "/selftest": {"GET": self.selftest, "POST": self.selftest},
+            "/drift": {"GET": self.drift},
             "/predict": {"POST": self.predict},
             "/invocations": {"POST": self.predict},
             "/predictions/NAME": {"POST": self.predictions, "OPTIONS": described},
+            "/explanations/NAME": {"POST": self.explanations},
             "/v2": {"GET": lambda request: server},
             "/v2/": {"GET": lambda request: server},
             "/v2/health/live": {"GET": lambda request: {"live": True}},
             "/v2/health/ready": {"GET": self.ready},
-            "/v2/repository/index": {"POST": lambda request: [self.state()]},
-            "/v2/models/stats": {"GET": statistics},
-            "/v2/models/NAME": {"GET": lambda request: inference.describe(model)},
+            "/v2/repository/index": {"POST": lambda request: registry.state()},
+            "/v2/models/stats": {"GET": self.statistics},
+            "/v2/models/NAME": {"GET": lambda request: inference.describe(request.model, self.versions(request))},
             "/v2/models/NAME/ready": {"GET": self.ready},
-            "/v2/models/NAME/stats": {"GET": statistics},
+            "/v2/models/NAME/stats": {"GET": self.statistics},
             "/v2/models/NAME/infer": {"POST": self.infer},
-            "/v1/models/NAME": {"GET": lambda request: tensorflow.status(model, self.is_ready)},
-            "/v1/models/NAME/metadata": {"GET": lambda request: tensorflow.describe(model)},
+            "/v1/models/NAME": {"GET": self.tensorflow_status},
+            "/v1/models/NAME/metadata": {"GET": lambda request: tensorflow.describe(request.model)},
             **{f"/v1/models/NAME:{verb}": {"POST": self.tensorflow} for verb in ("predict", "classify", "regress")},
         }
 
     async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request that the gate let in."""
-        try:
-            content = self.handler(scope)(Request(scope, receive))
-            content = await content if inspect.isawaitable(content) else content
-            response = content if isinstance(content, Response) else respond(content)
-        except Exception as error:
-            response = self.refused(scope["path"], error)
-        await response(scope, receive, send)
+        await answer_with(self.handled, self.refused, Request(scope, receive), send)
 
-    def handler(self, scope: Scope) -> Callable[[Request], Any]:
-        """Return what answers an address; Refusal for one that there is not, and for a model that is not served."""
-        path = scope["path"]
+    def handled(self, request: Request) -> Any:
+        """Return the answer at an address, or what awaits it; Refusal where there is none, and for a model that is not served."""
+        scope, is_named = request.scope, False
+        path, method = scope["path"], "GET" if scope["method"] == "HEAD" else scope["method"]
         if path not in self.addresses and (found := NAMED.fullmatch(path)) is not None:
-            place, name, version, rest = found[1], found[2], found[3] or self.model.version, found[4] or ""
-            if place == "/predictions":
+            place, name, version, rest = found[1], found[2], found[3] or "", found[4] or ""
+            if place in BY_NAME:
                 version, rest = rest[1:] or version, ""
-            if (name, version) != (self.model.name, self.model.version):
-                known = f"{self.model.name}/{self.model.version}"
-                raise Refusal(404, "serve-no-model", name=f"{name}/{version}", known=known)
-            path = f"{place}/NAME{rest}"
+            path, is_named = f"{place}/NAME{rest}", True
         if (methods := self.addresses.get(path)) is None:
             raise Refusal(404, "serve-no-address")
-        method = "GET" if scope["method"] == "HEAD" else scope["method"]
         if method not in methods:
             raise Refusal(405, "serve-method", headers={"allow": ", ".join(methods)})
-        return methods[method]
+        if is_named or path in BY_QUERY:
+            if not is_named:
+                name, version = request.query("model"), request.query("version")
+            request.chosen = self.registry.find(name, version, self.sticky(request, name))
+            scope["rushlight.model"] = request.model
+            if method == "POST":
+                scope["rushlight.totals"] = request.batcher.totals
+        return methods[method](request)
+
+    def sticky(self, request: Request, name: str) -> str | None:
+        """Return what keeps the sender of a request at one version of a model whose requests are split."""
+        plan = self.registry.plans.get(name or next(iter(self.registry.models), ""))
+        return (request.header(plan.sticky.lower()) or None) if plan is not None and plan.split else None
+
+    def versions(self, request: Request) -> list[str]:
+        """Return the versions of a request's model."""
+        return [*self.registry.models.get(request.model.name, ())]
 
     # ── health and descriptions ──
 
     def ready(self, request: Request) -> dict[str, Any]:
-        """Say that the model answers, or refuse."""
-        if not self.is_ready:
+        """Say that the models answer, or the one that is asked for; or refuse."""
+        asked = [request.chosen] if request.chosen is not None else [*self.registry.batchers()]
+        if not self.is_ready or not asked or any(batcher.failure is not None for batcher in asked):
             raise Refusal(503, "serve-not-ready")
-        return {"ready": True, "live": True, "name": self.model.name}
+        return {"ready": True, "live": True, "name": asked[0].model.name}
 
-    def state(self) -> dict[str, Any]:
-        """Return the model's entry in the index of the repository extension."""
-        state = "READY" if self.is_ready else "UNAVAILABLE"
-        return {"name": self.model.name, "version": self.model.version, "state": state, "reason": ""}
-
-    def statistics(self) -> dict[str, Any]:
+    def statistics(self, request: Request) -> dict[str, Any]:
         """Return the figures of the statistics extension."""
-        totals = self.meter.totals
-        parts = {
-            "success": ("ok", "request"), "fail": ("failed", ""), "queue": ("ok", "queue"), "compute_infer": ("batches", "compute"),
-        }  # fmt: skip
-        figures = {
-            name: {"count": int(totals[count]), "ns": int(totals.get(total, 0) * 1e9)}
-            for name, (count, total) in parts.items()
-        }
-        own = {
-            "name": self.model.name, "version": self.model.version, "inference_count": int(totals["rows"]),
-            "execution_count": int(totals["batches"]), "inference_stats": figures,
-        }  # fmt: skip
-        return {"model_stats": [own]}
-
-    def signature(self) -> dict[str, Any]:
-        """Return what the try-it page shows."""
-        features, target = self.model.features, self.model.target
+        asked = [request.chosen] if request.chosen is not None else self.registry.batchers()
         return {
-            "name": self.model.name,
+            "model_stats": [statistics(batcher.totals, batcher.model.name, batcher.model.version) for batcher in asked]
+        }
+
+    def tensorflow_status(self, request: Request) -> dict[str, Any]:
+        """Return the state of one version, or of all where none is named."""
+        is_one = "/versions/" in request.scope["path"] or "/labels/" in request.scope["path"]
+        versions = [request.model.version] if is_one else self.versions(request)
+        return tensorflow.status(request.model.name, versions, self.is_ready)
+
+    async def selftest(self, request: Request) -> Answer:
+        """Repeat the recorded examples of every model now; one that no longer does is not asked again until it does."""
+        came = time.monotonic()
+        async with self.testing:
+            if self.tested[0] > came:  # somebody else's, which began after this request came
+                return self.tested[1]
+            began, found = time.monotonic(), []
+            for batcher in [*self.registry.batchers()]:
+                model = batcher.model
+                batcher.failure = await asyncio.to_thread(model.prove)
+                entry = {"name": model.name, "version": model.version, "ok": batcher.failure is None}
+                count = len(model.examples.get("inputs", ()))
+                found.append({**entry, "examples": count, "reason": str(batcher.failure or "")})
+            is_good = bool(found) and all(entry["ok"] for entry in found)
+            self.tested = began, json_answer({"ok": is_good, "models": found}, 200 if is_good else 503)
+        return self.tested[1]
+
+    def drift(self, request: Request) -> dict[str, Any]:
+        """Say how far what the model is asked has moved from what it was trained on."""
+        drift = request.batcher.drift
+        return {
+            "name": request.model.name, "version": request.model.version, "rows": drift.rows, "sentence": shown(drift.sentence()),
+            "deviations": drift.deviations(), "shares": drift.shares(), "tested": drift.tested,
+        }  # fmt: skip
+
+    def signature(self, request: Request) -> dict[str, Any]:
+        """Return what the try-it page shows."""
+        features, target = request.model.features, request.model.target
+        return {
+            "name": request.model.name,
+            "models": [*self.registry.models],
             "kind": features and features.kind,
             "shape": features and list(features.shape),
             "columns": [
@@ -159,96 +216,131 @@ class Service:
             "target": target and target.name,
         }
 
-    def page(self, request: Request) -> Response:
+    def page(self, request: Request) -> Answer:
         """Show the try-it page, whose words are in the language of the server."""
         room, section, _ = PAGE_WORDS.split(".")
         words = json.dumps(read_room(self.language, room)[section])
         html = (PAGE / "try.html").read_text(encoding="utf-8").replace("$language", self.language)
-        return Response(html.replace("$words", escape(words)), media_type="text/html")
+        return Answer(html.replace("$words", escape(words)).encode(), "text/html;charset=utf-8")
 
-    def metrics(self, request: Request) -> Response:
+    def metrics(self, request: Request) -> Answer:
         """Give Prometheus its figures."""
-        self.meter.ready.set(self.is_ready)
-        return Response(self.meter.text(), headers={"content-type": CONTENT_TYPE_PLAIN_0_0_4})
+        text = self.registry.meter.text(self.is_ready, [*self.registry.batchers()])
+        return Answer(text, TEXT)
 
     # ── predictions ──
 
     async def predict(self, request: Request) -> dict[str, Any]:
         """Answer a picture, rows or an array with names and probabilities, or values."""
-        top = request.query_params.get("top", "")
+        top, model = request.query("top"), request.model
         count = min(int(top), MOST_TOP) if top.isdecimal() and len(top) < 6 else MOST_TOP
-        return {"model": self.model.name, "predictions": in_names(await self.predicted(request), self.model, count)}
+        answers = await self.run(request, await self.raw_inputs(request))
+        return {"model": model.name, "predictions": in_names(answers, model, count)}
 
     async def predictions(self, request: Request) -> Any:
         """Answer as TorchServe's image classifier does: an object of names and probabilities, or a list of these."""
-        named = in_names(await self.predicted(request), self.model, 5)
+        named = in_names(await self.run(request, await self.raw_inputs(request)), request.model, 5)
         rows = [row.get("probabilities", row.get("value")) for row in named]
         return rows[0] if len(rows) == 1 else rows
 
-    async def predicted(self, request: Request) -> Answers:
-        """Return the outputs on a body that is a picture, rows, an array, or a form with one of these as `data`."""
+    async def explanations(self, request: Request) -> Any:
+        """Answer how much each part of the input speaks for the answer."""
+        raw = await self.raw_inputs(request)
+        return await explain_rows(request.model, raw, request.query("target"), lambda rows: self.run(request, rows))
+
+    async def raw_inputs(self, request: Request) -> Array:
+        """Return the inputs in a body that is a picture, rows, an array, or a form with one of these as `data`."""
         body = await self.body(request)
-        kind = request.headers.get("content-type", "")
+        kind = request.header("content-type")
         if kind.lower().startswith("multipart/"):
             body, kind = part_of_form(body, kind), ""
         if any(word in kind.lower() for word in NEVER_READ):
             raise Refusal(415, "serve-content-type", found=kind[:100])
-        raw = await here_or_in_thread(
-            body, lambda: read_inputs(body, kind.lower(), self.model, self.settings.most_rows)
-        )
-        return await self.run(request, raw)
+        most = self.settings.most_rows
+        return await here_or_in_thread(body, lambda: read_inputs(body, kind.lower(), request.model, most))
 
-    async def infer(self, request: Request) -> Response:
+    async def infer(self, request: Request) -> Answer:
         """Answer a request of the Open Inference Protocol."""
-        body, header = await self.body(request), request.headers.get(inference.LENGTH_HEADER, "")
+        body, header = await self.body(request), request.header(inference.LENGTH_HEADER)
         asked = await here_or_in_thread(
-            body, lambda: inference.Request(body, header, self.model, self.settings.most_rows)
+            body,
+            lambda: inference.InferRequest(
+                *inference.read_head_and_tail(body, header), request.model, self.settings.most_rows
+            ),
         )
         answers = await self.submit(request, asked.inputs, asked.rows, asked.seconds(self.seconds(request)))
-        content, headers = asked.respond(answers, self.model)
-        return Response(content, headers=headers)
+        content, headers = asked.respond(answers, request.model)
+        return Answer(content, headers=headers)
 
     async def tensorflow(self, request: Request) -> dict[str, Any]:
         """Answer a request of TensorFlow Serving."""
         body, verb = await self.body(request), request.scope["path"].rpartition(":")[2]
         raw, by_column = await here_or_in_thread(
-            body, lambda: tensorflow.read_request(body, verb, self.model, self.settings.most_rows)
+            body, lambda: tensorflow.read_request(body, verb, request.model, self.settings.most_rows)
         )
-        return tensorflow.respond(await self.run(request, raw), verb, by_column, self.model)
+        return tensorflow.respond(await self.run(request, raw), verb, by_column, request.model)
 
     async def body(self, request: Request) -> bytes:
         """Return a request's body, unless the model does not answer yet."""
-        if not self.is_ready and not self.is_draining:
+        if (not self.is_ready and not self.is_draining) or request.batcher.failure is not None:
             raise Refusal(503, "serve-not-ready", headers={"retry-after": "1"})
+        request.batcher.check_room(1)  # before the body is read, and then again
         return await self.app.read_body(request.scope, request.receive)
 
     async def run(self, request: Request, raw: Array) -> Answers:
         """Return the outputs on raw inputs."""
-        return await self.submit(request, {self.model.inputs[0].name: raw}, len(raw), self.seconds(request))
+        return await self.submit(request, {request.model.inputs[0].name: raw}, len(raw), self.seconds(request))
 
     async def submit(self, request: Request, inputs: Mapping[str, Array], rows: int, seconds: float) -> Answers:
         """Return the outputs on rows; where these have to wait and the client leaves, they are never run."""
-        answers = self.batcher.submit(inputs, rows, seconds)
-        if not self.batcher.is_busy:
-            return await answers
-        waiting, leaving = asyncio.ensure_future(answers), asyncio.ensure_future(request.receive())
+        batcher = request.batcher
+        request.scope["rushlight.rows"] = rows
+        answering = batcher.submit(inputs, rows, seconds)
+        if not batcher.is_busy:
+            answers = await answering
+        else:
+            waiting, leaving = asyncio.ensure_future(answering), asyncio.ensure_future(request.receive())
+            try:
+                await asyncio.wait({waiting, leaving}, return_when=asyncio.FIRST_COMPLETED)
+                if not waiting.done():
+                    raise Refusal(400, "serve-cut-off")
+                answers = waiting.result()
+            finally:
+                waiting.cancel()
+                leaving.cancel()
+        if (shadow := self.registry.shadow_of(batcher)) is not None:
+            task = asyncio.create_task(self.compare(shadow, inputs, rows, answers))
+            self.shadows.add(task)
+            task.add_done_callback(self.shadows.discard)
+        return answers
+
+    async def compare(self, shadow: Batcher, inputs: Mapping[str, Array], rows: int, answers: Answers) -> None:
+        """Ask another version the same, unless it has work, and count the rows on which it agrees."""
+        outcomes = self.registry.meter.shadows
+        if shadow.is_busy or shadow.waiting:
+            outcomes[shadow.model.name, "skipped"] += rows
+            return
         try:
-            await asyncio.wait({waiting, leaving}, return_when=asyncio.FIRST_COMPLETED)
-            if not waiting.done():
-                raise Refusal(400, "serve-cut-off")
-            return waiting.result()
-        finally:
-            waiting.cancel()
-            leaving.cancel()
+            own, other = meaning(answers), meaning(await shadow.submit(inputs, rows, 1.0))
+            is_class = shadow.model.target is not None and shadow.model.target.task == "classification"
+            same = (
+                (own.argmax(1) == other.argmax(1))
+                if is_class
+                else np.isclose(own, other, rtol=0.01).reshape(rows, -1).all(1)
+            )
+            outcomes[shadow.model.name, "same"] += int(same.sum())
+            outcomes[shadow.model.name, "other"] += int(rows - same.sum())
+        except (RushlightError, ValueError, IndexError):  # it takes or gives something else
+            outcomes[shadow.model.name, "failed"] += rows
 
     def seconds(self, request: Request) -> float:
         """Return how long a request may wait for its batch: as its header says, at most as the server's deadline."""
-        given = request.headers.get("x-timeout-ms", "")
+        given = request.header("x-timeout-ms")
         most = int(given) / 1000 if given.isdecimal() and len(given) < 10 else self.settings.deadline
         passed: float = time.perf_counter() - request.scope["rushlight.arrived"]
         return max(0.0, min(most, self.settings.deadline) - passed)
 
-    def refused(self, path: str, error: Exception) -> Response:
+    def refused(self, path: str, error: Exception) -> Answer:
         """Return the answer to an error, as the protocol of its address has it; nothing of the machine is in it."""
         if not isinstance(error, RushlightError):
             logging.getLogger(__name__).exception(error)
@@ -257,13 +349,23 @@ class Service:
         if isinstance(error, Refusal):
             status, headers = error.status, error.headers
         if path.startswith(TORCHSERVE):
-            return respond({"code": status, "type": type(error).__name__, "message": error.problem}, status, headers)
-        return respond({"error": error.problem, "advice": error.advice}, status, headers)
+            return json_answer(
+                {"code": status, "type": type(error).__name__, "message": error.problem}, status, headers
+            )
+        return json_answer({"error": error.problem, "advice": error.advice}, status, headers)
 
 
-def respond(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    """Return JSON in ASCII: a name need be no UTF-8."""
-    return Response(json.dumps(content).encode(), status, headers, "application/json")
+async def answer_with(
+    handle: Callable[[Request], Any], refuse: Callable[[str, Exception], Answer], request: Request, send: Send
+) -> None:
+    """Send what a request is answered, or why it is refused."""
+    try:
+        content = handle(request)
+        content = await content if inspect.isawaitable(content) else content
+        answer = content if isinstance(content, Answer) else json_answer(content)
+    except Exception as error:
+        answer = refuse(request.scope["path"], error)
+    await answer(request.scope, request.receive, send)
 
 
 async def here_or_in_thread(body: bytes, read: Callable[[], Result]) -> Result:

@@ -7,7 +7,6 @@ it. A batch that fails is run again request by request: only who is wrong is ref
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -19,8 +18,11 @@ import numpy as np
 
 from rushlight.errors import ModelError
 from rushlight.export import Answers
+from rushlight.serve.answers import Refusal
+from rushlight.serve.drift import Drift
+from rushlight.serve.metrics import Meter
 from rushlight.serve.model import Array, Model
-from rushlight.serve.refusals import Refusal
+from rushlight.texts import Note
 
 AT_ONCE = 2e-4  # seconds: what takes less is not worth a batch
 QUICK = 2e-3  # seconds: a batch that takes less is run where requests are read, without a change of threads
@@ -41,11 +43,27 @@ class Job:
         return tuple(values.shape[1:] for values in self.inputs.values())
 
 
-class Batcher:
-    """The queue in front of a model. For one event loop."""
+@dataclass
+class Executed:
+    """A batch that ran: its requests with their answers, its rows, its seconds, and the seconds that they waited together."""
 
-    def __init__(self, model: Model, most_waiting: int, meter: Any = None) -> None:
-        self.model, self.most_waiting, self.meter = model, most_waiting, meter
+    results: list[tuple[Job, Answers | Exception]]
+    rows: int = 0
+    seconds: float = 0.0
+    queued: float = 0.0
+
+
+class Batcher:
+    """A version of a model, and the queue in front of it. For one event loop.
+
+    `failure` says why it is no longer asked, where a later proof failed.
+    """
+
+    def __init__(self, model: Model, most_waiting: int, meter: Meter | None = None) -> None:
+        self.model, self.most_waiting, self.meter = model, most_waiting, meter or Meter()
+        self.totals, self.drift = self.meter.totals(model.name, model.version), Drift(model)
+        self.failure: Note | None = None
+        self.loaded = time.time()
         self.waiting: deque[Job] = deque()
         self.waiting_rows = 0
         self.is_busy = self.is_scheduled = False
@@ -61,14 +79,13 @@ class Batcher:
                 tensor.name: np.zeros((0, *(side or 0 for side in tensor.shape[1:])), np.float32)
                 for tensor in self.model.outputs
             }
-        if self.waiting_rows and self.waiting_rows + rows > self.most_waiting:
-            raise Refusal(503, "serve-busy", rows=self.waiting_rows, headers={"retry-after": "1"})
+        self.check_room(rows)
         if seconds <= 0:
             raise Refusal(504, "serve-too-late", seconds=0.0)
         loop = asyncio.get_running_loop()
         job = Job(inputs, rows, loop.create_future())
         if not self.waiting and not self.is_busy and self.seconds(rows) < AT_ONCE:
-            settle(execute(self.model, [job], self.meter))
+            self.settle(execute(self.model, [job]))
             return await job.future
         self.waiting.append(job)
         self.waiting_rows += rows
@@ -81,6 +98,11 @@ class Batcher:
         finally:
             expiry.cancel()
 
+    def check_room(self, rows: int) -> None:
+        """Refuse more rows where the queue is full; an empty one takes any request."""
+        if self.waiting_rows and self.waiting_rows + rows > self.most_waiting:
+            raise Refusal(503, "serve-busy", rows=self.waiting_rows, headers={"retry-after": "1"})
+
     def flush(self) -> None:
         """Run what waits: here where that is quick, else in the thread, batch after batch."""
         self.is_scheduled = False
@@ -89,17 +111,32 @@ class Batcher:
             if not jobs:
                 continue
             if self.seconds(sum(job.rows for job in jobs)) < QUICK:
-                settle(execute(self.model, jobs, self.meter))
+                self.settle(execute(self.model, jobs))
                 continue
             self.is_busy = True
-            running = asyncio.get_running_loop().run_in_executor(self.thread, execute, self.model, jobs, self.meter)
+            running = asyncio.get_running_loop().run_in_executor(self.thread, execute, self.model, jobs)
             running.add_done_callback(self.finish)
 
-    def finish(self, running: asyncio.Future[list[tuple[Job, Answers | Exception]]]) -> None:
+    def finish(self, running: asyncio.Future[list[Executed]]) -> None:
         """Hand out the answers of a batch that ran in the thread, and go on."""
         self.is_busy = False
-        settle(running.result())
+        self.settle(running.result())
         self.flush()
+
+    def settle(self, batches: list[Executed]) -> None:
+        """Give requests their answers; one that was given up in the meantime needs none."""
+        for batch in batches:
+            if batch.rows:
+                self.meter.executed(self.totals, batch.rows, batch.seconds, batch.queued)
+            for job, result in batch.results:
+                if job.future.done():
+                    continue
+                if isinstance(result, Exception):
+                    job.future.set_exception(result)
+                else:
+                    job.future.set_result(result)
+                    if self.drift.take_turn():
+                        asyncio.get_running_loop().call_soon(self.drift.see, job.inputs, result)
 
     def next_batch(self) -> list[Job]:
         """Take the requests of the next batch from the queue, without those that expired or were given up."""
@@ -122,10 +159,6 @@ class Batcher:
         size = next((size for size in self.model.sizes if size >= rows), self.model.sizes[-1])
         return self.model.seconds.get(size, 0.0) * max(1.0, rows / size)
 
-    def close(self) -> None:
-        """Let the thread end."""
-        self.thread.shutdown(wait=False, cancel_futures=True)
-
 
 def expire(job: Job, seconds: float) -> None:
     """Refuse a request whose time is over; where it has not begun, it is never run."""
@@ -133,44 +166,33 @@ def expire(job: Job, seconds: float) -> None:
         job.future.set_exception(Refusal(504, "serve-too-late", seconds=seconds))
 
 
-def settle(results: list[tuple[Job, Answers | Exception]]) -> None:
-    """Give requests their answers; one that was given up in the meantime needs none."""
-    for job, result in results:
-        with contextlib.suppress(asyncio.InvalidStateError):
-            if isinstance(result, Exception):
-                job.future.set_exception(result)
-            else:
-                job.future.set_result(result)
-
-
 # ── in the thread ────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def execute(model: Model, jobs: list[Job], meter: Any) -> list[tuple[Job, Answers | Exception]]:
+def execute(model: Model, jobs: list[Job]) -> list[Executed]:
     """Run requests as one batch, and each alone where that fails."""
     began = time.perf_counter()
     try:
         answers = run_rows(model, [job.inputs for job in jobs])
     except Exception as error:  # an engine may raise anything
         if len(jobs) > 1:
-            return [result for job in jobs for result in execute(model, [job], meter)]
-        return [(jobs[0], Refusal(500, "serve-model-failed", reason=type(error).__name__))]
-    if meter is not None:
-        queued = sum(began - job.arrived for job in jobs)
-        meter.executed(sum(job.rows for job in jobs), time.perf_counter() - began, queued)
+            return [batch for job in jobs for batch in execute(model, [job])]
+        return [Executed([(jobs[0], Refusal(500, "serve-model-failed", reason=type(error).__name__))])]
     results: list[tuple[Job, Answers | Exception]] = []
     first = 0
     for job in jobs:
         own = {name: values[first : first + job.rows] for name, values in answers.items()}
         results.append((job, own if model.target is None else checked(own)))
         first += job.rows
-    return results
+    return [Executed(results, first, time.perf_counter() - began, sum(began - job.arrived for job in jobs))]
 
 
 def checked(answers: Answers) -> Answers | ModelError:
     """Return the answers, or the error of a model that answers what is no number."""
     for values in answers.values():
-        if values.dtype.kind == "f" and np.isnan(values).any():
+        if (
+            values.dtype.kind == "f" and values.size and (least := np.minimum.reduce(values, axis=None)) != least
+        ):  # which NaN alone is
             return ModelError("predict-broken-model", sample=int(np.argwhere(np.isnan(values))[0][0]))
     return answers
 
@@ -181,7 +203,7 @@ def run_rows(model: Model, given: list[Mapping[str, Array]]) -> Answers:
     inputs = {
         name: given[0][name] if len(given) == 1 else np.concatenate([each[name] for each in given]) for name in names
     }
-    if model.is_fixed:
+    if model.is_fixed or len(inputs[names[0]]) in model.sizes:
         return model.run(inputs)
     parts = [trimmed(model.run(batch), count) for batch, count in padded_batches(inputs, model.sizes)]
     return parts[0] if len(parts) == 1 else {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -35,7 +35,7 @@ KINDS = {  # the files of each kind, and their templates
     "ray": {"ray_app.py": "ray_app.py"},
 }  # fmt: skip
 NEEDED = (  # what a server that has a graph imports
-    "numpy", "onnxruntime", "starlette", "uvicorn", "httptools", "prometheus-client", "pillow", "typer", "rich", "platformdirs",
+    "numpy", "onnxruntime", "uvicorn", "httptools", "orjson", "pillow", "typer", "rich", "platformdirs",
     "safetensors", "filelock",
 )  # fmt: skip
 THREADS = 2  # where none were chosen: those of the machine that writes are not those of the one that serves

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import os
 import re
 import time
-import uuid
 import zlib
 from collections.abc import Callable
 from typing import Any
 
+from rushlight.serve.answers import Refusal
 from rushlight.serve.options import Settings
-from rushlight.serve.refusals import Refusal
 from rushlight.web import (
     HEADERS,
     LOOPBACK,
@@ -56,6 +56,7 @@ class Gate:
     ) -> None:  # fmt: skip
         self.app, self.settings, self.refuse, self.meter, self.is_draining = app, settings, refuse, meter, is_draining
         self.held = 0  # bytes of bodies in memory
+        self.is_local = False  # whether it is for this machine alone, wherever the others listen
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -63,16 +64,15 @@ class Gate:
             return
         started, headers, status = time.perf_counter(), headers_of(scope), 500
         scope["rushlight.arrived"], scope["rushlight.headers"] = started, headers
-        identity = one(headers, "x-request-id")
-        own = [(b"x-request-id", identity.encode() if TRACE.match(identity) else uuid.uuid4().hex.encode())]
-        if TRACE.match(trace := one(headers, "traceparent")):
-            own.append((b"traceparent", trace.encode()))
+        own = identities_of(headers)
 
         async def send_hardened(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message.get("headers", []), *HARDENED, *own]
+                message["headers"] = [*message["headers"], *HARDENED, *own]
+                if (model := scope.get("rushlight.model")) is not None:
+                    message["headers"].append((b"x-model-version", model.version.encode("latin-1", "replace")))
                 if self.is_draining():
                     message["headers"].append((b"connection", b"close"))
             await send(message)
@@ -81,7 +81,14 @@ class Gate:
             app = self.app if (refusal := self.refusal(scope, headers)) is None else self.refuse(scope["path"], refusal)
             await app(scope, receive, send_hardened)
         finally:
-            self.meter.answered(scope, status, time.perf_counter() - started)
+            self.note(scope, status, own)
+
+    def note(self, scope: Scope, status: int, identities: list[tuple[bytes, bytes]]) -> None:
+        """Count an answer, and write it to the access log."""
+        seconds = time.perf_counter() - scope["rushlight.arrived"]
+        self.meter.answered(scope["path"], status, seconds, scope.get("rushlight.totals"))
+        if self.settings.log is not None:
+            self.settings.log(log_entry(scope, status, seconds, identities))
 
     def refusal(self, scope: Scope, headers: dict[str, list[str]]) -> Refusal | None:
         """Return why a request is not answered, before anything of its body is read."""
@@ -91,10 +98,9 @@ class Gate:
         if is_from_elsewhere(headers, hosts[0], is_page):
             return Refusal(403, "serve-cross-origin")
         is_read = scope["method"] in ("GET", "HEAD")
-        if self.settings.token is not None and not (is_read and OPEN.fullmatch(scope["path"])):
-            given = one(headers, "authorization")
-            if not given.lower().startswith("bearer ") or not are_equal_secrets(given[7:].strip(), self.settings.token):
-                return Refusal(401, "serve-token", headers={"www-authenticate": "Bearer"})
+        is_open = self.settings.token is None or (is_read and OPEN.fullmatch(scope["path"]))
+        if not is_open and not has_token(headers, self.settings.token or ""):
+            return Refusal(401, "serve-token", headers={"www-authenticate": "Bearer"})
         return None
 
     def is_known(self, host: str) -> bool:
@@ -105,7 +111,7 @@ class Gate:
             ipaddress.ip_address(re.sub(r":[0-9]{1,5}\Z", "", host).strip("[]"))
         except ValueError:
             return False
-        return self.settings.host != LOOPBACK
+        return self.settings.host != LOOPBACK and not self.is_local
 
     async def read_body(self, scope: Scope, receive: Receive) -> bytes:
         """Return a request's body, unpacked. Refusal for what is too large, too slow, cut off, or packed in an unknown way."""
@@ -139,6 +145,32 @@ class Gate:
             raise Refusal(408, "serve-too-slow", seconds=settings.receive, headers={"connection": "close"}) from None
         finally:
             self.held -= len(body)
+
+
+def log_entry(scope: Scope, status: int, seconds: float, identities: list[tuple[bytes, bytes]]) -> dict[str, Any]:
+    """Return what the access log has of a request: no body, no query, no token."""
+    model = scope.get("rushlight.model")
+    entry = {
+        "time": round(time.time(), 6), "method": scope["method"], "path": scope["path"], "status": status,
+        "ms": round(1000 * seconds, 3), "client": (scope.get("client") or ("",))[0],
+        **{name.decode(): value.decode("latin-1") for name, value in identities},
+    }  # fmt: skip
+    if model is not None:
+        entry |= {"model": model.name, "version": model.version, "rows": scope.get("rushlight.rows", 0)}
+    return entry
+
+
+def identities_of(headers: dict[str, list[str]]) -> list[tuple[bytes, bytes]]:
+    """Return the request's own identity, or a new one, and that of its trace, to be passed on."""
+    identity, trace = one(headers, "x-request-id"), one(headers, "traceparent")
+    own = [(b"x-request-id", identity.encode() if TRACE.match(identity) else os.urandom(16).hex().encode())]
+    return [*own, (b"traceparent", trace.encode())] if TRACE.match(trace) else own
+
+
+def has_token(headers: dict[str, list[str]], token: str) -> bool:
+    """Tell whether a request brings the token."""
+    given = one(headers, "authorization")
+    return given.lower().startswith("bearer ") and are_equal_secrets(given[7:].strip(), token)
 
 
 def one(headers: dict[str, list[str]], name: str) -> str:

@@ -5,25 +5,27 @@ A body is JSON, or JSON and after it the bytes of tensors; the header `Inference
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import struct
-from collections.abc import Mapping
-from functools import cache
+from collections.abc import Iterator, Mapping
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
 
 from rushlight.export import Answers, read_raw
 from rushlight.kinds import Kind, is_count, is_flag, is_text, is_whole_number, wrong_entry
+from rushlight.serve.answers import Refusal, encode_json
 from rushlight.serve.model import DATATYPES, Array, Model
 from rushlight.serve.reading import bounded, checked_rows, json_lists, numbers_of, parsed, text_of
-from rushlight.serve.refusals import Refusal
 
 DTYPES = {datatype: dtype for dtype, datatype in DATATYPES.items() if datatype != "BYTES"}
 LENGTH_HEADER = "inference-header-content-length"
 EXTENSIONS = ["binary_tensor_data", "classification", "statistics", "model_repository"]
 MOST_CLASSES = 1000
+SHORT = 1024  # bytes of JSON before tensors
 PARAMETERS: Kind = {
     "binary_data_size?": is_count, "binary_data?": is_flag, "binary_data_output?": is_flag, "classification?": is_count,
     "timeout?": is_whole_number,
@@ -36,16 +38,13 @@ REQUEST: Kind = {
 }
 
 
-class Request:
+class InferRequest:
     """A request of this protocol, read."""
 
-    def __init__(self, body: bytes, header: str, model: Model, most_rows: int) -> None:
-        """Read a body. Refusal or DataError for what is wrong in it."""
-        head, tail = cut(body, header)
-        self.content: dict[str, Any] = parsed(head)
-        if (name := wrong_entry(self.content, REQUEST)) is not None:
-            raise Refusal(400, "serve-bad-entry", name=name)
-        given = request_tensors(self.content["inputs"], memoryview(tail))
+    def __init__(self, content: dict[str, Any], tail: bytes, model: Model, most_rows: int) -> None:
+        """Take the checked JSON of a request, and the bytes after it. Refusal or DataError for what does not fit."""
+        self.content = content
+        given = request_tensors(content["inputs"], memoryview(tail))
         self.inputs, self.rows = model_inputs(given, model, most_rows)
 
     def seconds(self, usual: float) -> float:
@@ -53,19 +52,23 @@ class Request:
         microseconds = self.content.get("parameters", {}).get("timeout", 0)
         return min(usual, microseconds / 1e6) if microseconds > 0 else usual
 
-    def respond(self, answers: Answers, model: Model) -> tuple[bytes, dict[str, str]]:
-        """Return the body and the headers of the answer."""
+    def outputs(self, answers: Answers, model: Model) -> Iterator[tuple[str, Array, str, bool]]:
+        """Give each output that was asked for: its name, values and datatype, and whether it is to be bytes."""
         everywhere = self.content.get("parameters", {}).get("binary_data_output", False)
-        asked = self.content.get("outputs") or [{"name": name} for name in answers]
-        described, tails = [], []
-        for output in asked:
+        for output in self.content.get("outputs") or [{"name": name} for name in answers]:
             if (name := output["name"]) not in answers:
                 raise Refusal(400, "serve-no-output", name=name, known=", ".join(answers))
             values, parameters = answers[name], output.get("parameters", {})
             if count := parameters.get("classification", 0):
                 values = classified(values, min(count, MOST_CLASSES), model)
-            entry: dict[str, Any] = {"name": name, "datatype": datatype_of(values), "shape": list(values.shape)}
-            if parameters.get("binary_data", everywhere):
+            yield name, values, datatype_of(values), parameters.get("binary_data", everywhere)
+
+    def respond(self, answers: Answers, model: Model) -> tuple[bytes, dict[str, str]]:
+        """Return the body and the headers of the answer."""
+        described, tails = [], []
+        for name, values, datatype, is_binary in self.outputs(answers, model):
+            entry: dict[str, Any] = {"name": name, "datatype": datatype, "shape": list(values.shape)}
+            if is_binary:
                 tails.append(as_bytes(values))
                 entry["parameters"] = {"binary_data_size": len(tails[-1])}
             else:
@@ -74,7 +77,7 @@ class Request:
         head = {"model_name": model.name, "model_version": model.version, "outputs": described}
         if "id" in self.content:
             head["id"] = self.content["id"]
-        content = json.dumps(head).encode()
+        content = encode_json(head)
         if not tails:
             return content, {"content-type": "application/json"}
         headers = {"content-type": "application/octet-stream", LENGTH_HEADER: str(len(content))}
@@ -84,13 +87,28 @@ class Request:
 # ── reading ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def cut(body: bytes, header: str) -> tuple[bytes, bytes]:
-    """Return the JSON of a body and the bytes after it."""
+def read_head_and_tail(body: bytes, header: str) -> tuple[dict[str, Any], bytes]:
+    """Return the JSON of a body, whose length a header says, and the bytes after it."""
     if not header:
-        return body, b""
+        return checked_request(parsed(body)), b""
     if not header.isascii() or not header.isdecimal() or len(header) > 12 or int(header) > len(body):
         raise Refusal(400, "serve-bad-length", found=header[:40], most=len(body))
-    return body[: int(header)], body[int(header) :]
+    head, tail = body[: int(header)], body[int(header) :]
+    return read_head(head) if len(head) < SHORT else checked_request(parsed(head)), tail
+
+
+@lru_cache(256)
+def read_head(head: bytes) -> dict[str, Any]:
+    """Return the checked JSON before tensors, which a client sends again and again, and which nothing changes."""
+    return checked_request(parsed(head))
+
+
+def checked_request(content: Any) -> dict[str, Any]:
+    """Return the JSON of a request; Refusal where an entry is absent or of another kind."""
+    if (name := wrong_entry(content, REQUEST)) is not None:
+        raise Refusal(400, "serve-bad-entry", name=name)
+    checked: dict[str, Any] = content
+    return checked
 
 
 def request_tensors(described: list[dict[str, Any]], tail: memoryview) -> dict[str, Array]:
@@ -146,10 +164,15 @@ def from_list(data: Any, datatype: str, name: str) -> Array:
         while any(isinstance(value, list) for value in level):
             level = [inner for value in level for inner in (value if isinstance(value, list) else [value])]
         for value in level:
-            if not isinstance(value, str):
+            if not isinstance(value, (str, bytes)):
                 raise Refusal(400, "serve-not-texts", name=name)
             texts.append(value)
         return strings(texts)
+    if datatype == "UINT8":
+        with contextlib.suppress(
+            TypeError, ValueError
+        ):  # nested, or no bytes: then what follows reads it, or says why not
+            return np.frombuffer(bytes(data), np.uint8)
     values, dtype = numbers_of(data) if data else np.zeros(0), np.dtype(DTYPES[datatype])
     if dtype.kind in "iu" and values.size:
         limits = np.iinfo(dtype)
@@ -249,8 +272,8 @@ def classified(values: Array, count: int, model: Model) -> Array:
     return strings([text.encode() for row in texts for text in row]).reshape(order.shape)
 
 
-def describe(model: Model) -> dict[str, Any]:
-    """Return the metadata of a model; a table's inputs are its columns."""
+def describe(model: Model, versions: list[str]) -> dict[str, Any]:
+    """Return the metadata of a model, which has some versions; a table's inputs are its columns."""
     inputs = [tensor.described for tensor in model.inputs]
     if model.features is not None and model.features.columns:
         inputs = [
@@ -261,6 +284,6 @@ def describe(model: Model) -> dict[str, Any]:
     if model.target is not None and model.target.classes:
         properties["classes"] = json.dumps(model.target.classes[:MOST_CLASSES], ensure_ascii=False)
     return {
-        "name": model.name, "versions": [model.version], "platform": "onnxruntime_onnx" if "ONNX" in model.engine else "pytorch",
+        "name": model.name, "versions": versions, "platform": "onnxruntime_onnx" if "ONNX" in model.engine else "pytorch",
         "inputs": inputs, "outputs": [tensor.described for tensor in model.outputs], "properties": properties,
     }  # fmt: skip

@@ -17,7 +17,17 @@ import numpy as np
 
 from rushlight.data import FeatureSpec, TargetSpec
 from rushlight.errors import UsageError, WeightsError
-from rushlight.export import Answers, Graph, open_graph, read_description, read_examples, why_unproven
+from rushlight.export import (
+    MOST_BYTES,
+    Answers,
+    Graph,
+    open_graph,
+    read_description,
+    read_examples,
+    read_listed,
+    why_unproven,
+)
+from rushlight.kinds import is_count, named, wrong_entry
 from rushlight.runs import find_run
 from rushlight.texts import Note
 
@@ -66,6 +76,7 @@ class Model:
     threads: int = 1
     note: Note | None = None  # what is said when it is served
     version: str = "1"
+    tested: dict[str, float] = field(default_factory=dict)  # the share of each class in the test split
 
     @property
     def is_fixed(self) -> bool:
@@ -86,6 +97,7 @@ def find_model(
     settings_name: str | None,
     threads: int,
     tell: Callable[[Note], object],
+    version: str = "1",
 ) -> Model:
     """Open what is to be served: "latest", a run, a bundle's folder or an ONNX file; prove it and measure it.
 
@@ -106,7 +118,7 @@ def find_model(
     best: Model | None = None
     for count in [threads] if threads else sorted({1, os.cpu_count() or 1}):
         model = make(count)
-        model.name, model.threads = name, count
+        model.name, model.version, model.threads = name, version, count
         if (reason := model.prove()) is not None:
             raise WeightsError("serve-unproven", path=given, reason=reason)
         measure(model)
@@ -139,12 +151,17 @@ def opened_bundle(
         command += ["--model", reference] if reference else []
         subprocess.run(command, check=False, capture_output=True)  # why there is none is recorded, and said below
         description = read_description(folder)
+    for listed, entry in description["files"].items():
+        read_listed(folder, listed, entry["sha256"], MOST_BYTES)  # the weights too: what is damaged is not served
     name, examples = str(description["provenance"].get("run") or folder.name), read_examples(folder)
+    counts = description["provenance"].get("classes")
+    counts = counts if wrong_entry(counts, named(is_count)) is None else {}
+    tested = {label: count / max(1, sum(counts.values())) for label, count in counts.items()}
 
     def make(threads: int) -> Model:
         graph = open_graph(folder, threads)
         model = from_torch(folder, reference) if graph is None else from_graph(graph)
-        model.examples = examples
+        model.examples, model.tested = examples, tested
         return model
 
     return name, make

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -21,4 +24,8 @@ class Settings:
     most_rows: int = 4096  # of a request
     most_waiting: int = 8192  # rows that wait to be executed
     most_held: int = 512 << 20  # bytes of bodies in memory at a time
+    models: Path | None = None  # the folder of models
+    management: int | None = None  # the port of the management API, which is off without one
+    grpc: int | None = None  # the port of gRPC, which is off without one
+    log: Callable[[dict[str, Any]], object] | None = None  # is given an entry for each request
     receive: float = 10.0  # seconds in which the headers, and then each 10 MB of the body, must have come

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import gc
 import os
 import signal
+import socket
+import struct
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +20,7 @@ from typing import Any
 from rushlight.errors import UsageError
 from rushlight.serve.model import Model, find_model
 from rushlight.serve.options import Settings
+from rushlight.serve.registry import Registry
 from rushlight.texts import Note
 from rushlight.web import LOOPBACK, QUIET, listening
 
@@ -23,49 +28,73 @@ USUAL_PORT = 8080
 LAME_SECONDS = (
     0.5  # for which a server that is told to end still takes new requests, while it says that it is not ready
 )
-CLOSING_SECONDS = 0.1
+CLOSING_SECONDS, CLOSING_MOST = 0.1, 2.0
+ATTACH_FILTER = 26  # SO_ATTACH_FILTER, which Python has no name for
 LOCAL = (LOOPBACK, "localhost", "::1")
 
 
 def serve(
-    given: str, runs: Path, reference: str | None, settings: Settings, is_insecure: bool, language: str,
-    tell: Callable[[Note], object], announce: Callable[[str, Model, float], object],
+    given: Sequence[str], runs: Path, reference: str | None, settings: Settings, is_insecure: bool, language: str,
+    tell: Callable[[Note], object], announce: Callable[[str, Sequence[Model], float], object],
 ) -> None:  # fmt: skip
-    """Serve a run, a bundle or an ONNX file until SIGTERM or Ctrl-C; `announce` is given the address once it answers.
+    """Serve runs, bundles, ONNX files and a folder of models until SIGTERM or Ctrl-C.
 
-    `tell` is given a sentence before what takes long.
+    `tell` is given a sentence before what takes long, and of each change; `announce` is given the address once it answers.
 
     Raises:
-        UsageError: it would listen beyond this machine without a token; the port is in use.
-        WeightsError: the model does not repeat its recorded examples.
+        UsageError: it would listen beyond this machine without a token; the port is in use; there is nothing to serve.
+        WeightsError: a model does not repeat its recorded examples.
     """
     settings = replace(settings, host=LOOPBACK if settings.host == "localhost" else settings.host)
     if settings.host not in LOCAL and settings.token is None and not is_insecure:
         raise UsageError("serve-no-token", host=settings.host)
+    if settings.name is not None and len(given) > 1:
+        raise UsageError("serve-one-name")
     started = time.perf_counter()
-    model = find_model(given, runs, reference, settings.name, settings.threads, tell)
-    from rushlight.serve.app import Service  # starlette
 
-    with listening(settings.port, USUAL_PORT, settings.host) as listener:
-        service = Service(model, settings, language)
-        port = listener.getsockname()[1]
+    def open_version(place: Path, name: str, version: str) -> Model:
+        return find_model(str(place), runs, None, name, settings.threads, tell, version)
+
+    registry = Registry(settings.models, open_version, settings.most_waiting, tell)
+    for source in given:
+        model = find_model(source, runs, reference, settings.name, settings.threads, tell)
+        if model.name in registry.models:
+            raise UsageError("serve-name-twice", name=model.name)
+        registry.add(model)
+        registry.given.add(model.name)
+    registry.load_now()
+    from rushlight.serve.app import Service  # all that listening needs
+
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(listening(settings.port, USUAL_PORT, settings.host))
+        ports: list[tuple[Any, Any]] = [(listener, Service(registry, settings, language))]
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
-        address = f"http://{host}:{port}"
+        address = f"http://{host}:{listener.getsockname()[1]}"
+        if settings.management is not None:
+            from rushlight.serve.management import Management
+
+            inner = stack.enter_context(listening(settings.management, USUAL_PORT))
+            ports.append((inner, Management(ports[0][1])))
+            tell(Note("serve.management", address=f"http://{LOOPBACK}:{inner.getsockname()[1]}"))
         gc.collect()
         gc.freeze()  # what is loaded by now stays: collections need not go through it
-        asyncio.run(answer(service, listener, lambda: announce(address, model, time.perf_counter() - started)))
+        models = [batcher.model for batcher in registry.batchers()]
+        asyncio.run(answer(ports, host, tell, lambda: announce(address, models, time.perf_counter() - started)))
 
 
-async def answer(service: Any, listener: Any, announce: Callable[[], object]) -> None:
-    """Answer until a signal comes; then say not ready, finish, and end. A second signal ends it at once."""
+async def answer(
+    ports: list[tuple[Any, Any]], host: str, tell_note: Callable[[Note], object], announce: Callable[[], object]
+) -> None:  # fmt: skip
+    """Answer on all ports until a signal comes; then say not ready, finish, and end. A second signal ends it at once."""
     from uvicorn import Config, Server
 
     from rushlight.serve.gate import protocol
 
-    settings = service.settings
+    service, settings = ports[0][1], ports[0][1].settings
     options = {**QUIET, "timeout_keep_alive": 60, "timeout_graceful_shutdown": int(settings.drain)}
-    server = Server(Config(service.app, http=protocol(settings.receive), **options))
-    server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign, assignment]  # ours are handled here
+    servers = [Server(Config(own.app, http=protocol(settings.receive), **options)) for _, own in ports]
+    for each in servers:
+        each.capture_signals = contextlib.nullcontext  # type: ignore[method-assign, assignment]  # ours are handled here
     told, loop = asyncio.Event(), asyncio.get_running_loop()
 
     def tell() -> None:
@@ -73,23 +102,53 @@ async def answer(service: Any, listener: Any, announce: Callable[[], object]) ->
             os._exit(1)
         told.set()
 
+    remote = None
+    if settings.grpc is not None:
+        from rushlight.serve.remote import start
+
+        remote, port = await start(service, host, settings.grpc)
+        tell_note(Note("serve.grpc", address=f"{host}:{port}"))
     with handled_signals(loop, tell):
-        running = asyncio.create_task(server.serve([listener]))
-        while not server.started and not running.done():
+        running = [asyncio.create_task(each.serve([own])) for each, (own, _) in zip(servers, ports, strict=True)]
+        while not all(each.started or task.done() for each, task in zip(servers, running, strict=True)):
             await asyncio.sleep(0.005)
+        watching = asyncio.create_task(service.registry.watch()) if settings.models is not None else None
         service.is_ready = True
         announce()
-        await asyncio.wait({running, asyncio.create_task(told.wait())}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({*running, asyncio.create_task(told.wait())}, return_when=asyncio.FIRST_COMPLETED)
         service.is_ready, service.is_draining = False, True
+        if watching is not None:
+            watching.cancel()
         await asyncio.sleep(LAME_SECONDS)
-        listener.listen(0)  # who knocks from here on waits until the door is closed, and is then told so
-        await asyncio.sleep(CLOSING_SECONDS)  # who was let in gets to ask
-        for listening_server in server.servers:
-            listening_server.close()
-        await asyncio.sleep(CLOSING_SECONDS)
-        server.should_exit = True
-        await running
-    service.batcher.close()
+        for own, _ in ports:
+            let_nobody_in(own)
+        await asyncio.sleep(CLOSING_SECONDS)  # who was let in is accepted
+        for each in servers:
+            for listening_server in each.servers:
+                listening_server.close()
+        for _ in range(int(CLOSING_MOST / CLOSING_SECONDS)):  # who was accepted gets to ask
+            connections: list[Any] = [own for each in servers for own in each.server_state.connections]
+            if all(own.clock is None for own in connections):
+                break
+            await asyncio.sleep(CLOSING_SECONDS)
+        if remote is not None:
+            await remote.stop(settings.drain)
+        for each in servers:
+            each.should_exit = True
+        await asyncio.gather(*running)
+
+
+def let_nobody_in(listener: socket.socket) -> None:
+    """Let who knocks from here on wait until the door is closed, and then be told so, instead of being let in and thrown out.
+
+    On Linux the listener drops what begins a connection (SYN without ACK, in byte 13 of TCP's header); elsewhere its queue shrinks.
+    """
+    listener.listen(0)
+    if sys.platform == "linux":
+        steps = ((0x30, 0, 0, 13), (0x54, 0, 0, 0x12), (0x15, 0, 1, 0x02), (0x06, 0, 0, 0), (0x06, 0, 0, 0xFFFFFFFF))
+        code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in steps))
+        with contextlib.suppress(OSError):
+            listener.setsockopt(socket.SOL_SOCKET, ATTACH_FILTER, struct.pack("HL", len(steps), ctypes.addressof(code)))
 
 
 @contextlib.contextmanager

@@ -7,9 +7,9 @@ import binascii
 from typing import Any
 
 from rushlight.export import Answers, read_raw
+from rushlight.serve.answers import Refusal
 from rushlight.serve.model import Array, Model
 from rushlight.serve.reading import bounded, checked_rows, json_lists, meaning, numbers_of, parsed
-from rushlight.serve.refusals import Refusal
 
 TYPES = {
     "BOOL": "DT_BOOL", "UINT8": "DT_UINT8", "INT8": "DT_INT8", "INT16": "DT_INT16", "UINT16": "DT_UINT16",
@@ -92,11 +92,11 @@ def respond(answers: Answers, verb: str, by_column: bool, model: Model) -> dict[
     return {"outputs" if by_column else "predictions": json_lists(numbers)}
 
 
-def status(model: Model, is_ready: bool) -> dict[str, Any]:
-    """Return a model's state, as TensorFlow Serving has it and as KServe has it."""
-    state = {"error_code": "OK", "error_message": ""}
-    version = {"version": model.version, "state": "AVAILABLE" if is_ready else "UNLOADING", "status": state}
-    return {"model_version_status": [version], "name": model.name, "ready": is_ready}
+def status(name: str, versions: list[str], is_ready: bool) -> dict[str, Any]:
+    """Return the state of a model's versions, as TensorFlow Serving has it and as KServe has it."""
+    state, status = "AVAILABLE" if is_ready else "UNLOADING", {"error_code": "OK", "error_message": ""}
+    found = [{"version": version, "state": state, "status": status} for version in versions]
+    return {"model_version_status": found, "name": name, "ready": is_ready}
 
 
 def describe(model: Model) -> dict[str, Any]:

@@ -149,6 +149,7 @@ def save_bundle(folder: Path, training: Training, report: Report | None, step: i
         "run": training.folder.name, "data": data.name, "data_fingerprint": data.fingerprint, "step": step,
         "rushlight": __version__, "torch": torch.__version__, "time": time.time(),
         "inexact": inexact_resumes(training.folder), "figure": {"name": name, "value": value if math.isfinite(value) else None},
+        "classes": {figures.name: figures.n for figures in report.classes} if report else {},  # a server compares live ones
     }  # fmt: skip
     write_bundle(
         folder, training.model, features=data.features, target=data.target, architecture=bundle_architecture(training.recipe.model),

@@ -3,6 +3,7 @@
 
 const words = JSON.parse(document.documentElement.dataset.words);
 const [title, form, said, answer] = ["h1", "form", ".said", ".answer"].map((name) => document.querySelector(name));
+const model = encodeURIComponent(new URLSearchParams(location.search).get("model") || "");
 let token = "";
 
 function make(tag, properties = {}, ...children) {
@@ -23,7 +24,7 @@ async function predict(body, kind) {
   said.textContent = words.waiting;
   answer.replaceChildren();
   try {
-    const { predictions } = await ask("/predict?top=10", { method: "POST", body, headers: { "content-type": kind } });
+    const { predictions } = await ask(`/predict?top=10&model=${model}`, { method: "POST", body, headers: { "content-type": kind } });
     said.textContent = "";
     answer.append(...predictions.flatMap(rows));
   } catch (error) {
@@ -93,8 +94,10 @@ function tokenForm() {
 
 async function start() {
   try {
-    const { name, kind, shape, columns } = await ask("/signature");
+    const { name, models, kind, shape, columns } = await ask(`/signature?model=${model}`);
     title.textContent = words.title.replace("NAME", name);
+    const others = models.filter((each) => each !== name).map((each) => make("a", { href: `/?model=${encodeURIComponent(each)}`, textContent: each }));
+    document.querySelector("nav").replaceChildren(...others);
     form.onsubmit = null;
     form.replaceChildren(...(kind === "image" ? pictureForm() : kind === "table" ? rowForm(columns) : kind ? arrayForm(shape) : [words.tensors]));
     said.textContent = "";
