@@ -247,6 +247,7 @@ class Options(RecipeOptions):
     image_size: tuple[int, int] | None = option(None, DATA, metavar="SIZE")
     skip_bad: bool = option(False, DATA)
     workers: int = option(0, DATA, COUNT_FROM_0)
+    processes: int | None = option(None, MACHINE, COUNT, on_resume="yes")
     keep: Sequence[Any] | None = option(None, RUN, python_only=True, on_resume="live")
     name: str | None = option(None, RUN)
     runs: str | Path = option("runs", RUN, metavar="FOLDER", on_resume="yes")
