@@ -216,7 +216,9 @@ def evaluate_together(
         found = evaluate_epoch(training, interrupt, saver, observer)
         return asdict(found[0]) if world.is_shared and found[0] is not None else None
 
-    told = world.first_does(work)
+    others = training.average if not world.is_first else None  # switched here too: that may round
+    with nullcontext() if others is None else others.in_force():
+        told = world.first_does(work)
     return found or (None if told is None else Report.from_json(told), None)
 
 

@@ -174,7 +174,19 @@ def test_a_step_that_blows_up_in_one_process_is_left_out_in_all(tmp_path: Path) 
 
 @pytest.mark.slow
 def test_the_command_starts_its_processes_anew_where_one_is_killed(tmp_path: Path) -> None:
-    command_line = ["train", "mlp", "digits", "--epochs", "12", "--batch-size", "50", "--processes", "2", "--name", "run"]
+    command_line = [
+        "train",
+        "mlp",
+        "digits",
+        "--epochs",
+        "12",
+        "--batch-size",
+        "50",
+        "--processes",
+        "2",
+        "--name",
+        "run",
+    ]
     with (tmp_path / "out").open("wb") as out:
         command = subprocess.Popen(
             [sys.executable, "-m", "rushlight", *command_line, "--runs", str(tmp_path)], stdout=out, stderr=out
