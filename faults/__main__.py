@@ -19,6 +19,7 @@ from faults.outcome import Outcome, Say
 
 SHORT = {
     "kills": 40,
+    "processes": 6,
     "power": 1000,
     "damage": 1000,
     "disk": 60,
@@ -26,8 +27,11 @@ SHORT = {
     "studies": 6,
     "serve": 10,
 }  # about two minutes on two cores
+FORKS = ("kills", "processes", "studies")
+MODULES = {"processes": "together"}  # where a campaign is, if not in a module of its name
 HELP = {
     "kills": "processes that train, killed with SIGKILL at random moments and resumed: the result must have the same bytes",
+    "processes": "runs of several processes, of which one is killed: the others end, and all resume to the same bytes",
     "power": "states that a power cut can leave the disk in: no good checkpoint may be lost, no bad one be used",
     "damage": "flipped, cut or missing bytes: each must be found before anything is used",
     "hostile": "files made by somebody else: none may execute, connect, hang, command the terminal, or end in an exception's own words",
@@ -52,9 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     counts = {name: getattr(chosen, name) for name in HELP if getattr(chosen, name)}
     if chosen.case is not None:
         counts = {"kills": 1}
-    counts = counts or {
-        name: count for name, count in SHORT.items() if name not in ("kills", "studies") or hasattr(os, "fork")
-    }
+    counts = counts or {name: count for name, count in SHORT.items() if name not in FORKS or hasattr(os, "fork")}
     work = chosen.work or Path(tempfile.mkdtemp(prefix="rushlight-faults-"))
     os.environ["XDG_STATE_HOME"] = str(work / "state")  # what the account remembers of its runs is none of these
     began = time.perf_counter()
@@ -84,8 +86,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output instead of tables")
     chosen = parser.parse_args(arguments)
-    if (chosen.kills or chosen.case is not None) and not hasattr(os, "fork"):
-        parser.error("--kills needs a system with fork: Linux or macOS")
+    if (chosen.kills or chosen.processes or chosen.case is not None) and not hasattr(os, "fork"):
+        parser.error("--kills and --processes need a system with fork: Linux or macOS")
     return chosen
 
 
@@ -98,7 +100,7 @@ def whole(text: str) -> int:
 
 def run(name: str, count: int, seed: int, work: Path, say: Say, case: int | None) -> Outcome:
     """Run one campaign. Each is imported when it is wanted: kills fork this process, which must not have trained before."""
-    campaign: Callable[..., Outcome] = importlib.import_module(f"faults.{name}").campaign
+    campaign: Callable[..., Outcome] = importlib.import_module(f"faults.{MODULES.get(name, name)}").campaign
     return campaign(count, seed, work, say) if case is None else campaign(count, seed, work, say, only=case)
 
 

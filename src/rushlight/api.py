@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import pickle
+import sys
+import traceback
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -11,11 +14,23 @@ from typing import Any
 from torch import nn
 
 from rushlight.console import Progress, fetch_progress
-from rushlight.data import Data, open_source
+from rushlight.data import Data, check_main_guard, open_source
+from rushlight.errors import RushlightError, TrainingError, UsageError
 from rushlight.options import Options, check_options, opens, plain_options, resumes, trains
 from rushlight.run import Run
 from rushlight.runs import find_run
-from rushlight.training import Events, Session, data_options, resume_training, start_training
+from rushlight.signals import Terminated, ending_in_time
+from rushlight.texts import Note
+from rushlight.training import (
+    Events,
+    ProcessLost,
+    Session,
+    data_options,
+    launch,
+    launched_by,
+    resume_training,
+    start_training,
+)
 
 
 class Epochs(Session):
@@ -28,7 +43,8 @@ class Epochs(Session):
     @cached_property
     def run(self) -> Run:
         """The run, also while it is trained."""
-        return Run(self._training.folder, self._training)
+        folder = self._training.world.folder  # the first process's, of several
+        return Run(self._training.folder if folder is None else Path(folder), self._training)
 
     def prune(self, reason: str) -> None:
         """End the run here, as one that is not worth its remaining epochs: it is finished as it is, and says why."""
@@ -47,6 +63,8 @@ def train(model: str | nn.Module, data: Any = "fashion-mnist", **options: Any) -
         RushlightError: something is wrong with what was given (its text says what, and what to do), or training failed.
         KeyboardInterrupt: Ctrl-C; the state is saved, and `resume` goes on.
     """
+    if starts_processes(options):
+        return started("train", (model, data), options)
     training = epochs(model, data, **options)
     training.drain()
     return training.run
@@ -63,9 +81,13 @@ def epochs(model: str | nn.Module, data: Any = "fashion-mnist", **options: Any) 
     iterator's `run` is the run.
     """
     chosen = check_options(options)
+    if starts_processes(options):
+        raise UsageError("loop-needs-launcher", processes=chosen.processes)
     fetch = None if chosen.quiet else fetch_progress()
     return Epochs(
-        lambda stack: start_training(model, data, chosen, stack, open_events(stack, vars(chosen)), fetch),
+        lambda stack, world: start_training(
+            model, data, chosen, stack, open_events(stack, vars(chosen)), fetch if world.is_first else None, world
+        ),
         chosen.profile,
     )
 
@@ -82,14 +104,98 @@ def resume(run: str | Path, model: nn.Module | str | None = None, data: Any = No
         WeightsError: its checkpoints are damaged.
     """
     given = plain_options(options)
-    folder = find_run(Path(given.pop("runs", "runs")), str(run))
-    fetch = None if given.get("quiet") else fetch_progress()
+    if starts_processes(given):
+        return started("resume", (run, model, data), given)
+    runs, fetch = Path(given.pop("runs", "runs")), None if given.get("quiet") else fetch_progress()
     training = Epochs(
-        lambda stack: resume_training(folder, model, data, given, stack, open_events(stack, given), fetch),
+        lambda stack, world: resume_training(
+            lambda: find_run(runs, str(run)),
+            model,
+            data,
+            given,
+            stack,
+            open_events(stack, given),
+            fetch if world.is_first else None,
+            world,
+        ),
         bool(given.get("profile", False)),
     )
     training.drain()
     return training.run
+
+
+# ── several processes ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def starts_processes(options: Mapping[str, Any]) -> bool:
+    """Tell whether a training is to be started in several processes: they are asked for, and nobody has launched this one."""
+    return (options.get("processes") or 1) > 1 and launched_by() is None
+
+
+def started(verb: str, given: tuple[Any, ...], options: Mapping[str, Any]) -> Run:
+    """Train or resume in as many processes as the options say; return the finished run.
+
+    A model that was given as an object has the run's weights in the end.
+
+    Raises:
+        UsageError: what was given cannot be sent to other processes.
+        RushlightError: as one of them raised it.
+    """
+    check_options(options)
+    processes: int = options["processes"]
+    found = launch(work_on, (verb, sendable((given, dict(options)), processes)), processes)
+    failed = [(kind, told) for kind, told in found if isinstance(kind, type)]
+    for kind, (key, values, place) in sorted(failed, key=lambda each: each[1][0] == "process-failed"):
+        raise kind(key, **values) from RuntimeError(place)
+    for code in (told for kind, told in found if kind == "ended"):
+        raise KeyboardInterrupt if code is None else Terminated(code)
+    model = next((each for each in given if isinstance(each, nn.Module)), None)
+    return Run(Path(found[0][1]), model=model)
+
+
+def work_on(verb: str, content: bytes) -> tuple[Any, Any]:
+    """Train in this process, launched with others, on what `sendable` returned.
+
+    Returns (None, the run's folder), ("ended", an exit code, None for Ctrl-C), or an error's kind and content.
+
+    One that another process's death leads to is raised: the launcher starts all of them anew.
+    """
+    with ending_in_time():
+        try:
+            given, options = pickle.loads(content)  # of the process that started this one
+            run = (train if verb == "train" else resume)(*given, **options)
+        except ProcessLost:
+            raise
+        except (KeyboardInterrupt, SystemExit, Terminated) as ended:
+            return "ended", getattr(ended, "code", None)
+        except RushlightError as error:
+            values = {
+                key: value if isinstance(value, (int, float, Note)) else str(value)
+                for key, value in error.values.items()
+            }
+            return type(error), (error.key, values, traceback.format_exc())
+        except Exception as error:
+            rank, processes = launched_by() or (0, 1)
+            values = {"rank": rank, "processes": processes, "problem": f"{type(error).__name__}: {error}"}
+            return TrainingError, ("process-failed", values, traceback.format_exc())
+    return None, str(run.folder)
+
+
+def sendable(given: Any, processes: int) -> bytes:
+    """Return what was given, pickled: each process gets a copy of its own, of tensors too.
+
+    Raises:
+        UsageError: it cannot be sent to other processes, or these could not import the program.
+    """
+    check_main_guard(processes)
+    main = sys.modules["__main__"]
+    try:
+        content = pickle.dumps(given)
+    except Exception as error:
+        raise UsageError("not-sendable", processes=processes, reason=f"{type(error).__name__}: {error}") from error
+    if b"__main__" in content and not hasattr(main, "__file__"):
+        raise UsageError("not-sendable", processes=processes, reason=Note("training.main-not-importable"))
+    return content
 
 
 def open_events(stack: contextlib.ExitStack, options: Mapping[str, Any]) -> Events:

@@ -25,6 +25,7 @@ from rushlight.runs.summary import list_runs
 from rushlight.training import loop
 from rushlight.training.checkpoint import saver
 from rushlight.training.checkpoint.checkpoint import latest_checkpoint, read_checkpoint, unpack
+from rushlight.training.distributed import World
 from rushlight.training.interrupt import Interrupt, interruptible
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals are sent to processes in another way on Windows")
@@ -255,9 +256,9 @@ def test_a_signal_right_before_the_handlers_are_put_back_is_not_lost(
 ) -> None:
     @contextlib.contextmanager
     def signalled_at_its_end(
-        events: Events,
+        events: Events, world: World
     ) -> Iterator[Interrupt]:  # a moment that nothing of the user's own is called in
-        with interruptible(events) as interrupt:
+        with interruptible(events, world) as interrupt:
             yield interrupt
             signal.raise_signal(signal.SIGTERM)
 

@@ -77,11 +77,21 @@ def resume(run: RunName = "latest", *, model: Model = None, json: Json = False, 
     show_end(rushlight.resume(run, model, **chosen(options), to_stderr=json), json, bool(options["quiet"]))
 
 
+def launched_elsewhere() -> bool:
+    """Tell whether this is one of several launched processes, and not the first, which speaks for all."""
+    from rushlight.training import launched_by
+
+    place = launched_by()
+    return place is not None and place[0] > 0
+
+
 def show_end(run: Any, as_json: bool, quiet: bool) -> None:
     """Print how a training ended: as JSON, or as a report with what to do next."""
     from rushlight.console import print_json, print_report, print_summary
     from rushlight.texts import quoted
 
+    if launched_elsewhere():
+        return
     summary = run.summary()
     wall = time.perf_counter() - STARTED
     if as_json:

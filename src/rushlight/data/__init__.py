@@ -9,6 +9,7 @@ from rushlight.lazy import lazy_names
 if TYPE_CHECKING:
     from rushlight.data.feed import (
         CPU,
+        EMPTY,
         GENERATORS,
         Augment,
         Batch,
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
         Split,
         StreamedSplit,
         Walk,
+        check_main_guard,
         count_samples,
         equal_parts,
         set_state,
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
     )
     from rushlight.data.look import answer_lines, describe_data, described_samples, write_contact_sheet
     from rushlight.data.open import DataOptions, open_like, open_source, retarget
-    from rushlight.data.order import step_seed
+    from rushlight.data.order import share_of, step_seed
     from rushlight.data.shape import as_array, as_inputs, dtype_name, group_split, has_several_inputs, owned
     from rushlight.data.sources import (
         DATASETS,

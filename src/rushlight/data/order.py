@@ -28,9 +28,31 @@ def epoch_order(seed: int, epoch: int, n: int) -> Tensor:
     return torch.randperm(n, generator=torch.Generator().manual_seed(seed + EPOCH_STRIDE * epoch))
 
 
-def step_seed(seed: int, epoch: int, step: int) -> int:
-    """Return the seed of step `step` (from 0) of an epoch: CRC-32 of the ASCII text 'step/seed/epoch/step'."""
-    return zlib.crc32(b"step/%d/%d/%d" % (seed, epoch, step))
+def step_seed(seed: int, epoch: int, step: int, rank: int = 0) -> int:
+    """Return the seed of step `step` (from 0) of an epoch: CRC-32 of the ASCII text 'step/seed/epoch/step'.
+
+    In a process of another rank than 0, '/rank' follows.
+    """
+    text = b"step/%d/%d/%d" % (seed, epoch, step)
+    return zlib.crc32(b"%s/%d" % (text, rank) if rank else text)
+
+
+def share_of(samples: int, rank: int, processes: int) -> range:
+    """Return the places, in a batch of `samples`, of the samples that the process of this rank computes.
+
+    They follow one another: from ceil(samples · rank / processes) on. So no process has fewer than one of a higher rank
+    by more than one, and the first has some wherever there are any.
+    """
+    return range(-(-samples * rank // processes), -(-samples * (rank + 1) // processes))
+
+
+def shared_order(order: Tensor, size: int, rank: int, processes: int) -> Tensor:
+    """Return the indices of one process's shares of all batches of `size` samples, batch after batch."""
+    whole = len(order) // size * size
+    own, last = share_of(size, rank, processes), share_of(len(order) - whole, rank, processes)
+    return torch.cat(
+        [order[:whole].view(-1, size)[:, own.start : own.stop].flatten(), order[whole:][last.start : last.stop]]
+    )
 
 
 def sample_seed(seed: int, epoch: int, index: int) -> int:

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors.torch
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from rushlight import files
@@ -25,6 +26,20 @@ from rushlight.training.evaluation import Outcome, drawing_the_same, evaluate
 from rushlight.training.loop import Epoch, evaluation_size
 from rushlight.training.state import Training
 from rushlight.version import __version__
+
+
+def finish_together(training: Training, last: Epoch | None) -> None:
+    """Finish the run; of several processes the first one does, and the others get its weights."""
+    world = training.world
+    world.first_does(lambda: finish_run(training, last))
+    if world.is_shared:
+        state = {
+            name: each.contiguous() for name, each in training.model.state_dict().items() if isinstance(each, Tensor)
+        }
+        told = world.share(safetensors.torch.save(state) if world.is_first else b"")
+        if not world.is_first:
+            training.model.load_state_dict(safetensors.torch.load(told), strict=False)
+            training.model.eval()
 
 
 def finish_run(training: Training, last: Epoch | None) -> None:

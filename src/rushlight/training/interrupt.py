@@ -15,9 +15,11 @@ from types import FrameType
 from rushlight.data import Batch, Feed
 from rushlight.events import Events
 from rushlight.signals import ENDING, exit_code, handling
+from rushlight.training.distributed import ALONE, World
 
 TELL_SECONDS = 0.1  # between two events of an evaluation
 CAUGHT = (signal.SIGINT, *ENDING)
+FAILED = 1000  # no signal: the function of the user's that follows the events raised
 
 
 class Interrupted(BaseException):  # no Exception: nothing in between may swallow it
@@ -71,6 +73,14 @@ class Interrupt:
             self.may_leave = False
         return batches
 
+    @property
+    def reason(self) -> int:
+        """The number of the reason why this process asked to stop; 0 for none."""
+        return 0
+
+    def agree(self, reason: int) -> None:
+        """Stop for a reason that all processes know of; 0 for none."""
+
     @contextlib.contextmanager
     def leaving_at_once(self) -> Iterator[None]:
         """Raise Interrupted as soon as a signal comes, or came before; for work without state."""
@@ -105,13 +115,67 @@ class Interrupt:
         return watch
 
 
+class SharedInterrupt(Interrupt):
+    """Has all processes of a run stop after the same step: who was asked to, tells the others in it.
+
+    Whoever asks more than once changes nothing: a terminal and a launcher both pass Ctrl-C on.
+    """
+
+    def __init__(self, events: Events | None, world: World) -> None:
+        super().__init__(events)
+        self.world = world
+
+    @property
+    def requested(self) -> bool:
+        """Whether all processes know that they stop."""
+        return self.signal is not None
+
+    @property
+    def reason(self) -> int:
+        """The number of the signal that asked this process to stop; `FAILED` for an error of the user's function."""
+        if self.events.error is not None:
+            return FAILED
+        return self.world.noted or (int(signal.SIGINT) if self.events.is_stopping else 0)
+
+    def agree(self, reason: int) -> None:
+        """Stop for a reason that all processes know of; 0 for none."""
+        self.signal = reason or None
+
+    def handle(self, number: int, frame: FrameType | None) -> None:
+        """Note the signal; leave an evaluation, for which the others wait."""
+        self.world.noted = self.world.noted or number
+        if self.may_leave:
+            self.may_leave, self.signal = False, self.world.noted
+            raise Interrupted
+
+    def take(self, feed: Feed, count: int, micro_batches: int) -> list[Batch]:
+        """Take this process's shares of a step's micro-batches; none at the epoch's end."""
+        batches: list[Batch] = []
+        while len(batches) < micro_batches and (batch := feed.take(count)) is not None:
+            batches.append(batch)
+        return batches
+
+    @contextlib.contextmanager
+    def leaving_at_once(self) -> Iterator[None]:
+        """Raise Interrupted as soon as a signal comes, or came before."""
+        self.signal = self.signal or self.world.noted
+        with super().leaving_at_once():
+            yield
+
+    def error(self) -> BaseException:
+        """Return the error to raise once all is saved."""
+        if self.events.error is None and self.signal == FAILED:
+            return SystemExit(1)
+        return super().error()
+
+
 @contextlib.contextmanager
-def interruptible(events: Events | None = None) -> Iterator[Interrupt]:
+def interruptible(events: Events | None = None, world: World = ALONE) -> Iterator[Interrupt]:
     """Catch the signals that end a process for a block, where it runs in the main thread.
 
     One that is ignored stays ignored: `nohup` does that to SIGHUP.
     """
-    interrupt = Interrupt(events)
+    interrupt = SharedInterrupt(events, world) if world.is_shared else Interrupt(events)
     if threading.current_thread() is not threading.main_thread():
         yield interrupt
         return

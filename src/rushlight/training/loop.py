@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Generator
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -22,8 +22,10 @@ from rushlight.training.checkpoint import (
     begin_random_streams,
     check_can_be_saved,
     checkpoints,
+    open_saver,
     random_streams,
     restore_random_streams,
+    share_state,
 )
 from rushlight.training.engine import Engine, open_engine
 from rushlight.training.evaluation import Outcome, evaluate
@@ -75,7 +77,8 @@ def epochs(training: Training) -> Generator[Epoch]:
     check_can_be_saved(training)
     sweep_run(training.folder)
     begin_random_streams(training)
-    saver, observer = Saver(training), Observer(training.model, training.folder)
+    share_state(training)
+    saver, observer = open_saver(training), Observer(training.model, training.folder)
     if training.chooses and training.data.validation is None:  # as runs did that the previous release began
         has_test = training.data.test is not None
         training.events.warning(
@@ -84,7 +87,7 @@ def epochs(training: Training) -> Generator[Epoch]:
     engine = open_engine(training, step_parts(training), saver)
     try:
         while state["epoch"] <= recipe.epochs and not is_over(recipe, state):
-            with interruptible(training.events) as interrupt:
+            with interruptible(training.events, training.world) as interrupt:
                 epoch = train_and_evaluate(training, engine, interrupt, saver, observer)
                 if interrupt.requested:
                     stop_here(training, interrupt, saver)
@@ -92,7 +95,7 @@ def epochs(training: Training) -> Generator[Epoch]:
                 stop_here(training, interrupt, saver)
             if epoch is not None:
                 yield epoch
-        with interruptible(training.events) as interrupt:
+        with interruptible(training.events, training.world) as interrupt:
             saver.save_now()
         if interrupt.requested:
             stop_here(training, interrupt, saver)
@@ -134,7 +137,7 @@ def train_and_evaluate(
         roll_back(training, error)
         engine.reset()
         return None
-    report, outcome = evaluate_epoch(training, interrupt, saver, observer)
+    report, outcome = evaluate_together(training, interrupt, saver, observer)
     epoch = finish_epoch(training, report, outcome)
     saver.save_epoch(epoch.is_best)
     return epoch
@@ -190,7 +193,8 @@ def open_feed(training: Training) -> Feed:
     """Open the batches of this epoch that are left."""
     recipe, state = training.recipe, training.state
     start = state["window"] * recipe.accumulate
-    return training.data.train.batches(recipe.batch_size, seed=recipe.seed, epoch=state["epoch"], start=start)
+    shared = {"rank": training.world.rank, "processes": training.world.size} if training.world.is_shared else {}
+    return training.data.train.batches(recipe.batch_size, seed=recipe.seed, epoch=state["epoch"], start=start, **shared)
 
 
 def count_seconds(state: State, since: float) -> float:
@@ -198,6 +202,24 @@ def count_seconds(state: State, since: float) -> float:
     now = time.perf_counter()
     state["seconds"] += now - since
     return now
+
+
+def evaluate_together(
+    training: Training, interrupt: Interrupt, saver: Saver, observer: Observer
+) -> tuple[Report | None, Outcome | None]:
+    """Evaluate the model; of several processes the first one does, and the others get its report."""
+    world, found = training.world, None
+    world.check_alike(training.model.parameters())
+
+    def work() -> dict[str, Any] | None:
+        nonlocal found
+        found = evaluate_epoch(training, interrupt, saver, observer)
+        return asdict(found[0]) if world.is_shared and found[0] is not None else None
+
+    others = training.average if not world.is_first else None  # switched here too: that may round
+    with nullcontext() if others is None else others.in_force():
+        told = world.first_does(work)
+    return found or (None if told is None else Report.from_json(told), None)
 
 
 def evaluate_epoch(

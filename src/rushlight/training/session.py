@@ -18,7 +18,8 @@ from rushlight.runs import write_session
 from rushlight.signals import Terminated
 from rushlight.texts import Note
 from rushlight.training.checkpoint import describe_kept
-from rushlight.training.finish import finish_run
+from rushlight.training.distributed import World, joined_world
+from rushlight.training.finish import finish_together
 from rushlight.training.loop import Epoch, epochs
 from rushlight.training.profile import profiled, telling_of_waiting
 from rushlight.training.setup import begin
@@ -60,11 +61,12 @@ class Session:
     """The iterator over a run's epochs.
 
     Leaving the loop early keeps what is trained: the run is finished by `close()`, when the iterator is dropped, or when
-    Python ends. `set_up(stack)` opens the training; the stack holds its lock and history, and is closed with the session.
+    Python ends. `set_up(stack, world)` opens the training, which the processes of `world` train together;
+    the stack holds its lock and history, and is closed with the session.
     Of two threads of a process only one trains at a time, and a forked process leaves its parent's run alone.
     """
 
-    def __init__(self, set_up: Callable[[contextlib.ExitStack], Training], is_profiled: bool = False) -> None:
+    def __init__(self, set_up: Callable[[contextlib.ExitStack, World], Training], is_profiled: bool = False) -> None:
         self._iterator: Generator[Epoch] | None = None
         self._last: Epoch | None = None
         self._process, self._thread = os.getpid(), threading.current_thread()
@@ -72,7 +74,9 @@ class Session:
             for other in list(_open):
                 if other._process == self._process and other._thread is not self._thread and other._thread.is_alive():
                     raise TrainingError("trains-in-another-thread")
-            self._training = set_up(stack)
+            world = joined_world()
+            stack.push(lambda kind, error, trace: world.leave(error))
+            self._training = set_up(stack, world)
             begin(self._training, stack)
             self._stack = stack.pop_all()
         self._iterator = profiled(self._training, epochs) if is_profiled else epochs(telling_of_waiting(self._training))
@@ -116,9 +120,10 @@ class Session:
             with alone():
                 iterator.close()
                 if self._training.state["step"]:  # else nothing was trained, and there is nothing to finish
-                    finish_run(self._training, self._last)
+                    finish_together(self._training, self._last)
         except BaseException as error:
             self._record(error)
+            self._training.world.leave(error)
             raise
         finally:
             self._stack.close()
@@ -140,6 +145,7 @@ class Session:
             return
         with contextlib.suppress(RushlightError):
             iterator.close()
+        self._training.world.leave(error)
         with self._stack:
             self._record(error)
 

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from rushlight.data import Data, Held, Split
 from rushlight.events import Events
 from rushlight.runs import History
+from rushlight.training.distributed import ALONE, World
 from rushlight.training.objective import Average, Objective, Schedule, Switched
 from rushlight.training.recipe import Recipe
 
@@ -52,6 +53,7 @@ class Training:
     keep: tuple[Any, ...] = ()  # objects whose state is in the checkpoints besides
     scaler: GradScaler | None = None  # of the loss, where gradients in float16 would be too small to be told from 0
     average: Average | Switched | None = None  # of the weights, which are evaluated and saved then
+    world: World = ALONE  # the processes that train it
 
     @property
     def chooses(self) -> bool:

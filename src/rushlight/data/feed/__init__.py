@@ -11,7 +11,7 @@ from rushlight.data.feed.batch import (
     tensors_in,
     to_device,
 )
-from rushlight.data.feed.feed import Feed
+from rushlight.data.feed.feed import EMPTY, Feed
 from rushlight.data.feed.held import GENERATORS, Held, Walk, generators_in, set_state, state_of
 from rushlight.data.feed.loader import LoaderSplit, first_collated
 from rushlight.data.feed.reading import (
@@ -19,6 +19,7 @@ from rushlight.data.feed.reading import (
     BatchRequest,
     SeededDataset,
     are_same,
+    check_main_guard,
     collated,
     explained_workers,
     generator_states,

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 from rushlight.data.feed.batch import Batch
 
+EMPTY: Batch = ()  # one process's share of a batch that has fewer samples than there are processes
+
 
 class Feed:
     """One epoch's batches, in their order; each is given once. A feed is also an iterator over single batches."""
@@ -33,3 +35,20 @@ class Feed:
         if batch is None:
             raise StopIteration
         return batch
+
+
+class SharedFeed(Feed):
+    """One process's shares of an epoch's batches: as many in every process, the last of them perhaps `EMPTY`."""
+
+    def __init__(self, batches: Feed, count: int) -> None:
+        self.own, self.left = batches, count
+
+    def take(self, count: int = 1) -> Batch | None:
+        """Return the next share; None after the last. `count` is 1: nothing is joined."""
+        self.left -= 1
+        batch = self.own.take()
+        return EMPTY if batch is None and self.left >= 0 else batch
+
+    def close(self) -> None:
+        """Read no further."""
+        self.own.close()

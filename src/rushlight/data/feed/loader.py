@@ -116,8 +116,8 @@ class LoaderSplit:
     def order(self, seed: int, epoch: int) -> None:
         """Unknown: the order is the loader's own."""
 
-    def batches(self, size: int, *, seed: int, epoch: int, start: int = 0) -> Feed:
-        """Open the loader's batches of a training epoch; their size is the loader's own."""
+    def batches(self, size: int, *, seed: int, epoch: int, start: int = 0, rank: int = 0, processes: int = 1) -> Feed:
+        """Open the loader's batches of a training epoch; their size is the loader's own. Several processes are refused before."""
         return Feed(self._read(seed, epoch, start))
 
     def _read(self, seed: int, epoch: int, start: int) -> Iterator[Batch]:

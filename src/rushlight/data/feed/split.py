@@ -44,8 +44,11 @@ class Split(Protocol):
         """Return the samples' indices in the order of training epoch `epoch` (from 1); None where nobody can tell."""
         ...
 
-    def batches(self, size: int, *, seed: int, epoch: int, start: int = 0) -> Feed:
-        """Open the batches of training epoch `epoch` (from 1), in its order, without the first `start` batches."""
+    def batches(self, size: int, *, seed: int, epoch: int, start: int = 0, rank: int = 0, processes: int = 1) -> Feed:
+        """Open the batches of training epoch `epoch` (from 1), in its order, without the first `start` batches.
+
+        Of several processes, each gets its share of every batch: see `share_of` in `order.py`.
+        """
         ...
 
     def in_order(self, size: int) -> Iterator[Batch]:

@@ -13,10 +13,10 @@ from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
 from rushlight.data.feed.batch import Batch, note_samples, tensors_in, to_device
-from rushlight.data.feed.feed import Feed
+from rushlight.data.feed.feed import Feed, SharedFeed
 from rushlight.data.feed.reading import BatchReader, BatchRequest, SeededDataset
 from rushlight.data.feed.split import CPU
-from rushlight.data.order import epoch_order
+from rushlight.data.order import epoch_order, share_of, shared_order
 
 
 @dataclass(frozen=True)
@@ -58,10 +58,13 @@ class StreamedSplit:
         """Return the samples' indices in the order of a training epoch."""
         return epoch_order(seed, epoch, self.samples) if self.is_shuffled else torch.arange(self.samples)
 
-    def batches(self, size: int, *, seed: int, epoch: int, start: int = 0) -> Feed:
-        """Open the batches of a training epoch, read as they are taken."""
-        indices = self.order(seed, epoch)[start * size :].tolist()
-        return Feed(self._read(indices, size, seed, epoch))
+    def batches(self, size: int, *, seed: int, epoch: int, start: int = 0, rank: int = 0, processes: int = 1) -> Feed:
+        """Open the batches of a training epoch, or one process's shares of them, read as they are taken."""
+        order, own = self.order(seed, epoch), size
+        if processes > 1:
+            order, own = shared_order(order, size, rank, processes), len(share_of(size, rank, processes))
+        feed = Feed(self._read(order[start * own :].tolist(), own, seed, epoch))
+        return feed if processes == 1 else SharedFeed(feed, self.count_batches(size) - start)
 
     def in_order(self, size: int) -> Iterator[Batch]:
         """Give all samples once, unshuffled; what is random in them is drawn as in epoch 0."""

@@ -13,6 +13,7 @@ from rushlight.training.checkpoint.checkpoint import (
     read_content,
     read_model_state,
     restore,
+    share_state,
     state_digest,
 )
 from rushlight.training.checkpoint.kept import check_keep
@@ -23,4 +24,4 @@ from rushlight.training.checkpoint.randomness import (
     restore_random_streams,
     seed_step,
 )
-from rushlight.training.checkpoint.saver import Saver
+from rushlight.training.checkpoint.saver import Saver, open_saver

@@ -57,7 +57,12 @@ from rushlight.training.checkpoint.kept import (
     restore_optimizer,
     unsaved_buffers,
 )
-from rushlight.training.checkpoint.randomness import check_random_streams, held_state, random_streams
+from rushlight.training.checkpoint.randomness import (
+    begin_random_streams,
+    check_random_streams,
+    held_state,
+    random_streams,
+)
 from rushlight.training.objective import averaged
 from rushlight.training.state import State, Training
 
@@ -290,6 +295,24 @@ def unpack_all(content: dict[str, Any], tensors: dict[str, Tensor] | None = None
     """Return the parts of a checkpoint's content unpacked; without tensors, with zeros in their place."""
     tensors = defaultdict(lambda: torch.zeros(())) if tensors is None else tensors
     return {name: unpack(content[name], tensors) for name in PARTS}
+
+
+def share_state(training: Training) -> None:
+    """Give all processes of a run the first one's full state: what it was built with, or what it was restored to."""
+    world = training.world
+    if not world.is_shared:
+        return
+    told = b""
+    if world.is_first:
+        content, tensors = capture_state(training)
+        body, saved = json.dumps(content).encode(), safetensors.torch.save(tensors)
+        told = len(body).to_bytes(8, "little") + body + saved
+    told = world.share(told)
+    if not world.is_first:
+        length = int.from_bytes(told[:8], "little")
+        content, tensors = json.loads(told[8 : 8 + length]), safetensors.torch.load(told[8 + length :])
+        restore_memory(training, training.folder, content, tensors)
+        begin_random_streams(training)
 
 
 # ── finding them ─────────────────────────────────────────────────────────────────────────────────────────────

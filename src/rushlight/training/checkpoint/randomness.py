@@ -77,7 +77,13 @@ def held_state(training: Training) -> dict[str, Any]:
 def note_inexact(training: Training) -> None:
     """Note in the state what a resume cannot restore, and tell what is new of it."""
     unkept = (Note("training.unkept", name=path) for path in training.held.unkept)
-    for reason in (*training.data.inexact, *unkept):
+    changed = training.held.changes() if training.world.is_shared else ()
+    own = (
+        Note("training.held-per-process", name=path)
+        for path in changed
+        if path.partition(".")[0] not in training.data.splits
+    )
+    for reason in (*training.data.inexact, *unkept, *own):
         if reason not in training.state["inexact"]:
             training.state["inexact"].append(reason)
             training.events.warning(Note("training.resumes-inexactly", reason=reason))

@@ -48,6 +48,11 @@ class Saver:
         return time.monotonic() - self.copied_at >= pause and not self.is_writing
 
     @property
+    def wishes(self) -> bool:
+        """Whether this process would save now."""
+        return self.is_due
+
+    @property
     def pause(self) -> float:
         """The seconds between the ends of two epochs' writings that keep these to their share."""
         if self.training.recipe.keep_epochs:
@@ -168,3 +173,28 @@ class Saver:
         error, self.error = self.error, None
         if error is not None:
             raise error
+
+
+class SharedSaver(Saver):
+    """In a run of several processes the first one writes; the others check their numbers where it does."""
+
+    @property
+    def is_due(self) -> bool:
+        """Whether the state is to be saved after this step, as all processes know."""
+        self.raise_error()
+        return self.training.world.is_saving
+
+    @property
+    def wishes(self) -> bool:
+        """Whether the first process would save now."""
+        return self.training.world.is_first and super().is_due
+
+    def copy(self) -> None:
+        """Copy the state in the first process."""
+        if self.training.world.is_first:
+            super().copy()
+
+
+def open_saver(training: Training) -> Saver:
+    """Return what saves the state of a training."""
+    return SharedSaver(training) if training.world.is_shared else Saver(training)

@@ -10,6 +10,12 @@ from rushlight.training.step import Parts
 
 def open_engine(training: Training, parts: Parts, saver: Saver) -> Engine:
     """Return the engine that a recipe asks for; the exact one needs no other module here."""
+    if training.world.is_shared:
+        from rushlight.training.engine.shared import SharedEngine
+
+        if training.recipe.compile == "first":
+            training.events.message(text("engine.compile.not-compiled", reason=text("engine.exact.processes")))
+        return SharedEngine(training, parts, saver)
     if training.recipe.numerics == "exact" or training.objective.step is not None:
         if training.recipe.compile == "first":
             training.events.message(text("engine.compile.not-compiled", reason=text("engine.exact.asked")))

@@ -70,7 +70,8 @@ class Ledger:
         self.weights += done.weights
         self.rates += done.rates
         self.samples += done.samples
-        if len(self.weights) >= MOST_PENDING or time.perf_counter() >= self.due:
+        is_bad = self.training.world.is_shared and not all(map(math.isfinite, map(float, done.losses)))
+        if len(self.weights) >= MOST_PENDING or time.perf_counter() >= self.due or is_bad:  # all stop at the same step
             self.read_accuracy(done.outputs, last)
             self.flush()
 

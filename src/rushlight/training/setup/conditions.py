@@ -19,16 +19,18 @@ from rushlight.models import restored
 from rushlight.texts import Joined, Note
 from rushlight.training.checkpoint import unpack
 
-COMPARED = ("torch", "threads", "device", "processor", "instructions", "matmul_precision", "deterministic")
-REMEDIED = ("threads", "torch")
+COMPARED = ("torch", "processes", "threads", "device", "processor", "instructions", "matmul_precision", "deterministic")
+REMEDIED = ("processes", "threads", "torch")
+EARLIER = {"processes": 1}  # what earlier releases did not record
 
 
-def conditions_of(model: nn.Module, data: Data, device: torch.device) -> dict[str, Any]:
+def conditions_of(model: nn.Module, data: Data, device: torch.device, processes: int = 1) -> dict[str, Any]:
     """Return what the bits depend on, JSON-ready. Digests stand for the data and for the model's architecture."""
     return {
         "data": data.fingerprint,
         "model": architecture_digest(model),
         "torch": torch.__version__,
+        "processes": processes,
         "threads": torch.get_num_threads(),
         "device": str(device),
         "processor": device_name(device),
@@ -52,6 +54,7 @@ def differences(then: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
         yield Note("training.changed.data")
     if then.get("model") != now["model"]:
         yield Note("training.changed.model")
+    then = EARLIER | then
     for name in COMPARED:
         if name in then and then[name] != now[name]:
             yield Note(f"training.changed.{name.replace('_', '-')}", then=then[name], now=now[name])
@@ -98,6 +101,7 @@ def setting_differences(settings: tuple[dict[str, tuple[Any, Any]], ...]) -> Ite
 
 def remedies(then: dict[str, Any], now: dict[str, Any]) -> str:
     """Return how to restore the conditions that can be restored, in brackets; '' where none of them changed."""
+    then = EARLIER | then
     changed = [name for name in REMEDIED if name in then and then[name] != now[name]]
     found = [Note(f"training.remedy.{name}", then=then[name]) for name in changed]
     return Note("training.remedies", listed=Joined("reasons", found)) if found else ""

@@ -22,8 +22,9 @@ from rushlight.options import Options
 from rushlight.runs import keep_values, lock_run, new_run, read_recipe, write_session
 from rushlight.texts import Note
 from rushlight.training.checkpoint import check_keep, note_inexact, restore
+from rushlight.training.distributed import ALONE, World, remember_run, remembered_run
 from rushlight.training.objective import Average, Objective, Schedule, averaging, check_metrics, choose_metrics
-from rushlight.training.recipe import OWN_LOSS, recipe_from_json, steps_per_epoch
+from rushlight.training.recipe import OWN_LOSS, recipe_from_json, recipe_to_json, steps_per_epoch
 from rushlight.training.record import open_history
 from rushlight.training.setup.announcement import announce, batch_notes
 from rushlight.training.setup.build import choose_model, eval_notes, freeze, load_first_weights
@@ -57,6 +58,12 @@ from rushlight.training.setup.resume import (
     keep_recipe,
     options_of,
 )
+from rushlight.training.setup.shared import (
+    check_options_shared,
+    check_parts_shared,
+    notes_shared,
+    set_up_together,
+)
 from rushlight.training.setup.trust import check_fetchable, check_importable, remember
 from rushlight.training.state import Origin, Training, new_state
 
@@ -70,39 +77,65 @@ def start_training(
     stack: contextlib.ExitStack,
     events: Events | None = None,
     fetch: Fetch | None = None,
+    world: World = ALONE,
 ) -> Training:
     """Set up a new run, or, with `resume`, the unfinished run of the same recipe.
 
-    `events` has the followers of the run's events; `fetch` shows the progress of a download.
+    `events` has the followers of the run's events; `fetch` shows the progress of a download. The processes of a `world` set
+    up the same run; where its launcher has restarted them, the one that they were training.
     """
+    check_options_shared(options, world)
+    if world.is_shared and (run := remembered_run()) is not None:
+        options = replace(options, name=run, resume=True)
     for option in ("checkpoint", "inexact"):
         if getattr(options, option) and not (option == "inexact" and options.resume):
             raise UsageError("only-for-resume", option=option)
     check_together(model, options)
-    return set_up(model, data, with_validation(data, options), stack, events, fetch)
+    chosen = with_validation(data, options)
+    return set_up_together(
+        world, stack, events or Events(),
+        lambda events, others: set_up(model, data, replace(chosen, **others), stack, events, fetch, world=world),
+    )  # fmt: skip
 
 
 def resume_training(
-    folder: Path,
+    find: Callable[[], Path],
     model: nn.Module | str | None,
     data: Any,
     given: dict[str, Any],
     stack: contextlib.ExitStack,
     events: Events | None = None,
     fetch: Fetch | None = None,
+    world: World = ALONE,
 ) -> Training:
-    """Set up a run to go on, with the options that are given now in place of those it was begun with."""
-    recipe = recipe_from_json(read_recipe(folder))
-    stack.enter_context(lock_run(folder))
-    begun = check_resumable(folder, recipe, model, data, given)
-    if model is None:
-        check_importable(folder, recipe)
-    if data is None:
-        check_fetchable(folder, recipe)
+    """Set up the run that `find` finds to go on, with the options that are given now in place of those it was begun with."""
+    begun: Begun | None = None
+
+    def begin_again() -> dict[str, Any]:
+        nonlocal begun
+        folder = find()
+        recipe = recipe_from_json(read_recipe(folder))
+        stack.enter_context(lock_run(folder))
+        begun = check_resumable(folder, recipe, model, data, given)
+        if model is None:
+            check_importable(folder, recipe)
+        if data is None:
+            check_fetchable(folder, recipe)
+        return recipe_to_json(recipe)
+
+    recipe = recipe_from_json(world.first_does(begin_again))
     options = options_of(recipe, given if data is None else {"val_data": None, "test_data": None, **given})
-    data = recipe.data["source"] if data is None else data
-    model = recipe.model.get("import", recipe.model["name"]) if model is None else model
-    return set_up(model, data, options, stack, events, fetch, begun)
+    check_options_shared(options, world)
+    source = recipe.data["source"] if data is None else data
+    built = recipe.model.get("import", recipe.model["name"]) if model is None else model
+    if world.is_shared and remembered_run() is not None:  # it went back before the processes were restarted
+        options = replace(options, checkpoint=None)
+    if begun is None:  # another process than the first: the weights come from that
+        options = replace(options, weights=None, inexact=False, checkpoint=None)
+    return set_up_together(
+        world, stack, events or Events(),
+        lambda events, others: set_up(built, source, replace(options, **others), stack, events, fetch, begun, world),
+    )  # fmt: skip
 
 
 def set_up(
@@ -113,6 +146,7 @@ def set_up(
     events: Events | None,
     fetch: Fetch | None,
     begun: Begun | None = None,
+    world: World = ALONE,
 ) -> Training:
     """Open, build and check everything that a run needs; a new one's folder is made last, when nothing can be wrong.
 
@@ -121,7 +155,7 @@ def set_up(
     is_by_name = isinstance(model, str) and ":" not in model  # then it is fitted to the data
     built = None if is_by_name else choose_model(model, None, options)
     with reading_floats(floats_of(None if built is None else built[0])):
-        return set_up_around(built, model, data, options, stack, events or Events(), fetch, begun)
+        return set_up_around(built, model, data, options, stack, events or Events(), fetch, begun, world)
 
 
 def set_up_around(
@@ -133,6 +167,7 @@ def set_up_around(
     events: Events,
     fetch: Fetch | None,
     begun: Begun | None,
+    world: World,
 ) -> Training:
     """Do so with a model that is built, or with one that is built by its name once the data is known."""
     keep_freed_memory()
@@ -201,7 +236,8 @@ def set_up_around(
     if isinstance(average, Average) and average.hook is not None:
         stack.callback(average.hook.remove)
     outside = outside_state((options.objective, options.loss, options.step), module, (optimizer, schedule.live, *keep))
-    conditions = conditions_of(module, fitted, device)
+    conditions = conditions_of(module, fitted, device, world.size)
+    check_parts_shared(module, fitted.train, recipe, device, world)
     if begun is None and options.resume:
         begun = begun_run(recipe, conditions, options, stack)
     origin = None
@@ -212,18 +248,24 @@ def set_up_around(
     eval_modules = eval_notes(recipe.model.get("eval", []))
     said = (*device_notes, *fitted.notes, *batch_notes(opened, recipe), *eval_modules, *notes, *schedule.notes)
     said += (Note("training.state-outside", listed=outside),) if outside else ()
-    fitted = replace(fitted, notes=said)
+    fitted = replace(fitted, notes=(*said, *notes_shared(module, objective, world)))
+    world.set_up()
     if begun is None:
         folder = stack.enter_context(new_run(Path(options.runs), recipe.model["name"], opened.name, options.name))
+        if world.is_shared and world.is_first:
+            remember_run(folder.name)
         write_records(folder, recipe, fitted, device, conditions)
-        remember(folder, recipe)
+        if world.is_first:
+            remember(folder, recipe)
     else:
         folder = begun.folder
+        if world.is_shared and world.is_first:
+            remember_run(folder.name)
     history = open_history(folder, recipe, events, stack)
     return Training(
         recipe, module, fitted, objective, optimizer, schedule, device, folder, history, events, new_state(),
         conditions, origin, held_objects(module, objective, fitted), keep,
-        GradScaler(device.type) if recipe.precision == "float16" else None, average,
+        GradScaler(device.type) if recipe.precision == "float16" else None, average, world,
     )  # fmt: skip
 
 
@@ -243,6 +285,8 @@ def held_objects(model: nn.Module, objective: Objective, data: Data) -> Held:
 def begin(training: Training, stack: contextlib.ExitStack) -> None:
     """Write the first line of a new run, or bring back the checkpoint that a run goes on from; announce it."""
     stack.enter_context(keeping_workers(training.data))
+    if not training.world.is_first:
+        return  # it gets the first one's state
     if training.origin is None:
         write_start(training)
     else:

@@ -5,3 +5,4 @@ from rushlight.training.step.memory import is_out_of_memory
 from rushlight.training.step.pooling import FasterMaxPool, has_images, may_pool
 from rushlight.training.step.recovery import roll_back
 from rushlight.training.step.runner import Executed, Row, StepFailed, StepRunner, cut, step_generator, steps_done
+from rushlight.training.step.shared import SharedStep

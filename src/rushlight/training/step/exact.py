@@ -84,20 +84,7 @@ def exact_step(parts: Parts) -> Step:
             mean = loss.detach()
         else:
             mean, outputs = accumulate(micro_batches)
-        if parts.skips_bad:
-            check_finite_step(mean, trained(parts) if scaler is None else {})
-        if scaler is not None:
-            scaler.unscale_(optimizer)
-        if parts.clip_norm is not None:
-            nn.utils.clip_grad_norm_(list(trained(parts).values()), parts.clip_norm)
-        try:
-            if scaler is None:
-                optimizer.step()
-            else:
-                scaler.step(optimizer)
-                scaler.update()
-        except (RuntimeError, MemoryError) as error:
-            raise UpdateFailed from error
+        update(parts, mean)
         return mean, outputs
 
     def accumulate(micro_batches: Sequence[Batch]) -> tuple[Tensor, Any]:
@@ -139,6 +126,30 @@ def exact_step(parts: Parts) -> Step:
         return torch.stack(shares).sum() / total if shares else loss.detach(), outputs
 
     return step
+
+
+def update(parts: Parts, mean: Tensor) -> None:
+    """Update the parameters by their gradients, once these are checked and clipped where that was asked for.
+
+    Raises:
+        NotFinite: the loss `mean` or a gradient is not finite, and the recipe leaves such steps out.
+        UpdateFailed: the optimizer failed.
+    """
+    optimizer, scaler = parts.optimizer, parts.scaler
+    if parts.skips_bad:
+        check_finite_step(mean, trained(parts) if scaler is None else {})
+    if scaler is not None:
+        scaler.unscale_(optimizer)
+    if parts.clip_norm is not None:
+        nn.utils.clip_grad_norm_(list(trained(parts).values()), parts.clip_norm)
+    try:
+        if scaler is None:
+            optimizer.step()
+        else:
+            scaler.step(optimizer)
+            scaler.update()
+    except (RuntimeError, MemoryError) as error:
+        raise UpdateFailed from error
 
 
 def own_step(function: Callable[[Batch], Any], told: Told | None) -> Step:

@@ -99,6 +99,8 @@ class Rescue:
         size = state["micro_batch"] or largest_size(micro_batches)
         training.optimizer.zero_grad()
         self.buffers.restore()
+        if training.world.is_shared:  # the others would wait for this process's next piece
+            raise TrainingError("out-of-memory-shared", step=state["step"] + 1, kept=describe_kept(training.folder))
         if size < 2:
             raise TrainingError("out-of-memory", step=state["step"] + 1, kept=describe_kept(training.folder))
         state["micro_batch"] = size // 2

@@ -60,7 +60,7 @@ class StepRunner:
         for micro_batches in steps:
             outputs = loss = None  # let go: the next step's own take their place in the processor's cache
             schedule.before_step(state["step"])
-            seed = step_seed(recipe.seed, state["epoch"], state["window"])
+            seed = step_seed(recipe.seed, state["epoch"], state["window"], self.training.world.rank)
             try:
                 loss, outputs = self.rescue.step(execute, micro_batches, self.generator, seed)
             except EXPLAINED as error:

@@ -1,0 +1,13 @@
+"""Several processes that train one run together."""
+
+from rushlight.training.distributed.dropout import WholeDropout
+from rushlight.training.distributed.launcher import launch
+from rushlight.training.distributed.world import (
+    ALONE,
+    ProcessLost,
+    World,
+    joined_world,
+    launched_by,
+    remember_run,
+    remembered_run,
+)

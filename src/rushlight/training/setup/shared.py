@@ -1,0 +1,104 @@
+"""What several processes cannot train together is refused before the first step; what they open is compared."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from rushlight.data import LoaderSplit, Split, share_of
+from rushlight.errors import TrainingError, UsageError
+from rushlight.events import Events
+from rushlight.options import Options
+from rushlight.texts import Note
+from rushlight.training.distributed import World
+from rushlight.training.objective import Objective, as_module, is_own
+from rushlight.training.recipe import Recipe, recipe_from_json, recipe_to_json
+from rushlight.training.state import Training
+
+ALONE_ONLY: dict[str, Any] = {  # options, and what they must be
+    "step": None, "mixup": None, "cutmix": None, "keep": None, "profile": False, "precision": ("float32", "bfloat16"), "on_nan": ("stop", "skip"),
+}  # fmt: skip
+SAME = ("data", "model", "torch", "processes")  # among the conditions of all processes
+
+
+def check_options_shared(options: Options, world: World) -> None:
+    """Raise UsageError for an option that several processes cannot have."""
+    if options.processes is not None and options.processes != world.size:
+        raise UsageError("processes-launched", given=options.processes, processes=world.size)
+    if not world.is_shared:
+        return
+    for option, allowed in ALONE_ONLY.items():
+        value = getattr(options, option)
+        if value not in allowed if isinstance(allowed, tuple) else value != allowed:
+            found = value if isinstance(value, (str, int, float)) else "…"
+            raise UsageError("not-with-processes", option=option, value=found)
+
+
+def check_parts_shared(model: nn.Module, train: Split, recipe: Recipe, device: torch.device, world: World) -> None:
+    """Raise UsageError for a model, data or a device that several processes cannot train with together."""
+    if not world.is_shared:
+        return
+    if device.type != "cpu":
+        raise UsageError("processes-on-processors", device=device)
+    if isinstance(train, LoaderSplit) or train.samples is None:
+        raise UsageError("loader-with-processes", processes=world.size)
+    if recipe.batch_size < world.size:
+        raise UsageError("batch-below-processes", size=recipe.batch_size, processes=world.size)
+    for name, module in model.named_modules():
+        if getattr(module, "sparse", False) is True:
+            raise UsageError("sparse-with-processes", layer=name or type(module).__name__)
+    last = train.samples % recipe.batch_size
+    shares = [len(share_of(size, rank, world.size)) for size in (recipe.batch_size, last) for rank in range(world.size)]
+    if 1 in shares and any(isinstance(module, nn.BatchNorm1d) for module in model.modules()):
+        raise UsageError("lone-sample", processes=world.size, size=recipe.batch_size, last=last or recipe.batch_size)
+
+
+def notes_shared(model: nn.Module, objective: Objective, world: World) -> tuple[str, ...]:
+    """Say how many processes train, and what they do each by itself."""
+    if not world.is_shared:
+        return ()
+    norms = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
+    is_users = objective.own is not None or is_own(as_module(objective.loss))
+    found = [Note("training.processes", count=world.size)]
+    found += [Note("training.norms-per-process")] * norms + [Note("training.loss-per-process")] * is_users
+    return tuple(found)
+
+
+def set_up_together(
+    world: World, stack: ExitStack, events: Events, set_up: Callable[[Events, dict[str, Any]], Training]
+) -> Training:
+    """Set up the training in every process, once all can; the run's folder is the first one's.
+
+    `set_up` takes the events to follow and the options to replace. The others work in a folder that is deleted in the end,
+    tell nothing, and have the first one's recipe.
+
+    Raises:
+        TrainingError: another process cannot, or has opened other data or built another model.
+    """
+    if not world.is_shared:
+        return set_up(events, {})
+    others: dict[str, Any] = {}
+    if not world.is_first:
+        own = stack.enter_context(tempfile.TemporaryDirectory(prefix="rushlight-", ignore_cleanup_errors=True))
+        events = Events()
+        others = {"runs": Path(own), "name": None, "resume": False, "tensorboard": False}
+    try:
+        training = set_up(events, others)
+    except Exception as error:
+        world.set_up(error)
+        raise
+    conditions = {name: training.conditions[name] for name in SAME}
+    recipe, folder = recipe_to_json(training.recipe), str(training.folder.resolve())
+    first, recipe, world.folder = world.first_does(lambda: [conditions, recipe, folder])
+    different = world.gather([name for name in SAME if conditions[name] != first[name]])
+    for rank, names in enumerate(different):
+        if names:
+            raise TrainingError("process-differs", rank=rank, processes=world.size, names=", ".join(names))
+    return training if world.is_first else replace(training, recipe=recipe_from_json(recipe))

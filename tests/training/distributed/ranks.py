@@ -1,0 +1,220 @@
+"""The trainings of the tests of several processes, as a program: `ranks.py CASE FOLDER [VERB] [NAME=VALUE …]`.
+
+Run by itself it trains in one process; with a launcher's environment, together with the others.
+"""
+
+from __future__ import annotations
+
+import ast
+import random
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tests.processes import Process
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+import rushlight
+from rushlight.training.distributed import world
+
+PATIENCE = 240.0  # seconds after which processes hang
+
+
+def start(size: int, *arguments: object, env: dict[str, object] | None = None) -> list[Process]:
+    """Start this program in `size` processes, as a launcher would; of one, without a launcher."""
+    if size == 1:
+        return [Process([__file__, *arguments])]
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    common = {"WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, **(env or {})}
+    return [Process([__file__, *arguments], env={**common, "RANK": rank}) for rank in range(size)]
+
+
+def ends(processes: list[Process]) -> list[tuple[int, str, str]]:
+    """Return exit code, standard output and standard error of each, by rank; none may hang."""
+    try:
+        found = [(process.wait(PATIENCE), *process.communicate()) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    return found
+
+
+def together(size: int, *arguments: object) -> list[tuple[int, str, str]]:
+    """Train in `size` processes to the end; all of them must end well."""
+    found = ends(start(size, *arguments))
+    for code, out, err in found:
+        assert code == 0, f"{out}\n{err}"
+    return found
+
+
+# ── what is trained ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Draws(nn.Module):
+    """Draws from a generator that is every process's own."""
+
+    def __init__(self, draw: Any) -> None:
+        super().__init__()
+        self.draw, self.layer = draw, nn.Linear(6, 3)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.layer(inputs) + 1e-3 * float(self.draw())
+
+
+class Sometimes(nn.Module):
+    """Has a branch that only some samples take, and one that none does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.unused = nn.Linear(6, 3), nn.Linear(6, 3), nn.Linear(6, 3)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        outputs, chosen = self.first(inputs), inputs[:, 0] > 1.9
+        return outputs.index_add(0, chosen.nonzero()[:, 0], self.second(inputs[chosen])) if chosen.any() else outputs
+
+
+class Remembers(nn.Module):
+    """Has a buffer that training changes and its outputs depend on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(6, 3)
+        self.register_buffer("seen", torch.zeros(6))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        if self.training:
+            self.seen.mul_(0.9).add_(0.1 * inputs.detach().mean(0))
+        return self.layer(inputs + self.seen)
+
+
+class Rows(Dataset[Any]):
+    """Rows that are changed at random as they are read."""
+
+    def __init__(self, inputs: np.ndarray, targets: np.ndarray) -> None:
+        self.inputs, self.targets = inputs, targets
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return torch.from_numpy(self.inputs[index]) + 0.01 * torch.randn(6), int(self.targets[index])
+
+
+def rows(count: int = 61, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Return rows of three classes, which can be told apart with some mistakes: (count, 6) float32 and (count,) int64."""
+    generator = np.random.default_rng(seed)
+    targets = generator.integers(0, 3, count)
+    inputs = generator.normal(size=(count, 6)) + np.eye(6)[targets] * 2
+    return inputs.astype(np.float32), targets
+
+
+def network(*extra: nn.Module) -> nn.Sequential:
+    """Return a small network for these rows."""
+    torch.manual_seed(4)
+    return nn.Sequential(nn.Linear(6, 16), *extra, nn.ReLU(), nn.Linear(16, 3))
+
+
+def in_float64(model: nn.Module, batch: Any) -> dict[str, Any]:
+    """The loss in float64, and a number to log."""
+    outputs = model(batch[0].double())
+    loss = nn.functional.cross_entropy(outputs, batch[1])
+    return {"loss": loss, "outputs": outputs, "right": (outputs.argmax(1) == batch[1]).double().mean()}
+
+
+def weighed(model: nn.Module, batch: Any) -> dict[str, Any]:
+    """A loss that is a mean over some of the samples alone: those of class 1 and 2, perhaps none."""
+    kept = batch[1] > 0
+    outputs = model(batch[0].double())
+    losses = nn.functional.cross_entropy(outputs, batch[1], reduction="none")[kept]
+    return {"loss": losses.sum() / kept.sum(), "weight": float(kept.sum())}
+
+
+def case(name: str) -> tuple[Any, Any, dict[str, Any]]:
+    """Return the model, data and options of a case."""
+    sgd: dict[str, Any] = {
+        "optimizer": "SGD",
+        "lr": 0.1,
+        "optimizer_arguments": {"momentum": 0.9},
+        "epochs": 2,
+        "batch_size": 8,
+    }
+    pair = (rows(), rows(23, 1))
+    cases: dict[str, Any] = {
+        "plain": lambda: (network(), pair, sgd),
+        "adamw": lambda: (network(), pair, {"epochs": 2, "batch_size": 12, "lr": 0.01, "clip_norm": 0.5}),
+        "float64": lambda: (network().double(), pair, {**sgd, "objective": in_float64}),
+        "weighed": lambda: (network().double(), pair, {**sgd, "objective": weighed}),
+        "accumulate": lambda: (network().double(), pair, {**sgd, "objective": in_float64, "accumulate": 3}),
+        "classes": lambda: (network(), pair, {**sgd, "loss_arguments": {"weight": [1.0, 2.0, 0.5], "ignore_index": 1}, "loss": "CrossEntropyLoss"}),
+        "sum": lambda: (network(), pair, {**sgd, "lr": 0.01, "loss_arguments": {"reduction": "sum"}, "loss": "CrossEntropyLoss"}),
+        "dropout": lambda: (network(nn.Dropout(0.4)).double(), pair, {**sgd, "objective": in_float64}),
+        "sometimes": lambda: (Sometimes(), pair, sgd),
+        "remembers": lambda: (Remembers(), pair, sgd),
+        "streamed": lambda: (network(), (Rows(*rows()), Rows(*rows(23, 1))), sgd),
+        "norm": lambda: (network(nn.BatchNorm1d(16)), (rows(60), rows(23, 1)), {**sgd, "batch_size": 12}),
+        "stopping": lambda: (network(), pair, {**sgd, "lr": 0.3, "epochs": 12, "early_stopping": 2, "val_data": rows(40, 2)}),
+        "ema": lambda: (network(), pair, {**sgd, "ema": 0.9}),
+        "images": lambda: ("mlp", "digits", {"epochs": 1, "batch_size": 100, "augment": "strong", "model_arguments": {"hidden": (16,)}}),
+        "nan": lambda: (network(), pair, {**sgd, "lr": 1e30}),
+        "skip": lambda: (network(), pair, {**sgd, "objective": blows_up, "on_nan": "skip"}),
+        "torch-draws": lambda: (Draws(lambda: torch.rand(())), pair, sgd),
+        "python-draws": lambda: (Draws(random.random), pair, sgd),
+        "fails-in-one": lambda: (network(), pair, {**sgd, "objective": fails_in_one}),
+        "stands-still": lambda: (network(), pair, {**sgd, "objective": stands_still}),
+        "loader": lambda: (network(), torch.utils.data.DataLoader(Stream(), batch_size=8), sgd),
+    }  # fmt: skip
+    found: tuple[Any, Any, dict[str, Any]] = cases[name]()
+    return found
+
+
+class Stream(torch.utils.data.IterableDataset[Any]):
+    """Rows one after another."""
+
+    def __iter__(self) -> Any:
+        return ((torch.from_numpy(row), int(target)) for row, target in zip(*rows(), strict=True))
+
+
+def blows_up(model: nn.Module, batch: Any) -> Tensor:
+    """A loss that is not finite where a certain sample is among a process's own."""
+    loss = nn.functional.cross_entropy(model(batch[0]), batch[1])
+    return loss * float("inf") if bool((batch[0][:, 0] > 3.5).any()) else loss
+
+
+def fails_in_one(model: nn.Module, batch: Any) -> Tensor:
+    """A loss that fails in the process that has a certain sample."""
+    if model.training and bool((batch[0][:, 0] > 3.5).any()):
+        raise ValueError("this sample is too much")
+    return nn.functional.cross_entropy(model(batch[0]), batch[1])
+
+
+def stands_still(model: nn.Module, batch: Any) -> Tensor:
+    """A loss that takes its time in the process that has a certain sample, longer than the others wait."""
+    if model.training and bool((batch[0][:, 0] > 3.5).any()):
+        time.sleep(8)
+    return nn.functional.cross_entropy(model(batch[0]), batch[1])
+
+
+def main(name: str, folder: str, verb: str = "train", *settings: str) -> None:
+    """Train or resume a case as the run `folder`."""
+    torch.set_num_threads(1)
+    world.STEP_SECONDS = 3.0 if name == "stands-still" else 60.0
+    model, data, options = case(name)
+    given = {key: ast.literal_eval(value) for key, value in (setting.split("=") for setting in settings)}
+    path = Path(folder)
+    if verb == "train":
+        rushlight.train(model, data, name=path.name, runs=path.parent, quiet=True, **{**options, **given})
+    else:
+        live = {key: options[key] for key in ("objective", "val_data") if key in options}
+        live |= {"loss": options["loss"]} if not isinstance(options.get("loss", ""), str) else {}
+        rushlight.resume(path.name, None if isinstance(model, str) else model, None if isinstance(data, str) else data,
+                         runs=path.parent, quiet=True, **{**live, **given})  # fmt: skip
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

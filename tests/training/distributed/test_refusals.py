@@ -1,0 +1,90 @@
+"""What several processes cannot train together is refused before the first step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from rushlight.data import CPU, LoaderSplit, ResidentSplit
+from rushlight.errors import UsageError
+from rushlight.options import check_options
+from rushlight.training.distributed import ALONE, World
+from rushlight.training.setup.shared import check_options_shared, check_parts_shared
+
+TWO = World(0, 2)
+
+
+class Sized:
+    """A recipe of which only the batch size matters."""
+
+    def __init__(self, batch_size: int) -> None:
+        self.batch_size = batch_size
+
+
+def split(samples: int) -> ResidentSplit:
+    return ResidentSplit(torch.zeros(samples, 2), torch.zeros(samples, dtype=torch.long), lambda raw: raw)
+
+
+def key_of(refused: pytest.ExceptionInfo[UsageError]) -> str:
+    return refused.value.key
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"mixup": 0.2}, {"profile": True}, {"precision": "float16"}, {"precision": "tf32"}, {"on_nan": "rollback"},
+        {"keep": [torch.Generator()]}, {"step": lambda batch: batch},
+    ],
+)  # fmt: skip
+def test_an_option_that_is_not_right_with_several_processes_is_refused(given: dict[str, Any]) -> None:
+    options = check_options(given)
+    check_options_shared(options, ALONE)
+    with pytest.raises(UsageError) as refused:
+        check_options_shared(options, TWO)
+    assert key_of(refused) == "not-with-processes"
+    assert next(iter(given)) in refused.value.problem
+
+
+def test_another_number_than_the_launched_one_is_refused() -> None:
+    check_options_shared(check_options({"processes": 2}), TWO)
+    with pytest.raises(UsageError) as refused:
+        check_options_shared(check_options({"processes": 3}), TWO)
+    assert key_of(refused) == "processes-launched"
+
+
+@pytest.mark.parametrize(
+    ("model", "samples", "size", "device", "key"),
+    [
+        (nn.Linear(2, 2), 20, 1, CPU, "batch-below-processes"),
+        (nn.Linear(2, 2), 20, 4, torch.device("cuda"), "processes-on-processors"),
+        (nn.Sequential(nn.EmbeddingBag(3, 2, sparse=True)), 20, 4, CPU, "sparse-with-processes"),
+        (nn.Sequential(nn.BatchNorm1d(2)), 20, 3, CPU, "lone-sample"),
+        (nn.Sequential(nn.BatchNorm1d(2)), 22, 4, CPU, "lone-sample"),
+    ],
+)
+def test_a_model_or_a_batch_that_cannot_be_divided_is_refused(
+    model: nn.Module, samples: int, size: int, device: torch.device, key: str
+) -> None:
+    recipe: Any = Sized(size)
+    check_parts_shared(model, split(samples), recipe, device, ALONE)
+    with pytest.raises(UsageError) as refused:
+        check_parts_shared(model, split(samples), recipe, device, TWO)
+    assert key_of(refused) == key
+
+
+def test_a_loader_of_the_user_s_own_is_refused() -> None:
+    recipe: Any = Sized(4)
+    loader = LoaderSplit(DataLoader(TensorDataset(torch.zeros(8, 2)), batch_size=4), lambda batch: batch)
+    with pytest.raises(UsageError) as refused:
+        check_parts_shared(nn.Linear(2, 2), loader, recipe, CPU, TWO)
+    assert key_of(refused) == "loader-with-processes"
+
+
+def test_what_can_be_divided_is_not_refused() -> None:
+    recipe: Any = Sized(4)
+    check_parts_shared(nn.Sequential(nn.BatchNorm1d(2)), split(24), recipe, CPU, TWO)
+    check_parts_shared(nn.Linear(2, 2), split(21), recipe, CPU, TWO)
