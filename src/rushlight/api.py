@@ -56,7 +56,7 @@ class Epochs(Session):
 def train(model: str | nn.Module, data: Any = "fashion-mnist", **options: Any) -> Run:
     """Train `model` on `data` and return the finished run.
 
-    `model` is any `nn.Module`, a model's name ("mlp", "cnn", "resnet", "unet", "linear"), or "file.py:Class". `data` is a name
+    `model` is any `nn.Module`, a model's name ("mlp", "cnn", "resnet", "unet", "textcnn", "linear"), or "file.py:Class". `data` is a name
     ("fashion-mnist", "digits", …), a path (a folder of images, a CSV, …), a pair of arrays, a Dataset or a DataLoader.
 
     Raises:

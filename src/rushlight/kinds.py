@@ -41,6 +41,11 @@ def is_count(value: Any) -> bool:
     return type(value) is int and 0 <= value < LARGEST
 
 
+def is_below(most: int) -> Kind:
+    """Return the kind of whole numbers from 0 on that are smaller than `most`."""
+    return lambda value: is_count(value) and value < most
+
+
 def is_finite(value: Any) -> bool:
     """Tell whether a value is a finite number."""
     return math.isfinite(value) if isinstance(value, float) else is_whole_number(value)

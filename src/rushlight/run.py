@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from rushlight.console import fetch_progress
-from rushlight.data import FeatureSpec, TargetSpec
+from rushlight.data import FeatureSpec, TargetSpec, with_tokenizer
 from rushlight.device import choose_device
 from rushlight.errors import RunError
 from rushlight.export import Bundle, Predictions, predict, predict_batches, read_bundle, save_model
@@ -124,13 +124,18 @@ class Run:
         fetch = fetch_progress()
         return test_run(self.folder, self.recipe, self.model, *self._specs, data, given, self._training, fetch)
 
-    def predict(self, inputs: Any, batch_size: int = 512) -> Predictions:
+    def predict(self, inputs: Any, batch_size: int = 512, *, tokenizer: Any = None) -> Predictions:
         """Predict from arrays, tensors, image files, tables, a DataLoader, or a tuple or dict of several inputs; NumPy out.
+
+        A model of texts takes a text or a sequence of texts too, and a `Path` to a text file. A function that was the
+        `tokenizer` of the training is given again, once Python has been left. A model of a series gets its last rows.
 
         Raises:
             DataError: the inputs are not what the model takes; the message has expected and found.
         """
         features, target = self._specs
+        if tokenizer is not None and features is not None:
+            features = with_tokenizer(features, tokenizer)
         device, _ = choose_device(self.recipe.device)
         if features is None or isinstance(inputs, DataLoader):
             return predict_batches(self.model.to(device), inputs, features, target)

@@ -18,7 +18,7 @@ from tests.processes import run_python
 from torch import nn
 
 from rushlight.errors import ModelError, UsageError
-from rushlight.models import MODELS, build_model, load_model_class
+from rushlight.models import build_model, load_model_class
 from rushlight.models.custom import build_custom, source_digest
 
 SMALL: dict[str, dict[str, Any]] = {
@@ -82,7 +82,28 @@ def test_a_residual_block_adds_its_input() -> None:
     assert model[5](x).shape == (1, 4, 4, 4)
 
 
-@pytest.mark.parametrize("name", sorted(MODELS))
+@pytest.mark.parametrize("length", [40, 9, 2, 1])
+@pytest.mark.parametrize("widths", [(3, 5, 7), (2, 4)])
+def test_padding_does_not_change_what_a_text_gives_and_an_empty_text_gives_something(
+    length: int, widths: tuple[int, ...]
+) -> None:
+    model = build_model("textcnn", (40,), 3, {"vocabulary": 9, "padding": 8, "widths": widths}, seed=0).eval()
+    ids = torch.full((5, 40), 8)
+    ids[:4, :length] = torch.randint(0, 8, (4, length), generator=torch.Generator().manual_seed(0))
+    alone = model(ids[:, :length])  # the last text is padding alone
+    assert torch.allclose(model(ids), alone, atol=1e-6)
+    assert torch.isfinite(alone).all()
+    assert not torch.allclose(alone[0], alone[-1])
+
+
+def test_a_network_of_texts_wants_ids_and_their_vocabulary() -> None:
+    for shape, arguments in (((6,), {}), ((1, 8, 8), {"vocabulary": 9})):
+        with pytest.raises(ModelError) as caught:
+            build_model("textcnn", shape, 2, arguments, seed=0)
+        assert caught.value.key == "needs-text"
+
+
+@pytest.mark.parametrize("name", sorted(SMALL))
 def test_weights_depend_on_the_seed_alone_and_the_global_stream_is_left_alone(name: str) -> None:
     torch.manual_seed(1)
     expected = torch.rand(2)

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from rushlight.data.spec import Column, FeatureSpec, Normalization, TargetSpec
+from rushlight.data.spec import Column, FeatureSpec, Normalization, TargetSpec, Tokens
 from rushlight.export.bundle import write_bundle
 from rushlight.export.make_graph import add_graph
 from rushlight.models import build_model
@@ -31,18 +31,31 @@ SPECS = {
         FeatureSpec("array", (5,), "float32", Normalization("standard", 1.0, (0.5,) * 5, (2.0,) * 5)),
         TargetSpec("regression", width=1, mean=(5.0,), std=(2.0,)),
     ),
+    "text": (
+        FeatureSpec("table", (24,), "int64", columns=(Column("review", "text", tokens=Tokens(24)),)),
+        TargetSpec("classification", ("bad", "good")),
+    ),
+    "series": (
+        FeatureSpec(
+            "table", (3, 2), "float32", Normalization("standard", 1.0, (5.0, 1.0), (2.0, 1.0)),
+            (Column("load", "number"), Column("rain", "number"), Column("hour", "number", orders=True)),
+        ),
+        TargetSpec("regression", width=2, mean=(5.0, 5.0), std=(2.0, 2.0)),
+    ),
 }  # fmt: skip
+ARGUMENTS = {"text": {"vocabulary": 257, "padding": 256, "embedding": 4, "channels": 4}}
 
 
 def main() -> None:
-    """Write the three bundles."""
+    """Write the bundles."""
     generator = torch.Generator().manual_seed(0)
     for kind, (features, target) in SPECS.items():
         raw = torch.rand(4, *features.shape, generator=generator) * 2
-        raw = (raw * 127).byte() if features.dtype == "uint8" else raw
-        model: nn.Module = build_model("mlp", features.shape, target.outputs, {"hidden": (8,)}, seed=1)
+        raw = raw if features.dtype == "float32" else (raw * 127).to(getattr(torch, features.dtype))
+        name, arguments = ("textcnn" if kind in ARGUMENTS else "mlp"), ARGUMENTS.get(kind, {"hidden": [8]})
+        model: nn.Module = build_model(name, features.shape, target.outputs, arguments, seed=1)
         write_bundle(
-            HERE / kind, model, features=features, target=target, architecture={"name": "mlp", "arguments": {"hidden": [8]}},
+            HERE / kind, model, features=features, target=target, architecture={"name": name, "arguments": arguments},
             provenance={"run": kind}, examples=raw,
         )  # fmt: skip
         assert add_graph(HERE / kind, model) is None

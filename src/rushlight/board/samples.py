@@ -189,7 +189,8 @@ class Viewer:
                     return {"error": text("board.problem.live-data")}
                 is_raw = isinstance(loss, dict) and loss.get("name") == "objective"
                 self.begin(folder)
-                ready = self.answer({"options": {}, **described, "is_raw": is_raw, "bundle": str(folder / "model")})
+                more = {"is_raw": is_raw, "folder": str(folder), "bundle": str(folder / "model")}
+                ready = self.answer({"options": {}, **described, **more})
                 if "ready" not in ready:
                     self.close()
                     return ready

@@ -313,20 +313,20 @@ def serve(
 
 
 @app.command(cls=Command)
+@takes("open_data")
 def data(
     source: Annotated[str | None, typer.Argument(metavar="NAME|PATH")] = None,
-    target: Annotated[str | None, typer.Option(metavar="COLUMN")] = None,
-    test_data: str | None = None,
+    *,
     sheet: Annotated[Path | None, typer.Option(show_default="contact-sheet-NAME.png")] = None,
-    skip_bad: Annotated[bool, typer.Option("--skip-bad")] = False,
     json: Json = False,
+    **options: Any,
 ) -> None:
     from rushlight.cli.overview import show_data, show_datasets
 
     if source is None:
         show_datasets(json)
     else:
-        show_data(source, target, test_data, sheet, skip_bad, json)
+        show_data(source, chosen(options), sheet, json)
 
 
 @app.command(cls=Command)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rushlight.console import fetch_progress, new_table, open_console, print_json, print_marked, print_titled
+from rushlight.console import new_table, open_console, print_json, print_marked, print_titled
 from rushlight.errors import StorageError
 from rushlight.formats import format_bytes
 from rushlight.texts import shown, text
@@ -40,13 +40,12 @@ def show_datasets(as_json: bool) -> None:
     print_titled(open_console(), text("console.datasets.title"), table)
 
 
-def show_data(
-    source: str, target: str | None, test: str | None, sheet: Path | None, skip_bad: bool, as_json: bool
-) -> None:
+def show_data(source: str, options: dict[str, Any], sheet: Path | None, as_json: bool) -> None:
     """Print what one dataset holds, and write a contact sheet of its images."""
-    from rushlight.data import DataOptions, describe_data, open_source, write_contact_sheet
+    from rushlight.api import open_data
+    from rushlight.data import describe_data, write_contact_sheet
 
-    opened = open_source(source, test, DataOptions(target=target, skip_bad=skip_bad), fetch_progress())
+    opened = open_data(source, **options)
     path = Path(source)
     described = describe_data(opened, table=path if path.is_file() else None)
     refused: StorageError | None = None

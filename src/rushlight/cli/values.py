@@ -35,7 +35,8 @@ def takes(verb: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
                 options += [keyword(name, None, kind, metavar) for name, kind, metavar in short]
                 kind: Any = option.type if option.type in PLAIN_TYPES else str
                 kind = list[str] if option.repeats else kind
-                default = option.default if verb == "train" else None  # else what was not given is left out
+                # else what was not given is left out
+                default = option.default if verb in ("train", "open_data") else None
                 options.append(keyword(option.name, default, kind, option.metavar, *option.flags))
         parameters = sorted(  # its own come last, but those of a search first
             [*own, *options], key=lambda entry: (entry.kind, (entry in options) == (verb == "tune"))

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
         to_device,
     )
     from rushlight.data.look import answer_lines, describe_data, described_samples, write_contact_sheet
-    from rushlight.data.open import DataOptions, open_like, open_source, retarget
+    from rushlight.data.open import TOKENIZER, DataOptions, open_like, open_source, retarget, takes
     from rushlight.data.order import share_of, step_seed
     from rushlight.data.shape import as_array, as_inputs, dtype_name, group_split, has_several_inputs, owned
     from rushlight.data.sources import (
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
         cut_csv,
         decode_csv,
         describe_datasets,
-        encode_cells,
+        encode_rows,
         group_inputs,
         idx_file,
         is_table,
@@ -52,6 +52,9 @@ if TYPE_CHECKING:
         read_array_files,
         read_image,
         read_rows,
+        read_text_file,
+        tokenizer_json,
+        with_tokenizer,
     )
     from rushlight.data.spec import (
         FLOATS,
@@ -64,6 +67,7 @@ if TYPE_CHECKING:
         Scale,
         TargetSpec,
         Task,
+        Tokens,
         in_floats,
         reading_floats,
     )

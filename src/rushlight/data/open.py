@@ -36,6 +36,7 @@ from rushlight.data.sources import (
     TABLE,
     SourceKind,
     read_other_table,
+    tokenizer_json,
 )
 from rushlight.data.spec import (
     FLOATS,
@@ -46,6 +47,7 @@ from rushlight.data.spec import (
     TargetSpec,
     Task,
     in_floats,
+    name_of,
     reading_floats,
 )
 from rushlight.data.splits import Data
@@ -58,6 +60,8 @@ NORMALIZE = ("auto", "standard", "unit", "none")
 TASKS = ("classification", "binary", "multilabel", "regression")
 ARRAY_KINDS = ("image", "array", "tokens")
 
+TOKENIZER = "tokenizer.json"  # in a run's folder
+
 ArrayKind = Literal["image", "array", "tokens"]
 FetchProgress = Callable[[str, int, int | None], None]
 
@@ -67,6 +71,12 @@ class DataOptions:
     """How to open data. What an option is for stands at `rushlight train --help`."""
 
     target: str | None = None  # tables: the column to predict
+    text_column: str | None = None  # tables: the column to read as text; "auto": the one with most of it
+    text_length: int | None = None  # tokens of a text
+    tokenizer: Any = None  # of texts: None for bytes, a tokenizer.json, a tokenizer, or a function
+    window: int | None = None  # tables: rows of a window of a series
+    horizon: int = 1  # rows to predict after a window
+    time_column: str | None = None  # orders the rows of a series
     task: Task | None = None  # None: by the target's kind
     kind: ArrayKind | None = None  # arrays: "tokens" are whole numbers that are ids; None: by dtype and shape
     classes: tuple[str, ...] | None = None  # names, where the data has none
@@ -89,6 +99,17 @@ class DataOptions:
         for option, fraction in (("test_fraction", self.test_fraction), ("val_fraction", self.val_fraction)):
             if fraction is not None and not isinstance(fraction, tuple) and not 0 <= fraction < 1:
                 raise UsageError("bad-fraction", option=option, value=fraction)
+        of_series = {
+            "window": self.window,
+            "time_column": self.time_column,
+            "horizon": self.horizon if self.horizon != 1 else None,
+        }
+        if given := [option for option, value in of_series.items() if value is not None]:
+            if missing := [option for option in ("window", "time_column") if of_series[option] is None]:
+                raise UsageError("window-incomplete", given=", ".join(given), missing=", ".join(missing))
+            for option in ("text_column", "text_length", "tokenizer"):
+                if getattr(self, option) is not None:
+                    raise UsageError("window-of-texts", option=option)
         if self.classes is not None and (
             doubled := [name for name, count in Counter(self.classes).items() if count > 1]
         ):
@@ -97,15 +118,23 @@ class DataOptions:
             raise UsageError("negative", option="workers", value=self.workers)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the options that differ from the defaults, JSON-ready."""
-        return {option: value for option, value in vars(self).items() if value != getattr(DataOptions, option)}
+        """Return the options that differ from the defaults, JSON-ready; a tokenizer as the file that a run keeps, or by name."""
+        chosen = {option: value for option, value in vars(self).items() if value != getattr(DataOptions, option)}
+        if self.tokenizer is None:
+            return chosen
+        is_kept = tokenizer_json(self.tokenizer) is not None
+        return chosen | {"tokenizer": {"file": TOKENIZER} if is_kept else {"live": name_of(self.tokenizer)}}
 
     @classmethod
-    def from_json(cls, content: dict[str, Any]) -> DataOptions:
-        """Rebuild what `to_json` wrote."""
+    def from_json(cls, content: dict[str, Any], folder: Path = Path(), tokenizer: Any = None) -> DataOptions:
+        """Rebuild what `to_json` wrote to the run in `folder`; UsageError without a `tokenizer` that nothing can rebuild."""
         options: dict[str, Any] = {
             option: tuple(value) if isinstance(value, list) else value for option, value in content.items()
         }
+        if "tokenizer" in options:
+            if tokenizer is None and "file" not in options["tokenizer"]:
+                raise UsageError("tokenizer-needed", name=options["tokenizer"].get("live"))
+            options["tokenizer"] = tokenizer or folder / TOKENIZER
         return cls(**options)
 
 
@@ -194,6 +223,11 @@ def kind_of(source: Any) -> SourceKind:
         raise UsageError("unknown-file-kind", path=source, found=Path(source).suffix or Note("data.no-ending"))
     near, known = suggest(str(source), DATASETS), ", ".join(DATASETS)
     raise UsageError("unknown-data", name=source, known=known, suggestion=near, folder=Path.cwd())
+
+
+def takes(source: Any, option: str) -> bool:
+    """Tell whether the kind of a source, given as `open_source` takes it, has this option."""
+    return kind_of(as_given(source).train).takes(option)
 
 
 def check_options_apply(given: Given, kind: SourceKind, options: DataOptions) -> None:
@@ -321,7 +355,7 @@ def opened_like(
 ) -> Split:
     """Do so, with numbers as FLOATS says."""
     if target is not None and features is not None and features.kind == "table" and TABLE.matches(source):
-        samples, _ = read_other_table(source, features.columns, target)
+        samples, _ = read_other_table(source, features, target)
         name = str(source) if isinstance(source, (str, Path)) else "table"
         return kept(name, samples, features, target)
     size = (features.shape[1], features.shape[2]) if features is not None and features.kind == "image" else None

@@ -10,7 +10,7 @@ import contextlib
 import functools
 from collections.abc import Iterator
 from contextvars import ContextVar
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from math import prod
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -95,6 +95,30 @@ class Normalization:
         return mean, std
 
 
+def name_of(tokenizer: Any) -> str:
+    """Return the name of a function, or of an object's class; a name as it is."""
+    return tokenizer if isinstance(tokenizer, str) else getattr(tokenizer, "__qualname__", type(tokenizer).__name__)
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """How a text becomes token ids: the first `length` that the tokenizer gives, then `padding` up to `length`.
+
+    `tokenizer` is "bytes" (the bytes of UTF-8), the JSON of a tokenizer of Hugging Face's `tokenizers`, or the user's own
+    function from a text to ids; on disk the name of that function, and `digest` tells whether another is the same.
+    """
+
+    length: int
+    vocabulary: int = 257  # ids are smaller
+    padding: int = 256
+    tokenizer: Any = field(default="bytes", repr=False)  # its JSON may be long
+    digest: str = ""  # of the user's own function only
+
+    def to_json(self) -> dict[str, Any]:
+        """Return JSON-ready values."""
+        return {**vars(self), "tokenizer": name_of(self.tokenizer) if self.digest else self.tokenizer}
+
+
 @dataclass(frozen=True)
 class Column:
     """One column of a table, and how it becomes numbers.
@@ -102,19 +126,26 @@ class Column:
     A number is itself; a date is its days since 1970; a category is one 0/1 feature per known category (an unknown
     one is all zeros). A missing number or date becomes `fill`, the training mean, and, where the training split
     had missing values, one more 0/1 feature says so. `date_order` is the order of year, month and day in dates that are
-    text, where it is not year first.
+    text, where it is not year first. A text becomes token ids, as `tokens` says. A column that `orders` the rows of a series
+    by time is no feature.
     """
 
     name: str
-    kind: Literal["number", "category", "date"]
+    kind: Literal["number", "category", "date", "text"]
     categories: tuple[str, ...] = ()
     fill: float = 0.0
     flags_missing: bool = False
     date_order: Literal["ymd", "dmy", "mdy"] = "ymd"
+    tokens: Tokens | None = None
+    orders: bool = False
 
     @property
     def width(self) -> int:
         """How many features the column becomes."""
+        if self.tokens is not None:
+            return self.tokens.length
+        if self.orders:
+            return 0
         return len(self.categories) if self.kind == "category" else 1 + self.flags_missing
 
 
@@ -122,8 +153,9 @@ class Column:
 class FeatureSpec:
     """One sample as the model receives it.
 
-    `shape` is without the batch dimension: (channels, height, width) for images, (features,) for tables. `dtype` is the
-    stored dtype; whole numbers that are no image (token ids, say) reach the model as int64, all else as `floats`.
+    `shape` is without the batch dimension: (channels, height, width) for images, (features,) for tables, (rows, features)
+    for windows of a series, (tokens,) for texts. `dtype` is the stored dtype;
+    whole numbers that are no image (token ids, say) reach the model as int64, all else as `floats`.
     `is_raw`: an objective gets them, in the dtype they came in.
     """
 
@@ -147,25 +179,41 @@ class FeatureSpec:
         return prod(self.shape)
 
     @property
+    def tokens(self) -> Tokens | None:
+        """How texts become token ids; None for all else."""
+        return self.columns[0].tokens if self.columns else None
+
+    @property
+    def time(self) -> Column | None:
+        """The column that orders the rows of a series; None where samples are no windows of one."""
+        return next((column for column in self.columns if column.orders), None)
+
+    @property
     def channel_dim(self) -> int:
         """The dimension of a batch along which `normalization` runs."""
         return 1 if self.kind == "image" else -1
 
     def to_json(self) -> dict[str, Any]:
         """Return the spec as JSON-ready values."""
-        return asdict(self)
+        tokens = [column.tokens and column.tokens.to_json() for column in self.columns]
+        content = asdict(replace(self, columns=tuple(replace(column, tokens=None) for column in self.columns)))
+        columns = [entry | {"tokens": own} for entry, own in zip(content["columns"], tokens, strict=True)]
+        return content | {"columns": columns}
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> FeatureSpec:
         """Rebuild what `to_json` wrote."""
         normalization = Normalization(**_tuples(content["normalization"]))
-        columns = tuple(Column(**_tuples(column)) for column in content["columns"])
+        columns = tuple(
+            Column(**_tuples(column) | {"tokens": Tokens(**own) if (own := column.get("tokens")) else None})
+            for column in content["columns"]
+        )
         return cls(**{"floats": "float32", **_tuples(content), "normalization": normalization, "columns": columns})
 
     def prepare(self, raw: Tensor) -> Tensor:
         """Return what the model receives for a batch as stored, shape (batch, *shape)."""
         if self.is_raw or self.dtype == "int64":
-            return raw
+            return raw.long() if self.tokens else raw  # in memory, ids have two or four bytes
         return self.normalization.apply(raw, self.channel_dim, self.floats)
 
 

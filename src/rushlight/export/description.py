@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any, get_args
 
 from rushlight import files
-from rushlight.data import Column, FeatureKind, FeatureSpec, Floats, Layout, Normalization, Scale, TargetSpec, Task
+from rushlight.data import Column, FeatureKind, FeatureSpec, Floats, Layout, Normalization, Scale, TargetSpec, Task, Tokens
 from rushlight.errors import WeightsError
 from rushlight.kinds import (
     Kind,
+    is_below,
     is_count,
     is_finite,
     is_flag,
@@ -29,6 +30,7 @@ from rushlight.texts import Joined, Note
 FORMAT, VERSION = "rushlight-bundle", 1
 MODEL, WEIGHTS, EXAMPLES = "model.json", "weights.safetensors", "examples.safetensors"
 GRAPH = "graph.onnx"
+MOST_TOKENS = 1 << 20  # of a text
 DTYPES = (
     "bool", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64", "float16", "bfloat16", "float32",
     "float64", "complex64", "complex128",
@@ -39,8 +41,12 @@ SPECS: dict[str, Kind] = {  # of inputs and targets
         "floats?": is_one_of(*get_args(Floats)),
         "normalization": {"name?": is_text, "divisor?": is_positive, "mean?": [is_finite], "std?": [is_finite]},
         "columns": [{
-            "name": is_text, "kind": is_one_of("number", "category", "date"), "categories?": [is_text], "fill?": is_finite,
-            "flags_missing?": is_flag, "date_order?": is_one_of("ymd", "dmy", "mdy"),
+            "name": is_text, "kind": is_one_of("number", "category", "date", "text"), "categories?": [is_text],
+            "fill?": is_finite, "flags_missing?": is_flag, "date_order?": is_one_of("ymd", "dmy", "mdy"), "orders?": is_flag,
+            "tokens?": maybe({
+                "length": is_below(MOST_TOKENS), "vocabulary": is_below(1 << 31), "padding": is_below(1 << 31),
+                "tokenizer": is_text, "digest": is_text,
+            }),
         }],
     }),
     "target": maybe({
@@ -126,6 +132,7 @@ def known_features(content: dict[str, Any]) -> dict[str, Any]:
     """Return a feature spec's JSON without fields this version does not know."""
     normalization = known(Normalization, content["normalization"])
     columns = [known(Column, column) for column in content["columns"]]
+    columns = [each | {"tokens": known(Tokens, each["tokens"])} if each.get("tokens") else each for each in columns]
     return {**known(FeatureSpec, content), "normalization": normalization, "columns": columns}
 
 

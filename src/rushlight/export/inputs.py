@@ -29,6 +29,8 @@ def open_inputs(inputs: Any, features: FeatureSpec) -> Array:
 
 def read_inputs(inputs: Any, features: FeatureSpec) -> Array:
     """Do so, with numbers as FLOATS says."""
+    if features.tokens is not None:
+        inputs = texts_as_rows(inputs, features)
     inputs = Path(inputs) if isinstance(inputs, (str, os.PathLike)) else inputs
     if isinstance(inputs, Path) and inputs.suffix.lower() == ".npy":
         try:
@@ -46,11 +48,9 @@ def read_inputs(inputs: Any, features: FeatureSpec) -> Array:
             return np.stack([read_image(image, features) for image in images])
     if features.kind == "table" and (is_by_column(inputs) or is_raw_rows(inputs, features)):
         if are_plain_rows(inputs):
-            from rushlight.data import encode_cells
+            from rushlight.data import encode_rows
 
-            names = dict.fromkeys(name for row in inputs for name in row)
-            table = {name: [row.get(name) for row in inputs] for name in names}
-            return encode_cells(table, features.columns, len(inputs))
+            return encode_rows(inputs, features)
         from rushlight.data import read_rows
 
         return read_rows(inputs, features).numpy()
@@ -66,6 +66,21 @@ def read_raw(inputs: Any, features: FeatureSpec) -> Array:
         if raw.ndim and raw.shape[1:] == features.shape:
             return raw  # which nothing that follows would change
     return stored(batched(open_inputs(inputs, features), features), features, 0)
+
+
+def texts_as_rows(inputs: Any, features: FeatureSpec) -> Any:
+    """Return a text, a sequence of texts, or a text file (a `Path` to .txt) as rows of the text column; all else as it is."""
+    name = features.columns[0].name
+    if isinstance(inputs, Path) and inputs.suffix.lower() == ".txt":
+        from rushlight.data import read_text_file
+
+        return [{name: read_text_file(inputs)}]
+    if isinstance(inputs, str):
+        return [{name: inputs}]
+    if len(getattr(inputs, "shape", ())) == 1:  # an array, or a column of polars or pandas
+        inputs = inputs.to_list() if hasattr(inputs, "to_list") else inputs.tolist()
+    is_text = isinstance(inputs, (list, tuple)) and bool(inputs) and all(isinstance(each, str) for each in inputs)
+    return [{name: each} for each in inputs] if is_text else inputs
 
 
 def is_image_source(value: Any) -> bool:
@@ -90,7 +105,7 @@ def are_plain_rows(inputs: Any) -> bool:
 
 def is_raw_rows(inputs: Any, features: FeatureSpec) -> bool:
     """Whether an array holds a table's columns as they were in the file, not yet the numbers they become."""
-    if not hasattr(inputs, "dtype") or tuple(inputs.shape[1:]) != (len(features.columns),):
+    if features.time or not hasattr(inputs, "dtype") or tuple(inputs.shape[1:]) != (len(features.columns),):
         return False
     is_text = isinstance(inputs, np.ndarray) and inputs.dtype.kind not in "biuf"
     return is_text or features.shape != (len(features.columns),)
@@ -159,6 +174,9 @@ def stored(part: Array, features: FeatureSpec, first: int) -> Array:
     if features.dtype == "uint8" and part.size and not 0 <= part.min() <= part.max() <= 255:
         found = Note("export.values-from", low=part.min().item(), high=part.max().item())
         raise dtype_error(features, found, "bytes")
+    if (tokens := features.tokens) and part.size and not 0 <= part.min() <= part.max() < tokens.vocabulary:
+        found = Note("export.values-from", low=part.min().item(), high=part.max().item())
+        raise dtype_error(features, found, "tokens")
     return part.astype(features.dtype, copy=False)
 
 
@@ -168,6 +186,8 @@ def describe_inputs(features: FeatureSpec) -> Note:
     if features.kind == "image":
         sides = dict(zip(("channels", "height", "width"), features.shape, strict=True))
         return Note("export.takes-images", shape=shape, dtype=features.dtype, **sides)
+    if features.tokens is not None:
+        return Note("export.takes-texts", name=features.columns[0].name, shape=shape)
     return Note(
         "export.takes-numbers" if features.dtype.startswith("float") else "export.takes-whole-numbers", shape=shape
     )

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from rushlight.data import with_tokenizer
 from rushlight.errors import UsageError, WeightsError
 from rushlight.export.bundle import Bundle, answer, difference, read_bundle, write_bundle
 from rushlight.export.description import GRAPH, read_description
@@ -35,11 +36,13 @@ class SavedModel:
         """The names of the classes; none for a regression."""
         return self.bundle.target.classes if self.bundle.target is not None else ()
 
-    def predict(self, inputs: Any, batch_size: int = 512) -> Predictions:
+    def predict(self, inputs: Any, batch_size: int = 512, *, tokenizer: Any = None) -> Predictions:
         """Predict as `Run.predict` does."""
-        if self.bundle.features is None:
+        features = self.bundle.features
+        if features is None:
             raise UsageError("no-signature", run=self.bundle.provenance.get("run"))
-        return predict(self.model, inputs, self.bundle.features, self.bundle.target, batch_size=batch_size)
+        features = features if tokenizer is None else with_tokenizer(features, tokenizer)
+        return predict(self.model, inputs, features, self.bundle.target, batch_size=batch_size)
 
     def answer(self, raw: np.ndarray) -> dict[str, np.ndarray]:
         """Return the outputs by name on raw inputs as stored, and what they mean, as `Graph.answer` does."""

@@ -129,8 +129,49 @@ def unet(shape: Shape, outputs: int, width: int = 16, depth: int = 3) -> nn.Modu
     return UNet(image_shape(shape, "unet")[0], outputs, width, depth)
 
 
+class TextCNN(nn.Module):
+    """Reads token ids by convolutions of several widths; the largest answer of each anywhere in a text decides.
+
+    After Kim, "Convolutional Neural Networks for Sentence Classification" (arXiv:1408.5882). Padding changes nothing: it is
+    embedded as zeros, which the convolutions pad with too, and their answers at padding are left out.
+    """
+
+    def __init__(
+        self, vocabulary: int, padding: int | None, outputs: int, embedding: int, channels: int, widths: Sequence[int],
+        dropout: float,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.padding = padding
+        self.embedding = nn.Embedding(vocabulary, embedding, padding)
+        self.convolutions = nn.ModuleList(nn.Conv1d(embedding, channels, width, padding=width // 2) for width in widths)
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(channels * len(widths), outputs)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Return outputs, (batch, outputs), of token ids, (batch, length)."""
+        x = self.embedding(ids).transpose(1, 2)  # (batch, embedding, length)
+        # one answer for each token, at least 0, as those at padding are to count; even widths give one more
+        answers = [torch.relu(convolution(x))[..., : ids.shape[1]] for convolution in self.convolutions]
+        if self.padding is not None:
+            is_text = (ids != self.padding).unsqueeze(1).to(x.dtype)
+            answers = [answer * is_text for answer in answers]
+        largest = torch.cat([answer.amax(2) for answer in answers], 1)
+        outputs: Tensor = self.head(self.dropout(largest))
+        return outputs
+
+
+def textcnn(
+    shape: Shape, outputs: int, vocabulary: int = 0, padding: int | None = None, embedding: int = 64, channels: int = 64,
+    widths: Sequence[int] = (3, 5, 7), dropout: float = 0.5,
+) -> nn.Module:  # fmt: skip
+    """Convolutions of several widths over token ids and the maximum over the text; `vocabulary` and `padding` are the data's."""
+    if len(shape) != 1 or vocabulary < 1:
+        raise ModelError("needs-text", shape=tuple(shape))
+    return TextCNN(vocabulary, padding, outputs, embedding, channels, widths, dropout)
+
+
 MODELS: dict[str, Callable[..., nn.Module]] = {
-    "mlp": mlp, "cnn": cnn, "resnet": resnet, "linear": linear, "unet": unet,
+    "mlp": mlp, "cnn": cnn, "resnet": resnet, "linear": linear, "unet": unet, "textcnn": textcnn,
 }  # fmt: skip
 
 

@@ -18,6 +18,7 @@ LIVE = (
     "schedule",
     "test_data",
     "val_data",
+    "tokenizer",
     "keep",
     "on_event",
 )  # objects stay as they are

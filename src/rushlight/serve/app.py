@@ -207,7 +207,7 @@ class Service:
         return {
             "name": request.model.name,
             "models": [*self.registry.models],
-            "kind": features and features.kind,
+            "kind": features and ("array" if features.time else features.kind),
             "shape": features and list(features.shape),
             "columns": [
                 {"name": column.name, "kind": column.kind, "categories": column.categories[:200]}

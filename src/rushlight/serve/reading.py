@@ -38,6 +38,8 @@ def read_inputs(body: bytes, kind: str, model: Model, most: int) -> Array:
         return bounded(read_raw([body], features), most)
     if body.startswith(NPY):
         return bounded(read_raw(read_npy(body), features), most)
+    if features.tokens is not None and kind.startswith("text/plain"):
+        return read_raw(body.decode("utf-8", "replace"), features)
     if "csv" in kind or ("json" not in kind and body.lstrip()[:1] not in (b"[", b"{")):
         return bounded(read_csv(body, features, most), most)
     return bounded(from_json(parsed(body), features), most)
@@ -60,9 +62,16 @@ def from_json(content: Any, features: FeatureSpec) -> Array:
         content = next((content[key] for key in KEYS if key in content), content)
     if features.kind == "table" and isinstance(content, dict):
         content = [content] if is_row(content, features) else content
+    if features.tokens is not None and content and (isinstance(content, str) or is_texts(content)):
+        return read_raw(content, features)
     if features.kind == "table" and isinstance(content, list) and content and isinstance(content[0], dict):
         return read_raw(checked_rows(content, features), features)
     return read_raw(numbers_of(content), features)
+
+
+def is_texts(content: Any) -> bool:
+    """Tell whether content is a list of texts."""
+    return isinstance(content, list) and all(isinstance(each, str) for each in content)
 
 
 def is_row(content: dict[str, Any], features: FeatureSpec) -> bool:

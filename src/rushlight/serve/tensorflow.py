@@ -9,7 +9,7 @@ from typing import Any
 from rushlight.export import Answers, read_raw
 from rushlight.serve.answers import Refusal
 from rushlight.serve.model import Array, Model
-from rushlight.serve.reading import bounded, checked_rows, json_lists, meaning, numbers_of, parsed
+from rushlight.serve.reading import bounded, checked_rows, is_texts, json_lists, meaning, numbers_of, parsed
 
 TYPES = {
     "BOOL": "DT_BOOL", "UINT8": "DT_UINT8", "INT8": "DT_INT8", "INT16": "DT_INT16", "UINT16": "DT_UINT16",
@@ -52,7 +52,8 @@ def rows_of(rows: Any, model: Model, most: int, name: str) -> Array:
         if model.features.kind != "image":
             raise Refusal(400, "serve-no-picture")
         return read_raw([picture(row) for row in rows], model.features)
-    return bounded(read_raw(numbers_of(rows), model.features), most)
+    are_texts = model.features.tokens is not None and is_texts(rows)
+    return bounded(read_raw(rows if are_texts else numbers_of(rows), model.features), most)
 
 
 def picture(row: Any) -> bytes:

@@ -22,6 +22,7 @@ from rushlight.data import (
     open_source,
     reading_floats,
     retarget,
+    with_tokenizer,
 )
 from rushlight.device import choose_device
 from rushlight.errors import RunError, StorageError, UsageError
@@ -52,13 +53,13 @@ from rushlight.training.setup import (
 from rushlight.training.state import Training
 
 
-def reopen_data(folder: Path, recipe: Recipe, fetch: Fetch | None = None) -> Data:
+def reopen_data(folder: Path, recipe: Recipe, fetch: Fetch | None = None, tokenizer: Any = None) -> Data:
     """Open a run's data again, as its recipe says; its targets are as they came, until `retarget` makes them the loss's."""
     described, loss = recipe.data, recipe.loss
     if "source" not in described:
         raise RunError("live-data", run=folder.name, data=described.get("name"))
     check_fetchable(folder, recipe)
-    options = DataOptions.from_json(described["options"])
+    options = DataOptions.from_json(described["options"], folder, tokenizer)
     with reading_floats(floats_in(recipe)):
         data = open_source(
             described["source"], described.get("test"), options, fetch, validation=described.get("validation"),
@@ -132,14 +133,17 @@ def test_run(
     if training is None or "metrics" in given:
         named = [entry["name"] for entry in recipe.metrics if not entry.get("live")]
         objective = replace(objective, metrics=choose_metrics(given.get("metrics", named), None))
+    tokenizer = given.get("tokenizer")
+    if tokenizer is not None and features is not None:
+        features = with_tokenizer(features, tokenizer)
     if data is not None:
-        options = DataOptions.from_json(recipe.data["options"])
+        options = DataOptions.from_json(recipe.data["options"], folder, tokenizer)
         options = replace(options, **{name: value for name, value in given.items() if hasattr(options, name)})
         split = open_like(data, features, target, options, fetch)
         if features is None and target is not None and recipe.loss["name"] not in (*USERS, OWN_LOSS):
             split = group_split(split, target)
     else:
-        own = training.data if training is not None else reopen_data(folder, recipe, fetch)
+        own = training.data if training is not None else reopen_data(folder, recipe, fetch, tokenizer)
         if own.test is None:
             raise UsageError("nothing-to-test", run=folder.name)
         is_ready = training is not None or target is None or recipe.loss["name"] in USERS

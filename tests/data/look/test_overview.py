@@ -59,7 +59,7 @@ def test_tables_tell_missing_values_by_column(tmp_path: Path) -> None:
 def test_a_tables_values_are_printed_for_people(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "t.csv"
     path.write_text("a,b,y\n" + "".join(f"{i / 7},{'red' if i % 4 else 'blue'},{i % 2}\n" for i in range(1, 41)))
-    show_data(str(path), "y", None, None, False, False)
+    show_data(str(path), {"target": "y"}, None, False)
     said = " ".join(capsys.readouterr().out.split())
     assert "red (30), blue (10)" in said
     assert "0.1429 to 5.714" in said

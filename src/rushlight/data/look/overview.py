@@ -86,8 +86,8 @@ def describe_split(split: Split, features: FeatureSpec | None, target: TargetSpe
         "read": len(inputs),
         "counts": count_classes(labels, target),
         "target": describe_quantities(targets, target) if target.task == "regression" else None,
-        "min": float(inputs.min()),
-        "max": float(inputs.max()),
+        "min": None if features.tokens else float(inputs.min()),
+        "max": None if features.tokens else float(inputs.max()),
     }
 
 

@@ -1,6 +1,6 @@
 """Single samples of a run's data, for a process that is asked over its pipes.
 
-The first line of its input describes the data as a recipe does, with "is_raw"; each further line asks for something, and gets one line
+The first line of its input describes the data as a recipe does, with "is_raw" and the run's "folder"; each further line asks for something, and gets one line
 of JSON: {"indices": [test samples]} gets {"kind", "items"}, an item being a PNG ("image"), [[column, value], …] ("table") or
 [number, …] ("array"); {"twins": true} gets {"twins": find_duplicates}. What fails gets {"error": why}. Nothing is fetched.
 """
@@ -15,6 +15,7 @@ import os
 import socket
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any, NoReturn
 
 from torch import Tensor
@@ -23,11 +24,13 @@ from rushlight.data.feed import ResidentSplit, StreamedSplit
 from rushlight.data.look.overview import as_image, as_pixels, find_duplicates
 from rushlight.data.open import DataOptions, open_source
 from rushlight.data.spec import FeatureSpec, reading_floats
+from rushlight.data.sources import decoded_text
 from rushlight.data.splits import Data
 from rushlight.errors import RushlightError
 
 LARGEST = 160  # pixels of a picture's longer side
 MOST_NUMBERS = 64  # of an array
+MOST_CHARACTERS = 2000  # of a text
 MOST_TWINS = 10_000
 
 
@@ -63,7 +66,7 @@ def refuse(*arguments: object) -> NoReturn:
 
 def opened(described: dict[str, Any]) -> Data:
     """Open the data of a recipe."""
-    options = DataOptions.from_json(described["options"])
+    options = DataOptions.from_json(described["options"], Path(described.get("folder", ".")))
     with reading_floats("float64" if described.get("floats") == "float64" else "float32"):
         return open_source(
             described["source"], described.get("test"), options, validation=described.get("validation"),
@@ -78,6 +81,9 @@ def described_samples(features: FeatureSpec | None, split: object, indices: Iter
     inputs = (split.inputs[index] if isinstance(split, ResidentSplit) else split.dataset[index][0] for index in indices)
     if features.kind == "image":
         return {"kind": "image", "items": [png_of(pixels) for pixels in inputs]}
+    if (tokens := features.tokens) is not None:
+        texts = (decoded_text(row.numpy(), tokens)[:MOST_CHARACTERS] for row in inputs)
+        return {"kind": "table", "items": [[(features.columns[0].name, text)] for text in texts]}
     if features.columns:
         return {"kind": "table", "items": [list(cells_of(row, features)) for row in inputs]}
     return {"kind": "array", "items": [raw.flatten()[:MOST_NUMBERS].tolist() for raw in inputs]}
@@ -94,11 +100,14 @@ def png_of(pixels: Tensor) -> str:
 
 def cells_of(row: Tensor, features: FeatureSpec) -> Iterator[tuple[str, float | str | None]]:
     """Give the name and the value of each column of a table's row, as they were before they became features."""
+    row = row[-1] if features.time else row  # of a window, its last row
     values = features.normalization.undo(row.unsqueeze(0), features.channel_dim)[0].tolist()
     place = 0
     for column in features.columns:
         own = values[place : place + column.width]
         place += column.width
+        if column.orders:
+            continue
         if column.kind == "category":
             best = max(range(len(own)), key=own.__getitem__, default=0)
             yield column.name, column.categories[best] if own and own[best] > 0.5 else None

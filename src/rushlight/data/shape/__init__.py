@@ -15,7 +15,7 @@ from rushlight.data.shape.build import (
     split_digest,
     standardised,
 )
-from rushlight.data.shape.samples import FOLD_CUT, Cut, Names, Samples, cut_samples, cut_splits
+from rushlight.data.shape.samples import FOLD_CUT, SPLIT_FOLDERS, Cut, Names, Samples, cut_samples, cut_splits
 from rushlight.data.shape.several import as_inputs, group_split, has_several_inputs
 from rushlight.data.shape.targets import as_array, as_floats, check_same_shape, owned, read_targets, target_notes
 from rushlight.data.shape.to_model import PrepareBatch

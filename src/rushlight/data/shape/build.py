@@ -47,10 +47,13 @@ def build_data(
     validation: Samples | None = None,
     normalize: NormalizeName = "auto",
     columns: tuple[Column, ...] = (),
+    learn_from: Tensor | None = None,
     notes: tuple[str, ...] = (),
     is_raw: bool = False,
 ) -> Data:
     """Make `Data` of samples in memory; the splits are already cut. `is_raw`: they are for an objective, as they are.
+
+    The normalisation is learnt from `learn_from`, else from the training inputs.
 
     Raises:
         DataError: a split is empty, inputs are not finite, labels are outside 0…C-1, or there is one class only.
@@ -59,10 +62,11 @@ def build_data(
         if samples is not None:
             check_samples(name, Note(f"words.{split_name}"), samples, None if is_raw else target)
     are_given = is_raw and normalize == "auto"
-    normalization = learn_normalization(train.inputs, kind, "none" if are_given else normalize)
-    features = FeatureSpec(
-        kind, tuple(train.inputs.shape[1:]), dtype_name(train.inputs), normalization, columns, is_raw=are_given
-    )
+    are_tokens = bool(columns) and columns[0].tokens is not None
+    source = train.inputs if learn_from is None else learn_from
+    normalization = learn_normalization(source, kind, "none" if are_given or are_tokens else normalize)
+    dtype = "int64" if are_tokens else dtype_name(train.inputs)
+    features = FeatureSpec(kind, tuple(train.inputs.shape[1:]), dtype, normalization, columns, is_raw=are_given)
     digest, may_scale = fingerprint(train, validation, test), False
     if is_raw or target is None:
         digest = f"{RAW}{digest}"
@@ -81,7 +85,7 @@ def build_data(
         target=target,
         fingerprint=digest,
         notes=(*notes, *normalization_notes(features)),
-        examples=train.inputs[:EXAMPLES].clone(),
+        examples=train.inputs[:EXAMPLES].to(torch.int64 if are_tokens else train.inputs.dtype, copy=True),
         may_scale=may_scale,
     )
 
@@ -242,6 +246,8 @@ def normalization_notes(features: FeatureSpec) -> tuple[Note, ...]:
     """Say how features are scaled."""
     if features.is_raw:
         return (Note("data.as-given"),)
+    if features.tokens is not None:
+        return ()
     if features.normalization.name == "none":
         return (Note("data.not-scaled"),)
     if features.normalization.name == "unit":

@@ -16,13 +16,23 @@ from rushlight.errors import UsageError
 from rushlight.texts import Note
 
 FOLD_CUT = "data.fold-cut"  # the note of data whose test split is a fold
+SPLIT_FOLDERS = {  # the names of folders, in small letters
+    "train": ("train", "training"),
+    "test": ("test", "testing"),
+    "validation": ("val", "valid", "validation"),  # without a folder to test on, the first one there is tested
+}
 
 
 class Names(Sequence[str]):
-    """The samples' names, each made when it is asked for: a text of their own, or the text `key` with their row number."""
+    """The samples' names, each made when it is asked for: a text of their own, or the text `key` with their row number.
 
-    def __init__(self, values: np.ndarray, key: str | None = None, file: str = "") -> None:
-        self.values, self.key, self.file = values, key, file  # values: (n,) of texts or of row numbers
+    With `texts`, (n,), each is followed by its own, as samples of text are by their beginning.
+    """
+
+    def __init__(
+        self, values: np.ndarray, key: str | None = None, file: str = "", texts: np.ndarray | None = None
+    ) -> None:
+        self.values, self.key, self.file, self.texts = values, key, file, texts  # values: (n,), texts or row numbers
 
     def __len__(self) -> int:
         return len(self.values)
@@ -31,8 +41,9 @@ class Names(Sequence[str]):
         """Return one name, or, for a slice or an array of indices, those names."""
         value = self.values[index]
         if isinstance(value, np.ndarray):
-            return Names(value, self.key, self.file)
-        return value if self.key is None else Note(self.key, row=int(value), file=self.file)
+            return Names(value, self.key, self.file, None if self.texts is None else self.texts[index])
+        name = value if self.key is None else Note(self.key, row=int(value), file=self.file)
+        return name if self.texts is None else Note("data.name-and-text", name=name, text=self.texts[index])
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,15 @@ if TYPE_CHECKING:
         TABLE,
         cut_csv,
         decode_csv,
+        decoded_text,
         describe_columns,
-        encode_cells,
+        encode_rows,
         is_table,
         read_other_table,
         read_rows,
+        read_text_file,
+        tokenizer_json,
+        with_tokenizer,
     )
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 from rushlight.data.splits import Data
+from rushlight.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -26,3 +27,8 @@ class SourceKind:
     def takes(self, option: str) -> bool:
         """Tell whether `open` has a parameter of this name."""
         return option in inspect.signature(self.open).parameters
+
+
+def refuse_folder(error: OSError) -> NoReturn:
+    """Raise DataError for a folder that cannot be read: its files would be missing without a word."""
+    raise DataError("folder-unreadable", path=error.filename, reason=error.strerror) from error

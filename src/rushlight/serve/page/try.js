@@ -68,7 +68,7 @@ function rowForm(columns) {
   const fields = columns.map((column) => {
     const options = () => [make("option", { value: "", textContent: words.missing }), ...column.categories.map((value) => make("option", { value, textContent: value }))];
     const field = column.kind === "category" ? make("select", { name: column.name }, ...options())
-      : make("input", { name: column.name, inputMode: column.kind === "number" ? "decimal" : "text", placeholder: column.kind === "date" ? "2024-01-31" : "" });
+      : column.kind === "text" ? make("textarea", { name: column.name }) : make("input", { name: column.name, inputMode: column.kind === "number" ? "decimal" : "text", placeholder: column.kind === "date" ? "2024-01-31" : "" });
     return make("label", {}, column.name, field);
   });
   form.onsubmit = (event) => {

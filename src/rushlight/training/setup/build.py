@@ -36,6 +36,8 @@ def choose_model(model: object, data: Data | None, options: Options) -> tuple[nn
     if not isinstance(model, str):
         raise ModelError("no-model", found=type(model).__name__)
     arguments = {key: as_json(value) for key, value in (options.model_arguments or {}).items()}
+    if model == "textcnn" and data.features is not None and (tokens := data.features.tokens):
+        arguments = {"vocabulary": tokens.vocabulary, "padding": tokens.padding, **arguments}
     described = {"name": model, "arguments": arguments, "seed": options.seed}
     if ":" in model:
         own = {"import": model, "name": model.rpartition(":")[2], "source_sha256": source_digest(model)}
@@ -145,6 +147,8 @@ def build_described(described: dict[str, Any], data: Data | None) -> nn.Module:
     assert data is not None
     if data.features is None or data.target is None:
         raise UsageError("model-needs-spec", model=name, data=data.name)
+    if data.features.tokens is not None and name != "textcnn":
+        raise ModelError("texts-need-embedding", model=name, data=data.name)
     return build_model(name, data.features.shape, data.target.outputs, arguments, described["seed"])
 
 

@@ -10,7 +10,17 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 from torch.optim import Optimizer
 
-from rushlight.data import Augment, Data, DataOptions, ResidentSplit, Split, StreamedSplit, group_inputs, retarget
+from rushlight.data import (
+    Augment,
+    Data,
+    DataOptions,
+    ResidentSplit,
+    Split,
+    StreamedSplit,
+    group_inputs,
+    retarget,
+    takes,
+)
 from rushlight.errors import ModelError, UsageError
 from rushlight.formats import format_names
 from rushlight.models import restored
@@ -51,6 +61,13 @@ def data_options(options: Options) -> DataOptions:
     if options.image_size is not None:
         chosen["image_size"] = tuple(options.image_size)
     return DataOptions(**chosen)
+
+
+def with_text_column(model: object, data: Any, options: Options) -> Options:
+    """Return the options with the column of text to be found, where the model reads nothing else."""
+    if model != "textcnn" or options.text_column is not None or not takes(data, "text_column"):
+        return options
+    return replace(options, text_column="auto")
 
 
 def with_validation(data: Any, options: Options) -> Options:

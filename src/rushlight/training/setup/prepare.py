@@ -12,8 +12,9 @@ from typing import Any
 from torch import nn
 from torch.amp import GradScaler
 
+from rushlight import files
 from rushlight.checkpoint_files import age, list_checkpoints
-from rushlight.data import FLOATS, Data, Held, keeping_workers, open_source, reading_floats
+from rushlight.data import FLOATS, TOKENIZER, Data, Held, keeping_workers, open_source, reading_floats, tokenizer_json
 from rushlight.device import choose_device, keep_freed_memory, precision_refusal, products_in_tf32
 from rushlight.errors import RunError, UsageError
 from rushlight.events import Events
@@ -39,6 +40,7 @@ from rushlight.training.setup.choose import (
     fit,
     is_step_alone,
     with_augmentation,
+    with_text_column,
     with_validation,
     with_weights,
 )
@@ -121,10 +123,11 @@ def resume_training(
             check_importable(folder, recipe)
         if data is None:
             check_fetchable(folder, recipe)
-        return recipe_to_json(recipe)
+        return {**recipe_to_json(recipe), "folder": str(folder)}
 
-    recipe = recipe_from_json(world.first_does(begin_again))
-    options = options_of(recipe, given if data is None else {"val_data": None, "test_data": None, **given})
+    content = world.first_does(begin_again)
+    recipe = recipe_from_json(content)
+    options = options_of(Path(content["folder"]), recipe, given if data is None else {"val_data": None, "test_data": None, **given})
     check_options_shared(options, world)
     source = recipe.data["source"] if data is None else data
     built = recipe.model.get("import", recipe.model["name"]) if model is None else model
@@ -174,6 +177,7 @@ def set_up_around(
     device, device_notes = choose_device(options.device)
     if device.type == "mps" and options.device == "auto" and FLOATS.get() == "float64":  # of which it has none
         device, device_notes = choose_device("cpu")
+    options = with_text_column(model, data, options)
     opened = open_source(
         data, options.test_data, data_options(options), fetch, validation=options.val_data,
         is_raw=options.objective is not None or is_step_alone(options), is_whole=is_step_alone(options),
@@ -252,6 +256,8 @@ def set_up_around(
     world.set_up()
     if begun is None:
         folder = stack.enter_context(new_run(Path(options.runs), recipe.model["name"], opened.name, options.name))
+        if (content := tokenizer_json(options.tokenizer)) is not None:
+            files.write_bytes(folder / TOKENIZER, content.encode())
         if world.is_shared and world.is_first:
             remember_run(folder.name)
         write_records(folder, recipe, fitted, device, conditions)

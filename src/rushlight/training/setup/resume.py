@@ -128,11 +128,12 @@ def as_recorded(data: Data, folder: Path) -> Data:
     return replace(data, validation=None) if is_older else data
 
 
-def options_of(recipe: Recipe, given: dict[str, Any]) -> Options:
-    """Return the options that a run was begun with, with those that are given now in their place."""
+def options_of(folder: Path, recipe: Recipe, given: dict[str, Any]) -> Options:
+    """Return the options that the run in `folder` was begun with, with those that are given now in their place."""
     values: dict[str, Any] = {entry.name: getattr(recipe, entry.name) for entry in fields(RecipeOptions)}
     opening = {key: restored(value) for key, value in recipe.data["options"].items()}
     values |= {**opening, "seed": recipe.seed, "split_seed": opening.get("seed", DataOptions.seed)}
+    values["tokenizer"] = DataOptions.from_json(recipe.data["options"], folder, given.get("tokenizer")).tokenizer
     arguments = {key: restored(value) for key, value in recipe.optimizer["arguments"].items()}
     values |= {
         "metrics": [entry["name"] for entry in recipe.metrics], "weights": recipe.model.get("weights"), "loss_arguments": recipe.loss.get("arguments"),

@@ -7,11 +7,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
 import numpy as np
 
-from rushlight.data.shape import Names, cut_splits
+from rushlight.data.shape import SPLIT_FOLDERS, Names, cut_splits
+from rushlight.data.sources.kind import refuse_folder
 from rushlight.data.spec import Share
 from rushlight.errors import DataError
 from rushlight.texts import Joined, Note
@@ -21,9 +21,6 @@ KEPT_BY_PROGRAMS = {  # folders, in small letters, of small copies and remnants:
     "@eadir", "@tmp", "@recycle", "@recently-snapshot", "#recycle", "#snapshot", "__macosx", "$recycle.bin",
     "system volume information", "lost+found",
 }  # fmt: skip
-TRAIN_FOLDERS = ("train", "training")
-TEST_FOLDERS = ("test", "testing")
-VALIDATION_FOLDERS = ("val", "valid", "validation")  # without a folder to test on, the first one there is tested
 
 
 @dataclass(frozen=True)
@@ -50,9 +47,9 @@ def find_images(
     if not path.is_dir():
         raise DataError("no-image-folder", path=path)
     folders = {folder.name.lower(): folder for folder in folders_in(path)}
-    train_folder = next((folders[name] for name in TRAIN_FOLDERS if name in folders), None)
+    train_folder = next((folders[name] for name in SPLIT_FOLDERS["train"] if name in folders), None)
     tests, validations = (
-        [folders[name] for name in names if name in folders] for names in (TEST_FOLDERS, VALIDATION_FOLDERS)
+        [folders[name] for name in SPLIT_FOLDERS[split] if name in folders] for split in ("test", "validation")
     )
     if train_folder is None and (tests or validations):
         raise DataError("no-train-folder", path=path, found=(tests + validations)[0].name)
@@ -153,11 +150,6 @@ def folders_in(path: Path) -> list[Path]:
     return sorted(
         entry for entry in entries if not any(path.with_name("environment.json").is_file() for path in recipes[entry])
     )
-
-
-def refuse_folder(error: OSError) -> NoReturn:
-    """Raise DataError for a folder that cannot be read: its images would be missing without a word."""
-    raise DataError("folder-unreadable", path=error.filename, reason=error.strerror) from error
 
 
 def is_hidden(name: str) -> bool:

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from rushlight.data.shape import Names, Samples, build_data, cut_samples
-from rushlight.data.sources.images.find import IMAGE_ENDINGS, TEST_FOLDERS, TRAIN_FOLDERS, VALIDATION_FOLDERS
+from rushlight.data.shape import SPLIT_FOLDERS, Names, Samples, build_data, cut_samples
+from rushlight.data.sources.images.find import IMAGE_ENDINGS
 from rushlight.data.sources.images.folder import bad_notes, choose_shape
 from rushlight.data.sources.images.pixels import (
     FORMATS,
@@ -34,7 +34,6 @@ from rushlight.texts import Note
 
 IMAGES_FOLDER, MASKS_FOLDER = "images", "masks"
 UNLABELLED, IGNORED = 255, -100  # in a mask; in targets, as torch's losses leave it out
-SPLITS = {"train": TRAIN_FOLDERS, "validation": VALIDATION_FOLDERS, "test": TEST_FOLDERS}
 NUMBERED = ("1", "L", "P", "I")  # Pillow's modes with one number for each pixel
 
 Pair = tuple[Path, Path]  # an image and its mask
@@ -80,7 +79,7 @@ def split_folders(path: Path) -> dict[str, Path]:
     """Return the folder of each split that has images with masks; all is for training where `path` has them itself."""
     if has_masks(path):
         return {"train": path}
-    found = {split: [path / name for name in names if has_masks(path / name)] for split, names in SPLITS.items()}
+    found = {split: [path / name for name in names if has_masks(path / name)] for split, names in SPLIT_FOLDERS.items()}
     return {split: folders[0] for split, folders in found.items() if folders}
 
 

@@ -13,8 +13,10 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from rushlight.data.spec import FLOATS, Column
+from rushlight.data.sources.tables.texts import encode_texts
+from rushlight.data.spec import FLOATS, Column, FeatureSpec
 from rushlight.errors import DataError, suggest
+from rushlight.texts import Note
 
 Array = np.ndarray[Any, np.dtype[Any]]
 DateOrder: TypeAlias = Literal["ymd", "dmy", "mdy"]
@@ -30,6 +32,7 @@ def encode_cells(
 ) -> Array:
     """Return `count` rows as features in the dtype FLOATS, shape (count, sum of the columns' widths), in the order of `columns`.
 
+    A column of texts is alone: its token ids, (count, tokens), are whole numbers.
     `table` has the cells of each column, or float64 values that are read already (dates as days since 1970, NaN for gaps).
     Columns that were not learnt are ignored. `rows` are the rows' numbers in their file, where some of it were left out.
     Raises DataError for a column that is not there, or a value that is no number or date where these were learnt.
@@ -37,9 +40,12 @@ def encode_cells(
     features = np.zeros((count, sum(column.width for column in columns)), dtype=FLOATS.get())
     first = 0
     for column in columns:
+        if column.orders:
+            continue
         if column.name not in table:
-            names, near = ", ".join(table) or "none", suggest(column.name, table)
-            raise DataError("column-not-there", name=column.name, columns=names, near=near)
+            raise column_missing(column.name, table)
+        if column.tokens is not None:
+            return encode_texts(table[column.name], column.tokens)
         write_column(table[column.name], column, features[:, first : first + column.width], rows)
         first += column.width
     return features
@@ -59,6 +65,43 @@ def write_column(cells: Sequence[object] | Array, column: Column, features: Arra
     features[:, 0] = np.where(gaps, column.fill, values)
     if column.flags_missing:
         features[:, 1] = gaps
+
+
+def encode_rows(rows: Sequence[Mapping[str, object]], features: FeatureSpec) -> Array:
+    """Return rows of plain cells as `encode_cells` does; of a series only the last ones, as many as a window has."""
+    table = {name: [row.get(name) for row in rows] for name in dict.fromkeys(name for row in rows for name in row)}
+    if (time := features.time) is not None:
+        if time.name not in table:
+            raise column_missing(time.name, table)
+        last = last_rows(parse_values(table[time.name], time, None), features)
+        table = {name: [cells[row] for row in last.tolist()] for name, cells in table.items()}
+    return encode_cells(table, features.columns, len(rows) if time is None else features.shape[0])
+
+
+def column_missing(name: str, table: Iterable[str]) -> DataError:
+    """Return the error of a column that the rows do not have."""
+    return DataError("column-not-there", name=name, columns=", ".join(table) or "none", near=suggest(name, table))
+
+
+def last_rows(times: Array, features: FeatureSpec) -> Array:
+    """Return the indices of the last rows of a series in the order of time, as many as a window has; DataError for fewer."""
+    assert features.time is not None
+    order, needed = order_by_time(times, features.time.name), features.shape[0]
+    if len(order) < needed:
+        raise DataError("window-too-few-rows", split=Note("words.the-table"), rows=len(order), needed=needed)
+    return order[-needed:]
+
+
+def order_by_time(times: Array, name: str, rows: Array | None = None) -> Array:
+    """Return the indices of rows in the order of their times; DataError for a time that is missing, or there twice."""
+    rows = np.arange(1, len(times) + 1) if rows is None else rows
+    if (gaps := np.flatnonzero(np.isnan(times))).size:
+        raise DataError("time-missing", column=name, count=len(gaps), row=int(rows[gaps[0]]))
+    order = np.argsort(times, kind="stable")
+    if (same := np.flatnonzero(np.diff(times[order]) == 0)).size:
+        first, second = rows[order[same[0] : same[0] + 2]].tolist()
+        raise DataError("time-twice", column=name, count=len(same), first=first, second=second)
+    return order
 
 
 def as_texts(cells: Iterable[object]) -> list[str | None]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,8 +27,10 @@ from rushlight.data.sources.tables.cells import (
     unreadable,
 )
 from rushlight.data.sources.tables.frames import polars, read_frame
+from rushlight.data.sources.tables.texts import as_text, is_running_text, learn_tokens
 from rushlight.data.spec import Column
-from rushlight.errors import DataError
+from rushlight.errors import DataError, UsageError, suggest
+from rushlight.formats import format_names
 from rushlight.texts import Joined, Note
 
 if TYPE_CHECKING:
@@ -40,8 +42,46 @@ MOST_CATEGORIES = 1000
 ROW_NUMBER_NAMES = frozenset(("", "id", "index", "unnamed: 0", "row"))
 
 
-def learn_columns(path: Path, frame: pl.DataFrame, train_rows: np.ndarray) -> tuple[tuple[Column, ...], list[Note]]:
-    """Decide what each column is, and learn its categories or its mean on the training rows."""
+@dataclass(frozen=True)
+class TextOptions:
+    """How texts are read: which column ("auto": the one with most text; None: one where nothing else can be learnt from)."""
+
+    column: str | None = None
+    length: int | None = None  # tokens
+    tokenizer: Any = None  # None: bytes
+
+
+def learn_text(
+    path: Path, frame: pl.DataFrame, name: str, train_rows: np.ndarray, options: TextOptions
+) -> tuple[tuple[Column, ...], list[Note]]:
+    """Learn on the training rows how the texts of one column become token ids; the other columns are left out."""
+    if name not in frame.columns:
+        columns, near = ", ".join(frame.columns) or "none", suggest(name, frame.columns)
+        raise DataError("no-text-column", path=path, name=name, columns=columns, near=near)
+    cells = frame[name].to_list()
+    tokens, longer = learn_tokens([as_text(cells[row]) for row in train_rows], options.tokenizer, options.length)
+    by = "bytes" if tokens.tokenizer == "bytes" else "function" if callable(tokens.tokenizer) else "tokenizer"
+    notes = [Note(
+        "data.read-as-text", name=name, how=Note(f"data.text-by-{by}"), vocabulary=tokens.vocabulary, length=tokens.length,
+        longer=longer, total=len(train_rows), padding=tokens.padding,
+    )]  # fmt: skip
+    if others := [other for other in frame.columns if other != name]:
+        notes.append(Note("data.beside-text", names=format_names([f'"{other}"' for other in others]), name=name))
+    if missing := sum(not as_text(cell).strip() for cell in cells):
+        notes.append(Note("data.empty-texts", name=name, count=missing))
+    return (Column(name, "text", tokens=tokens),), notes
+
+
+def learn_columns(
+    path: Path, frame: pl.DataFrame, train_rows: np.ndarray, text: TextOptions | None = None
+) -> tuple[tuple[Column, ...], list[Note]]:
+    """Decide what each column is, and learn its categories or its mean on the training rows; or read one column as text.
+
+    Without `text`, none is.
+    """
+    if text is not None and text.column is not None and (text.column != "auto" or "auto" in frame.columns):
+        return learn_text(path, frame, text.column, train_rows, text)
+    texts: dict[str, int] = {}  # columns of running text, with its size
     learnt: list[Column] = []
     left_out: dict[str, Note] = {}
     notes: list[Note] = []
@@ -57,8 +97,24 @@ def learn_columns(path: Path, frame: pl.DataFrame, train_rows: np.ndarray) -> tu
         column = learn_column(name, kind, series[train_rows.tolist()], order)
         if isinstance(column, Column):
             learnt.append(column)
+        elif kind == "category" and is_running_text(values := as_texts(series[train_rows.tolist()].to_list())):
+            left_out[name] = Note("data.text-beside", name=name)
+            texts[name] = sum(len(value or "") for value in values)
         else:
             left_out[name] = column
+    is_asked_for = text is not None and text.column is not None
+    if text is not None and texts and (is_asked_for or not learnt):
+        return learn_text(path, frame, max(texts, key=lambda name: texts[name]), train_rows, text)
+    if is_asked_for:
+        raise DataError("no-text", path=path, columns=", ".join(frame.columns))
+    if text is not None and (text.length is not None or text.tokenizer is not None):
+        option = "text_length" if text.length is not None else "tokenizer"
+        raise UsageError(
+            "option-of-other-data",
+            option=option,
+            value=getattr(text, option.removeprefix("text_")),
+            kind=Note("data.kinds.texts"),
+        )
     if not learnt:
         reasons = Joined(
             "reasons", (Note("data.column-and-reason", name=name, reason=why) for name, why in left_out.items())
@@ -152,7 +208,8 @@ def encode(frame: pl.DataFrame, columns: tuple[Column, ...], rows: np.ndarray | 
     for column in columns:
         if column.name in table:
             series = table[column.name]
-            table[column.name] = series.to_list() if column.kind == "category" else values_of(series, column, rows)
+            is_text = column.kind in ("category", "text")
+            table[column.name] = series.to_list() if is_text else values_of(series, column, rows)
     return torch.from_numpy(encode_cells(table, columns, len(frame), rows))
 
 
@@ -193,7 +250,10 @@ def describe_columns(path: Path, columns: tuple[Column, ...]) -> list[dict[str, 
     for column in columns:
         series = frame[column.name]
         entry: dict[str, Any] = {"name": column.name, "kind": column.kind}
-        if column.kind == "category":
+        if column.kind == "text":
+            texts = [as_text(cell) for cell in series.to_list()]
+            entry |= {"missing": sum(not text.strip() for text in texts), "different": len(set(texts))}
+        elif column.kind == "category":
             counts = Counter(as_categories(series.to_list()))
             missing = counts.pop(None, 0)
             entry |= {"missing": missing, "different": len(counts), "most_common": counts.most_common(5)}
@@ -211,6 +271,8 @@ def feature_names(columns: tuple[Column, ...]) -> list[str]:
     """Return one name per feature, in the order of `encode`: 'age', 'age is missing', 'colour=red'."""
     names: list[str] = []
     for column in columns:
+        if column.orders:
+            continue
         if column.kind == "category":
             names += [f"{column.name}={category}" for category in column.categories]
         else:

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 CSV_ENDINGS = (".csv", ".tsv", ".tab", ".txt", ".csv.gz", ".tsv.gz")
 PARQUET_ENDINGS = (".parquet", ".pq")
-TABLE_ENDINGS = CSV_ENDINGS + PARQUET_ENDINGS
+JSON_ENDINGS = (".jsonl", ".ndjson")
+TABLE_ENDINGS = CSV_ENDINGS + PARQUET_ENDINGS + JSON_ENDINGS
 BYTES_PER_BYTE = 10  # of memory, that reading a CSV takes, about
 CELL_BYTES, BYTES_PER_CELL_BYTE = 8, 4  # of one cell of a Parquet file; of memory for each of them, about
 DELIMITERS = (",", ";", "\t", "|")
@@ -88,16 +89,6 @@ def without_gaps(series: Any) -> list[Any]:
     return [None if gone else value for value, gone in zip(series.tolist(), series.isna().tolist(), strict=True)]
 
 
-def open_table_source(source: Any) -> tuple[Path, pl.DataFrame, list[Note]]:
-    """Return a table's file, or "table" for one in memory, with its content and what had to be decided on the way."""
-    if not is_frame(source):
-        return Path(source), *open_frame(Path(source))
-    frame = as_frame(source)
-    if len(frame) == 0:
-        raise DataError("table-without-rows", path="table")
-    return Path("table"), frame, []
-
-
 def open_frame(path: Path) -> tuple[pl.DataFrame, list[Note]]:
     """Read a table; return it with what had to be decided on the way."""
     pl = polars()
@@ -108,6 +99,8 @@ def open_frame(path: Path) -> tuple[pl.DataFrame, list[Note]]:
     try:
         if name.endswith(PARQUET_ENDINGS):
             frame = read_parquet(path)
+        elif name.endswith(JSON_ENDINGS):
+            frame = read_json_lines(path)
         elif name.endswith(CSV_ENDINGS):
             frame, notes = read_text_table(path)
         else:
@@ -145,6 +138,33 @@ def read_text_table(path: Path) -> tuple[pl.DataFrame, list[Note]]:
     frame.columns = header
     notes = [] if encoding == "utf-8" else [Note("data.not-utf-8", name=path.name, encoding=encoding)]
     return frame, notes
+
+
+def read_json_lines(path: Path) -> pl.DataFrame:
+    """Read a file with a JSON object on each line; a value that is there in some lines only is missing in the others."""
+    from rushlight.device import available_memory  # as above
+
+    content = files.read_bytes(path, available_memory() // BYTES_PER_BYTE)
+    rows = []
+    for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").splitlines(), 1):
+        try:
+            row = files.parse_json(line) if line.strip() else {}
+        except ValueError as error:
+            raise DataError("json-line", path=path, line=number, reason=error) from error
+        if not isinstance(row, dict):
+            raise DataError("json-line", path=path, line=number, reason=Note("data.no-object"))
+        rows += [row] if row else []
+    frame: pl.DataFrame = as_frame(rows)
+    return frame
+
+
+def read_text_file(path: Path) -> str:
+    """Return the text of a file, in whatever encoding it is; DataError where there is none."""
+    if not path.is_file():
+        raise DataError("no-table", path=path)
+    from rushlight.device import available_memory  # as above
+
+    return decode_text(path, files.read_bytes(path, available_memory() // BYTES_PER_BYTE))[0]
 
 
 def read_parquet(path: Path) -> pl.DataFrame:

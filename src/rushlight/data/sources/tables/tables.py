@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,17 +18,20 @@ from torch import Tensor
 
 from rushlight.data.shape import Names, Samples, build_data, cut_splits
 from rushlight.data.sources.kind import SourceKind
-from rushlight.data.sources.tables.cells import MISSING, as_number
-from rushlight.data.sources.tables.columns import encode, feature_names, learn_columns
+from rushlight.data.sources.tables.cells import MISSING, as_number, column_missing, last_rows
+from rushlight.data.sources.tables.columns import TextOptions, encode, feature_names, learn_columns, values_of
 from rushlight.data.sources.tables.frames import (
     as_frame,
     is_frame,
     is_single,
     is_table,
-    open_table_source,
+    open_frame,
     polars,
     read_frame,
 )
+from rushlight.data.sources.tables.text_folder import FILE, LABEL, TEXT, is_text_folder, read_text_folder, text_splits
+from rushlight.data.sources.tables.texts import as_text
+from rushlight.data.sources.tables.windows import as_windows, cut_by_time, learn_time, time_order, window_notes
 from rushlight.data.spec import FLOATS, Column, FeatureSpec, NormalizeName, Share, TargetSpec, Task, in_floats
 from rushlight.data.splits import Data
 from rushlight.errors import DataError, UsageError, suggest
@@ -40,6 +43,7 @@ if TYPE_CHECKING:
 
 __all__ = ["TABLE", "encode", "feature_names", "open_table", "read_frame", "read_rows"]
 
+SHOWN_OF_A_TEXT = 80  # characters, in the name of a sample
 MOST_CLASSES = 20  # more are accepted only where each occurs twice or more, on average
 MOST_CLASSES_OF_NUMBERS = 20  # more different whole numbers than this are a quantity, not classes
 
@@ -55,69 +59,148 @@ def open_table(
     test_fraction: Share | None = 0.2,
     val_fraction: float | None = None,
     task: Task | None = None,
+    text_column: str | None = None,
+    text_length: int | None = None,
+    tokenizer: Any = None,
+    window: int | None = None,
+    horizon: int = 1,
+    time_column: str | None = None,
 ) -> Data:
-    """Open a CSV or Parquet file, or a table in memory, as data that predicts its column `target` from the others.
+    """Open a table in a file or in memory, or a folder of text files by class, as data that predicts its column `target`.
 
     A sample is called "row 7", the seventh row of the file's data (the header is not counted), with the file's name
     before it where there are several files.
-    Without `test`, a share of the rows is set aside by `seed`, the same of every class. Raises DataError for a file
-    that cannot be read, a target that is not there, or columns from which nothing can be learnt.
+    Without `test`, a share of the rows is set aside by `seed`, the same of every class; of a series, the last ones.
+    Raises DataError for a file that cannot be read, a target that is not there, or columns from which nothing can be learnt.
     """
+    text, name = TextOptions(text_column, text_length, tokenizer), ""
+    if isinstance(source, (str, Path)) and is_text_folder(Path(source)):
+        folders, name = text_splits(Path(source)), Path(source).resolve().name
+        source, target, text = folders["train"], target or LABEL, replace(text, column=text.column or TEXT)
+        validation = folders.get("validation") if validation is None else validation
+        test = folders.get("test") if test is None else test
     path, frame, notes = open_table_source(source)
     target = check_target(path, frame, target)
     frame, rows, dropped = with_target(path, frame, target)
-    labels = read_target(path, frame, target, task)
+    labels = read_target(path, frame, target, "regression" if window is not None else task)
+    values, spec, unused = labels.values, labels.spec, [target, FILE] if path.is_dir() else [target]
     notes += dropped + labels.notes
-    cut = cut_splits(
-        labels.values.numpy().reshape(-1), stratified=labels.spec.task != "regression", seed=seed,
-        test_fraction=test_fraction if test is None else None, val_fraction=val_fraction if validation is None else None,
-    )  # fmt: skip
-    columns, column_notes = learn_columns(path, frame.drop(target), cut.train)
-    key = "data.row" if validation is None and test is None else "data.row-of-file"
-    samples = Samples(encode(frame, columns, rows), labels.values, Names(rows, key, path.name))
-    held_out = {
-        split: None if rows is None else samples.take(rows)
-        for split, rows in (("validation", cut.validation), ("test", cut.test))
+    fractions = {
+        "test_fraction": test_fraction if test is None else None,
+        "val_fraction": val_fraction if validation is None else None,
     }
-    notes += cut.notes
-    for split, other in (("validation", validation), ("test", test)):
-        if other is not None:
-            held_out[split], other_notes = read_other_table(other, columns, labels.spec)
-            key = "data.tested-on" if split == "test" else "data.validated-on"
-            notes += [*other_notes, *([] if is_frame(other) else [Note(key, name=Path(other).name)])]
+    given = {split: other for split, other in (("validation", validation), ("test", test)) if other is not None}
+    times: tuple[Column, ...] = ()
+    if window is None:
+        stratified = spec.task != "regression"
+        cut = cut_splits(values.numpy().reshape(-1), stratified=stratified, seed=seed, **fractions)
+        columns, column_notes = learn_columns(path, frame.drop(unused), cut.train, text)
+    else:
+        if task not in (None, "regression"):
+            raise UsageError("window-task", task=task)
+        if isinstance(test_fraction, tuple):
+            raise UsageError("window-folds")
+        times = (learn_time(path, frame, str(time_column)),)
+        order, order_notes = time_order(frame, rows, times[0])
+        frame, rows, values = frame[order], rows[order], values[torch.from_numpy(order)]
+        notes += order_notes
+        cut = cut_by_time(len(rows), **fractions)
+        columns, column_notes = learn_columns(path, frame.drop(times[0].name), cut.train)
+        columns, spec = (*columns, *times), replace(spec, width=horizon)
+    key = "data.row-of-file" if given else "data.row"
+    samples = Samples(encode(frame, columns, rows), values, names_of(path, frame, rows, columns, key))
+    parts = {"train": cut.train, "validation": cut.validation, "test": cut.test}
+    splits = {split: None if part is None else samples.take(part) for split, part in parts.items()}
+    learn_from, shape = samples.take(cut.train).inputs, tuple(samples.inputs.shape[1:])
+    if window is not None:
+        shape = (window, *shape)
+        splits = {
+            split: part and as_windows(part, window, horizon, Note(f"words.{split}")) for split, part in splits.items()
+        }
+    features = FeatureSpec("table", shape, "float32", columns=columns)
+    notes += [*cut.notes, *column_notes]
+    for split, other in given.items():
+        splits[split], other_notes = read_other_table(other, features, spec)
+        key = "data.tested-on" if split == "test" else "data.validated-on"
+        notes += [*other_notes, *([] if is_frame(other) else [Note(key, name=Path(other).name)])]
+    notes += window_notes(splits, features, spec) if times else []
+    assert splits["train"] is not None
     return build_data(
-        path.name, "table", samples.take(cut.train), held_out["test"], labels.spec, validation=held_out["validation"],
-        normalize=normalize, columns=columns, notes=(*notes, *column_notes),
+        name or path.name, "table", splits["train"], splits["test"], spec, validation=splits["validation"],
+        normalize=normalize, columns=columns, learn_from=learn_from, notes=tuple(notes),
     )  # fmt: skip
 
 
-def read_other_table(source: Any, columns: tuple[Column, ...], target: TargetSpec) -> tuple[Samples, list[Note]]:
+def open_table_source(source: Any) -> tuple[Path, pl.DataFrame, list[Note]]:
+    """Return a table's file, or "table" for one in memory, with its content and what had to be decided on the way.
+
+    Of a folder of texts with several splits, the one to test on.
+    """
+    if is_frame(source):
+        frame = as_frame(source)
+        if len(frame) == 0:
+            raise DataError("table-without-rows", path="table")
+        return Path("table"), frame, []
+    path = Path(source)
+    if path.is_dir():
+        splits = text_splits(path)
+        path = splits.get("test", splits["train"])
+        return path, read_text_folder(path), []
+    return path, *open_frame(path)
+
+
+def names_of(path: Path, frame: pl.DataFrame, rows: np.ndarray, columns: tuple[Column, ...], key: str) -> Names:
+    """Return the names of samples: their rows, or files; with the beginning of each, where these are texts."""
+    texts = None
+    if columns[0].kind == "text":
+        beginnings = [as_text(cell)[:SHOWN_OF_A_TEXT] for cell in frame[columns[0].name].to_list()]
+        texts = np.array(beginnings, dtype=object)
+    if path.is_dir():
+        return Names(np.array(frame[FILE].to_list(), dtype=object), texts=texts)
+    return Names(rows, key, path.name, texts)
+
+
+def read_other_table(source: Any, features: FeatureSpec, target: TargetSpec) -> tuple[Samples, list[Note]]:
     """Read the rows of another table, named by file and row, with the columns and the classes learnt on the training one."""
     path, frame, notes = open_table_source(source)
-    name = check_target(path, frame, target.name)
+    name, columns = check_target(path, frame, target.name), features.columns
     frame, rows, dropped = with_target(path, frame, name)
-    values = target_numbers(path, frame[name], target)
-    return Samples(encode(frame, columns, rows), values, Names(rows, "data.row-of-file", path.name)), [*notes, *dropped]
+    values, notes = target_numbers(path, frame[name], target), [*notes, *dropped]
+    if features.time is not None:
+        order, order_notes = time_order(frame, rows, features.time)
+        frame, rows, values = frame[order], rows[order], values[torch.from_numpy(order)]
+        notes += order_notes
+    names = names_of(path, frame, rows, columns, "data.row-of-file")
+    samples = Samples(encode(frame, columns, rows), values, names)
+    if features.time is not None:
+        samples = as_windows(samples, features.shape[0], target.width, path.name)
+    return samples, notes
 
 
 def read_rows(source: Any, features: FeatureSpec) -> Tensor:
     """Encode rows to predict: a path, a polars or pandas DataFrame, a dict of columns, or a list of dicts.
 
     A dict of single values is one row, and a 2-D array has its columns in the order of training. Returns raw float32
-    features, shape (n, features); DataError for what does not fit the columns that were learnt.
+    features, shape (n, features), or token ids, (n, tokens), or one window of the last rows of a series, (rows, features).
+    Raises DataError for what does not fit the columns that were learnt.
     """
     pl = polars()
     if isinstance(source, (str, Path)):
-        return encode(read_frame(Path(source)), features.columns)
-    if isinstance(source, (np.ndarray, Tensor)):
+        frame = open_table_source(source)[1]
+    elif isinstance(source, (np.ndarray, Tensor)):
         values, names = np.asarray(source), [column.name for column in features.columns]
         if values.ndim != 2 or values.shape[1] != len(names):
             shape = tuple(values.shape)
             raise DataError("wrong-number-of-columns", found=shape, expected=len(names), columns=", ".join(names))
-        return encode(pl.DataFrame(values, schema=names, orient="row"), features.columns)
-    if isinstance(source, Mapping) and all(is_single(value) for value in source.values()):
-        source = [source]
-    return encode(as_frame(source), features.columns)
+        frame = pl.DataFrame(values, schema=names, orient="row")
+    else:
+        is_row = isinstance(source, Mapping) and all(is_single(value) for value in source.values())
+        frame = as_frame([source] if is_row else source)
+    if (time := features.time) is not None:
+        if time.name not in frame.columns:
+            raise column_missing(time.name, frame.columns)
+        frame = frame[last_rows(values_of(frame[time.name], time), features)]
+    return encode(frame, features.columns)
 
 
 # ── the target ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -235,6 +318,10 @@ def class_name(value: object) -> str:
 
 TABLE: SourceKind = SourceKind(
     "data.kinds.table",
-    lambda source: is_table(source) and Path(source).exists() if isinstance(source, (str, Path)) else is_frame(source),
+    lambda source: (
+        (is_table(source) and Path(source).exists()) or is_text_folder(Path(source))
+        if isinstance(source, (str, Path))
+        else is_frame(source)
+    ),
     open_table,
 )
