@@ -43,7 +43,7 @@ GUIDE = ["docs/guide/index.md", *(f"docs/guide/{name}.md" for name in (
 ))]  # fmt: skip
 WALKS = [GUIDE, *([page] for page in PAGES if page not in {*GUIDE, *CHINESE})]  # the Chinese pages have the same code
 LONG = {"docs/guide/index.md", *(f"docs/how-to/{name}.md" for name in (
-    "pictures", "table", "search", "few-samples", "imbalance", "transfer", "report", "old-gpu"
+    "pictures", "table", "text", "forecast", "search", "few-samples", "imbalance", "transfer", "report", "old-gpu"
 ))}  # fmt: skip  # walks of more than about four seconds
 COMMANDS: dict[str, click.Command] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 DOWNLOADED = [name for name, dataset in DATASETS.items() if dataset.layout != "shipped"]

@@ -41,6 +41,9 @@ def carried_data(recipe: Recipe, data: Data, left: list[Note]) -> Facts:
     source, options = recipe.data["source"], recipe.data["options"]
     path = Path(source)
     others = {split for split in ("validation", "test") if split in recipe.data}
+    if data.features is not None and (data.features.tokens or data.features.time):
+        left.append(Note("eject.cannot.data", kind=Note(f"data.kinds.{'texts' if data.features.tokens else 'series'}")))
+        return {}
     if source in DATASETS:
         found = of_name(source)
     elif is_table(source):
@@ -158,7 +161,7 @@ def of_table(path: Path, recipe: Recipe, data: Data, left: list[Note]) -> Facts:
     assert data.features is not None
     assert data.target is not None
     name, columns, target = path.name.lower(), data.features.columns, data.target
-    if name.endswith((".parquet", ".pq", ".gz")):
+    if name.endswith((".parquet", ".pq", ".gz", ".jsonl", ".ndjson")):
         left.append(Note("eject.cannot.data", kind=path.suffix))
         return {}
     text, encoding, delimiter = decode_csv(path, files.read_bytes(path, MOST_OF_A_TABLE))
