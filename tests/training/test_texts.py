@@ -156,3 +156,8 @@ train(Path({str(reviews)!r}), Path({str(tmp_path)!r}), target="label", epochs=4,
     whole = train(reviews, tmp_path, target="label", epochs=4, name="whole", **options)
     assert resumed.summary()["state_sha256"] == whole.summary()["state_sha256"]
     assert resumed.losses.tobytes() == whole.losses.tobytes()
+
+
+def test_a_script_of_texts_is_refused_in_words(run: rushlight.Run, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="not read by a script: texts"):
+        run.eject(tmp_path / "script.py")

@@ -28,7 +28,10 @@ def takes(verb: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
         own = [entry for entry in signature.parameters.values() if entry.name != "options"]
         options = []
         for option in (OPTIONS[name] for name in TAKES[verb]):
-            if option.flags and (verb != "resume" or option.on_resume != "live"):
+            is_taken = verb != "resume" or option.on_resume != "live"
+            if (
+                option.flags and is_taken and (verb, option.name) != ("open_data", "quiet")
+            ):  # what it prints is all it does
                 short = [
                     (name, kind, metavar) for name, (whole, kind, metavar) in SHORT.items() if whole == option.name
                 ]
