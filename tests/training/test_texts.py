@@ -94,7 +94,7 @@ def test_a_mistake_is_listed_with_the_beginning_of_its_text_made_visible(tmp_pat
 def test_the_board_shows_the_text_of_a_sample(run: rushlight.Run) -> None:
     described = {**read_recipe(run.folder)["data"], "is_raw": False, "folder": str(run.folder)}
     data = opened(described)
-    (item,) = described_samples(data, [0])["items"]
+    (item,) = described_samples(data.features, data.test, [0])["items"]
     assert item[0][0] == "review"
     assert item[0][1] in TEXTS
 

@@ -9,7 +9,18 @@ from pathlib import Path
 from typing import Any, get_args
 
 from rushlight import files
-from rushlight.data import Column, FeatureKind, FeatureSpec, Floats, Layout, Normalization, Scale, TargetSpec, Task, Tokens
+from rushlight.data import (
+    Column,
+    FeatureKind,
+    FeatureSpec,
+    Floats,
+    Layout,
+    Normalization,
+    Scale,
+    TargetSpec,
+    Task,
+    Tokens,
+)
 from rushlight.errors import WeightsError
 from rushlight.kinds import (
     Kind,

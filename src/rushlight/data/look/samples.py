@@ -23,8 +23,8 @@ from torch import Tensor
 from rushlight.data.feed import ResidentSplit, StreamedSplit
 from rushlight.data.look.overview import as_image, as_pixels, find_duplicates
 from rushlight.data.open import DataOptions, open_source
-from rushlight.data.spec import FeatureSpec, reading_floats
 from rushlight.data.sources import decoded_text
+from rushlight.data.spec import FeatureSpec, reading_floats
 from rushlight.data.splits import Data
 from rushlight.errors import RushlightError
 

@@ -36,7 +36,7 @@ def choose_model(model: object, data: Data | None, options: Options) -> tuple[nn
     if not isinstance(model, str):
         raise ModelError("no-model", found=type(model).__name__)
     arguments = {key: as_json(value) for key, value in (options.model_arguments or {}).items()}
-    if model == "textcnn" and data.features is not None and (tokens := data.features.tokens):
+    if model == "textcnn" and data is not None and data.features is not None and (tokens := data.features.tokens):
         arguments = {"vocabulary": tokens.vocabulary, "padding": tokens.padding, **arguments}
     described = {"name": model, "arguments": arguments, "seed": options.seed}
     if ":" in model:

@@ -127,7 +127,9 @@ def resume_training(
 
     content = world.first_does(begin_again)
     recipe = recipe_from_json(content)
-    options = options_of(Path(content["folder"]), recipe, given if data is None else {"val_data": None, "test_data": None, **given})
+    options = options_of(
+        Path(content["folder"]), recipe, given if data is None else {"val_data": None, "test_data": None, **given}
+    )
     check_options_shared(options, world)
     source = recipe.data["source"] if data is None else data
     built = recipe.model.get("import", recipe.model["name"]) if model is None else model

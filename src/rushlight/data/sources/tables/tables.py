@@ -85,15 +85,19 @@ def open_table(
     labels = read_target(path, frame, target, "regression" if window is not None else task)
     values, spec, unused = labels.values, labels.spec, [target, FILE] if path.is_dir() else [target]
     notes += dropped + labels.notes
-    fractions = {
-        "test_fraction": test_fraction if test is None else None,
-        "val_fraction": val_fraction if validation is None else None,
-    }
+    test_fraction = test_fraction if test is None else None
+    val_fraction = val_fraction if validation is None else None
     given = {split: other for split, other in (("validation", validation), ("test", test)) if other is not None}
     times: tuple[Column, ...] = ()
     if window is None:
         stratified = spec.task != "regression"
-        cut = cut_splits(values.numpy().reshape(-1), stratified=stratified, seed=seed, **fractions)
+        cut = cut_splits(
+            values.numpy().reshape(-1),
+            stratified=stratified,
+            seed=seed,
+            test_fraction=test_fraction,
+            val_fraction=val_fraction,
+        )
         columns, column_notes = learn_columns(path, frame.drop(unused), cut.train, text)
     else:
         if task not in (None, "regression"):
@@ -104,7 +108,7 @@ def open_table(
         order, order_notes = time_order(frame, rows, times[0])
         frame, rows, values = frame[order], rows[order], values[torch.from_numpy(order)]
         notes += order_notes
-        cut = cut_by_time(len(rows), **fractions)
+        cut = cut_by_time(len(rows), test_fraction, val_fraction)
         columns, column_notes = learn_columns(path, frame.drop(times[0].name), cut.train)
         columns, spec = (*columns, *times), replace(spec, width=horizon)
     key = "data.row-of-file" if given else "data.row"
