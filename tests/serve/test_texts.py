@@ -90,3 +90,12 @@ def test_rows_of_a_series_in_any_order_give_its_next_values(series: Client) -> N
         ]
     for body in (ROWS[:2], [{"load": 1, "rain": 0}] * 5, [*ROWS, ROWS[0]]):
         assert series.post("/predict", body).status == 400
+
+
+def test_drift_is_told_of_the_columns_of_a_series_and_not_of_the_ids_of_texts(texts: Client, series: Client) -> None:
+    for client, sent, names in ((series, ROWS, ["load", "rain"]), (texts, TEXTS, [])):
+        drift = next(iter(client.service.registry.batchers())).drift
+        drift.next = 0.0
+        assert client.post("/predict", sent, JSON).status == 200
+        assert drift.rows > 0
+        assert [*drift.deviations()] == names

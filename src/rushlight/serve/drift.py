@@ -37,7 +37,8 @@ class Drift:
         self.unknown: dict[str, float] = {}  # rows by the column whose category was none that is known
         self.columns: list[tuple[Column, int]] = []  # of a table, and where the features of each begin
         for column in self.features.columns if self.features is not None else ():
-            self.columns.append((column, sum(other.width for other, _ in self.columns)))
+            if not column.orders:
+                self.columns.append((column, sum(other.width for other, _ in self.columns)))
 
     def take_turn(self) -> bool:
         """Tell whether a request is to be looked at; the next one is a pause later."""
@@ -56,7 +57,8 @@ class Drift:
             self.sums += last.mean(axis=1, dtype=np.float64).sum(axis=0) / self.features.normalization.divisor
         for column, first in self.columns:
             if column.kind == "category":
-                count = float((raw[:, first : first + column.width].sum(axis=1) == 0).sum())
+                is_none = raw[..., first : first + column.width].sum(axis=-1) == 0  # of a window, in each of its rows
+                count = float(is_none.reshape(len(raw), -1).mean(axis=1).sum())
                 self.unknown[column.name] = self.unknown.get(column.name, 0.0) + count
         numbers = meaning(answers)
         if numbers.ndim == 2 and numbers.shape[1] == len(self.classes):
