@@ -39,7 +39,7 @@ class StudyScreen:
             line = text(f"console.study.{key}", count=trials, epochs=epochs, jobs=jobs, threads=threads, done=done)
             self.line.console.print(line, style="dim", soft_wrap=True)
         for choice, entry in space.items():
-            self.line.console.print(f"  {words(choice)}  {describe_choice(entry)}", style="dim", soft_wrap=True)
+            self.line.console.print(f"  {choice_words(choice)}  {describe_choice(entry)}", style="dim", soft_wrap=True)
 
     def judged(self, number: int, epoch: int, metric: str, value: float) -> None:
         """Show where a trial is."""
@@ -110,7 +110,7 @@ def print_study(found: Mapping[str, Any]) -> None:
             table.add_column("" if name == "bar" else text(f"console.study.{name}"), justify=justify)  # type: ignore[arg-type]
         sign = "━" if can_encode(console.file, "━") else "#"
         for name, share in importances.items():
-            table.add_row(words(name), f"{share * 100:.0f}%", sign * round(BAR * share / most) if most else "")
+            table.add_row(choice_words(name), f"{share * 100:.0f}%", sign * round(BAR * share / most) if most else "")
         print_titled(console, text("console.study.importance", count=whole), table)
     else:
         console.print(text("console.study.too-few", count=whole), style="dim", soft_wrap=True)
@@ -172,12 +172,12 @@ def describe_choice(entry: Any) -> str:
 def describe_choices(choices: Mapping[str, Any]) -> str:
     """Return a trial's choices on one line."""
     return "  ".join(
-        f"{words(name)} {value:.3g}" if isinstance(value, float) else f"{words(name)} {value}"
+        f"{choice_words(name)} {value:.3g}" if isinstance(value, float) else f"{choice_words(name)} {value}"
         for name, value in choices.items()
     )
 
 
-def words(name: str) -> str:
+def choice_words(name: str) -> str:
     """Return a choice's name as words."""
     return shown(name.replace("_", " "))
 

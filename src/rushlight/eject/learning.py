@@ -52,7 +52,7 @@ def check_learning(recipe: Recipe, left: list[Note]) -> None:
     left += [Note("eject.cannot.live", part=part) for part in live]
 
 
-def check_target(recipe: Recipe, data: Data, left: list[Note]) -> None:
+def check_judged(recipe: Recipe, data: Data, left: list[Note]) -> None:
     """Note in `left` a loss whose targets the script could not judge."""
     assert isinstance(data.train, ResidentSplit)
     target, kept = data.target, data.train.targets

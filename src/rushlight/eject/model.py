@@ -130,7 +130,7 @@ def own_source(path: Path, left: list[Note]) -> dict[str, Any]:
             if near or (isinstance(node, ast.ImportFrom) and node.level):
                 left.append(Note("eject.cannot.import", path=path.name, line=node.lineno, name=", ".join(near) or "."))
             names |= names_given_by(node)
-        elif is_text(node) or (isinstance(node, ast.If) and "__name__" in ast.unparse(node.test)):
+        elif is_docstring(node) or (isinstance(node, ast.If) and "__name__" in ast.unparse(node.test)):
             dropped.update(span)
         else:
             names |= names_given_by(node)
@@ -140,7 +140,7 @@ def own_source(path: Path, left: list[Note]) -> dict[str, Any]:
     return {"own": kept, "future": future, "names": names}
 
 
-def is_text(node: ast.stmt) -> bool:
+def is_docstring(node: ast.stmt) -> bool:
     """Tell whether a statement is a text alone, as a docstring is."""
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
 

@@ -22,7 +22,7 @@ from torch import nn
 from rushlight import files
 from rushlight.data import Data, ResidentSplit, retarget
 from rushlight.eject.data import carried_data, prepared_as, quote
-from rushlight.eject.learning import check_learning, check_target, learning_facts, no_claim
+from rushlight.eject.learning import check_judged, check_learning, learning_facts, no_claim
 from rushlight.eject.model import carried_model, names_given_by
 from rushlight.errors import UsageError
 from rushlight.models import source_digest
@@ -70,14 +70,14 @@ def write_script(folder: Path, path: Path, reference: str | None = None) -> Note
         refuse(folder, [Note("eject.cannot.data", kind=data.train.kind)])
     assert target is not None
     data = retarget(data, target)
-    check_target(recipe, data, left)
+    check_judged(recipe, data, left)
     refuse(folder, left)
     facts: dict[str, Any] = {"data": carried_data(recipe, data, left)}
     facts["model"] = carried_model(recipe, model, data, left)
     refuse(folder, left)
     digest, unclaimed = no_claim(folder, recipe, environment)
     conditions = environment.get("conditions", {})
-    script = render(
+    script = render_script(
         {
             **facts, **prepared_as(data), **learning_facts(recipe, data, model), "recipe": recipe, "name": path.name, "digest": digest,
             "split_seed": "SEED" if recipe.data["options"].get("seed", 0) == recipe.seed else "SPLIT_SEED",
@@ -105,7 +105,7 @@ def refuse(folder: Path, left: list[Note]) -> None:
 # ── the text ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def render(facts: dict[str, Any], values: dict[str, Any]) -> str:
+def render_script(facts: dict[str, Any], values: dict[str, Any]) -> str:
     """Return the script: the template filled in, its keys in words, its imports at its head."""
     from jinja2 import Environment, PackageLoader, StrictUndefined  # torch brings it along
 
@@ -123,7 +123,7 @@ def render(facts: dict[str, Any], values: dict[str, Any]) -> str:
         "heading": lambda key: heading(say(key)),
     }
     body = environment.get_template("script.jinja").render({**facts, **own})
-    lines = [worded for line in body.splitlines() for worded in in_words(line, say)]
+    lines = [worded for line in body.splitlines() for worded in with_comment(line, say)]
     head = "\n".join([*lines, facts["model"]["own"]])
     wanted = [statement for pattern, statement in IMPORTS.items() if pattern == "-" or re.search(pattern, head)]
     if IMPORTS[r"\bTensor\b"] in wanted:
@@ -142,7 +142,7 @@ def heading(words: str) -> str:
     return begin + "─" * (PAGE - width(begin))
 
 
-def in_words(line: str, say: Any) -> list[str]:
+def with_comment(line: str, say: Any) -> list[str]:
     """Return a line with the text of its key, as a comment after it, before it, or as a docstring."""
     found = KEY.match(line)
     if found is None or found["key"] in ("imports", "source"):

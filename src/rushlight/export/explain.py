@@ -40,10 +40,10 @@ def explained(data: Data, described: dict[str, Any], asked: dict[str, Any]) -> d
             inputs = stacked(features, split, asked["indices"])
         except Exception:  # without its model a sample is still shown
             return answer
-        return {**answer, "choices": choices_of(saved, answers_of(saved, inputs)[0])}
+        return {**answer, "choices": choices_of(saved, shares_and_features(saved, inputs)[0])}
     saved, index = opened_model(described["bundle"]), asked["explain"]
     sample = stacked(features, split, [index])
-    shares, place = answers_of(saved, sample)
+    shares, place = shares_and_features(saved, sample)
     best = int(shares[0].argmax())
     described["places"] = indices, known = training_places(saved, data, described.get("places"))
     cosines = torch.nn.functional.cosine_similarity(known, place)
@@ -58,7 +58,7 @@ def explained(data: Data, described: dict[str, Any], asked: dict[str, Any]) -> d
         covered = sample.expand(len(parts[first : first + BATCH]), *sample.shape[1:]).clone()
         fill = 0.0 if has_mean(saved.bundle.features) else float(sample.mean())
         covered[parts[first : first + BATCH]] = fill
-        drops += (shares[0, best] - answers_of(saved, covered)[0][:, best]).tolist()
+        drops += (shares[0, best] - shares_and_features(saved, covered)[0][:, best]).tolist()
     return {
         "choices": choices_of(saved, shares, 3)[0], "similar": similar, "of": len(known), "drops": drops,
         "shown": described_samples(features, data.train, [one["index"] for one in similar]),
@@ -81,7 +81,7 @@ def stacked(features: FeatureSpec | None, split: Any, indices: list[int]) -> Ten
     return features.prepare(torch.stack([torch.as_tensor(split.dataset[index][0]) for index in indices]))
 
 
-def answers_of(saved: SavedModel, inputs: Tensor) -> tuple[Tensor, Tensor]:
+def shares_and_features(saved: SavedModel, inputs: Tensor) -> tuple[Tensor, Tensor]:
     """Return the classes' shares, (n, classes), and what the last layer with parameters is given, (n, width)."""
     last: list[Tensor] = []
 
@@ -120,7 +120,7 @@ def training_places(saved: SavedModel, data: Data, known: tuple[list[int], Tenso
     indices, places = ([], []) if known is None else (known[0], [known[1]])
     while len(indices) < len(order) and (time.monotonic() < until or not indices):
         batch = order[len(indices) : len(indices) + BATCH]
-        places.append(answers_of(saved, stacked(data.features, split, batch))[1])
+        places.append(shares_and_features(saved, stacked(data.features, split, batch))[1])
         indices = indices + batch
     return indices, torch.cat(places)
 

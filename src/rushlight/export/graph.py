@@ -134,12 +134,12 @@ def why_unproven(answer: Callable[[Array], Answers], examples: Mapping[str, Arra
         for name, values in recorded.items():
             if name not in found or found[name].shape != values[rows].shape:
                 return Note("export.graph.other-shape", rows=size, name=name)
-            if (off := difference(values[rows], found[name])) > 0:
+            if (off := output_difference(values[rows], found[name])) > 0:
                 return Note("export.graph.differs", rows=size, difference=off)
     return None
 
 
-def difference(recorded: Array, found: Array) -> float:
+def output_difference(recorded: Array, found: Array) -> float:
     """Return 0 where outputs agree, else their largest difference."""
     left, right = recorded.astype(np.float32), found.astype(np.float32)
     if not np.allclose(right, left, rtol=RTOL, atol=ATOL, equal_nan=True):

@@ -26,7 +26,7 @@ LEAST_SEEDS = 3  # from which their spread says something
 
 
 @dataclass(frozen=True)
-class Tested:
+class TestedRecipe:
     """The test of one recipe: its runs, the figure of each, their mean, and a 95 % interval of that.
 
     The interval is of the test's size: Wilson's for an accuracy, else that of the mean error of a sample; None for neither.
@@ -49,8 +49,8 @@ class Result:
     """
 
     metric: str
-    winner: Tested
-    defaults: Tested | None
+    winner: TestedRecipe
+    defaults: TestedRecipe | None
     verdict: str
     difference: tuple[float, float, float] | None = None
 
@@ -103,7 +103,7 @@ def figure(folder: Path) -> tuple[str, float]:
     return ("loss", math.nan) if found is None else found[:2]
 
 
-def tested(folders: list[Path]) -> tuple[Tested, NDArray[np.float64] | None]:
+def tested(folders: list[Path]) -> tuple[TestedRecipe, NDArray[np.float64] | None]:
     """Return a recipe's test, and the mean error of each sample over its seeds; None where predictions have none."""
     values = [figure(folder)[1] for folder in folders]
     mean = statistics.fmean(values)
@@ -116,7 +116,7 @@ def tested(folders: list[Path]) -> tuple[Tested, NDArray[np.float64] | None]:
     elif figure(folders[0])[0] == "mae" and mistakes is not None:
         spread = Z95 * float(mistakes.std(ddof=1)) / math.sqrt(len(mistakes))
         interval = mean - spread, mean + spread
-    return Tested([folder.name for folder in folders], values, mean, interval), mistakes
+    return TestedRecipe([folder.name for folder in folders], values, mean, interval), mistakes
 
 
 def errors(folder: Path) -> NDArray[np.float64] | None:
@@ -131,7 +131,7 @@ def errors(folder: Path) -> NDArray[np.float64] | None:
 
 
 def verdict(
-    winner: Tested, usual: Tested, ours: NDArray[np.float64] | None, theirs: NDArray[np.float64] | None
+    winner: TestedRecipe, usual: TestedRecipe, ours: NDArray[np.float64] | None, theirs: NDArray[np.float64] | None
 ) -> tuple[str, tuple[float, float, float] | None]:
     """Return which recipe is better, or "cannot-tell", and the difference of the errors with its interval."""
     if ours is None or theirs is None:

@@ -92,7 +92,7 @@ def find_lr(
     with rehearsed(model, data, given) as (folder, _):
         losses = np.asarray(read_losses(folder), np.float64)
     rates = highest * LOWEST ** (1 - np.arange(len(losses)) / (steps - 1))
-    values = smoothed(losses)
+    values = moving_average(losses)
     finite = np.isfinite(values)
     if finite.sum() < 2:
         raise TrainingError("range-test-failed", lowest=highest * LOWEST)
@@ -102,7 +102,7 @@ def find_lr(
     return RateTest(lowest / BELOW_LOWEST, lowest, rates[:length].tolist(), values[:length].tolist())
 
 
-def smoothed(losses: NDArray[np.float64]) -> NDArray[np.float64]:
+def moving_average(losses: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the moving average of losses, each weighing `SMOOTHING` times as much a step later; without bias at the start."""
     mean, found = 0.0, []
     for step, loss in enumerate(losses, start=1):

@@ -112,7 +112,7 @@ def serve_trials(pipe: Any) -> None:
     """Train the jobs that come through the pipe, and ask for a judgement after every epoch; end with the parent."""
     parent = parent_process()
     assert parent is not None
-    threading.Thread(target=end_with, args=(parent.sentinel,), daemon=True).start()
+    threading.Thread(target=end_after, args=(parent.sentinel,), daemon=True).start()
     try:
         while (job := pipe.recv()) is not None:
 
@@ -128,7 +128,7 @@ def serve_trials(pipe: Any) -> None:
         return
 
 
-def end_with(sentinel: int) -> None:
+def end_after(sentinel: int) -> None:
     """End this process when another has ended, however it did."""
     connection.wait([sentinel])
     os._exit(1)

@@ -125,7 +125,7 @@ def tune(
 
 
 @dataclass(frozen=True)
-class Plan:
+class StudyPlan:
     """What a study searches: the same at each call that goes on with it."""
 
     name: str
@@ -159,7 +159,7 @@ class Plan:
         )
 
 
-def make_plan(model: Any, data: Any, space: Mapping[str, Any] | str | Path | None, given: dict[str, Any]) -> Plan:
+def make_plan(model: Any, data: Any, space: Mapping[str, Any] | str | Path | None, given: dict[str, Any]) -> StudyPlan:
     """Return what is to be searched. UsageError says what is wrong with it."""
     if not isinstance(model, str) and (isinstance(model, torch.nn.Module) or not callable(model)):
         raise ModelError("tune-needs-function", found=type(model).__name__)
@@ -191,7 +191,7 @@ def make_plan(model: Any, data: Any, space: Mapping[str, Any] | str | Path | Non
     name = given.get("name") or "-".join(["tune", Path(shown.rpartition(":")[2]).stem, Path(source).stem])
     record = {"model": shown, "data": source, "options": options, "space": space_to_json(found), "defaults": defaults}
     plain = json.loads(json.dumps(record, default=lambda value: type(value).__name__))
-    return Plan(name, model, data, {**options, "runs": str(given.get("runs", "runs"))}, found, defaults, plain)
+    return StudyPlan(name, model, data, {**options, "runs": str(given.get("runs", "runs"))}, found, defaults, plain)
 
 
 def has_defaults(builder: Any, space: Space, options: Mapping[str, Any]) -> bool:
@@ -220,7 +220,7 @@ def is_of_data(name: str) -> bool:
     return OPTIONS[name].panel == "data" or name == "seed"
 
 
-def agree(folder: Path, plan: Plan, jobs: int) -> int:
+def agree(folder: Path, plan: StudyPlan, jobs: int) -> int:
     """Write what a new study searches, or check that a study that goes on searches the same; return the threads of each job.
 
     A study without runs is new: what it was asked could not be trained. Raises UsageError where another was begun, where runs of
@@ -234,7 +234,7 @@ def agree(folder: Path, plan: Plan, jobs: int) -> int:
         raise UsageError("study-runs-exist", study=plan.name, run=begun[0], count=len(begun))
     if begun:
         before = files.parse_json(files.read_bytes(path, files.MOST_JSON))
-        then, now = flat(before), flat(plan.record)
+        then, now = flat_record(before), flat_record(plan.record)
         pairs = [
             Note("search.differs", name=name, then=str(then.get(name)), now=str(now.get(name)))
             for name in {**now, **then}
@@ -251,7 +251,7 @@ def agree(folder: Path, plan: Plan, jobs: int) -> int:
     return threads
 
 
-def flat(record: Mapping[str, Any]) -> dict[str, Any]:
+def flat_record(record: Mapping[str, Any]) -> dict[str, Any]:
     """Return a record with the entries of its dicts beside the others, as "options.lr"."""
     inner = {name: entry for name, entry in record.items() if isinstance(entry, dict)}
     within = {f"{name}.{key}": value for name, entry in inner.items() for key, value in entry.items()}
@@ -262,7 +262,7 @@ def flat(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def search(
-    study: Study, plan: Plan, threads: int, jobs: int, trials: int, hours: float | None, screen: StudyScreen
+    study: Study, plan: StudyPlan, threads: int, jobs: int, trials: int, hours: float | None, screen: StudyScreen
 ) -> None:
     """Train the trials that the study lacks: first those that a kill has left."""
     deadline = math.inf if hours is None else time.monotonic() + hours * 3600
@@ -296,7 +296,7 @@ def search(
         work_in_processes(jobs, next_job, judge, tell)
 
 
-def lacks_end(plan: Plan, trial: Trial) -> bool:
+def lacks_end(plan: StudyPlan, trial: Trial) -> bool:
     """Tell whether a kill came between the decision to prune a trial and the end of its run."""
     folder = Path(plan.options["runs"]) / f"{plan.name}-{trial.number:03}"
     return trial.status == "pruned" and is_run(folder) and summarize_run(folder).status not in ENDED

@@ -28,7 +28,7 @@ from rushlight.serve.metrics import TEXT, statistics
 from rushlight.serve.model import Array, Model
 from rushlight.serve.openapi import openapi
 from rushlight.serve.options import Settings
-from rushlight.serve.reading import in_names, meaning, read_inputs
+from rushlight.serve.reading import in_names, meaning, read_body
 from rushlight.serve.registry import Registry
 from rushlight.texts import read_room, shown
 from rushlight.version import __version__
@@ -115,7 +115,7 @@ class Service:
             "/v2/models/NAME/stats": {"GET": self.statistics},
             "/v2/models/NAME/infer": {"POST": self.infer},
             "/v1/models/NAME": {"GET": self.tensorflow_status},
-            "/v1/models/NAME/metadata": {"GET": lambda request: tensorflow.describe(request.model)},
+            "/v1/models/NAME/metadata": {"GET": lambda request: tensorflow.tensorflow_metadata(request.model)},
             **{f"/v1/models/NAME:{verb}": {"POST": self.tensorflow} for verb in ("predict", "classify", "regress")},
         }
 
@@ -257,7 +257,7 @@ class Service:
         if any(word in kind.lower() for word in NEVER_READ):
             raise Refusal(415, "serve-content-type", found=kind[:100])
         most = self.settings.most_rows
-        return await here_or_in_thread(body, lambda: read_inputs(body, kind.lower(), request.model, most))
+        return await here_or_in_thread(body, lambda: read_body(body, kind.lower(), request.model, most))
 
     async def infer(self, request: Request) -> Answer:
         """Answer a request of the Open Inference Protocol."""

@@ -29,7 +29,7 @@ QUICK = 2e-3  # seconds: a batch that takes less is run where requests are read,
 
 
 @dataclass(eq=False)
-class Job:
+class QueuedRequest:
     """One request's inputs, and the future of its answers."""
 
     inputs: Mapping[str, Array]
@@ -47,7 +47,7 @@ class Job:
 class Executed:
     """A batch that ran: its requests with their answers, its rows, its seconds, and the seconds that they waited together."""
 
-    results: list[tuple[Job, Answers | Exception]]
+    results: list[tuple[QueuedRequest, Answers | Exception]]
     rows: int = 0
     seconds: float = 0.0
     queued: float = 0.0
@@ -64,7 +64,7 @@ class Batcher:
         self.totals, self.drift = self.meter.totals(model.name, model.version), Drift(model)
         self.failure: Note | None = None
         self.loaded = time.time()
-        self.waiting: deque[Job] = deque()
+        self.waiting: deque[QueuedRequest] = deque()
         self.waiting_rows = 0
         self.is_busy = self.is_scheduled = False
         self.thread = ThreadPoolExecutor(1, "rushlight-model")
@@ -83,7 +83,7 @@ class Batcher:
         if seconds <= 0:
             raise Refusal(504, "serve-too-late", seconds=0.0)
         loop = asyncio.get_running_loop()
-        job = Job(inputs, rows, loop.create_future())
+        job = QueuedRequest(inputs, rows, loop.create_future())
         if not self.waiting and not self.is_busy and self.seconds(rows) < AT_ONCE:
             self.settle(execute(self.model, [job]))
             return await job.future
@@ -138,9 +138,9 @@ class Batcher:
                     if self.drift.take_turn():
                         asyncio.get_running_loop().call_soon(self.drift.see, job.inputs, result)
 
-    def next_batch(self) -> list[Job]:
+    def next_batch(self) -> list[QueuedRequest]:
         """Take the requests of the next batch from the queue, without those that expired or were given up."""
-        jobs: list[Job] = []
+        jobs: list[QueuedRequest] = []
         rows, most = 0, self.model.sizes[-1]
         while self.waiting:
             job = self.waiting[0]
@@ -160,7 +160,7 @@ class Batcher:
         return self.model.seconds.get(size, 0.0) * max(1.0, rows / size)
 
 
-def expire(job: Job, seconds: float) -> None:
+def expire(job: QueuedRequest, seconds: float) -> None:
     """Refuse a request whose time is over; where it has not begun, it is never run."""
     if not job.future.done():
         job.future.set_exception(Refusal(504, "serve-too-late", seconds=seconds))
@@ -169,7 +169,7 @@ def expire(job: Job, seconds: float) -> None:
 # ── in the thread ────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def execute(model: Model, jobs: list[Job]) -> list[Executed]:
+def execute(model: Model, jobs: list[QueuedRequest]) -> list[Executed]:
     """Run requests as one batch, and each alone where that fails."""
     began = time.perf_counter()
     try:
@@ -178,7 +178,7 @@ def execute(model: Model, jobs: list[Job]) -> list[Executed]:
         if len(jobs) > 1:
             return [batch for job in jobs for batch in execute(model, [job])]
         return [Executed([(jobs[0], Refusal(500, "serve-model-failed", reason=type(error).__name__))])]
-    results: list[tuple[Job, Answers | Exception]] = []
+    results: list[tuple[QueuedRequest, Answers | Exception]] = []
     first = 0
     for job in jobs:
         own = {name: values[first : first + job.rows] for name, values in answers.items()}

@@ -68,7 +68,7 @@ def write_deployment(
         if source.suffix.lower() == ".onnx" or (source / "model.json").is_file()
         else find_run(runs, given) / "model"
     )
-    values = values_of(model, folder, source, threads, settings, language)
+    values = deployment_values(model, folder, source, threads, settings, language)
     written = {
         name.replace("SLUG", values["slug"]): render(template, values).encode()
         for name, template in KINDS[kind].items()
@@ -76,7 +76,7 @@ def write_deployment(
     if kind != "nginx":
         written |= {f"{values['model']}{name}": content for name, content in model_files(source).items()}
     if "Dockerfile" in written or kind == "ray":
-        written["requirements.txt"] = "".join(f"{line}\n" for line in pinned(NEEDED)).encode()
+        written["requirements.txt"] = "".join(f"{line}\n" for line in pinned_packages(NEEDED)).encode()
         written["rushlight.tar.gz"] = package()
     for name, content in written.items():
         files.write_bytes(folder / name, content)
@@ -85,7 +85,7 @@ def write_deployment(
     return [folder / name for name in written if "/" not in name]
 
 
-def values_of(
+def deployment_values(
     model: Model, folder: Path, source: Path, threads: int, settings: Settings, language: str
 ) -> dict[str, Any]:
     """Return the values of the templates."""
@@ -144,7 +144,7 @@ def model_files(source: Path) -> dict[str, bytes]:
     }
 
 
-def pinned(names: tuple[str, ...]) -> Iterator[str]:
+def pinned_packages(names: tuple[str, ...]) -> Iterator[str]:
     """Give `name==version` of packages, and of all that these need, as they are installed here."""
     from packaging.requirements import Requirement
 

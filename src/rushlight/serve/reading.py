@@ -25,7 +25,7 @@ KEYS = ("instances", "inputs", "rows", "data")  # under which JSON may have its 
 HERE = Path("request")  # in the place of a file's name
 
 
-def read_inputs(body: bytes, kind: str, model: Model, most: int) -> Array:
+def read_body(body: bytes, kind: str, model: Model, most: int) -> Array:
     """Return the raw inputs in a body: by its first bytes, else by its content type. Refusal or DataError for any other."""
     features = model.features
     if features is None:

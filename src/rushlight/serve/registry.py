@@ -37,7 +37,7 @@ Key = tuple[str, str]  # a model's name and a version
 
 
 @dataclass
-class Plan:
+class Routing:
     """Which version of a model is asked where a request names none, or a label."""
 
     labels: dict[str, str] = field(default_factory=dict)
@@ -66,7 +66,7 @@ class Registry:
         self.folder, self.open_version, self.most_waiting, self.tell = folder, open_version, most_waiting, tell
         self.meter = Meter()
         self.models: dict[str, dict[str, Batcher]] = {}
-        self.plans: dict[str, Plan] = {}
+        self.plans: dict[str, Routing] = {}
         self.refused: dict[Key, Note | str] = {}  # why what lies in the folder is not served
         self.seen: dict[Key, tuple[Any, ...]] = {}
         self.gone: set[Key] = set()  # were not there at the last look
@@ -86,7 +86,7 @@ class Registry:
         `key` is what keeps a sender at one version of a split.
         """
         name = name or next(iter(self.models), "")
-        versions, plan = self.models.get(name, {}), self.plans.get(name, Plan())
+        versions, plan = self.models.get(name, {}), self.plans.get(name, Routing())
         if not wanted and len(versions) > 1:
             shares = {self.number(plan, of): share for of, share in plan.split.items()}
             shares = {number: share for number, share in shares.items() if number in versions}
@@ -99,11 +99,11 @@ class Registry:
 
     def default(self, name: str) -> str:
         """Return the version that is asked where no other is named: that of the plan, else the newest."""
-        plan, versions = self.plans.get(name, Plan()), self.models[name]
+        plan, versions = self.plans.get(name, Routing()), self.models[name]
         chosen = self.number(plan, plan.default)
         return chosen if chosen in versions else max(versions, key=natural)
 
-    def number(self, plan: Plan, given: str) -> str:
+    def number(self, plan: Routing, given: str) -> str:
         """Return the version that a label stands for."""
         return plan.labels.get(given, given)
 
@@ -156,7 +156,9 @@ class Registry:
             content = files.parse_json(files.read_bytes(path, files.MOST_JSON)) if state else {}
             if not isinstance(content, dict) or (entry := wrong_entry(content, PLAN_KIND)) is not None:
                 raise ValueError(Note("export.garbled", name=PLAN, entry=entry if isinstance(content, dict) else ""))
-            self.plans[model.name] = Plan(**{name: content[name] for name in Plan.__annotations__ if name in content})
+            self.plans[model.name] = Routing(
+                **{name: content[name] for name in Routing.__annotations__ if name in content}
+            )
         except (OSError, ValueError) as error:
             self.tell(Note("serve.no-plan", name=model.name, reason=error))
 
@@ -274,7 +276,7 @@ class Registry:
 
     def set_default(self, name: str, version: str) -> None:
         """Let a version answer where none is named, until the plan in the folder changes."""
-        plan = self.plans.setdefault(name, Plan())
+        plan = self.plans.setdefault(name, Routing())
         plan.default, plan.split = self.find(name, version).model.version, {}
 
 

@@ -34,7 +34,7 @@ def read_request(body: bytes, verb: str, model: Model, most: int) -> tuple[Array
         raise Refusal(400, "serve-instances")
     if "instances" in content:
         return rows_of(content["instances"], model, most, "instances"), False
-    return rows_of(by_row(content["inputs"], model), model, most, "inputs"), True
+    return rows_of(rows_of_request(content["inputs"], model), model, most, "inputs"), True
 
 
 def rows_of(rows: Any, model: Model, most: int, name: str) -> Array:
@@ -64,7 +64,7 @@ def picture(row: Any) -> bytes:
         raise Refusal(400, "serve-no-base64") from None
 
 
-def by_row(inputs: Any, model: Model) -> Any:
+def rows_of_request(inputs: Any, model: Model) -> Any:
     """Return the rows of a request by column: one tensor, or an object of a tensor for each name."""
     if not isinstance(inputs, dict) or [*inputs] == [model.inputs[0].name]:
         return inputs if not isinstance(inputs, dict) else inputs[model.inputs[0].name]
@@ -100,7 +100,7 @@ def status(name: str, versions: list[str], is_ready: bool) -> dict[str, Any]:
     return {"model_version_status": found, "name": name, "ready": is_ready}
 
 
-def describe(model: Model) -> dict[str, Any]:
+def tensorflow_metadata(model: Model) -> dict[str, Any]:
     """Return a model's metadata."""
     definition = {
         "inputs": {tensor.name: tensor_info(tensor.described) for tensor in model.inputs},

@@ -65,12 +65,12 @@ def uniform(indices: Tensor, seed: int, epoch: int) -> Tensor:
     Steele et al. 2014, "Fast splittable pseudorandom number generators". Whole numbers wrap at 64 bits.
     """
     base = mixed_number(mixed_number(seed % WORDS) ^ (epoch * GOLDEN % WORDS))
-    keys = mixed(indices[:, None] * signed(GOLDEN) + signed(base))
-    draws = mixed(keys + torch.arange(1, DRAWS + 1, device=indices.device) * signed(GOLDEN))
+    keys = mixed_bits(indices[:, None] * signed(GOLDEN) + signed(base))
+    draws = mixed_bits(keys + torch.arange(1, DRAWS + 1, device=indices.device) * signed(GOLDEN))
     return (shifted(draws, 40)).float() / (1 << 24)
 
 
-def mixed(words: Tensor) -> Tensor:
+def mixed_bits(words: Tensor) -> Tensor:
     """Return the finalizer of splitmix64, on int64 as on unsigned words."""
     words = (words ^ shifted(words, 30)) * signed(FIRST)
     words = (words ^ shifted(words, 27)) * signed(SECOND)

@@ -38,7 +38,7 @@ def answer_lines(explained: Callable[[Data, dict[str, Any], dict[str, Any]], dic
     """Answer line by line until the input ends; `explained` gets the data, the first line, and a line with "indices" or "explain"."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # whatever a library prints is no answer
-    socket.socket.connect = refuse  # type: ignore[method-assign]
+    socket.socket.connect = refuse_connection  # type: ignore[method-assign]
     data: Data | None = None
     described: dict[str, Any] = {}
     answer: dict[str, Any]
@@ -59,7 +59,7 @@ def answer_lines(explained: Callable[[Data, dict[str, Any], dict[str, Any]], dic
         answers.flush()
 
 
-def refuse(*arguments: object) -> NoReturn:
+def refuse_connection(*arguments: object) -> NoReturn:
     """Connect to nobody."""
     raise OSError(errno.ENETUNREACH, os.strerror(errno.ENETUNREACH))
 

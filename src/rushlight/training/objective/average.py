@@ -26,7 +26,7 @@ class Average:
         self.parameters = {
             name: each for name, each in model.named_parameters() if each.requires_grad or id(each) in held
         }
-        self.values = copies(self.parameters)
+        self.values = copied_weights(self.parameters)
         self.decay, self.count, self.is_by_step = decay, 0, decay is not None
         # a step that calls a hook is executed by itself
         self.hook = None if decay is None else optimizer.register_step_post_hook(lambda *_: self.update())
@@ -46,18 +46,18 @@ class Average:
 
     def load_into_model(self) -> None:
         """Give the model the averaged weights, where there are any."""
-        assign(self.parameters, self.values if self.count else {})
+        give_weights(self.parameters, self.values if self.count else {})
 
     @contextlib.contextmanager
     def in_force(self) -> Iterator[None]:
         """Let the model have the averaged weights for a block, where evaluations do, and its own bits again after it."""
-        own = copies(self.parameters) if self.is_by_step else {}
+        own = copied_weights(self.parameters) if self.is_by_step else {}
         try:
             if self.is_by_step:
                 self.load_into_model()
             yield
         finally:
-            assign(self.parameters, own)
+            give_weights(self.parameters, own)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state for a checkpoint: "values" are what a model in the making is tested with."""
@@ -97,24 +97,24 @@ class Switched:
     @contextlib.contextmanager
     def in_force(self) -> Iterator[None]:
         """Switch for a block, and until training goes on, as the plain loop does; where the block fails, every bit is as it was."""
-        own = copies(self.parameters)
+        own = copied_weights(self.parameters)
         try:
             self.load_into_model()
             yield
         except BaseException:
             self.train()
-            assign(self.parameters, own)
+            give_weights(self.parameters, own)
             raise
 
     def state_dict(self) -> dict[str, Any]:
         """Return the weights to use, and which are in force; no bit changes."""
-        own, was_training = copies(self.parameters), self.is_training
+        own, was_training = copied_weights(self.parameters), self.is_training
         if was_training:
             self.load_into_model()
-        values = copies(self.parameters)
+        values = copied_weights(self.parameters)
         if was_training:
             self.train()
-            assign(self.parameters, own)
+            give_weights(self.parameters, own)
         return {"values": values, "is_training": was_training}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -135,13 +135,13 @@ def averaging(model: nn.Module, optimizer: Optimizer, ema: float | None, swa: in
     return None if ema is None and swa is None else Average(model, optimizer, ema)
 
 
-def copies(parameters: dict[str, nn.Parameter]) -> dict[str, Tensor]:
+def copied_weights(parameters: dict[str, nn.Parameter]) -> dict[str, Tensor]:
     """Return the weights as they are now."""
     return {name: each.detach().clone() for name, each in parameters.items()}
 
 
 @torch.no_grad()
-def assign(parameters: dict[str, nn.Parameter], values: dict[str, Tensor]) -> None:
+def give_weights(parameters: dict[str, nn.Parameter], values: dict[str, Tensor]) -> None:
     """Give parameters these weights."""
     for name, value in values.items():
         parameters[name].copy_(value)
