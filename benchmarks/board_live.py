@@ -114,7 +114,7 @@ def kills(count: int, browser: Any) -> str:
                 arguments = begun if number == 0 else [*command, "resume", str(folder), "--quiet"]
                 training = subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
                 before = size_of(folder)
-                while size_of(folder) == before and training.poll() is None:
+                while size_of(folder) in (before, 0) and training.poll() is None:  # a resume cuts it first
                     time.sleep(0.05)
                 time.sleep(random.Random(number).uniform(0.2, 2))
                 if training.poll() is not None:
