@@ -89,7 +89,7 @@ class Recipe(RecipeOptions):
 
 def recipe_to_json(recipe: Recipe) -> dict[str, Any]:
     """Return the recipe as JSON-ready values."""
-    content = asdict(recipe)
+    content = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(recipe).items()}
     return {name: content.pop(name) for name in DESCRIBED} | content
 
 

@@ -395,13 +395,13 @@ def test_leaving_an_epoch_ends_the_threads(images: Path) -> None:
 def test_as_many_threads_read_as_there_are_cores_eight_at_most(
     cores: int, threads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Slow(Numbers):
+    class Waiting(Numbers):
         def read(self, index: int) -> tuple[Tensor, int]:
-            time.sleep(0.002)
+            assert ends(lambda: reader_threads() >= threads)  # no thread is idle before all have begun
             return super().read(index)
 
     monkeypatch.setattr(reading, "usable_cores", lambda: cores)
-    batches = StreamedSplit(Slow(), as_given, is_random=False).batches(8, seed=5, epoch=1)
+    batches = StreamedSplit(Waiting(), as_given, is_random=False).batches(8, seed=5, epoch=1)
     found = [next(batches)]
     assert ends(lambda: reader_threads() == threads)
     assert_same([*found, *batches], by_hand(Numbers(), 8))
