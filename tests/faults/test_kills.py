@@ -139,6 +139,7 @@ from pathlib import Path
 from dataclasses import replace
 import faults.kills as kills
 from faults.points import CHECKPOINT, Moment
+from rushlight.training.checkpoint.saver import Saver
 
 def no_random_streams():
     from rushlight.training import loop
@@ -157,11 +158,16 @@ library = kills.References(Path(sys.argv[1]), lambda text: None)
 drawn(0, CASE, library)  # trains what is compared with, once
 kills.References = lambda work, say: library
 
-def killed_before_a_checkpoint_is_whole(seed, number, library):
+def killed_at_the_second_epochs_checkpoint(seed, number, library):  # its losses are written, its checkpoint is not
     case = drawn(seed, number, library)
-    return replace(case, moments=(Moment(CHECKPOINT, case.reference.steps // 2, count=2),))
+    return replace(case, moments=(Moment(CHECKPOINT, case.reference.boundaries[1]),), interval=(30.0, 0.01))
 
-kills.draw_case = killed_before_a_checkpoint_is_whole
+def save_and_wait(self, *arguments):  # so that no earlier checkpoint is still being written then
+    save_epoch(self, *arguments)
+    self.finish()
+
+save_epoch, Saver.save_epoch = Saver.save_epoch, save_and_wait
+kills.draw_case = killed_at_the_second_epochs_checkpoint
 for breakage in (no_random_streams, no_cut, no_resume):
     if child := os.fork():
         os.waitpid(child, 0)
@@ -171,7 +177,7 @@ for breakage in (no_random_streams, no_cut, no_resume):
     print(breakage.__name__, [text for text in outcome.failures if text.startswith("case")], flush=True)
     os._exit(0)
 """
-CASE = 4  # a checkpoint at every step, so that there is one, and losses after it
+CASE = 4
 
 
 def test_a_resume_that_forgets_something_fails_and_is_named_with_its_command(tmp_path: Path) -> None:
