@@ -41,7 +41,7 @@ def is_count(value: Any) -> bool:
     return type(value) is int and 0 <= value < LARGEST
 
 
-def is_below(most: int) -> Kind:
+def is_count_below(most: int) -> Kind:
     """Return the kind of whole numbers from 0 on that are smaller than `most`."""
     return lambda value: is_count(value) and value < most
 

@@ -131,7 +131,7 @@ class Answers:
 
     def show_run(self, request: Request) -> Response:
         """Give all that one run's page shows."""
-        return as_json(details_of(self.found(request)))
+        return json_response(details_of(self.found(request)))
 
     def read_logs(self, request: Request) -> Response:
         """Give what the logs of some runs have new; each run is given as "ID~CURSOR~CURSOR~CURSOR"."""
@@ -149,7 +149,7 @@ class Answers:
                 name: log_part(*read_new_lines(found / file, cursor))
                 for (name, file), cursor in zip(LOG_FILES.items(), cursors, strict=True)
             }
-        return as_json(answer)
+        return json_response(answer)
 
     def read_curves(self, request: Request) -> Response:
         """Give the losses of some runs as bytes."""
@@ -167,12 +167,12 @@ class Answers:
         found = [self.runs.find(identity) for identity in request.query_params.getlist("run")]
         if len(found) != 2 or found[0] is None or found[1] is None:
             raise NotThere
-        return as_json(compare_models(found[0], found[1]))
+        return json_response(compare_models(found[0], found[1]))
 
     def recipes(self, request: Request) -> Response:
         """Compare the recipes of some runs."""
         found = [(path, self.runs.entries[identity].row) for identity, path in self.chosen(request).items()]
-        return as_json(
+        return json_response(
             compare_recipes([(path, row) for path, row in found if row["status"] not in ("damaged", TENSORBOARD)])
         )
 
@@ -191,17 +191,17 @@ class Answers:
             raise NotThere
         tested = read_tested(found)
         if tested is None:
-            return as_json(None)
+            return json_response(None)
         truth, predicted, start = (whole_number(given.get(name)) for name in ("truth", "predicted", "start"))
         most = {"most": len(tested.truth)} if given.get("most") == "all" else {}
-        return as_json(list_samples(tested, given["list"], truth, predicted, start or 0, **most))
+        return json_response(list_samples(tested, given["list"], truth, predicted, start or 0, **most))
 
     def show_samples(self, request: Request) -> Response:
         """Give the samples themselves, by their indices; or why one is answered so; or the pairs that are in training and test."""
         found, given = self.found(request), request.query_params
         indices = [index for one in given.getlist("index")[:MOST_SHOWN] if (index := whole_number(one)) is not None]
         asked: dict[str, Any] = {"explain": indices[0]} if "why" in given and indices else {"indices": indices}
-        return as_json(self.viewer.ask(found, {"twins": True} if "twins" in given else asked))
+        return json_response(self.viewer.ask(found, {"twins": True} if "twins" in given else asked))
 
     async def change(self, request: Request) -> Response:
         """Do what the user asks for: `CHANGES`, and on this machine's own board `PROCESSES`."""
@@ -221,12 +221,12 @@ class Answers:
             if not isinstance(given, dict):
                 raise BadRequest(what)
             if what in PROCESSES:
-                return as_json(await run_in_threadpool(self.processes.begin, found, what))
-            return as_json(await run_in_threadpool(change_run, self.folder, found, what, given))
+                return json_response(await run_in_threadpool(self.processes.begin, found, what))
+            return json_response(await run_in_threadpool(change_run, self.folder, found, what, given))
         except (ValueError, RecursionError):
             raise BadRequest(what) from None
         except RushlightError as error:
-            return as_json({"error": error.problem})
+            return json_response({"error": error.problem})
 
 
 def asset(request: Request) -> Response:
@@ -242,10 +242,10 @@ def words(request: Request) -> Response:
     """Give the page's texts in one language."""
     if request.path_params["language"] not in LANGUAGES:
         raise NotThere
-    return as_json(words_of(request.path_params["language"]))
+    return json_response(words_of(request.path_params["language"]))
 
 
-def as_json(content: Any) -> Response:
+def json_response(content: Any) -> Response:
     """Return an answer in JSON, in ASCII: names may be no UTF-8."""
     return Response(json.dumps(files.without_nan(content)).encode(), media_type="application/json")
 

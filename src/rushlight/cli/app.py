@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from rushlight.cli.help import Command, Program
-from rushlight.cli.values import chosen, takes
+from rushlight.cli.values import chosen, takes_options
 
 STARTED = time.perf_counter()  # near enough to the start of the process: Python itself takes about 20 ms before
 
@@ -49,7 +49,7 @@ def options(version: Annotated[bool, typer.Option("--version", callback=print_ve
 
 
 @app.command(cls=Command)
-@takes("train")
+@takes_options("train")
 def train(
     model: Annotated[str, typer.Argument(metavar="MODEL")] = "mlp",
     data: Annotated[str, typer.Argument(metavar="DATA")] = "fashion-mnist",
@@ -70,7 +70,7 @@ def train(
 
 
 @app.command(cls=Command)
-@takes("resume")
+@takes_options("resume")
 def resume(run: RunName = "latest", *, model: Model = None, json: Json = False, **options: Any) -> None:
     import rushlight
 
@@ -107,7 +107,7 @@ def show_end(run: Any, as_json: bool, quiet: bool) -> None:
 
 
 @app.command(cls=Command)
-@takes("tune")
+@takes_options("tune")
 def tune(
     model: Annotated[str, typer.Argument(metavar="MODEL")] = "mlp",
     data: Annotated[str, typer.Argument(metavar="DATA")] = "fashion-mnist",
@@ -313,7 +313,7 @@ def serve(
 
 
 @app.command(cls=Command)
-@takes("open_data")
+@takes_options("open_data")
 def data(
     source: Annotated[str | None, typer.Argument(metavar="NAME|PATH")] = None,
     *,

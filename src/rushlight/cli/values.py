@@ -20,7 +20,7 @@ SHORT: dict[str, tuple[str, Any, str | None]] = {  # a name with an option of it
 }
 
 
-def takes(verb: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def takes_options(verb: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command, in place of its `**options`, an option for each that `verb` takes, in the declared order."""
 
     def give(command: Callable[..., None]) -> Callable[..., None]:

@@ -94,10 +94,10 @@ def named_code(model: nn.Module) -> str:
     kinds = {type(layer) for layer in model.modules() if type(layer).__module__.startswith("rushlight.")}
     home = inspect.getmodule(next(iter(kinds), None))
     parts = [getattr(home, name) for kind in kinds for name in (*NEEDS.get(kind.__name__, ()), kind.__name__)]
-    return "\n\n\n".join(described(inspect.getsource(part), part.__name__) for part in parts)
+    return "\n\n\n".join(with_own_docstring(inspect.getsource(part), part.__name__) for part in parts)
 
 
-def described(source: str, name: str) -> str:
+def with_own_docstring(source: str, name: str) -> str:
     """Return a source with one docstring, that of the catalogue, in place of its own."""
     nodes = [node for node in ast.walk(ast.parse(source)) if isinstance(node, (ast.ClassDef, ast.FunctionDef))]
     lines: list[str | None] = list(source.rstrip().splitlines())

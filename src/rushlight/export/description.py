@@ -24,8 +24,8 @@ from rushlight.data import (
 from rushlight.errors import WeightsError
 from rushlight.kinds import (
     Kind,
-    is_below,
     is_count,
+    is_count_below,
     is_finite,
     is_flag,
     is_object,
@@ -55,7 +55,7 @@ SPECS: dict[str, Kind] = {  # of inputs and targets
             "name": is_text, "kind": is_one_of("number", "category", "date", "text"), "categories?": [is_text],
             "fill?": is_finite, "flags_missing?": is_flag, "date_order?": is_one_of("ymd", "dmy", "mdy"), "orders?": is_flag,
             "tokens?": maybe({
-                "length": is_below(MOST_TOKENS), "vocabulary": is_below(1 << 31), "padding": is_below(1 << 31),
+                "length": is_count_below(MOST_TOKENS), "vocabulary": is_count_below(1 << 31), "padding": is_count_below(1 << 31),
                 "tokenizer": is_text, "digest": is_text,
             }),
         }],

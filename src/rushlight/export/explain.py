@@ -30,7 +30,7 @@ MOST_PARTS = 64
 BATCH = 256
 
 
-def explained(data: Data, described: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
+def explain_sample(data: Data, described: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
     """Answer one request. Raises WeightsError for an explanation by a model that cannot be opened."""
     features, split = data.features, data.test
     if "indices" in asked:
@@ -158,4 +158,4 @@ def parts_of(features: FeatureSpec | None, shape: torch.Size) -> Tensor:
 
 
 if __name__ == "__main__":
-    answer_lines(explained)
+    answer_lines(explain_sample)

@@ -108,7 +108,7 @@ class Management:
         """Return what a model's default version is like, or one version, or "all"."""
         versions = self.registry.models.get(name, {})
         asked = [*versions.values()] if version == "all" else [self.registry.find(name, version)]
-        return [described(batcher) for batcher in asked]
+        return [torchserve_description(batcher) for batcher in asked]
 
     def scale(self, request: Request, name: str, version: str) -> Answer:
         """Accept a number of workers: batches take their place, so there is nothing to scale."""
@@ -137,7 +137,7 @@ class Management:
         return {"status": f'Model "{name}" unregistered'}
 
 
-def described(batcher: Batcher) -> dict[str, Any]:
+def torchserve_description(batcher: Batcher) -> dict[str, Any]:
     """Return a version as TorchServe describes it; its one worker is the queue."""
     model, started = batcher.model, time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(batcher.loaded))
     worker = {

@@ -79,10 +79,12 @@ def serve(
         gc.collect()
         gc.freeze()  # what is loaded by now stays: collections need not go through it
         models = [batcher.model for batcher in registry.batchers()]
-        asyncio.run(answer(ports, host, tell, lambda: announce(address, models, time.perf_counter() - started)))
+        asyncio.run(
+            serve_until_stopped(ports, host, tell, lambda: announce(address, models, time.perf_counter() - started))
+        )
 
 
-async def answer(
+async def serve_until_stopped(
     ports: list[tuple[Any, Any]], host: str, tell_note: Callable[[Note], object], announce: Callable[[], object]
 ) -> None:  # fmt: skip
     """Answer on all ports until a signal comes; then say not ready, finish, and end. A second signal ends it at once."""

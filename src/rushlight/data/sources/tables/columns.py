@@ -27,7 +27,7 @@ from rushlight.data.sources.tables.cells import (
     unreadable,
 )
 from rushlight.data.sources.tables.frames import polars, read_frame
-from rushlight.data.sources.tables.texts import as_text, is_running_text, learn_tokens
+from rushlight.data.sources.tables.texts import as_plain_text, is_running_text, learn_tokens
 from rushlight.data.spec import Column
 from rushlight.errors import DataError, UsageError, suggest
 from rushlight.formats import format_names
@@ -59,7 +59,7 @@ def learn_text(
         columns, near = ", ".join(frame.columns) or "none", suggest(name, frame.columns)
         raise DataError("no-text-column", path=path, name=name, columns=columns, near=near)
     cells = frame[name].to_list()
-    tokens, longer = learn_tokens([as_text(cells[row]) for row in train_rows], options.tokenizer, options.length)
+    tokens, longer = learn_tokens([as_plain_text(cells[row]) for row in train_rows], options.tokenizer, options.length)
     by = "bytes" if tokens.tokenizer == "bytes" else "function" if callable(tokens.tokenizer) else "tokenizer"
     notes = [Note(
         "data.read-as-text", name=name, how=Note(f"data.text-by-{by}"), vocabulary=tokens.vocabulary, length=tokens.length,
@@ -67,7 +67,7 @@ def learn_text(
     )]  # fmt: skip
     if others := [other for other in frame.columns if other != name]:
         notes.append(Note("data.beside-text", names=format_names([f'"{other}"' for other in others]), name=name))
-    if missing := sum(not as_text(cell).strip() for cell in cells):
+    if missing := sum(not as_plain_text(cell).strip() for cell in cells):
         notes.append(Note("data.empty-texts", name=name, count=missing))
     return (Column(name, "text", tokens=tokens),), notes
 
@@ -251,7 +251,7 @@ def describe_columns(path: Path, columns: tuple[Column, ...]) -> list[dict[str, 
         series = frame[column.name]
         entry: dict[str, Any] = {"name": column.name, "kind": column.kind}
         if column.kind == "text":
-            texts = [as_text(cell) for cell in series.to_list()]
+            texts = [as_plain_text(cell) for cell in series.to_list()]
             entry |= {"missing": sum(not text.strip() for text in texts), "different": len(set(texts))}
         elif column.kind == "category":
             counts = Counter(as_categories(series.to_list()))

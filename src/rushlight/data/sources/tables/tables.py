@@ -30,7 +30,7 @@ from rushlight.data.sources.tables.frames import (
     read_frame,
 )
 from rushlight.data.sources.tables.text_folder import FILE, LABEL, TEXT, is_text_folder, read_text_folder, text_splits
-from rushlight.data.sources.tables.texts import as_text
+from rushlight.data.sources.tables.texts import as_plain_text
 from rushlight.data.sources.tables.windows import as_windows, cut_by_time, learn_time, time_order, window_notes
 from rushlight.data.spec import FLOATS, Column, FeatureSpec, NormalizeName, Share, TargetSpec, Task, in_floats
 from rushlight.data.splits import Data
@@ -157,7 +157,7 @@ def names_of(path: Path, frame: pl.DataFrame, rows: np.ndarray, columns: tuple[C
     """Return the names of samples: their rows, or files; with the beginning of each, where these are texts."""
     texts = None
     if columns[0].kind == "text":
-        beginnings = [as_text(cell)[:SHOWN_OF_A_TEXT] for cell in frame[columns[0].name].to_list()]
+        beginnings = [as_plain_text(cell)[:SHOWN_OF_A_TEXT] for cell in frame[columns[0].name].to_list()]
         texts = np.array(beginnings, dtype=object)
     if path.is_dir():
         return Names(np.array(frame[FILE].to_list(), dtype=object), texts=texts)

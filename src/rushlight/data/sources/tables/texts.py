@@ -40,7 +40,7 @@ def is_running_text(values: Sequence[str | None]) -> bool:
     return len(known) > 0 and 2 * len(set(known)) > len(known) and words[len(words) // 2] >= 3
 
 
-def as_text(cell: object) -> str:
+def as_plain_text(cell: object) -> str:
     """Return a cell as text; a missing one is an empty text."""
     return "" if cell is None else str(cell)
 
@@ -50,7 +50,7 @@ def learn_tokens(texts: Sequence[str], tokenizer: Any, length: int | None) -> tu
 
     Without `length`: the tokenizer's own truncation, else the longest text, at most MOST_TOKENS ids.
     """
-    tokens, usual = identified(tokenizer)
+    tokens, usual = identified_tokens(tokenizer)
     ids = token_ids(texts, tokens)
     if callable(tokens.tokenizer):
         known = getattr(tokens.tokenizer, "vocab_size", None) or max(
@@ -63,7 +63,7 @@ def learn_tokens(texts: Sequence[str], tokenizer: Any, length: int | None) -> tu
     return replace(tokens, length=max(chosen, 1)), sum(each > chosen for each in lengths)
 
 
-def identified(given: Any) -> tuple[Tokens, int | None]:
+def identified_tokens(given: Any) -> tuple[Tokens, int | None]:
     """Return what a tokenizer is (its length, and a function's vocabulary, are still open), and its own truncation if any.
 
     `given` is None (bytes), the path of a `tokenizer.json`, a tokenizer of `tokenizers` or `transformers`, or a function.
@@ -71,7 +71,7 @@ def identified(given: Any) -> tuple[Tokens, int | None]:
     if given is None:
         return Tokens(0), None
     if (content := tokenizer_json(given)) is not None:
-        own = opened.__wrapped__(content, None)  # not the one in the cache, since it is changed here
+        own = loaded.__wrapped__(content, None)  # not the one in the cache, since it is changed here
         usual, padding = (own.truncation or {}).get("max_length"), (own.padding or {}).get("pad_id")
         names = [own.token_to_id(name) for name in PADDINGS]
         padding = padding if padding is not None else next((each for each in names if each is not None), None)
@@ -105,7 +105,7 @@ def tokenizer_json(given: Any) -> str | None:
 
 
 @functools.lru_cache(maxsize=8)
-def opened(content: str, length: int | None) -> Any:
+def loaded(content: str, length: int | None) -> Any:
     """Return a tokenizer made of its JSON, which is data only; cut at `length` with the tokens that belong at the end."""
     try:
         from tokenizers import Tokenizer
@@ -127,7 +127,7 @@ def token_ids(texts: Sequence[str], tokens: Tokens, length: int | None = None) -
     if isinstance(tokens.tokenizer, str):
         if tokens.digest:
             raise UsageError("tokenizer-needed", name=tokens.tokenizer)
-        encode = opened(tokens.tokenizer, length).encode  # encode_batch has threads, which warn in every later fork
+        encode = loaded(tokens.tokenizer, length).encode  # encode_batch has threads, which warn in every later fork
         return [np.array(encode(text).ids, np.int64) for text in texts]
     return [own_ids(tokens.tokenizer, text)[:length] for text in texts]
 
@@ -147,7 +147,7 @@ def own_ids(tokenizer: Any, text: str) -> Array:
 
 def encode_texts(cells: Iterable[object], tokens: Tokens) -> Array:
     """Return texts as ids, (n, tokens.length), in the smallest whole numbers that hold them; DataError for an unknown id."""
-    texts = [as_text(cell) for cell in cells]
+    texts = [as_plain_text(cell) for cell in cells]
     dtype = np.int16 if max(tokens.vocabulary, tokens.padding) < 1 << 15 else np.int32
     ids = np.full((len(texts), tokens.length), tokens.padding, dtype)
     for place, (row, found) in enumerate(zip(ids, token_ids(texts, tokens, tokens.length), strict=True)):
@@ -160,7 +160,7 @@ def encode_texts(cells: Iterable[object], tokens: Tokens) -> Array:
 def with_tokenizer(features: FeatureSpec, tokenizer: Any) -> FeatureSpec:
     """Return the spec with the user's tokenizer, given again; UsageError where it is not the one of the training."""
     tokens = features.tokens
-    given, _ = identified(tokenizer)
+    given, _ = identified_tokens(tokenizer)
     if tokens is None or (given.digest or given.tokenizer) != (tokens.digest or tokens.tokenizer):
         raise UsageError("tokenizer-differs")
     column = replace(features.columns[0], tokens=replace(tokens, tokenizer=given.tokenizer))
@@ -173,6 +173,6 @@ def decoded_text(ids: Array, tokens: Tokens) -> str:
     if tokens.tokenizer == "bytes":
         return bytes(kept).decode("utf-8", "replace")
     if isinstance(tokens.tokenizer, str) and not tokens.digest:
-        text: str = opened(tokens.tokenizer, None).decode(kept)
+        text: str = loaded(tokens.tokenizer, None).decode(kept)
         return text
     return " ".join(map(str, kept))
