@@ -17,7 +17,7 @@ from rushlight.board.samples import Viewer, choose, list_samples, read_tested, t
 from rushlight.data import Column, DataOptions, FeatureSpec, Normalization, ResidentSplit, open_source
 from rushlight.data.look.samples import cells_of, described_samples
 from rushlight.export import open_bundle
-from rushlight.export.explain import explained, parts_of
+from rushlight.export.explain import explain_sample, parts_of
 
 CLASSES = 3
 
@@ -180,9 +180,9 @@ def test_the_process_opens_the_data_finds_planted_twins_and_fetches_nothing(
 def test_why_a_sample_is_answered_so_comes_from_the_model_and_its_training_samples(tmp_path: Path) -> None:
     folder = rushlight.train("mlp", "digits", epochs=1, quiet=True, runs=tmp_path).folder
     data, described = open_source("digits"), {"bundle": str(folder / "model")}
-    shown = explained(data, described, {"indices": [3, 4]})
+    shown = explain_sample(data, described, {"indices": [3, 4]})
     assert [round(sum(share for _, share in two), 1) <= 1 for two in shown["choices"]] == [True, True]
-    found = explained(data, described, {"explain": 3})
+    found = explain_sample(data, described, {"explain": 3})
     saved = open_bundle(folder / "model")
     shares = saved.predict(data.test.inputs[3:4].numpy()).top(3)[0]
     assert [name for name, _ in found["choices"]] == [name for name, _ in shares]
@@ -197,7 +197,7 @@ def test_why_a_sample_is_answered_so_comes_from_the_model_and_its_training_sampl
         torch.cat([train.targets, data.test.targets[3:4]]),
         train.prepare,
     )
-    nearest = explained(replace(data, train=twins), {"bundle": described["bundle"]}, {"explain": 3})["similar"][0]
+    nearest = explain_sample(replace(data, train=twins), {"bundle": described["bundle"]}, {"explain": 3})["similar"][0]
     assert (nearest["index"], round(nearest["cosine"], 4)) == (len(train.inputs), 1)  # its twin
 
 
