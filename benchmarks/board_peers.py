@@ -10,9 +10,7 @@ memory is what all of the server's processes hold together (shared pages counted
 
 from __future__ import annotations
 
-import contextlib
 import os
-import signal
 import socket
 import subprocess
 import tempfile
@@ -26,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.board import board_of, id_of, write_run
-from benchmarks.measure import ROOT, Spread, say, spread
+from benchmarks.measure import ROOT, Spread, end_group, say, spread
 
 STEPS, SPIKES = 20_000, 50
 SECONDS = 180  # until a board serves, or a curve is there
@@ -145,12 +143,7 @@ def served(name: str, environment: Path, place: Path) -> Iterator[tuple[str, int
                 time.sleep(0.1)
         yield f"http://127.0.0.1:{port}", server.pid
     finally:
-        os.killpg(server.pid, signal.SIGTERM)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            server.wait(20)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(server.pid, signal.SIGKILL)
-        server.wait()
+        end_group(server)
 
 
 def opened(context: Any, address: str, process: int, spikes: np.ndarray) -> Opened:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import signal
 import statistics
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -86,6 +87,17 @@ def wait_for(process: subprocess.Popen[bytes]) -> tuple[int, Any]:
         alarm.cancel()
     process.returncode = os.waitstatus_to_exitcode(status)  # it is reaped already
     return process.returncode, usage
+
+
+def end_group(process: subprocess.Popen[bytes]) -> None:
+    """End a process that leads a session of its own, with all that it has started: asked first, killed after 20 seconds."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(20)
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 @contextmanager

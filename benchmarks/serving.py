@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import signal
 import socket
 import statistics
 import subprocess
@@ -25,7 +24,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import ProcessFailed, interleave, run_apart, say, spread, this_machine
+from benchmarks.measure import ProcessFailed, end_group, interleave, run_apart, say, spread, this_machine
 from benchmarks.output import figure, markdown, number, rounds_of, standard_options, write_results
 
 CONNECTIONS = (1, 16, 64)
@@ -131,13 +130,7 @@ def serving(contender: str, python: str, model: str, bundle: Path, port: int) ->
                 time.sleep(0.2)
             yield process.pid
         finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGTERM)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(20)
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            end_group(process)
 
 
 def answers(contender: str, model: str, port: int, body: bytes) -> bool:

@@ -10,15 +10,17 @@ import json
 import os
 import signal
 import time
-import traceback
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+
 import rushlight
-import rushlight.training.finish
 from faults.outcome import Outcome, case_random
+from faults.points import Watch
+from faults.processes import be_a_process
 from rushlight.runs import list_runs, read_history
 from rushlight.search import log
 from rushlight.search.journal import JOURNAL
@@ -60,22 +62,14 @@ def search(runs: Path, jobs: int, log_file: Path, delay: float | None) -> int:
     """Search in a copy of this process, killed after `delay` seconds; return its exit code, or minus its signal."""
     child = os.fork()
     if child == 0:
-        code = 1
-        try:
-            os.setsid()
-            output = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-            for descriptor in (1, 2):
-                os.dup2(output, descriptor)
-            rushlight.training.finish.write_plots = lambda folder, report: None
+
+        def work(watch: Watch | None) -> None:
             rushlight.tune(
                 "mlp", "digits", space=SPACE, trials=TRIALS, epochs=EPOCHS, batch_size=240, numerics="exact", seeds=1,
                 jobs=jobs, name="study", runs=runs, quiet=True,
             )  # fmt: skip
-            code = 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(code)
+
+        be_a_process(work, runs, log_file, torch.get_num_threads(), None)
     end = time.monotonic() + (PATIENCE if delay is None else delay)
     while time.monotonic() < end:
         gone, status = os.waitpid(child, os.WNOHANG)
