@@ -48,11 +48,9 @@ def campaign(count: int, seed: int, work: Path, say: Say) -> Outcome:
         ("swaps", swaps), ("one bad among 32", bad_among_good), ("overload", overload), ("fuzzed requests", fuzzed),
         ("SIGTERM", ends), ("flipped bits", flipped), *([("slow clients", slow_clients)] if count >= SLOW else []),
     ]  # fmt: skip
-    for name, part in parts:
+    for number, (name, part) in enumerate(parts):
         say(f"serve: {name}")
-        failures += [
-            f"{name}: {failure}" for failure in part(count, case_random("serve", seed, len(failures)), work, figures)
-        ]
+        failures += [f"{name}: {failure}" for failure in part(count, case_random("serve", seed, number), work, figures)]
     return Outcome(
         "serve", figures["swaps"] + figures["fuzzed"] + figures["bits flipped"], tuple(failures), dict(figures)
     )

@@ -16,6 +16,7 @@ from tests.serve.test_gate import TOKEN
 from tests.serve.test_protocols import PIXELS, ROWS, png
 
 from rushlight.errors import UsageError
+from rushlight.serve.metrics import Meter, statistics
 from rushlight.serve.model import Model, find_model
 from rushlight.serve.registry import Registry, drawn, natural
 from rushlight.texts import Note
@@ -422,6 +423,40 @@ def test_a_picture_is_explained_in_its_own_shape_and_an_array_too() -> None:
     fall = found["value"] - probabilities(client, hidden.tolist())[found["target"]]
     assert effects[0, 3, 5] == pytest.approx(fall, abs=1e-6)
     assert len(Client("array").post("/explanations/array", [1, 2, 3, 4, 5]).json["effects"]) == 5
+
+
+def test_a_column_of_a_series_is_hidden_in_all_its_rows() -> None:
+    client = Client("series")
+    rows = [{"hour": n, "load": 3.0 + n, "rain": n % 2} for n in range(3)]
+    found = client.post("/explanations/series?target=0", rows).json
+    assert list(found["effects"]) == ["load", "rain"]  # the hour only tells the order
+    features = model_of("series").features
+    assert features is not None
+    fill = features.columns[0].fill
+    whole, hidden = (
+        client.post("/v1/models/series:predict", {"instances": given}).json["predictions"][-1][0]
+        for given in (rows, [{**row, "load": fill} for row in rows])
+    )
+    assert found["value"] == pytest.approx(whole, abs=1e-5)
+    assert found["effects"]["load"] == pytest.approx(whole - hidden, abs=1e-5)
+
+
+def test_rows_that_are_made_up_to_explain_an_answer_are_no_live_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rushlight.serve.drift.PAUSE", 0.0)
+    client = Client("table")
+    client.post("/explanations/table", ROWS)
+    assert "3 rows" in client.get("/drift").json["sentence"]
+
+
+def test_figures_of_requests_are_of_each_and_of_those_that_were_answered() -> None:
+    totals = (meter := Meter()).totals("m", "1")
+    meter.executed(totals, 3, 0.5, [0.001, 0.002, 0.003])
+    meter.answered("/predict", 200, 0.25, totals)
+    meter.answered("/predict", 504, 30.0, totals)
+    assert (meter.queue.counts[-1], sum(meter.queue.counts), meter.queue.sum) == (0, 3, pytest.approx(0.006))
+    found = statistics(totals, "m", "1")["inference_stats"]
+    assert found["success"] == {"count": 1, "ns": 250_000_000}
+    assert found["fail"] == {"count": 1, "ns": 30_000_000_000}
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import json
 import logging
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -246,7 +246,11 @@ class Service:
     async def explanations(self, request: Request) -> Any:
         """Answer how much each part of the input speaks for the answer."""
         raw = await self.raw_inputs(request)
-        return await explain_rows(request.model, raw, request.query("target"), lambda rows: self.run(request, rows))
+
+        def run(rows: Array) -> Awaitable[Answers]:
+            return self.run(request, rows, is_live=rows is raw)  # the others have a part hidden
+
+        return await explain_rows(request.model, raw, request.query("target"), run)
 
     async def raw_inputs(self, request: Request) -> Array:
         """Return the inputs in a body that is a picture, rows, an array, or a form with one of these as `data`."""
@@ -282,20 +286,31 @@ class Service:
 
     async def body(self, request: Request) -> bytes:
         """Return a request's body, unless the model does not answer yet."""
-        if (not self.is_ready and not self.is_draining) or request.batcher.failure is not None:
-            raise Refusal(503, "serve-not-ready", headers={"retry-after": "1"})
-        request.batcher.check_room(1)  # before the body is read, and then again
+        self.check_answers(request.batcher)
         return await self.app.read_body(request.scope, request.receive)
 
-    async def run(self, request: Request, raw: Array) -> Answers:
-        """Return the outputs on raw inputs."""
-        return await self.submit(request, {request.model.inputs[0].name: raw}, len(raw), self.seconds(request))
+    def check_answers(self, batcher: Batcher) -> None:
+        """Refuse where a model does not answer yet, or no longer, or has no room; before the inputs are read."""
+        if (not self.is_ready and not self.is_draining) or batcher.failure is not None:
+            raise Refusal(503, "serve-not-ready", headers={"retry-after": "1"})
+        batcher.check_room(1)
 
-    async def submit(self, request: Request, inputs: Mapping[str, Array], rows: int, seconds: float) -> Answers:
-        """Return the outputs on rows; where these have to wait and the client leaves, they are never run."""
+    async def run(self, request: Request, raw: Array, is_live: bool = True) -> Answers:
+        """Return the outputs on raw inputs."""
+        inputs = {request.model.inputs[0].name: raw}
+        return await self.submit(request, inputs, len(raw), self.seconds(request), is_live)
+
+    async def submit(
+        self, request: Request, inputs: Mapping[str, Array], rows: int, seconds: float, is_live: bool = True
+    ) -> Answers:
+        """Return the outputs on rows; where these have to wait and the client leaves, they are never run.
+
+        Rows that are not live, made up here, count neither for drift nor for a shadow.
+        """
         batcher = request.batcher
-        request.scope["rushlight.rows"] = rows
-        answering = batcher.submit(inputs, rows, seconds)
+        if is_live:
+            request.scope["rushlight.rows"] = rows
+        answering = batcher.submit(inputs, rows, seconds, is_live)
         if not batcher.is_busy:
             answers = await answering
         else:
@@ -308,7 +323,7 @@ class Service:
             finally:
                 waiting.cancel()
                 leaving.cancel()
-        if (shadow := self.registry.shadow_of(batcher)) is not None:
+        if is_live and (shadow := self.registry.shadow_of(batcher)) is not None:
             task = asyncio.create_task(self.compare(shadow, inputs, rows, answers))
             self.shadows.add(task)
             task.add_done_callback(self.shadows.discard)

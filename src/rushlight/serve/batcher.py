@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -35,6 +35,7 @@ class QueuedRequest:
     inputs: Mapping[str, Array]
     rows: int
     future: asyncio.Future[Answers]
+    is_live: bool = True  # whether somebody asked; else its rows were made up here
     arrived: float = field(default_factory=time.perf_counter)
 
     @property
@@ -45,12 +46,12 @@ class QueuedRequest:
 
 @dataclass
 class Executed:
-    """A batch that ran: its requests with their answers, its rows, its seconds, and the seconds that they waited together."""
+    """A batch that ran: its requests with their answers, its rows, its seconds, and the seconds that each of them waited."""
 
     results: list[tuple[QueuedRequest, Answers | Exception]]
     rows: int = 0
     seconds: float = 0.0
-    queued: float = 0.0
+    waits: Sequence[float] = ()
 
 
 class Batcher:
@@ -69,7 +70,7 @@ class Batcher:
         self.is_busy = self.is_scheduled = False
         self.thread = ThreadPoolExecutor(1, "rushlight-model")
 
-    async def submit(self, inputs: Mapping[str, Array], rows: int, seconds: float) -> Answers:
+    async def submit(self, inputs: Mapping[str, Array], rows: int, seconds: float, is_live: bool = True) -> Answers:
         """Return the outputs on `rows` rows. Refusal where the queue is full, or after `seconds` in it.
 
         A request that is cancelled before it runs is never run.
@@ -83,7 +84,7 @@ class Batcher:
         if seconds <= 0:
             raise Refusal(504, "serve-too-late", seconds=0.0)
         loop = asyncio.get_running_loop()
-        job = QueuedRequest(inputs, rows, loop.create_future())
+        job = QueuedRequest(inputs, rows, loop.create_future(), is_live)
         if not self.waiting and not self.is_busy and self.seconds(rows) < AT_ONCE:
             self.settle(execute(self.model, [job]))
             return await job.future
@@ -127,7 +128,7 @@ class Batcher:
         """Give requests their answers; one that was given up in the meantime needs none."""
         for batch in batches:
             if batch.rows:
-                self.meter.executed(self.totals, batch.rows, batch.seconds, batch.queued)
+                self.meter.executed(self.totals, batch.rows, batch.seconds, batch.waits)
             for job, result in batch.results:
                 if job.future.done():
                     continue
@@ -135,7 +136,7 @@ class Batcher:
                     job.future.set_exception(result)
                 else:
                     job.future.set_result(result)
-                    if self.drift.take_turn():
+                    if job.is_live and self.drift.take_turn():
                         asyncio.get_running_loop().call_soon(self.drift.see, job.inputs, result)
 
     def next_batch(self) -> list[QueuedRequest]:
@@ -184,7 +185,7 @@ def execute(model: Model, jobs: list[QueuedRequest]) -> list[Executed]:
         own = {name: values[first : first + job.rows] for name, values in answers.items()}
         results.append((job, own if model.target is None else checked(own)))
         first += job.rows
-    return [Executed(results, first, time.perf_counter() - began, sum(began - job.arrived for job in jobs))]
+    return [Executed(results, first, time.perf_counter() - began, [began - job.arrived for job in jobs])]
 
 
 def checked(answers: Answers) -> Answers | ModelError:

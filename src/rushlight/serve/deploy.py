@@ -5,6 +5,7 @@ A file is a template of `deployments/`, filled in. Every field is quoted as its 
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import platform
@@ -18,7 +19,6 @@ from typing import Any
 
 from rushlight import files
 from rushlight.errors import UsageError, check_choice
-from rushlight.runs import find_run
 from rushlight.serve.model import Model, find_model
 from rushlight.serve.options import Settings
 from rushlight.texts import UNSEEN, Note
@@ -62,19 +62,13 @@ def write_deployment(
     model = find_model(given, runs, reference, settings.name, threads, tell)
     if model.engine != "ONNX Runtime":
         raise UsageError("deploy-no-graph", name=model.name)
-    source = Path(given)
-    source = (
-        source
-        if source.suffix.lower() == ".onnx" or (source / "model.json").is_file()
-        else find_run(runs, given) / "model"
-    )
-    values = deployment_values(model, folder, source, threads, settings, language)
+    values = deployment_values(model, folder, threads, settings, language)
     written = {
         name.replace("SLUG", values["slug"]): render(template, values).encode()
         for name, template in KINDS[kind].items()
     }
     if kind != "nginx":
-        written |= {f"{values['model']}{name}": content for name, content in model_files(source).items()}
+        written |= {f"{values['model']}{name}": content for name, content in model_files(model.source).items()}
     if "Dockerfile" in written or kind == "ray":
         written["requirements.txt"] = "".join(f"{line}\n" for line in pinned_packages(NEEDED)).encode()
         written["rushlight.tar.gz"] = package()
@@ -85,14 +79,13 @@ def write_deployment(
     return [folder / name for name in written if "/" not in name]
 
 
-def deployment_values(
-    model: Model, folder: Path, source: Path, threads: int, settings: Settings, language: str
-) -> dict[str, Any]:
+def deployment_values(model: Model, folder: Path, threads: int, settings: Settings, language: str) -> dict[str, Any]:
     """Return the values of the templates."""
     slug = re.sub(r"[^a-z0-9]+", "-", model.name.lower()).strip("-")[:40].strip("-") or "model"
     slug = slug if slug[0].isalpha() else f"m-{slug}"  # a Service's name begins with a letter
-    size = sum(len(content) for content in model_files(source).values())
-    place = "model.onnx" if source.is_file() else "model"
+    is_file = model.source.is_file()
+    size = sum(path.stat().st_size for path in ([model.source] if is_file else model.source.iterdir()))
+    place = "model.onnx" if is_file else "model"
     common = [
         "--name",
         model.name,
@@ -163,7 +156,7 @@ def pinned_packages(names: tuple[str, ...]) -> Iterator[str]:
 def package() -> bytes:
     """Return this very Rushlight as an archive, the same bytes each time."""
     home, content = Path(__file__).parents[1], io.BytesIO()
-    with tarfile.open(fileobj=content, mode="w:gz", compresslevel=6) as archive:
+    with gzip.GzipFile("", "wb", 6, content, mtime=0) as packed, tarfile.open(fileobj=packed, mode="w") as archive:
         for path in sorted(home.rglob("*")):
             if path.is_file() and "__pycache__" not in path.parts:
                 entry = tarfile.TarInfo(f"rushlight/{path.relative_to(home).as_posix()}")

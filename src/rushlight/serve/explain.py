@@ -45,7 +45,8 @@ async def explain_rows(model: Model, raw: Array, target: str, run: Callable[[Arr
             without = meaning(await run(np.where(parts == which, hidden, row)))
             falls += (own[chosen] - without[:, chosen]).tolist()
         if features.columns:
-            effects: Any = dict(zip([column.name for column in features.columns], falls, strict=True))
+            pairs = zip(features.columns, falls, strict=True)
+            effects: Any = {column.name: fall for column, fall in pairs if column.width}
         else:
             effects = json_lists(np.array(falls)[parts])
         label = names[chosen] if names else chosen
@@ -67,10 +68,10 @@ def means(features: FeatureSpec) -> Array:
     normalization = features.normalization
     found = np.array(normalization.mean or (0.0,)) * normalization.divisor
     if features.columns:  # a number's fill is its mean; no category, and nothing missing
-        found = np.zeros(features.size)
-        starts = np.cumsum([0, *(column.width for column in features.columns)])[:-1]
-        for first, column in zip(starts, features.columns, strict=True):
-            if column.kind != "category":
+        widths = [column.width for column in features.columns]
+        found = np.zeros(sum(widths))  # a series has as many in each of its rows
+        for first, column in zip(np.cumsum([0, *widths]), features.columns, strict=False):
+            if column.width and column.kind != "category":
                 found[first] = column.fill
     return found.reshape(-1, 1, 1).astype(features.dtype) if features.kind == "image" else found.astype(features.dtype)
 

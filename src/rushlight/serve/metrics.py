@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -57,12 +57,12 @@ class Meter:
         self.requests: Counter[tuple[str, int]] = Counter()  # by protocol and status
         self.latency, self.queue, self.compute = Buckets(BUCKETS), Buckets(BUCKETS), Buckets(BUCKETS)
         self.batches = Buckets((1, 2, 4, 8, 16, 32, 64, 128))  # of rows
-        self.models: dict[tuple[str, str], Totals] = {}  # by name and version; a version that is loaded again counts on
+        self.models: dict[tuple[str, str], Totals] = {}  # by name and version; one that is replaced in place counts on
         self.shadows: Counter[tuple[str, str]] = Counter()  # by model and outcome
 
     def totals(self, name: str, version: str) -> Totals:
         """Return the totals of a version of a model."""
-        zeros = dict.fromkeys(("ok", "failed", "rows", "batches", "request", "queue", "compute"), 0.0)
+        zeros = dict.fromkeys(("ok", "failed", "rows", "batches", "request", "queue", "compute", "failing"), 0.0)
         return self.models.setdefault((name, version), zeros)
 
     def answered(self, path: str, status: int, seconds: float, totals: Totals | None) -> None:
@@ -70,17 +70,19 @@ class Meter:
         self.requests[FACES.get(path[1:].split("/", 1)[0], "other"), status] += 1
         self.latency.add(seconds)
         if totals is not None:
-            totals["ok" if status < 400 else "failed"] += 1
-            totals["request"] += seconds
+            count, total = ("ok", "request") if status < 400 else ("failed", "failing")
+            totals[count] += 1
+            totals[total] += seconds
 
-    def executed(self, totals: Totals, rows: int, seconds: float, queued: float) -> None:
-        """Count one batch, whose requests waited `queued` seconds together."""
+    def executed(self, totals: Totals, rows: int, seconds: float, waits: Sequence[float]) -> None:
+        """Count one batch, whose requests waited so many seconds."""
         self.batches.add(rows)
         self.compute.add(seconds)
-        self.queue.add(queued)
+        for wait in waits:
+            self.queue.add(wait)
         totals["rows"] += rows
         totals["batches"] += 1
-        totals["queue"] += queued
+        totals["queue"] += sum(waits)
         totals["compute"] += seconds
 
     def families(self, is_ready: bool, batchers: Iterable[Any]) -> Iterator[tuple[str, str, list[Sample]]]:
@@ -127,11 +129,10 @@ class Meter:
 def statistics(totals: Mapping[str, float], name: str, version: str) -> dict[str, Any]:
     """Return the totals of a version as the statistics extension has them."""
     parts = {
-        "success": ("ok", "request"), "fail": ("failed", ""), "queue": ("ok", "queue"), "compute_infer": ("batches", "compute"),
+        "success": ("ok", "request"), "fail": ("failed", "failing"), "queue": ("ok", "queue"), "compute_infer": ("batches", "compute"),
     }  # fmt: skip
     figures = {
-        part: {"count": int(totals[count]), "ns": int(totals.get(total, 0) * 1e9)}
-        for part, (count, total) in parts.items()
+        part: {"count": int(totals[count]), "ns": int(totals[total] * 1e9)} for part, (count, total) in parts.items()
     }
     return {
         "name": name, "version": version, "inference_count": int(totals["rows"]), "execution_count": int(totals["batches"]),

@@ -76,6 +76,7 @@ class Model:
     threads: int = 1
     note: Note | None = None  # what is said when it is served
     version: str = "1"
+    source: Path = Path()  # the bundle's folder, or the ONNX file
     tested: dict[str, float] = field(default_factory=dict)  # the share of each class in the test split
 
     @property
@@ -108,17 +109,17 @@ def find_model(
     if path.suffix.lower() == ".onnx":
         if not path.is_file():
             raise WeightsError("weights-missing", path=path, suggestion="")
-        name = path.stem
+        source, name = path, path.stem
         make: Callable[[int], Model] = partial(from_file, path)
     else:
         is_bundle = (path / "model.json").is_file()
-        folder = path if is_bundle else find_run(runs, given) / "model"
-        name, make = opened_bundle(folder, runs, reference, is_bundle, tell)
+        source = path if is_bundle else find_run(runs, given) / "model"
+        name, make = opened_bundle(source, runs, reference, is_bundle, tell)
     name = re.sub(r"[^A-Za-z0-9._-]", "-", settings_name or name).strip(".") or "model"
     best: Model | None = None
     for count in [threads] if threads else sorted({1, os.cpu_count() or 1}):
         model = make(count)
-        model.name, model.version, model.threads = name, version, count
+        model.name, model.version, model.threads, model.source = name, version, count, source
         if (reason := model.prove()) is not None:
             raise WeightsError("serve-unproven", path=given, reason=reason)
         measure(model)

@@ -19,7 +19,6 @@ from rushlight.serve import inference
 from rushlight.serve.answers import Refusal
 from rushlight.serve.app import Request, Service
 from rushlight.serve.gate import has_token, identities_of
-from rushlight.serve.metrics import statistics
 from rushlight.version import __version__
 from rushlight.web import Scope, listening
 
@@ -220,17 +219,13 @@ class Remote:
 
     def statistics(self, asked: Any, request: Request, context: Any) -> dict[str, Any]:
         """Return the figures of a model, or of all."""
-        asked_for = (
-            [self.chosen(asked.name, asked.version, request).batcher] if asked.name else self.registry.batchers()
-        )
-        return {"model_stats": [statistics(each.totals, each.model.name, each.model.version) for each in asked_for]}
+        return self.service.statistics(self.chosen(asked.name, asked.version, request) if asked.name else request)
 
     async def infer(self, asked: Any, request: Request, context: Any) -> dict[str, Any]:
         """Answer tensors with tensors, in the same words as over HTTP; outputs are raw bytes."""
         service, batcher = self.service, self.chosen(asked.model_name, asked.model_version, request).batcher
         request.scope["rushlight.totals"] = batcher.totals
-        if not self.is_ready(request) and not service.is_draining:
-            raise Refusal(503, "serve-not-ready")
+        service.check_answers(batcher)
         read = inference.InferRequest(*content_of(asked), batcher.model, service.settings.most_rows)
         left = context.time_remaining()
         seconds = read.seconds(service.seconds(request))
