@@ -20,11 +20,11 @@ from faults.outcome import Outcome, Say
 SHORT = {
     "kills": 40,
     "processes": 6,
+    "studies": 6,
     "power": 1000,
     "damage": 1000,
     "disk": 60,
     "hostile": 200,
-    "studies": 6,
     "serve": 10,
 }  # about two minutes on two cores
 FORKS = ("kills", "processes", "studies")
@@ -32,10 +32,10 @@ MODULES = {"processes": "together"}  # where a campaign is, if not in a module o
 HELP = {
     "kills": "processes that train, killed with SIGKILL at random moments and resumed: the result must have the same bytes",
     "processes": "runs of several processes, of which one is killed: the others end, and all resume to the same bytes",
+    "studies": "searches killed with SIGKILL at random moments: the study must end with the trials that it would have had",
     "power": "states that a power cut can leave the disk in: no good checkpoint may be lost, no bad one be used",
     "damage": "flipped, cut or missing bytes: each must be found before anything is used",
     "hostile": "files made by somebody else: none may execute, connect, hang, command the terminal, or end in an exception's own words",
-    "studies": "searches killed with SIGKILL at random moments: the study must end with the trials that it would have had",
     "disk": "operations that the disk refuses (full, failing, no permission): nothing that was saved may be lost",
     "serve": "versions swapped under load, with bad requests, overload, slow clients, signals and flipped bits: no good request may fail",
 }
@@ -86,8 +86,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output instead of tables")
     chosen = parser.parse_args(arguments)
-    if (chosen.kills or chosen.processes or chosen.case is not None) and not hasattr(os, "fork"):
-        parser.error("--kills and --processes need a system with fork: Linux or macOS")
+    if (any(getattr(chosen, name) for name in FORKS) or chosen.case is not None) and not hasattr(os, "fork"):
+        parser.error(f"{', '.join(f'--{name}' for name in FORKS)} need a system with fork: Linux or macOS")
     return chosen
 
 
@@ -99,7 +99,7 @@ def whole(text: str) -> int:
 
 
 def run(name: str, count: int, seed: int, work: Path, say: Say, case: int | None) -> Outcome:
-    """Run one campaign. Each is imported when it is wanted: kills fork this process, which must not have trained before."""
+    """Run one campaign. Each is imported when it is wanted: FORKS come first, since a process that forks must not have trained."""
     campaign: Callable[..., Outcome] = importlib.import_module(f"faults.{MODULES.get(name, name)}").campaign
     return campaign(count, seed, work, say) if case is None else campaign(count, seed, work, say, only=case)
 

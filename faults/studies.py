@@ -23,7 +23,7 @@ from faults.points import Watch
 from faults.processes import be_a_process
 from rushlight.runs import list_runs, read_history
 from rushlight.search import log
-from rushlight.search.journal import JOURNAL
+from rushlight.search.study import JOURNAL
 
 TRIALS, EPOCHS, KILLS = 13, 3, 6  # of a study; the most kills of one before it is left to end
 PATIENCE = 600.0  # seconds for a process to end by itself

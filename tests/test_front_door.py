@@ -52,7 +52,8 @@ def test_the_errors_can_be_caught_without_loading_torch() -> None:
     assert loaded_after("from rushlight import RushlightError") == set()
 
 
-def test_help_and_listing_runs_load_neither_torch_nor_numpy(tmp_path: object) -> None:
-    for arguments in (["--help"], ["train", "--help"], ["--version"], ["runs", "--runs", f"{tmp_path}/none"]):
+def test_help_errors_and_listing_runs_load_neither_torch_nor_numpy(tmp_path: object) -> None:
+    listing = ["runs", "--runs", f"{tmp_path}/none"]
+    for arguments in (["--help"], ["train", "--help"], ["--version"], listing, ["trian"]):
         code = f"from rushlight.cli import main\ntry:\n    main({arguments!r})\nexcept SystemExit:\n    pass"
         assert loaded_after(code) & {"torch", "numpy", "polars", "matplotlib"} == set(), arguments

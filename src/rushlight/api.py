@@ -8,6 +8,7 @@ import sys
 import traceback
 from collections.abc import Mapping
 from functools import cached_property
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +130,8 @@ def resume(run: str | Path, model: nn.Module | str | None = None, data: Any = No
 
 def starts_processes(options: Mapping[str, Any]) -> bool:
     """Tell whether a training is to be started in several processes: they are asked for, and nobody has launched this one."""
-    return (options.get("processes") or 1) > 1 and launched_by() is None
+    processes = options.get("processes")  # what is no number is refused where all options are checked
+    return isinstance(processes, Integral) and int(processes) > 1 and launched_by() is None
 
 
 def started(verb: str, given: tuple[Any, ...], options: Mapping[str, Any]) -> Run:

@@ -16,7 +16,7 @@ from tests.processes import Process, run_python
 
 import rushlight
 from rushlight.runs import list_sessions
-from rushlight.search.journal import JOURNAL
+from rushlight.search.study import JOURNAL
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not hasattr(os, "fork"), reason="the campaign forks what it kills")]
 

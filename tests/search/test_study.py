@@ -10,9 +10,9 @@ import pytest
 
 from rushlight.errors import RunError
 from rushlight.search import log
-from rushlight.search.journal import JOURNAL, Journal
+from rushlight.search.journal import Journal
 from rushlight.search.space import Space
-from rushlight.search.study import Figure, Study, Trial
+from rushlight.search.study import JOURNAL, Figure, Study, Trial
 
 SPACE: Space = {"lr": log(1e-4, 1e-1), "kind": ["a", "b"], "width": log(4, 64)}
 EPOCHS = 3

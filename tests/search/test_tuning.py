@@ -304,8 +304,10 @@ def test_a_range_test_names_a_rate_and_puts_everything_back(tmp_path: Path, monk
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_range_tests_rates_are_those_of_the_schedule() -> None:
-    found = find_lr("linear", DATA, steps=40)
+@pytest.mark.parametrize("options", [{}, {"warmup": 20}, {"schedule_by": "epoch"}])
+def test_a_range_tests_rates_are_those_of_the_schedule(options: dict[str, Any]) -> None:
+    found = find_lr("linear", DATA, steps=40, **options)
+    assert found.to_json() == find_lr("linear", DATA, steps=40).to_json()
     trained = [10.0 * schedule_factor("range", step, 40, 0) for step in range(40)]
     assert found.rates == pytest.approx(trained[: len(found.rates)])
     assert trained[-1] == 10.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 import warnings
 from collections.abc import Iterator
@@ -79,6 +80,8 @@ def resume(run: RunName = "latest", *, model: Model = None, json: Json = False, 
 
 def launched_elsewhere() -> bool:
     """Tell whether this is one of several launched processes, and not the first, which speaks for all."""
+    if "RANK" not in os.environ:  # which every launcher sets: no torch is needed to say so
+        return False
     from rushlight.training import launched_by
 
     place = launched_by()

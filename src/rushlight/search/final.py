@@ -19,7 +19,7 @@ from rushlight.report import Z95, wilson
 from rushlight.runs import read_report
 from rushlight.search.study import Trial
 from rushlight.search.trial import Job
-from rushlight.search.work import work_here, work_in_processes
+from rushlight.search.work import work
 
 LEVEL = 0.05
 LEAST_SEEDS = 3  # from which their spread says something
@@ -83,10 +83,7 @@ def compare_with_defaults(
             raise TrainingError("final-failed", reason=failed)
 
     waiting = iter(queue)
-    if jobs == 1:
-        work_here(lambda: next(waiting, None), lambda *epoch: False, tell)
-    else:
-        work_in_processes(jobs, lambda: next(waiting, None), lambda *epoch: False, tell)
+    work(jobs, lambda: next(waiting, None), lambda *epoch: False, tell)
     if not (folders[0] / "report.json").exists():
         return None
     found = [tested(group) for group in (folders[:seeds], folders[seeds:]) if group]

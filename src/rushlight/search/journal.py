@@ -17,8 +17,8 @@ from optuna.storages.journal import BaseJournalBackend
 from rushlight import files
 from rushlight.errors import RunError
 from rushlight.runs import json_line
+from rushlight.search.study import JOURNAL
 
-JOURNAL = "journal.jsonl"
 MOST_BYTES = 1 << 30
 
 

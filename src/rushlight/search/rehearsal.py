@@ -25,7 +25,7 @@ from rushlight.data import Held, ResidentSplit
 from rushlight.device import available_memory
 from rushlight.errors import TrainingError, UsageError
 from rushlight.events import Event
-from rushlight.options import OPTIONS, plain_options, tunes
+from rushlight.options import TAKES, plain_options, tunes
 from rushlight.runs import read_losses
 
 LOWEST = 1e-6  # of the highest rate: where the schedule "range" begins
@@ -86,8 +86,7 @@ def find_lr(
         "numerics": "exact",
         **plain_options(options, "tune"),
         "lr": highest,
-        "schedule": "range",
-        "max_steps": steps,
+        **{"schedule": "range", "schedule_by": "step", "warmup": 0, "max_steps": steps},
     }
     with rehearsed(model, data, given) as (folder, _):
         losses = np.asarray(read_losses(folder), np.float64)
@@ -121,9 +120,7 @@ def find_batch_size(model: Any, data: Any = "fashion-mnist", **options: Any) -> 
     given = {"numerics": "exact", "compile": "never", **plain_options(options, "tune")}
     if given.pop("batch_size", None) is not None:
         raise UsageError("batch-size-given")
-    opened = open_data(
-        data, **{name: given[name] for name in OPTIONS if name in given and OPTIONS[name].panel == "data"}
-    )
+    opened = open_data(data, **{name: given[name] for name in TAKES["open_data"] if name in given})
     count = len(opened.train.inputs) if isinstance(opened.train, ResidentSplit) else LARGEST_BATCH
     sizes: dict[int, float] = {}
     size, before = 16, peak_memory()

@@ -16,6 +16,7 @@ from rushlight.errors import UsageError
 from rushlight.search.space import Range, Space
 from rushlight.texts import Note
 
+JOURNAL = "journal.jsonl"
 STARTUP = 10  # trials at random before the sampler learns
 REDUCTION = 3  # of three trials of one length, one goes on
 LEAST_IMPORTANCE = 8  # whole trials from which importances are computed

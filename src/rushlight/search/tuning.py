@@ -22,7 +22,7 @@ from rushlight.data import ResidentSplit
 from rushlight.device import usable_cores
 from rushlight.errors import ModelError, UsageError
 from rushlight.models import MODELS, load_model_class
-from rushlight.options import OPTIONS, plain_options, tunes
+from rushlight.options import TAKES, plain_options, tunes
 from rushlight.report import write_importance_plot
 from rushlight.runs import ENDED, is_run, lock_run, run_folders, summarize_run
 from rushlight.search.final import Result, compare_with_defaults
@@ -36,13 +36,13 @@ from rushlight.search.space import (
     space_to_json,
     usual_schedule,
 )
-from rushlight.search.study import Figure, Study, Trial
+from rushlight.search.study import JOURNAL, Figure, Study, Trial
 from rushlight.search.trial import Job
-from rushlight.search.work import work_here, work_in_processes
+from rushlight.search.work import work
 from rushlight.texts import Joined, Note
 from rushlight.version import __version__
 
-PLAN, JOURNAL, RESULT, PLOT = "study.json", "journal.jsonl", "result.json", "importance.png"
+PLAN, RESULT, PLOT = "study.json", "result.json", "importance.png"
 LIVE = ("optimizer", "schedule")  # as objects they belong to one model
 
 
@@ -178,7 +178,7 @@ def make_plan(model: Any, data: Any, space: Mapping[str, Any] | str | Path | Non
             options.setdefault("schedule", usual_schedule(own))
         defaults = known_defaults(builder, found, options) if has_defaults(builder, found, options) else None
     elif model in MODELS:
-        opened = open_data(data, **{name: given[name] for name in OPTIONS if name in given and is_of_data(name)})
+        opened = open_data(data, **{name: given[name] for name in TAKES["open_data"] if name in given})
         is_labelled = opened.target is not None and opened.target.layout == "rows"
         has_images = is_labelled and isinstance(opened.train, ResidentSplit) and opened.train.inputs.dim() == 4
         if opened.train.count_batches(1) is None:
@@ -213,11 +213,6 @@ def has_defaults(builder: Any, space: Space, options: Mapping[str, Any]) -> bool
         signature.bind(**options.get("model_arguments", {}))
         return True
     return False
-
-
-def is_of_data(name: str) -> bool:
-    """Tell whether an option says how data is opened."""
-    return OPTIONS[name].panel == "data" or name == "seed"
 
 
 def agree(folder: Path, plan: StudyPlan, jobs: int) -> int:
@@ -290,10 +285,7 @@ def search(
         told.add(number)
         return trial
 
-    if jobs == 1:
-        work_here(next_job, judge, tell)
-    else:
-        work_in_processes(jobs, next_job, judge, tell)
+    work(jobs, next_job, judge, tell)
 
 
 def lacks_end(plan: StudyPlan, trial: Trial) -> bool:

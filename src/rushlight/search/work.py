@@ -21,6 +21,14 @@ Judge = Callable[[int, int, Figure], bool]  # of a trial's epoch
 Tell = Callable[[int, str], Trial]
 
 
+def work(jobs: int, next_job: Next, judge: Judge, tell: Tell) -> None:
+    """Train all jobs, `jobs` at a time."""
+    if jobs == 1:
+        work_here(next_job, judge, tell)
+    else:
+        work_in_processes(jobs, next_job, judge, tell)
+
+
 def work_here(next_job: Next, judge: Judge, tell: Tell) -> None:
     """Train job after job in this process."""
     while (job := next_job()) is not None:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -23,7 +22,7 @@ from rushlight.runs import inexact_resumes, read_history, read_losses, write_ses
 from rushlight.texts import Note
 from rushlight.training.checkpoint import best_checkpoint, read_model_state, state_digest
 from rushlight.training.evaluation import Outcome, drawing_the_same, evaluate
-from rushlight.training.loop import Epoch, evaluation_size
+from rushlight.training.loop import Epoch, evaluation_size, set_training_mode
 from rushlight.training.state import Training
 from rushlight.version import __version__
 
@@ -33,13 +32,13 @@ def finish_together(training: Training, last: Epoch | None) -> None:
     world = training.world
     world.first_does(lambda: finish_run(training, last))
     if world.is_shared:
-        state = {
-            name: each.contiguous() for name, each in training.model.state_dict().items() if isinstance(each, Tensor)
-        }
-        told = world.share(safetensors.torch.save(state) if world.is_first else b"")
+        model = training.model
+        found = world.share_tensors(
+            lambda: {name: each for name, each in model.state_dict().items() if isinstance(each, Tensor)}
+        )
         if not world.is_first:
-            training.model.load_state_dict(safetensors.torch.load(told), strict=False)
-            training.model.eval()
+            model.load_state_dict(found, strict=False)
+            model.eval()
 
 
 def finish_run(training: Training, last: Epoch | None) -> None:
@@ -92,9 +91,7 @@ def renew_statistics(training: Training) -> None:
     Modules that are kept in eval mode keep theirs.
     """
     model, objective, recipe = training.model, training.objective, training.recipe
-    model.train()
-    for name in recipe.model.get("eval", ()):
-        model.get_submodule(name).training = False
+    set_training_mode(training)
     norms = [
         each for each in model.modules() if isinstance(each, _BatchNorm) and each.training and each.track_running_stats
     ]
@@ -104,12 +101,14 @@ def renew_statistics(training: Training) -> None:
         norm.momentum = None  # the plain mean
     if norms:
         feed = training.data.train.batches(recipe.batch_size, seed=recipe.seed, epoch=recipe.epochs + 1)
-        with torch.no_grad(), drawing_the_same():
-            for batch in feed:
-                call_model(model, batch[0]) if objective.own is None else objective.own(model, batch)
-        feed.close()
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
+        try:
+            with torch.no_grad(), drawing_the_same():
+                for batch in feed:
+                    call_model(model, batch[0]) if objective.own is None else objective.own(model, batch)
+        finally:
+            feed.close()
+            for norm, momentum in zip(norms, momenta, strict=True):
+                norm.momentum = momentum
     model.eval()
 
 

@@ -30,7 +30,7 @@ from rushlight.training.checkpoint import (
 from rushlight.training.engine import Engine, open_engine
 from rushlight.training.evaluation import Outcome, evaluate
 from rushlight.training.interrupt import Interrupt, Interrupted, interruptible
-from rushlight.training.objective import Average
+from rushlight.training.objective import Average, Switched
 from rushlight.training.recipe import Recipe
 from rushlight.training.record import BlownUp, Ledger, Observer, keep_samples, log_values
 from rushlight.training.setup import explain_step_error, hold_frozen
@@ -151,9 +151,7 @@ def train_epoch(training: Training, engine: Engine, interrupt: Interrupt, saver:
     counts_reads = not isinstance(training.data.train, LoaderSplit)  # whose epochs are read from their beginning
     ledger, feed = Ledger(training, saver), open_feed(training)
     training.schedule.before_epoch(state["epoch"])
-    training.model.train()
-    for name in training.recipe.model.get("eval", ()):  # those that were given in eval mode
-        training.model.get_submodule(name).training = False
+    set_training_mode(training)
     hold_frozen(training)
     if training.average is not None:
         training.average.train()
@@ -189,6 +187,13 @@ def train_epoch(training: Training, engine: Engine, interrupt: Interrupt, saver:
         stop_here(training, interrupt, saver)
 
 
+def set_training_mode(training: Training) -> None:
+    """Put the model in training mode, but for the modules that were given in eval mode."""
+    training.model.train()
+    for name in training.recipe.model.get("eval", ()):
+        training.model.get_submodule(name).training = False
+
+
 def open_feed(training: Training) -> Feed:
     """Open the batches of this epoch that are left."""
     recipe, state = training.recipe, training.state
@@ -216,8 +221,8 @@ def evaluate_together(
         found = evaluate_epoch(training, interrupt, saver, observer)
         return asdict(found[0]) if world.is_shared and found[0] is not None else None
 
-    others = training.average if not world.is_first else None  # switched here too: that may round
-    with nullcontext() if others is None else others.in_force():
+    average = training.average if not world.is_first else None
+    with average.in_force() if isinstance(average, Switched) else nullcontext():  # switched here too: that may round
         told = world.first_does(work)
     return found or (None if told is None else Report.from_json(told), None)
 

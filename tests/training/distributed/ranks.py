@@ -120,6 +120,13 @@ def network(*extra: nn.Module) -> nn.Sequential:
     return nn.Sequential(nn.Linear(6, 16), *extra, nn.ReLU(), nn.Linear(16, 3))
 
 
+def tied() -> nn.Sequential:
+    """Return a network with two layers that share their weights."""
+    model = network(nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 16))
+    model[4].weight = model[2].weight
+    return model
+
+
 def in_float64(model: nn.Module, batch: Any) -> dict[str, Any]:
     """The loss in float64, and a number to log."""
     outputs = model(batch[0].double())
@@ -155,6 +162,7 @@ def case(name: str) -> tuple[Any, Any, dict[str, Any]]:
         "sum": lambda: (network(), pair, {**sgd, "lr": 0.01, "loss_arguments": {"reduction": "sum"}, "loss": "CrossEntropyLoss"}),
         "dropout": lambda: (network(nn.Dropout(0.4)).double(), pair, {**sgd, "objective": in_float64}),
         "sometimes": lambda: (Sometimes(), pair, sgd),
+        "tied": lambda: (tied(), pair, sgd),
         "remembers": lambda: (Remembers(), pair, sgd),
         "streamed": lambda: (network(), (Rows(*rows()), Rows(*rows(23, 1))), sgd),
         "norm": lambda: (network(nn.BatchNorm1d(16)), (rows(60), rows(23, 1)), {**sgd, "batch_size": 12}),

@@ -12,10 +12,11 @@ import json
 import os
 import time
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import timedelta
 from typing import Any
 
+import safetensors.torch
 import torch
 from torch import Tensor
 from torch.distributed import PrefixStore, ProcessGroupGloo, rendezvous  # type: ignore[attr-defined]
@@ -80,12 +81,21 @@ class World:
         with self.explained(FIRST_SECONDS):
             length = torch.tensor([len(content)])
             self.first.broadcast(length, root).wait()
-            bytes_of = torch.empty(int(length), dtype=torch.uint8)
+            shared = torch.empty(int(length), dtype=torch.uint8)
             if self.rank == root:
-                bytes_of = torch.frombuffer(bytearray(content), dtype=torch.uint8) if content else bytes_of
-            if len(bytes_of):
-                self.first.broadcast(bytes_of, root).wait()
-            return bytes_of.numpy().tobytes()
+                shared = torch.frombuffer(bytearray(content), dtype=torch.uint8) if content else shared
+            if len(shared):
+                self.first.broadcast(shared, root).wait()
+            return shared.numpy().tobytes()
+
+    def share_tensors(self, tensors: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        """Return the first process's tensors, by name, as copies; in the others `tensors` is not asked."""
+        given = {}
+        if self.is_first:  # copies: a file has no two tensors in one memory
+            given = {
+                name: each.detach().clone(memory_format=torch.contiguous_format) for name, each in tensors().items()
+            }
+        return safetensors.torch.load(self.share(safetensors.torch.save(given) if self.is_first else b""))
 
     def gather(self, value: Any) -> list[Any]:
         """Return the JSON-ready values that the processes give, by rank."""

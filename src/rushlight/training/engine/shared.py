@@ -26,6 +26,8 @@ class SharedEngine:
         """Execute the step, on no sample at all where this process's share of it is empty."""
         self.execute.ask(interrupt.reason, self.saver.wishes)
         losses, outputs, rates = self.runner.run(self.execute, [[batch for batch in batches if batch is not EMPTY]])
+        if (told := self.execute.parts.objective.told) is not None:
+            told.weights.clear()  # of this process alone: the step's is that of all
         interrupt.agree(self.execute.stop)
         return StepsDone(losses, outputs, [self.execute.weight], rates, [self.execute.samples])
 

@@ -58,9 +58,9 @@ class Rescue:
                 size = self.state["micro_batch"]
                 result = execute(micro_batches if size is None else split(micro_batches, size))
                 self.state["skipped"] = 0
-                if scaler is not None and scale is not None and scaler.get_scale() < scale:
+                if scaler is not None and scale is not None and (now := scaler.get_scale()) < scale:
                     step = self.state["step"] + 1  # its update was left out: a gradient in float16 was too large
-                    self.note("skipped", step, Note("training.scaled-down", step=step, scale=scaler.get_scale()))
+                    self.note("skipped", step, Note("training.scaled-down", step=step, scale=now))
                 return result
             except NotFinite as bad:
                 return self.leave_out(bad)

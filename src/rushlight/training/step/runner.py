@@ -64,6 +64,8 @@ class StepRunner:
             try:
                 loss, outputs = self.rescue.step(execute, micro_batches, self.generator, seed)
             except EXPLAINED as error:
+                if not micro_batches:  # of several processes, this one's share of the batch is empty
+                    raise
                 raise StepFailed(error, micro_batches[-1]) from error
             if told is not None:
                 told.end_step()

@@ -14,7 +14,6 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
@@ -196,8 +195,6 @@ class SharedStep:
             for name, total, weight in zip(names, sums, weights, strict=True)
             if weight
         ]
-        rest = self.weight - sum(weight for weight, _, _ in told.batches)
-        told.batches.append((rest, weighed > 0, {}))  # the step's weight is the sum of these
 
     def buffers_now(self) -> list[tuple[int, int]]:
         """Return what tells whether a buffer was changed or replaced."""
@@ -208,11 +205,12 @@ class SharedStep:
     def share_buffers(self) -> None:
         """Give all processes the first one's buffers, as torch's DistributedDataParallel does."""
         present = {str(place): owner._buffers[name] for place, (owner, name) in enumerate(self.buffers)}
-        plain = {place: buffer.contiguous() for place, buffer in present.items() if buffer is not None}
-        told = self.world.share(safetensors.torch.save(plain) if self.world.is_first else b"")
+        found = self.world.share_tensors(
+            lambda: {place: buffer for place, buffer in present.items() if buffer is not None}
+        )
         if self.world.is_first:
             return
-        for place, value in safetensors.torch.load(told).items():
+        for place, value in found.items():
             owner, name = self.buffers[int(place)]
             buffer = present[place]
             if buffer is not None and buffer.shape == value.shape:
