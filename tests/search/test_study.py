@@ -109,4 +109,4 @@ def test_a_damaged_journal_is_named(tmp_path: Path) -> None:
     path = tmp_path / JOURNAL
     path.write_bytes(b"{}\n" + path.read_bytes())
     with pytest.raises(RunError, match=JOURNAL):
-        Journal(tmp_path)
+        Journal(path)

@@ -17,19 +17,18 @@ from optuna.storages.journal import BaseJournalBackend
 from rushlight import files
 from rushlight.errors import RunError
 from rushlight.runs import json_line
-from rushlight.search.study import JOURNAL
 
 MOST_BYTES = 1 << 30
 
 
 class Journal(BaseJournalBackend):
-    """The entries of a study's log. What was appended since the last `commit` is not in the file yet.
+    """The entries of a study's log, in the file `path`. What was appended since the last `commit` is not in the file yet.
 
     Raises RunError for a file that is damaged elsewhere than in a torn last line, which is cut off.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / JOURNAL
+    def __init__(self, path: Path) -> None:
+        self.path = path
         self.entries: list[dict[str, Any]] = []
         self.pending: list[dict[str, Any]] = []
         if not self.path.exists():

@@ -70,7 +70,7 @@ class Study:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.optuna, self.epochs, self.keeps_best, self.seed, self.sampler = optuna, epochs, keeps_best, seed, sampler
         self.distributions = {name: self.distribution(choice) for name, choice in space.items()}
-        self.journal = Journal(folder)
+        self.journal = Journal(folder / JOURNAL)
         pruner: Any = optuna.pruners.HyperbandPruner(1, epochs, REDUCTION) if prunes else optuna.pruners.NopPruner()
         self.study = optuna.create_study(
             study_name=folder.name,
