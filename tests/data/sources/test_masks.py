@@ -153,7 +153,7 @@ def test_the_command_line_trains_a_u_net_on_a_folder_of_masks(tmp_path: Path) ->
     told = CliRunner().invoke(app, ["predict", str(run.folder), str(scenes / "images" / "00.jpg")])
     assert told.exit_code == 0
     assert "00.jpg  0" in told.stdout
-    assert CliRunner().invoke(app, ["data", str(scenes)]).exit_code == 0
+    assert CliRunner().invoke(app, ["data", str(scenes), "--sheet", str(tmp_path / "sheet.png")]).exit_code == 0
 
 
 @pytest.mark.parametrize(
