@@ -45,7 +45,10 @@ WALKS = [GUIDE, *([page] for page in PAGES if page not in {*GUIDE, *CHINESE})]  
 LONG = {"docs/guide/index.md", *(f"docs/how-to/{name}.md" for name in (
     "pictures", "table", "text", "forecast", "search", "few-samples", "imbalance", "transfer", "report", "old-gpu"
 ))}  # fmt: skip  # walks of more than about four seconds
-NEEDS = {"docs/how-to/from-lightning.md": "lightning"}  # pages about a package that is no dependency
+NEEDS = {
+    "docs/how-to/from-lightning.md": "lightning",
+    "docs/how-to/keras-model.md": "keras",
+}  # pages about a package that is no dependency
 COMMANDS: dict[str, click.Command] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 DOWNLOADED = [name for name, dataset in DATASETS.items() if dataset.layout != "shipped"]
 ELSEWHERE = {"--version", "--traceback", "--help"}  # of `rushlight` itself

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -10,12 +11,17 @@ from torch import Tensor, nn
 
 
 def call_model(model: nn.Module, inputs: Any) -> Any:
-    """Return `model(x)`, `model(*inputs)` of a tuple or list, or `model(**inputs)` of a dict."""
+    """Return `model(x)`, `model(*inputs)` of a tuple or list, or `model(**inputs)` of a dict.
+
+    A Keras model looks at its argument `training` and not at `model.training`, and would leave its dropout out: it is given it.
+    """
+    layer = getattr(sys.modules.get("keras"), "Layer", ())
+    mode = {"training": model.training} if isinstance(model, layer) else {}
     if isinstance(inputs, Tensor):
-        return model(inputs)
+        return model(inputs, **mode)
     if isinstance(inputs, Mapping):
-        return model(**inputs)
-    return model(*inputs) if type(inputs) in (tuple, list) else model(inputs)
+        return model(**inputs, **mode)
+    return model(*inputs, **mode) if type(inputs) in (tuple, list) else model(inputs, **mode)
 
 
 def main_output(answer: Any) -> Any:
