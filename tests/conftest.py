@@ -44,6 +44,20 @@ def draw() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def no_waiting_for_the_disk() -> Iterator[None]:
+    """Write without waiting until it is on the disk, thirty times a run: only a power cut tells the difference.
+
+    Those are simulated, with disks of their own that count what was synced (`tests/faults/test_power.py`).
+    """
+    from rushlight.files import Disk
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Disk, "sync", lambda self, file: file.flush())
+        patch.setattr(Disk, "sync_folder", lambda self, path: None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def no_graphs() -> Iterator[None]:
     """Save bundles without their graphs, which take seconds: `test_graph.py` makes some."""
     from rushlight.export import saved

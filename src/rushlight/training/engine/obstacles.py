@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from rushlight.device import free_memory
 from rushlight.texts import Note
-from rushlight.training.checkpoint import random_streams
 from rushlight.training.engine.exact import whole_steps_left
 from rushlight.training.engine.fingerprint import hooks_in, is_step_hooked, settings_of
 from rushlight.training.state import Training
@@ -64,9 +65,10 @@ def settings_now(parts: Parts) -> dict[str, Any]:
 
 def side_effects(parts: Parts) -> dict[str, Any]:
     """Return digests of all that a step must leave as it is, for a faster mode to be possible."""
-    loss, streams = parts.objective.loss, random_streams()
+    loss, stream = parts.objective.loss, np.random.get_state(legacy=False)
     versions = [buffer._version for buffer in loss.buffers()] if isinstance(loss, nn.Module) else []
-    return {**settings_now(parts), "buffers": versions, "streams": repr((streams["python"], streams["numpy"]))}
+    words = [word.tobytes() if isinstance(word, np.ndarray) else word for word in stream["state"].values()]
+    return {**settings_now(parts), "buffers": versions, "streams": (random.getstate(), {**stream, "state": words})}
 
 
 def obstacle_in(before: dict[str, Any], after: dict[str, Any]) -> str | None:
