@@ -160,23 +160,24 @@ function Thresholds({ found, name }) {
     <details><summary>${say("as-table")}</summary>${table([[say("figure-recall"), say("figure-precision")], ...some.map((/** @type {number[]} */ [recall, precision]) => [percent(recall), percent(precision)])])}</details>`;
 }
 
-/** The change of each layer at each observation. @param {{health: any}} props */
-function Changes({ health }) {
+/** A figure of each layer at each observation. @param {{health: any, what: "change" | "gradient"}} props */
+function Course({ health, what }) {
   const { heat, layers } = health;
-  const kept = layers.flatMap((/** @type {any} */ _, /** @type {number} */ place) => (heat.change[place].some((/** @type {unknown} */ one) => typeof one === "number") ? [place] : []));
+  const kept = layers.flatMap((/** @type {any} */ _, /** @type {number} */ place) => (heat[what][place].some((/** @type {unknown} */ one) => typeof one === "number") ? [place] : []));
   if (heat.steps.length < 3 || !kept.length) return null;
-  const all = kept.flatMap((/** @type {number} */ row) => heat.change[row].flatMap((/** @type {number | null} */ value, /** @type {number} */ column) => (typeof value === "number" ? [{ row, column, value }] : [])));
+  const all = kept.flatMap((/** @type {number} */ row) => heat[what][row].flatMap((/** @type {number | null} */ value, /** @type {number} */ column) => (typeof value === "number" ? [{ row, column, value }] : [])));
   const most = all.reduce((/** @type {any} */ one, /** @type {any} */ other) => (other.value > one.value ? other : one));
-  const told = (/** @type {number} */ row, /** @type {number} */ column) => say("changes-cell", { name: layers[row].name, step: whole(heat.steps[column]), share: percent(heat.change[row][column]) });
-  const said = say("changes-about", { first: whole(heat.steps[0]), last: whole(heat.steps.at(-1)), name: layers[most.row].name, share: percent(most.value), step: whole(heat.steps[most.column]) });
-  return html`<h3>${say("changes")}</h3><p>${said}</p><${Heat} label=${said} rows=${kept.map((/** @type {number} */ row) => layers[row].name)} values=${kept.map((/** @type {number} */ row) => heat.change[row])}
+  const shown = what === "change" ? percent : figure;
+  const told = (/** @type {number} */ row, /** @type {number} */ column) => say("course-cell", { name: layers[row].name, step: whole(heat.steps[column]), value: shown(heat[what][row][column]) });
+  const said = say(`course-about-${what}`, { first: whole(heat.steps[0]), last: whole(heat.steps.at(-1)), name: layers[most.row].name, value: shown(most.value), step: whole(heat.steps[most.column]) });
+  return html`<h3>${say(`course-${what}`)}</h3><p>${said}</p><${Heat} label=${said} rows=${kept.map((/** @type {number} */ row) => layers[row].name)} values=${kept.map((/** @type {number} */ row) => heat[what][row])}
     share=${(/** @type {number} */ value) => Math.min(1, Math.max(0.04, (Math.log10(value || 1e-9) + 5) / 5))} title=${(/** @type {number} */ row, /** @type {number} */ column) => told(kept[row], column)} />`;
 }
 
 /** @param {{health: any}} props */
 function Health({ health }) {
   if (!health) return null;
-  const heads = ["layer", "layer-kind", "layer-dead", "layer-zero", "layer-mean", "layer-std", "layer-weight", "layer-change"];
+  const heads = ["layer", "layer-kind", "layer-dead", "layer-zero", "layer-mean", "layer-std", "layer-weight", "layer-change", "layer-gradient"];
   const share = (/** @type {number | null} */ value) => (value === null ? "–" : percent(value));
   return html`<section><h2>${say("health")}</h2>
     ${health.findings.length
@@ -185,9 +186,9 @@ function Health({ health }) {
     <p class="quiet">${say("health-about", { step: whole(health.step), count: health.samples, steps: whole(health.steps) })}</p>
     <details><summary>${say("as-table")}</summary><div class="scroll" tabindex="0" role="region" aria-label=${say("health")}>${table([
       heads.map((name) => say(name)),
-      ...health.layers.map((/** @type {any} */ one) => [one.name, one.kind, share(one.dead), share(one.zero), figure(one.mean), figure(one.std), figure(one.weight), share(one.change)]),
+      ...health.layers.map((/** @type {any} */ one) => [one.name, one.kind, share(one.dead), share(one.zero), figure(one.mean), figure(one.std), figure(one.weight), share(one.change), figure(one.gradient)]),
     ])}</div></details>
-    <${Changes} health=${health} />
+    <${Course} health=${health} what="change" /><${Course} health=${health} what="gradient" />
   </section>`;
 }
 

@@ -17,6 +17,7 @@ FIGURES = {
     "std": is_finite,
     "weight": is_finite,
     "change": is_finite,
+    "gradient": is_finite,
 }
 LAYER: Kind = {"name": is_text, "kind": is_text, **{f"{name}?": maybe(kind) for name, kind in FIGURES.items()}}
 LINE: Kind = {"step": is_count, "steps": is_count, "samples": is_count, "layers": [LAYER]}
@@ -25,7 +26,8 @@ LINE: Kind = {"step": is_count, "steps": is_count, "samples": is_count, "layers"
 def health_of(folder: Path) -> dict[str, Any] | None:
     """Return the "step", "steps" and "samples" of the last observation, its "layers", and "findings"; None where there is none.
 
-    "heat" has the "steps" of at most `MOST_SEEN` observations, and for each layer its "change" and its "dead" units at these.
+    "heat" has the "steps" of at most `MOST_SEEN` observations, and for each layer its "change",
+    "gradient" and "dead" units at these.
     A finding has "what" ("dead", "not-finite" or "unchanged"), the layer's "name" and "kind", its "share" of dead units, and the
     step "since" which each observation found it.
     """
@@ -57,7 +59,7 @@ def health_of(folder: Path) -> dict[str, Any] | None:
     by_name = [{entry["name"]: entry for entry in line["layers"]} for line in seen]
     heat: dict[str, Any] = {
         name: [[found.get(layer["name"], {}).get(name) for found in by_name] for layer in layers]
-        for name in ("change", "dead")
+        for name in ("change", "gradient", "dead")
     }
     heat["steps"] = [line["step"] for line in seen]
     of_last = {name: last[name] for name in ("step", "steps", "samples")}

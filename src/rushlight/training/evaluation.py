@@ -13,14 +13,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rushlight.data import LoaderSplit, Split, TargetSpec, count_samples
+from rushlight.data import LoaderSplit, ResidentSplit, Split, TargetSpec, count_samples
 from rushlight.models import as_figures, eval_mode
 from rushlight.report import Report, class_figures, wilson
+from rushlight.training.checkpoint import random_streams, restore_random_streams
 from rushlight.training.objective import Objective, as_module
 from rushlight.training.places import as_places
-from rushlight.training.step import FasterMaxPool, is_out_of_memory, may_pool
+from rushlight.training.state import Training
+from rushlight.training.step import FasterMaxPool, Parts, computing, is_out_of_memory, may_pool
 
 MOST_WRONG = 10
+MOST_OBSERVED = 32  # samples of whose loss the gradients are told
 VECTOR = 16  # numbers that the widest instructions process at once
 SEED = 0  # of whatever a model or an objective draws in an evaluation
 
@@ -39,6 +42,28 @@ class Outcome:
     confidence: Tensor
     names: Sequence[str] | None = None  # of the samples: files, or rows of a table
     of_truth: Tensor | None = None  # float32 (n,), the probability of the true class; None for labels and regression
+
+
+def first_loss(training: Training, parts: Parts) -> Callable[[], Tensor] | None:
+    """Return what computes the loss of the first training samples in eval mode, and leaves all else as it was.
+
+    None where that would call an objective or a dataset of the user's for nothing else, and in several processes.
+    """
+    split, model, compute = training.data.train, training.model, computing(parts)
+    is_known = isinstance(split, ResidentSplit) and isinstance(training.objective.loss, nn.Module)
+    if not is_known or training.world.is_shared:
+        return None
+
+    def computed() -> Tensor:
+        streams, held = random_streams(), training.held.changes()
+        try:
+            with eval_mode(model):
+                return compute(model, next(split.in_order(min(training.recipe.batch_size, MOST_OBSERVED))))[0]
+        finally:
+            restore_random_streams(streams)
+            training.held.restore(held)
+
+    return computed
 
 
 def evaluate(

@@ -28,7 +28,7 @@ from rushlight.training.checkpoint import (
     share_state,
 )
 from rushlight.training.engine import Engine, open_engine
-from rushlight.training.evaluation import Outcome, evaluate
+from rushlight.training.evaluation import Outcome, evaluate, first_loss
 from rushlight.training.interrupt import Interrupt, Interrupted, interruptible
 from rushlight.training.objective import Average, Switched
 from rushlight.training.recipe import Recipe
@@ -78,13 +78,14 @@ def epochs(training: Training) -> Generator[Epoch]:
     sweep_run(training.folder)
     begin_random_streams(training)
     share_state(training)
-    saver, observer = open_saver(training), Observer(training.model, training.folder)
+    saver, parts = open_saver(training), step_parts(training)
+    observer = Observer(training.model, training.folder, first_loss(training, parts))
     if training.chooses and training.data.validation is None:  # as runs did that the previous release began
         has_test = training.data.test is not None
         training.events.warning(
             Note("training.chooses-by-its-test" if has_test else "training.chooses-by-its-training-loss")
         )
-    engine = open_engine(training, step_parts(training), saver)
+    engine = open_engine(training, parts, saver)
     try:
         while state["epoch"] <= recipe.epochs and not is_over(recipe, state):
             with interruptible(training.events, training.world) as interrupt:

@@ -117,3 +117,44 @@ def test_the_machine_has_a_line_every_ten_seconds(tmp_path: Path) -> None:
     (line,) = lines_of(tmp_path / MACHINE)
     assert (line["epoch"], line["step"]) == (2, 100)
     assert line["values"]["machine/free"] > 0
+
+
+def test_the_gradients_told_are_those_of_a_plain_backward_pass(tmp_path: Path) -> None:
+    model, inputs, targets = network(), torch.randn(16, 4), torch.randint(2, (16,))
+    model[0].requires_grad_(False)
+    loss = nn.CrossEntropyLoss()
+    with Observer(model, tmp_path, lambda: loss(model(inputs), targets)).observing(1, 10):
+        model(inputs)
+    assert all(parameter.grad is None for parameter in model.parameters())
+    loss(model(inputs), targets).backward()
+    told = {entry["name"]: entry.get("gradient") for entry in lines_of(tmp_path / LAYERS)[0]["layers"]}
+    plain = {name: torch.cat([p.grad.flatten() for p in model[int(name)].parameters()]).norm().item() for name in "24"}
+    assert told == {"0": None, "1": None, "3": None, **{name: pytest.approx(norm) for name, norm in plain.items()}}
+
+
+class Counting(nn.Sequential):
+    """Counts its calls, draws at random in every mode, and learns less from batch to batch."""
+
+    calls = 0
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        self.calls += 1
+        found: Tensor = super().forward(inputs + torch.rand_like(inputs) / 100) / (1 + self.calls / 100)
+        return found
+
+
+def test_telling_gradients_changes_no_bit_of_a_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    digests = []
+    for told in (True, False):
+        if not told:
+            monkeypatch.setattr("rushlight.training.loop.first_loss", lambda training, parts: None)
+        torch.manual_seed(0)
+        model = Counting(
+            nn.Flatten(), nn.Linear(64, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Dropout(0.3), nn.Linear(32, 10)
+        )
+        run = rushlight.train(model, "digits", epochs=2, numerics="exact", runs=tmp_path / str(told), quiet=True)
+        digests.append((run.folder / "losses.f32").read_bytes())
+        lines = lines_of(run.folder / LAYERS)
+        assert any("gradient" in entry for line in lines for entry in line["layers"]) == told
+        digests.append(b"".join(value.numpy().tobytes() for value in run.model.state_dict().values()))
+    assert digests[:2] == digests[2:]

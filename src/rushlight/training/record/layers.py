@@ -2,17 +2,20 @@
 
 {"epoch", "step", "time", "steps": since the line before, "samples", "layers": [{"name", "kind",
  "zero": share of the outputs that are 0, "dead": share of the units that are 0 for each of these samples, "mean", "std",
- "weight": norm of the layer's parameters, "change": norm of what `steps` changed in them, by that norm}]}
+ "weight": norm of the layer's parameters, "change": norm of what `steps` changed in them, by that norm,
+ "gradient": norm of the gradient of the loss of the first training samples, in eval mode, by the layer's parameters}]}
 
-Outputs are those of an evaluation's first batch, read as they pass by: nothing is computed that would not be, and nothing is
-read back from a device before the evaluation ends. Observing takes at most one hundredth of the time.
+Outputs are those of an evaluation's first batch, read as they pass by, and nothing is read back from a device before the
+evaluation ends. Gradients are computed anew, since a faster execution may leave none behind; no `.grad` is touched.
+Observing takes at most one hundredth of the time.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +35,13 @@ UNOBSERVED = {"TransformerEncoderLayer", "TransformerEncoder", "MultiheadAttenti
 
 
 class Observer:
-    """Observes the layers of one training. Owns when the next time is due, and what the parameters were the last time."""
+    """Observes the layers of one training. Owns when the next time is due, and what the parameters were the last time.
 
-    def __init__(self, model: nn.Module, folder: Path) -> None:
-        self.model, self.path = model, folder / LAYERS
+    `first_loss` computes the loss whose gradients are told; None: none are.
+    """
+
+    def __init__(self, model: nn.Module, folder: Path, first_loss: Callable[[], Tensor] | None = None) -> None:
+        self.model, self.path, self.first_loss = model, folder / LAYERS, first_loss
         self.due, self.step = 0.0, 0
         self.before: dict[str, Tensor] = {}
         found = [(name or type(part).__name__, part) for name, part in model.named_modules()]
@@ -82,6 +88,7 @@ class Observer:
     def line(self, epoch: int, step: int, found: dict[str, list[Any]]) -> dict[str, Any]:
         """Return the line of one observation."""
         steps, self.step = step - self.step, step
+        gradients = self.gradients()
         entries = []
         for name, layer in self.layers:
             entry: dict[str, Any] = {"name": name, "kind": type(layer).__name__}
@@ -90,6 +97,8 @@ class Observer:
                 entry |= {"zero": zero, "dead": dead, "mean": mean, "std": deviation}
             if next(layer.parameters(recurse=False), None) is not None:
                 entry |= self.parameters_of(name, layer)
+            if name in gradients:
+                entry["gradient"] = gradients[name]
             if len(entry) > 2:
                 entries.append(entry)
         samples = max((count for count, _ in found.values()), default=0)
@@ -110,6 +119,23 @@ class Observer:
         norm = float(now.norm())
         change = None if before is None or not norm else float((now - before).norm()) / norm
         return {"weight": norm, "change": change}
+
+    def gradients(self) -> dict[str, float]:
+        """Return the norm of the gradient by the parameters of each layer that are trained; none where memory runs out."""
+        trained = {
+            name: [each for each in layer.parameters(recurse=False) if each.requires_grad]
+            for name, layer in self.layers
+        }
+        every = [parameter for parameters in trained.values() for parameter in parameters]
+        if self.first_loss is None or not every:
+            return {}
+        try:
+            with torch.enable_grad():
+                found = iter(torch.autograd.grad(self.first_loss(), every, allow_unused=True, materialize_grads=True))
+        except (RuntimeError, MemoryError):
+            return {}
+        norms = {name: [float(next(found).norm()) for _ in parameters] for name, parameters in trained.items()}
+        return {name: math.hypot(*each) for name, each in norms.items() if each}
 
 
 def figures_of(outputs: Tensor) -> Tensor:
