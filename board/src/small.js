@@ -60,7 +60,7 @@ export function Parallel({ names, runs, label }) {
   </svg></div>`;
 }
 
-/** A dot for each run. @param {{runs: {name: string, x: unknown, y: number, href: string}[], label: string}} props */
+/** A dot for each run. @param {{runs: {name: string, x: unknown, y: number}[], label: string}} props */
 export function Dots({ runs, label }) {
   const [xs, ys] = [scaleOf(runs.map((run) => run.x)), scaleOf(runs.map((run) => run.y))];
   const place = (/** @type {number} */ share, /** @type {number} */ size) => 70 + share * (size - 100);
