@@ -12,7 +12,7 @@ from typing import Any
 from rushlight.board.files import read_all_lines, read_range, read_status
 from rushlight.board.health import health_of
 from rushlight.board.listing import Refused, check_files, statuses_of
-from rushlight.board.samples import calibration_of, thresholds_of
+from rushlight.board.samples import calibration_of, read_tested, thresholds_of
 from rushlight.errors import RunError
 from rushlight.runs import STOP, is_locked, list_sessions, read_environment, read_note, read_recipe, read_report
 from rushlight.texts import text
@@ -52,6 +52,7 @@ def details_of(folder: Path) -> dict[str, Any]:
             "limit": None,
             "problems": [str(error)],
         }
+    tested = read_tested(folder)
     return {
         "recipe": part("recipe.json", lambda: read_recipe(folder)),
         "environment": part("environment.json", lambda: read_environment(folder)),
@@ -60,8 +61,8 @@ def details_of(folder: Path) -> dict[str, Any]:
         "is_asked_to_stop": read_status(folder / STOP) is not None,
         "note": read_note(folder),
         "health": health_of(folder),
-        "calibration": calibration_of(folder),
-        "thresholds": thresholds_of(folder),
+        "calibration": calibration_of(tested),
+        "thresholds": thresholds_of(tested),
         "limit": limit_of(folder),
         "problems": problems,
     }
