@@ -22,6 +22,7 @@ from rushlight.data import Batch, count_samples, share_of, step_seed
 from rushlight.errors import UsageError
 from rushlight.texts import Note
 from rushlight.training.distributed import WholeDropout
+from rushlight.training.objective import held_parameters
 from rushlight.training.state import Training
 from rushlight.training.step.exact import Parts, backward, computing, update
 
@@ -63,7 +64,7 @@ class SharedStep:
         Returns the mean loss over all processes, float64 (), and in the first process the outputs of its last samples.
         """
         world, told = self.world, self.parts.objective.told
-        parameters = [each for group in self.parts.optimizer.param_groups for each in group["params"]]
+        parameters = held_parameters(self.parts.optimizer)
         for parameter in parameters:
             parameter.grad = None
         before = self.buffers_now()
