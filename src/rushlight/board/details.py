@@ -19,12 +19,13 @@ from rushlight.texts import text
 
 IMAGE_NAME = re.compile(r"media/([^/\\]+\.png)")
 MOST_OF_PROFILE = 4 << 20  # bytes
+PARTS = ("recipe", "environment", "report", "sessions", "health", "calibration", "thresholds", "limit")
 FIGURES = ("loss", "accuracy", "mae", "rmse", "r2")
 OF_CLASS = ("n", "precision", "recall", "f1")
 
 
 def details_of(folder: Path) -> dict[str, Any]:
-    """Return "recipe", "environment", "report", "sessions", "health" and "calibration", None where one is not there, and "problems"."""
+    """Return all of `PARTS`, None where one is not there, and "problems"; of a run that can be read, also its note."""
     problems: list[str] = []
 
     def part(name: str, read: Callable[[], Any]) -> Any:
@@ -41,17 +42,7 @@ def details_of(folder: Path) -> dict[str, Any]:
     try:
         check_files(statuses_of(folder))
     except Refused as error:
-        return {
-            "recipe": None,
-            "environment": None,
-            "report": None,
-            "sessions": None,
-            "health": None,
-            "calibration": None,
-            "thresholds": None,
-            "limit": None,
-            "problems": [str(error)],
-        }
+        return {**dict.fromkeys(PARTS), "problems": [str(error)]}
     tested = read_tested(folder)
     return {
         "recipe": part("recipe.json", lambda: read_recipe(folder)),
