@@ -74,7 +74,7 @@ class SharedStep:
         found = [loss_sum, weight, samples, float(before != self.buffers_now()), float(save and world.is_first)]
         found += [float(stop) if rank == world.rank else 0.0 for rank in range(world.size)]
         found += [float(parameter.grad is not None) for parameter in parameters]
-        found += self.told_sums(micro_batches)
+        found += self.told_sums()
         sums = torch.tensor(found, dtype=torch.float64)
         gradients = self.gather(parameters)
         world.add_up(sums, *gradients.values())
@@ -162,7 +162,7 @@ class SharedStep:
 
     # ── what the user's objective tells, and buffers ─────────────────────────────────────────────────────────────
 
-    def told_sums(self, micro_batches: Sequence[Batch]) -> list[float]:
+    def told_sums(self) -> list[float]:
         """Return what the user's objective told of this process's samples, as sums: batches, weighed ones, numbers."""
         told = self.parts.objective.told
         if told is None:
