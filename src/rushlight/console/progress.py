@@ -247,13 +247,15 @@ def show_metric(metric: str, figures: Mapping[str, Any]) -> str:
     return format_share(value) if metric == "accuracy" else format_figure(value)
 
 
-def fetch_progress(to_stderr: bool = True) -> Callable[[str, int, int | None], None]:
+def fetch_progress(quiet: bool = False, to_stderr: bool = True) -> Callable[[str, int, int | None], None]:
     """Return `progress(name, done bytes, total bytes or None)`, which shows a download as a bar, or as plain lines.
 
     Call it as often as you like, and with done == total at the end: then the line is left standing.
     """
     from rich.cells import cell_len
 
+    if quiet:
+        return lambda name, done, total: None
     line = LiveLine(to_stderr)
     pause = DRAW_SECONDS if line.is_live else PLAIN_SECONDS
     download, begun_at, begun_bytes = "", 0.0, 0  # not 0 bytes when an interrupted download goes on
