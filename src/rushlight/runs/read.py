@@ -91,13 +91,15 @@ def read_report(folder: Path) -> dict[str, Any]:
     return report
 
 
-def read_lines(path: Path, key: str, kinds: Mapping[str, Kind], skip: bytes = b"\n") -> list[dict[str, Any]]:
-    """Return the objects in a file of JSON lines.
+def read_lines(
+    path: Path, key: str, kinds: Mapping[str, Kind], skip: bytes = b"\n", length: int | None = None
+) -> list[dict[str, Any]]:
+    """Return the objects in a file of JSON lines, or in its first `length` bytes.
 
     Each has the text `key`, and the entries that `kinds` has for that text. A torn last line (a crash in mid-write) is left
     out, and so is every line but the last that begins with `skip`.
     """
-    *whole, _torn = read_file(path).split(b"\n")
+    *whole, _torn = read_file(path)[:length].split(b"\n")
     chosen = [line for line in whole[:-1] if not line.startswith(skip)] + whole[-1:]
     try:
         lines = files.parse_json(b"[" + b",".join(chosen) + b"]")  # at once: twice as fast as line by line
