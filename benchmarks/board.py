@@ -29,6 +29,7 @@ import numpy as np
 from benchmarks.measure import ROOT, say, spread, this_machine
 from benchmarks.output import figure, markdown, rounds_of, standard_options
 
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 ARGUMENTS = ["--no-sandbox", "--disable-background-networking"]
 DRAWN = "document.querySelector('.plot canvas') && !document.querySelector('.plot.stale')"
 LISTED = "document.querySelector('.spacer')?.textContent.replaceAll(',', '').includes('COUNT of COUNT')"
@@ -158,14 +159,13 @@ def main() -> None:
     options = parser.parse_args()
     from playwright.sync_api import sync_playwright
 
-    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if options.peers:
         from benchmarks.board_peers import compare, table
 
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # the servers are ended
         environments = {name: Path(place) for name, _, place in (peer.partition("=") for peer in options.peers)}
         with sync_playwright() as driver:
-            browser = driver.chromium.launch(executable_path=chromium, args=ARGUMENTS)
+            browser = driver.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
             found = compare(browser, environments, rounds_of(options))
         print(this_machine())
         heads = ["board", "ms to the first curve: median (least-most)", "MB", "spikes kept"]
@@ -185,7 +185,7 @@ def main() -> None:
             write_run(list_ / f"run-{number:05}", 10, random)
         for number in range(1_000 // min(scale, 10)):
             write_run(short / f"run-{number:04}", 10, random)
-        browser = driver.chromium.launch(executable_path=chromium, args=ARGUMENTS)
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         for round_ in range(rounds_of(options)):
             say(f"round {round_ + 1}")
             steps = 10_000_000 // scale

@@ -18,7 +18,6 @@ import json
 import os
 import random
 import re
-import shutil
 import signal
 import statistics
 import subprocess
@@ -33,7 +32,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.board import ARGUMENTS, board_of, id_of, write_run
+from benchmarks.board import ARGUMENTS, CHROMIUM, board_of, id_of, write_run
 from benchmarks.measure import ROOT, say, this_machine
 from rushlight.runs import lock_run
 
@@ -218,10 +217,9 @@ def main() -> None:
     from playwright.sync_api import sync_playwright
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     print(this_machine())
     with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=chromium, args=ARGUMENTS)
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         for name, value in asked.items():
             load = os.getloadavg()[0]
             found = (

@@ -148,20 +148,19 @@ def served(name: str, environment: Path, place: Path) -> Iterator[tuple[str, int
 
 def opened(context: Any, address: str, process: int, spikes: np.ndarray) -> Opened:
     """Open a page, and wait for the answer that holds the curve."""
-    page, ended = context.new_page(), []
-    page.on("requestfinished", lambda request: ended.append((time.monotonic(), request)))
+    page, ended = context.new_page(), list[Any]()
+    page.on("requestfinished", ended.append)
     began = time.monotonic()
     page.goto(address, wait_until="commit")
     while time.monotonic() - began < SECONDS:
         page.wait_for_timeout(20)
         while ended:
-            at, request = ended.pop(0)
-            content = body_of(request)
+            content = body_of(ended.pop(0))
             if content is not None and (kept := kept_in(content, spikes)) is not None:
                 page.evaluate(
                     "() => new Promise((resolve) => requestAnimationFrame(() => requestAnimationFrame(resolve)))"
                 )
-                shown = max(at, time.monotonic()) - began
+                shown = time.monotonic() - began
                 page.wait_for_timeout(1000)
                 megabytes = memory_of(process)
                 context.close()

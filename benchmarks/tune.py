@@ -21,8 +21,8 @@ from typing import Any
 from benchmarks.measure import say, this_machine
 from benchmarks.output import markdown, rounds_of, standard_options, write_results
 from rushlight import files
-from rushlight.board.recipes import beyond
 from rushlight.console import StudyScreen
+from rushlight.report import t_quantile
 from rushlight.search.final import compare_with_defaults
 from rushlight.search.study import Study
 from rushlight.search.tuning import make_plan, search
@@ -103,7 +103,8 @@ def one_round(source: str, seed: int, trials: int, epochs: int, runs: Path) -> d
         if prunes:
             spent = sum(len(trial.figures) for trial in study.trials)
         assert study.best is not None
-        result = compare_with_defaults(plan.job, study.best, plan.defaults, 1, 1, 1)
+        defaults = None if "defaults" in figures else plan.defaults  # they are the same for both searches
+        result = compare_with_defaults(plan.job, study.best, defaults, 1, 1, 1)
         assert result is not None
         name = "tune" if prunes else "random"
         figures[name] = result.winner.mean
@@ -122,11 +123,7 @@ def difference(values: list[float]) -> str:
     mean = statistics.fmean(values)
     if len(values) < 2:
         return f"{100 * mean:+.2f}"
-    low, high = 1.0, 1000.0
-    for _ in range(60):  # the t beyond which 5 % lie
-        middle = math.sqrt(low * high)
-        low, high = (middle, high) if beyond(middle, len(values) - 1) > 0.05 else (low, middle)
-    spread = high * statistics.stdev(values) / math.sqrt(len(values))
+    spread = t_quantile(len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
     return f"{100 * mean:+.2f} ({100 * (mean - spread):+.2f} to {100 * (mean + spread):+.2f})"
 
 

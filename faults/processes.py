@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
 import random
@@ -21,7 +22,7 @@ import numpy as np
 import torch
 
 from faults.points import START, Moment, Watch, install
-from rushlight import files, report
+from faults.small import write_small_pictures
 
 PATIENCE = 180.0  # seconds after which a process that has neither ended nor been killed hangs
 
@@ -81,7 +82,7 @@ def be_a_process(work: Callable[[Watch | None], None], run: Path, log: Path, thr
         np.random.seed()
         torch.seed()
         torch.set_num_threads(threads)
-        report.write_loss_plot = report.write_confusion_plot = draw_nothing
+        importlib.import_module("rushlight.training.finish").write_plots = write_small_pictures  # type: ignore[attr-defined]
         if watch is not None:
             install(watch, run)
             watch.reach(START)
@@ -93,11 +94,6 @@ def be_a_process(work: Callable[[Watch | None], None], run: Path, log: Path, thr
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
-
-
-def draw_nothing(path: Path, *figures: Any) -> None:
-    """Write what stands for a plot, which takes longer to draw than most of these runs to train."""
-    files.write_bytes(path, b"a plot")
 
 
 def watch_over(child: int, pipe: int, moment: Moment | None, whole_group: bool) -> Ended:

@@ -151,9 +151,9 @@ def run_case(
         if run.exists() and not is_begun:
             shutil.rmtree(run)
         found.resumes += is_begun
-        work = partial(again if is_begun else begin, configuration, library.data, folder, interval)
-        if kill is not None and kill.name in ("during a checkpoint", "right after a checkpoint's rename"):
-            work = partial(again if is_begun else begin, configuration, library.data, folder, ALWAYS)
+        of_checkpoints = ("during a checkpoint", "right after a checkpoint's rename")
+        pace = ALWAYS if kill is not None and kill.name in of_checkpoints else interval
+        work = partial(again if is_begun else begin, configuration, library.data, folder, pace)
         ended = run_together(work, size, run, folder / "log", kill)
         hung = [rank for rank, each in enumerate(ended) if each.hung]
         killed = [rank for rank, each in enumerate(ended) if each.was_killed]

@@ -321,11 +321,12 @@ function FigureChart({ name, runs, look, colours, common, curves, isNew }) {
   const said = [best ? say(name === "learning_rate" || name === "seconds" || /^(log|machine) /.test(name) ? "figure-plain" : isBetterHigh(name) ? "figure-highest" : "figure-lowest", values) : say("no-figures")];
   if (gaps) said.push(say("not-a-number-count", { count: gaps }));
   if (under) said.push(say("under-values-count", { count: under }));
+  const told = lines.filter((/** @type {any} */ line) => !line.isEdge);
   const readout = (/** @type {number} */ index) =>
-    [`${say(`axis-${look.axis}`)} ${common.formatX(x[index])}`, ...lines.flatMap((/** @type {any} */ line) => (line.values[index] == null || line.isEdge ? [] : [`${runs.length > 1 ? `${line.name} ` : ""}${format(line.values[index])}`])).slice(0, SAID_RUNS)].join(" · ");
+    [`${say(`axis-${look.axis}`)} ${common.formatX(x[index])}`, ...told.flatMap((/** @type {any} */ line) => (line.values[index] == null ? [] : [`${runs.length > 1 ? `${line.name} ` : ""}${format(line.values[index])}`])).slice(0, SAID_RUNS)].join(" · ");
   const rows = () => [
-    [say(`axis-${look.axis}`), ...lines.map((/** @type {any} */ line) => line.name)],
-    ...x.map((/** @type {number} */ place, /** @type {number} */ index) => [common.formatX(place), ...lines.map((/** @type {any} */ line) => (line.values[index] === undefined ? "" : format(line.values[index])))]).slice(-TABLE_ROWS),
+    [say(`axis-${look.axis}`), ...told.map((/** @type {any} */ line) => line.name)],
+    ...x.map((/** @type {number} */ place, /** @type {number} */ index) => [common.formatX(place), ...told.map((/** @type {any} */ line) => (line.values[index] === undefined ? "" : format(line.values[index])))]).slice(-TABLE_ROWS),
   ];
   return html`<${Chart} ...${common} title=${title} sentence=${said.join(say("between-sentences"))} x=${x} lines=${lines} formatY=${format}
     readout=${readout} rows=${rows} />`;

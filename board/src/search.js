@@ -21,6 +21,7 @@ export function Search({ rows, settings, route }) {
   const ranked = [...known].sort((a, b) => sign * (Number(b.metric_value) - Number(a.metric_value)));
   const axes = names.slice(0, MOST_AXES);
   const x = names.includes(route.get("by")) ? route.get("by") : names[0];
+  const placed = ranked.filter((row) => settings[row.id][x] !== undefined);
   const shown = (/** @type {unknown} */ value) => (typeof value === "number" ? figure(value) : value === undefined ? "–" : String(value));
   const best = ranked[0];
   const said = say("search-sentence", { count: known.length, names: names.join(", "), best: best.name, figure: name, value: metric(name, best.metric_value) });
@@ -28,7 +29,7 @@ export function Search({ rows, settings, route }) {
     <${Parallel} names=${[...axes, name]} label=${said} runs=${ranked.map((row, place) => ({ name: `${row.name}: ${metric(name, row.metric_value)}`, values: [...axes.map((one) => settings[row.id][one]), row.metric_value], strength: 1 - place / (ranked.length - 1) })).reverse()} />
     <p><label>${say("search-by")} <select onChange=${(/** @type {Event} */ event) => change({ by: /** @type {HTMLSelectElement} */ (event.currentTarget).value })}>
       ${names.map((one) => html`<option value=${one} selected=${one === x}>${one}</option>`)}</select></label></p>
-    <div class="scroll" tabindex="0" role="region" aria-label=${say("search-dots", { x, y: name })}><${Dots} label=${say("search-dots", { x, y: name })} runs=${ranked.map((row) => ({ name: row.name, x: settings[row.id][x], y: Number(row.metric_value), href: "" }))} /></div>
+    <div class="scroll" tabindex="0" role="region" aria-label=${say("search-dots", { x, y: name })}><${Dots} label=${say("search-dots", { x, y: name })} runs=${placed.map((row) => ({ name: row.name, x: settings[row.id][x], y: Number(row.metric_value) }))} /></div>
     <details><summary>${say("as-table")}</summary><div class="scroll" tabindex="0" role="region" aria-label=${say("search")}>${table([
       [say("run"), name, ...names],
       ...ranked.map((row) => [html`<a href=${address({}, `run/${row.id}`)}>${row.name}</a>`, metric(name, row.metric_value), ...names.map((one) => shown(settings[row.id][one]))]),

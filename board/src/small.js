@@ -5,7 +5,7 @@ import { figure, say } from "./words.js";
 
 const CELL = { width: 12, height: 16 }; // pixels of one observation of one layer
 const SQUARE = 200; // pixels
-const WIDE = { width: 900, height: 280, edge: 46 }; // of parallel coordinates
+const WIDE = { width: 900, height: 280, edge: 80 }; // of parallel coordinates; half of a long name has room at the edge
 
 /** Rows of cells, the darker the larger. @param {{rows: string[], values: (number | null)[][], share: (value: number) => number, label: string, title: (row: number, column: number) => string}} props */
 export function Heat({ rows, values, share, label, title }) {
@@ -60,7 +60,7 @@ export function Parallel({ names, runs, label }) {
   </svg></div>`;
 }
 
-/** A dot for each run. @param {{runs: {name: string, x: unknown, y: number, href: string}[], label: string}} props */
+/** A dot for each run. @param {{runs: {name: string, x: unknown, y: number}[], label: string}} props */
 export function Dots({ runs, label }) {
   const [xs, ys] = [scaleOf(runs.map((run) => run.x)), scaleOf(runs.map((run) => run.y))];
   const place = (/** @type {number} */ share, /** @type {number} */ size) => 70 + share * (size - 100);

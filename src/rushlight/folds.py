@@ -93,7 +93,7 @@ def cross_validate(
     name = options.pop("name", None) or "-".join(filter(None, map(slug, map(str, words))))
     runs = []
     for number in range(1, folds + 1):
-        made = model if isinstance(model, str) else seeded_model(model, options.get("seed", 0))
+        made = model if isinstance(model, str) else seeded_model(model, options.get("seed", 0), {})
         fold: Any = (number, folds)
         runs.append(train(made, data, test_fraction=fold, name=f"{name}-fold-{number}", resume=True, **options))
     found = [run.report.headline for run in runs if run.report is not None]
@@ -102,8 +102,8 @@ def cross_validate(
     return CrossValidation(name, tuple(runs), found[0][0], tuple(value for _, value in found))
 
 
-def seeded_model(model: Callable[[], nn.Module], seed: int) -> nn.Module:
+def seeded_model(model: Callable[..., nn.Module], seed: int, arguments: dict[str, Any]) -> nn.Module:
     """Return a new model, whose initial weights are by `seed`, also in a process that goes on."""
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):  # a card's generator is seeded for every step
         torch.manual_seed(seed)
-        return model()
+        return model(**arguments)

@@ -28,17 +28,17 @@ def format_duration(seconds: float) -> str:
 
 def format_step(seconds: float) -> str:
     """Return the time of a step with three digits: '412 µs', '1.73 ms', '2.41 s'."""
-    return _scaled(seconds * 1e6, 1000, (" µs", " ms", " s"))
+    return _scaled(seconds * 1e6, (" µs", " ms", " s"))
 
 
 def format_count(number: float) -> str:
     """Return a count in at most five characters: '938', '12.3k', '4.56M'."""
-    return _scaled(number, 1000, ("", "k", "M", "G", "T"))
+    return _scaled(number, ("", "k", "M", "G", "T"))
 
 
 def format_bytes(number: float) -> str:
     """Return a size in decimal units, as disks are sold: '512 B', '30.9 MB'."""
-    return _scaled(number, 1000, (" B", " kB", " MB", " GB", " TB"))
+    return _scaled(number, (" B", " kB", " MB", " GB", " TB"))
 
 
 def format_share(share: float | None) -> str:
@@ -72,13 +72,13 @@ def main_figure(figures: Mapping[str, Any]) -> tuple[str, float, bool] | None:
     return None
 
 
-def _scaled(number: float, step: int, units: tuple[str, ...]) -> str:
+def _scaled(number: float, units: tuple[str, ...]) -> str:
     """Return the number with three significant digits, in the largest unit with at least one."""
     if not math.isfinite(number):
         return "?"
     scale = 0
-    while abs(number) >= step * 0.9995 and scale < len(units) - 1:
-        number, scale = number / step, scale + 1
+    while abs(number) >= 999.5 and scale < len(units) - 1:
+        number, scale = number / 1000, scale + 1
     if scale == 0:
         return f"{number:.0f}{units[0]}" if abs(number) >= 9.95 or number == int(number) else f"{number:.1f}{units[0]}"
     digits = 2 if abs(number) < 9.995 else 1 if abs(number) < 99.95 else 0

@@ -393,6 +393,21 @@ def test_runs_that_differ_in_their_seeds_become_one_line_with_a_band_from_the_lo
         == 1
     )
     assert "step 1" in page.inner_text(".readout")
+    page.locator("[data-figure=train_loss] summary").click()
+    assert page.locator("[data-figure=train_loss] thead th").count() == 2  # the step, and the mean alone
+    assert board.complaints == []
+
+
+def test_a_run_without_a_setting_has_no_dot_on_its_axis(look: Look, runs: Path) -> None:
+    for number, momentum in enumerate((0.9, 0.5)):
+        optimizer = {"name": "SGD", "arguments": {"lr": 0.1, "momentum": momentum}}
+        make_run(runs, f"heavy-{number}", epochs=4, seed=number, optimizer=optimizer)
+    board = look(runs)
+    chosen = ",".join(map(id_of, ("run-0", "heavy-0", "heavy-1")))
+    page = board.show(f"compare?runs={chosen}&by=optimizer momentum")
+    page.wait_for_selector(".dots circle")
+    places = page.locator(".dots circle").evaluate_all("(dots) => dots.map((one) => one.getAttribute('cx'))")
+    assert sorted(map(float, places)) == [70.0, 490.0]
     assert board.complaints == []
 
 

@@ -14,7 +14,7 @@ from tests.board.folders import make_run
 
 from rushlight.board.compare import SHUFFLES, compare_classes, compare_models, compare_numbers, mcnemar
 from rushlight.board.listing import id_of
-from rushlight.board.recipes import beyond, welch
+from rushlight.board.recipes import welch
 
 
 def predicted(runs: Path, name: str, **arrays: Any) -> Path:
@@ -114,14 +114,6 @@ def test_hostile_predictions_are_none(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 # ── recipes over seeds ───────────────────────────────────────────────────────────────────────────────────────
-
-
-@pytest.mark.parametrize(
-    ("t", "freedom"), [(12.70620, 1), (4.302653, 2), (3.182446, 3), (2.776445, 4), (2.228139, 10), (1.983972, 100)]
-)
-def test_the_tails_of_students_distribution_are_those_of_the_tables(t: float, freedom: float) -> None:
-    assert beyond(t, freedom) == pytest.approx(0.05, rel=1e-5)
-    assert beyond(0, freedom) == pytest.approx(1)
 
 
 def test_of_equal_recipes_at_most_one_pair_in_twenty_is_called_different() -> None:

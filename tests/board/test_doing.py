@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -14,6 +16,7 @@ from tests.board.client import Client
 from tests.board.folders import make_run
 
 import rushlight
+from rushlight.board import doing
 from rushlight.board.listing import id_of
 from rushlight.events import Event
 from rushlight.runs import STOP, ask_to_stop, lock_run, read_note
@@ -136,3 +139,21 @@ def test_a_run_goes_on_and_its_model_is_served_from_the_page(tmp_path: Path, mon
 
 def test_a_command_that_fails_says_why(runs: Path) -> None:
     assert "rushlight serve" in change(runs, "serve", {})["error"]
+
+
+@pytest.mark.parametrize(("body", "seconds"), [("echo never mind; exit 0", 60), ("echo thinking; exec sleep 60", 0.5)])
+def test_a_server_that_gives_no_address_is_ended_and_told_of(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str, seconds: float
+) -> None:
+    script = tmp_path / "python"
+    script.write_text(f"#!/bin/sh\necho $$ > '{tmp_path}/process'\n{body}\n")
+    script.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(script))
+    monkeypatch.setattr(doing, "START_SECONDS", seconds)
+    began = time.monotonic()
+    assert body.split(";")[0].removeprefix("echo ") in change(runs, "serve", {})["error"]
+    assert time.monotonic() - began < 10
+    with pytest.raises(ProcessLookupError):  # noqa: PT012
+        for _ in range(100):
+            os.kill(int((tmp_path / "process").read_text()), 0)
+            time.sleep(0.1)

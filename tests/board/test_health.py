@@ -12,7 +12,7 @@ from tests.board.folders import make_run, write_lines, write_tested
 
 from rushlight.board.details import details_of
 from rushlight.board.health import health_of
-from rushlight.board.samples import calibration_of
+from rushlight.board.samples import calibration_of, read_tested
 
 
 def observation(step: int, **layers: dict[str, Any]) -> dict[str, Any]:
@@ -62,7 +62,7 @@ def test_a_line_that_is_none_is_left_out(run: Path, line: str) -> None:
 
 def test_calibration_is_how_often_the_model_is_right_where_it_is_as_sure(run: Path) -> None:
     write_tested(run, [0] * 100, [0] * 50 + [1] * 50)  # sure from 0.5 to 1 in order: right where it is the least sure
-    tenths = calibration_of(run)
+    tenths = calibration_of(read_tested(run))
     assert tenths is not None
     assert sum(one["n"] for one in tenths) == 100
     assert [one["right"] for one in tenths] == [1.0, 1.0, pytest.approx(0.5, abs=0.1), 0.0, 0.0]

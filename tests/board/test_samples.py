@@ -17,7 +17,7 @@ from rushlight.board.samples import Viewer, choose, list_samples, read_tested, t
 from rushlight.data import Column, DataOptions, FeatureSpec, Normalization, ResidentSplit, open_source
 from rushlight.data.look.samples import cells_of, described_samples
 from rushlight.export import open_bundle
-from rushlight.export.explain import explain_sample, parts_of
+from rushlight.export.explain import explain_sample, parts_of, shares_and_features
 
 CLASSES = 3
 
@@ -217,6 +217,27 @@ def test_the_part_on_which_an_answer_hangs_is_found() -> None:
     assert parts_of(table, torch.Size((4,))).tolist() == [[True, True, False, False], [False, False, True, True]]
 
 
+def test_a_column_that_is_covered_has_the_mean_of_its_own_training_rows(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    rows = np.stack([random.normal(0.4, 0.1, 60), random.normal(8, 3, 60)], 1)  # of unlike sizes
+    lines = [f"{age:.3f},{income:.3f},{'old' if age > 0.4 else 'young'}" for age, income in rows]
+    table = tmp_path / "people.csv"
+    table.write_text("\n".join(["age,income,group", *lines]))
+    given = {"target": "group", "normalize": "none"}
+    run = rushlight.train("mlp", table, **given, epochs=1, quiet=True, runs=tmp_path / "runs")
+    data, bundle = open_source(table, options=DataOptions(**given)), run.folder / "model"
+    found = explain_sample(data, {"bundle": str(bundle)}, {"explain": 2})
+    saved, sample = open_bundle(bundle), data.test.inputs[2:3]
+    shares = shares_and_features(saved, sample)[0][0]
+    for column, drop in enumerate(found["drops"]):
+        covered = sample.clone()
+        covered[0, column] = data.train.inputs[:, column].mean()
+        now = shares_and_features(saved, covered)[0][0, shares.argmax()]
+        assert drop == pytest.approx(float(shares.max() - now), abs=1e-5)
+    assert len(found["drops"]) == 2
+    assert max(map(abs, found["drops"])) > 0.001
+
+
 def test_the_area_under_roc_is_the_share_of_pairs_in_the_right_order(run: Path) -> None:
     random = np.random.default_rng(0)
     truth = random.integers(0, 2, 300)
@@ -225,11 +246,11 @@ def test_the_area_under_roc_is_the_share_of_pairs_in_the_right_order(run: Path) 
     write_tested(run, truth, predicted)
     arrays = dict(np.load(run / "predictions.npz"))
     np.savez_compressed(run / "predictions.npz", **{**arrays, "confidence": np.where(predicted, score, 1 - score)})
-    found = thresholds_of(run)
+    found = thresholds_of(read_tested(run))
     assert found is not None
     pairs = np.sign(score[truth == 1][:, None] - score[truth == 0])
     assert found["area"] == pytest.approx(((pairs + 1) / 2).mean())
     assert found["roc"][-1] == [1, 1]
     assert found["pr"][-1] == [1, pytest.approx(truth.mean())]
     write_tested(run, [0, 1, 2], [0, 1, 2])
-    assert thresholds_of(run) is None
+    assert thresholds_of(read_tested(run)) is None

@@ -11,8 +11,9 @@ from typing import Any, get_args
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from rushlight import files
@@ -39,14 +40,6 @@ MOST_RUNS = 200  # of one request
 MOST_ASKED = 1 << 17  # bytes of a request that changes something
 PAGE_WORDS = "board.page."  # what the keys of the words of the page begin with
 LOG_FILES = {"history": "history.jsonl", "values": "values.jsonl", "machine": "machine.jsonl"}
-
-
-class BadRequest(Exception):
-    """A request that the page never makes."""
-
-
-class NotThere(Exception):
-    """A run or a file that is asked for is not there (any more)."""
 
 
 def build_app(folder: Path, port: int, language: str, allowed: str | None = None) -> Guard:
@@ -76,7 +69,7 @@ def build_app(folder: Path, port: int, language: str, allowed: str | None = None
         Route("/api/words/{language}", words),
         *answers.routes(),
     ]
-    app = Starlette(routes=routes, exception_handlers={BadRequest: bad_request, NotThere: not_there})
+    app = Starlette(routes=routes)
     guard = Guard(app, port, refuse, welcome, allowed)
     guard.leave = answers.close
     return guard
@@ -107,10 +100,10 @@ class Answers:
         self.processes.close()
 
     def found(self, request: Request) -> Path:
-        """Return the folder of the run in a request's path; raises NotThere."""
+        """Return the folder of the run in a request's path; HTTPException where there is none."""
         found = self.runs.find(request.path_params["run"])
         if found is None:
-            raise NotThere
+            raise HTTPException(404, "")
         return found
 
     def chosen(self, request: Request) -> dict[str, Path]:
@@ -166,7 +159,7 @@ class Answers:
         """Compare the models of two runs."""
         found = [self.runs.find(identity) for identity in request.query_params.getlist("run")]
         if len(found) != 2 or found[0] is None or found[1] is None:
-            raise NotThere
+            raise HTTPException(404, "")
         return json_response(compare_models(found[0], found[1]))
 
     def recipes(self, request: Request) -> Response:
@@ -181,14 +174,14 @@ class Answers:
         found, name = self.found(request), request.path_params["name"]
         content = read_range(found / "media" / name, 0, MOST_IMAGE) if name in logged_images(found) else b""
         if not content.startswith(PNG):
-            raise NotThere
+            raise HTTPException(404, "")
         return Response(content, media_type="image/png")
 
     def samples(self, request: Request) -> Response:
         """Give the test samples of a cell or a list: what is known of them, as JSON; all of a list as "most=all"."""
         found, given = self.found(request), request.query_params
         if given.get("list") not in LISTS:
-            raise NotThere
+            raise HTTPException(404, "")
         tested = read_tested(found)
         if tested is None:
             return json_response(None)
@@ -210,21 +203,21 @@ class Answers:
             *CHANGES,
             *(PROCESSES if self.is_ours_alone else ()),
         ):
-            raise NotThere
+            raise HTTPException(404, "")
         content = b""
         async for chunk in request.stream():
             content += chunk
             if len(content) > MOST_ASKED:
-                raise BadRequest(what)
+                raise HTTPException(400, what)
         try:
             given = json.loads(content)
             if not isinstance(given, dict):
-                raise BadRequest(what)
+                raise HTTPException(400, what)
             if what in PROCESSES:
                 return json_response(await run_in_threadpool(self.processes.begin, found, what))
             return json_response(await run_in_threadpool(change_run, self.folder, found, what, given))
         except (ValueError, RecursionError):
-            raise BadRequest(what) from None
+            raise HTTPException(400, what) from None
         except RushlightError as error:
             return json_response({"error": error.problem})
 
@@ -234,30 +227,20 @@ def asset(request: Request) -> Response:
     name = request.path_params["name"]
     kind = {"board.js": "text/javascript", "board.css": "text/css"}.get(name)
     if kind is None:
-        raise NotThere
+        raise HTTPException(404, "")
     return Response((PAGE / name).read_bytes(), media_type=kind)
 
 
 def words(request: Request) -> Response:
     """Give the page's texts in one language."""
     if request.path_params["language"] not in LANGUAGES:
-        raise NotThere
+        raise HTTPException(404, "")
     return json_response(words_of(request.path_params["language"]))
 
 
 def json_response(content: Any) -> Response:
     """Return an answer in JSON, in ASCII: names may be no UTF-8."""
     return Response(json.dumps(files.without_nan(content)).encode(), media_type="application/json")
-
-
-async def bad_request(request: Request, error: Exception) -> Response:
-    """Refuse what the page never asks."""
-    return PlainTextResponse(str(error), 400)
-
-
-async def not_there(request: Request, error: Exception) -> Response:
-    """Say that there is none."""
-    return PlainTextResponse("", 404)
 
 
 def log_part(lines: list[dict[str, Any]], cursor: str, is_anew: bool) -> dict[str, Any]:
@@ -271,20 +254,20 @@ def whole_number(given: str | None) -> int | None:
 
 
 def view_of(given: Callable[[str], str | None]) -> View:
-    """Return the view that a request asks for; BadRequest for one that does not exist."""
+    """Return the view that a request asks for; HTTPException for one that does not exist."""
 
     def number(name: str, usual: float | None) -> float | None:
         try:
             value = float(given(name) or "") if given(name) else usual
         except ValueError:
-            raise BadRequest(name) from None
+            raise HTTPException(400, name) from None
         if value is not None and not math.isfinite(value):
-            raise BadRequest(name)
+            raise HTTPException(400, name)
         return value
 
     axis: Any = given("axis") or "step"
     if axis not in get_args(Axis):
-        raise BadRequest("axis")
+        raise HTTPException(400, "axis")
     columns, half_life = number("columns", 800), number("smooth", 0)
     low, high = (
         None if value is None else min(max(value, 0.0), 1e12) for value in (number("low", None), number("high", None))

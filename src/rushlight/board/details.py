@@ -12,19 +12,20 @@ from typing import Any
 from rushlight.board.files import read_all_lines, read_range, read_status
 from rushlight.board.health import health_of
 from rushlight.board.listing import Refused, check_files, statuses_of
-from rushlight.board.samples import calibration_of, thresholds_of
+from rushlight.board.samples import calibration_of, read_tested, thresholds_of
 from rushlight.errors import RunError
 from rushlight.runs import STOP, is_locked, list_sessions, read_environment, read_note, read_recipe, read_report
 from rushlight.texts import text
 
 IMAGE_NAME = re.compile(r"media/([^/\\]+\.png)")
 MOST_OF_PROFILE = 4 << 20  # bytes
+PARTS = ("recipe", "environment", "report", "sessions", "health", "calibration", "thresholds", "limit")
 FIGURES = ("loss", "accuracy", "mae", "rmse", "r2")
 OF_CLASS = ("n", "precision", "recall", "f1")
 
 
 def details_of(folder: Path) -> dict[str, Any]:
-    """Return "recipe", "environment", "report", "sessions", "health" and "calibration", None where one is not there, and "problems"."""
+    """Return all of `PARTS`, None where one is not there, and "problems"; of a run that can be read, also its note."""
     problems: list[str] = []
 
     def part(name: str, read: Callable[[], Any]) -> Any:
@@ -41,17 +42,8 @@ def details_of(folder: Path) -> dict[str, Any]:
     try:
         check_files(statuses_of(folder))
     except Refused as error:
-        return {
-            "recipe": None,
-            "environment": None,
-            "report": None,
-            "sessions": None,
-            "health": None,
-            "calibration": None,
-            "thresholds": None,
-            "limit": None,
-            "problems": [str(error)],
-        }
+        return {**dict.fromkeys(PARTS), "problems": [str(error)]}
+    tested = read_tested(folder)
     return {
         "recipe": part("recipe.json", lambda: read_recipe(folder)),
         "environment": part("environment.json", lambda: read_environment(folder)),
@@ -60,8 +52,8 @@ def details_of(folder: Path) -> dict[str, Any]:
         "is_asked_to_stop": read_status(folder / STOP) is not None,
         "note": read_note(folder),
         "health": health_of(folder),
-        "calibration": calibration_of(folder),
-        "thresholds": thresholds_of(folder),
+        "calibration": calibration_of(tested),
+        "thresholds": thresholds_of(tested),
         "limit": limit_of(folder),
         "problems": problems,
     }

@@ -56,31 +56,35 @@ class Processes:
     def begin(self, folder: Path, what: str) -> dict[str, Any]:
         """Begin one of `PROCESSES` for a run, and wait until it works; return {"address"} of a server, {} of a training.
 
-        Raises RunError with the command's last line where it fails.
+        Raises RunError with the command's last lines where it fails, and where a server has no address after `START_SECONDS`.
         """
-        with self.lock, tempfile.TemporaryFile() as output:
+        with self.lock, tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as place:  # Windows keeps a file in use
             known = self.servers.get(folder)
             if what == "serve" and known is not None and known[0].poll() is None:
                 return {"address": known[1]}
             command = [sys.executable, "-m", "rushlight", what, str(folder.absolute())]
-            process = subprocess.Popen(
-                [*command, "--port", "0"] if what == "serve" else command, stdin=subprocess.DEVNULL, stdout=output,
-                stderr=output, start_new_session=True, env={**os.environ, "PYTHONUNBUFFERED": "1"},
-            )  # fmt: skip
+            output = Path(place) / "output"
+            with output.open("wb") as written:
+                process = subprocess.Popen(
+                    [*command, "--port", "0"] if what == "serve" else command, stdin=subprocess.DEVNULL, stdout=written,
+                    stderr=written, start_new_session=True, env={**os.environ, "PYTHONUNBUFFERED": "1"},
+                )  # fmt: skip
             threading.Thread(target=process.wait, daemon=True).start()  # so that none is left as a zombie
             for _ in range(int(START_SECONDS / POLL_SECONDS)):
                 time.sleep(POLL_SECONDS)
-                output.seek(0)
-                said = output.read().decode("utf-8", "replace")
-                address = re.search(r"http://\S+", said)
-                if process.poll():
-                    raise RunError("board-process-ended", command=what, run=folder.name, said=said.strip()[-LONGEST:])
-                if what == "serve" and address is not None:
+                ended, said = process.poll(), output.read_text("utf-8", "replace")
+                if ended or (what == "serve" and ended is not None):
+                    break
+                if what == "serve" and (address := re.search(r"http://\S+", said)) is not None:
                     self.servers[folder] = process, address[0]
                     return {"address": address[0]}
-                if what == "resume" and (is_locked(folder) or process.poll() == 0):
+                if what == "resume" and (is_locked(folder) or ended == 0):
                     return {}
-            return {}
+            else:
+                if what == "resume":  # it is still on its way
+                    return {}
+            process.terminate()  # nobody knows where a server without an address is
+            raise RunError("board-process-ended", command=what, run=folder.name, said=said.strip()[-LONGEST:])
 
     def close(self) -> None:
         """End the servers."""

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import hashlib
 import json
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from rushlight import files
-from rushlight.board.app import build_app, words_of
+from rushlight.board.app import LOG_FILES, words_of
 from rushlight.board.curves import Curves, View
-from rushlight.board.details import logged_images
+from rushlight.board.details import details_of, logged_images
 from rushlight.board.files import read_all_lines, read_status
 from rushlight.board.listing import Runs, id_of
 from rushlight.board.page import html_page, own_text
-from rushlight.board.samples import LISTS
+from rushlight.board.samples import LISTS, Viewer, list_samples, read_tested
 from rushlight.board.series import Losses
 from rushlight.errors import RunError
 from rushlight.texts import LANGUAGES
@@ -26,7 +27,6 @@ from rushlight.web import POLICY
 MOST_BYTES = 5_000_000
 COLUMNS = 2000  # of a curve: on any screen every extreme is drawn, and a zoom shows as much as these
 USUAL_SMOOTHING, LONG = 20, 500  # as the page smooths where nobody chose
-LOGS = {"history": "history.jsonl", "values": "values.jsonl", "machine": "machine.jsonl"}
 MOST_LINES = 2000  # of each log
 
 
@@ -38,38 +38,26 @@ def export_run(folder: Path, path: Path, language: str) -> int:
     runs, identity = Runs(folder.parent), id_of(folder.name)
     if runs.find(identity) is None:
         raise RunError("not-a-run", path=folder)
-    app = build_app(folder.parent, 0, language)
     exported: dict[str, Any] = {
         "words": {code: words_of(code) for code in LANGUAGES},
         "answers": {
             "/api/runs": {"server": "file", "version": 1, "whole": True, "rows": [runs.entries[identity].row], "gone": []},
-            "/api/logs": {identity: {name: logged(folder / file) for name, file in LOGS.items()}},
+            "/api/logs": {identity: {name: logged(folder / file) for name, file in LOG_FILES.items()}},
             "/api/recipes": {"metric": None, "groups": [], "verdict": None, "alike": [], "settings": {}},
         },
         "curves": curves_of(folder, identity),
         "media": {},
     }  # fmt: skip
-    try:
-        details = exported["answers"][f"/api/runs/{identity}"] = asked(app.app, f"/api/runs/{identity}")
-        for part in (
-            details["environment"] or {},
-            *(details["sessions"] or []),
-        ):  # a file to give away: not whose machine it was
-            for name in ("host", "command"):
-                part.pop(name, None)
-        room = MOST_BYTES - 100_000 - len(page_of(folder.name, exported, language))
-        for target in targets(identity, details):
-            found = asked(app.app, target)
-            extra = {target: found}
-            if found and found.get("samples"):
-                indices = "&".join(f"index={one['index']}" for one in found["samples"])
-                shown = f"/api/runs/{identity}/shown?{indices}"
-                extra[shown] = asked(app.app, shown)
-            room -= len(json.dumps(extra))
-            if room > 0:
-                exported["answers"] |= extra
-    finally:
-        app.leave()
+    base = f"/api/runs/{identity}"
+    details = exported["answers"][base] = details_of(folder)
+    for part in (details["environment"] or {}, *(details["sessions"] or [])):
+        for name in ("host", "command"):  # a file to give away: not whose machine it was
+            part.pop(name, None)
+    room = MOST_BYTES - 100_000 - len(page_of(folder.name, exported, language))
+    for extra in sample_answers(folder, base, details):
+        room -= len(json.dumps(files.without_nan(extra)))
+        if room > 0:
+            exported["answers"] |= extra
     for name in sorted(logged_images(folder), reverse=True):  # the latest first
         status = read_status(folder / "media" / name)
         if status is not None and status.st_size * 4 / 3 < room:
@@ -81,17 +69,31 @@ def export_run(folder: Path, path: Path, language: str) -> int:
     return len(page)
 
 
-def targets(identity: str, details: dict[str, Any]) -> list[str]:
-    """Return the lists of samples that are exported, the most telling ones first: lists, mistakes by their number, twins."""
-    base = f"/api/runs/{identity}/samples?list="
+def sample_answers(folder: Path, base: str, details: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Give the answers to what the page asks of samples, the most telling ones first: lists, mistakes by their number, twins."""
     confusion = (details.get("report") or {}).get("confusion") or []
-    cells = [
-        (count, truth, predicted) for truth, row in enumerate(confusion) for predicted, count in enumerate(row) if count
+    if not confusion:
+        return
+    cells = np.argwhere(confusion).tolist()
+    cells.sort(key=lambda cell: (cell[0] == cell[1], -confusion[cell[0]][cell[1]]))
+    asked: list[tuple[str, str, int | None, int | None]]
+    asked = [(f"{name}&start=0", name, None, None) for name in LISTS if name != "cell"]
+    asked += [
+        (f"cell&truth={truth}&predicted={predicted}&start=0", "cell", truth, predicted) for truth, predicted in cells
     ]
-    mistakes = sorted(((truth == predicted, -count, truth, predicted) for count, truth, predicted in cells))
-    found = [f"{base}{name}&start=0" for name in LISTS if name != "cell"]
-    found += [f"{base}cell&truth={truth}&predicted={predicted}&start=0" for _, _, truth, predicted in mistakes]
-    return [*found, f"/api/runs/{identity}/shown?twins=1"] if confusion else []
+    tested, viewer = read_tested(folder), Viewer()
+    try:
+        for query, which, truth, predicted in asked:
+            found = None if tested is None else list_samples(tested, which, truth, predicted, 0)
+            answers: dict[str, Any] = {f"{base}/samples?list={query}": found}
+            if found is not None and found["samples"]:
+                indices = [one["index"] for one in found["samples"]]
+                query = "&".join(f"index={index}" for index in indices)
+                answers[f"{base}/shown?{query}"] = viewer.ask(folder, {"indices": indices})
+            yield answers
+        yield {f"{base}/shown?twins=1": viewer.ask(folder, {"twins": True})}
+    finally:
+        viewer.close()
 
 
 def logged(path: Path) -> dict[str, Any]:
@@ -109,32 +111,6 @@ def curves_of(folder: Path, identity: str) -> dict[str, str]:
     views = {axis: View(axis, None, None, COLUMNS, smoothing, False) for axis in ("step", "epoch", "time")}
     curves = Curves()
     return {axis: base64.b64encode(curves.read({identity: folder}, view)).decode() for axis, view in views.items()}
-
-
-def asked(app: Any, target: str) -> Any:
-    """Return the application's answer to a request, as JSON; None where it has none."""
-    path, _, query = target.partition("?")
-    scope = {
-        "type": "http",
-        "method": "GET",
-        "path": path,
-        "raw_path": path.encode(),
-        "query_string": query.encode(),
-        "headers": [],
-    }
-    messages: list[Any] = []
-
-    async def receive() -> Any:
-        return {"type": "http.request", "body": b"", "more_body": False}
-
-    async def send(message: Any) -> None:
-        messages.append(message)
-
-    with ThreadPoolExecutor(1) as other:  # in this thread a notebook may have a loop of its own
-        other.submit(lambda: asyncio.run(app(scope, receive, send))).result()
-    return (
-        json.loads(b"".join(part.get("body", b"") for part in messages[1:])) if messages[0]["status"] == 200 else None
-    )
 
 
 def page_of(name: str, exported: dict[str, Any], language: str) -> str:

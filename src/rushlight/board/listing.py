@@ -125,6 +125,10 @@ class Runs:
             row = {**(row or row_of(folder, found)), "id": identity}
             known = self.entries[identity] = Entry(folder, signature, row, version, None)
             self.gone.pop(identity, None)
+        elif "bytes" in known.row and known.row["bytes"] != losses_size(
+            found
+        ):  # a loss more is no reason to read it again
+            known.row, known.version = {**known.row, "bytes": losses_size(found)}, version
         is_old = time.time() - status.st_mtime > SETTLED_SECONDS
         known.settled = status.st_mtime_ns if is_old and known.row["status"] != "running" else None
         return True
@@ -194,10 +198,19 @@ def is_run_of(folder: Path, found: Statuses) -> bool:
 
 
 def signature_of(folder: Path, found: Statuses) -> Signature:
-    """Return what changes whenever a run's row may change; a killed process takes its lock along without a change."""
-    states = [(name, one.st_mode, one.st_ino, one.st_size, one.st_mtime_ns) for name, one in found.items()]
+    """Return what changes whenever a run's row may change, but for its losses' size.
+
+    A killed process takes its lock along without a change of any file.
+    """
+    read = [(name, one) for name, one in found.items() if name != LOSSES]
+    states = [(name, one.st_mode, one.st_ino, one.st_size, one.st_mtime_ns) for name, one in read]
     is_held = "holder.json" in found and are_regular(found, "holder.json", "run.lock")
     return (*states, is_held and is_locked(folder))
+
+
+def losses_size(found: Statuses) -> int:
+    """Return the size of the file of losses in bytes; 0 where there is none."""
+    return found[LOSSES].st_size if LOSSES in found else 0
 
 
 def are_regular(found: Statuses, *names: str) -> bool:
@@ -239,9 +252,7 @@ def row_of(folder: Path, found: Statuses) -> dict[str, Any]:
             folder, text("board.problem.unreadable", reason=f"{type(error).__name__}: {error}"[:LONGEST_NAME])
         )
     row.pop("folder")
-    row["bytes"] = (
-        found[LOSSES].st_size if LOSSES in found else 0
-    )  # a killed training may leave losses and no line of history
+    row["bytes"] = losses_size(found)  # a killed training may leave losses and no line of history
     row |= read_note(folder) if "note.json" in found else NO_NOTE
     return {name: row_value(value) for name, value in row.items()}
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from rushlight.report import beyond_t
 from rushlight.runs import read_recipe
 
 LEAST_SEEDS = 3
@@ -108,17 +109,4 @@ def welch(first: list[float], second: list[float]) -> float:
     freedom = sum(parts) ** 2 / sum(
         part**2 / (len(values) - 1) for part, values in zip(parts, (first, second), strict=True)
     )
-    return beyond(difference / math.sqrt(sum(parts)), freedom)
-
-
-def beyond(t: float, freedom: float) -> float:
-    """Return the share of Student's t distribution beyond ±t, by Simpson's rule over its angle.
-
-    With t = √ν tan θ the density is proportional to cosᵛ⁻¹ θ, which is smooth on a finite range.
-    """
-    scale = math.exp(math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2)) / math.sqrt(math.pi)
-    low, steps = math.atan(t / math.sqrt(freedom)), 2000
-    width = (math.pi / 2 - low) / steps
-    heights = [math.pow(max(math.cos(low + step * width), 0.0), freedom - 1) for step in range(steps + 1)]
-    area = width / 3 * (heights[0] + heights[-1] + 4 * math.fsum(heights[1:-1:2]) + 2 * math.fsum(heights[2:-1:2]))
-    return min(1.0, 2 * scale * area)
+    return beyond_t(difference / math.sqrt(sum(parts)), freedom)

@@ -128,9 +128,8 @@ def list_samples(
     }
 
 
-def calibration_of(folder: Path) -> list[dict[str, float]] | None:
+def calibration_of(tested: Tested | None) -> list[dict[str, float]] | None:
     """Return, for each tenth of confidence that the test has, how sure the model was on average, how often right, and "n"."""
-    tested = read_tested(folder)
     if tested is None or not np.isfinite(tested.confidence).all():
         return None
     tenth = np.clip((tested.confidence * 10).astype(int), 0, 9)
@@ -143,12 +142,11 @@ def calibration_of(folder: Path) -> list[dict[str, float]] | None:
     ]  # fmt: skip
 
 
-def thresholds_of(folder: Path) -> dict[str, Any] | None:
+def thresholds_of(tested: Tested | None) -> dict[str, Any] | None:
     """Return, for a test of two classes, "roc" and "pr" as points (x, y), "area" under the first, and "precision", the mean of the other.
 
     They go over every threshold at which something changes (of many, `MOST_POINTS`); class 1 is what is looked for.
     """
-    tested = read_tested(folder)
     if tested is None or set(np.unique(tested.truth)) != {0, 1} or not np.isin(tested.predicted, (0, 1)).all():
         return None
     score = np.where(tested.predicted == 1, tested.confidence, 1 - tested.confidence).astype(np.float64)

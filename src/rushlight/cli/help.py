@@ -18,12 +18,17 @@ SEARCHED = ("lr", "batch_size", "schedule", "augment", "momentum", "weight_decay
 TYPERS_ERROR: Any = typer.BadParameter.__base__  # its UsageError, to which typer gives no name
 
 
+def write_usage(command: Any, ctx: Any, formatter: Any) -> None:
+    """Write the usage line of a command."""
+    pieces = " ".join(command.collect_usage_pieces(ctx))
+    usage = text("help.page.usage")
+    formatter.write_usage(ctx.command_path, pieces, prefix=usage if usage.endswith("：") else f"{usage} ")
+
+
 class Command(TyperCommand):
     """A command whose help comes from the catalogue."""
 
-    def format_usage(self, ctx: Any, formatter: Any) -> None:
-        """Write the usage line."""
-        write_usage(self, ctx, formatter)
+    format_usage = write_usage
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Print the help page."""
@@ -34,9 +39,7 @@ class Command(TyperCommand):
 class Program(TyperGroup):
     """`rushlight` itself, whose help comes from the catalogue."""
 
-    def format_usage(self, ctx: Any, formatter: Any) -> None:
-        """Write the usage line."""
-        write_usage(self, ctx, formatter)
+    format_usage = write_usage
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Print the help page."""
@@ -50,13 +53,6 @@ class Program(TyperGroup):
             suggestion = suggest(cmd_name, known)
             raise UsageError("unknown-command", name=cmd_name, known=", ".join(known), suggestion=suggestion)
         return self.commands[cmd_name]
-
-
-def write_usage(command: Any, context: Any, formatter: Any) -> None:
-    """Write the usage line of a command."""
-    pieces = " ".join(command.collect_usage_pieces(context))
-    usage = text("help.page.usage")
-    formatter.write_usage(context.command_path, pieces, prefix=usage if usage.endswith("：") else f"{usage} ")
 
 
 def explain(command: Any, context: Any, code: str) -> None:

@@ -15,8 +15,6 @@ from rushlight.export import Predictions, SavedModel, open_bundle
 from rushlight.run import Run
 from rushlight.texts import visible
 
-SHOWN_ROWS = 20
-
 
 def print_predictions(name: str, model: str | None, runs: Path, inputs: list[str], top: int, as_json: bool) -> None:
     """Predict from the files and print what comes out, a line or a JSON entry for each sample."""

@@ -46,13 +46,14 @@ def share_of(samples: int, rank: int, processes: int) -> range:
     return range(-(-samples * rank // processes), -(-samples * (rank + 1) // processes))
 
 
-def shared_order(order: Tensor, size: int, rank: int, processes: int) -> Tensor:
-    """Return the indices of one process's shares of all batches of `size` samples, batch after batch."""
+def shared_order(order: Tensor, size: int, rank: int, processes: int) -> tuple[Tensor, int]:
+    """Return the indices of one process's shares of all batches of `size` samples, batch after batch, and a share's size."""
+    if processes == 1:
+        return order, size
     whole = len(order) // size * size
     own, last = share_of(size, rank, processes), share_of(len(order) - whole, rank, processes)
-    return torch.cat(
-        [order[:whole].view(-1, size)[:, own.start : own.stop].flatten(), order[whole:][last.start : last.stop]]
-    )
+    shares = order[:whole].view(-1, size)[:, own.start : own.stop].flatten()
+    return torch.cat([shares, order[whole:][last.start : last.stop]]), len(own)
 
 
 def sample_seed(seed: int, epoch: int, index: int) -> int:

@@ -21,7 +21,7 @@ from torch import nn
 
 from rushlight import files
 from rushlight.data import Data, ResidentSplit, retarget
-from rushlight.eject.data import carried_data, prepared_as, quote
+from rushlight.eject.data import SHORT, carried_data, prepared_as, quote
 from rushlight.eject.learning import check_judged, check_learning, learning_facts, no_claim
 from rushlight.eject.model import carried_model, names_given_by
 from rushlight.errors import UsageError
@@ -216,7 +216,7 @@ def prove(folder: Path, script: str, data: Data, model: nn.Module) -> None:
 
 def same(found: dict[str, Any], split: str, data: Data) -> bool:
     """Tell whether a split of the script is the run's."""
-    own, short = data.splits.get(split), "val" if split == "validation" else split
+    own, short = data.splits.get(split), SHORT[split]
     if own is None:
         return f"x_{short}" not in found
     assert isinstance(own, ResidentSplit)

@@ -42,6 +42,7 @@ FORMAT, VERSION = "rushlight-bundle", 1
 MODEL, WEIGHTS, EXAMPLES = "model.json", "weights.safetensors", "examples.safetensors"
 GRAPH = "graph.onnx"
 MOST_TOKENS = 1 << 20  # of a text
+FEW = 8  # entries that a message names
 DTYPES = (
     "bool", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64", "float16", "bfloat16", "float32",
     "float64", "complex64", "complex128",
@@ -147,8 +148,8 @@ def known_features(content: dict[str, Any]) -> dict[str, Any]:
     return {**known(FeatureSpec, content), "normalization": normalization, "columns": columns}
 
 
-def first_few(entries: Iterable[str], by: str = "list", most: int = 8) -> str:
+def first_few(entries: Iterable[str], by: str = "list") -> str:
     """Return the first few entries as one text, with how many more there are."""
     entries = list(entries)
-    more = [Note("export.and-more", count=len(entries) - most)] if len(entries) > most else []
-    return Joined(by, [*entries[:most], *more])
+    more = [Note("export.and-more", count=len(entries) - FEW)] if len(entries) > FEW else []
+    return Joined(by, [*entries[:FEW], *more])

@@ -10,6 +10,7 @@ from typing import Any
 from rushlight import files
 from rushlight.data import Task
 from rushlight.errors import UsageError
+from rushlight.report.student import t_quantile
 
 FIGURES = ("precision", "recall", "f1")
 SHORT = ("loss", "accuracy", "iou", "perplexity", "mae", "rmse", "r2", "n")
@@ -163,25 +164,8 @@ def fold_interval(values: Sequence[float]) -> Interval:
     """
     count, mean = len(values), sum(values) / len(values)
     spread = math.sqrt(sum((value - mean) ** 2 for value in values) / (count - 1))
-    low, high = 0.0, 1000.0  # t of one degree of freedom is 12.7
-    while high - low > 1e-9:
-        middle = (low + high) / 2
-        low, high = (middle, high) if within_t(middle, count - 1) < 0.95 else (low, middle)
-    reach = high * spread * math.sqrt(1 / count + 1 / (count - 1))
+    reach = t_quantile(count - 1) * spread * math.sqrt(1 / count + 1 / (count - 1))
     return mean - reach, mean + reach
-
-
-def within_t(t: float, freedom: int) -> float:
-    """Return the probability of [-t, t] under Student's distribution (Abramowitz and Stegun 1964, 26.7.3 and 26.7.4)."""
-    angle = math.atan(t / math.sqrt(freedom))
-    sine, cosine, is_odd = math.sin(angle), math.cos(angle), freedom % 2
-    term = total = cosine if is_odd else 1.0
-    for step in range(2 + is_odd, freedom - 1, 2):
-        term *= cosine**2 * (step - 1) / step
-        total += term
-    if not is_odd:
-        return sine * total
-    return 2 / math.pi * (angle + (sine * total if freedom > 1 else 0.0))
 
 
 def wilson(right: int, n: int) -> Interval:

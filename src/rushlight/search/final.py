@@ -102,18 +102,18 @@ def figure(folder: Path) -> tuple[str, float]:
 
 def tested(folders: list[Path]) -> tuple[TestedRecipe, NDArray[np.float64] | None]:
     """Return a recipe's test, and the mean error of each sample over its seeds; None where predictions have none."""
-    values = [figure(folder)[1] for folder in folders]
+    metrics, values = zip(*map(figure, folders), strict=True)
     mean = statistics.fmean(values)
     each = [errors(folder) for folder in folders]
     known = [found for found in each if found is not None]
     mistakes = np.mean(known, axis=0) if len(known) == len(each) else None
     interval = None
-    if figure(folders[0])[0] == "accuracy" and mistakes is not None:
+    if metrics[0] == "accuracy" and mistakes is not None:
         interval = wilson(round(mean * len(mistakes)), len(mistakes))
-    elif figure(folders[0])[0] == "mae" and mistakes is not None:
+    elif metrics[0] == "mae" and mistakes is not None:
         spread = Z95 * float(mistakes.std(ddof=1)) / math.sqrt(len(mistakes))
         interval = mean - spread, mean + spread
-    return TestedRecipe([folder.name for folder in folders], values, mean, interval), mistakes
+    return TestedRecipe([folder.name for folder in folders], list(values), mean, interval), mistakes
 
 
 def errors(folder: Path) -> NDArray[np.float64] | None:

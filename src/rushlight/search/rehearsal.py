@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import random
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -21,7 +20,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from rushlight.api import epochs, open_data
-from rushlight.data import Held, ResidentSplit
+from rushlight.data import Held, ResidentSplit, generator_states, put_back
 from rushlight.device import available_memory
 from rushlight.errors import TrainingError, UsageError
 from rushlight.events import Event
@@ -151,7 +150,7 @@ def rehearsed(model: Any, data: Any, options: dict[str, Any]) -> Iterator[tuple[
 
     At the end the folder is deleted, and the random generators and the data are as they were.
     """
-    streams = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    before = generator_states()
     cards = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
     held = Held({"data": data})
     failed = None
@@ -166,9 +165,7 @@ def rehearsed(model: Any, data: Any, options: dict[str, Any]) -> Iterator[tuple[
             yield training.run.folder, failed
     finally:
         held.restore({})
-        random.setstate(streams[0])
-        np.random.set_state(streams[1])
-        torch.set_rng_state(streams[2])
+        put_back(before)
         if cards:
             torch.cuda.set_rng_state_all(cards)
 

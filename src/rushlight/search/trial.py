@@ -15,6 +15,7 @@ import torch
 
 from rushlight.api import epochs
 from rushlight.errors import ModelError, RushlightError, TrainingError, UsageError
+from rushlight.folds import seeded_model
 from rushlight.formats import main_figure
 from rushlight.runs import ENDED, is_run, read_history, read_note, summarize_run, write_note
 from rushlight.search.study import Figure
@@ -63,7 +64,10 @@ def train_trial(job: Job, judge: Judge) -> str:
 def train_judged(job: Job, folder: Path, judge: Judge) -> None:
     """Train the epochs that are left, and end where one is judged to be the last."""
     options = dict(job.options)
-    training = epochs(built_model(job.model, options), job.data, **options, resume=True, quiet=True)
+    model = job.model
+    if not isinstance(model, str):
+        model = seeded_model(model, options.get("seed", 0), options.pop("model_arguments", {}))
+    training = epochs(model, job.data, **options, resume=True, quiet=True)
     try:
         if not (note := read_note(folder))["tags"]:  # the board groups by them
             write_note(folder, note["note"], [options["study"]])
@@ -91,18 +95,6 @@ def figure_of(figures: Mapping[str, Any]) -> Figure:
     name, value, is_higher_better = main_figure(figures) or ("loss", math.nan, False)
     loss = figures.get("loss")
     return Figure(name, value, is_higher_better, math.nan if loss is None else loss)
-
-
-def built_model(model: Any, options: dict[str, Any]) -> Any:
-    """Return a name as it is, and the module that a function returns for its arguments, which leave the options.
-
-    Its weights depend on the options' seed alone.
-    """
-    if isinstance(model, str):
-        return model
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(options.get("seed", 0))
-        return model(**options.pop("model_arguments", {}))
 
 
 # ── a process that serves trials ─────────────────────────────────────────────────────────────────────────────────

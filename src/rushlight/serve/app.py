@@ -31,7 +31,6 @@ from rushlight.serve.options import Settings
 from rushlight.serve.reading import in_names, meaning, read_body
 from rushlight.serve.registry import Registry
 from rushlight.texts import read_room, shown
-from rushlight.version import __version__
 from rushlight.web import Receive, Scope, Send
 
 PAGE = Path(__file__).parent / "page"
@@ -87,7 +86,6 @@ class Service:
         self.testing, self.tested = asyncio.Lock(), (0.0, json_answer({}))
         self.app = Gate(self.answer, settings, self.refused, registry.meter, lambda: self.is_draining)
         described = lambda request: openapi([b.model for b in registry.batchers()], language)  # noqa: E731
-        server = {"name": "rushlight", "version": __version__, "extensions": inference.EXTENSIONS}
         self.addresses: dict[str, dict[str, Callable[[Request], Any]]] = {  # NAME and the version are left out
             "/": {"GET": self.page, "OPTIONS": described},
             "/assets/try.js": {"GET": lambda request: Answer((PAGE / "try.js").read_bytes(), "text/javascript")},
@@ -104,8 +102,8 @@ class Service:
             "/invocations": {"POST": self.predict},
             "/predictions/NAME": {"POST": self.predictions, "OPTIONS": described},
             "/explanations/NAME": {"POST": self.explanations},
-            "/v2": {"GET": lambda request: server},
-            "/v2/": {"GET": lambda request: server},
+            "/v2": {"GET": lambda request: inference.SERVER},
+            "/v2/": {"GET": lambda request: inference.SERVER},
             "/v2/health/live": {"GET": lambda request: {"live": True}},
             "/v2/health/ready": {"GET": self.ready},
             "/v2/repository/index": {"POST": lambda request: registry.state()},
@@ -147,7 +145,7 @@ class Service:
 
     def sticky(self, request: Request, name: str) -> str | None:
         """Return what keeps the sender of a request at one version of a model whose requests are split."""
-        plan = self.registry.plans.get(name or next(iter(self.registry.models), ""))
+        plan = self.registry.plans.get(self.registry.named(name))
         return (request.header(plan.sticky.lower()) or None) if plan is not None and plan.split else None
 
     def versions(self, request: Request) -> list[str]:

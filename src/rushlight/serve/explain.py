@@ -35,7 +35,7 @@ async def explain_rows(model: Model, raw: Array, target: str, run: Callable[[Arr
     numbers = meaning(await run(raw))
     if numbers.ndim != 2:
         raise Refusal(400, "serve-no-classes")
-    names = model.target.classes if model.target is not None and len(model.target.classes) == numbers.shape[1] else ()
+    names = model.class_names(numbers.shape[1])
     hidden, parts, explained = means(features), part_numbers(features, raw.shape[1:]), []
     count = len(features.columns) or int(parts.max()) + 1
     for row, own in zip(raw, numbers, strict=True):

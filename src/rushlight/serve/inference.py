@@ -20,10 +20,15 @@ from rushlight.kinds import Kind, is_count, is_flag, is_text, is_whole_number, w
 from rushlight.serve.answers import Refusal, encode_json
 from rushlight.serve.model import DATATYPES, Array, Model
 from rushlight.serve.reading import bounded, checked_rows, json_lists, numbers_of, parsed, text_of
+from rushlight.version import __version__
 
 DTYPES = {datatype: dtype for dtype, datatype in DATATYPES.items() if datatype != "BYTES"}
 LENGTH_HEADER = "inference-header-content-length"
-EXTENSIONS = ["binary_tensor_data", "classification", "statistics", "model_repository"]
+SERVER = {
+    "name": "rushlight",
+    "version": __version__,
+    "extensions": ["binary_tensor_data", "classification", "statistics", "model_repository"],
+}
 MOST_CLASSES = 1000
 SHORT = 1024  # bytes of JSON before tensors
 PARAMETERS: Kind = {
@@ -263,7 +268,7 @@ def classified(values: Array, count: int, model: Model) -> Array:
     """Return the `count` largest of each row as texts, "value:index:class"."""
     if values.ndim != 2 or values.dtype.kind not in "iuf":
         raise Refusal(400, "serve-no-classes")
-    names = model.target.classes if model.target is not None and len(model.target.classes) == values.shape[1] else ()
+    names = model.class_names(values.shape[1])
     order = np.argsort(-values, axis=1, kind="stable")[:, :count]
     texts = [
         [f"{row[index]:f}:{index}" + (f":{names[index]}" if names else "") for index in indices]

@@ -84,6 +84,11 @@ class Model:
         """Whether a batch has a size that the file fixes."""
         return any(not tensor.shape or tensor.shape[0] is not None for tensor in self.inputs)
 
+    def class_names(self, outputs: int) -> tuple[str, ...]:
+        """Return the names of the classes where there is one for each of `outputs`; else none."""
+        names = () if self.target is None else self.target.classes
+        return names if len(names) == outputs else ()
+
     def prove(self) -> Note | None:
         """Return why the answers are not the recorded ones; None where they are, or nothing is recorded."""
         if not self.examples:

@@ -85,7 +85,7 @@ class Registry:
 
         `key` is what keeps a sender at one version of a split.
         """
-        name = name or next(iter(self.models), "")
+        name = self.named(name)
         versions, plan = self.models.get(name, {}), self.plans.get(name, Routing())
         if not wanted and len(versions) > 1:
             shares = {self.number(plan, of): share for of, share in plan.split.items()}
@@ -96,6 +96,10 @@ class Registry:
             known = ", ".join(f"{model}/{version}" for model, own in self.models.items() for version in own)
             raise Refusal(404, "serve-no-model", name=f"{name}/{wanted}" if wanted else name, known=known)
         return batcher
+
+    def named(self, name: str) -> str:
+        """Return the name of the model that is meant: the first one's where none is given."""
+        return name or next(iter(self.models), "")
 
     def default(self, name: str) -> str:
         """Return the version that is asked where no other is named: that of the plan, else the newest."""

@@ -19,7 +19,6 @@ from rushlight.serve import inference
 from rushlight.serve.answers import Refusal
 from rushlight.serve.app import Request, Service
 from rushlight.serve.gate import has_token, identities_of
-from rushlight.version import __version__
 from rushlight.web import Scope, listening
 
 INFERENCE, HEALTH = "inference.GRPCInferenceService", "grpc.health.v1.Health"
@@ -155,9 +154,7 @@ class Remote:
             "ServerLive": lambda asked, request, context: {"live": True},
             "ServerReady": lambda asked, request, context: {"ready": self.is_ready(request)},
             "ModelReady": lambda asked, request, context: {"ready": self.is_ready(self.chosen(asked.name, asked.version, request))},
-            "ServerMetadata": lambda asked, request, context: {
-                "name": "rushlight", "version": __version__, "extensions": inference.EXTENSIONS
-            },
+            "ServerMetadata": lambda asked, request, context: inference.SERVER,
             "ModelMetadata": self.metadata,
             "ModelInfer": self.infer,
             "ModelStatistics": self.statistics,

@@ -99,7 +99,7 @@ async def serve_until_stopped(
         each.capture_signals = contextlib.nullcontext  # type: ignore[method-assign, assignment]  # ours are handled here
     told, loop = asyncio.Event(), asyncio.get_running_loop()
 
-    def tell() -> None:
+    def on_signal() -> None:
         if told.is_set():
             os._exit(1)
         told.set()
@@ -110,7 +110,7 @@ async def serve_until_stopped(
 
         remote, port = await start(service, host, settings.grpc)
         tell_note(Note("serve.grpc", address=f"{host}:{port}"))
-    with handled_signals(loop, tell):
+    with handled_signals(loop, on_signal):
         running = [asyncio.create_task(each.serve([own])) for each, (own, _) in zip(servers, ports, strict=True)]
         while not all(each.started or task.done() for each, task in zip(servers, running, strict=True)):
             await asyncio.sleep(0.005)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,10 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rushlight.data import LoaderSplit, ResidentSplit, Split, TargetSpec, count_samples
+from rushlight.data import LoaderSplit, ResidentSplit, Split, TargetSpec, count_samples, seeded
 from rushlight.models import as_figures, eval_mode
 from rushlight.report import Report, class_figures, wilson
-from rushlight.training.checkpoint import random_streams, restore_random_streams
 from rushlight.training.objective import Objective, as_module
 from rushlight.training.places import as_places
 from rushlight.training.state import Training
@@ -55,12 +53,11 @@ def first_loss(training: Training, parts: Parts) -> Callable[[], Tensor] | None:
         return None
 
     def computed() -> Tensor:
-        streams, held = random_streams(), training.held.changes()
+        held = training.held.changes()
         try:
-            with eval_mode(model):
+            with seeded(SEED), eval_mode(model):
                 return compute(model, next(split.in_order(min(training.recipe.batch_size, MOST_OBSERVED))))[0]
         finally:
-            restore_random_streams(streams)
             training.held.restore(held)
 
     return computed
@@ -144,20 +141,12 @@ def evaluate_at_once(
 @contextlib.contextmanager
 def drawing_the_same() -> Iterator[None]:
     """Draw the random numbers of `SEED` within the block, and leave torch's, NumPy's and Python's generators as they were."""
-    python, numpy = random.getstate(), np.random.get_state()
     is_used = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     devices = [torch.cuda.current_device()] if is_used else []
-    with torch.random.fork_rng(devices):
-        try:
-            torch.default_generator.manual_seed(SEED)
-            if devices:
-                torch.cuda.manual_seed(SEED)
-            np.random.seed(SEED)
-            random.seed(SEED)
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(numpy)
+    with torch.random.fork_rng(devices), seeded(SEED):
+        if devices:
+            torch.cuda.manual_seed(SEED)
+        yield
 
 
 def is_perplexity(loss: object) -> bool:

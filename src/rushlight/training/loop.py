@@ -91,15 +91,15 @@ def epochs(training: Training) -> Generator[Epoch]:
             with interruptible(training.events, training.world) as interrupt:
                 epoch = train_and_evaluate(training, engine, interrupt, saver, observer)
                 if interrupt.requested:
-                    stop_here(training, interrupt, saver)
+                    stop_here(interrupt, saver)
             if interrupt.requested:  # since that was last looked at
-                stop_here(training, interrupt, saver)
+                stop_here(interrupt, saver)
             if epoch is not None:
                 yield epoch
         with interruptible(training.events, training.world) as interrupt:
             saver.save_now()
         if interrupt.requested:
-            stop_here(training, interrupt, saver)
+            stop_here(interrupt, saver)
     except KeyboardInterrupt:  # the second Ctrl-C leaves at once; at the first, everything is saved by now
         raise
     except GeneratorExit:  # whoever iterates stopped here, between two epochs
@@ -185,7 +185,7 @@ def train_epoch(training: Training, engine: Engine, interrupt: Interrupt, saver:
     if interrupt.requested:
         if counts_reads:
             held.restore(held.noted, *splits)  # as it was before a reading that was left
-        stop_here(training, interrupt, saver)
+        stop_here(interrupt, saver)
 
 
 def set_training_mode(training: Training) -> None:
@@ -254,7 +254,7 @@ def evaluate_epoch(
         restore_random_streams(streams)  # whatever the evaluation has drawn from them since
         training.held.restore(held)
         if isinstance(error, Interrupted) or interrupt.requested:
-            stop_here(training, interrupt, saver)
+            stop_here(interrupt, saver)
         if training.state["window"]:
             saver.save_now()
         if isinstance(error, (RuntimeError, ValueError, TypeError, IndexError)):
@@ -309,7 +309,7 @@ def log_numbers(training: Training, epoch: Epoch, sums: dict[str, list[float]]) 
         epoch.log(**finite)
 
 
-def stop_here(training: Training, interrupt: Interrupt, saver: Saver) -> NoReturn:
+def stop_here(interrupt: Interrupt, saver: Saver) -> NoReturn:
     """Save the state, and leave as the signal asked, or with the error of the user's function."""
     saver.save_now()
     error = interrupt.error()

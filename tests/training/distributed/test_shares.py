@@ -42,8 +42,8 @@ def test_the_batches_of_all_processes_are_those_of_one(samples: int, size: int, 
 
 def test_a_process_s_order_has_its_share_of_every_batch() -> None:
     order = torch.tensor([10, 11, 12, 13, 14, 15, 16])
-    assert shared_order(order, 3, 0, 2).tolist() == [10, 11, 13, 14, 16]
-    assert shared_order(order, 3, 1, 2).tolist() == [12, 15]
+    assert shared_order(order, 3, 0, 2)[0].tolist() == [10, 11, 13, 14, 16]
+    assert shared_order(order, 3, 1, 2)[0].tolist() == [12, 15]
 
 
 def test_each_process_draws_its_own_numbers_in_a_step_and_the_first_one_those_of_one_process() -> None:

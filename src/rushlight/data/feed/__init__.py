@@ -23,6 +23,7 @@ from rushlight.data.feed.reading import (
     collated,
     explained_workers,
     generator_states,
+    put_back,
     read_sample,
     seeded,
     start_reading,

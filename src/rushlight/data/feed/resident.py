@@ -12,7 +12,7 @@ from torch import Tensor
 from rushlight.data.feed.augment import Augment
 from rushlight.data.feed.batch import ALIGNMENT, Batch
 from rushlight.data.feed.feed import Feed, SharedFeed
-from rushlight.data.order import epoch_order, share_of, shared_order
+from rushlight.data.order import epoch_order, shared_order
 
 GATHERED_BYTES = 1 << 18  # of small batches at once: they stay in the processor's cache
 
@@ -97,9 +97,7 @@ class ResidentSplit:
     def batches(self, size: int, *, seed: int, epoch: int, start: int = 0, rank: int = 0, processes: int = 1) -> Feed:
         """Open the batches of a training epoch, or one process's shares of them: gathered by index, then prepared."""
         augment = None if self.augment is None else functools.partial(self.augment, seed=seed, epoch=epoch)
-        order, own = self.order(seed, epoch), size
-        if processes > 1:
-            order, own = shared_order(order, size, rank, processes), len(share_of(size, rank, processes))
+        order, own = shared_order(self.order(seed, epoch), size, rank, processes)
         feed = ResidentFeed(self, order.to(self.inputs.device), own, start * own, augment)
         return feed if processes == 1 else SharedFeed(feed, self.count_batches(size) - start)
 

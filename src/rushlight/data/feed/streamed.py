@@ -16,7 +16,7 @@ from rushlight.data.feed.batch import Batch, note_samples, tensors_in, to_device
 from rushlight.data.feed.feed import Feed, SharedFeed
 from rushlight.data.feed.reading import BatchReader, BatchRequest, SeededDataset
 from rushlight.data.feed.split import CPU
-from rushlight.data.order import epoch_order, share_of, shared_order
+from rushlight.data.order import epoch_order, shared_order
 
 
 @dataclass(frozen=True)
@@ -60,9 +60,7 @@ class StreamedSplit:
 
     def batches(self, size: int, *, seed: int, epoch: int, start: int = 0, rank: int = 0, processes: int = 1) -> Feed:
         """Open the batches of a training epoch, or one process's shares of them, read as they are taken."""
-        order, own = self.order(seed, epoch), size
-        if processes > 1:
-            order, own = shared_order(order, size, rank, processes), len(share_of(size, rank, processes))
+        order, own = shared_order(self.order(seed, epoch), size, rank, processes)
         feed = Feed(self._read(order[start * own :].tolist(), own, seed, epoch))
         return feed if processes == 1 else SharedFeed(feed, self.count_batches(size) - start)
 

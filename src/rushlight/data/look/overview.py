@@ -182,7 +182,7 @@ def file_digests(train: Sequence[Path], test: Sequence[Path]) -> tuple[list[byte
 # ── the contact sheet ────────────────────────────────────────────────────────────────────────────────────────
 
 
-def write_contact_sheet(data: Data, path: Path, *, columns: int = 10) -> None:
+def write_contact_sheet(data: Data, path: Path) -> None:
     """Write a PNG with one row of training images per class; DataError when the data are no images."""
     features, target = data.features, data.target
     if features is None or target is None or features.kind != "image":
@@ -193,7 +193,7 @@ def write_contact_sheet(data: Data, path: Path, *, columns: int = 10) -> None:
     is_single = target.task in ("classification", "binary") and target.layout == "rows"
     labels = targets.flatten().long() if is_single else torch.zeros(len(inputs), dtype=torch.int64)
     classes = target.classes if is_single else ("",)
-    sheet = contact_sheet(as_pixels(inputs), labels, classes, columns=columns)
+    sheet = contact_sheet(as_pixels(inputs), labels, classes)
     content = io.BytesIO()
     sheet.save(content, "PNG")
     files.write_bytes(path, content.getvalue())

@@ -83,11 +83,11 @@ def split_indices(
     if isinstance(fraction, tuple):
         number, folds = fraction
         dealt = np.concatenate([generator.permutation(group) for group in groups])
-        set_aside, groups = [dealt[number - 1 :: folds]], []
-    for group in groups:
-        assert not isinstance(fraction, tuple)
-        count = min(max(round(fraction * len(group)), 1), len(group) - 1) if fraction > 0 else 0
-        set_aside.append(generator.permutation(group)[:count])
+        set_aside.append(dealt[number - 1 :: folds])
+    else:
+        for group in groups:
+            count = min(max(round(fraction * len(group)), 1), len(group) - 1) if fraction > 0 else 0
+            set_aside.append(generator.permutation(group)[:count])
     indices = np.sort(np.concatenate(set_aside)) if set_aside else np.empty(0, dtype=np.int64)
     return np.setdiff1d(np.arange(len(targets)), indices), indices
 

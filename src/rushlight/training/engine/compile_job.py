@@ -27,6 +27,7 @@ from rushlight.training.engine.package import (
     with_channels_last,
 )
 from rushlight.training.engine.updates import rule_of
+from rushlight.training.objective import held_parameters
 from rushlight.training.recipe import steps_per_epoch
 from rushlight.training.state import Training
 from rushlight.training.step import Parts, has_images
@@ -130,7 +131,7 @@ class CompileJob:
         if self.has_images and not batch[0].is_contiguous():
             return Note("engine.compile.odd-images")
         counts = {float(kept["step"]) for kept in parts.optimizer.state.values() if "step" in kept}
-        trained = [each for group in parts.optimizer.param_groups for each in group["params"] if each.requires_grad]
+        trained = [each for each in held_parameters(parts.optimizer) if each.requires_grad]
         is_partial = len(counts) > 1 or any(each.grad is None for each in trained)
         return Note("engine.compile.partial-updates") if is_partial else None
 

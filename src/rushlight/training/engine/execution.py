@@ -19,7 +19,8 @@ from rushlight.training.engine.modes import EXACT, Mode
 from rushlight.training.engine.obstacles import find_hooks
 from rushlight.training.engine.package import JoinedSteps, with_channels_last
 from rushlight.training.engine.protocol import Plan
-from rushlight.training.engine.verification import Execute, Rates, Stretch, one_by_one
+from rushlight.training.engine.updates import Rates
+from rushlight.training.engine.verification import Execute, Stretch, one_by_one
 from rushlight.training.interrupt import Interrupt
 from rushlight.training.step import Executed, Parts, Row, Step, StepFailed, StepRunner, cut, exact_step
 
@@ -100,7 +101,7 @@ class Execution:
             rates_of_call = self.rates(count)
             seeds = self.seeds(count) if joined.draws else ()
             try:
-                losses_of_call, outputs = joined.take(batch, rates_of_call, seeds, self.runner.generator)
+                losses_of_call, outputs = joined.take(batch, rates_of_call, seeds)
             except RuntimeError as error:
                 raise StepFailed(error, batch) from error
             each = losses_of_call.reshape(-1)
@@ -134,14 +135,14 @@ class Execution:
 
     def executing(self, mode: Mode, batch: Batch) -> Execute:
         """Return a function that executes steps in a mode; `batch` holds all of them."""
-        generator = self.runner.generator
         if mode.name == "eager":
-            return one_by_one(self.parts, eager_step(self.parts, mode.fused, mode.channels_last), generator)
+            step = eager_step(self.parts, mode.fused, mode.channels_last)
+            return one_by_one(self.parts, step, self.runner.generator)
         if self.joined is None or self.joined.key != mode.key:
             self.joined = self.job.open(mode)
         joined, prepared = self.joined, self.job.prepare(batch)
         assert joined is not None
-        return lambda stretch: joined.take(prepared, stretch.rates, stretch.seeds, generator)[0]
+        return lambda stretch: joined.take(prepared, stretch.rates, stretch.seeds)[0]
 
 
 @contextlib.contextmanager

@@ -21,7 +21,7 @@ from rushlight.training.engine.capture import pieces_of
 from rushlight.training.engine.compile_job import CompileJob
 from rushlight.training.engine.modes import Mode
 from rushlight.training.engine.package import JoinedSteps, Layout, Package, laid_out, layouts, with_channels_last
-from rushlight.training.engine.updates import NUMBERS, Group, is_decoupled, rule_of
+from rushlight.training.engine.updates import NUMBERS, Group, Rates, is_decoupled, rule_of
 from rushlight.training.engine.verification import assign, copies, tensors_of
 from rushlight.training.step import Parts, computing, step_generator
 
@@ -105,13 +105,7 @@ class CapturedSteps(JoinedSteps):
         if (addresses := [each.data_ptr() for each in self.written]) != self.addresses:
             self.graph, self.addresses = None, addresses
 
-    def take(
-        self,
-        batch: Sequence[Tensor],
-        rates: Sequence[Sequence[float]],
-        seeds: Sequence[int],
-        generator: torch.Generator,
-    ) -> tuple[Tensor, Any]:
+    def take(self, batch: Sequence[Tensor], rates: Sequence[Rates], seeds: Sequence[int]) -> tuple[Tensor, Any]:
         """Execute the steps on a batch; return the losses and the last outputs, which the next call overwrites."""
         for place, given in zip(self.batch, batch, strict=True):
             place.copy_(given)

@@ -25,7 +25,8 @@ from rushlight.data import CPU, Batch, cache_folder
 from rushlight.device import cpu_name
 from rushlight.training.engine.capture import Noise, Pieces, no_numbers
 from rushlight.training.engine.fingerprint import constants_of, settings_of, source_of
-from rushlight.training.engine.updates import Group
+from rushlight.training.engine.updates import Group, Rates
+from rushlight.training.step import step_generator
 
 Layout = list[Any]  # shape, strides and dtype of a tensor
 FORMAT = 4
@@ -147,7 +148,7 @@ class JoinedSteps:
         self.pieces, self.key, self.count = pieces, key, count
         self.draws = draws  # random numbers
         self.constants = constants_of(pieces.parts.optimizer)
-        self.last_rates: list[Sequence[float]] = []  # that the numbers are for, unless these change with each step
+        self.last_rates: list[Rates] = []  # that the numbers are for, unless these change with each step
         self.wanted = [(tuple(shape), tuple(strides), dtype) for shape, strides, dtype in takes]
         self.find()
 
@@ -169,20 +170,14 @@ class JoinedSteps:
             for tensor, (shape, strides, dtype) in zip(batch, self.wanted, strict=True)
         )
 
-    def take(
-        self,
-        batch: Sequence[Tensor],
-        rates: Sequence[Sequence[float]],
-        seeds: Sequence[int],
-        generator: torch.Generator,
-    ) -> tuple[Tensor, Any]:
+    def take(self, batch: Sequence[Tensor], rates: Sequence[Rates], seeds: Sequence[int]) -> tuple[Tensor, Any]:
         """Execute the steps on a batch; return the losses (count,) and the last outputs, which the next call may overwrite.
 
         `rates` are the learning rates of each step and group; `seeds` those of each step's random numbers.
         """
         raise NotImplementedError
 
-    def numbers_of(self, rates: Sequence[Sequence[float]]) -> list[list[tuple[float, ...]]]:
+    def numbers_of(self, rates: Sequence[Rates]) -> list[list[tuple[float, ...]]]:
         """Return the numbers that the next steps are computed with, by step and group."""
         groups = self.pieces.parts.optimizer.param_groups
         done = int(self.counters[0]) if self.counters else 0
@@ -204,21 +199,16 @@ class CompiledSteps(JoinedSteps):
         self.runner = torch._C._aoti.AOTIModelContainerRunnerCpu(str(package.path), 1)
         self.each = len(package.noise) // package.count  # drawings in a step
         self.numbers = no_numbers(pieces, package.count)
+        self.generator = step_generator(pieces.parts.device)
         super().__init__(pieces, package.key, package.count, package.takes, self.each > 0)
 
-    def take(
-        self,
-        batch: Sequence[Tensor],
-        rates: Sequence[Sequence[float]],
-        seeds: Sequence[int],
-        generator: torch.Generator,
-    ) -> tuple[Tensor, Any]:
+    def take(self, batch: Sequence[Tensor], rates: Sequence[Rates], seeds: Sequence[int]) -> tuple[Tensor, Any]:
         """Execute the steps on a batch; return the losses and the last outputs."""
         if self.counters or list(rates) != self.last_rates:
             self.numbers, self.last_rates = torch.tensor(self.numbers_of(rates), dtype=torch.float64), list(rates)
         noise: list[Tensor] = []
         for step, seed in enumerate(seeds if self.each else ()):
-            generator.manual_seed(seed)
+            self.generator.manual_seed(seed)
             noise += [each.draw() for each in self.package.noise[step * self.each : (step + 1) * self.each]]
         losses, outputs = self.runner.run([*self.written, self.numbers, *batch, *noise])
         if self.counters:

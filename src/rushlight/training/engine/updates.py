@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 Group = dict[str, Any]  # an entry of optimizer.param_groups
+Rates = list[float]  # the learning rates of one step, for each group
 NUMBERS = 3  # how many numbers a step has for each group, at the most
 
 

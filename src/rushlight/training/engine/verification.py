@@ -23,6 +23,7 @@ from rushlight.data import Batch
 from rushlight.device import wait_for
 from rushlight.texts import Note
 from rushlight.training.checkpoint import random_streams, restore_random_streams, seed_step
+from rushlight.training.engine.updates import Rates
 from rushlight.training.objective import leave_compiler_alone, make_objective
 from rushlight.training.step import Executed, Parts, Step, exact_step
 
@@ -32,7 +33,6 @@ BUFFER = "(buffer)"  # after the name of one
 EPSILON = 2.0**-23  # between float32 numbers that are neighbours, relative
 
 Tensors = dict[str, Tensor]
-Rates = list[float]  # the learning rates of one step, for each group
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from rushlight.training.objective.optimizers import (
     check_live_optimizer,
     check_steps_alone,
     describe_optimizer,
+    held_parameters,
     matching,
     named_optimizer,
     named_parameters,

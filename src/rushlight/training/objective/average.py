@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from rushlight.errors import UsageError
+from rushlight.training.objective.optimizers import held_parameters
 
 
 class Average:
@@ -22,7 +23,7 @@ class Average:
     """
 
     def __init__(self, model: nn.Module, optimizer: Optimizer, decay: float | None) -> None:
-        held = {id(each) for group in optimizer.param_groups for each in group["params"]}  # some may train later
+        held = set(map(id, held_parameters(optimizer)))
         self.parameters = {
             name: each for name, each in model.named_parameters() if each.requires_grad or id(each) in held
         }
@@ -80,7 +81,7 @@ class Switched:
     is_by_step = True
 
     def __init__(self, model: nn.Module, optimizer: Any) -> None:
-        held = {id(each) for group in optimizer.param_groups for each in group["params"]}
+        held = set(map(id, held_parameters(optimizer)))
         self.parameters = {name: each for name, each in model.named_parameters() if id(each) in held}
         self.optimizer, self.is_training = optimizer, False
 

@@ -85,10 +85,15 @@ def named_optimizer(
         raise UsageError("optimizer-arguments", optimizer=optimizer_class.__name__, reason=error) from error
 
 
+def held_parameters(optimizer: Optimizer) -> list[nn.Parameter]:
+    """Return the parameters that an optimizer has, some of which may train later."""
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
 def check_live_optimizer(optimizer: Optimizer, model: nn.Module, loss: object = None) -> None:
     """Raise UsageError when a live optimizer holds foreign parameters, or none that trains."""
     own = set(map(id, named_parameters(model, loss).values()))
-    held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    held = held_parameters(optimizer)
     foreign = sum(id(parameter) not in own for parameter in held)
     if foreign:
         raise UsageError(

@@ -35,6 +35,7 @@ from rushlight.training.objective import (
     balanced,
     check_live_optimizer,
     check_steps_alone,
+    held_parameters,
     make_objective,
     named_loss,
     named_optimizer,
@@ -255,7 +256,7 @@ def choose_optimizer(options: Options, module: nn.Module, loss: object) -> Optim
 
 def check_unfreezes(optimizer: Optimizer, module: nn.Module, names: list[str]) -> None:
     """Raise UsageError where a live optimizer does not have the parameters that are to train later."""
-    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    held = set(map(id, held_parameters(optimizer)))
     missing = [name for name in names if id(module.get_parameter(name)) not in held]
     if missing:
         raise UsageError("unfreezes-others", optimizer=type(optimizer).__name__, names=format_names(missing, 4))

@@ -106,7 +106,7 @@ def check_own_loss(model: nn.Module, data: Data) -> None:
         except RushlightError:
             raise
         except Exception as error:
-            name, where = type(model).__name__, user_line(error, "")
+            name, where = type(model).__name__, user_line(error)
             raise UsageError("model-takes-no-batch", model=name, where=where, reason=in_a_line(error)) from error
 
 
@@ -245,7 +245,7 @@ def explain_step_error(error: Exception, model: nn.Module, batch: Batch | None, 
 
 def explain_objective(error: Exception) -> BaseException:
     """Return the error of the user's objective with its own line; `error` itself where it was raised on purpose."""
-    frames, where = traceback.extract_tb(error.__traceback__), user_line(error, "")
+    frames, where = traceback.extract_tb(error.__traceback__), user_line(error)
     is_meant = not where or (
         (frames[-1].line or "").startswith("raise") and not frames[-1].filename.startswith(LIBRARIES)
     )
@@ -255,7 +255,7 @@ def explain_objective(error: Exception) -> BaseException:
 def explain_loss(error: Exception, name: str, outputs: Any, targets: Any) -> UsageError:
     """Return the error of a loss with its own line, if it is the user's, and with what it was given."""
     shapes = {"outputs": shape_of(outputs), "targets": shape_of(targets)}
-    return UsageError("loss-failed", loss=name, where=user_line(error, ""), reason=in_a_line(error), **shapes)
+    return UsageError("loss-failed", loss=name, where=user_line(error), reason=in_a_line(error), **shapes)
 
 
 def in_a_line(error: Exception) -> str:
@@ -298,7 +298,7 @@ def explain_forward(error: Exception, model: nn.Module, trace: LayerTrace, input
                 high=f"{high:g}", found=found,
             )  # fmt: skip
     return ModelError(
-        "forward-failed", place=place, shape=shape, reason=in_a_line(error), where=user_line(error, place),
+        "forward-failed", place=place, shape=shape, reason=in_a_line(error), where=user_line(error),
         batch=shape_of(inputs),
     )  # fmt: skip
 
@@ -335,7 +335,7 @@ def shape_of(value: Any) -> str:
     return type(value).__name__
 
 
-def user_line(error: Exception, place: str) -> str:
+def user_line(error: Exception) -> str:
     """Return ' at net.py, line 12: x = x.view(-1, 784)' for the last line outside torch and Rushlight, or ''."""
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         if not frame.filename.startswith(LIBRARIES):

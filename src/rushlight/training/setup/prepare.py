@@ -174,7 +174,7 @@ def set_up_around(
     begun: Begun | None,
     world: World,
 ) -> Training:
-    """Do so with a model that is built, or with one that is built by its name once the data is known."""
+    """Open, build and check what a run needs, with a model that is built, or is built by its name once the data is known."""
     keep_freed_memory()
     device, device_notes = choose_device(options.device)
     if device.type == "mps" and options.device == "auto" and FLOATS.get() == "float64":  # of which it has none

@@ -21,7 +21,7 @@ from torch.optim import Optimizer
 
 from rushlight.data import CPU, Batch
 from rushlight.errors import UsageError
-from rushlight.training.objective import Objective, Told, named_parameters, read_answer
+from rushlight.training.objective import Objective, Told, held_parameters, named_parameters, read_answer
 from rushlight.training.step.pooling import FasterMaxPool, may_pool
 
 HALVES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -199,7 +199,7 @@ def can_run_engine() -> bool:
 
 def trained(parts: Parts) -> dict[str, nn.Parameter]:
     """Return the parameters that the optimizer has now, by name, in the order of the model and its loss."""
-    known = {id(parameter) for group in parts.optimizer.param_groups for parameter in group["params"]}
+    known = set(map(id, held_parameters(parts.optimizer)))
     named = named_parameters(parts.model, parts.objective.loss)
     return {name: parameter for name, parameter in named.items() if id(parameter) in known}
 

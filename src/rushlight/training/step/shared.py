@@ -22,6 +22,7 @@ from rushlight.data import Batch, count_samples, share_of, step_seed
 from rushlight.errors import UsageError
 from rushlight.texts import Note
 from rushlight.training.distributed import WholeDropout
+from rushlight.training.objective import held_parameters
 from rushlight.training.state import Training
 from rushlight.training.step.exact import Parts, backward, computing, update
 
@@ -63,7 +64,7 @@ class SharedStep:
         Returns the mean loss over all processes, float64 (), and in the first process the outputs of its last samples.
         """
         world, told = self.world, self.parts.objective.told
-        parameters = [each for group in self.parts.optimizer.param_groups for each in group["params"]]
+        parameters = held_parameters(self.parts.optimizer)
         for parameter in parameters:
             parameter.grad = None
         before = self.buffers_now()
@@ -73,7 +74,7 @@ class SharedStep:
         found = [loss_sum, weight, samples, float(before != self.buffers_now()), float(save and world.is_first)]
         found += [float(stop) if rank == world.rank else 0.0 for rank in range(world.size)]
         found += [float(parameter.grad is not None) for parameter in parameters]
-        found += self.told_sums(micro_batches)
+        found += self.told_sums()
         sums = torch.tensor(found, dtype=torch.float64)
         gradients = self.gather(parameters)
         world.add_up(sums, *gradients.values())
@@ -161,7 +162,7 @@ class SharedStep:
 
     # ── what the user's objective tells, and buffers ─────────────────────────────────────────────────────────────
 
-    def told_sums(self, micro_batches: Sequence[Batch]) -> list[float]:
+    def told_sums(self) -> list[float]:
         """Return what the user's objective told of this process's samples, as sums: batches, weighed ones, numbers."""
         told = self.parts.objective.told
         if told is None:

@@ -117,11 +117,9 @@ def open_frame(path: Path) -> tuple[pl.DataFrame, list[Note]]:
 
 def read_text_table(path: Path) -> tuple[pl.DataFrame, list[Note]]:
     """Read a CSV with every column as text; the delimiter and the encoding are found out."""
-    from rushlight.device import available_memory  # it imports torch, which who cuts a CSV's lines does without
-
-    content = files.read_bytes(path, available_memory() // BYTES_PER_BYTE)
+    content = files.read_bytes(path, most_of_a_text())
     if content.startswith(b"\x1f\x8b"):
-        most = min(files.most_unpacked(len(content)), available_memory() // BYTES_PER_BYTE)
+        most = min(files.most_unpacked(len(content)), most_of_a_text())
         with gzip.GzipFile(fileobj=io.BytesIO(content)) as packed:
             content = packed.read(most + 1)
         check_unpacked(path, len(content), most)
@@ -142,9 +140,7 @@ def read_text_table(path: Path) -> tuple[pl.DataFrame, list[Note]]:
 
 def read_json_lines(path: Path) -> pl.DataFrame:
     """Read a file with a JSON object on each line; a value that is there in some lines only is missing in the others."""
-    from rushlight.device import available_memory  # as above
-
-    content = files.read_bytes(path, available_memory() // BYTES_PER_BYTE)
+    content = files.read_bytes(path, most_of_a_text())
     rows = []
     for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").splitlines(), 1):
         try:
@@ -158,13 +154,18 @@ def read_json_lines(path: Path) -> pl.DataFrame:
     return frame
 
 
-def read_text_file(path: Path) -> str:
-    """Return the text of a file, in whatever encoding it is; DataError where there is none."""
+def read_text_file(path: Path, most: int | None = None) -> str:
+    """Return the text of a file of at most `most` bytes, in whatever encoding it is; DataError where there is none."""
     if not path.is_file():
         raise DataError("no-table", path=path)
-    from rushlight.device import available_memory  # as above
+    return decode_text(path, files.read_bytes(path, most_of_a_text() if most is None else most))[0]
 
-    return decode_text(path, files.read_bytes(path, available_memory() // BYTES_PER_BYTE))[0]
+
+def most_of_a_text() -> int:
+    """Return how many bytes of a file, read as text, memory has room for."""
+    from rushlight.device import available_memory  # it imports torch, which who cuts a CSV's lines does without
+
+    return available_memory() // BYTES_PER_BYTE
 
 
 def read_parquet(path: Path) -> pl.DataFrame:

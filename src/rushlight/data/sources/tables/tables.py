@@ -74,7 +74,7 @@ def open_table(
     Raises DataError for a file that cannot be read, a target that is not there, or columns from which nothing can be learnt.
     """
     text, name = TextOptions(text_column, text_length, tokenizer), ""
-    if isinstance(source, (str, Path)) and is_text_folder(Path(source)):
+    if isinstance(source, (str, Path)) and Path(source).is_dir():
         folders, name = text_splits(Path(source)), Path(source).resolve().name
         source, target, text = folders["train"], target or LABEL, replace(text, column=text.column or TEXT)
         validation = folders.get("validation") if validation is None else validation
@@ -113,9 +113,9 @@ def open_table(
         columns, spec = (*columns, *times), replace(spec, width=horizon)
     key = "data.row-of-file" if given else "data.row"
     samples = Samples(encode(frame, columns, rows), values, names_of(path, frame, rows, columns, key))
-    parts = {"train": cut.train, "validation": cut.validation, "test": cut.test}
-    splits = {split: None if part is None else samples.take(part) for split, part in parts.items()}
-    learn_from, shape = samples.take(cut.train).inputs, tuple(samples.inputs.shape[1:])
+    train, parts = samples.take(cut.train), {"validation": cut.validation, "test": cut.test}
+    splits = {"train": train, **{split: None if part is None else samples.take(part) for split, part in parts.items()}}
+    learn_from, shape = train.inputs, tuple(samples.inputs.shape[1:])
     if window is not None:
         shape = (window, *shape)
         splits = {

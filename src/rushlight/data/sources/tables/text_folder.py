@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rushlight.data.shape import SPLIT_FOLDERS
 from rushlight.data.sources.kind import refuse_folder
-from rushlight.data.sources.tables.frames import polars, read_text_file
+from rushlight.data.sources.tables.frames import most_of_a_text, polars, read_text_file
 
 if TYPE_CHECKING:
     import polars as pl
@@ -62,8 +62,9 @@ def read_text_folder(path: Path) -> pl.DataFrame:
     """Read the text files of a folder that has a folder for each class."""
     files = [(folder.name, file) for folder in folders(path) for file in files_below(folder)]
     files = [(label, file) for label, file in files if file.suffix.lower() == ".txt"]
+    most = most_of_a_text()
     columns: dict[str, Any] = {
-        TEXT: [read_text_file(file) for _, file in files],
+        TEXT: [read_text_file(file, most) for _, file in files],
         LABEL: [label for label, _ in files],
         FILE: [file.relative_to(path).as_posix() for _, file in files],
     }
