@@ -38,6 +38,7 @@ READ_ELSEWHERE = {
     "board/files.py": "files that grow, by the same rules",
     "board/app.py": "our own page",
     "board/page.py": "our own page",
+    "board/doing.py": "what our own process wrote",
     "board/serve.py": "the browser",
     "serve/app.py": "our own page",
     "training/record/tensorboard.py": "an image that this run wrote",
