@@ -42,9 +42,6 @@ GUIDE = ["docs/guide/index.md", *(f"docs/guide/{name}.md" for name in (
     "network", "data", "training", "testing", "saving", "your-data", "keeping-going"
 ))]  # fmt: skip
 WALKS = [GUIDE, *([page] for page in PAGES if page not in {*GUIDE, *CHINESE})]  # the Chinese pages have the same code
-LONG = {"docs/guide/index.md", *(f"docs/how-to/{name}.md" for name in (
-    "pictures", "table", "text", "forecast", "search", "few-samples", "imbalance", "transfer", "report", "old-gpu"
-))}  # fmt: skip  # walks of more than about four seconds
 NEEDS = {
     "docs/how-to/from-lightning.md": "lightning",
     "docs/how-to/keras-model.md": "keras",
@@ -146,9 +143,8 @@ def walk_id(walk: list[str]) -> str:
 
 
 @pytest.mark.usefixtures("one_thread")
-@pytest.mark.parametrize(
-    "walk", [pytest.param(walk, marks=[pytest.mark.slow] * (walk[0] in LONG), id=walk_id(walk)) for walk in WALKS]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("walk", WALKS, ids=walk_id)
 def test_every_block_of_a_page_does_what_the_page_says(
     walk: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
