@@ -67,7 +67,11 @@ def test_the_panels_come_in_the_order_that_a_beginner_needs(say: Callable[..., s
         (["train", "--epoch", "3"], 'no option --epoch. Did you mean "--epochs"?', "没有选项 --epoch。你是不是想写“--epochs”？"),
         (["save", "latest"], "rushlight save needs PATH.", "rushlight save 需要 PATH。"),
         (["train", "--epochs", "x"], "rushlight train --epochs: it takes a whole number.", "rushlight train --epochs：要写一个整数。"),
-        (["train", "--epochs"], "rushlight train: Option '--epochs' requires an argument.", "请看：rushlight train --help"),
+        (["train", "--epochs"], "rushlight train --epochs: something is missing after it.\nWrite: --epochs VALUE", "请写：--epochs VALUE"),
+        (["serve", "--write", "docker"], "Write: --write KIND DIR", "请写：--write KIND DIR"),
+        (["tune", "--trials", "x"], "rushlight tune --trials: it takes a whole number.", "rushlight tune --trials：要写一个整数。"),
+        (["tune", "--hours", "x"], "rushlight tune --hours: it takes a number.", "rushlight tune --hours：要写一个数。"),
+        (["tune", "--processes", "2"], "no option --processes. Here it is called --jobs.", "没有选项 --processes。在这里它叫 --jobs。"),
         (["train", "a", "b", "c"], "See: rushlight train --help", "请看：rushlight train --help"),
     ],
 )  # fmt: skip

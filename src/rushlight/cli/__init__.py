@@ -17,12 +17,12 @@ def main(arguments: list[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     wants_traceback = "--traceback" in arguments
     arguments = [argument for argument in arguments if argument != "--traceback"]
-    from rushlight.cli.app import app
-    from rushlight.cli.help import teach
     from rushlight.signals import Terminated, ending_in_time
 
     try:
         with ending_in_time():
+            from rushlight.cli.app import app
+
             sys.exit(app(arguments, prog_name="rushlight", standalone_mode=False) or 0)
     except KeyboardInterrupt:
         sys.exit(130)
@@ -30,6 +30,7 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(ended.code)
     except Exception as raised:
         from rushlight.cli.app import launched_elsewhere
+        from rushlight.cli.help import teach
         from rushlight.console import print_error
 
         error = teach(raised, arguments)
