@@ -66,6 +66,8 @@ def test_the_panels_come_in_the_order_that_a_beginner_needs(say: Callable[..., s
         (["trian"], 'There is no command "trian". Did you mean "train"?', "没有叫“trian”的命令。你是不是想写“train”？"),
         (["train", "--epoch", "3"], 'no option --epoch. Did you mean "--epochs"?', "没有选项 --epoch。你是不是想写“--epochs”？"),
         (["save", "latest"], "rushlight save needs PATH.", "rushlight save 需要 PATH。"),
+        (["save", "model.pth"], "for example: rushlight save latest PATH", "例如用最新的一次训练：rushlight save latest PATH"),
+        (["predict", "a.csv"], "for example: rushlight predict latest FILE…", "rushlight predict latest FILE…"),
         (["train", "--epochs", "x"], "rushlight train --epochs: it takes a whole number.", "rushlight train --epochs：要写一个整数。"),
         (["train", "--epochs"], "rushlight train --epochs: something is missing after it.\nWrite: --epochs VALUE", "请写：--epochs VALUE"),
         (["serve", "--write", "docker"], "Write: --write KIND DIR", "请写：--write KIND DIR"),

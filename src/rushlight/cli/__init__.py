@@ -29,11 +29,11 @@ def main(arguments: list[str] | None = None) -> None:
     except Terminated as ended:
         sys.exit(ended.code)
     except Exception as raised:
-        from rushlight.cli.app import launched_elsewhere
+        from rushlight.cli.app import app, launched_elsewhere
         from rushlight.cli.help import teach
         from rushlight.console import print_error
 
-        error = teach(raised, arguments)
+        error = teach(raised, arguments, app)
         if launched_elsewhere():
             sys.exit(error.exit_code if isinstance(error, RushlightError) else 1)
         if type(raised).__name__ != "NoArgsIsHelpError":  # the help is printed by then

@@ -104,7 +104,7 @@ def explain(command: Any, context: Any, code: str) -> None:
     rich_utils.highlighter = Folding()
 
 
-def teach(error: Exception, arguments: list[str]) -> Exception:
+def teach(error: Exception, arguments: list[str], app: typer.Typer) -> Exception:
     """Return typer's errors about arguments, and the system's about paths, in our words; any other error as it is."""
     if isinstance(error, OSError) and error.filename is not None:
         path = os.fsdecode(error.filename)
@@ -123,8 +123,6 @@ def teach(error: Exception, arguments: list[str]) -> Exception:
         suggestion = Note("training.called-here", name=ours) if ours else suggest(error.option_name, known)
         return UsageError("unknown-flag", command=command, option=error.option_name, suggestion=suggestion)
     if kind == "BadOptionUsage" and named:  # it has no context
-        from rushlight.cli.app import app
-
         taken: Any = typer.main.get_command(app)
         flags = {flag: entry.metavar for entry in taken.commands[named[0]].params for flag in entry.opts}
         value = flags.get(error.option_name) or "VALUE"
@@ -133,7 +131,13 @@ def teach(error: Exception, arguments: list[str]) -> Exception:
         return UsageError("bad-command-line", command=command, reason=error.format_message())
     name = parameter.opts[-1] if parameter.param_type_name == "option" else parameter.metavar
     if kind == "MissingParameter":
-        return UsageError("missing-argument", command=command, name=name)
+        arguments = (
+            [entry.metavar for entry in context.command.params if entry.param_type_name == "argument"]
+            if context
+            else []
+        )
+        usage = " ".join("latest" if each == "RUN" else each for each in arguments)
+        return UsageError("missing-argument", command=command, name=name, usage=usage)
     wanted = next((kind for word, kind in OF_NUMBERS.items() if word in error.message), "")
     reason = found_text("help.page.takes-", wanted) or error.message
     return UsageError("bad-flag", command=command, option=name, reason=reason)
