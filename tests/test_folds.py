@@ -19,6 +19,7 @@ from rushlight.cli.app import app
 from rushlight.data.shape.samples import split_indices
 from rushlight.errors import RunError, UsageError
 from rushlight.report import fold_interval
+from rushlight.serve.model import tell_of_fold
 
 X = torch.randn(83, 4, generator=torch.Generator().manual_seed(0))
 Y = (X[:, 0] > 0.6).long() + (X[:, 1] > 1.3).long()
@@ -89,7 +90,7 @@ def test_folds_are_runs_that_an_interruption_leaves_whole(tmp_path: Path) -> Non
     assert part.values == whole.values
     for one, other in zip(part.runs, whole.runs, strict=True):
         assert one.summary()["state_sha256"] == other.summary()["state_sha256"]
-    with pytest.raises(RunError, match="already a run"):
+    with pytest.raises(RunError, match=r'already a run called "part-fold-1"[^;]*\n  - epochs: 2 then, 3 now\nTo go on'):
         rushlight.cross_validate(network, (X, Y), 3, name="part", runs=tmp_path, **{**OPTIONS, "epochs": 3})
     assert rushlight.open_run("part-fold-1", network(), runs=tmp_path).test((X, Y)).n == 83
 
@@ -107,6 +108,15 @@ def test_folds_of_a_table_by_command_line(tmp_path: Path, monkeypatch: pytest.Mo
     assert again.test().accuracy == figures["values"][1]  # its own fold, opened again
     shown = CliRunner().invoke(app, [*command, "--quiet"]).stdout
     assert "2 folds: accuracy" in shown
+    assert "next:" not in shown
+    shown = CliRunner().invoke(app, command).stdout
+    assert "next:\n  rushlight test linear-t-csv-2-folds-fold-1" in shown
+    assert "best" not in shown  # nothing is chosen, least of all by the test split
+    with pytest.raises(UsageError, match=r"This run is fold 2 of 2 \(--folds\)"):
+        again.eject("fold.py")
+    told: list[str] = []
+    tell_of_fold(again.folder, told.append)
+    assert told[0].startswith("linear-t-csv-2-folds-fold-2 is fold 2 of 2 of a cross-validation")
 
 
 def test_what_folds_cannot_be_cut_from_or_go_with_is_refused(tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ COMPUTED: dict[str, set[str]] = {
     "export/weights.py:read_file_content": {"weights-page", "weights-pointer"},
     "options/declare.py:check": {
         "not-positive",
+        "not-a-count",
         "negative",
         "option-not-a-number",
         "bad-fraction",

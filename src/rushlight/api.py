@@ -162,7 +162,7 @@ def work_on(verb: str, content: bytes) -> tuple[Any, Any]:
 
     One that another process's death leads to is raised: the launcher starts all of them anew.
     """
-    with ending_in_time():
+    with ending_in_time(is_launched=True):
         try:
             given, options = pickle.loads(content)  # of the process that started this one
             run = (train if verb == "train" else resume)(*given, **options)

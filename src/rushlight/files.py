@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import json
 import math
 import os
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from rushlight import texts
-from rushlight.errors import StorageError
+from rushlight.errors import StorageError, UsageError
 
 texts.read_room(texts.language(), "errors")  # before the disk refuses: the words of its errors are on it
 
@@ -33,6 +34,7 @@ HELD: dict[
 ] = {}  # folders that this process works in: the lock in each, and its identity
 MOST_JSON = 64 << 20  # bytes of a JSON file that is read
 MOST_UNPACKED, MOST_RATIO = 256 << 20, 100  # what any file may unpack to, and a larger one for each of its bytes
+MOST_OF_RECORD = 64 << 20  # bytes: a million files that users named
 DEEPEST = 100  # levels of values in one
 FORM = bytes.maketrans(b"123456789E", b"000000000e")  # of numbers
 PERHAPS_INFINITE = (b"e000", b"e+000", b"0" * 300)  # such a number may be larger than any that a float holds
@@ -174,6 +176,50 @@ def delete_file(path: Path) -> bool:
     return True
 
 
+# ── files that the user names ────────────────────────────────────────────────────────────────────────────────
+
+
+def check_replaceable(paths: Iterable[Path], force: bool) -> None:
+    """Raise UsageError for a folder at a path, and, unless `force`, for files that are not as `write_named` wrote them."""
+    there = [path for path in paths if path.exists()]
+    for path in there:
+        if path.is_dir():
+            raise UsageError("folder-for-file", path=path)
+    if force or not there:
+        return
+    try:
+        known = set(read_bytes(record(), MOST_OF_RECORD).split())
+    except OSError:
+        known = set()
+    foreign = [path for path in there if digest(path) not in known]
+    if foreign:
+        raise UsageError("file-not-ours", count=len(foreign), listed=texts.Joined("list", map(str, foreign)))
+
+
+def write_named(path: Path, content: bytes) -> None:
+    """Write a file that the user named, and note its digest: `check_replaceable` lets it be replaced while it is unchanged."""
+    write_bytes(path, content)
+    with contextlib.suppress(OSError, StorageError):  # without the note, replacing it takes `force`
+        make_folder(record().parent)
+        append_bytes(record(), digest(path) + b"\n")
+
+
+def record() -> Path:
+    """Return where the digests of this account's named files are."""
+    import platformdirs
+
+    return Path(platformdirs.user_state_dir("rushlight", appauthor=False)) / "written-here"
+
+
+def digest(path: Path) -> bytes:
+    """Return the SHA-256 of a file, in hexadecimal digits; b"" for what is none, or cannot be read."""
+    try:
+        with open_file(path) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest().encode()
+    except OSError:
+        return b""
+
+
 # ── folders ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -245,7 +291,7 @@ def make_folder(path: Path) -> None:
     if path.parent != path:  # a drive that is not there is its own parent
         make_folder(path.parent)
     if not create_folder(path) and not path.is_dir():
-        raise StorageError("disk-error", path=path, reason=texts.Note("runs.in-the-way"))
+        raise StorageError("file-for-folder", path=path)
 
 
 def create_folder(path: Path) -> bool:

@@ -160,18 +160,19 @@ class Run:
             save_model(path, self.model, lambda: self.bundle, self.folder / "model")
         return path
 
-    def eject(self, path: str | Path, model: str | None = None) -> Note | None:
+    def eject(self, path: str | Path, model: str | None = None, *, force: bool = False) -> Note | None:
         """Write the run as one plain PyTorch script, which needs nothing of Rushlight and says in comments what it does.
 
         An exact run's script ends with the run's own weights, bit for bit, and says so; of any other run this returns why not.
         `model` names its class, as "net.py:Net", where this account did not train the run on this machine.
 
         Raises:
-            UsageError: the run has something that the script cannot carry; all of it is named, and nothing is written.
+            UsageError: the run has something that the script cannot carry; all of it is named, and nothing is written. Or a file
+                is at `path` that Rushlight did not write, or that was changed since: only with `force` it is replaced.
         """
         from rushlight.eject import write_script
 
-        return write_script(self.folder, Path(path), model)
+        return write_script(self.folder, Path(path), model, force)
 
     def summary(self) -> dict[str, Any]:
         """Return the run's figures, as `--json` prints them."""

@@ -15,13 +15,19 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 
+from rushlight.texts import text
+
 Handler = Callable[[int, FrameType | None], object] | int | None
 
 DEADLINE_SECONDS = 9.0  # a system that shuts down gives about ten
+BLOCKED_SECONDS = (
+    1.0  # for a launched process that does not train yet: where it waits for another, no handler of Python's runs
+)
 ENDING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name))
 
 
 _replaced: list[dict[int, Handler]] = []  # the handlers that ours stand in for, the innermost last
+_told: list[int] = []  # the signals that ended this command
 _wakeups: list[int] = []  # likewise, where the numbers of signals were written to
 
 
@@ -34,17 +40,21 @@ class Terminated(BaseException):  # no SystemExit: a model's file that ends the 
 
 
 @contextlib.contextmanager
-def ending_in_time() -> Iterator[None]:
-    """End the process within the deadline of a signal in `ENDING`, for the block. One that is ignored stays ignored."""
+def ending_in_time(is_launched: bool = False) -> Iterator[None]:
+    """End the process within the deadline of a signal in `ENDING`, for the block. One that is ignored stays ignored.
+
+    One of several that this program launched says nothing of it: who launched it does.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    _told.clear()
     with handling(ENDING, leave):
         heard, told = socket.socketpair()
         told.setblocking(False)
         wakeup = signal.set_wakeup_fd(told.fileno(), warn_on_full_buffer=False)
         _wakeups.append(wakeup)
-        threading.Thread(target=watch, args=(heard,), name="rushlight-deadline", daemon=True).start()
+        threading.Thread(target=watch, args=(heard, is_launched), name="rushlight-deadline", daemon=True).start()
         try:
             yield
         finally:
@@ -89,7 +99,14 @@ if hasattr(os, "register_at_fork"):  # Windows has no fork
 
 def leave(number: int, frame: FrameType | None) -> None:
     """Leave the command, with the exit code of the signal."""
+    _told.append(number)
     raise Terminated(exit_code(number))
+
+
+def leave_if_told() -> None:
+    """Leave the command where a signal came before: an import may have swallowed what `leave` raised."""
+    if _told:
+        raise Terminated(exit_code(_told[0]))
 
 
 def exit_code(number: int) -> int:
@@ -97,13 +114,15 @@ def exit_code(number: int) -> int:
     return 143 if number == getattr(signal, "SIGBREAK", None) else 128 + number
 
 
-def watch(heard: socket.socket) -> None:
+def watch(heard: socket.socket, is_launched: bool) -> None:
     """Read the numbers of the signals that come; end the process when the first in `ENDING` is long enough ago."""
     with heard:
         while numbers := heard.recv(64):
             ending = [number for number in numbers if number in ENDING]
             if ending:
-                time.sleep(DEADLINE_SECONDS)
+                trains = len(_replaced) > 1  # then its handlers stand in for ours
+                time.sleep(BLOCKED_SECONDS if is_launched and not trains else DEADLINE_SECONDS)
                 with contextlib.suppress(OSError):
-                    os.write(2, b"\nIt did not come to an end in time, and was ended: what was saved before stays.\n")
+                    words = "" if is_launched else f"\n{text('console.ended-by-force')}\n"
+                    os.write(2, words.encode())
                 os._exit(exit_code(ending[0]))

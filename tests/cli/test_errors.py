@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import rushlight
 from rushlight.cli import main
+from rushlight.errors import UsageError
 
 Say = Callable[..., str]
 
@@ -193,6 +197,80 @@ def test_a_missing_target_column_gets_the_nearest_name(say: Say, tmp_path: Path)
 )
 def test_an_unknown_name_gets_the_nearest_one(say: Say, arguments: tuple[str, ...], suggestion: str) -> None:
     assert f'Did you mean "{suggestion}"?' in say(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("eject", "train.py"), 'RUN is a run: its folder, its name or a part of it, or "latest". RUN comes first'),
+        (("serve", "train.py"), "RUN comes first"),
+        (("serve", "t.csv"), "RUN comes first"),
+        (("test", "t.csv"), "RUN comes first"),
+        (("serve", "latest", "--write", "podman", "d"), "--write KIND must be one of docker"),
+        (("serve", "latest", "--write", "docker"), "Write: --write KIND DIR"),
+        (("tune", "mlp", "digits", "--trials", "0"), "Give 1 or more, or leave trials out."),
+        (("tune", "mlp", "digits", "--jobs", "0"), "Give 1 or more, or leave jobs out."),
+        (("tune", "mlp", "digits", "--hours", "-1"), "Give a number above 0, or leave hours out."),
+        (("train", "mlp", "digits", "--processes", "0"), "Give 1 or more, or leave processes out."),
+        (("train", "mlp", "t.csv", "--window", "0"), "Give 1 or more, or leave window out."),
+        (("train", "mlp", "t.csv", "--horizon", "0"), "Give 1 or more, or leave horizon out."),
+        (("tune", "mlp", "digits", "--space", "none.toml"), "none.toml: there is no such file. Check the path"),
+        (("tune", "digits"), "the model comes first. For example: rushlight tune mlp digits"),
+        (("tune", "mpl", "digits"), 'Did you mean "mlp"?'),
+        (("tune", "net.py", "digits"), "Name the class after a colon: net.py:Net"),
+        (("train", "linear", "digits", "--window", "6"), "window (6) is for tables, and this data is of another kind"),
+        (("train", "linear", "t.csv", "--window", "6"), "window without time_column"),
+    ],
+)
+def test_what_a_newcomer_types_is_answered_with_what_to_type(
+    say: Say, tmp_path: Path, arguments: tuple[str, ...], words: str
+) -> None:
+    write_csv(tmp_path / "t.csv", ["cat", "dog"] * 15)
+    (tmp_path / "runs" / "a-run").mkdir(parents=True)
+    (tmp_path / "runs" / "a-run" / "recipe.json").write_text("{}")
+    assert words in say(*arguments)
+
+
+def test_a_missing_package_is_named_with_a_line_that_installs_it() -> None:
+    """The extras of pyproject.toml, by their packages: this project is in no index."""
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text("utf-8"))["project"]
+    extras = {
+        name: {re.split("[<>=]", each)[0] for each in packages}
+        for name, packages in project["optional-dependencies"].items()
+    }
+    for key, extra in (
+        ("polars-missing", "table"), ("optuna-missing", "tune"), ("serve-missing", "serve"), ("serve-missing-grpc", "grpc"), ("tensorboard-missing", "tensorboard"),
+    ):  # fmt: skip
+        advice = UsageError(key, package="").advice
+        assert set(advice.partition("pip install ")[2].partition(".")[0].split()) == extras[extra]
+
+
+def test_a_file_of_the_users_own_is_replaced_only_when_told_to(say: Say, tmp_path: Path) -> None:
+    """Ours are known as long as nobody changes them; a folder is no file, and a file no folder."""
+    rushlight.train("linear", "digits", epochs=1, quiet=True, name="r", runs=tmp_path / "runs")
+    commands = {
+        "mine.py": ("eject", "r", "mine.py"),
+        "model.pth": ("save", "r", "model.pth"),
+        "mine.html": ("board", "runs/r", "--export", "mine.html"),
+        "mine.png": ("data", "digits", "--sheet", "mine.png"),
+    }
+    for name, command in commands.items():
+        path = tmp_path / name
+        path.write_text("my own")
+        said = say(*command)
+        assert f"{name} is there already: Rushlight did not write it, or it was changed since." in said
+        assert "--force" in said
+        assert path.read_text() == "my own"
+        say(*command, "--force", code=0)
+        say(*command, code=0)  # it is ours now
+        with path.open("a") as file:
+            file.write("# mine now")
+        assert "--force" in say(*command)
+        (tmp_path / f"folder{path.suffix}").mkdir()
+        assert "is a folder, and a file is to be written" in say(*command[:-1], f"folder{path.suffix}")
+    assert "mine.py is a file, and a folder is needed there." in say(
+        "train", "linear", "digits", "--runs", "mine.py", code=1
+    )
 
 
 def test_a_model_file_with_a_syntax_error_has_its_line_shown(say: Say, tmp_path: Path) -> None:

@@ -142,3 +142,44 @@ def test_while_data_is_downloaded_from_a_server_that_does_not_answer(tmp_path: P
         assert terminated(process, tmp_path / "mark") < 10
         thread.join(timeout=10)
     assert not list_runs(tmp_path / "runs")
+
+
+def test_one_that_an_import_swallowed_ends_the_command_before_it_begins_anything() -> None:
+    code = """
+import contextlib, os, signal
+from rushlight.signals import Terminated, ending_in_time, leave_if_told
+
+with ending_in_time():
+    leave_if_told()
+    with contextlib.suppress(Terminated):
+        signal.raise_signal(signal.SIGTERM)
+    try:
+        leave_if_told()
+    except Terminated as ended:
+        os._exit(ended.code)
+"""
+    assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == 143
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="the processes of a process are read from /proc")
+def test_while_the_processes_of_a_training_are_being_started_and_none_is_left(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "rushlight", "train", "mlp", "digits", "--processes", "2", "--quiet"]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    try:
+        deadline = time.monotonic() + 60
+        while len(started := children.read_text().split()) < 3:  # one of them is multiprocessing's own
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        time.sleep(0.5)  # they have been told what to do, and import torch
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=30)
+        assert (process.returncode, err) == (143, "")
+        deadline = time.monotonic() + 5  # multiprocessing's own ends once it reads that nobody is left
+        while any(Path(f"/proc/{each}").exists() for each in started):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    finally:
+        process.kill()
+    assert not (tmp_path / "runs").exists()

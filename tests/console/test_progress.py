@@ -113,8 +113,7 @@ def test_the_rows_of_epochs_are_aligned_and_do_not_wrap(columns: int) -> None:
         assert len(row) < columns
         assert row.index("0.5000") + 6 == head.index("train loss") + 10
         assert row.index("3.2s") + 4 == head.index("time") + 4
-    assert rows[1].endswith(("best", "*"))
-    assert not rows[0].endswith(("best", "*"))
+    assert not any(row.endswith(("best", "*")) for row in rows)  # nothing is chosen by the test split
 
 
 def test_elsewhere_than_on_a_terminal_there_are_plain_lines_only() -> None:
@@ -130,7 +129,7 @@ def test_elsewhere_than_on_a_terminal_there_are_plain_lines_only() -> None:
         "  epoch  train loss  test loss  accuracy         lr     time",
         "    1/5      0.5000     0.4000    85.00%      0.001     3.2s",
         *[line for step in (1, 500, 938) for line in [plain(2, step)]],
-        "    2/5      0.5000     0.4000    85.00%      0.001     3.2s best",
+        "    2/5      0.5000     0.4000    85.00%      0.001     3.2s",
         "a message",
     ]
     assert len(done.stderr.splitlines()) == 2  # the download begins and ends

@@ -69,7 +69,7 @@ def test_the_same_call_goes_on_and_another_recipe_is_refused(study: Any) -> None
     more = rushlight.tune("mlp", DATA, space=SPACE, trials=6, **options)
     assert more.trials[:4] == study.trials
     assert len(more.trials) == 6
-    with pytest.raises(UsageError, match=r"(?s)The study s has begun with .*options.epochs was 3 and is now 4"):
+    with pytest.raises(UsageError, match=r"(?s)The study s has begun with .*\n  - epochs was 3 and is now 4"):
         rushlight.tune("mlp", DATA, space=SPACE, trials=6, **{**options, "epochs": 4})
     with pytest.raises(UsageError, match="cores of this machine"):
         rushlight.tune("mlp", DATA, space=SPACE, trials=6, jobs=1000, **options)

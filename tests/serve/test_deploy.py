@@ -23,7 +23,7 @@ from rushlight.serve.deploy import KINDS
 def written(kind: str, folder: Path, given: Path = BUNDLES / "image", **settings: Any) -> dict[str, str]:
     """Write a deployment of a bundle; return the texts by name, but for the archive."""
     chosen = Settings(**{"threads": 2, **settings})
-    paths = write_deployment(kind, folder, str(given), Path("runs"), None, chosen, "en", lambda note: None)
+    _, paths = write_deployment(kind, folder, str(given), Path("runs"), None, chosen, "en", lambda note: None)
     return {path.name: path.read_text("utf-8") for path in paths if path.suffix != ".gz"}
 
 
@@ -37,6 +37,16 @@ def test_a_container_is_pinned_and_not_root_and_its_server_needs_no_torch(tmp_pa
     first = (tmp_path / "rushlight.tar.gz").read_bytes()
     written("docker", tmp_path)
     assert first[10:] == (tmp_path / "rushlight.tar.gz").read_bytes()[10:]
+
+
+def test_files_of_the_users_own_are_not_replaced(tmp_path: Path) -> None:
+    for name in ("nginx.conf", "Dockerfile"):
+        (tmp_path / name).write_text("my own")
+    with pytest.raises(UsageError, match=r"nginx\.conf is there already"):
+        written("nginx", tmp_path)
+    assert (tmp_path / "nginx.conf").read_text() == "my own"
+    (tmp_path / "nginx.conf").unlink()
+    assert written("nginx", tmp_path) == written("nginx", tmp_path)
 
 
 def test_limits_are_the_threads_and_every_container_drains_and_is_asked_how_it_is(

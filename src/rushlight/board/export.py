@@ -30,14 +30,16 @@ USUAL_SMOOTHING, LONG = 20, 500  # as the page smooths where nobody chose
 MOST_LINES = 2000  # of each log
 
 
-def export_run(folder: Path, path: Path, language: str) -> int:
+def export_run(folder: Path, path: Path, language: str, force: bool = False) -> int:
     """Write a run as one HTML file of at most `MOST_BYTES`; return its size.
 
-    What does not fit is left out: pictures first. Raises RunError where there is no such run, StorageError.
+    What does not fit is left out: pictures first. Raises RunError where there is no such run, UsageError where another file is
+    at `path` and `force` does not let it be replaced, StorageError.
     """
     runs, identity = Runs(folder.parent), id_of(folder.name)
     if runs.find(identity) is None:
         raise RunError("not-a-run", path=folder)
+    files.check_replaceable([path], force)
     exported: dict[str, Any] = {
         "words": {code: words_of(code) for code in LANGUAGES},
         "answers": {
@@ -65,7 +67,7 @@ def export_run(folder: Path, path: Path, language: str) -> int:
             exported["media"][name] = f"data:image/png;base64,{base64.b64encode(content).decode()}"
             room -= len(exported["media"][name])
     page = page_of(folder.name, exported, language).encode()
-    files.write_bytes(path, page)
+    files.write_named(path, page)
     return len(page)
 
 

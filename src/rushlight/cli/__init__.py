@@ -17,22 +17,23 @@ def main(arguments: list[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     wants_traceback = "--traceback" in arguments
     arguments = [argument for argument in arguments if argument != "--traceback"]
-    from rushlight.cli.app import app
-    from rushlight.cli.help import teach
     from rushlight.signals import Terminated, ending_in_time
 
     try:
         with ending_in_time():
+            from rushlight.cli.app import app
+
             sys.exit(app(arguments, prog_name="rushlight", standalone_mode=False) or 0)
     except KeyboardInterrupt:
         sys.exit(130)
     except Terminated as ended:
         sys.exit(ended.code)
     except Exception as raised:
-        from rushlight.cli.app import launched_elsewhere
+        from rushlight.cli.app import app, launched_elsewhere
+        from rushlight.cli.help import teach
         from rushlight.console import print_error
 
-        error = teach(raised, arguments)
+        error = teach(raised, arguments, app)
         if launched_elsewhere():
             sys.exit(error.exit_code if isinstance(error, RushlightError) else 1)
         if type(raised).__name__ != "NoArgsIsHelpError":  # the help is printed by then

@@ -30,6 +30,7 @@ app = typer.Typer(
 Runs = Annotated[Path, typer.Option("--runs")]
 RunName = Annotated[str, typer.Argument(metavar="RUN")]
 Json = Annotated[bool, typer.Option("--json")]
+Force = Annotated[bool, typer.Option("--force")]
 Model = Annotated[str | None, typer.Option("--model", metavar="FILE:CLASS")]
 
 
@@ -63,9 +64,17 @@ def train(
 
     if folds is not None:
         from rushlight.console import print_json, print_lines
+        from rushlight.texts import text
 
         found = rushlight.cross_validate(model, data, folds, **chosen(options), to_stderr=json)
-        print_json(found.to_json()) if json else print_lines(str(found))
+        if json:
+            print_json(found.to_json())
+        elif not launched_elsewhere():
+            print_lines(str(found))
+            if not options["quiet"]:
+                folder = found.runs[0].folder
+                name = folder.name if folder.parent == Path("runs") else folder
+                print_lines(text("console.summary.folds", run=name))
         return
     show_end(rushlight.train(model, data, **chosen(options), to_stderr=json), json, bool(options["quiet"]))
 
@@ -105,8 +114,11 @@ def show_end(run: Any, as_json: bool, quiet: bool) -> None:
         return
     if run.report is not None:
         print_report(run.report.to_json(), drops=True)
-    name = "latest" if run.folder.parent == Path("runs") else quoted(run.folder)
-    print_summary(folder=run.folder, seconds=wall, test=summary["test"], run=name)
+    folder = run.folder
+    if folder.is_absolute() and folder.is_relative_to(Path.cwd()):  # several processes are told the whole path
+        folder = folder.relative_to(Path.cwd())
+    name = "latest" if folder.parent == Path("runs") else quoted(folder)
+    print_summary(folder=folder, seconds=wall, test=summary["test"], run=name)
 
 
 @app.command(cls=Command)
@@ -197,12 +209,16 @@ def save(
     path: Annotated[Path, typer.Argument(metavar="PATH")],
     model: Model = None,
     runs: Runs = Path("runs"),
+    force: Force = False,
 ) -> None:
     import rushlight
+    from rushlight import files
     from rushlight.console import print_lines
     from rushlight.export import save_model
     from rushlight.texts import text
 
+    if path.suffix:  # a folder is a bundle's, and is checked as that
+        files.check_replaceable([path], force)
     with telling_warnings():
         if (Path(run) / "model.json").is_file():
             saved = rushlight.open_bundle(run, model)
@@ -218,12 +234,13 @@ def eject(
     path: Annotated[Path, typer.Argument(metavar="PATH")] = Path("train.py"),
     model: Model = None,
     runs: Runs = Path("runs"),
+    force: Force = False,
 ) -> None:
     import rushlight
     from rushlight.console import print_lines
     from rushlight.texts import text
 
-    reason = rushlight.open_run(run, runs=runs).eject(path, model)
+    reason = rushlight.open_run(run, runs=runs).eject(path, model, force=force)
     print_lines(
         text("eject.said", path=path) if reason is None else text("eject.said-unclaimed", path=path, reason=reason)
     )
@@ -261,6 +278,7 @@ def board(
     no_open: Annotated[bool, typer.Option("--no-open")] = False,
     language: str | None = None,
     export: Annotated[Path | None, typer.Option(metavar="FILE.html")] = None,
+    force: Force = False,
     allow_host: Annotated[str | None, typer.Option(metavar="NAME")] = None,
 ) -> None:
     from rushlight.board import export_run, serve_board
@@ -275,7 +293,7 @@ def board(
     check_choice("language", chosen, LANGUAGES)
     if export is not None:
         run = runs if is_run(runs) else find_run(runs, "latest")
-        size = export_run(run, export, chosen)
+        size = export_run(run, export, chosen, force)
         print_lines(text("board.exported", run=run.name, path=export, size=format_bytes(size)))
         return
 
@@ -305,11 +323,12 @@ def serve(
     drain: float = 20.0,
     language: str | None = None,
     write: Annotated[tuple[str, Path] | None, typer.Option(metavar="KIND DIR")] = None,
+    force: Force = False,
 ) -> None:
     from rushlight.cli.serving import serve_until_told
 
     serve_until_told(
-        write, run or ([] if models else ["latest"]), runs, model, language, insecure, token_file, access_log, name=name, port=port,
+        write, run or ([] if models else ["latest"]), runs, model, language, insecure, token_file, access_log, force, name=name, port=port,
         host=host, hosts=tuple(allow_host or ()), models=models, grpc=grpc_port, management=management_port, threads=threads,
         deadline=deadline, drain=drain,
     )  # fmt: skip
@@ -321,6 +340,7 @@ def data(
     source: Annotated[str | None, typer.Argument(metavar="NAME|PATH")] = None,
     *,
     sheet: Annotated[Path | None, typer.Option(show_default="contact-sheet-NAME.png")] = None,
+    force: Force = False,
     json: Json = False,
     **options: Any,
 ) -> None:
@@ -329,7 +349,7 @@ def data(
     if source is None:
         show_datasets(json)
     else:
-        show_data(source, chosen(options), sheet, json)
+        show_data(source, chosen(options), sheet, json, force)
 
 
 @app.command(cls=Command)

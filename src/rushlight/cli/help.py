@@ -12,9 +12,11 @@ from rushlight import files
 from rushlight.cli.values import SHORT
 from rushlight.errors import UsageError, suggest
 from rushlight.options import OPTIONS, found_text
-from rushlight.texts import language, text
+from rushlight.texts import Note, language, text
 
 SEARCHED = ("lr", "batch_size", "schedule", "augment", "momentum", "weight_decay", "hidden")  # unless they are given
+OF_NUMBERS = {"integer": "int", "float": "float", "number": "float"}  # by a word of typer's error
+OTHER_FLAGS = {("tune", "--processes"): "--jobs", ("train", "--jobs"): "--processes"}  # of other commands, for ours
 TYPERS_ERROR: Any = typer.BadParameter.__base__  # its UsageError, to which typer gives no name
 
 
@@ -98,10 +100,12 @@ def explain(command: Any, context: Any, code: str) -> None:
     rich_utils.highlighter = Folding()
 
 
-def teach(error: Exception, arguments: list[str]) -> Exception:
+def teach(error: Exception, arguments: list[str], app: typer.Typer) -> Exception:
     """Return typer's errors about arguments, and the system's about paths, in our words; any other error as it is."""
     if isinstance(error, OSError) and error.filename is not None:
         path = os.fsdecode(error.filename)
+        if isinstance(error, FileNotFoundError):
+            return UsageError("no-such-file", path=path)
         found = files.explanation(error, path)
         return found if found.key != "disk-error" else UsageError("path-refused", path=path, reason=error.strerror)
     if not isinstance(error, TYPERS_ERROR):
@@ -111,13 +115,25 @@ def teach(error: Exception, arguments: list[str]) -> Exception:
     command = context.command_path if context else " ".join(["rushlight", *named])
     if kind == "NoSuchOption":
         known = [flag for entry in context.command.params for flag in entry.opts] if context else []
-        suggestion = suggest(error.option_name, known)
+        ours = OTHER_FLAGS.get((context.command.name, error.option_name)) if context else None
+        suggestion = Note("training.called-here", name=ours) if ours else suggest(error.option_name, known)
         return UsageError("unknown-flag", command=command, option=error.option_name, suggestion=suggestion)
+    if kind == "BadOptionUsage" and named:  # it has no context
+        taken: Any = typer.main.get_command(app)
+        flags = {flag: entry.metavar for entry in taken.commands[named[0]].params for flag in entry.opts}
+        value = flags.get(error.option_name) or "VALUE"
+        return UsageError("flag-without-value", command=command, option=error.option_name, value=value)
     if parameter is None:
         return UsageError("bad-command-line", command=command, reason=error.format_message())
     name = parameter.opts[-1] if parameter.param_type_name == "option" else parameter.metavar
     if kind == "MissingParameter":
-        return UsageError("missing-argument", command=command, name=name)
-    wanted = OPTIONS[parameter.name].source.split(" ")[0] if parameter.name in OPTIONS else ""
+        arguments = (
+            [entry.metavar for entry in context.command.params if entry.param_type_name == "argument"]
+            if context
+            else []
+        )
+        usage = " ".join("latest" if each == "RUN" else each for each in arguments)
+        return UsageError("missing-argument", command=command, name=name, usage=usage)
+    wanted = next((kind for word, kind in OF_NUMBERS.items() if word in error.message), "")
     reason = found_text("help.page.takes-", wanted) or error.message
     return UsageError("bad-flag", command=command, option=name, reason=reason)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rushlight import files
 from rushlight.console import new_table, open_console, print_json, print_marked, print_titled
 from rushlight.errors import StorageError
 from rushlight.formats import format_bytes
@@ -40,11 +41,13 @@ def show_datasets(as_json: bool) -> None:
     print_titled(open_console(), text("console.datasets.title"), table)
 
 
-def show_data(source: str, options: dict[str, Any], sheet: Path | None, as_json: bool) -> None:
+def show_data(source: str, options: dict[str, Any], sheet: Path | None, as_json: bool, force: bool = False) -> None:
     """Print what one dataset holds, and write a contact sheet of its images."""
     from rushlight.api import open_data
     from rushlight.data import describe_data, write_contact_sheet
 
+    if sheet is not None and sheet.suffix.lower() == ".png":  # any other is refused as that
+        files.check_replaceable([sheet], force)
     opened = open_data(source, **options)
     path = Path(source)
     described = describe_data(opened, table=path if path.is_file() else None)

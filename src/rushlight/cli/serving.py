@@ -20,7 +20,7 @@ MOST_TOKEN = 4096  # bytes
 
 def serve_until_told(
     write: tuple[str, Path] | None, given: list[str], runs: Path, reference: str | None, code: str | None, is_insecure: bool,
-    token_file: Path | None, log: Path | None, **options: Any,
+    token_file: Path | None, log: Path | None, force: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Serve, and print the address with what to do next, once the models have repeated their recorded examples.
 
@@ -34,10 +34,10 @@ def serve_until_told(
         if len(given) != 1 or options["models"] is not None:
             raise UsageError("deploy-one-model")
         settings = Settings(**options)
-        written = write_deployment(
-            *write, given[0], runs, reference, settings, chosen, lambda note: print_lines(shown(note))
+        name, written = write_deployment(
+            *write, given[0], runs, reference, settings, chosen, lambda note: print_lines(shown(note)), force
         )
-        print_lines(text("serve.written", names=", ".join(path.name for path in written), folder=write[1]))
+        print_lines(text("serve.written", model=name, names=", ".join(path.name for path in written), folder=write[1]))
         return
     token = os.environ.get(TOKEN)
     if token_file is not None:

@@ -191,7 +191,7 @@ class Progress:
             self.print_row([(title, title, width) for title, _, width in cells], style="dim")
             self.metric = metric
         mark = f" {text('console.best')}" if is_wide else " *"
-        self.print_row(cells, mark if data["is_best"] else "")
+        self.print_row(cells, mark if data["is_best"] and split == "validation" else "")
 
     def print_row(self, cells: Sequence[tuple[str, str, int]], mark: str = "", style: str | None = None) -> None:
         """Print cells, each a (heading, value, least width), right-aligned in their columns; and a mark after them."""

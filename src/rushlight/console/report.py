@@ -40,6 +40,10 @@ def print_report(report: Mapping[str, Any], drops: bool = False) -> None:
         head.append(text(f"console.report.{key}", value=figure, target=report.get("target")), "bold")
         rmse, r2 = (format_figure(report.get(name)) for name in ("rmse", "r2"))
         head.append("\n" + text("console.report.rmse", rmse=rmse, r2=r2))
+        if (naive := report.get("naive")) is not None:
+            is_worse = report["mae"] > naive
+            key = "worse-than-naive" if is_worse else "better-than-naive"
+            head.append("\n" + text(f"console.report.{key}", naive=format_figure(naive)), "yellow" if is_worse else "")
     else:
         head.append(text("console.report.test"), "bold")
     for name, value in (report.get("numbers") or {}).items():

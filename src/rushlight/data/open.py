@@ -99,6 +99,15 @@ class DataOptions:
         for option, fraction in (("test_fraction", self.test_fraction), ("val_fraction", self.val_fraction)):
             if fraction is not None and not isinstance(fraction, tuple) and not 0 <= fraction < 1:
                 raise UsageError("bad-fraction", option=option, value=fraction)
+        if self.classes is not None and (
+            doubled := [name for name, count in Counter(self.classes).items() if count > 1]
+        ):
+            raise UsageError("class-doubled", name=doubled[0])
+        if self.workers < 0:
+            raise UsageError("negative", option="workers", value=self.workers)
+
+    def check_series(self) -> None:
+        """Raise UsageError where only some of the options of a series are given, or those of texts beside them."""
         of_series = {
             "window": self.window,
             "time_column": self.time_column,
@@ -110,12 +119,6 @@ class DataOptions:
             for option in ("text_column", "text_length", "tokenizer"):
                 if getattr(self, option) is not None:
                     raise UsageError("window-of-texts", option=option)
-        if self.classes is not None and (
-            doubled := [name for name, count in Counter(self.classes).items() if count > 1]
-        ):
-            raise UsageError("class-doubled", name=doubled[0])
-        if self.workers < 0:
-            raise UsageError("negative", option="workers", value=self.workers)
 
     def to_json(self) -> dict[str, Any]:
         """Return the options that differ from the defaults, JSON-ready; a tokenizer as the file that a run keeps, or by name."""
@@ -244,6 +247,7 @@ def check_options_apply(given: Given, kind: SourceKind, options: DataOptions) ->
         takers = [other.words for other in KINDS if other.takes(option)]
         words = Joined("list", map(Note, ["data.kinds.not-open-yet"] if kind is OPENED else takers))
         raise UsageError("option-of-other-data", option=option, value=value, kind=words)
+    options.check_series()
 
 
 def open_given(

@@ -33,8 +33,6 @@ def check_learning(recipe: Recipe, left: list[Note]) -> None:
         for entry in fields(RecipeOptions)
         if entry.name not in CARRIED and (value := getattr(recipe, entry.name)) != entry.default
     }
-    fractions = {name: recipe.data["options"].get(name) for name in ("test_fraction", "val_fraction")}
-    found |= {name: value for name, value in fractions.items() if isinstance(value, (list, tuple, dict))}  # a fold
     found |= {"weights": recipe.model["weights"]} if "weights" in recipe.model else {}
     found |= {"metrics": ", ".join(entry["name"] for entry in recipe.metrics)} if recipe.metrics else {}
     schedule, arguments = recipe.schedule["name"], recipe.loss.get("arguments", {})
@@ -47,6 +45,8 @@ def check_learning(recipe: Recipe, left: list[Note]) -> None:
     if is_uneven or not {"reduction", "ignore_index"}.isdisjoint(arguments):
         found["loss_arguments"] = json.dumps(arguments)
     left += [Note("eject.cannot.option", option=name, value=str(value)) for name, value in found.items()]
+    fold = recipe.data["options"].get("test_fraction")
+    left += [Note("eject.cannot.fold", number=fold[0], count=fold[1])] if isinstance(fold, (list, tuple)) else []
     live = [part for part in ("model", "optimizer", "schedule", "loss", "data") if getattr(recipe, part).get("live")]
     live += ["step"] * bool(recipe.loss.get("step")) + ["keep"] * bool(recipe.keep)
     left += [Note("eject.cannot.live", part=part) for part in live]

@@ -42,15 +42,17 @@ IMPORTS = {  # in the order in which they are written: what calls for them, and 
 }  # fmt: skip
 
 
-def write_script(folder: Path, path: Path, reference: str | None = None) -> Note | None:
+def write_script(folder: Path, path: Path, reference: str | None = None, force: bool = False) -> Note | None:
     """Write a run as a script; return why it does not claim to end with the run's own weights, None where it does.
 
     `reference` names the class of the model, "net.py:Net", where that was not trained on this machine by this account.
 
     Raises:
-        UsageError: the run has something that the script cannot carry; all of it is named. Nothing is written.
+        UsageError: the run has something that the script cannot carry; all of it is named. Or another file is at `path`, and
+            `force` does not let it be replaced. Nothing is written.
         RunError, DataError, …: the run, its data or its model cannot be opened again.
     """
+    files.check_replaceable([path], force)
     recipe, environment = recipe_from_json(read_recipe(folder)), read_environment(folder)
     left: list[Note] = []
     check_learning(recipe, left)
@@ -92,14 +94,17 @@ def write_script(folder: Path, path: Path, reference: str | None = None) -> Note
     check_names(folder, script, facts["model"].get("names", {}))
     script = script.replace("#: source", facts["model"]["own"], 1)
     prove(folder, script, data, model)
-    files.write_bytes(path, script.encode("utf-8", "surrogateescape"))
+    files.write_named(path, script.encode("utf-8", "surrogateescape"))
     return unclaimed
 
 
 def refuse(folder: Path, left: list[Note]) -> None:
     """Raise UsageError where there is something that the script cannot carry."""
     if left:
-        raise UsageError("eject-cannot", run=folder.name, listed=Joined("items", ["", *left]))
+        listed = Joined("items", ["", *left])
+        if any(note.key == "eject.cannot.data" for note in left):  # which no other training would change
+            raise UsageError("eject-cannot-data", run=folder.name, listed=listed)
+        raise UsageError("eject-cannot", run=folder.name, listed=listed)
 
 
 # ── the text ─────────────────────────────────────────────────────────────────────────────────────────────────

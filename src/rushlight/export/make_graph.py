@@ -82,7 +82,7 @@ def save_graph(path: Path, model: nn.Module, bundle: Bundle) -> None:
     content, reason = make_graph(model, bundle, path.suffix.lower())
     if content is None:
         raise WeightsError("graph-not-kept", path=path, reason=reason)
-    files.write_bytes(path, content)
+    files.write_named(path, content)
 
 
 def missing_package() -> str | None:

@@ -44,7 +44,7 @@ def write_weights(model: nn.Module, path: Path) -> None:
     """
     path = Path(path)
     content = encode_safetensors if check_ending(path) == ".safetensors" else encode_torch
-    files.write_bytes(path, content(portable_state(model, path)))
+    files.write_named(path, content(portable_state(model, path)))
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:

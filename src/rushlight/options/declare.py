@@ -68,7 +68,7 @@ def is_fold(value: object) -> bool:
     return is_pair and 1 <= value[0] <= value[1] and value[1] >= 2  # type: ignore[index]
 
 
-COUNT = rule("not-positive", lambda value: is_integer(value) and value >= 1)
+COUNT = rule("not-a-count", lambda value: is_integer(value) and value >= 1)
 COUNT_FROM_0 = rule("negative", lambda value: is_integer(value) and value >= 0)
 POSITIVE = rule("not-positive", lambda value: is_number(value) and value > 0)
 # Infinity passes here: named_optimizer refuses it, as any argument that is not finite.

@@ -45,7 +45,8 @@ class Report:
 
     `loss` is the mean over samples; `accuracy` the share of samples predicted right (for multilabel: of single labels);
     `confusion[i][j]` counts samples of class i predicted as j. For regression `mae`, `rmse` and `r2` are in the
-    data's own units, averaged over the target's columns. `most_wrong` lists the samples (by index in the split) that
+    data's own units, averaged over the target's columns. `naive` is the `mae` of a series' last known value, given as forecast.
+    `most_wrong` lists the samples (by index in the split) that
     were most confidently wrong.
 
     Where each place of a sample has a target (pixels, tokens), accuracy, confusion, MAE, … are over the `places` that
@@ -64,6 +65,7 @@ class Report:
     mae: float | None = None
     rmse: float | None = None
     r2: float | None = None
+    naive: float | None = None
     target: str = ""
     most_wrong: tuple[dict[str, Any], ...] = ()
     places: int | None = None

@@ -24,6 +24,7 @@ SLUG_LENGTH = 40
 MOST_OF_A_LINE = 1 << 16  # bytes of the first line of a history
 NAME_BYTES = 200  # most file systems take 255; the rest is for the endings of temporary files
 BASE36 = "0123456789abcdefghijklmnopqrstuvwxyz"
+FILE_ENDINGS = (".py", ".csv", ".parquet", ".npy", ".npz", ".png", ".jpg", ".pth", ".safetensors", ".pt2", ".html")
 FORBIDDEN = '<>:"/\\|?*'  # characters that one of Windows, macOS and Linux refuses in a file name
 RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
 
@@ -116,7 +117,7 @@ def find_run(runs: Path, run: str) -> Path:
         if not is_run(path):
             raise RunError("not-a-run", path=path)
         return path
-    if not folders:
+    if not folders and not is_file_name(path):
         raise RunError("no-runs", runs=runs)
     matches = [folder for folder in folders if run and run in folder.name]
     if len(matches) == 1:
@@ -124,7 +125,14 @@ def find_run(runs: Path, run: str) -> Path:
     if matches:
         names = format_names([folder.name for folder in matches])
         raise RunError("run-ambiguous", run=run, runs=runs, count=len(matches), names=names)
+    if is_file_name(path):
+        raise RunError("run-is-file", run=run)
     raise RunError("run-unknown", run=run, runs=runs, suggestion=suggest(run, [f.name for f in folders]))
+
+
+def is_file_name(path: Path) -> bool:
+    """Tell whether a path is a file, or ends as one that a command takes beside a run."""
+    return path.is_file() or path.suffix.lower() in FILE_ENDINGS
 
 
 def run_folders(runs: Path) -> list[Path]:

@@ -18,9 +18,9 @@ import torch
 from rushlight import files
 from rushlight.api import open_data
 from rushlight.console import StudyScreen
-from rushlight.data import ResidentSplit
+from rushlight.data import DATASETS, ResidentSplit
 from rushlight.device import usable_cores
-from rushlight.errors import ModelError, UsageError
+from rushlight.errors import ModelError, UsageError, suggest
 from rushlight.models import MODELS, load_model_class
 from rushlight.options import TAKES, plain_options, tunes
 from rushlight.report import write_importance_plot
@@ -87,9 +87,11 @@ def tune(
         UsageError: the space, or an option, is wrong, or a study of this name has other ones.
         KeyboardInterrupt: Ctrl-C; everything is saved, and the same call goes on.
     """
-    for name, value in (("trials", trials), ("jobs", jobs), ("hours", hours)):
-        if value is not None and not value > 0:
-            raise UsageError("not-positive", option=name, value=value)
+    for name, value in (("trials", trials), ("jobs", jobs)):
+        if not value > 0:
+            raise UsageError("not-a-count", option=name, value=value)
+    if hours is not None and not hours > 0:
+        raise UsageError("not-positive", option="hours", value=hours)
     given = plain_options(options, "tune")
     plan = make_plan(model, data, space, given)
     folder = Path(given.get("runs", "runs")) / plan.name
@@ -161,6 +163,12 @@ class StudyPlan:
 
 def make_plan(model: Any, data: Any, space: Mapping[str, Any] | str | Path | None, given: dict[str, Any]) -> StudyPlan:
     """Return what is to be searched. UsageError says what is wrong with it."""
+    if isinstance(model, str) and ":" not in model and model not in MODELS:
+        if model.endswith(".py"):
+            raise ModelError("file-without-class", path=model)
+        if model in DATASETS:
+            raise UsageError("data-as-model", name=model, verb="tune")
+        raise UsageError("unknown-model", name=model, known=", ".join(MODELS), suggestion=suggest(model, MODELS))
     if not isinstance(model, str) and (isinstance(model, torch.nn.Module) or not callable(model)):
         raise ModelError("tune-needs-function", found=type(model).__name__)
     for name in LIVE:
@@ -230,12 +238,13 @@ def agree(folder: Path, plan: StudyPlan, jobs: int) -> int:
     if begun:
         before = files.parse_json(files.read_bytes(path, files.MOST_JSON))
         then, now = flat_record(before), flat_record(plan.record)
-        pairs = [
-            Note("search.differs", name=name, then=str(then.get(name)), now=str(now.get(name)))
-            for name in {**now, **then}
-            if name.partition(".")[0] in plan.record and then.get(name) != now.get(name)
-        ]
-        if pairs:
+        changed = [name for name in {**now, **then} if name[0] in plan.record and then.get(name) != now.get(name)]
+        chosen = [name for name in changed if name[0] not in ("space", "defaults")]  # which follow from the others
+        if changed:
+            pairs = (
+                Note("search.differs", name=name[-1], then=told(name, then), now=told(name, now))
+                for name in chosen or [name for name in changed if name[0] == "space"] or changed
+            )
             raise UsageError("study-differs", study=plan.name, differences=Joined("items", ["", *pairs]))
         threads = int(before["threads"])
     if jobs * threads > max(cores, threads):
@@ -246,11 +255,24 @@ def agree(folder: Path, plan: StudyPlan, jobs: int) -> int:
     return threads
 
 
-def flat_record(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a record with the entries of its dicts beside the others, as "options.lr"."""
-    inner = {name: entry for name, entry in record.items() if isinstance(entry, dict)}
-    within = {f"{name}.{key}": value for name, entry in inner.items() for key, value in entry.items()}
-    return {name: entry for name, entry in record.items() if name not in inner} | within
+def flat_record(record: Mapping[str, Any]) -> dict[tuple[str, ...], Any]:
+    """Return a record with the entries of its dicts beside the others, as ("options", "lr")."""
+    found: dict[tuple[str, ...], Any] = {}
+    for name, entry in record.items():
+        found |= {(name, key): value for key, value in entry.items()} if isinstance(entry, dict) else {(name,): entry}
+    return found
+
+
+def told(name: tuple[str, ...], record: Mapping[tuple[str, ...], Any]) -> str:
+    """Return an entry of a record as a user would write it."""
+    value = record.get(name)
+    if value is None:
+        return Note("search.not-given")
+    if isinstance(value, dict):
+        return ", ".join(
+            f"{key} {entry[0]}–{entry[1]}" if name[0] == "space" else f"{key}={entry}" for key, entry in value.items()
+        )
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 # ── the trials ───────────────────────────────────────────────────────────────────────────────────────────────────

@@ -46,15 +46,17 @@ INSIDE = ("", ".$(NAMESPACE)", ".$(NAMESPACE).svc", ".$(NAMESPACE).svc.cluster.l
 
 def write_deployment(
     kind: str, folder: Path, given: str, runs: Path, reference: str | None, settings: Settings, language: str,
-    tell: Callable[[Note], object],
-) -> list[Path]:  # fmt: skip
-    """Write the files of one kind into a folder, with the model, which is proven first; return their paths.
+    tell: Callable[[Note], object], force: bool = False,
+) -> tuple[str, list[Path]]:  # fmt: skip
+    """Write the files of one kind into a folder, with the model, which is proven first; return its name and
+    their paths.
 
     Raises:
-        UsageError: there is no such kind; the model has no graph; a name holds a line break or another control.
+        UsageError: there is no such kind; the model has no graph; a name holds a line break or another control; files are there
+            already that `force` does not let be replaced.
         WeightsError: the model does not repeat its recorded examples.
     """
-    check_choice("write", kind, tuple(KINDS))
+    check_choice("--write KIND", kind, tuple(KINDS))
     for field in (given, settings.name or "", str(folder), *settings.hosts):
         if UNSEEN.search(field) or (field in settings.hosts and not re.fullmatch(r"[\w.:-]+", field)):
             raise UsageError("deploy-field", field=field)
@@ -72,11 +74,12 @@ def write_deployment(
     if "Dockerfile" in written or kind == "ray":
         written["requirements.txt"] = "".join(f"{line}\n" for line in pinned_packages(NEEDED)).encode()
         written["rushlight.tar.gz"] = package()
+    files.check_replaceable([folder / name for name in written], force)
     for name, content in written.items():
-        files.write_bytes(folder / name, content)
+        files.write_named(folder / name, content)
     if kind == "nginx":
         files.make_folder(folder / "temporary")
-    return [folder / name for name in written if "/" not in name]
+    return model.name, [folder / name for name in written if "/" not in name]
 
 
 def deployment_values(model: Model, folder: Path, threads: int, settings: Settings, language: str) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from rushlight.export import (
     why_unproven,
 )
 from rushlight.kinds import is_count, named, wrong_entry
-from rushlight.runs import find_run
+from rushlight.runs import find_run, read_recipe
 from rushlight.texts import Note
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -119,6 +119,8 @@ def find_model(
     else:
         is_bundle = (path / "model.json").is_file()
         source = path if is_bundle else find_run(runs, given) / "model"
+        if not is_bundle:
+            tell_of_fold(source.parent, tell)
         name, make = opened_bundle(source, runs, reference, is_bundle, tell)
     name = re.sub(r"[^A-Za-z0-9._-]", "-", settings_name or name).strip(".") or "model"
     best: Model | None = None
@@ -132,6 +134,13 @@ def find_model(
             best = model
     assert best is not None
     return best
+
+
+def tell_of_fold(run: Path, tell: Callable[[Note], object]) -> None:
+    """Say so where a run is a fold of a cross-validation."""
+    found = read_recipe(run)["data"]["options"].get("test_fraction")
+    if isinstance(found, list) and len(found) == 2:
+        tell(Note("serve.fold", name=run.name, number=found[0], count=found[1]))
 
 
 def fastest(model: Model) -> float:

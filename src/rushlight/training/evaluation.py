@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rushlight.data import LoaderSplit, ResidentSplit, Split, TargetSpec, count_samples, seeded
+from rushlight.data import FeatureSpec, LoaderSplit, ResidentSplit, Split, TargetSpec, count_samples, seeded
 from rushlight.models import as_figures, eval_mode
 from rushlight.report import Report, class_figures, wilson
 from rushlight.training.objective import Objective, as_module
@@ -85,6 +85,19 @@ def evaluate(
             if not is_out_of_memory(error) or batch_size < 2 or isinstance(split, LoaderSplit):
                 raise
         batch_size //= 2  # not in the clause above: the error holds on to memory
+
+
+def beside_naive(report: Report, split: Split, features: FeatureSpec | None, target: TargetSpec | None) -> Report:
+    """Return the report of a forecast with the error of the last known value; any other one as it is."""
+    names = [] if features is None or features.time is None else [column.name for column in features.columns]
+    if features is None or target is None or target.name not in names or not isinstance(split, ResidentSplit):
+        return report
+    place = sum(column.width for column in features.columns[: names.index(target.name)])
+    last = features.normalization.undo(split.inputs[:, -1], -1)[:, place, None]
+    targets = split.targets.reshape(len(last), -1)
+    if target.mean:
+        targets = targets * targets.new_tensor(target.std) + targets.new_tensor(target.mean)
+    return replace(report, naive=float((targets - last).abs().mean()))
 
 
 def evaluate_at_once(

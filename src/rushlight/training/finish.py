@@ -21,7 +21,7 @@ from rushlight.report import Report
 from rushlight.runs import inexact_resumes, read_history, read_losses, write_session
 from rushlight.texts import Note
 from rushlight.training.checkpoint import best_checkpoint, read_model_state, state_digest
-from rushlight.training.evaluation import Outcome, drawing_the_same, evaluate
+from rushlight.training.evaluation import Outcome, beside_naive, drawing_the_same, evaluate
 from rushlight.training.loop import Epoch, evaluation_size, set_training_mode
 from rushlight.training.state import Training
 from rushlight.version import __version__
@@ -66,6 +66,8 @@ def finish_run(training: Training, last: Epoch | None) -> None:
         if test is not None:
             size = evaluation_size(training, test)
             report, outcome = evaluate(training.model, test, training.objective, training.data.target, size)
+    if report is not None and test is not None:
+        report = beside_naive(report, test, training.data.features, training.data.target)
     step = training.state["step"] if step is None else step
     save_bundle(training.folder / "model", training, report, step)
     save_report(training.folder, report, outcome)

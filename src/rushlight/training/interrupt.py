@@ -14,7 +14,7 @@ from types import FrameType
 
 from rushlight.data import Batch, Feed
 from rushlight.events import Events
-from rushlight.signals import ENDING, exit_code, handling
+from rushlight.signals import ENDING, exit_code, handling, leave_if_told
 from rushlight.training.distributed import ALONE, World
 
 TELL_SECONDS = 0.1  # between two events of an evaluation
@@ -180,4 +180,5 @@ def interruptible(events: Events | None = None, world: World = ALONE) -> Iterato
         yield interrupt
         return
     with handling(CAUGHT, interrupt.handle):
+        leave_if_told()
         yield interrupt

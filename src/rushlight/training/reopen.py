@@ -29,7 +29,7 @@ from rushlight.errors import RunError, StorageError, UsageError
 from rushlight.export import load_state, open_bundle, read_bundle
 from rushlight.report import Report
 from rushlight.training.checkpoint import best_checkpoint, latest_checkpoint, read_model_state
-from rushlight.training.evaluation import evaluate
+from rushlight.training.evaluation import beside_naive, evaluate
 from rushlight.training.finish import save_report
 from rushlight.training.loop import evaluation_size, test_batch_size
 from rushlight.training.objective import (
@@ -154,6 +154,7 @@ def test_run(
         objective.loss.to(device)
     size = test_batch_size(recipe, split, model) if training is None else evaluation_size(training, split)
     report, outcome = evaluate(model, split, objective, target, size)
+    report = beside_naive(report, split, features, target)
     try:
         save_report(folder, report, outcome)
     except StorageError as error:  # of a run that may only be read

@@ -96,6 +96,11 @@ def test_losses_and_the_test_are_those_of_a_plain_loop_by_hand(tmp_path: Path) -
         rushlight.open_bundle(run.folder / "model").predict(rows).values.tolist() == run.predict(rows).values.tolist()
     )  # type: ignore[union-attr]
     assert reopened.test().mae == run.report.mae
+    naive = (test_past[:, -1, :1] * train.std(0, correction=0)[0] + train.mean(0)[0] - test_future).abs().mean().item()
+    assert run.report.naive == reopened.test().naive == pytest.approx(naive, rel=1e-5)
+    with pytest.raises(UsageError, match="not read by a script: series by time") as refused:
+        run.eject(tmp_path / "train.py")
+    assert refused.value.advice.endswith(f"rushlight save {run.name} FOLDER")
     assert reopened.test(rows[-40:]).n == 40 - WINDOW - HORIZON + 1
 
 

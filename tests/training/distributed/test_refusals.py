@@ -9,10 +9,13 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+import rushlight
 from rushlight.data import CPU, LoaderSplit, ResidentSplit
 from rushlight.errors import UsageError
 from rushlight.options import check_options
 from rushlight.training.distributed import ALONE, World
+from rushlight.training.objective import make_objective
+from rushlight.training.setup import shared
 from rushlight.training.setup.shared import check_options_shared, check_parts_shared
 
 TWO = World(0, 2)
@@ -47,6 +50,21 @@ def test_an_option_that_is_not_right_with_several_processes_is_refused(given: di
         check_options_shared(options, TWO)
     assert key_of(refused) == "not-with-processes"
     assert next(iter(given)) in refused.value.problem
+
+
+@pytest.mark.parametrize("given", ["2", 2.0, True, 0])
+def test_a_number_of_processes_that_is_no_count_is_refused(given: Any) -> None:
+    with pytest.raises(UsageError) as refused:
+        rushlight.train("linear", "digits", processes=given)
+    assert (key_of(refused), refused.value.values["option"]) == ("not-a-count", "processes")
+
+
+def test_more_processes_than_cores_are_told_what_that_costs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shared, "usable_cores", lambda: 2)
+    model, objective = nn.Linear(2, 1), make_objective(nn.MSELoss())
+    told = {size: shared.notes_shared(model, objective, World(0, size)) for size in (2, 3)}
+    assert told[3][1] == "3 processes share 2 cores, which takes longer than 2 processes."
+    assert len(told[2]) == 1
 
 
 def test_another_number_than_the_launched_one_is_refused() -> None:

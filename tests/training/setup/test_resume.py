@@ -74,7 +74,7 @@ def test_a_refused_resume_leaves_the_history_as_it_was(tmp_path: Path) -> None:
         ({"schedule": "cosine", "epochs": 3}, "schedule-is-planned"),
         ({"epochs": 3}, "history-too-short"),
         ({"epochs": 3, "on_nan": "skip", "checkpoint": "23"}, "history-too-short"),
-        ({"epochs": 0}, "not-positive"),
+        ({"epochs": 0}, "not-a-count"),
         ({"epochs": 3, "on_nan": "go on"}, "bad-choice"),
     ],
 )

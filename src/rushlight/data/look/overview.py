@@ -196,7 +196,7 @@ def write_contact_sheet(data: Data, path: Path) -> None:
     sheet = contact_sheet(as_pixels(inputs), labels, classes)
     content = io.BytesIO()
     sheet.save(content, "PNG")
-    files.write_bytes(path, content.getvalue())
+    files.write_named(path, content.getvalue())
 
 
 def as_pixels(inputs: Tensor) -> Tensor:

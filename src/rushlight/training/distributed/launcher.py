@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import multiprocessing
 import os
 import secrets
 import signal
@@ -13,7 +14,7 @@ from typing import Any
 
 from rushlight.device import usable_cores
 from rushlight.errors import TrainingError
-from rushlight.signals import Terminated, exit_code
+from rushlight.signals import Terminated, exit_code, leave_if_told
 
 RESTARTS = 3  # of all processes, where one was killed
 LOGGERS = (
@@ -42,7 +43,9 @@ def launch(work: Callable[..., Any], arguments: tuple[Any, ...], processes: int)
         tempfile.TemporaryDirectory(prefix="rushlight-") as logs,
         with_environment("OMP_NUM_THREADS", threads),
         as_before(),
+        leaving_none(),
     ):
+        leave_if_told()
         config = LaunchConfig(
             1, 1, processes, run_id=secrets.token_hex(8), rdzv_backend="c10d", rdzv_endpoint="127.0.0.1:0",
             max_restarts=RESTARTS, logs_specs=DefaultLogsSpecs(log_dir=logs), signals_to_handle="SIGTERM,SIGINT,SIGHUP",
@@ -63,6 +66,20 @@ def launch(work: Callable[..., Any], arguments: tuple[Any, ...], processes: int)
                 code=failure.exitcode,
             ) from failed
     return [found[rank] for rank in range(processes)]
+
+
+@contextlib.contextmanager
+def leaving_none() -> Iterator[None]:
+    """Kill, after the block, the processes begun in it that are still there.
+
+    A signal that comes while they are being started leaves torch's launcher without a list of them.
+    """
+    before = set(multiprocessing.active_children())
+    try:
+        yield
+    finally:
+        for child in set(multiprocessing.active_children()) - before:
+            child.kill()
 
 
 @contextlib.contextmanager

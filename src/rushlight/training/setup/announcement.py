@@ -40,7 +40,7 @@ def announce(training: Training) -> None:
     )
     how = Note(
         "training.start.how" if training.schedule.name == "constant" else "training.start.how-with-schedule",
-        optimizer=type(optimizer).__name__, rate=optimizer.param_groups[0]["lr"], schedule=training.schedule.name,
+        optimizer=type(optimizer).__name__, rate=training.schedule.base_rates[0], schedule=training.schedule.name,
         loss=recipe.loss["name"], precision=recipe.precision, seed=recipe.seed,
     )  # fmt: skip
     device, name = training.device, device_name(training.device)

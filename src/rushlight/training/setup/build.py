@@ -140,7 +140,7 @@ def build_described(described: dict[str, Any], data: Data | None) -> nn.Module:
     if name.endswith(".py"):
         raise ModelError("file-without-class", path=name)
     if name in DATASETS:
-        raise UsageError("data-as-model", name=name)
+        raise UsageError("data-as-model", name=name, verb="train")
     arguments = {key: restored(value) for key, value in described["arguments"].items()}
     if name not in MODELS:  # the message is about the name, whatever the data is
         return build_model(name, (), 0, arguments, described["seed"])

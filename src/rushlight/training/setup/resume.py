@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -46,22 +47,43 @@ class Begun:
 def begun_run(
     recipe: Recipe, conditions: dict[str, Any], options: Options, stack: contextlib.ExitStack
 ) -> Begun | None:
-    """Return the newest run of this very recipe that is not finished, or the one of this name; None if there is none."""
-    wanted = as_written(recipe)
+    """Return the newest run of this very recipe that is not finished, or the one of this name; None if there is none.
+
+    Raises RunError where the one of this name has another recipe.
+    """
+    wanted, otherwise = as_written(recipe), None
     for folder in sorted(run_folders(Path(options.runs)), key=started_at, reverse=True):
         with contextlib.suppress(RunError):
             recorded = read_environment(folder).get("conditions", {})
             begun = recipe_from_json(read_recipe(folder))
-            is_same = as_written(begun) == wanted and all(
-                recorded.get(key) == conditions[key] for key in ("data", "model")
-            )
+            then = as_written(begun)
+            is_same = then == wanted and all(recorded.get(key) == conditions[key] for key in ("data", "model"))
             is_open = (
                 folder.name == options.name if options.name is not None else summarize_run(folder).status not in ENDED
             )
+            if folder.name == options.name and not is_same:
+                pairs = [Note("training.changed.option", option=name, **pair) for name, pair in unlike(then, wanted)]
+                pairs += [
+                    Note(f"training.changed.{key}")
+                    for key in ("data", "model")
+                    if not pairs and recorded.get(key) != conditions[key]
+                ]
+                otherwise = RunError("run-otherwise", run=folder.name, differences=Joined("items", ["", *pairs]))
             if is_same and is_open:
                 stack.enter_context(lock_run(folder))
                 return Begun(folder, recipe)
+    if otherwise is not None:
+        raise otherwise
     return None
+
+
+def unlike(then: Any, now: Any, name: str = "") -> Iterator[tuple[str, dict[str, str]]]:
+    """Give the innermost entries of a recipe's JSON that differ, by the options that decide them."""
+    if isinstance(then, dict) and isinstance(now, dict):
+        for key in {**then, **now}:
+            yield from unlike(then.get(key), now.get(key), name if key == "name" and name else key)
+    elif then != now:
+        yield name, {"then": "–" if then is None else str(then), "now": "–" if now is None else str(now)}
 
 
 def as_written(recipe: Recipe) -> Any:

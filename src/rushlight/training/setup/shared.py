@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -13,6 +14,7 @@ import torch
 from torch import nn
 
 from rushlight.data import LoaderSplit, Split, share_of
+from rushlight.device import usable_cores
 from rushlight.errors import TrainingError, UsageError
 from rushlight.events import Events
 from rushlight.options import Options
@@ -67,6 +69,8 @@ def notes_shared(model: nn.Module, objective: Objective, world: World) -> tuple[
     norms = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
     is_users = objective.own is not None or is_own(as_module(objective.loss))
     found = [Note("training.processes", count=world.size)]
+    here, cores = int(os.environ.get("LOCAL_WORLD_SIZE", world.size)), usable_cores()
+    found += [Note("training.more-processes-than-cores", processes=here, count=cores)] if here > cores else []
     found += [Note("training.norms-per-process")] * norms + [Note("training.loss-per-process")] * is_users
     return tuple(found)
 
