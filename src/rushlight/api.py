@@ -148,15 +148,16 @@ def started(verb: str, given: tuple[Any, ...], options: Mapping[str, Any]) -> Ru
     """
     check_options(options)
     processes: int = options["processes"]
-    sent = given, dict(options)
     if (address := options.get("ray")) is None:
-        found = launch(work_on, (verb, sendable(sent, processes)), processes)
+        found = launch(work_on, (verb, sendable((given, dict(options)), processes)), processes)
     else:
+        sent = given, {**options, "on_event": None}  # it is called here
         content, runs = sendable(sent, processes, import_ray().cloudpickle.dumps), Path(options.get("runs", "runs"))
         if verb == "resume":
             runs = find_run(runs, str(given[0])).parent
-        with contextlib.closing(Progress(bool(options.get("quiet")), bool(options.get("to_stderr")))) as screen:
-            found = [launch_on_ray(work_on, (verb, content), processes, address, runs, screen.show)]
+        with contextlib.ExitStack() as stack:
+            events = open_events(stack, options)
+            found = [launch_on_ray(work_on, (verb, content), processes, address, runs, events)]
     failed = [(kind, told) for kind, told in found if isinstance(kind, type)]
     for kind, (key, values, place) in sorted(failed, key=lambda each: each[1][0] == "process-failed"):
         raise kind(key, **values) from RuntimeError(place)

@@ -33,16 +33,16 @@ _told: list[Callable[[Events], None]] = []  # how this process's events reach th
 
 def launch_on_ray(
     work: Callable[..., Any], arguments: tuple[Any, ...], processes: int, address: str, runs: Path,
-    show: Callable[[Event], object],
+    events: Events,
 ) -> Any:  # fmt: skip
     """Call `work(*arguments)` in as many processes of a Ray cluster, and return what it returned in the first one.
 
-    They write into the folder `runs`, which all machines see; `show` is called with the first one's events, in this thread.
+    They write into the folder `runs`, which all machines see; the first one's events are emitted here too, in this thread.
 
     Raises:
         UsageError: there is no Ray, or no cluster at the address.
         TrainingError: they died too often, the cluster has no room for them, or does not see the folder.
-        KeyboardInterrupt, Terminated: this process was told to end; so were they, and what they trained is saved.
+        KeyboardInterrupt, Terminated, or what the user's function raised: they were told to end, and have saved.
     """
     asked = os.environ.get("OMP_NUM_THREADS", "")
     threads = int(asked) if asked.isdecimal() else max(1, usable_cores() // processes)
@@ -62,10 +62,12 @@ def launch_on_ray(
         }  # fmt: skip
         fitting = Fitting(settings, processes, folder)
         fitting.start()
-        follow = Following(store, show)
+        follow = Following(store, events)
         try:
             while not fitting.has_ended.wait(LOOK_SECONDS):
                 follow()
+                if events.error is not None:
+                    raise events.error
         except BaseException:
             store.set("stop", "1")
             while not fitting.has_ended.wait(LOOK_SECONDS):  # a second Ctrl-C leaves at once
@@ -73,6 +75,8 @@ def launch_on_ray(
             follow()
             raise
         follow()
+        if events.error is not None:
+            raise events.error
         if fitting.error is not None:
             raise explained(fitting.error, processes, threads) from fitting.error
         return fitting.found
@@ -114,18 +118,19 @@ class Fitting(threading.Thread):
 
 
 class Following:
-    """Reads the events that the first process has told since the last call, and shows them."""
+    """Reads the events that the first process has told since the last call, and emits them here."""
 
-    def __init__(self, store: Any, show: Callable[[Event], object]) -> None:
-        self.store, self.show = store, show
+    def __init__(self, store: Any, events: Events) -> None:
+        self.store, self.events = store, events
         self.attempt = self.count = 0
 
     def __call__(self) -> None:
-        """Show what is new, of the newest attempt of all that was begun."""
+        """Emit what is new, of the newest attempt of all that was begun."""
         while True:
             key = f"event/{self.attempt}/{self.count}"
             if self.store.check([key]):
-                self.show(Event(*json.loads(self.store.get(key))))
+                kind, data = json.loads(self.store.get(key))
+                self.events.emit(kind, **data)
                 self.store.delete_key(key)
                 self.count += 1
             elif self.store.add("attempts", 0) - 1 > self.attempt:
