@@ -6,7 +6,7 @@ import contextlib
 import pickle
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from numbers import Integral
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import nn
 
+from rushlight.cluster import import_ray
 from rushlight.console import Progress, fetch_progress
 from rushlight.data import Data, check_main_guard, open_source
 from rushlight.errors import RushlightError, TrainingError, UsageError
@@ -27,7 +28,9 @@ from rushlight.training import (
     ProcessLost,
     Session,
     data_options,
+    follow_elsewhere,
     launch,
+    launch_on_ray,
     launched_by,
     resume_training,
     start_training,
@@ -145,7 +148,16 @@ def started(verb: str, given: tuple[Any, ...], options: Mapping[str, Any]) -> Ru
     """
     check_options(options)
     processes: int = options["processes"]
-    found = launch(work_on, (verb, sendable((given, dict(options)), processes)), processes)
+    if (address := options.get("ray")) is None:
+        found = launch(work_on, (verb, sendable((given, dict(options)), processes)), processes)
+    else:
+        sent = given, {**options, "on_event": None}  # it is called here
+        content, runs = sendable(sent, processes, import_ray().cloudpickle.dumps), Path(options.get("runs", "runs"))
+        if verb == "resume":
+            runs = find_run(runs, str(given[0])).parent
+        with contextlib.ExitStack() as stack:
+            events = open_events(stack, options)
+            found = [launch_on_ray(work_on, (verb, content), processes, address, runs, events)]
     failed = [(kind, told) for kind, told in found if isinstance(kind, type)]
     for kind, (key, values, place) in sorted(failed, key=lambda each: each[1][0] == "process-failed"):
         raise kind(key, **values) from RuntimeError(place)
@@ -183,8 +195,8 @@ def work_on(verb: str, content: bytes) -> tuple[Any, Any]:
     return None, str(run.folder)
 
 
-def sendable(given: Any, processes: int) -> bytes:
-    """Return what was given, pickled: each process gets a copy of its own, of tensors too.
+def sendable(given: Any, processes: int, dumps: Callable[[Any], bytes] = pickle.dumps) -> bytes:
+    """Return what was given, pickled: each process gets a copy of its own, of tensors too. Ray's own `dumps` sends code as well.
 
     Raises:
         UsageError: it cannot be sent to other processes, or these could not import the program.
@@ -192,10 +204,10 @@ def sendable(given: Any, processes: int) -> bytes:
     check_main_guard(processes)
     main = sys.modules["__main__"]
     try:
-        content = pickle.dumps(given)
+        content = dumps(given)
     except Exception as error:
         raise UsageError("not-sendable", processes=processes, reason=f"{type(error).__name__}: {error}") from error
-    if b"__main__" in content and not hasattr(main, "__file__"):
+    if dumps is pickle.dumps and b"__main__" in content and not hasattr(main, "__file__"):
         raise UsageError("not-sendable", processes=processes, reason=Note("training.main-not-importable"))
     return content
 
@@ -204,7 +216,9 @@ def open_events(stack: contextlib.ExitStack, options: Mapping[str, Any]) -> Even
     """Return the events of a run, followed by the screen and by the user's function; the stack closes the screen."""
     screen = Progress(bool(options.get("quiet")), bool(options.get("to_stderr")))
     stack.callback(screen.close)
-    return Events(screen.show, on_event=options.get("on_event"))
+    events = Events(screen.show, on_event=options.get("on_event"))
+    follow_elsewhere(events)
+    return events
 
 
 def open_run(run: str | Path = "latest", model: nn.Module | str | None = None, *, runs: str | Path = "runs") -> Run:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import io
+import json
 import shutil
 import subprocess
 import sys
 import tarfile
+import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import safetensors.numpy
 import yaml
 from tests.serve.client import BUNDLES
 
+from rushlight.cli import main
 from rushlight.errors import UsageError
 from rushlight.serve import Settings, deploy, write_deployment
 from rushlight.serve.deploy import KINDS
@@ -127,18 +132,46 @@ def test_what_is_in_the_container_serves_where_there_is_no_torch(tmp_path: Path)
 
 
 @pytest.mark.slow
-def test_the_ray_app_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    serve = pytest.importorskip("ray.serve")
-    written("ray", tmp_path, threads=1)
-    monkeypatch.setenv("RUSHLIGHT_TOKEN", "0123456789abcdef")
-    monkeypatch.syspath_prepend(tmp_path)
-    import ray_app
+def test_the_ray_app_answers_as_predict_does_from_both_replicas(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    serve = pytest.importorskip("ray.serve", reason="needs the package ray (the extra ray)")
+    import ray
 
+    written("ray", tmp_path, threads=1, hosts=("models.example",))
+    np.save(tmp_path / "asked.npy", safetensors.numpy.load_file(BUNDLES / "image" / "examples.safetensors")["inputs"])
+    with pytest.raises(SystemExit):
+        main(["predict", str(BUNDLES / "image"), str(tmp_path / "asked.npy"), "--json"])
+    predicted = json.loads(capsys.readouterr().out)["predictions"]
+    monkeypatch.setenv("RUSHLIGHT_TOKEN", "0123456789abcdef")
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def ask(path: str, body: bytes | None = None, **headers: str) -> tuple[int, Any]:
+        given = {"Authorization": "Bearer 0123456789abcdef", **headers}
+        asked = urllib.request.Request(f"http://127.0.0.1:8000{path}", body, given)
+        try:
+            with urllib.request.urlopen(asked, timeout=60) as answer:
+                return answer.status, json.load(answer)
+        except urllib.error.HTTPError as refused:
+            return refused.code, json.load(refused)
+
+    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     try:
+        import ray_app
+
         serve.run(ray_app.app)  # once its replicas are healthy
-        asked = urllib.request.Request("http://127.0.0.1:8000/v2/models/image")
-        asked.add_header("Authorization", "Bearer 0123456789abcdef")
-        with urllib.request.urlopen(asked, timeout=30) as answer:
-            assert b'"image"' in answer.read()
+        body = (tmp_path / "asked.npy").read_bytes()
+        for _ in range(8):
+            status, found = ask("/predict", body)
+            assert status == 200, found
+            for row, like in zip(found["predictions"], predicted, strict=True):
+                assert row["label"] == like["label"]
+                assert row["probabilities"] == pytest.approx(like["probabilities"], rel=1e-4)
+        assert ask("/v2/models/image/ready", Host="models.example")[0] == 200
+        assert ask("/v2/models/image/ready", Host="elsewhere.example")[0] == 403
+        assert ask("/predict", body, Authorization="Bearer wrong")[0] == 401
+        assert ask("/predict", b"\x93NUMPY broken")[0] == 400
     finally:
         serve.shutdown()
+        ray.shutdown()

@@ -131,6 +131,7 @@ def tune(
     hours: float | None = None,
     space: Annotated[Path | None, typer.Option(metavar="FILE.toml")] = None,
     jobs: int = 1,
+    ray: Annotated[str | None, typer.Option("--ray", metavar="ADDRESS")] = None,
     seeds: int = 3,
     find_lr: Annotated[bool, typer.Option("--find-lr")] = False,
     find_batch_size: Annotated[bool, typer.Option("--find-batch-size")] = False,
@@ -146,7 +147,7 @@ def tune(
     import rushlight
     from rushlight.console import print_json, print_study
 
-    search = {"trials": trials, "hours": hours, "space": space, "jobs": jobs, "seeds": seeds}
+    search = {"trials": trials, "hours": hours, "space": space, "jobs": jobs, "ray": ray, "seeds": seeds}
     found = rushlight.tune(model, data, **search, **chosen(options), to_stderr=json).to_json()
     if json:
         print_json(found)

@@ -11,7 +11,7 @@ from typer.core import TyperCommand, TyperGroup
 from rushlight import files
 from rushlight.cli.values import SHORT
 from rushlight.errors import UsageError, suggest
-from rushlight.options import OPTIONS, found_text
+from rushlight.options import OPTIONS, found_text, is_ray_address
 from rushlight.texts import Note, language, text
 
 SEARCHED = ("lr", "batch_size", "schedule", "augment", "momentum", "weight_decay", "hidden")  # unless they are given
@@ -31,6 +31,14 @@ class Command(TyperCommand):
     """A command whose help comes from the catalogue."""
 
     format_usage = write_usage
+
+    def parse_args(self, ctx: Any, args: list[str]) -> Any:
+        """Read the arguments; `--ray` without an address after it is `--ray=local`."""
+        following = [*args, ""][1:]
+        alone = [word == "--ray" and not is_ray_address(next) for word, next in zip(args, following, strict=True)]
+        return super().parse_args(
+            ctx, ["--ray=local" if bare else word for word, bare in zip(args, alone, strict=True)]
+        )
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Print the help page."""

@@ -6,6 +6,7 @@ Importing this module imports neither torch nor NumPy.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -68,6 +69,11 @@ def is_fold(value: object) -> bool:
     return is_pair and 1 <= value[0] <= value[1] and value[1] >= 2  # type: ignore[index]
 
 
+def is_ray_address(text: str) -> bool:
+    """Tell whether a text is the address of a Ray cluster: local, auto or HOST:PORT."""
+    return re.fullmatch(r"local|auto|[\w.-]+:\d+|\[[\da-fA-F:]+\]:\d+", text) is not None
+
+
 COUNT = rule("not-a-count", lambda value: is_integer(value) and value >= 1)
 COUNT_FROM_0 = rule("negative", lambda value: is_integer(value) and value >= 0)
 POSITIVE = rule("not-positive", lambda value: is_number(value) and value > 0)
@@ -84,6 +90,7 @@ PATTERNS = rule(
 GROUPS = rule(
     "groups-no-dicts", lambda value: isinstance(value, dict) and all(isinstance(each, dict) for each in value.values())
 )
+ADDRESS = rule("ray-address", lambda value: isinstance(value, str) and is_ray_address(value))
 YES_OR_NO = rule("option-no-bool", lambda value: isinstance(value, bool))
 
 
@@ -254,6 +261,7 @@ class Options(RecipeOptions):
     skip_bad: bool = option(False, DATA)
     workers: int = option(0, DATA, COUNT_FROM_0)
     processes: int | None = option(None, MACHINE, COUNT, on_resume="yes")
+    ray: str | None = option(None, MACHINE, ADDRESS, metavar="ADDRESS", on_resume="yes")
     keep: Sequence[Any] | None = option(None, RUN, python_only=True, on_resume="live")
     name: str | None = option(None, RUN)
     runs: str | Path = option("runs", RUN, metavar="FOLDER", on_resume="yes")
@@ -280,7 +288,7 @@ def place(option: Option) -> tuple[int, int]:
 declared = [replace(entry.metadata["option"], name=entry.name, source=str(entry.type)) for entry in fields(Options)]
 OPTIONS: dict[str, Option] = {option.name: option for option in sorted(declared, key=place)}
 NOT_TUNED = (  # a study's own, or no plain word that each trial can have anew
-    "max_steps", "study", "final_test", "resume", "inexact", "profile", "on_event", "step", "keep", "split_seed", "tensorboard", "processes",
+    "max_steps", "study", "final_test", "resume", "inexact", "profile", "on_event", "step", "keep", "split_seed", "tensorboard", "processes", "ray",
 )  # fmt: skip
 OF_DATA = (*(option.name for option in OPTIONS.values() if option.panel == DATA), "seed", "quiet")
 TAKES: dict[str, tuple[str, ...]] = {  # the options of each verb

@@ -62,6 +62,7 @@ def compare_with_defaults(
     seeds: int,
     threads: int,
     jobs: int,
+    cluster: Any = None,
 ) -> Result | None:
     """Train the winner and the defaults again from seeds that no trial had, and test them; None without a test split.
 
@@ -83,7 +84,7 @@ def compare_with_defaults(
             raise TrainingError("final-failed", reason=failed)
 
     waiting = iter(queue)
-    work(jobs, lambda: next(waiting, None), lambda *epoch: False, tell)
+    work(jobs, lambda: next(waiting, None), lambda *epoch: False, tell, cluster)
     if not (folders[0] / "report.json").exists():
         return None
     found = [tested(group) for group in (folders[:seeds], folders[seeds:]) if group]

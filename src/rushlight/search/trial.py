@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import threading
@@ -105,19 +106,22 @@ def serve_trials(pipe: Any) -> None:
     parent = parent_process()
     assert parent is not None
     threading.Thread(target=end_after, args=(parent.sentinel,), daemon=True).start()
-    try:
-        while (job := pipe.recv()) is not None:
+    with contextlib.suppress(KeyboardInterrupt, EOFError, ConnectionError):  # all is saved; the parent tells of it
+        serve_jobs(pipe.recv, pipe.send)
 
-            def judge(epoch: int, figure: Figure) -> bool:
-                pipe.send(("judge", epoch, figure))
-                return bool(pipe.recv())
 
-            try:
-                pipe.send(("done", train_trial(job, judge)))
-            except RushlightError as error:
-                pipe.send(("error", type(error), error.key, error.values))
-    except (KeyboardInterrupt, EOFError, ConnectionError):  # all is saved; the parent tells of it
-        return
+def serve_jobs(receive: Callable[[], Any], send: Callable[[Any], object]) -> None:
+    """Train the jobs that are received, and ask for a judgement after every epoch; None is the last."""
+
+    def judge(epoch: int, figure: Figure) -> bool:
+        send(("judge", epoch, figure))
+        return bool(receive())
+
+    while (job := receive()) is not None:
+        try:
+            send(("done", train_trial(job, judge)))
+        except RushlightError as error:
+            send(("error", type(error), error.key, error.values))
 
 
 def end_after(sentinel: int) -> None:

@@ -17,12 +17,13 @@ import torch
 
 from rushlight import files
 from rushlight.api import open_data
+from rushlight.cluster import connected, cores_of, threads_each
 from rushlight.console import StudyScreen
 from rushlight.data import DATASETS, ResidentSplit
 from rushlight.device import usable_cores
 from rushlight.errors import ModelError, UsageError, suggest
 from rushlight.models import MODELS, load_model_class
-from rushlight.options import TAKES, plain_options, tunes
+from rushlight.options import OPTIONS, TAKES, plain_options, tunes
 from rushlight.report import write_importance_plot
 from rushlight.runs import ENDED, is_run, lock_run, run_folders, summarize_run
 from rushlight.search.final import Result, compare_with_defaults
@@ -71,7 +72,7 @@ class StudyResult:
 @tunes
 def tune(
     model: Any, data: Any = "fashion-mnist", *, space: Mapping[str, Any] | str | Path | None = None, trials: int = 50,
-    hours: float | None = None, jobs: int = 1, seeds: int = 3, **options: Any,
+    hours: float | None = None, jobs: int = 1, ray: str | None = None, seeds: int = 3, **options: Any,
 ) -> StudyResult:  # fmt: skip
     """Search for the recipe that validates best, by `trials` runs of at most `epochs` epochs, and test it.
 
@@ -80,7 +81,7 @@ def tune(
 
     `model` is a model's name, or a function whose arguments are choices and which returns a module. `space` is a dict or a TOML
     file; a named model has one by itself, less what `options` decide. No trial begins after `hours`. `jobs` processes share the
-    cores. The winner is trained again from `seeds` seeds and tested, and so are the defaults. The same call goes on with a
+    cores, those of a Ray cluster where `ray` is its address ("local", "auto", "HOST:PORT"). The winner is trained again from `seeds` seeds and tested, and so are the defaults. The same call goes on with a
     study that was stopped or killed.
 
     Raises:
@@ -92,6 +93,7 @@ def tune(
             raise UsageError("not-a-count", option=name, value=value)
     if hours is not None and not hours > 0:
         raise UsageError("not-positive", option="hours", value=hours)
+    OPTIONS["ray"].verify(ray)
     given = plain_options(options, "tune")
     plan = make_plan(model, data, space, given)
     folder = Path(given.get("runs", "runs")) / plan.name
@@ -99,19 +101,20 @@ def tune(
     with contextlib.ExitStack() as stack:
         stack.enter_context(lock_run(folder))
         stack.callback(torch.set_num_threads, torch.get_num_threads())
-        threads = agree(folder, plan, jobs)
+        cluster = None if ray is None else stack.enter_context(connected(ray, usable_cores()))
+        threads = agree(folder, plan, jobs, [usable_cores()] if cluster is None else cores_of(cluster))
         study = Study(folder, plan.space, plan.defaults or {}, plan.epochs, plan.keeps_best, plan.seed)
         screen = StudyScreen(bool(given.get("quiet")), bool(given.get("to_stderr")))
         stack.callback(screen.close)
         screen.begin(plan.name, space_to_json(plan.space), trials, plan.epochs, jobs, threads, len(study.trials))
         try:
-            search(study, plan, threads, jobs, trials, hours, screen)
+            search(study, plan, threads, jobs, trials, hours, screen, cluster)
             best, result = study.best, None
             if best is None:
                 raise UsageError("study-without-trial", study=plan.name, count=len(study.trials))
             if seeds > 0:
                 screen.testing(seeds)
-                result = compare_with_defaults(plan.job, best, plan.defaults, seeds, threads, jobs)
+                result = compare_with_defaults(plan.job, best, plan.defaults, seeds, threads, jobs, cluster)
         except KeyboardInterrupt:
             screen.stopped(sum(trial.status != "running" for trial in study.trials))
             raise
@@ -223,14 +226,14 @@ def has_defaults(builder: Any, space: Space, options: Mapping[str, Any]) -> bool
     return False
 
 
-def agree(folder: Path, plan: StudyPlan, jobs: int) -> int:
+def agree(folder: Path, plan: StudyPlan, jobs: int, cores: list[int]) -> int:
     """Write what a new study searches, or check that a study that goes on searches the same; return the threads of each job.
 
     A study without runs is new: what it was asked could not be trained. Raises UsageError where another was begun, where runs of
-    its names are those of a study that is gone, or where the jobs would have more threads than there are cores.
+    its names are those of a study that is gone, or where the jobs would have more threads than there are `cores`, by machine.
     """
-    cores, path = usable_cores(), folder / PLAN
-    threads = max(1, min(torch.get_num_threads(), cores // jobs))
+    path, most = folder / PLAN, sum(cores)
+    threads = min(torch.get_num_threads(), threads_each(cores, jobs))
     named = re.compile(re.escape(plan.name) + r"-(\d{3,}|best-\d{3,}-\d+|defaults-\d+)")
     begun = [run.name for run in run_folders(folder.parent) if named.fullmatch(run.name)]
     if begun and not path.exists():
@@ -247,8 +250,8 @@ def agree(folder: Path, plan: StudyPlan, jobs: int) -> int:
             )
             raise UsageError("study-differs", study=plan.name, differences=Joined("items", ["", *pairs]))
         threads = int(before["threads"])
-    if jobs * threads > max(cores, threads):
-        raise UsageError("too-many-jobs", jobs=jobs, threads=threads, cores=cores, most=max(1, cores // threads))
+    if jobs * threads > max(most, threads):
+        raise UsageError("too-many-jobs", jobs=jobs, threads=threads, cores=most, most=max(1, most // threads))
     if not begun:
         files.delete_file(folder / JOURNAL)
         files.write_json(path, {**plan.record, "threads": threads, "rushlight": __version__})
@@ -279,9 +282,10 @@ def told(name: tuple[str, ...], record: Mapping[tuple[str, ...], Any]) -> str:
 
 
 def search(
-    study: Study, plan: StudyPlan, threads: int, jobs: int, trials: int, hours: float | None, screen: StudyScreen
-) -> None:
-    """Train the trials that the study lacks: first those that a kill has left."""
+    study: Study, plan: StudyPlan, threads: int, jobs: int, trials: int, hours: float | None, screen: StudyScreen,
+    cluster: Any = None,
+) -> None:  # fmt: skip
+    """Train the trials that the study lacks, on a cluster where there is one: first those that a kill has left."""
     deadline = math.inf if hours is None else time.monotonic() + hours * 3600
     told = {trial.number for trial in study.trials if trial.status != "running"}
     left = [trial for trial in study.trials if trial.status == "running" or lacks_end(plan, trial)]
@@ -307,7 +311,7 @@ def search(
         told.add(number)
         return trial
 
-    work(jobs, next_job, judge, tell)
+    work(jobs, next_job, judge, tell, cluster)
 
 
 def lacks_end(plan: StudyPlan, trial: Trial) -> bool:

@@ -6,10 +6,12 @@ import multiprocessing
 import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import connection
 from typing import Any
 
 from rushlight.errors import TrainingError, UsageError
+from rushlight.search.cluster import RayProcess
 from rushlight.search.study import Figure, Trial
 from rushlight.search.trial import Job, serve_trials, train_trial
 
@@ -21,9 +23,11 @@ Judge = Callable[[int, int, Figure], bool]  # of a trial's epoch
 Tell = Callable[[int, str], Trial]
 
 
-def work(jobs: int, next_job: Next, judge: Judge, tell: Tell) -> None:
-    """Train all jobs, `jobs` at a time."""
-    if jobs == 1:
+def work(jobs: int, next_job: Next, judge: Judge, tell: Tell, ray: Any = None) -> None:
+    """Train all jobs, `jobs` at a time; on the cluster that the module `ray` is connected to, where it is given."""
+    if ray is not None:
+        work_in_processes(jobs, next_job, judge, tell, partial(start_on_ray, ray))
+    elif jobs == 1:
         work_here(next_job, judge, tell)
     else:
         work_in_processes(jobs, next_job, judge, tell)
@@ -45,19 +49,21 @@ class Worker:
     job: Job | None = None
 
 
-def work_in_processes(count: int, next_job: Next, judge: Judge, tell: Tell) -> None:
+def work_in_processes(
+    count: int, next_job: Next, judge: Judge, tell: Tell, start: Callable[[Job], Worker] | None = None
+) -> None:
     """Train jobs in `count` processes. A killed one's trial goes on in a new one, from its newest checkpoint.
 
     Raises:
         UsageError: a job cannot be sent to another process.
         TrainingError: the processes of one trial were killed again and again.
     """
-    workers: list[Worker] = []
+    start, workers = start or start_worker, list[Worker]()
     deaths: dict[int, int] = {}
     try:
         for _ in range(count):
             if (job := next_job()) is not None:
-                workers.append(start_worker(job))
+                workers.append(start(job))
         while workers:
             ready = connection.wait([worker.pipe for worker in workers])
             for worker in [worker for worker in workers if worker.pipe in ready]:
@@ -75,7 +81,7 @@ def work_in_processes(count: int, next_job: Next, judge: Judge, tell: Tell) -> N
                         raise TrainingError(
                             "trial-killed", trial=number, count=deaths[number], code=worker.process.exitcode
                         ) from None
-                    workers.append(start_worker(worker.job))
+                    workers.append(start(worker.job))
                     continue
                 if kind == "judge":
                     worker.pipe.send(judge(number, *said))
@@ -97,15 +103,28 @@ def start_worker(job: Job) -> Worker:
     """Start a process with its first job."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    try:
-        pickle.dumps(job)
-    except (pickle.PicklingError, AttributeError, TypeError) as error:
-        raise UsageError("jobs-need-names", reason=error) from error
+    check_sendable(job)
     process = context.Process(target=serve_trials, args=(theirs,), daemon=True)
     process.start()
     theirs.close()  # so that the end of the process is the end of the pipe
     ours.send(job)
     return Worker(process, ours, job)
+
+
+def check_sendable(job: Job) -> None:
+    """Raise UsageError for a job that cannot be sent to another process."""
+    try:
+        pickle.dumps(job)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise UsageError("jobs-need-names", reason=error) from error
+
+
+def start_on_ray(ray: Any, job: Job) -> Worker:
+    """Start a process on a cluster with its first job."""
+    check_sendable(job)
+    process = RayProcess(ray, job.threads)
+    process.pipe.send(job)
+    return Worker(process, process.pipe, job)
 
 
 def end(workers: list[Worker]) -> None:

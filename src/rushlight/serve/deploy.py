@@ -102,9 +102,9 @@ def deployment_values(model: Model, folder: Path, threads: int, settings: Settin
     home = Path(__file__).parents[2]
     return {
         "name": model.name, "slug": slug, "image": f"rushlight-{slug}:{__version__}", "threads": threads, "model": place, "language": language,
-        "python": platform.python_version(), "deadline": int(settings.deadline) + 5, "grace": int(settings.drain) + 10,
+        "python": platform.python_version(), "seconds": settings.deadline, "deadline": int(settings.deadline) + 5, "grace": int(settings.drain) + 10,
         "megabytes": MEGABYTES + 128 * -(-4 * size // (128 << 20)), "interpreter": sys.executable,
-        "arguments": [*common, "--host", "0.0.0.0", "--port", "8080"], "hosts": [f"--allow-host={name}" for name in settings.hosts], "own_hosts": lambda name: [f"--allow-host={name}{suffix}" for suffix in INSIDE],
+        "arguments": [*common, "--host", "0.0.0.0", "--port", "8080"], "names": settings.hosts, "hosts": [f"--allow-host={name}" for name in settings.hosts], "own_hosts": lambda name: [f"--allow-host={name}{suffix}" for suffix in INSIDE],
         "command": [sys.executable, "-m", "rushlight", "serve", str((folder / place).resolve()), *common],
         "path": "" if home.name == "site-packages" else f" {systemd(f'PYTHONPATH={home}')}",
     }  # fmt: skip

@@ -1,7 +1,14 @@
 """Training: the loop, one optimizer step, testing, and the state that a checkpoint holds."""
 
 from rushlight.events import Event, Events
-from rushlight.training.distributed import ProcessLost, joined_world, launch, launched_by
+from rushlight.training.distributed import (
+    ProcessLost,
+    follow_elsewhere,
+    joined_world,
+    launch,
+    launch_on_ray,
+    launched_by,
+)
 from rushlight.training.finish import save_bundle
 from rushlight.training.loop import Epoch
 from rushlight.training.recipe import Recipe, recipe_from_json

@@ -1,5 +1,6 @@
 """Several processes that train one run together."""
 
+from rushlight.training.distributed.cluster import follow_elsewhere, launch_on_ray
 from rushlight.training.distributed.dropout import WholeDropout
 from rushlight.training.distributed.launcher import launch
 from rushlight.training.distributed.world import (

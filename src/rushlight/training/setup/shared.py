@@ -35,6 +35,8 @@ def check_options_shared(options: Options, world: World) -> None:
     if options.processes is not None and options.processes != world.size:
         raise UsageError("processes-launched", given=options.processes, processes=world.size)
     if not world.is_shared:
+        if options.ray is not None:
+            raise UsageError("ray-needs-processes", address=options.ray)
         return
     for option, allowed in ALONE_ONLY.items():
         value = getattr(options, option)
