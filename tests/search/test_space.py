@@ -44,7 +44,7 @@ def test_a_space_in_a_file_is_that_in_python(tmp_path: Path) -> None:
         ({"lr": {"between": [True, 2]}}, "two numbers"),
         ({"epochs": [1, 2]}, "epochs cannot be searched"),
         ({"model.width": [1, 2]}, "model.width cannot be searched"),
-        ({"batch_size": [32, 0]}, "batch_size must be greater than 0"),
+        ({"batch_size": [32, 0]}, "batch_size must be a whole number, greater than 0"),
         ({"augment": ["none", "much"]}, "augment"),
     ],
 )
