@@ -6,10 +6,12 @@ Run by itself it trains in one process; with a launcher's environment, together 
 from __future__ import annotations
 
 import ast
+import json
 import random
 import socket
 import sys
 import time
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,11 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 import rushlight
-from rushlight.training.distributed import world
+from rushlight.data import ResidentSplit, Split, TargetSpec
+from rushlight.training.distributed import joined_world, world
+from rushlight.training.evaluation import evaluate
+from rushlight.training.interrupt import SharedInterrupt
+from rushlight.training.objective import Objective, choose_metrics, make_objective, own_objective
 
 PATIENCE = 240.0  # seconds after which processes hang
 
@@ -208,9 +214,76 @@ def stands_still(model: nn.Module, batch: Any) -> Tensor:
     return nn.functional.cross_entropy(model(batch[0]), batch[1])
 
 
+class Counts:
+    """A metric that gathers batches, whose figure depends on their order."""
+
+    def reset(self) -> None:
+        self.found = 0.0
+
+    def update(self, outputs: Tensor, targets: Tensor) -> None:
+        self.found = 0.7 * self.found + float(outputs.sum())
+
+    def compute(self) -> float:
+        return self.found
+
+
+def evaluations() -> dict[str, tuple[nn.Module, Split, Objective, TargetSpec]]:
+    """Return models to evaluate, and what on: a class, quantities, and places of both; one that draws random numbers."""
+    inputs, targets = map(torch.from_numpy, rows(301))
+    classes = TargetSpec("classification", ("a", "b", "c"))
+    quantity, dense = TargetSpec("regression", width=2), {"layout": "dense"}
+    metrics = choose_metrics([Counts(), lambda outputs, targets: float((outputs.argmax(1) == targets).sum())], None)
+    objective = replace(make_objective(nn.CrossEntropyLoss()), metrics=metrics)
+
+    def split(targets: Tensor) -> Split:
+        return ResidentSplit(inputs, targets, lambda raw: raw)
+
+    torch.manual_seed(3)
+    places, squares = nn.Sequential(nn.Linear(6, 15), nn.Unflatten(1, (3, 5))), make_objective(nn.MSELoss())
+    of_places = torch.randint(0, 3, (301, 5), generator=torch.Generator().manual_seed(1))
+    return {
+        "classes": (network(nn.BatchNorm1d(16)), split(targets), objective, classes),
+        "told": (network(), split(targets), own_objective(in_float32), classes),
+        "quantities": (nn.Linear(6, 2), split(inputs[:, :2] * 3), squares, quantity),
+        "places": (places, split(of_places), make_objective(nn.CrossEntropyLoss()), replace(classes, **dense)),
+        "quantities at places": (nn.Unflatten(1, (2, 3)), split(inputs.view(-1, 2, 3) ** 2), squares, replace(quantity, **dense)),
+        "draws": (Draws(lambda: torch.rand(())), split(targets), objective, classes),
+    }  # fmt: skip
+
+
+def evaluate_all(folder: Path) -> None:
+    """Evaluate, alone or together, and write the reports and each sample's outcome."""
+    together = joined_world()
+    interrupt = SharedInterrupt(None, together) if together.is_shared else None
+    for name, (model, split, objective, target) in evaluations().items():
+        report, outcome = evaluate(model, split, objective, target, 8, together=interrupt)
+        if together.is_first:
+            found = [
+                "" if outcome is None else getattr(outcome, each).tolist()
+                for each in ("truth", "predicted", "confidence")
+            ]
+            (folder / name).write_text(json.dumps([asdict(report), found]))
+
+
+def in_float32(model: nn.Module, batch: Any) -> dict[str, Any]:
+    """A loss of some samples, and numbers to log."""
+    outputs = model(batch[0])
+    loss = nn.functional.cross_entropy(outputs, batch[1])
+    return {
+        "loss": loss,
+        "outputs": outputs,
+        "weight": float(batch[1].sum()),
+        "norm": outputs.norm(),
+        "plain": float(outputs[0, 0]),
+    }
+
+
 def main(name: str, folder: str, verb: str = "train", *settings: str) -> None:
     """Train or resume a case as the run `folder`."""
     torch.set_num_threads(1)
+    if verb == "evaluate":
+        evaluate_all(Path(folder))
+        return
     world.STEP_SECONDS = 3.0 if name == "stands-still" else 60.0
     model, data, options = case(name)
     given = {key: ast.literal_eval(value) for key, value in (setting.split("=") for setting in settings)}

@@ -65,6 +65,16 @@ def test_three_processes_train_as_one_does(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_an_evaluation_that_is_divided_has_the_bits_of_one_process(tmp_path: Path) -> None:
+    for size in (1, 3):
+        (tmp_path / str(size)).mkdir()
+        together(size, "all", tmp_path / str(size), "evaluate")
+    alone = {path.name: path.read_text() for path in (tmp_path / "1").iterdir()}
+    assert len(alone) == 6
+    assert {path.name: path.read_text() for path in (tmp_path / "3").iterdir()} == alone
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "processes", "tolerance"),
     [

@@ -14,7 +14,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 import safetensors.torch
 import torch
@@ -37,6 +37,15 @@ _joined: list[int] = []  # of the runs that this process has joined, one entry e
 
 class ProcessLost(TrainingError):
     """Another process of the run ended without a word: it was killed, or its machine is gone."""
+
+
+class Round(NamedTuple):
+    """What the processes handed in together."""
+
+    contents: list[bytes]  # of the others, by rank, in the first process
+    have: list[bool]  # by rank: whether it handed in anything
+    asked: int  # the greatest number that one asked
+    refused: bool  # whether one refuses
 
 
 class World:
@@ -101,6 +110,37 @@ class World:
         """Return the JSON-ready values that the processes give, by rank."""
         mine = json.dumps(value).encode()
         return [json.loads(self.share(mine if rank == self.rank else b"", rank)) for rank in range(self.size)]
+
+    def hand_in(
+        self, content: bytes | None, error: Exception | None, is_memory: bool, asked: int, refuses: bool
+    ) -> Round:
+        """Give the first process what each has, and all of them the rest of the round; None is nothing.
+
+        What went wrong in any process ends it in all: its own `error` is raised; in the others MemoryError where it
+        `is_memory` that ran out, else TrainingError.
+        """
+        told = torch.zeros(self.size, 5, dtype=torch.float64)
+        failed = 0 if error is None else 2 if is_memory else 1
+        told[self.rank] = torch.tensor([failed, asked, content is not None, len(content or b""), refuses])
+        self.add_up(told)
+        if told[:, 0].any():
+            rank = int(told[:, 0].argmax())
+            problem = self.share(b"" if error is None else problem_of(error).encode(), rank).decode()
+            if error is not None:
+                raise error
+            if told[rank, 0] == 2:
+                raise MemoryError(problem)
+            raise TrainingError("process-failed", rank=rank, processes=self.size, problem=problem)
+        contents = []
+        with self.explained(STEP_SECONDS):
+            for rank, length in enumerate(told[:, 3].int().tolist()):
+                if length and self.is_first and rank:
+                    received = torch.empty(length, dtype=torch.uint8)
+                    self.steps.recv([received], rank, 0).wait()
+                    contents.append(received.numpy().tobytes())
+                elif length and rank == self.rank and rank:
+                    self.steps.send([torch.frombuffer(bytearray(content or b""), dtype=torch.uint8)], 0, 0).wait()
+        return Round(contents, told[:, 2].bool().tolist(), int(told[:, 1].max()), bool(told[:, 4].any()))
 
     def first_does(self, work: Callable[[], Any]) -> Any:
         """Have the first process do the work, and return its JSON-ready result in all of them.

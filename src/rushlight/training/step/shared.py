@@ -21,7 +21,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from rushlight.data import Batch, count_samples, share_of, step_seed
 from rushlight.errors import UsageError
 from rushlight.texts import Note
-from rushlight.training.distributed import WholeDropout
+from rushlight.training.distributed import WholeDropout, World
 from rushlight.training.state import Training
 from rushlight.training.step.exact import Parts, backward, computing, update
 
@@ -222,6 +222,19 @@ class SharedStep:
 def is_norm(module: nn.Module) -> bool:
     """Tell whether a module is one of torch's own with running statistics."""
     return isinstance(module, _NormBase) and type(module).__module__.startswith("torch.nn.")
+
+
+def share_norms(model: nn.Module, world: World) -> None:
+    """Give all processes the first one's running statistics, which an evaluation goes by."""
+    places = {
+        f"{place}.{name}": buffer
+        for place, owner in enumerate(filter(is_norm, model.modules()))
+        for name, buffer in owner._buffers.items()
+        if buffer is not None
+    }
+    if world.is_shared and places:
+        for name, value in world.share_tensors(lambda: places).items():
+            places[name].copy_(value)
 
 
 class WatchedDraws(AbstractContextManager[None]):
