@@ -51,16 +51,21 @@ def judged_together(
     whole = whole or count is None or count < world.size or isinstance(split, LoaderSplit)
     own = split.in_order(size) if whole else split.in_order(size, world.rank, world.size)
     rounds = None if whole else -(-(count or 0) // world.size)
-    number = 0
+    number, last = 0, None
     while number != rounds:
         judged, content, error, has_drawn = None, None, None, False
         try:
             if (batch := next(own, None)) is not None:
+                last = batch
                 before = [] if whole else list(streams())
                 judged = judge(batch)
                 has_drawn = not whole and before != list(streams())
                 content = b"" if whole or world.is_first else packed(judged)
+            elif world.is_divided and not whole:  # the others need this process to compute with them
+                judge(last)
         except Exception as failed:
+            if world.is_divided:  # the others are not here, but inside the model
+                raise
             error = failed
         is_memory = error is not None and is_out_of_memory(error)
         found = world.hand_in(content, error, is_memory, interrupt.reason, has_drawn)

@@ -69,7 +69,8 @@ def evaluate(
             is_whole = True
             continue
         except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error) or batch_size < 2 or isinstance(split, LoaderSplit):
+            is_divided = together is not None and together.world.is_divided
+            if not is_out_of_memory(error) or batch_size < 2 or isinstance(split, LoaderSplit) or is_divided:
                 raise
         batch_size //= 2  # not in the clause above: the error holds on to memory
 

@@ -117,7 +117,7 @@ def step_parts(training: Training) -> Parts:
     recipe = training.recipe
     return Parts(
         training.model, training.objective, training.optimizer, recipe.clip_norm, recipe.precision, training.device,
-        skips_bad=recipe.on_nan == "skip", scaler=training.scaler,
+        skips_bad=recipe.on_nan == "skip", scaler=training.scaler, shards=training.shards,
     )  # fmt: skip
 
 
@@ -214,7 +214,8 @@ def evaluate_together(
 ) -> tuple[Report | None, Outcome | None]:
     """Evaluate the model; several processes share the batches out, with the first one's buffers, and all get its report."""
     world = training.world
-    world.check_alike(training.model.parameters())
+    if training.shards is None:
+        world.check_alike(training.model.parameters())
     share_norms(training.model, world)
     report, outcome = evaluate_epoch(training, interrupt, saver, observer)
     if not world.is_shared or report is None:
@@ -240,7 +241,7 @@ def evaluate_epoch(
         with interrupt.leaving_at_once(), nullcontext() if training.average is None else training.average.in_force():
             size = evaluation_size(training, split)
             together = interrupt if isinstance(interrupt, SharedInterrupt) else None
-            is_observed = training.world.is_first
+            is_observed = training.world.is_first and training.shards is None  # else its layers are in pieces
             with observer.observing(training.state["epoch"], training.state["step"]) if is_observed else nullcontext():
                 evaluated = evaluate(
                     training.model, split, training.objective, data.target, size, watch=watch, together=together
@@ -254,7 +255,7 @@ def evaluate_epoch(
         training.held.restore(held)
         if isinstance(error, Interrupted) or interrupt.requested:
             stop_here(training, interrupt, saver)
-        if training.state["window"]:
+        if training.state["window"] and training.shards is None:  # the others may not know of the error
             saver.save_now()
         if isinstance(error, (RuntimeError, ValueError, TypeError, IndexError)):
             raise explain_step_error(error, training.model, None, training) from error

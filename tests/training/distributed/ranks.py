@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import random
+import signal
 import socket
 import sys
 import time
@@ -133,6 +135,51 @@ def tied() -> nn.Sequential:
     return model
 
 
+class Blocks(nn.Module):
+    """Blocks in a ModuleList, with dropout, statistics, and first and last weights that are tied; one row count is odd."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 7, bias=False), nn.Linear(7, 3)
+        block = nn.Sequential(nn.Linear(7, 7), nn.BatchNorm1d(7), nn.ReLU(), nn.Dropout(0.2))
+        self.blocks = nn.ModuleList([block, nn.Sequential(nn.Linear(7, 7), nn.LayerNorm(7), nn.Dropout(0.3))])
+        self.back, self.frozen = nn.Linear(6, 7, bias=False), nn.Linear(3, 3)
+        self.back.weight = self.first.weight
+        self.scale = nn.Parameter(torch.ones(1))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        hidden = self.first(inputs) * self.scale
+        for block in self.blocks:
+            hidden = hidden + block(hidden)
+        return self.frozen(self.last(hidden + self.back(inputs)))
+
+
+def blocks() -> nn.Module:
+    """Return a model of blocks, part of it frozen; its BatchNorm has fixed statistics, which do not depend on processes."""
+    torch.manual_seed(5)
+    model = Blocks()
+    model.frozen.requires_grad_(False)
+    model.blocks[0][1].eval()  # type: ignore[index]
+    return model
+
+
+class StopsAfter:
+    """Tells this process to stop when its model has trained on as many batches."""
+
+    def __init__(self, batches: int) -> None:
+        self.left = batches
+
+    def __call__(self, model: nn.Module, inputs: Any) -> None:
+        self.left -= model.training
+        if not self.left:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def in_numbers(dtype: Any) -> Any:
+    """Return training and test rows of another dtype."""
+    return tuple((inputs.astype(dtype), targets) for inputs, targets in (rows(60), rows(23, 1)))
+
+
 def in_float64(model: nn.Module, batch: Any) -> dict[str, Any]:
     """The loss in float64, and a number to log."""
     outputs = model(batch[0].double())
@@ -169,6 +216,7 @@ def case(name: str) -> tuple[Any, Any, dict[str, Any]]:
         "dropout": lambda: (network(nn.Dropout(0.4)).double(), pair, {**sgd, "objective": in_float64}),
         "sometimes": lambda: (Sometimes(), pair, sgd),
         "tied": lambda: (tied(), pair, sgd),
+        "divided": lambda: (blocks().double(), in_numbers(np.float64), {**sgd, "batch_size": 9, "optimizer": "AdamW", "optimizer_arguments": {}, "lr": 0.01, "clip_norm": 0.5, "accumulate": 2}),
         "remembers": lambda: (Remembers(), pair, sgd),
         "streamed": lambda: (network(), (Rows(*rows()), Rows(*rows(23, 1))), sgd),
         "norm": lambda: (network(nn.BatchNorm1d(16)), (rows(60), rows(23, 1)), {**sgd, "batch_size": 12}),
@@ -288,6 +336,8 @@ def main(name: str, folder: str, verb: str = "train", *settings: str) -> None:
     model, data, options = case(name)
     given = {key: ast.literal_eval(value) for key, value in (setting.split("=") for setting in settings)}
     path = Path(folder)
+    if (left := given.pop("stop_after", None)) is not None and os.environ.get("RANK", "0") == "0":
+        model.register_forward_pre_hook(StopsAfter(left))
     if verb == "train":
         rushlight.train(model, data, name=path.name, runs=path.parent, quiet=True, **{**options, **given})
     else:

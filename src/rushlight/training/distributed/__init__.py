@@ -2,8 +2,10 @@
 
 from rushlight.training.distributed.dropout import WholeDropout
 from rushlight.training.distributed.launcher import launch
+from rushlight.training.distributed.shards import Shards, local, rows_of, units
 from rushlight.training.distributed.world import (
     ALONE,
+    STEP_SECONDS,
     ProcessLost,
     World,
     joined_world,

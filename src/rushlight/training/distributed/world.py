@@ -59,6 +59,8 @@ class World:
         self.steps: Any = None  # torch's groups
         self.first: Any = None
         self.is_set_up = False
+        self.is_divided = False  # whether the model is: no process can compute by itself
+        self.has_default = False  # whether torch's default group is this one's
         if store is not None:
             self.steps, self.first = (
                 ProcessGroupGloo(PrefixStore(name, store), rank, size, timeout=timedelta(seconds=JOIN_SECONDS))
@@ -84,6 +86,26 @@ class World:
         with self.explained(STEP_SECONDS):
             for work in [self.steps.allreduce([tensor]) for tensor in tensors]:
                 work.wait()
+
+    def give(self, tensor: Tensor) -> None:
+        """Replace a tensor by the first process's; it has the same shape in all."""
+        with self.explained(FIRST_SECONDS):
+            whole = tensor.contiguous()
+            self.first.broadcast(whole, 0).wait()
+            if whole is not tensor:
+                tensor.copy_(whole)
+
+    def mesh(self) -> Any:
+        """Return all processes as torch's DeviceMesh, which asks for torch's default process group."""
+        import torch.distributed as dist
+        from torch.distributed.device_mesh import init_device_mesh
+
+        if not dist.is_initialized():
+            store = PrefixStore("shards", self.store)
+            timeout = timedelta(seconds=STEP_SECONDS)
+            dist.init_process_group("gloo", store=store, rank=self.rank, world_size=self.size, timeout=timeout)
+            self.has_default = True
+        return init_device_mesh("cpu", (self.size,))
 
     def share(self, content: bytes = b"", root: int = 0) -> bytes:
         """Return the bytes that process `root` gives."""
@@ -195,12 +217,17 @@ class World:
     # ── the end ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     @contextlib.contextmanager
-    def explained(self, seconds: float) -> Iterator[None]:
-        """Turn the error of a connection that is lost, or silent for `seconds`, into that of the other process."""
+    def explained(self, seconds: float, *, of_all: bool = True) -> Iterator[None]:
+        """Turn the error of a connection that is lost, or silent for `seconds`, into that of the other process.
+
+        Without `of_all` the block does other work too, whose errors stay as they are.
+        """
         began = time.monotonic()
         try:
             yield
         except RuntimeError as error:
+            if not of_all and not (self.is_divided and "gloo" in str(error)):
+                raise
             waited, told = time.monotonic() - began, self.reason()
             if told is None:
                 text = (
@@ -234,6 +261,9 @@ class World:
             with contextlib.suppress(RuntimeError):
                 self.store.compare_set("error", "", json.dumps(told))
         self.steps = self.first = None
+        if self.has_default:
+            torch.distributed.destroy_process_group()
+            self.has_default = False
 
 
 ALONE = World()
