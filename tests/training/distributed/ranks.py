@@ -9,6 +9,7 @@ import ast
 import json
 import os
 import random
+import resource
 import signal
 import socket
 import sys
@@ -163,6 +164,23 @@ def blocks() -> nn.Module:
     return model
 
 
+def large() -> nn.Module:
+    """Return a model of 240 MB."""
+    wide = [nn.Sequential(nn.Linear(1024, 1024), nn.ReLU()) for _ in range(60)]
+    return nn.Sequential(nn.Linear(6, 1024), *wide, nn.Linear(1024, 3))
+
+
+def limit_memory(model: nn.Module, times: float) -> None:
+    """Limit the data of this process to what it has without the model, and so many times the model."""
+    size = sum(parameter.nbytes for parameter in model.parameters())
+    (has,) = (
+        int(line.split()[1]) << 10
+        for line in Path("/proc/self/status").read_text().splitlines()
+        if line.startswith("VmData")
+    )
+    resource.setrlimit(resource.RLIMIT_DATA, (int(has - size + times * size),) * 2)
+
+
 class StopsAfter:
     """Tells this process to stop when its model has trained on as many batches."""
 
@@ -217,6 +235,7 @@ def case(name: str) -> tuple[Any, Any, dict[str, Any]]:
         "sometimes": lambda: (Sometimes(), pair, sgd),
         "tied": lambda: (tied(), pair, sgd),
         "divided": lambda: (blocks().double(), in_numbers(np.float64), {**sgd, "batch_size": 9, "optimizer": "AdamW", "optimizer_arguments": {}, "lr": 0.01, "clip_norm": 0.5, "accumulate": 2}),
+        "large": lambda: (large(), pair, {"epochs": 1, "batch_size": 32, "lr": 1e-4}),
         "remembers": lambda: (Remembers(), pair, sgd),
         "streamed": lambda: (network(), (Rows(*rows()), Rows(*rows(23, 1))), sgd),
         "norm": lambda: (network(nn.BatchNorm1d(16)), (rows(60), rows(23, 1)), {**sgd, "batch_size": 12}),
@@ -338,6 +357,8 @@ def main(name: str, folder: str, verb: str = "train", *settings: str) -> None:
     path = Path(folder)
     if (left := given.pop("stop_after", None)) is not None and os.environ.get("RANK", "0") == "0":
         model.register_forward_pre_hook(StopsAfter(left))
+    if (times := given.pop("room", None)) is not None:
+        limit_memory(model, times)
     if verb == "train":
         rushlight.train(model, data, name=path.name, runs=path.parent, quiet=True, **{**options, **given})
     else:

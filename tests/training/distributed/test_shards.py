@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from tests.training.distributed.ranks import Blocks, ends, start, together
+from tests.training.distributed.ranks import Blocks, ends, large, start, together
 from tests.training.distributed.test_together import check_agreement, unlike, wait_for_steps
 from torch import nn
 
+import rushlight
 from rushlight.checkpoint_files import SUMS, damage_of, list_checkpoints
 from rushlight.data import CPU, ResidentSplit
 from rushlight.errors import UsageError
@@ -154,6 +157,19 @@ def test_a_checkpoint_of_some_processes_is_read_by_others_to_rounding(tmp_path: 
     told = [line["differences"] for line in read_sessions(run) if line["event"] == "resumed"]
     changed = [[each for each in found if " then, " in each] for found in told]
     assert list(map(len, changed)) == [2, 2, 2], "the number of processes, and whether the model is divided"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit of a process's data")
+def test_a_model_that_one_process_has_no_memory_for_is_trained_by_two_and_opens_in_one(tmp_path: Path) -> None:
+    # parameters, gradients and what AdamW keeps are four times the model, and what is imported besides more than a tenth
+    # of it; each of two processes has half of that, and three times the model where the first one writes the bundle
+    ((code, _, errors),) = ends(start(1, "large", tmp_path / "one", "train", "room=4.1"))
+    assert code == 1
+    assert "emory" in errors
+    together(2, "large", tmp_path / "two", "train", "shard=True", "room=4.1")
+    run = rushlight.open_run(tmp_path / "two", large())
+    assert len(run.predict(np.zeros((4, 6), np.float32))) == 4
 
 
 @pytest.mark.slow

@@ -76,6 +76,18 @@ class Shards:
         for name, each in self.model_state().items():
             each.copy_(state[name])
 
+    def gathered(self, name: str, own: Tensor) -> Tensor:
+        """Return a whole parameter, of which these rows are this process's; their memory is let go."""
+        found = torch.empty(self.shapes[name], dtype=own.dtype)
+        for rank in range(self.world.size):
+            first, end = rows_of(len(found), rank, self.world.size)
+            if rank == self.world.rank:
+                found[first:end] = own
+            if first < end:
+                self.world.give(found[first:end], rank)
+        own.untyped_storage().resize_(0)  # FSDP2 itself never lets go of it
+        return found
+
     @torch.no_grad()
     def put_back(self) -> None:
         """Make the model whole again in every process, as it was before it was divided; what the optimizer keeps is let go."""
@@ -83,7 +95,7 @@ class Shards:
         whole: dict[int, nn.Parameter] = {}
         for name, each in list(self.model.named_parameters(remove_duplicate=False)):
             if id(each) not in whole:
-                whole[id(each)] = nn.Parameter(each.full_tensor(), requires_grad=each.requires_grad)  # type: ignore[attr-defined]
+                whole[id(each)] = nn.Parameter(self.gathered(name, local(each)), requires_grad=each.requires_grad)
             owner, _, leaf = name.rpartition(".")
             setattr(self.model.get_submodule(owner), leaf, whole[id(each)])
         for module, kind, names, hooks in self.before:

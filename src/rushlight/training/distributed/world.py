@@ -87,11 +87,11 @@ class World:
             for work in [self.steps.allreduce([tensor]) for tensor in tensors]:
                 work.wait()
 
-    def give(self, tensor: Tensor) -> None:
-        """Replace a tensor by the first process's; it has the same shape in all."""
+    def give(self, tensor: Tensor, root: int = 0) -> None:
+        """Replace a tensor by that of process `root`; it has the same shape in all."""
         with self.explained(FIRST_SECONDS):
             whole = tensor.contiguous()
-            self.first.broadcast(whole, 0).wait()
+            self.first.broadcast(whole, root).wait()
             if whole is not tensor:
                 tensor.copy_(whole)
 
@@ -261,7 +261,9 @@ class World:
             with contextlib.suppress(RuntimeError):
                 self.store.compare_set("error", "", json.dumps(told))
         self.steps = self.first = None
-        if self.has_default:
+        if (
+            self.has_default and error is None
+        ):  # else others may be in the middle of something, which that would wait for
             torch.distributed.destroy_process_group()
             self.has_default = False
 

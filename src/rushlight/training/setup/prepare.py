@@ -176,7 +176,7 @@ def set_up_around(
     world: World,
 ) -> Training:
     """Do so with a model that is built, or with one that is built by its name once the data is known."""
-    keep_freed_memory()
+    keep_freed_memory(not options.shard)
     device, device_notes = choose_device(options.device)
     if device.type == "mps" and options.device == "auto" and FLOATS.get() == "float64":  # of which it has none
         device, device_notes = choose_device("cpu")
