@@ -178,6 +178,13 @@ def keep_freed_memory(is_kept: bool = True) -> bool:
     return all(library.mallopt(parameter, size) == 1 for parameter in (trim_threshold, mmap_threshold))
 
 
+def give_back_memory() -> None:
+    """Give what was freed back to the system, where the allocator is glibc's."""
+    library = ctypes.CDLL(None) if sys.platform == "linux" else None
+    if library is not None and hasattr(library, "malloc_trim"):
+        library.malloc_trim(0)
+
+
 def cpu_features() -> dict[str, bool]:
     """Return which instruction sets that matter here the CPU has, as far as the system tells."""
     flags = entry_of(CPUINFO, "flags").split()

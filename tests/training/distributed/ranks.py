@@ -25,11 +25,12 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 import rushlight
-from rushlight.data import ResidentSplit, Split, TargetSpec
+from rushlight.data import Data, ResidentSplit, Split, TargetSpec
 from rushlight.training.distributed import joined_world, world
 from rushlight.training.evaluation import evaluate
 from rushlight.training.interrupt import SharedInterrupt
 from rushlight.training.objective import Objective, choose_metrics, make_objective, own_objective
+from rushlight.training.setup.shared import hold_once
 
 PATIENCE = 240.0  # seconds after which processes hang
 
@@ -332,6 +333,22 @@ def evaluate_all(folder: Path) -> None:
             (folder / name).write_text(json.dumps([asdict(report), found]))
 
 
+def hold_all(folder: Path) -> None:
+    """Hold samples once for all processes, change some in the first one, and write what each has."""
+    together = joined_world()
+    numbers = torch.arange(1 << 18).view(-1, 4)
+    data = Data("numbers", ResidentSplit(numbers.clone(), numbers[:, 0].clone(), lambda raw: raw), None, None, None, "")
+    hold_once(data, together)
+    assert isinstance(data.train, ResidentSplit)
+    are_equal = torch.equal(data.train.inputs, numbers) and torch.equal(data.train.targets, numbers[:, 0])
+    together.gather(None)
+    if together.is_first:
+        data.train.inputs[1] = -1
+    together.gather(None)
+    is_mapped = "memfd:rushlight" in Path("/proc/self/maps").read_text()
+    (folder / str(together.rank)).write_text(json.dumps([are_equal, is_mapped, data.train.inputs[1].tolist()]))
+
+
 def in_float32(model: nn.Module, batch: Any) -> dict[str, Any]:
     """A loss of some samples, and numbers to log."""
     outputs = model(batch[0])
@@ -348,8 +365,8 @@ def in_float32(model: nn.Module, batch: Any) -> dict[str, Any]:
 def main(name: str, folder: str, verb: str = "train", *settings: str) -> None:
     """Train or resume a case as the run `folder`."""
     torch.set_num_threads(1)
-    if verb == "evaluate":
-        evaluate_all(Path(folder))
+    if verb in ("evaluate", "hold"):
+        (evaluate_all if verb == "evaluate" else hold_all)(Path(folder))
         return
     world.STEP_SECONDS = 3.0 if name == "stands-still" else 60.0
     model, data, options = case(name)

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
+import os
+import platform
 import tempfile
+import uuid
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
@@ -10,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from rushlight.data import LoaderSplit, Split, share_of
+from rushlight.data import Data, LoaderSplit, ResidentSplit, Split, share_of
+from rushlight.device import give_back_memory
 from rushlight.errors import TrainingError, UsageError
 from rushlight.events import Events
 from rushlight.options import Options
@@ -41,6 +47,7 @@ BY_NUMBER = (
     "Rprop",
     "ASGD",
 )  # optimizers of torch that update each number by itself
+LEAST_SHARED = 1 << 20  # bytes of samples that are worth it
 SAME = ("data", "model", "torch", "processes")  # among the conditions of all processes
 
 
@@ -155,6 +162,8 @@ def set_up_together(
             raise TrainingError("process-differs", rank=rank, processes=world.size, names=", ".join(names))
     if not world.is_first:
         training = replace(training, recipe=recipe_from_json(recipe))
+    if "source" in training.recipe.data:  # else the program has the samples anyway
+        hold_once(training.data, world)
     if not training.conditions["shard"]:
         return training
     shared = Path(world.folder or training.folder)
@@ -162,3 +171,43 @@ def set_up_together(
     if any(place != places[0] for place in places):
         raise UsageError("shard-folder", folder=shared)
     return replace(training, shards=Shards(training.model, training.optimizer, world))
+
+
+def hold_once(data: Data, world: World) -> None:
+    """Have the processes of each machine hold the samples that are in memory once.
+
+    The first process of a machine writes them to shared memory that has no name, and all map it. What one writes to its
+    samples the others do not see. Where that cannot be had (Linux has it), each process keeps its own.
+    """
+    machines = world.gather([platform.node(), uuid.getnode()])
+    first = machines.index(machines[world.rank])
+    splits = [split for split in data.splits.values() if isinstance(split, ResidentSplit)]
+    for split, name in itertools.product(splits, ("inputs", "targets")):
+        own: Tensor = getattr(split, name)
+        if own.nbytes < LEAST_SHARED or not own.is_contiguous():
+            continue
+        written = in_shared_memory(own) if first == world.rank else None
+        place = world.gather(None if written is None else f"/proc/{os.getpid()}/fd/{written}")[first]
+        with contextlib.suppress(RuntimeError):  # in a container of its own it may not see the first process
+            if place is not None:
+                mapped = torch.from_file(place, shared=False, size=own.numel(), dtype=own.dtype)
+                object.__setattr__(split, name, mapped.view(own.shape))
+        del own
+        world.gather(None)  # all have mapped it
+        if written is not None:
+            os.close(written)
+    give_back_memory()
+
+
+def in_shared_memory(tensor: Tensor) -> int | None:
+    """Write a tensor's bytes to shared memory; return its descriptor, None where the system has no such memory."""
+    if not hasattr(os, "memfd_create"):
+        return None
+    descriptor = os.memfd_create("rushlight")
+    try:
+        with open(descriptor, "wb", closefd=False) as file:
+            file.write(tensor.view(-1).view(torch.uint8).numpy().data)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
