@@ -205,8 +205,9 @@ def in_shared_memory(tensor: Tensor) -> int | None:
         return None
     descriptor = os.memfd_create("rushlight")
     try:
-        with open(descriptor, "wb", closefd=False) as file:
-            file.write(tensor.view(-1).view(torch.uint8).numpy().data)
+        left = tensor.view(-1).view(torch.uint8).numpy().data
+        while left:
+            left = left[os.write(descriptor, left) :]
     except OSError:
         os.close(descriptor)
         return None
