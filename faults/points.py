@@ -26,6 +26,7 @@ from rushlight.training.checkpoint import saver
 from rushlight.training.objective import schedule
 from rushlight.training.record import ledger
 from rushlight.training.step import exact as step
+from rushlight.training.step import shared
 
 HELD_SECONDS = 60.0  # far longer than whoever kills needs
 ANY = "any point"
@@ -103,6 +104,7 @@ def install(watch: Watch, run: Path) -> None:
     around(watch, TEST, evaluate, "judge")
     around(watch, READ, reading, "read_sample")
     around(watch, BACKWARD, step, "backward")
+    around(watch, BACKWARD, shared, "backward")
 
 
 def around(watch: Watch, point: str, owner: Any, name: str) -> None:

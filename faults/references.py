@@ -101,9 +101,12 @@ class References:
 
 def begin(
     configuration: Configuration, data: Path, runs: Path, interval: Interval | None, watch: Watch | None,
-    follows: Path | None = None,
+    follows: Path | None = None, **more: Any,
 ) -> None:  # fmt: skip
-    """Train from the start, as a program would; with `follows`, in the modes that run has recorded, and in no others."""
+    """Train from the start, as a program would; with `follows`, in the modes that run has recorded, and in no others.
+
+    `more` are options besides the configuration's.
+    """
     if follows is not None:
         recorded = read_modes(follows / RECORD)
         modes.read_modes = lambda path: read_modes(path) or recorded
@@ -111,15 +114,17 @@ def begin(
     if interval is not None:
         set_interval(*interval)
     given = configuration.give(data)
-    rushlight.train(given.model, given.data, runs=runs, name=NAME, quiet=True, **given.options)
+    rushlight.train(given.model, given.data, runs=runs, name=NAME, quiet=True, **given.options, **more)
     if watch is not None:
         watch.tell({"counts": dict(watch.counts)})
 
 
-def again(configuration: Configuration, data: Path, runs: Path, interval: Interval, watch: Watch | None) -> None:
+def again(
+    configuration: Configuration, data: Path, runs: Path, interval: Interval, watch: Watch | None, **more: Any
+) -> None:
     """Resume, with what was live made again."""
     set_interval(*interval)
     given = configuration.give(data)
     live: dict[str, Any] = {name: given.options[name] for name in given.live if name in given.options}
     model, source = (getattr(given, name) if name in given.live else None for name in ("model", "data"))
-    rushlight.resume(NAME, model, source, runs=runs, quiet=True, **live)
+    rushlight.resume(NAME, model, source, runs=runs, quiet=True, **live, **more)

@@ -1,7 +1,7 @@
 """Runs of several processes, one of which is really killed: the others must end, and all resume to the same bytes.
 
-Each case trains one configuration in 2 or 3 processes (forks of this one, with a launcher's environment), kills one of
-them, the first or another, or all at once, waits for the others to end by themselves, and resumes in as many processes;
+Each case trains one configuration in 2 or 3 processes (forks of this one, with a launcher's environment), every other one
+with its model divided among them where that goes, kills one of them, the first or another, or all at once, waits for the others to end by themselves, and resumes in as many processes;
 until the run ends by itself. It must then have the bytes of a run in as many processes that nobody has killed.
 """
 
@@ -43,7 +43,6 @@ AT_FIRST: dict[
 ] = {  # when the process that writes is killed; steps are drawn from the run's first half
     "during a checkpoint": lambda random: Moment(CHECKPOINT, random.randrange(30), random.randint(1, 12)),
     "right after a checkpoint's rename": lambda random: Moment(PUBLISHED, random.randrange(30)),
-    "during testing": lambda random: Moment(TEST, count=random.randint(1, 4), held=random.random() < 0.5),
     "during the report and the bundle": lambda random: Moment(ENDING, count=random.randint(1, 12)),
     "during other files": lambda random: Moment(DISK, count=random.randint(1, 40)),
 }
@@ -51,6 +50,7 @@ AT_ANY: dict[str, Callable[[Random], Moment]] = {
     "at random": lambda random: Moment(STEP, random.randrange(40), held=False, delay=random.uniform(0, 0.02)),
     "before others' gradients are there": lambda random: Moment(BACKWARD, random.randrange(40), random.randint(1, 4)),
     "by the clock": lambda random: Moment(START, held=False, delay=random.uniform(0, 1.5)),
+    "during testing": lambda random: Moment(TEST, count=random.randint(1, 4), held=random.random() < 0.5),
     "at the first things it does": lambda random: Moment(ANY, count=random.randint(1, 8)),
 }
 
@@ -82,7 +82,7 @@ def campaign(count: int, seed: int, work: Path, say: Say) -> Outcome:
     world.JOIN_SECONDS = 30.0  # for one that was killed before it came; nobody restarts it here
     library = References(work, say)
     configurations = [one for one in library.configurations[:15] if not any(name in one.name for name in REFUSED)]
-    references: dict[tuple[str, int], Path] = {}
+    references: dict[tuple[str, int, bool], Path | None] = {}  # None: its model cannot be divided
     found, kinds, failures, number = list[Found](), Counter[str](), list[str](), 0
     while sum(len(each.kills) for each in found) < count and len(failures) < MOST_FAILURES and number < 10 * count:
         random = case_random("processes", seed, number)
@@ -90,19 +90,29 @@ def campaign(count: int, seed: int, work: Path, say: Say) -> Outcome:
         folder = work / f"case-{number:05d}"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        if (configuration.name, size) not in references:
-            say(f"training without a kill, in {size} processes: {configuration.name}")
-            references[configuration.name, size] = train(configuration, size, library, work / f"reference-{number}")
+        reference, is_divided = None, random.random() < 0.5
+        for divides in (True, False) if is_divided else (False,):
+            key = (configuration.name, size, divides)
+            if key not in references:
+                how = "divided among" if divides else "in"
+                say(f"training without a kill, {how} {size} processes: {configuration.name}")
+                ending = "-divided" if divides else ""
+                references[key] = train(configuration, size, library, work / f"reference-{number}{ending}", divides)
+            reference, is_divided = references[key], divides
+            if reference is not None:
+                break
+        assert reference is not None
         interval = random.choice(INTERVALS[:-1])
-        kills = [draw_kill(random, size) for _ in range(random.randint(1, 2))]
-        result = run_case(configuration, size, kills, interval, library, folder, references[configuration.name, size])
+        kills = [draw_kill(random, size, is_divided) for _ in range(random.randint(1, 2))]
+        result = run_case(configuration, size, kills, interval, library, folder, reference, is_divided)
         found.append(result)
         kinds.update(f"kills {each['name']}" for each in result.kills)
+        kinds.update("kills of a divided model" for _ in result.kills if is_divided)
         kinds.update(f"kills of {each['of']}, of {size} processes" for each in result.kills)
         if result.problems:
             drawn = ", ".join(map(str, kills))
             failures.append(
-                f"case {number} of seed {seed} ({configuration.name}; {size} processes; {drawn}): {' '.join(result.problems[:3])} Kept in {folder}."
+                f"case {number} of seed {seed} ({configuration.name}; {size} processes{', divided' if is_divided else ''}; {drawn}): {' '.join(result.problems[:3])} Kept in {folder}."
             )
         else:
             shutil.rmtree(folder)
@@ -115,25 +125,29 @@ def campaign(count: int, seed: int, work: Path, say: Say) -> Outcome:
         "hangs": sum(each.hangs for each in found),
         "kills after the end, not counted": sum(each.late for each in found),
         "longest until the others had ended, s": round(max(seconds, default=0.0), 1),
-        "configurations": len({name for name, _ in references}),
+        "configurations": len({name for name, _, _ in references}),
         **dict(sorted(kinds.items())),
     }
     return Outcome("processes", len(found), tuple(failures), figures)
 
 
-def draw_kill(random: Random, size: int) -> Kill:
-    """Draw which process to kill, and when."""
+def draw_kill(random: Random, size: int, is_divided: bool) -> Kill:
+    """Draw which process to kill, and when. Every process of a divided model writes a part of its checkpoints."""
     rank = random.choice((0, 0, *range(1, size), ALL))
     kinds = AT_ANY if rank > 0 or random.random() < 0.3 else AT_FIRST
+    if is_divided and rank > 0:
+        kinds = kinds | {"during a checkpoint": AT_FIRST["during a checkpoint"]}
     name = random.choice(list(kinds))
     return Kill(rank, name, kinds[name](random))
 
 
-def train(configuration: Configuration, size: int, library: References, folder: Path) -> Path:
-    """Train in `size` processes that nobody kills."""
+def train(configuration: Configuration, size: int, library: References, folder: Path, divides: bool) -> Path | None:
+    """Train in `size` processes that nobody kills; None where its model cannot be divided among them."""
     folder.mkdir(parents=True)
-    work = partial(begin, configuration, library.data, folder, None)
+    work = partial(begin, configuration, library.data, folder, None, **({"shard": True} if divides else {}))
     ended = run_together(work, size, folder / NAME, folder / "log", None)
+    if divides and "--shard" in tail(folder / "log", 4000) and any(each.code for each in ended):
+        return None
     if any(each.code for each in ended):
         raise RuntimeError(f"{configuration.name} cannot be trained in {size} processes: {tail(folder / 'log', 2000)}")
     return folder / NAME
@@ -141,7 +155,7 @@ def train(configuration: Configuration, size: int, library: References, folder: 
 
 def run_case(
     configuration: Configuration, size: int, kills: list[Kill], interval: Interval, library: References, folder: Path,
-    reference: Path,
+    reference: Path, is_divided: bool,
 ) -> Found:  # fmt: skip
     """Train, kill, resume and kill until the run ends by itself; then compare it with the one never killed."""
     found, run = Found(), folder / NAME
@@ -151,9 +165,9 @@ def run_case(
         if run.exists() and not is_begun:
             shutil.rmtree(run)
         found.resumes += is_begun
-        of_checkpoints = ("during a checkpoint", "right after a checkpoint's rename")
-        pace = ALWAYS if kill is not None and kill.name in of_checkpoints else interval
-        work = partial(again if is_begun else begin, configuration, library.data, folder, pace)
+        is_saving = kill is not None and kill.name in ("during a checkpoint", "right after a checkpoint's rename")
+        how_often, more = ALWAYS if is_saving else interval, {"shard": True} if is_divided else {}
+        work = partial(again if is_begun else begin, configuration, library.data, folder, how_often, **more)
         ended = run_together(work, size, run, folder / "log", kill)
         hung = [rank for rank, each in enumerate(ended) if each.hung]
         killed = [rank for rank, each in enumerate(ended) if each.was_killed]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,11 @@ from rushlight.texts import Note
 CHECKPOINTS = "checkpoints"  # the folder in a run's
 MID_EPOCH = "-mid-epoch"  # the name of a state inside an epoch ends in this
 STATE, TENSORS, SUMS = "state.json", "state.safetensors", "SHA256SUMS"
-FORMAT = 3  # of the checkpoints that this version of Rushlight writes and reads
+FORMAT = 4  # the newest that this version of Rushlight reads: that of a model that was divided among processes
+PLAIN_FORMAT = 3  # of all others
+SHARD = re.compile(r"shard-\d{5}-of-\d{5}\.safetensors")
 STATE_KIND: Kind = {"format": is_count, "history_bytes?": is_count, "losses_bytes?": is_count}
-MOST_OF_SUMS = 1 << 12  # bytes
+MOST_OF_SUMS = 1 << 20  # bytes
 CHUNK = 1 << 18  # bytes read at a time: memory may be scarce when a checkpoint is written
 
 Watch = Callable[[int], None]  # called with the number of bytes just checked
@@ -44,7 +47,19 @@ def age(folder: Path) -> tuple[int, bool]:
 
 def checksums(folder: Path, watch: Watch | None = None) -> bytes:
     """Return the content of a checkpoint's SHA256SUMS, for `sha256sum -c`. Raises OSError."""
-    return b"".join(f"{sha256(folder / name, watch)}  {name}\n".encode() for name in (STATE, TENSORS))
+    return b"".join(f"{sha256(folder / name, watch)}  {name}\n".encode() for name in summed(folder))
+
+
+def summed(folder: Path, recorded: bytes = b"") -> list[str]:
+    """Return the names of a checkpoint's files that have checksums: those that are there, and that are `recorded`."""
+    known = {path.name for path in folder.iterdir()}
+    known |= {line.split()[-1].decode("ascii", "replace") for line in recorded.splitlines() if line.split()}
+    return [STATE, TENSORS, *sorted(name for name in known if SHARD.fullmatch(name))]
+
+
+def shard_file(rank: int, processes: int) -> str:
+    """Return the name of the file with one process's rows."""
+    return f"shard-{rank + 1:05d}-of-{processes:05d}.safetensors"
 
 
 def sha256(path: Path, watch: Watch | None = None) -> str:
@@ -62,14 +77,15 @@ def damage_of(folder: Path, watch: Watch | None = None) -> str | None:
     """Return what is damaged in a checkpoint; None when every byte is as it was written."""
     try:
         recorded = files.read_bytes(folder / SUMS, MOST_OF_SUMS)
-        found = checksums(folder, watch)
+        names = summed(folder, recorded)
+        found = b"".join(f"{sha256(folder / name, watch)}  {name}\n".encode() for name in names)
     except FileNotFoundError as error:
         return Note("runs.file-missing", name=Path(error.filename).name)
     except OSError as error:
         return Note("runs.file-unreadable", name=error.filename, reason=error.strerror)
     if recorded == found:
         return None
-    for name, line in zip((STATE, TENSORS), found.splitlines(), strict=True):
+    for name, line in zip(names, found.splitlines(), strict=True):
         if line not in recorded.splitlines():
             return Note("runs.checksum-differs", name=name)
     return Note("runs.sums-changed", name=SUMS)

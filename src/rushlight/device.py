@@ -159,12 +159,13 @@ def free_memory(device: torch.device) -> int:
     return torch.cuda.mem_get_info(device)[0] + kept
 
 
-def keep_freed_memory() -> bool:
-    """Let glibc's allocator keep what is freed for the next step; return whether it does.
+def keep_freed_memory(is_kept: bool = True) -> bool:
+    """Let glibc's allocator keep what is freed for the next step, or give it back; return whether it does.
 
     By default it gives blocks of some megabytes back to the system at once, so each step's gradients are new pages that
     the kernel must first clear. Nothing is computed differently. Where the user has set up the allocator (MALLOC_…,
-    GLIBC_TUNABLES), or there is no glibc, nothing is changed.
+    GLIBC_TUNABLES), or there is no glibc, nothing is changed. A model that is divided gathers its units and lets them go
+    all the time, and what is left of them lies scattered: that is given back.
     """
     is_set_up = any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ)
     if sys.platform != "linux" or is_set_up:
@@ -173,7 +174,15 @@ def keep_freed_memory() -> bool:
     if not hasattr(library, "gnu_get_libc_version"):
         return False
     trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
-    return all(library.mallopt(parameter, 1 << 30) == 1 for parameter in (trim_threshold, mmap_threshold))
+    size = 1 << 30 if is_kept else 1 << 16
+    return all(library.mallopt(parameter, size) == 1 for parameter in (trim_threshold, mmap_threshold))
+
+
+def give_back_memory() -> None:
+    """Give what was freed back to the system, where the allocator is glibc's."""
+    library = ctypes.CDLL(None) if sys.platform == "linux" else None
+    if library is not None and hasattr(library, "malloc_trim"):
+        library.malloc_trim(0)
 
 
 def cpu_features() -> dict[str, bool]:

@@ -189,17 +189,17 @@ def test_checkpoints_that_cannot_be_looked_at_are_damage_of_that_run_alone(run: 
 
 def test_checkpoints_of_a_newer_version_are_not_called_damaged(run: Path) -> None:
     shutil.rmtree(run / "checkpoints")
-    write_checkpoint(run, "00000030", b"", 0, version=4)
+    write_checkpoint(run, "00000030", b"", 0, version=5)
     found = verify_run(run)
     assert found.is_whole
     assert states(found)[LATEST] == "other version"
 
 
 def test_a_newer_versions_checkpoint_is_not_passed_over_and_the_next_step_is_to_update(unfinished: Path) -> None:
-    write_checkpoint(unfinished, "00000025", b"", 0, version=4)
+    write_checkpoint(unfinished, "00000025", b"", 0, version=5)
     found = verify_run(unfinished)
     assert found.is_whole
-    assert checkpoints(found)[-1].detail == "of format 4, this Rushlight reads format 3"
+    assert checkpoints(found)[-1].detail == "of format 5, this Rushlight reads format 4"
     update = "A newer Rushlight wrote its newest checkpoint: pip install --upgrade rushlight, then resume it."
     assert found.meaning == update
     write_checkpoint(unfinished, "00000027", b"", 0)

@@ -16,14 +16,14 @@ from rushlight.texts import Note
 TENSOR_MARK, ARRAY_MARK, SCALAR_MARK = "$tensor", "$array", "$scalar"
 
 
-def pack(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
-    """Return `value` JSON-ready; copy its tensors to the CPU, into `tensors` by their path.
+def pack(value: Any, name: str, tensors: dict[str, Tensor], *, copies: bool = True) -> Any:
+    """Return `value` JSON-ready; copy its tensors to the CPU, into `tensors` by their path. Without `copies` they are its own.
 
     A dict becomes a list of pairs, since optimizers use whole numbers as keys. Floats that JSON does not have are
     written as text. NumPy's arrays and numbers become tensors. Any other value raises UsageError.
     """
     if isinstance(value, Tensor) and value.layout is torch.strided:
-        return {TENSOR_MARK: put(value.detach().to("cpu", copy=True).contiguous(), name, tensors)}
+        return {TENSOR_MARK: put(value.detach().to("cpu", copy=copies).contiguous(), name, tensors)}
     if isinstance(value, (np.ndarray, np.generic)):
         mark = ARRAY_MARK if isinstance(value, np.ndarray) else SCALAR_MARK
         try:
@@ -33,10 +33,14 @@ def pack(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
             raise UsageError("not-checkpointable", name=name, found=found) from error
     if isinstance(value, dict):
         pairs = ((key, item, f"{name}/{key}") for key, item in value.items())
-        return {"$dict": [[pack(key, inner, tensors), pack(item, inner, tensors)] for key, item, inner in pairs]}
+        return {
+            "$dict": [
+                [pack(key, inner, tensors), pack(item, inner, tensors, copies=copies)] for key, item, inner in pairs
+            ]
+        }
     if isinstance(value, (list, tuple, deque)):
         mark = "$tuple" if isinstance(value, tuple) else "$list"
-        return {mark: [pack(item, f"{name}/{i}", tensors) for i, item in enumerate(value)]}
+        return {mark: [pack(item, f"{name}/{i}", tensors, copies=copies) for i, item in enumerate(value)]}
     if isinstance(value, float) and not math.isfinite(value):
         return {"$float": str(value)}
     if value is None or isinstance(value, (bool, int, float, str)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -12,11 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rushlight.data import FeatureSpec, LoaderSplit, ResidentSplit, Split, TargetSpec, count_samples, seeded
+from rushlight.data import Batch, FeatureSpec, LoaderSplit, ResidentSplit, Split, TargetSpec, count_samples, seeded
 from rushlight.models import as_figures, eval_mode
 from rushlight.report import Report, class_figures, wilson
-from rushlight.training.objective import Objective, as_module
-from rushlight.training.places import as_places
+from rushlight.training.divided import Indivisible, Judged, judged_together
+from rushlight.training.interrupt import SharedInterrupt
+from rushlight.training.objective import Measuring, Objective, as_module
+from rushlight.training.places import Places, QuantityPlaces, as_places
 from rushlight.training.state import Training
 from rushlight.training.step import FasterMaxPool, Parts, computing, is_out_of_memory, may_pool
 
@@ -71,18 +74,25 @@ def evaluate(
     batch_size: int,
     *,
     watch: Callable[[int], None] = lambda done: None,
+    together: SharedInterrupt | None = None,
 ) -> tuple[Report, Outcome | None]:
     """Evaluate `model` on all samples of `split`, in order, in eval mode and without gradients.
 
     `watch(samples done)` is called after every batch. Nothing is read back from the device before the end, and the
     model returns to the mode it was in. Random numbers are those of a fixed seed: evaluated again, it gives the same.
-    Where memory runs out, it is begun again with batches of half the size.
+    Where memory runs out, it is begun again with batches of half the size. `together` is that of several processes which
+    share the batches out: the first one returns the report, the others an empty one.
     """
+    is_whole = False
     while True:
         try:
-            return evaluate_at_once(model, split, objective, target, batch_size, watch)
+            return evaluate_at_once(model, split, objective, target, batch_size, watch, together, is_whole)
+        except Indivisible:
+            is_whole = True
+            continue
         except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error) or batch_size < 2 or isinstance(split, LoaderSplit):
+            is_divided = together is not None and together.world.is_divided
+            if not is_out_of_memory(error) or batch_size < 2 or isinstance(split, LoaderSplit) or is_divided:
                 raise
         batch_size //= 2  # not in the clause above: the error holds on to memory
 
@@ -107,35 +117,39 @@ def evaluate_at_once(
     target: TargetSpec | None,
     batch_size: int,
     watch: Callable[[int], None],
+    together: SharedInterrupt | None,
+    is_whole: bool,
 ) -> tuple[Report, Outcome | None]:
-    """Evaluate with batches of one size."""
+    """Evaluate with batches of one size; `is_whole`: no batch is left to other processes."""
     losses: list[Tensor] = []
     weights: list[float] = []
     judged: list[tuple[Tensor, ...]] = []
     numbers: dict[str, list[Tensor | float]] = {}
     places = None if target is None else as_places(target)
     target = None if target is None or target.task == "other" else target
-    told = None if objective.own is None else objective.told
     done, measuring = 0, objective.metrics.begin()
     pooling = FasterMaxPool() if may_pool(model) else contextlib.nullcontext()
     with eval_mode(model), torch.no_grad(), pooling, drawing_the_same():
-        for batch in split.in_order(batch_size):
-            loss, outputs = objective.compute(model, batch)
-            losses.append(loss)
-            weights.append(objective.weight(batch))
-            if told is not None:
-                weights[-1], _, said = told.batches.pop()
-                for name, value in said.items():
-                    numbers.setdefault(name, []).append(value * weights[-1])
-            measuring.add(outputs, batch, target)
-            if isinstance(outputs, Tensor) and target is not None:
-                targets = batch[1] if told is None else target.for_loss(batch[1])
-                if places is not None:
-                    places.add(outputs, targets)
-                else:
-                    judged.append(judge(outputs, targets, target))
-            done += len(batch[1]) if told is None else round(count_samples(batch))
+        judge_one = functools.partial(judge_batch, model, objective, target, measuring, places)
+        for found in (
+            map(judge_one, split.in_order(batch_size))
+            if together is None
+            else judged_together(judge_one, model, split, batch_size, together, is_whole)
+        ):
+            losses.append(found.loss)
+            weights.append(found.weight)
+            for name, value in found.numbers.items():
+                numbers.setdefault(name, []).append(value)
+            if found.measurable:
+                measuring.add(*found.measurable)
+            if found.counted and places is not None:
+                places.add(*found.counted)
+            if found.judged:
+                judged.append(found.judged)
+            done += found.samples
             watch(done)
+    if together is not None and not together.world.is_first:
+        return Report(None, math.nan, 0), None
     values = torch.stack(losses).double().tolist() if losses else []
     total = sum(objective.total(*pair) for pair in zip(values, weights, strict=True) if pair[1])
     loss_mean = total / sum(weights) if sum(weights) else math.nan
@@ -149,6 +163,29 @@ def evaluate_at_once(
         report = make_report(outcome, target, loss_mean)
     measured = measuring.measured(replace(report, numbers=means), outcome)
     return replace(report, **measured, judged_by=objective.metrics.judged_by), outcome
+
+
+def judge_batch(
+    model: nn.Module, objective: Objective, target: TargetSpec | None, measuring: Measuring,
+    places: Places | QuantityPlaces | None, batch: Batch,
+) -> Judged:  # fmt: skip
+    """Evaluate one batch."""
+    told = None if objective.own is None else objective.told
+    loss, outputs = objective.compute(model, batch)
+    weight, said = objective.weight(batch), dict[str, Tensor | float]()
+    if told is not None:
+        weight, _, numbers = told.batches.pop()
+        said = {name: value * weight for name, value in numbers.items()}
+    counted: tuple[Tensor, ...] = ()
+    judged: tuple[Tensor, ...] = ()
+    if isinstance(outputs, Tensor) and target is not None:
+        targets = batch[1] if told is None else target.for_loss(batch[1])
+        if places is not None:
+            counted = places.counts(outputs, targets)
+        else:
+            judged = judge(outputs, targets, target)
+    samples = len(batch[1]) if told is None else round(count_samples(batch))
+    return Judged(loss, weight, samples, said, measuring.measurable(outputs, batch, target), counted, judged)
 
 
 @contextlib.contextmanager

@@ -28,10 +28,19 @@ from rushlight.version import __version__
 
 
 def finish_together(training: Training, last: Epoch | None) -> None:
-    """Finish the run; of several processes the first one does, and the others get its weights."""
-    world = training.world
+    """Finish the run; of several processes the first one does, and the others get its weights.
+
+    A model that is divided is whole again in all of them first.
+    """
+    world, shards = training.world, training.shards
+    if shards is not None:
+        shards.put_back()
     world.first_does(lambda: finish_run(training, last))
-    if world.is_shared:
+    if shards is not None:
+        for each in training.model.state_dict().values():
+            world.give(each)
+        training.model.eval()
+    elif world.is_shared:
         model = training.model
         found = world.share_tensors(
             lambda: {name: each for name, each in model.state_dict().items() if isinstance(each, Tensor)}

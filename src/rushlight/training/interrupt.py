@@ -142,11 +142,8 @@ class SharedInterrupt(Interrupt):
         self.signal = reason or None
 
     def handle(self, number: int, frame: FrameType | None) -> None:
-        """Note the signal; leave an evaluation, for which the others wait."""
+        """Note the signal, for the others to learn of it."""
         self.world.noted = self.world.noted or number
-        if self.may_leave:
-            self.may_leave, self.signal = False, self.world.noted
-            raise Interrupted
 
     def take(self, feed: Feed, count: int, micro_batches: int) -> list[Batch]:
         """Take this process's shares of a step's micro-batches; none at the epoch's end."""
@@ -157,10 +154,8 @@ class SharedInterrupt(Interrupt):
 
     @contextlib.contextmanager
     def leaving_at_once(self) -> Iterator[None]:
-        """Raise Interrupted as soon as a signal comes, or came before."""
-        self.signal = self.signal or self.world.noted
-        with super().leaving_at_once():
-            yield
+        """Leave the block to whoever asks the others in it: they all stop after the same piece."""
+        yield
 
     def error(self) -> BaseException:
         """Return the error to raise once all is saved."""

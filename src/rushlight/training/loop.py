@@ -29,13 +29,13 @@ from rushlight.training.checkpoint import (
 )
 from rushlight.training.engine import Engine, open_engine
 from rushlight.training.evaluation import Outcome, evaluate, first_loss
-from rushlight.training.interrupt import Interrupt, Interrupted, interruptible
-from rushlight.training.objective import Average, Switched
+from rushlight.training.interrupt import Interrupt, Interrupted, SharedInterrupt, interruptible
+from rushlight.training.objective import Average
 from rushlight.training.recipe import Recipe
 from rushlight.training.record import BlownUp, Ledger, Observer, keep_samples, log_values
 from rushlight.training.setup import explain_step_error, hold_frozen
 from rushlight.training.state import State, Training
-from rushlight.training.step import Parts, StepFailed, has_images, roll_back
+from rushlight.training.step import Parts, StepFailed, has_images, roll_back, share_norms
 
 MOST_SAMPLES = 512  # evaluated at a time, unless more are trained at a time
 MOST_IMAGES = 128  # the same, where images go through convolutions: activations of more do not fit a processor's caches
@@ -118,7 +118,7 @@ def step_parts(training: Training) -> Parts:
     recipe = training.recipe
     return Parts(
         training.model, training.objective, training.optimizer, recipe.clip_norm, recipe.precision, training.device,
-        skips_bad=recipe.on_nan == "skip", scaler=training.scaler,
+        skips_bad=recipe.on_nan == "skip", scaler=training.scaler, shards=training.shards,
     )  # fmt: skip
 
 
@@ -213,19 +213,16 @@ def count_seconds(state: State, since: float) -> float:
 def evaluate_together(
     training: Training, interrupt: Interrupt, saver: Saver, observer: Observer
 ) -> tuple[Report | None, Outcome | None]:
-    """Evaluate the model; of several processes the first one does, and the others get its report."""
-    world, found = training.world, None
-    world.check_alike(training.model.parameters())
-
-    def work() -> dict[str, Any] | None:
-        nonlocal found
-        found = evaluate_epoch(training, interrupt, saver, observer)
-        return asdict(found[0]) if world.is_shared and found[0] is not None else None
-
-    average = training.average if not world.is_first else None
-    with average.in_force() if isinstance(average, Switched) else nullcontext():  # switched here too: that may round
-        told = world.first_does(work)
-    return found or (None if told is None else Report.from_json(told), None)
+    """Evaluate the model; several processes share the batches out, with the first one's buffers, and all get its report."""
+    world = training.world
+    if training.shards is None:
+        world.check_alike(training.model.parameters())
+    share_norms(training.model, world)
+    report, outcome = evaluate_epoch(training, interrupt, saver, observer)
+    if not world.is_shared or report is None:
+        return report, outcome
+    told = world.first_does(lambda: asdict(report))
+    return (report, outcome) if world.is_first else (Report.from_json(told), None)
 
 
 def evaluate_epoch(
@@ -244,8 +241,12 @@ def evaluate_epoch(
     try:
         with interrupt.leaving_at_once(), nullcontext() if training.average is None else training.average.in_force():
             size = evaluation_size(training, split)
-            with observer.observing(training.state["epoch"], training.state["step"]):
-                evaluated = evaluate(training.model, split, training.objective, data.target, size, watch=watch)
+            together = interrupt if isinstance(interrupt, SharedInterrupt) else None
+            is_observed = training.world.is_first and training.shards is None  # else its layers are in pieces
+            with observer.observing(training.state["epoch"], training.state["step"]) if is_observed else nullcontext():
+                evaluated = evaluate(
+                    training.model, split, training.objective, data.target, size, watch=watch, together=together
+                )
         count_seconds(training.state, since)
         return evaluated
     except KeyboardInterrupt:  # the second Ctrl-C leaves at once
@@ -255,7 +256,7 @@ def evaluate_epoch(
         training.held.restore(held)
         if isinstance(error, Interrupted) or interrupt.requested:
             stop_here(interrupt, saver)
-        if training.state["window"]:
+        if training.state["window"] and training.shards is None:  # the others may not know of the error
             saver.save_now()
         if isinstance(error, (RuntimeError, ValueError, TypeError, IndexError)):
             raise explain_step_error(error, training.model, None, training) from error

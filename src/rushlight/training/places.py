@@ -21,24 +21,31 @@ class Places:
         self.confusion: Tensor | None = None
         self.right: list[Tensor] = []
         self.counted: list[Tensor] = []
-        self.dimensions = 0  # of a sample's places
+        self.dimensions: Tensor | int = 0  # of a sample's places
 
     @property
     def count(self) -> int:
         """How many places were counted."""
         return int(sum(map(int, self.counted)))
 
-    def add(self, outputs: Tensor, targets: Tensor) -> None:
-        """Add a batch."""
+    def counts(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
+        """Return what a batch counts: [right ones, all, dimensions of a sample's places], and the pairs of classes."""
         truth, predicted = self.target.true(targets).long(), self.target.predicted(outputs).long()
-        self.dimensions = truth.dim() - 1
+        dimensions = truth.new_tensor(truth.dim() - 1)
         kept = truth != self.target.ignored if self.target.ignored is not None else torch.ones_like(truth).bool()
         truth, predicted = truth[kept], predicted[kept]
-        self.right.append((truth == predicted).sum())
-        self.counted.append(kept.sum())
-        if self.size <= MOST_CLASSES:
-            pairs = torch.bincount(truth * self.size + predicted, minlength=self.size**2)
-            self.confusion = pairs if self.confusion is None else self.confusion + pairs
+        figures = torch.stack([(truth == predicted).sum(), kept.sum(), dimensions])
+        if self.size > MOST_CLASSES:
+            return (figures,)
+        return figures, torch.bincount(truth * self.size + predicted, minlength=self.size**2)
+
+    def add(self, figures: Tensor, *pairs: Tensor) -> None:
+        """Add what a batch counts."""
+        right, counted, self.dimensions = figures
+        self.right.append(right)
+        self.counted.append(counted)
+        for each in pairs:
+            self.confusion = each if self.confusion is None else self.confusion + each
 
     def report(self, loss: float, samples: int, is_perplexity: bool) -> Report:
         """Return accuracy over all places, and by class precision, recall and intersection over union (IoU).
@@ -58,7 +65,7 @@ class Places:
             known = [figures.iou for figures in classes if figures.iou is not None]  # of the classes that occur
             iou = sum(known) / len(known) if known else math.nan
             confusion = tuple(map(tuple, counts.tolist()))
-        are_tokens = self.dimensions == 1 and self.target.task == "classification"
+        are_tokens = int(self.dimensions) == 1 and self.target.task == "classification"
         return Report(
             task=self.target.task, loss=loss, n=samples, accuracy=sum(map(int, self.right)) / self.count,
             classes=tuple(classes), confusion=confusion, target=self.target.name, places=self.count, iou=iou,
@@ -79,9 +86,12 @@ class QuantityPlaces:
         """How many places were counted."""
         return 0 if self.sums is None else int(self.sums[0])
 
-    def add(self, outputs: Tensor, targets: Tensor) -> None:
-        """Add a batch."""
-        truth, error = targets.double(), self.target.decoded(outputs).double() - targets.double()
+    def counts(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
+        """Return what a batch counts: its values, and the errors."""
+        return targets.double(), self.target.decoded(outputs).double() - targets.double()
+
+    def add(self, truth: Tensor, error: Tensor) -> None:
+        """Add what a batch counts."""
         if self.sums is None:
             self.first = truth.mean()
         truth = truth - self.first

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from rushlight.data import Data, Held, Split
 from rushlight.events import Events
 from rushlight.runs import History
-from rushlight.training.distributed import ALONE, World
+from rushlight.training.distributed import ALONE, Shards, World
 from rushlight.training.objective import Average, Objective, Schedule, Switched
 from rushlight.training.recipe import Recipe
 
@@ -54,6 +54,7 @@ class Training:
     scaler: GradScaler | None = None  # of the loss, where gradients in float16 would be too small to be told from 0
     average: Average | Switched | None = None  # of the weights, which are evaluated and saved then
     world: World = ALONE  # the processes that train it
+    shards: Shards | None = None  # this process's rows of the model, where it is divided
 
     @property
     def chooses(self) -> bool:

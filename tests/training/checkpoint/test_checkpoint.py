@@ -731,7 +731,7 @@ def test_a_newer_rushlights_checkpoint_is_neither_passed_over_nor_called_damaged
 ) -> None:
     shutil.copytree(finished, tmp_path / "it")
     newest = list_checkpoints(tmp_path / "it")[-1]
-    rewrite(newest, lambda content: {**content, "format": 4})
+    rewrite(newest, lambda content: {**content, "format": 5})
     before = {path: path.read_bytes() for path in (tmp_path / "it").rglob("*") if path.is_file()}
     options = {} if chosen is None else {"checkpoint": newest.name}
     with pytest.raises(WeightsError) as caught:
@@ -745,7 +745,7 @@ def test_a_newer_rushlights_checkpoint_is_neither_passed_over_nor_called_damaged
 def test_a_newer_rushlights_checkpoint_that_was_asked_to_be_left_is_left(finished: Path, tmp_path: Path) -> None:
     shutil.copytree(finished, tmp_path / "it")
     older, newest = list_checkpoints(tmp_path / "it")
-    rewrite(newest, lambda content: {**content, "format": 4})
+    rewrite(newest, lambda content: {**content, "format": 5})
     resumed = rushlight.resume("it", runs=tmp_path, quiet=True, checkpoint=older.name)
     assert resumed.summary()["state_sha256"] == rushlight.open_run(finished).summary()["state_sha256"]
 

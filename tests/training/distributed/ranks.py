@@ -6,10 +6,15 @@ Run by itself it trains in one process; with a launcher's environment, together 
 from __future__ import annotations
 
 import ast
+import json
+import os
 import random
+import resource
+import signal
 import socket
 import sys
 import time
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +25,12 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 import rushlight
-from rushlight.training.distributed import world
+from rushlight.data import Data, ResidentSplit, Split, TargetSpec
+from rushlight.training.distributed import joined_world, world
+from rushlight.training.evaluation import evaluate
+from rushlight.training.interrupt import SharedInterrupt
+from rushlight.training.objective import Objective, choose_metrics, make_objective, own_objective
+from rushlight.training.setup.shared import hold_once
 
 PATIENCE = 240.0  # seconds after which processes hang
 
@@ -127,6 +137,68 @@ def tied() -> nn.Sequential:
     return model
 
 
+class Blocks(nn.Module):
+    """Blocks in a ModuleList, with dropout, statistics, and first and last weights that are tied; one row count is odd."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 7, bias=False), nn.Linear(7, 3)
+        block = nn.Sequential(nn.Linear(7, 7), nn.BatchNorm1d(7), nn.ReLU(), nn.Dropout(0.2))
+        self.blocks = nn.ModuleList([block, nn.Sequential(nn.Linear(7, 7), nn.LayerNorm(7), nn.Dropout(0.3))])
+        self.back, self.frozen = nn.Linear(6, 7, bias=False), nn.Linear(3, 3)
+        self.back.weight = self.first.weight
+        self.scale = nn.Parameter(torch.ones(1))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        hidden = self.first(inputs) * self.scale
+        for block in self.blocks:
+            hidden = hidden + block(hidden)
+        return self.frozen(self.last(hidden + self.back(inputs)))
+
+
+def blocks() -> nn.Module:
+    """Return a model of blocks, part of it frozen; its BatchNorm has fixed statistics, which do not depend on processes."""
+    torch.manual_seed(5)
+    model = Blocks()
+    model.frozen.requires_grad_(False)
+    model.blocks[0][1].eval()  # type: ignore[index]
+    return model
+
+
+def large() -> nn.Module:
+    """Return a model of 240 MB."""
+    wide = [nn.Sequential(nn.Linear(1024, 1024), nn.ReLU()) for _ in range(60)]
+    return nn.Sequential(nn.Linear(6, 1024), *wide, nn.Linear(1024, 3))
+
+
+def limit_memory(model: nn.Module, times: float) -> None:
+    """Limit the data of this process to what it has without the model, and so many times the model."""
+    size = sum(parameter.nbytes for parameter in model.parameters())
+    (has,) = (
+        int(line.split()[1]) << 10
+        for line in Path("/proc/self/status").read_text().splitlines()
+        if line.startswith("VmData")
+    )
+    resource.setrlimit(resource.RLIMIT_DATA, (int(has - size + times * size),) * 2)
+
+
+class StopsAfter:
+    """Tells this process to stop when its model has trained on as many batches."""
+
+    def __init__(self, batches: int) -> None:
+        self.left = batches
+
+    def __call__(self, model: nn.Module, inputs: Any) -> None:
+        self.left -= model.training
+        if not self.left:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def in_numbers(dtype: Any) -> Any:
+    """Return training and test rows of another dtype."""
+    return tuple((inputs.astype(dtype), targets) for inputs, targets in (rows(60), rows(23, 1)))
+
+
 def in_float64(model: nn.Module, batch: Any) -> dict[str, Any]:
     """The loss in float64, and a number to log."""
     outputs = model(batch[0].double())
@@ -163,6 +235,8 @@ def case(name: str) -> tuple[Any, Any, dict[str, Any]]:
         "dropout": lambda: (network(nn.Dropout(0.4)).double(), pair, {**sgd, "objective": in_float64}),
         "sometimes": lambda: (Sometimes(), pair, sgd),
         "tied": lambda: (tied(), pair, sgd),
+        "divided": lambda: (blocks().double(), in_numbers(np.float64), {**sgd, "batch_size": 9, "optimizer": "AdamW", "optimizer_arguments": {}, "lr": 0.01, "clip_norm": 0.5, "accumulate": 2}),
+        "large": lambda: (large(), pair, {"epochs": 1, "batch_size": 32, "lr": 1e-4}),
         "remembers": lambda: (Remembers(), pair, sgd),
         "streamed": lambda: (network(), (Rows(*rows()), Rows(*rows(23, 1))), sgd),
         "norm": lambda: (network(nn.BatchNorm1d(16)), (rows(60), rows(23, 1)), {**sgd, "batch_size": 12}),
@@ -208,13 +282,100 @@ def stands_still(model: nn.Module, batch: Any) -> Tensor:
     return nn.functional.cross_entropy(model(batch[0]), batch[1])
 
 
+class Counts:
+    """A metric that gathers batches, whose figure depends on their order."""
+
+    def reset(self) -> None:
+        self.found = 0.0
+
+    def update(self, outputs: Tensor, targets: Tensor) -> None:
+        self.found = 0.7 * self.found + float(outputs.sum())
+
+    def compute(self) -> float:
+        return self.found
+
+
+def evaluations() -> dict[str, tuple[nn.Module, Split, Objective, TargetSpec]]:
+    """Return models to evaluate, and what on: a class, quantities, and places of both; one that draws random numbers."""
+    inputs, targets = map(torch.from_numpy, rows(301))
+    classes = TargetSpec("classification", ("a", "b", "c"))
+    quantity, dense = TargetSpec("regression", width=2), {"layout": "dense"}
+    metrics = choose_metrics([Counts(), lambda outputs, targets: float((outputs.argmax(1) == targets).sum())], None)
+    objective = replace(make_objective(nn.CrossEntropyLoss()), metrics=metrics)
+
+    def split(targets: Tensor) -> Split:
+        return ResidentSplit(inputs, targets, lambda raw: raw)
+
+    torch.manual_seed(3)
+    places, squares = nn.Sequential(nn.Linear(6, 15), nn.Unflatten(1, (3, 5))), make_objective(nn.MSELoss())
+    of_places = torch.randint(0, 3, (301, 5), generator=torch.Generator().manual_seed(1))
+    return {
+        "classes": (network(nn.BatchNorm1d(16)), split(targets), objective, classes),
+        "told": (network(), split(targets), own_objective(in_float32), classes),
+        "quantities": (nn.Linear(6, 2), split(inputs[:, :2] * 3), squares, quantity),
+        "places": (places, split(of_places), make_objective(nn.CrossEntropyLoss()), replace(classes, **dense)),
+        "quantities at places": (nn.Unflatten(1, (2, 3)), split(inputs.view(-1, 2, 3) ** 2), squares, replace(quantity, **dense)),
+        "draws": (Draws(lambda: torch.rand(())), split(targets), objective, classes),
+    }  # fmt: skip
+
+
+def evaluate_all(folder: Path) -> None:
+    """Evaluate, alone or together, and write the reports and each sample's outcome."""
+    together = joined_world()
+    interrupt = SharedInterrupt(None, together) if together.is_shared else None
+    for name, (model, split, objective, target) in evaluations().items():
+        report, outcome = evaluate(model, split, objective, target, 8, together=interrupt)
+        if together.is_first:
+            found = [
+                "" if outcome is None else getattr(outcome, each).tolist()
+                for each in ("truth", "predicted", "confidence")
+            ]
+            (folder / name).write_text(json.dumps([asdict(report), found]))
+
+
+def hold_all(folder: Path) -> None:
+    """Hold samples once for all processes, change some in the first one, and write what each has."""
+    together = joined_world()
+    numbers = torch.arange(1 << 18).view(-1, 4)
+    data = Data("numbers", ResidentSplit(numbers.clone(), numbers[:, 0].clone(), lambda raw: raw), None, None, None, "")
+    hold_once(data, together)
+    assert isinstance(data.train, ResidentSplit)
+    are_equal = torch.equal(data.train.inputs, numbers) and torch.equal(data.train.targets, numbers[:, 0])
+    together.gather(None)
+    if together.is_first:
+        data.train.inputs[1] = -1
+    together.gather(None)
+    is_mapped = "memfd:rushlight" in Path("/proc/self/maps").read_text()
+    (folder / str(together.rank)).write_text(json.dumps([are_equal, is_mapped, data.train.inputs[1].tolist()]))
+
+
+def in_float32(model: nn.Module, batch: Any) -> dict[str, Any]:
+    """A loss of some samples, and numbers to log."""
+    outputs = model(batch[0])
+    loss = nn.functional.cross_entropy(outputs, batch[1])
+    return {
+        "loss": loss,
+        "outputs": outputs,
+        "weight": float(batch[1].sum()),
+        "norm": outputs.norm(),
+        "plain": float(outputs[0, 0]),
+    }
+
+
 def main(name: str, folder: str, verb: str = "train", *settings: str) -> None:
     """Train or resume a case as the run `folder`."""
     torch.set_num_threads(1)
+    if verb in ("evaluate", "hold"):
+        (evaluate_all if verb == "evaluate" else hold_all)(Path(folder))
+        return
     world.STEP_SECONDS = 3.0 if name == "stands-still" else 60.0
     model, data, options = case(name)
     given = {key: ast.literal_eval(value) for key, value in (setting.split("=") for setting in settings)}
     path = Path(folder)
+    if (left := given.pop("stop_after", None)) is not None and os.environ.get("RANK", "0") == "0":
+        model.register_forward_pre_hook(StopsAfter(left))
+    if (times := given.pop("room", None)) is not None:
+        limit_memory(model, times)
     if verb == "train":
         rushlight.train(model, data, name=path.name, runs=path.parent, quiet=True, **{**options, **given})
     else:

@@ -65,6 +65,24 @@ def test_three_processes_train_as_one_does(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="shared memory without a name")
+def test_samples_in_memory_are_held_once_for_all_processes_which_do_not_see_each_others_changes(tmp_path: Path) -> None:
+    together(2, "all", tmp_path, "hold")
+    assert json.loads((tmp_path / "0").read_text()) == [True, True, [-1, -1, -1, -1]]
+    assert json.loads((tmp_path / "1").read_text()) == [True, True, [4, 5, 6, 7]]
+
+
+@pytest.mark.slow
+def test_an_evaluation_that_is_divided_has_the_bits_of_one_process(tmp_path: Path) -> None:
+    for size in (1, 3):
+        (tmp_path / str(size)).mkdir()
+        together(size, "all", tmp_path / str(size), "evaluate")
+    alone = {path.name: path.read_text() for path in (tmp_path / "1").iterdir()}
+    assert len(alone) == 6
+    assert {path.name: path.read_text() for path in (tmp_path / "3").iterdir()} == alone
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "processes", "tolerance"),
     [

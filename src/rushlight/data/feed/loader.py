@@ -148,8 +148,8 @@ class LoaderSplit:
         finally:
             end_workers(batches)
 
-    def in_order(self, size: int) -> Iterator[Batch]:
-        """Give the loader's batches once."""
+    def in_order(self, size: int, rank: int = 0, processes: int = 1) -> Iterator[Batch]:
+        """Give the loader's batches once; they are not divided, since its order may be another in each process."""
         return self._read(seed=0, epoch=0, start=0)
 
     def to(self, device: torch.device) -> LoaderSplit:

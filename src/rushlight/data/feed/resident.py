@@ -101,9 +101,9 @@ class ResidentSplit:
         feed = ResidentFeed(self, order.to(self.inputs.device), own, start * own, augment)
         return feed if processes == 1 else SharedFeed(feed, self.count_batches(size) - start)
 
-    def in_order(self, size: int) -> Iterator[Batch]:
-        """Give all samples once. A batch has memory of its own: a model may write into it."""
-        for first in range(0, len(self.inputs), size):
+    def in_order(self, size: int, rank: int = 0, processes: int = 1) -> Iterator[Batch]:
+        """Give all samples once, or one process's batches. A batch has memory of its own: a model may write into it."""
+        for first in range(rank * size, len(self.inputs), processes * size):
             raw = self.inputs[first : first + size]
             prepared = self.prepare(raw)
             yield raw.clone() if prepared is raw else prepared, self.targets[first : first + size].clone()

@@ -51,8 +51,8 @@ class Split(Protocol):
         """
         ...
 
-    def in_order(self, size: int) -> Iterator[Batch]:
-        """Give all samples once, unshuffled: for testing."""
+    def in_order(self, size: int, rank: int = 0, processes: int = 1) -> Iterator[Batch]:
+        """Give all samples once, unshuffled: for testing. Of several processes, each gets every so many-th batch, whole."""
         ...
 
     def to(self, device: torch.device) -> Split:

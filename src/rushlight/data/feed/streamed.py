@@ -61,26 +61,30 @@ class StreamedSplit:
     def batches(self, size: int, *, seed: int, epoch: int, start: int = 0, rank: int = 0, processes: int = 1) -> Feed:
         """Open the batches of a training epoch, or one process's shares of them, read as they are taken."""
         order, own = shared_order(self.order(seed, epoch), size, rank, processes)
-        feed = Feed(self._read(order[start * own :].tolist(), own, seed, epoch))
+        feed = Feed(self._read(cut(order[start * own :].tolist(), own), seed, epoch))
         return feed if processes == 1 else SharedFeed(feed, self.count_batches(size) - start)
 
-    def in_order(self, size: int) -> Iterator[Batch]:
-        """Give all samples once, unshuffled; what is random in them is drawn as in epoch 0."""
-        return self._read(range(self.samples), size, seed=0, epoch=0)
+    def in_order(self, size: int, rank: int = 0, processes: int = 1) -> Iterator[Batch]:
+        """Give all samples once, or one process's batches, unshuffled; what is random in them is drawn as in epoch 0."""
+        return self._read(cut(range(self.samples), size)[rank::processes], seed=0, epoch=0)
 
-    def _read(self, indices: Sequence[int], size: int, seed: int, epoch: int) -> Iterator[Batch]:
-        requests = (BatchRequest(seed, epoch, indices[first : first + size]) for first in range(0, len(indices), size))
+    def _read(self, batches_of: Sequence[Sequence[int]], seed: int, epoch: int) -> Iterator[Batch]:
+        requests = (BatchRequest(seed, epoch, indices) for indices in batches_of)
         is_card = self.device.type == "cuda"
         batches = self.reader.batches(requests, is_card)
         with self.around(), contextlib.closing(batches):
             moved = copied_ahead(batches, self.device) if is_card and self.reader.reads_ahead else batches
-            for number, batch in enumerate(moved):
-                samples = min(size, len(indices) - number * size)
-                yield note_samples(self.prepare(to_device(batch, self.device)), samples)
+            for indices, batch in zip(batches_of, moved, strict=False):
+                yield note_samples(self.prepare(to_device(batch, self.device)), len(indices))
 
     def to(self, device: torch.device) -> StreamedSplit:
         """Return the split with its batches moved to `device`."""
         return replace(self, device=device)
+
+
+def cut(indices: Sequence[int], size: int) -> list[Sequence[int]]:
+    """Return the samples of each batch of `size`; the last may have fewer."""
+    return [indices[first : first + size] for first in range(0, len(indices), size)]
 
 
 def copied_ahead(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:

@@ -11,14 +11,14 @@ checkpoint is never replaced.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
 import os
 import re
-import sys
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from rushlight.checkpoint_files import (
     CHECKPOINTS,
     FORMAT,
     MID_EPOCH,
+    PLAIN_FORMAT,
     STATE,
     SUMS,
     TENSORS,
@@ -42,8 +43,9 @@ from rushlight.checkpoint_files import (
     list_checkpoints,
     newer_format,
     read_state,
+    shard_file,
 )
-from rushlight.errors import RunError, RushlightError, StorageError, UsageError, WeightsError
+from rushlight.errors import RunError, RushlightError, StorageError, TrainingError, UsageError, WeightsError
 from rushlight.export import bundle_architecture, check_bundle, pack, unpack
 from rushlight.kinds import Kind, is_count, is_object, maybe, wrong_entry
 from rushlight.runs import keep_values
@@ -57,6 +59,7 @@ from rushlight.training.checkpoint.kept import (
     restore_optimizer,
     unsaved_buffers,
 )
+from rushlight.training.checkpoint.pieces import divided, read_tensors
 from rushlight.training.checkpoint.randomness import (
     begin_random_streams,
     check_random_streams,
@@ -85,6 +88,7 @@ class Snapshot:
     content: dict[str, Any]  # JSON-ready
     tensors: dict[str, Tensor]  # on the CPU
     kept: frozenset[str]  # the names of older ones that must stay: the best test's; what a rollback goes back to
+    rows: dict[str, Tensor] = field(default_factory=dict)  # this process's, of a model that is divided; no copies
 
 
 def take_snapshot(training: Training) -> Snapshot:
@@ -98,7 +102,19 @@ def take_snapshot(training: Training) -> Snapshot:
     kept = {f"{state['best']['step']:08d}"} if state["best"] is not None else set()
     if training.recipe.on_nan == "rollback":
         kept.add(epoch_began(state))
-    return Snapshot(checkpoint_name(state), {"format": FORMAT, **content}, tensors, frozenset(kept))
+    rows = take_rows(training, content, tensors)
+    version = PLAIN_FORMAT if training.shards is None else FORMAT
+    return Snapshot(checkpoint_name(state), {"format": version, **content}, tensors, frozenset(kept), rows)
+
+
+def take_rows(training: Training, content: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Take this process's rows out of a state's tensors, and put their index into its content."""
+    if training.shards is None:
+        return {}
+    groups = group_names(training.optimizer, parameter_names(training)) or []
+    shapes = divided(training, groups, {name: tuple(each.shape) for name, each in tensors.items()}, whole=False)
+    content["shards"] = {"processes": training.world.size, "tensors": shapes}
+    return {name: tensors.pop(name) for name in shapes}
 
 
 def capture_state(training: Training) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -108,7 +124,7 @@ def capture_state(training: Training) -> tuple[dict[str, Any], dict[str, Tensor]
     names = parameter_names(training)
     parts: dict[str, Any] = {
         "state": training.state,
-        "model": training.model.state_dict(),
+        "model": training.model.state_dict() if training.shards is None else training.shards.model_state(),
         "buffers": unsaved_buffers(training.model),
         "optimizer": training.optimizer.state_dict(),
         "optimizer_names": group_names(training.optimizer, names),
@@ -127,7 +143,8 @@ def capture_state(training: Training) -> tuple[dict[str, Any], dict[str, Tensor]
     if training.keep:
         parts["keep"] = list(map(kept_state, training.keep))
         parts["keep_names"] = [group_names(kept, names) for kept in training.keep]
-    return {name: pack(part, name, tensors) for name, part in parts.items()}, tensors
+    copies = training.shards is None  # else it is written before training goes on
+    return {name: pack(part, name, tensors, copies=copies) for name, part in parts.items()}, tensors
 
 
 def check_can_be_saved(training: Training) -> None:
@@ -162,8 +179,56 @@ def write_snapshot(run: Path, snapshot: Snapshot, keep_epochs: bool = False) -> 
     return folder
 
 
+def write_together(training: Training, snapshot: Snapshot) -> None:
+    """Publish a snapshot of a model that is divided: each process writes its rows, and the first one all else.
+
+    Raises StorageError, in the others TrainingError; nothing is published then.
+    """
+    world, problem = training.world, None
+    run = Path(world.folder or training.folder)
+    folder = run / CHECKPOINTS / snapshot.name
+    with contextlib.ExitStack() as unpublished:
+
+        def begin() -> str | None:
+            if is_whole(folder):
+                return None
+            for name in ("history.jsonl", "losses.f32"):
+                if (run / name).exists():
+                    files.sync_file(run / name)
+            return str(unpublished.enter_context(files.replacing_folder(folder)))
+
+        def publish() -> None:
+            temporary = Path(place)
+            files.save_with(temporary / TENSORS, lambda path: write_tensors(path, snapshot.tensors))
+            body = json.dumps(snapshot.content, allow_nan=False, separators=(",", ":"))
+            files.write_new(temporary / STATE, [body.encode()])
+            files.write_new(temporary / SUMS, [checksums(temporary)])
+            unpublished.close()
+
+        if (place := world.first_does(begin)) is not None:
+            path = Path(place) / shard_file(world.rank, world.size)
+            try:
+                files.save_with(path, lambda path: write_tensors(path, snapshot.rows))
+            except StorageError as error:
+                problem = error
+            problems = world.gather(None if problem is None else problem.record)
+            rank = next((rank for rank, each in enumerate(problems) if each is not None), None)
+            if rank is not None:
+                raise problem or TrainingError(
+                    "process-failed", rank=rank, processes=world.size, problem=problems[rank]
+                )
+            world.first_does(publish)
+    if world.is_first:
+        drop_old(run, folder, snapshot, training.recipe.keep_epochs)
+
+
 def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
     """Write tensors as safetensors. Raises OSError, whose number the library hides in a text."""
+    first_at: dict[int, str] = {}  # where tied weights lie, which a file has no two names for
+    tensors = {
+        name: each.clone() if each.numel() and first_at.setdefault(each.data_ptr(), name) != name else each
+        for name, each in tensors.items()
+    }
     try:
         safetensors.torch.save_file(tensors, path)
     except safetensors.SafetensorError as error:
@@ -211,7 +276,7 @@ def restore(training: Training, folder: Path, *, drops_newer: bool = False) -> N
     `drops_newer` is for a run that goes back: the checkpoints that are newer are deleted. Raises RunError when the state
     does not fit these, or the history is too short for it; nothing on the disk is changed then.
     """
-    content, tensors = read_checkpoint(folder)
+    content, tensors = read_checkpoint(folder, training=training)
     training.history.check_lengths(content["history_bytes"], content["losses_bytes"])
     restore_memory(training, folder, content, tensors)
     if drops_newer:
@@ -225,7 +290,8 @@ def restore_memory(training: Training, folder: Path, content: dict[str, Any], te
     """Restore a checkpoint's state in memory; RunError when it does not fit the objects there."""
     loss = training.objective.loss
     try:
-        training.model.load_state_dict(unpack(content["model"], tensors))
+        load_model = training.model.load_state_dict if training.shards is None else training.shards.load_model_state
+        load_model(unpack(content["model"], tensors))
         restore_buffers(training.model, unpack(content["buffers"], tensors), training.device)
         names = unpack(content.get("optimizer_names"), tensors)
         restore_optimizer(training.optimizer, unpack(content["optimizer"], tensors), names, training)
@@ -253,24 +319,21 @@ def restore_memory(training: Training, folder: Path, content: dict[str, Any], te
     training.state["random"] = streams  # for the loop to set when it begins
 
 
-def read_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Read a checkpoint whose every byte is as written; WeightsError names a damaged file."""
+def read_checkpoint(
+    folder: Path, part: str = "", training: Training | None = None
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Read a checkpoint whose every byte is as written, or the tensors of one part; WeightsError names a damaged file.
+
+    Of what `training` divides among processes it reads this one's rows.
+    """
     content = read_content(folder)
     try:
-        tensors = read_checkpoint_tensors(folder / TENSORS)
-        unpack_all(content, tensors)
+        groups = unpack(content.get("optimizer_names"), {})
+        tensors = read_tensors(folder, content, f"{part}/" if part else "", training, groups)
+        unpack_all(content, None if part else tensors)
     except Exception as error:  # it changed since its checksum was computed, or was never ours
         raise WeightsError("damaged-checkpoint", folder=folder, reason=error) from error
     return content, tensors
-
-
-def read_checkpoint_tensors(path: Path) -> dict[str, Tensor]:
-    """Return the tensors in a safetensors file; the library itself opens only paths that are UTF-8."""
-    try:
-        str(path).encode()
-    except UnicodeEncodeError:
-        return safetensors.torch.load(files.read_bytes(path, sys.maxsize))
-    return safetensors.torch.load_file(path)
 
 
 def read_content(folder: Path) -> dict[str, Any]:
@@ -278,7 +341,7 @@ def read_content(folder: Path) -> dict[str, Any]:
     check_format(folder)
     reason = damage_of(folder)
     content: dict[str, Any] = {} if reason else read_state(folder)
-    if reason is None and (found := content.get("format")) != FORMAT:
+    if reason is None and (found := content.get("format")) not in (PLAIN_FORMAT, FORMAT):
         reason = Note("training.checkpoint-format", found=found, known=FORMAT)
     if reason is None:
         try:
@@ -305,12 +368,20 @@ def share_state(training: Training) -> None:
     told = b""
     if world.is_first:
         content, tensors = capture_state(training)
+        take_rows(training, content, tensors)
+        checkpoint = training.origin.checkpoint if training.origin is not None else None
+        content["from"] = None if checkpoint is None else checkpoint.name
         body, saved = json.dumps(content).encode(), safetensors.torch.save(tensors)
         told = len(body).to_bytes(8, "little") + body + saved
     told = world.share(told)
     if not world.is_first:
         length = int.from_bytes(told[:8], "little")
         content, tensors = json.loads(told[8 : 8 + length]), safetensors.torch.load(told[8 + length :])
+        if training.shards is not None and content["from"] is not None:
+            path = checkpoints(Path(world.folder or training.folder)) / content["from"]
+            tensors = read_checkpoint(path, training=training)[1] | tensors
+        elif training.shards is not None:
+            tensors = {f"model/{name}": each for name, each in training.shards.model_state().items()} | tensors
         restore_memory(training, training.folder, content, tensors)
         begin_random_streams(training)
 
@@ -371,8 +442,7 @@ def best_checkpoint(run: Path, state: State | None = None) -> Path | None:
     if state is None:
         if not list_checkpoints(run):
             return None
-        content, tensors = read_checkpoint(latest_checkpoint(run))
-        state = unpack(content["state"], tensors)
+        state = unpack_all(read_content(latest_checkpoint(run)))["state"]
     if state["best"] is None:
         return None
     folder = checkpoints(run) / f"{state['best']['step']:08d}"
@@ -381,9 +451,11 @@ def best_checkpoint(run: Path, state: State | None = None) -> Path | None:
 
 def read_model_state(folder: Path, part: str = "model") -> dict[str, Tensor]:
     """Return the model's state_dict from a checkpoint, its weights averaged where they are, or that of its "loss"."""
-    content, tensors = read_checkpoint(folder)
+    content, tensors = read_checkpoint(folder, part)
     state: dict[str, Tensor] = unpack(content[part], tensors)
-    return averaged(state, unpack(content["average"], tensors)) if part == "model" and "average" in content else state
+    if part != "model" or "average" not in content:
+        return state
+    return averaged(state, unpack(content["average"], read_checkpoint(folder, "average")[1]))
 
 
 def describe_kept(run: Path) -> str:

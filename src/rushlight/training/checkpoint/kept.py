@@ -23,7 +23,8 @@ def parameter_names(training: Training) -> dict[int, str]:
     modules = {f"keep{i}:": kept for i, kept in enumerate(training.keep) if isinstance(kept, nn.Module)}
     others = {prefix + name: each for prefix, kept in modules.items() for name, each in kept.named_parameters()}
     own = named_parameters(training.model, training.objective.loss)
-    return {id(parameter): name for name, parameter in (others | own).items()}
+    rows = {} if training.shards is None else training.shards.parameters
+    return {id(parameter): name for named in (others | own, rows) for name, parameter in named.items()}
 
 
 def group_names(optimizer: object, names: dict[int, str]) -> list[list[str]] | None:

@@ -12,7 +12,14 @@ import threading
 import time
 
 from rushlight.errors import RushlightError
-from rushlight.training.checkpoint.checkpoint import KEPT, Snapshot, checkpoint_name, take_snapshot, write_snapshot
+from rushlight.training.checkpoint.checkpoint import (
+    KEPT,
+    Snapshot,
+    checkpoint_name,
+    take_snapshot,
+    write_snapshot,
+    write_together,
+)
 from rushlight.training.state import Training
 
 CHECKPOINT_SECONDS = 30.0  # inside an epoch; at its end there is one anyway
@@ -78,9 +85,13 @@ class Saver:
         now = time.monotonic()
         period, self.epoch_ended_at = now - self.epoch_ended_at, now
         after = max(0.0, self.written_at + self.pause - now)
-        if is_best or after <= period or self.stall <= CHECKPOINT_SHARE * period:
+        if self.agreed(is_best or after <= period or self.stall <= CHECKPOINT_SHARE * period):
             self.copy()
             self.write(after)
+
+    def agreed(self, is_worth: bool) -> bool:
+        """Return whether to save, where one process goes by its clock."""
+        return is_worth
 
     def save_now(self) -> None:
         """Copy the state, unless that is done already, and return when it is on the disk."""
@@ -195,6 +206,26 @@ class SharedSaver(Saver):
             super().copy()
 
 
+class ShardedSaver(SharedSaver):
+    """Of a model that is divided each process writes its rows, while training waits: no copy of them needs memory."""
+
+    def copy(self) -> None:
+        """Write the state, together with the others."""
+        began = time.monotonic()
+        self.training.optimizer.zero_grad()
+        snapshot = take_snapshot(self.training)
+        write_together(self.training, snapshot)
+        self.copied, self.is_asked_for = snapshot.name, False
+        self.copied_at = self.written_at = time.monotonic()
+        self.stall = self.copied_at - began
+
+    def agreed(self, is_worth: bool) -> bool:
+        """Return whether the first process goes by its clock to save."""
+        return bool(self.training.world.first_does(lambda: is_worth))
+
+
 def open_saver(training: Training) -> Saver:
     """Return what saves the state of a training."""
+    if training.shards is not None:
+        return ShardedSaver(training)
     return SharedSaver(training) if training.world.is_shared else Saver(training)

@@ -14,7 +14,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 import safetensors.torch
 import torch
@@ -39,6 +39,15 @@ class ProcessLost(TrainingError):
     """Another process of the run ended without a word: it was killed, or its machine is gone."""
 
 
+class Round(NamedTuple):
+    """What the processes handed in together."""
+
+    contents: list[bytes]  # of the others, by rank, in the first process
+    have: list[bool]  # by rank: whether it handed in anything
+    asked: int  # the greatest number that one asked
+    refused: bool  # whether one refuses
+
+
 class World:
     """The processes that train one run, and this one's rank among them, from 0. `ALONE` is the only one of its run."""
 
@@ -50,6 +59,8 @@ class World:
         self.steps: Any = None  # torch's groups
         self.first: Any = None
         self.is_set_up = False
+        self.is_divided = False  # whether the model is: no process can compute by itself
+        self.has_default = False  # whether torch's default group is this one's
         if store is not None:
             self.steps, self.first = (
                 ProcessGroupGloo(PrefixStore(name, store), rank, size, timeout=timedelta(seconds=JOIN_SECONDS))
@@ -76,6 +87,26 @@ class World:
             for work in [self.steps.allreduce([tensor]) for tensor in tensors]:
                 work.wait()
 
+    def give(self, tensor: Tensor, root: int = 0) -> None:
+        """Replace a tensor by that of process `root`; it has the same shape in all."""
+        with self.explained(FIRST_SECONDS):
+            whole = tensor.contiguous()
+            self.first.broadcast(whole, root).wait()
+            if whole is not tensor:
+                tensor.copy_(whole)
+
+    def mesh(self) -> Any:
+        """Return all processes as torch's DeviceMesh, which asks for torch's default process group."""
+        import torch.distributed as dist
+        from torch.distributed.device_mesh import init_device_mesh
+
+        if not dist.is_initialized():
+            store = PrefixStore("shards", self.store)
+            timeout = timedelta(seconds=STEP_SECONDS)
+            dist.init_process_group("gloo", store=store, rank=self.rank, world_size=self.size, timeout=timeout)
+            self.has_default = True
+        return init_device_mesh("cpu", (self.size,))
+
     def share(self, content: bytes = b"", root: int = 0) -> bytes:
         """Return the bytes that process `root` gives."""
         with self.explained(FIRST_SECONDS):
@@ -101,6 +132,37 @@ class World:
         """Return the JSON-ready values that the processes give, by rank."""
         mine = json.dumps(value).encode()
         return [json.loads(self.share(mine if rank == self.rank else b"", rank)) for rank in range(self.size)]
+
+    def hand_in(
+        self, content: bytes | None, error: Exception | None, is_memory: bool, asked: int, refuses: bool
+    ) -> Round:
+        """Give the first process what each has, and all of them the rest of the round; None is nothing.
+
+        What went wrong in any process ends it in all: its own `error` is raised; in the others MemoryError where it
+        `is_memory` that ran out, else TrainingError.
+        """
+        told = torch.zeros(self.size, 5, dtype=torch.float64)
+        failed = 0 if error is None else 2 if is_memory else 1
+        told[self.rank] = torch.tensor([failed, asked, content is not None, len(content or b""), refuses])
+        self.add_up(told)
+        if told[:, 0].any():
+            rank = int(told[:, 0].argmax())
+            problem = self.share(b"" if error is None else problem_of(error).encode(), rank).decode()
+            if error is not None:
+                raise error
+            if told[rank, 0] == 2:
+                raise MemoryError(problem)
+            raise TrainingError("process-failed", rank=rank, processes=self.size, problem=problem)
+        contents = []
+        with self.explained(STEP_SECONDS):
+            for rank, length in enumerate(told[:, 3].int().tolist()):
+                if length and self.is_first and rank:
+                    received = torch.empty(length, dtype=torch.uint8)
+                    self.steps.recv([received], rank, 0).wait()
+                    contents.append(received.numpy().tobytes())
+                elif length and rank == self.rank and rank:
+                    self.steps.send([torch.frombuffer(bytearray(content or b""), dtype=torch.uint8)], 0, 0).wait()
+        return Round(contents, told[:, 2].bool().tolist(), int(told[:, 1].max()), bool(told[:, 4].any()))
 
     def first_does(self, work: Callable[[], Any]) -> Any:
         """Have the first process do the work, and return its JSON-ready result in all of them.
@@ -155,12 +217,17 @@ class World:
     # ── the end ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     @contextlib.contextmanager
-    def explained(self, seconds: float) -> Iterator[None]:
-        """Turn the error of a connection that is lost, or silent for `seconds`, into that of the other process."""
+    def explained(self, seconds: float, *, of_all: bool = True) -> Iterator[None]:
+        """Turn the error of a connection that is lost, or silent for `seconds`, into that of the other process.
+
+        Without `of_all` the block does other work too, whose errors stay as they are.
+        """
         began = time.monotonic()
         try:
             yield
         except RuntimeError as error:
+            if not of_all and not (self.is_divided and "gloo" in str(error)):
+                raise
             waited, told = time.monotonic() - began, self.reason()
             if told is None:
                 text = (
@@ -194,6 +261,11 @@ class World:
             with contextlib.suppress(RuntimeError):
                 self.store.compare_set("error", "", json.dumps(told))
         self.steps = self.first = None
+        if (
+            self.has_default and error is None
+        ):  # else others may be in the middle of something, which that would wait for
+            torch.distributed.destroy_process_group()
+            self.has_default = False
 
 
 ALONE = World()

@@ -17,7 +17,7 @@ from rushlight.training.objective.losses import (
     read_answer,
     with_own_step,
 )
-from rushlight.training.objective.metrics import Metrics, check_metrics, choose_metrics
+from rushlight.training.objective.metrics import Measuring, Metrics, check_metrics, choose_metrics, is_gathering
 from rushlight.training.objective.optimizers import (
     check_live_optimizer,
     check_steps_alone,

@@ -65,10 +65,10 @@ class Measuring:
         self.outputs: list[Tensor] = []
         self.targets: list[Tensor] = []
 
-    def add(self, outputs: Any, batch: Batch, target: TargetSpec | None) -> None:
-        """Add a batch; `target` is None where nothing is known of it."""
+    def measurable(self, outputs: Any, batch: Batch, target: TargetSpec | None) -> tuple[Tensor, ...]:
+        """Return a batch's outputs and targets as metrics take them, () where there are none; `target` None: nothing is known."""
         if not self.live:
-            return
+            return ()
         targets = targets_of(batch)
         if not isinstance(outputs, Tensor) or not isinstance(targets, Tensor):
             lacking = "outputs" if isinstance(targets, Tensor) else "targets"
@@ -77,6 +77,10 @@ class Measuring:
             outputs, targets = target.decoded(outputs), target.in_units(targets)
         elif target is not None and target.task != "other" and not target.are_probabilities(targets):
             targets = targets.long()
+        return outputs, targets
+
+    def add(self, outputs: Tensor, targets: Tensor) -> None:
+        """Add a batch, as `measurable` gave it."""
         for name, metric in self.live.items():
             if is_gathering(metric):
                 moved = metric.to(outputs.device) if hasattr(metric, "to") else metric

@@ -187,13 +187,18 @@ class Ledger:
 
     def check_weights(self) -> None:
         """Raise BlownUp for weights that the last steps made NaN or infinite, before these are tested or saved."""
-        for name, parameter in named_parameters(self.training.model, self.training.objective.loss).items():
-            if not are_finite(parameter):
-                self.saver.finish_quietly()
-                raise BlownUp(
-                    "weights-not-finite", name=name, step=self.state["step"], epoch=self.state["epoch"],
-                    kept=describe_kept(self.training.folder),
-                )  # fmt: skip
+        training = self.training
+        named = named_parameters(training.model, training.objective.loss)
+        named = named if training.shards is None else training.shards.parameters
+        bad = next((name for name, parameter in named.items() if not are_finite(parameter)), None)
+        if training.shards is not None:  # another process has other rows
+            bad = next(filter(None, training.world.gather(bad)), None)
+        if bad is not None:
+            self.saver.finish_quietly()
+            raise BlownUp(
+                "weights-not-finite", name=bad, step=self.state["step"], epoch=self.state["epoch"],
+                kept=describe_kept(training.folder),
+            )  # fmt: skip
 
 
 def are_finite(tensor: Tensor) -> bool:

@@ -19,18 +19,31 @@ from rushlight.models import restored
 from rushlight.texts import Joined, Note
 from rushlight.training.checkpoint import unpack
 
-COMPARED = ("torch", "processes", "threads", "device", "processor", "instructions", "matmul_precision", "deterministic")
+COMPARED = (
+    "torch",
+    "processes",
+    "shard",
+    "threads",
+    "device",
+    "processor",
+    "instructions",
+    "matmul_precision",
+    "deterministic",
+)
 REMEDIED = ("processes", "threads", "torch")
-EARLIER = {"processes": 1}  # what earlier releases did not record
+EARLIER = {"processes": 1, "shard": False}  # what earlier releases did not record
 
 
-def conditions_of(model: nn.Module, data: Data, device: torch.device, processes: int = 1) -> dict[str, Any]:
+def conditions_of(
+    model: nn.Module, data: Data, device: torch.device, processes: int = 1, shard: bool = False
+) -> dict[str, Any]:
     """Return what the bits depend on, JSON-ready. Digests stand for the data and for the model's architecture."""
     return {
         "data": data.fingerprint,
         "model": architecture_digest(model),
         "torch": torch.__version__,
         "processes": processes,
+        "shard": shard,
         "threads": torch.get_num_threads(),
         "device": str(device),
         "processor": device_name(device),

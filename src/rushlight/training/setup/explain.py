@@ -216,7 +216,7 @@ def explain_step_error(error: Exception, model: nn.Module, batch: Batch | None, 
     if training.objective.step is not None:
         return explain_objective(error)
     inputs = batch[0] if isinstance(batch, (tuple, list)) and batch and isinstance(batch[0], Tensor) else None
-    if inputs is None:
+    if inputs is None or training.shards is not None:  # the others would not compute it again with this process
         return explain_objective(error) if is_objective else error
     target = training.data.target
     targets = batch[1] if batch is not None and len(batch) > 1 else None

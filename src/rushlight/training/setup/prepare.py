@@ -62,6 +62,7 @@ from rushlight.training.setup.resume import (
 )
 from rushlight.training.setup.shared import (
     check_options_shared,
+    check_parts_sharded,
     check_parts_shared,
     notes_shared,
     set_up_together,
@@ -175,7 +176,7 @@ def set_up_around(
     world: World,
 ) -> Training:
     """Open, build and check what a run needs, with a model that is built, or is built by its name once the data is known."""
-    keep_freed_memory()
+    keep_freed_memory(not options.shard)
     device, device_notes = choose_device(options.device)
     if device.type == "mps" and options.device == "auto" and FLOATS.get() == "float64":  # of which it has none
         device, device_notes = choose_device("cpu")
@@ -242,8 +243,10 @@ def set_up_around(
     if isinstance(average, Average) and average.hook is not None:
         stack.callback(average.hook.remove)
     outside = outside_state((options.objective, options.loss, options.step), module, (optimizer, schedule.live, *keep))
-    conditions = conditions_of(module, fitted, device, world.size)
+    conditions = conditions_of(module, fitted, device, world.size, options.shard)
     check_parts_shared(module, fitted.train, recipe, device, world)
+    if options.shard:
+        check_parts_sharded(module, fitted.train, objective, optimizer, recipe, world)
     if begun is None and options.resume:
         begun = begun_run(recipe, conditions, options, stack)
     origin = None
@@ -254,7 +257,7 @@ def set_up_around(
     eval_modules = eval_notes(recipe.model.get("eval", []))
     said = (*device_notes, *fitted.notes, *batch_notes(opened, recipe), *eval_modules, *notes, *schedule.notes)
     said += (Note("training.state-outside", listed=outside),) if outside else ()
-    fitted = replace(fitted, notes=(*said, *notes_shared(module, objective, world)))
+    fitted = replace(fitted, notes=(*said, *notes_shared(module, objective, world, options.shard)))
     world.set_up()
     if begun is None:
         folder = stack.enter_context(new_run(Path(options.runs), recipe.model["name"], opened.name, options.name))

@@ -21,6 +21,7 @@ from torch.optim import Optimizer
 
 from rushlight.data import CPU, Batch
 from rushlight.errors import UsageError
+from rushlight.training.distributed import Shards
 from rushlight.training.objective import Objective, Told, held_parameters, named_parameters, read_answer
 from rushlight.training.step.pooling import FasterMaxPool, may_pool
 
@@ -43,6 +44,7 @@ class Parts:
     device: torch.device = CPU
     skips_bad: bool = False  # whether the loss and every gradient are checked before they are used
     scaler: GradScaler | None = None  # in float16
+    shards: Shards | None = None  # this process's rows of the model, where it is divided
 
 
 class NotFinite(Exception):
@@ -140,8 +142,10 @@ def update(parts: Parts, mean: Tensor) -> None:
         check_finite_step(mean, trained(parts) if scaler is None else {})
     if scaler is not None:
         scaler.unscale_(optimizer)
-    if parts.clip_norm is not None:
+    if parts.clip_norm is not None and parts.shards is None:
         nn.utils.clip_grad_norm_(list(trained(parts).values()), parts.clip_norm)
+    elif parts.clip_norm is not None and parts.shards is not None:
+        nn.utils.clip_grads_with_norm_(parts.shards.parameters.values(), parts.clip_norm, parts.shards.norm())
     try:
         if scaler is None:
             optimizer.step()

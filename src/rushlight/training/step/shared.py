@@ -21,7 +21,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from rushlight.data import Batch, count_samples, share_of, step_seed
 from rushlight.errors import UsageError
 from rushlight.texts import Note
-from rushlight.training.distributed import WholeDropout
+from rushlight.training.distributed import STEP_SECONDS, Shards, WholeDropout, World
 from rushlight.training.objective import held_parameters
 from rushlight.training.state import Training
 from rushlight.training.step.exact import Parts, backward, computing, update
@@ -73,18 +73,23 @@ class SharedStep:
         stop, save = self.asked
         found = [loss_sum, weight, samples, float(before != self.buffers_now()), float(save and world.is_first)]
         found += [float(stop) if rank == world.rank else 0.0 for rank in range(world.size)]
-        found += [float(parameter.grad is not None) for parameter in parameters]
+        shards = self.training.shards
+        have = [each.grad is not None for each in parameters] if shards is None else list(shards.take_gradients())
+        found += map(float, have)
         found += self.told_sums()
         sums = torch.tensor(found, dtype=torch.float64)
-        gradients = self.gather(parameters)
+        gradients = self.gather(parameters) if shards is None else {}
         world.add_up(sums, *gradients.values())
         loss_sum, self.weight, whole_samples, changed, save = sums[:5].tolist()
         self.samples, world.is_saving = int(whole_samples), bool(save)
         self.stop = int(sums[5 : 5 + world.size].max())
         rest = sums[5 + world.size :]
-        self.give(parameters, gradients, rest[: len(parameters)].tolist())
+        if shards is None:
+            self.give(parameters, gradients, rest[: len(have)].tolist())
+        else:
+            self.scale(shards, rest[: len(have)].tolist())
         if told is not None:
-            self.tell(rest[len(parameters) :].tolist())
+            self.tell(rest[len(have) :].tolist())
         if changed:
             self.share_buffers()
         divisor = 1.0 if self.parts.objective.is_sum else self.weight
@@ -102,15 +107,21 @@ class SharedStep:
         state = self.training.state
         self.generator.manual_seed(step_seed(self.training.recipe.seed, state["epoch"], state["window"]))
         for number, batch in enumerate(micro_batches):
-            with self.dropping(number):
+            with self.dropping(number), self.world.explained(STEP_SECONDS, of_all=False):
                 loss, outputs = self.compute(self.parts.model, batch)
             weight = objective.weight(batch) if told is None else told.batches[-1][0]
             weights, samples = weights + weight, samples + count_samples(batch)
-            if weight == 0:
+            if weight == 0 and self.training.shards is None:
                 continue  # every target is ignored: its mean is 0 / 0, its share of the whole batch's nothing
-            share = loss if objective.is_sum else loss * weight
-            backward(share)
-            loss_sum += share.detach().double()
+            if weight == 0:  # the others need this process to go back too
+                if not isinstance(outputs, Tensor):
+                    raise UsageError("shard-weightless")
+                share = (outputs * 0).sum()
+            else:
+                share = loss if objective.is_sum else loss * weight
+            with self.world.explained(STEP_SECONDS, of_all=False):
+                backward(share)
+            loss_sum += 0.0 if weight == 0 else share.detach().double()
         return float(loss_sum), float(weights), samples, outputs
 
     def dropping(self, number: int) -> AbstractContextManager[Any]:
@@ -159,6 +170,16 @@ class SharedStep:
             at[parameter.dtype] += count
             whole = sums[parameter.dtype][start : start + count].view(parameter.shape)
             parameter.grad = whole if has_gradient else None
+
+    def scale(self, shards: Shards, have: list[float]) -> None:
+        """Make the rows' sums the gradient of the whole batch; UsageError where not all processes went back through all."""
+        for name, count in zip(shards.parameters, have, strict=True):
+            if count not in (0, self.world.size):
+                raise UsageError("shard-branches", name=name)
+        if self.weight and not self.parts.objective.is_sum:
+            for parameter in shards.parameters.values():
+                if parameter.grad is not None:
+                    parameter.grad.div_(self.weight)
 
     # ── what the user's objective tells, and buffers ─────────────────────────────────────────────────────────────
 
@@ -223,6 +244,19 @@ class SharedStep:
 def is_norm(module: nn.Module) -> bool:
     """Tell whether a module is one of torch's own with running statistics."""
     return isinstance(module, _NormBase) and type(module).__module__.startswith("torch.nn.")
+
+
+def share_norms(model: nn.Module, world: World) -> None:
+    """Give all processes the first one's running statistics, which an evaluation goes by."""
+    places = {
+        f"{place}.{name}": buffer
+        for place, owner in enumerate(filter(is_norm, model.modules()))
+        for name, buffer in owner._buffers.items()
+        if buffer is not None
+    }
+    if world.is_shared and places:
+        for name, value in world.share_tensors(lambda: places).items():
+            places[name].copy_(value)
 
 
 class WatchedDraws(AbstractContextManager[None]):
