@@ -87,8 +87,9 @@ def test_a_server_with_a_graph_imports_no_torch_and_is_small() -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="signals")
-def test_a_server_that_is_told_to_end_breaks_no_request_off() -> None:
-    with serving(str(BUNDLES / "image")) as server:
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_server_that_is_told_to_end_breaks_no_request_off(workers: str) -> None:
+    with serving(str(BUNDLES / "image"), "--workers", workers) as server:
         refused, answered, failed = [], [], []
 
         def ask() -> None:
