@@ -2,7 +2,7 @@
 
     python -m rushlight.serve.worker CHANNEL DOOR STATES
 
-The three are descriptors from its parent (workers.py): lines of JSON, connections, and a byte for each connection.
+The three are descriptors from its parent (workers.py): lines of JSON, connections, and a record for each connection.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import json
 import mmap
 import os
 import socket
+import struct
 import sys
 import traceback
 from collections.abc import Callable
@@ -29,32 +30,22 @@ from rushlight.serve.options import Settings
 from rushlight.serve.registry import Registry
 from rushlight.texts import Note, shown
 
-IDLE, ASKED, ANSWERING, CLOSED = range(
-    4
-)  # a connection: waits for its next request; or for an answer, none or some of it sent
+# what a connection waits for: its next request, an answer, the rest of an answer; or nothing more
+IDLE, ASKED, ANSWERING, CLOSED = range(4)
+RECORD = struct.Struct("=BxxxIQ")  # that state; the bytes of the answer that is being sent; those that were sent before
 MOST_CONNECTIONS = 1 << 16
 MOST_LINE = 64 << 20  # bytes of a message
 PASSED = 5  # bytes that come with a connection: four of its number, and that of its port
-COMMON = (
-    "open_aside",
-    "put_aside",
-    "follow",
-    "allow",
-    "unload",
-    "set_default",
-    "prove",
-    "judge",
-    "figures",
-    "snapshot",
-    "watch",
-)
+COMMON = {  # methods of the registry that the parent and other workers call
+    "open_aside", "put_aside", "follow", "allow", "unload", "set_default", "prove", "judge", "figures", "snapshot", "watch",
+}  # fmt: skip
 buffer = memoryview(bytearray(256 << 10))  # into which all connections are read, one at a time
 
 
 def main() -> None:
     """Open the models, and answer until the parent says to end, or is gone."""
     channel, door = (socket.socket(fileno=int(number)) for number in sys.argv[1:3])
-    states = mmap.mmap(int(sys.argv[3]), MOST_CONNECTIONS)
+    states = mmap.mmap(int(sys.argv[3]), MOST_CONNECTIONS * RECORD.size)
     told = json.loads(channel.makefile("rb").readline())
     from rushlight.serve.server import load_given, new_registry
 
@@ -254,7 +245,8 @@ def watched(base: type, states: mmap.mmap, say: Callable[[Any], None]) -> type:
     """Return a protocol of HTTP that notes in shared memory what its connection waits for.
 
     So the parent knows of each connection of a killed worker whether another one can go on with it (IDLE), whether it can still
-    answer 503 (ASKED), or must break it off, since a part of an answer is sent (ANSWERING).
+    answer 503 (ASKED), or must break it off, since a part of an answer is sent (ANSWERING). Whether none or all of it is, the
+    numbers of bytes tell.
     """
 
     class Watched(base, asyncio.BufferedProtocol):  # type: ignore[misc]
@@ -262,14 +254,17 @@ def watched(base: type, states: mmap.mmap, say: Callable[[Any], None]) -> type:
 
         def __init__(self, number: int, **options: Any) -> None:
             super().__init__(**options)
-            self.number, self.unanswered, self.is_reading = number, 0, False
+            self.place, self.number = number * RECORD.size, number
+            self.unanswered, self.is_reading, self.written = 0, False, 0
 
         def connection_made(self, transport: Any) -> None:
             """Note what is written, before it is."""
             write = transport.write
 
             def noted(data: bytes) -> None:
-                states[self.number] = ANSWERING
+                is_whole = not data.startswith(b"HTTP/1.1 100")
+                RECORD.pack_into(states, self.place, ANSWERING, len(data) if is_whole else 0, self.written)
+                self.written += len(data)
                 write(data)
 
             transport.write = noted
@@ -277,8 +272,8 @@ def watched(base: type, states: mmap.mmap, say: Callable[[Any], None]) -> type:
 
         def get_buffer(self, hint: int) -> memoryview:
             """Note that a request comes, before any of it is read."""
-            if states[self.number] == IDLE:
-                states[self.number] = ASKED
+            if states[self.place] == IDLE:
+                states[self.place] = ASKED
             return buffer
 
         def buffer_updated(self, size: int) -> None:
@@ -307,12 +302,12 @@ def watched(base: type, states: mmap.mmap, say: Callable[[Any], None]) -> type:
             """Note that the connection waits for its next request, where it does."""
             is_waiting = not self.unanswered and not self.is_reading
             if is_waiting and not self.transport.is_closing() and not self.transport.get_write_buffer_size():
-                states[self.number] = IDLE
+                states[self.place] = IDLE
 
         def connection_lost(self, error: Exception | None) -> None:
             """Close it for the parent too, which holds it open."""
             super().connection_lost(error)
-            states[self.number] = CLOSED
+            states[self.place] = CLOSED
             with contextlib.suppress(OSError):
                 self.transport.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
             say(self.number)

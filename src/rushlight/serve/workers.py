@@ -13,6 +13,7 @@ import mmap
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -39,7 +40,7 @@ from rushlight.serve.server import (
     let_nobody_in,
     open_ports,
 )
-from rushlight.serve.worker import ANSWERING, ASKED, IDLE, MOST_CONNECTIONS, MOST_LINE, line
+from rushlight.serve.worker import ANSWERING, ASKED, IDLE, MOST_CONNECTIONS, MOST_LINE, RECORD, line
 from rushlight.texts import Note
 from rushlight.web import HEADERS, listening
 
@@ -90,6 +91,19 @@ def serve_by_workers(
 def path(place: Path | None) -> str | None:
     """Return a path as JSON has it."""
     return None if place is None else str(place)
+
+
+def written(connection: socket.socket) -> int | None:
+    """Return the bytes that were ever written into a connection of TCP, sent or not yet; None where the system does not tell.
+
+    https://github.com/torvalds/linux/blob/v6.1/include/uapi/linux/tcp.h#L214, struct tcp_info.
+    """
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, struct.error):
+            info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
+            (unsent,), (sent, repeated) = struct.unpack_from("=I", info, 144), struct.unpack_from("=QQ", info, 200)
+            return int(unsent + sent - repeated)
+    return None
 
 
 @contextlib.contextmanager
@@ -155,11 +169,12 @@ class Workers:
     def __init__(self, settings: Settings, told: dict[str, Any], tell: Callable[[Note], object]) -> None:
         self.settings, self.told, self.tell = settings, {**told, "snapshot": None}, tell
         self.memory = tempfile.TemporaryFile()  # noqa: SIM115  # closed by close()
-        self.memory.truncate(MOST_CONNECTIONS)
-        self.states = mmap.mmap(self.memory.fileno(), MOST_CONNECTIONS)
+        self.memory.truncate(MOST_CONNECTIONS * RECORD.size)
+        self.states = mmap.mmap(self.memory.fileno(), MOST_CONNECTIONS * RECORD.size)
         self.workers: list[Worker] = []
         self.served: list[dict[str, Any]] = []
         self.connections: dict[int, tuple[socket.socket, int]] = {}  # by number, with the number of the port
+        self.written: dict[int, int] = {}  # bytes sent before a worker got the connection; 0 where there were none
         self.free, self.unassigned = list(range(MOST_CONNECTIONS)), list[int]()
         self.lost: Figures = {"counts": {"lost": 0, "requests": {"other": {"503": 0}}}, "now": {}}
         self.turn, self.told_to_end, self.is_ending = asyncio.Lock(), asyncio.Event(), False
@@ -405,7 +420,7 @@ class Workers:
         connection, port = self.connections[number]
         ready = [each for each in self.workers if each.is_ready]
         worker = min(ready, key=lambda each: len(each.connections), default=None)
-        self.states[number] = IDLE
+        RECORD.pack_into(self.states, number * RECORD.size, IDLE, 0, 0)
         try:
             if worker is None:
                 raise BlockingIOError
@@ -427,6 +442,7 @@ class Workers:
         if worker is not None:
             worker.connections.discard(number)
         connection, _ = self.connections.pop(number)
+        self.written.pop(number, None)
         connection.close()
         self.free.append(number)
 
@@ -434,8 +450,9 @@ class Workers:
         """See to the connections of a worker that has ended; return how many requests are answered 503, and how many broken off."""
         answered = broken = 0
         for number in sorted(worker.connections):
-            state = self.states[number]
+            state = self.state(number)
             if state == IDLE and not (self.is_ending and not self.workers):
+                self.written[number] = written(self.connections[number][0]) or 0
                 self.assign(number)
             elif state == ASKED:
                 answered += 1
@@ -444,6 +461,15 @@ class Workers:
                 broken += state == ANSWERING
                 self.forget(None, number)
         return answered, broken
+
+    def state(self, number: int) -> int:
+        """Return what a killed worker's connection waits for."""
+        state, size, before = RECORD.unpack_from(self.states, number * RECORD.size)
+        if state == ANSWERING and (total := written(self.connections[number][0])) is not None:
+            sent = total - self.written.get(number, 0) - before
+            if sent in (0, size):
+                return IDLE if sent else ASKED
+        return int(state)
 
     async def dismiss(self, number: int) -> None:
         """Answer 503, and close the connection after its client has taken that."""
