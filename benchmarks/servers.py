@@ -80,6 +80,28 @@ if NAME == "ray":
             return {"output": await self.run(read((await request.json())["input"]))}
 
 
+if NAME == "mlserver":
+    from mlserver import MLModel, types
+
+    class Runtime(MLModel):
+        """Batches of what has come within a millisecond, which MLServer makes."""
+
+        async def load(self) -> bool:
+            """Open the graph."""
+            self.session = open_graph()
+            return True
+
+        async def predict(self, payload: Any) -> Any:
+            """Run the graph."""
+            (given,) = payload.inputs
+            pictures = np.array(given.data.root, np.uint8).reshape(-1, 1, 28, 28)
+            found = self.session.run(["probabilities"], {"inputs": pictures})[0]
+            output = types.ResponseOutput(
+                name="probabilities", datatype="FP32", shape=list(found.shape), data=found.reshape(-1).tolist()
+            )
+            return types.InferenceResponse(model_name=self.name, outputs=[output])
+
+
 def main() -> None:
     """Serve until the process is ended."""
     if NAME == "litserve":
@@ -87,6 +109,15 @@ def main() -> None:
         litserve.LitServer(api, accelerator="cpu", workers_per_device=1).run(
             port=PORT, log_level="error", generate_client_file=False
         )
+    elif NAME == "mlserver":
+        import asyncio
+
+        from mlserver import MLServer, ModelSettings, Settings
+
+        ports = {"http_port": PORT, "grpc_port": PORT + 1, "metrics_port": PORT + 2}
+        server = MLServer(Settings(host="127.0.0.1", parallel_workers=0, debug=False, **ports))
+        model = ModelSettings(name="m", implementation=Runtime, max_batch_size=MOST_ROWS, max_batch_time=0.001)
+        asyncio.run(server.start([model]))
     elif NAME == "ray":
         import threading
 

@@ -265,6 +265,7 @@ def protocol(seconds: float) -> type:
             """Stop the clock."""
             self.stop_clock()
             super().connection_lost(error)
+            del self.transport.write  # which holds the transport: both would wait for the collector
 
         def stop_clock(self) -> None:
             """Let the connection be."""
