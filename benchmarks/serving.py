@@ -1,6 +1,6 @@
 """How many requests a second a server answers, and how soon, against other servers of the same graph.
 
-    python -m benchmarks.serving --peers litserve=/path/to/its/python,mlserver=/path/to/its/python,ray=/path/to/its/python
+    python -m benchmarks.serving --peers bentoml=PYTHON,litserve=PYTHON,mlserver=PYTHON,ray=PYTHON
 
 `mlp` and `cnn` on pictures of 28×28 bytes, at 1, 16 and 64 connections; Rushlight with JSON and with binary tensors, the others
 with the JSON that their documentation shows. Each is started anew in every round, interleaved, and warmed up; `bare` is ONNX
@@ -72,7 +72,8 @@ def make_bundle(name: str, folder: Path) -> None:
 
 def request_of(contender: str, model: str, port: int) -> bytes:
     """Return the request that a contender's clients make."""
-    path, kind, body = "/predict", "application/json", json.dumps({"input": PIXELS}).encode()
+    given = [PIXELS] if contender == "bentoml" else PIXELS
+    path, kind, body = "/predict", "application/json", json.dumps({"input": given}).encode()
     more = ""
     if speaks_v2(contender):
         path = f"/v2/models/{'m' if contender == 'mlserver' else model}/infer"
@@ -113,12 +114,10 @@ def serving(contender: str, python: str, model: str, bundle: Path, port: int) ->
         command = [
             python,
             str(Path(__file__).with_name("servers.py")),
-            contender,
-            str(bundle / "graph.onnx"),
-            str(port),
         ]
+    environment = {**os.environ, "SERVER": f"{contender} {port} {bundle / 'graph.onnx'}"}
     with tempfile.TemporaryFile() as printed:
-        process = subprocess.Popen(command, stdout=printed, stderr=printed, start_new_session=True)
+        process = subprocess.Popen(command, stdout=printed, stderr=printed, env=environment, start_new_session=True)
         try:
             body = request_of(contender, model, port).partition(b"\r\n\r\n")[2]
             until = time.monotonic() + STARTING
@@ -219,7 +218,7 @@ def main() -> None:
     """Measure, print and write."""
     parser = standard_options("serving", (__doc__ or "").splitlines()[0], 3)
     parser.add_argument(
-        "--peers", default="", help="NAME=PYTHON,…: litserve, mlserver and ray, in environments of their own"
+        "--peers", default="", help="NAME=PYTHON,…: bentoml, litserve, mlserver and ray, in environments of their own"
     )
     parser.add_argument("--models", default="mlp,cnn", help="mlp,cnn")
     parser.add_argument("--seconds", type=float, default=None, help="for each figure (5)")
