@@ -53,7 +53,7 @@ async def soak(server: Served, count: int, name: str, figures: Counter[str], say
         await asyncio.wait(asking, timeout=0.5)
         sent = figures["requests"] - before
         sizes.append((sent, kilobytes(server.process.pid)))
-        say(f"soak, {name}: {sent:,} of {count:,}")
+        say(f"soak, {name}: {sent:,} of {count:,}, {sizes[-1][1]:,} kB")
     for task in asking:
         task.result()
     warm = [size for sent, size in sizes if sent >= max(LEAST_WARM, WARM * count)]

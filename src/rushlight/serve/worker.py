@@ -32,7 +32,8 @@ from rushlight.texts import Note, shown
 
 # what a connection waits for: its next request, an answer, the rest of an answer; or nothing more
 IDLE, ASKED, ANSWERING, CLOSED = range(4)
-RECORD = struct.Struct("=BxxxIQ")  # that state; the bytes of the answer that is being sent; those that were sent before
+# that state; the bytes of the answer that is being sent, 0 where more is to come; those that were sent before
+RECORD, SIZE = struct.Struct("=BxxxIQ"), struct.Struct("=I")
 MOST_CONNECTIONS = 1 << 16
 MOST_LINE = 64 << 20  # bytes of a message
 PASSED = 5  # bytes that come with a connection: four of its number, and that of its port
@@ -262,7 +263,7 @@ def watched(base: type, states: mmap.mmap, say: Callable[[Any], None]) -> type:
             write = transport.write
 
             def noted(data: bytes) -> None:
-                is_whole = not data.startswith(b"HTTP/1.1 100")
+                is_whole = self.unanswered == 1 and not self.is_reading and not data.startswith(b"HTTP/1.1 100")
                 RECORD.pack_into(states, self.place, ANSWERING, len(data) if is_whole else 0, self.written)
                 self.written += len(data)
                 write(data)
@@ -272,8 +273,11 @@ def watched(base: type, states: mmap.mmap, say: Callable[[Any], None]) -> type:
 
         def get_buffer(self, hint: int) -> memoryview:
             """Note that a request comes, before any of it is read."""
+            self.note()
             if states[self.place] == IDLE:
                 states[self.place] = ASKED
+            elif states[self.place] == ANSWERING:  # with that answer, the client has not all that it asked for
+                SIZE.pack_into(states, self.place + SIZE.size, 0)
             return buffer
 
         def buffer_updated(self, size: int) -> None:

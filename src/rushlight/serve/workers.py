@@ -45,6 +45,7 @@ from rushlight.texts import Note
 from rushlight.web import HEADERS, listening
 
 KEPT = 1.0  # seconds between two looks at a worker's figures: as many may be lost with it
+HUNG = 30.0  # seconds in which a worker that lives answers its parent
 LINGER = 2.0  # seconds in which who is answered 503 may take it
 MOST_PAUSE = 30.0  # seconds between two attempts to start a worker that does not come up
 AT_ONCE = 64  # connections accepted before others are heard
@@ -305,11 +306,11 @@ class Workers:
         with contextlib.suppress(OSError):
             while message := await reader.readline():
                 self.hear(worker, json.loads(message))
+        worker.is_ready = False
         if not self.is_ending:
             worker.process.kill()  # it hears nobody any more
         code = await asyncio.to_thread(worker.process.wait)
         reason = signal.Signals(-code).name if code < 0 else Note("serve.exit-code", code=code)
-        worker.is_ready = False
         self.workers.remove(worker)
         for asking in worker.asked.values():
             if not asking.done():
@@ -332,7 +333,9 @@ class Workers:
         if isinstance(message, int):
             self.forget(worker, message)
         elif "reply" in message:
-            worker.asked.pop(message["reply"]).set_result(message)
+            asking = worker.asked.pop(message["reply"])
+            if not asking.done():  # it may have been given up
+                asking.set_result(message)
         elif "ask" in message:
             self.beside(self.relay(worker, message))
         elif message.get("turn"):
@@ -378,7 +381,15 @@ class Workers:
         """Keep what each worker has counted, which would else be lost with it."""
         while True:
             await asyncio.sleep(KEPT)
-            await asyncio.gather(*(each.call("figures") for each in self.workers if each.is_ready))
+            await asyncio.gather(*(self.look(each) for each in self.workers if each.is_ready))
+
+    async def look(self, worker: Worker) -> None:
+        """Ask a worker for its figures; one that does not answer any more is killed, and replaced."""
+        try:
+            async with asyncio.timeout(HUNG):
+                await worker.call("figures")
+        except TimeoutError:
+            worker.process.kill()
 
     async def watch(self) -> None:
         """Let one worker look at the folder of models again and again: it tells the others what has changed."""
