@@ -31,7 +31,7 @@ from rushlight.data.spec import FeatureSpec, Normalization, TargetSpec
 from rushlight.errors import WeightsError
 from rushlight.export.bundle import write_bundle
 from rushlight.serve.model import find_model
-from rushlight.serve.server import let_nobody_in
+from rushlight.serve.process import let_nobody_in
 
 BODY = json.dumps(PIXELS.tolist()).encode()
 

@@ -48,7 +48,7 @@ def main() -> None:
     channel, door = (socket.socket(fileno=int(number)) for number in sys.argv[1:3])
     states = mmap.mmap(int(sys.argv[3]), MOST_CONNECTIONS * RECORD.size)
     told = json.loads(channel.makefile("rb").readline())
-    from rushlight.serve.server import load_given, new_registry
+    from rushlight.serve.process import load_given, new_registry
 
     settings = settings_from(told["settings"])
     registry = new_registry(Path(told["runs"]), told["reference"], settings, tell)
@@ -127,7 +127,7 @@ class Worker:
     async def answer(self, channel: socket.socket, door: socket.socket, language: str) -> None:
         """Answer until the parent says to end, or is gone."""
         from rushlight.serve.app import Service
-        from rushlight.serve.server import apps, finish, in_address, new_server, until_started
+        from rushlight.serve.process import apps, finish, in_address, new_server, until_started
 
         self.door, settings = door, self.settings
         reader, self.writer = await asyncio.open_connection(sock=channel, limit=MOST_LINE)

@@ -30,8 +30,7 @@ from rushlight.serve.answers import Refusal, json_answer
 from rushlight.serve.metrics import Figures, added
 from rushlight.serve.model import Summary
 from rushlight.serve.options import Settings
-from rushlight.serve.registry import PAUSE
-from rushlight.serve.server import (
+from rushlight.serve.process import (
     CLOSING_MOST,
     CLOSING_SECONDS,
     LAME_SECONDS,
@@ -40,6 +39,7 @@ from rushlight.serve.server import (
     let_nobody_in,
     open_ports,
 )
+from rushlight.serve.registry import PAUSE
 from rushlight.serve.worker import ANSWERING, ASKED, IDLE, MOST_CONNECTIONS, MOST_LINE, RECORD, line
 from rushlight.texts import Note
 from rushlight.web import HEADERS, listening
