@@ -1,4 +1,4 @@
-"""Other servers of the same graph, each as its documentation tunes it: `PYTHON servers.py NAME GRAPH PORT`.
+"""Other servers of the same graph, each as its documentation tunes it: `SERVER="NAME PORT GRAPH" PYTHON servers.py`.
 
 It runs in an environment of the server's own, which has onnxruntime and NumPy, and needs neither torch nor Rushlight.
 A request is `{"input": [784 numbers]}`, an answer the probabilities. Classes stand at the top level, since workers import them.
@@ -6,13 +6,15 @@ A request is `{"input": [784 numbers]}`, an answer the probabilities. Classes st
 
 from __future__ import annotations
 
+import os
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime
 
-NAME, GRAPH, PORT = sys.argv[1], sys.argv[2], int(sys.argv[3])
+NAME, PORT, GRAPH = os.environ["SERVER"].split(" ", 2)  # which workers have, too
 MOST_ROWS = 64
 
 
@@ -80,17 +82,69 @@ if NAME == "ray":
             return {"output": await self.run(read((await request.json())["input"]))}
 
 
+if NAME == "bentoml":
+    import bentoml
+
+    @bentoml.service(workers=1)
+    class Service:
+        """Batches whose size and wait BentoML learns."""
+
+        def __init__(self) -> None:
+            self.session = open_graph()
+
+        @bentoml.api(batchable=True, max_batch_size=MOST_ROWS)
+        def predict(self, input: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]  # BentoML goes by its annotations
+            """Run the graph on rows of 784 numbers."""
+            pictures = input.astype(np.uint8).reshape(-1, 1, 28, 28)
+            found: Any = self.session.run(["probabilities"], {"inputs": pictures})[0]
+            return found  # type: ignore[no-any-return]
+
+
+if NAME == "mlserver":
+    from mlserver import MLModel, types
+
+    class Runtime(MLModel):
+        """Batches of what has come within a millisecond, which MLServer makes."""
+
+        async def load(self) -> bool:
+            """Open the graph."""
+            self.session = open_graph()
+            return True
+
+        async def predict(self, payload: Any) -> Any:
+            """Run the graph."""
+            (given,) = payload.inputs
+            pictures = np.array(given.data.root, np.uint8).reshape(-1, 1, 28, 28)
+            found = self.session.run(["probabilities"], {"inputs": pictures})[0]
+            output = types.ResponseOutput(
+                name="probabilities", datatype="FP32", shape=list(found.shape), data=found.reshape(-1).tolist()
+            )
+            return types.InferenceResponse(model_name=self.name, outputs=[output])
+
+
 def main() -> None:
     """Serve until the process is ended."""
     if NAME == "litserve":
         api = Api(max_batch_size=MOST_ROWS, batch_timeout=0.001)
         litserve.LitServer(api, accelerator="cpu", workers_per_device=1).run(
-            port=PORT, log_level="error", generate_client_file=False
+            port=int(PORT), log_level="error", generate_client_file=False
         )
+    elif NAME == "bentoml":
+        words = ["serve", "servers:Service", "--working-dir", str(Path(__file__).parent), "--port", PORT]
+        os.execv(sys.executable, [sys.executable, "-m", "bentoml", *words])
+    elif NAME == "mlserver":
+        import asyncio
+
+        from mlserver import MLServer, ModelSettings, Settings
+
+        ports = {"http_port": int(PORT), "grpc_port": int(PORT) + 1, "metrics_port": int(PORT) + 2}
+        server = MLServer(Settings(host="127.0.0.1", parallel_workers=0, debug=False, **ports))
+        model = ModelSettings(name="m", implementation=Runtime, max_batch_size=MOST_ROWS, max_batch_time=0.001)
+        asyncio.run(server.start([model]))
     elif NAME == "ray":
         import threading
 
-        serve.start(http_options={"port": PORT})
+        serve.start(http_options={"port": int(PORT)})
         serve.run(Model.bind(), route_prefix="/")
         threading.Event().wait()
 

@@ -1,6 +1,6 @@
 """How many requests a second a server answers, and how soon, against other servers of the same graph.
 
-    python -m benchmarks.serving --peers litserve=/path/to/its/python,ray=/path/to/its/python
+    python -m benchmarks.serving --peers bentoml=PYTHON,litserve=PYTHON,mlserver=PYTHON,ray=PYTHON
 
 `mlp` and `cnn` on pictures of 28×28 bytes, at 1, 16 and 64 connections; Rushlight with JSON and with binary tensors, the others
 with the JSON that their documentation shows. Each is started anew in every round, interleaved, and warmed up; `bare` is ONNX
@@ -72,10 +72,11 @@ def make_bundle(name: str, folder: Path) -> None:
 
 def request_of(contender: str, model: str, port: int) -> bytes:
     """Return the request that a contender's clients make."""
-    path, kind, body = "/predict", "application/json", json.dumps({"input": PIXELS}).encode()
+    given = [PIXELS] if contender == "bentoml" else PIXELS
+    path, kind, body = "/predict", "application/json", json.dumps({"input": given}).encode()
     more = ""
-    if contender.startswith("rushlight"):
-        path = f"/v2/models/{model}/infer"
+    if speaks_v2(contender):
+        path = f"/v2/models/{'m' if contender == 'mlserver' else model}/infer"
         tensor: dict[str, Any] = {"name": "inputs", "shape": [1, 1, 28, 28], "datatype": "UINT8"}
         if contender.endswith("binary"):
             asked = [{"name": "probabilities", "parameters": {"binary_data": True}}]
@@ -113,12 +114,10 @@ def serving(contender: str, python: str, model: str, bundle: Path, port: int) ->
         command = [
             python,
             str(Path(__file__).with_name("servers.py")),
-            contender,
-            str(bundle / "graph.onnx"),
-            str(port),
         ]
+    environment = {**os.environ, "SERVER": f"{contender} {port} {bundle / 'graph.onnx'}"}
     with tempfile.TemporaryFile() as printed:
-        process = subprocess.Popen(command, stdout=printed, stderr=printed, start_new_session=True)
+        process = subprocess.Popen(command, stdout=printed, stderr=printed, env=environment, start_new_session=True)
         try:
             body = request_of(contender, model, port).partition(b"\r\n\r\n")[2]
             until = time.monotonic() + STARTING
@@ -133,9 +132,14 @@ def serving(contender: str, python: str, model: str, bundle: Path, port: int) ->
             end_group(process)
 
 
+def speaks_v2(contender: str) -> bool:
+    """Tell whether a contender takes the requests of the Open Inference Protocol."""
+    return contender.startswith("rushlight") or contender == "mlserver"
+
+
 def answers(contender: str, model: str, port: int, body: bytes) -> bool:
     """Tell whether a server answers already."""
-    if contender.startswith("rushlight"):
+    if speaks_v2(contender):
         address, body = f"http://127.0.0.1:{port}/v2/health/ready", b""
     else:
         address = f"http://127.0.0.1:{port}/predict"
@@ -213,7 +217,9 @@ def table(results: dict[str, list[dict[str, Any]]]) -> str:
 def main() -> None:
     """Measure, print and write."""
     parser = standard_options("serving", (__doc__ or "").splitlines()[0], 3)
-    parser.add_argument("--peers", default="", help="NAME=PYTHON,…: litserve and ray, in environments of their own")
+    parser.add_argument(
+        "--peers", default="", help="NAME=PYTHON,…: bentoml, litserve, mlserver and ray, in environments of their own"
+    )
     parser.add_argument("--models", default="mlp,cnn", help="mlp,cnn")
     parser.add_argument("--seconds", type=float, default=None, help="for each figure (5)")
     options = parser.parse_args()

@@ -6,33 +6,23 @@ import contextlib
 import http.client
 import json
 import random
-import re
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
 
 from faults.outcome import Outcome, Say, case_random
-from rushlight.data.spec import FeatureSpec, Normalization, TargetSpec
+from faults.serve_workers import killed
+from faults.served import BODY, PIXELS, SIDE, Served, ask, asking, make_bundle, served
 from rushlight.errors import RushlightError
-from rushlight.export.bundle import write_bundle
-from rushlight.export.make_graph import add_graph
-from rushlight.models import build_model
 from rushlight.serve.model import find_model
 
-SIDE, ASKING = 8, 8  # of a picture; connections
-PIXELS = np.random.default_rng(1).integers(0, 256, (64, 1, SIDE, SIDE), dtype=np.uint8)
-BODY = json.dumps(PIXELS[0, 0].tolist()).encode()
 SLOW = 50  # swaps from which on slow clients are waited for, which takes 10 s
 WIDTHS = {"small": 8, "large": 768}  # of the hidden layers
 FILES = ("graph.onnx", "examples.safetensors", "weights.safetensors")
@@ -46,7 +36,7 @@ def campaign(count: int, seed: int, work: Path, say: Say) -> Outcome:
         make_bundle(work / name, seed, width)
     parts: list[tuple[str, Callable[..., list[str]]]] = [
         ("swaps", swaps), ("one bad among 32", bad_among_good), ("overload", overload), ("fuzzed requests", fuzzed),
-        ("SIGTERM", ends), ("flipped bits", flipped), *([("slow clients", slow_clients)] if count >= SLOW else []),
+        ("SIGTERM", ends), ("killed workers", killed), ("flipped bits", flipped), *([("slow clients", slow_clients)] if count >= SLOW else []),
     ]  # fmt: skip
     for number, (name, part) in enumerate(parts):
         say(f"serve: {name}")
@@ -54,98 +44,6 @@ def campaign(count: int, seed: int, work: Path, say: Say) -> Outcome:
     return Outcome(
         "serve", figures["swaps"] + figures["fuzzed"] + figures["bits flipped"], tuple(failures), dict(figures)
     )
-
-
-def make_bundle(folder: Path, seed: int, width: int) -> None:
-    """Write a bundle with its graph."""
-    features = FeatureSpec("image", (1, SIDE, SIDE), "uint8", Normalization("standard", 255.0, (0.5,), (0.3,)))
-    model = build_model("mlp", features.shape, 3, {"hidden": (width, width)}, seed=seed)
-    write_bundle(
-        folder, model, features=features, target=TargetSpec("classification", ("a", "b", "c")), provenance={"run": folder.name},
-        architecture={"name": "mlp", "arguments": {"hidden": [width, width]}}, examples=torch.from_numpy(PIXELS[:4]),
-    )  # fmt: skip
-    assert add_graph(folder, model) is None
-
-
-# ── a server, and who asks it ────────────────────────────────────────────────────────────────────────────────
-
-
-class Served:
-    """A server in a process of its own."""
-
-    def __init__(self, *arguments: str) -> None:
-        command = [
-            sys.executable,
-            "-m",
-            "rushlight",
-            "serve",
-            *arguments,
-            "--port",
-            "0",
-            "--threads",
-            "1",
-            "--language",
-            "en",
-        ]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        self.said = ""
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self.said += line
-            if "Ctrl-C" in line:
-                break
-        found = re.findall(r"127\.0\.0\.1:(\d+)", self.said)
-        if not found:
-            raise RuntimeError(self.said)
-        self.port, self.management = int(found[-1]), int(found[0])
-        threading.Thread(target=self.process.stdout.read, daemon=True).start()
-
-    def connect(self, port: int | None = None) -> http.client.HTTPConnection:
-        """Return a connection to a port, else to that of predictions."""
-        return http.client.HTTPConnection("127.0.0.1", port or self.port, timeout=60)
-
-
-@contextlib.contextmanager
-def served(*arguments: str) -> Iterator[Served]:
-    """Serve for the block, in a process that is killed at its end."""
-    server = Served(*arguments)
-    try:
-        yield server
-    finally:
-        server.process.kill()
-        server.process.wait()
-
-
-def ask(
-    connection: http.client.HTTPConnection, method: str, path: str, body: bytes = b"", headers: Any = ()
-) -> tuple[int, dict[str, str], bytes]:
-    """Ask, and return status, headers and body."""
-    connection.request(method, path, body, dict(headers))
-    answer = connection.getresponse()
-    return answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read()
-
-
-@contextlib.contextmanager
-def asking(each: Callable[[int, Any], None], count: int = ASKING) -> Iterator[list[str]]:
-    """Call `each` again and again in threads, for the block; collect what fails."""
-    failures: list[str] = []
-    over = threading.Event()
-
-    def work(number: int) -> None:
-        try:
-            each(number, over)
-        except Exception as error:
-            failures.append(f"{type(error).__name__}: {error}")
-
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(count)]
-    for thread in threads:
-        thread.start()
-    try:
-        yield failures
-    finally:
-        over.set()
-        for thread in threads:
-            thread.join()
 
 
 # ── the parts ────────────────────────────────────────────────────────────────────────────────────────────────

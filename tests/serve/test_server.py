@@ -31,7 +31,7 @@ from rushlight.data.spec import FeatureSpec, Normalization, TargetSpec
 from rushlight.errors import WeightsError
 from rushlight.export.bundle import write_bundle
 from rushlight.serve.model import find_model
-from rushlight.serve.server import let_nobody_in
+from rushlight.serve.process import let_nobody_in
 
 BODY = json.dumps(PIXELS.tolist()).encode()
 
@@ -87,8 +87,9 @@ def test_a_server_with_a_graph_imports_no_torch_and_is_small() -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="signals")
-def test_a_server_that_is_told_to_end_breaks_no_request_off() -> None:
-    with serving(str(BUNDLES / "image")) as server:
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_server_that_is_told_to_end_breaks_no_request_off(workers: str) -> None:
+    with serving(str(BUNDLES / "image"), "--workers", workers) as server:
         refused, answered, failed = [], [], []
 
         def ask() -> None:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rushlight import files
 from rushlight.console import print_lines
-from rushlight.errors import StorageError, UsageError, check_choice
+from rushlight.errors import UsageError, check_choice
 from rushlight.serve import Settings, serve
 from rushlight.texts import LANGUAGES, language, shown, text
 
@@ -50,32 +49,16 @@ def serve_until_told(
         for model in models:
             proof = "serve.proven" if model.examples else "serve.unproven"
             name = model.name if model.version == "1" else f"{model.name}/{model.version}"
-            lines.append(text(proof, name=name, count=len(model.examples.get("inputs", ()))))
-            if model.note is not None:
-                lines.append(shown(model.note))
+            lines.append(text(proof, name=name, count=model.examples))
+            if model.note:
+                lines.append(model.note)
             sizes = ", ".join(map(str, model.sizes))
             lines.append(text("serve.engine", engine=model.engine, count=model.threads, sizes=sizes))
         first = models[0]
-        example = f"serve.example.{first.features.kind if first.features is not None else 'tensors'}"
+        example = text(f"serve.example.{first.kind}", address=address, name=first.name)
         lines.append(text("serve.ready", seconds=seconds))
-        lines.append(text("serve.open", address=address, example=text(example, address=address, name=first.name)))
+        lines.append(text("serve.open", address=address, example=example))
         print_lines("\n".join(lines))
 
-    settings = Settings(token=token, log=None if log is None else access_log(log), **options)
+    settings = Settings(token=token, log_file=log, **options)
     serve(given, runs, reference, settings, is_insecure, chosen, lambda note: print_lines(shown(note)), announce)
-
-
-def access_log(path: Path) -> Callable[[dict[str, Any]], None]:
-    """Return what writes a line of JSON for each request. A disk that refuses later is told once, and no request fails by it."""
-    files.append_bytes(path, b"")
-    failed: list[bool] = []
-
-    def write(entry: dict[str, Any]) -> None:
-        try:
-            files.append_bytes(path, json.dumps(entry).encode() + b"\n")
-        except StorageError as error:
-            if not failed:
-                print_lines(text("serve.no-log", reason=error.problem))
-            failed.append(True)
-
-    return write

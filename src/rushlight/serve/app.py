@@ -22,9 +22,10 @@ from rushlight.export import Answers
 from rushlight.serve import inference, tensorflow
 from rushlight.serve.answers import Answer, Refusal, json_answer
 from rushlight.serve.batcher import Batcher
+from rushlight.serve.drift import Drift
 from rushlight.serve.explain import explain_rows
 from rushlight.serve.gate import Gate, one
-from rushlight.serve.metrics import TEXT, statistics
+from rushlight.serve.metrics import TEXT, Figures, flat, prometheus, statistics
 from rushlight.serve.model import Array, Model
 from rushlight.serve.openapi import openapi
 from rushlight.serve.options import Settings
@@ -82,9 +83,10 @@ class Service:
     def __init__(self, registry: Registry, settings: Settings, language: str) -> None:
         self.registry, self.settings, self.language = registry, settings, language
         self.is_ready = self.is_draining = False
+        self.to_shed = 0  # connections that are to be made anew, so that another worker gets them
         self.shadows: set[asyncio.Task[None]] = set()
         self.testing, self.tested = asyncio.Lock(), (0.0, json_answer({}))
-        self.app = Gate(self.answer, settings, self.refused, registry.meter, lambda: self.is_draining)
+        self.app = Gate(self.answer, settings, self.refused, registry.meter, self.closes)
         described = lambda request: openapi([b.model for b in registry.batchers()], language)  # noqa: E731
         self.addresses: dict[str, dict[str, Callable[[Request], Any]]] = {  # NAME and the version are left out
             "/": {"GET": self.page, "OPTIONS": described},
@@ -120,6 +122,13 @@ class Service:
     async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request that the gate let in."""
         await answer_with(self.handled, self.refused, Request(scope, receive), send)
+
+    def closes(self) -> bool:
+        """Tell whether a connection is to be closed after its answer."""
+        if self.to_shed and not self.is_draining:
+            self.to_shed -= 1
+            return True
+        return self.is_draining
 
     def handled(self, request: Request) -> Any:
         """Return the answer at an address, or what awaits it; Refusal where there is none, and for a model that is not served."""
@@ -161,12 +170,12 @@ class Service:
             raise Refusal(503, "serve-not-ready")
         return {"ready": True, "live": True, "name": asked[0].model.name}
 
-    def statistics(self, request: Request) -> dict[str, Any]:
+    async def statistics(self, request: Request) -> dict[str, Any]:
         """Return the figures of the statistics extension."""
+        totals = flat((await self.registry.all_figures())["counts"]["models"])
         asked = [request.chosen] if request.chosen is not None else self.registry.batchers()
-        return {
-            "model_stats": [statistics(batcher.totals, batcher.model.name, batcher.model.version) for batcher in asked]
-        }
+        keys = [(batcher.model.name, batcher.model.version) for batcher in asked]
+        return {"model_stats": [statistics(totals[key], *key) for key in keys if key in totals]}
 
     def tensorflow_status(self, request: Request) -> dict[str, Any]:
         """Return the state of one version, or of all where none is named."""
@@ -181,19 +190,22 @@ class Service:
             if self.tested[0] > came:  # somebody else's, which began after this request came
                 return self.tested[1]
             began, found = time.monotonic(), []
-            for batcher in [*self.registry.batchers()]:
-                model = batcher.model
-                batcher.failure = await asyncio.to_thread(model.prove)
-                entry = {"name": model.name, "version": model.version, "ok": batcher.failure is None}
-                count = len(model.examples.get("inputs", ()))
-                found.append({**entry, "examples": count, "reason": str(batcher.failure or "")})
+            async with self.registry.turn:
+                proofs = await self.registry.prove()
+                for others in await self.registry.others("prove"):  # a worker that is wrong makes all wrong
+                    proofs = [own if own[2] else other for own, other in zip(proofs, others, strict=True)]
+                await self.registry.everywhere("judge", proofs)
+                for name, version, reason in proofs:
+                    count = self.registry.find(name, version).model.summary.examples
+                    entry = {"name": name, "version": version, "ok": not reason, "examples": count, "reason": reason}
+                    found.append(entry)
             is_good = bool(found) and all(entry["ok"] for entry in found)
             self.tested = began, json_answer({"ok": is_good, "models": found}, 200 if is_good else 503)
         return self.tested[1]
 
-    def drift(self, request: Request) -> dict[str, Any]:
+    async def drift(self, request: Request) -> dict[str, Any]:
         """Say how far what the model is asked has moved from what it was trained on."""
-        drift = request.batcher.drift
+        drift = drift_of(request.batcher, await self.registry.all_figures())
         return {
             "name": request.model.name, "version": request.model.version, "rows": drift.rows, "sentence": shown(drift.sentence()),
             "deviations": drift.deviations(), "shares": drift.shares(), "tested": drift.tested,
@@ -221,10 +233,24 @@ class Service:
         html = (PAGE / "try.html").read_text(encoding="utf-8").replace("$language", self.language)
         return Answer(html.replace("$words", escape(words)).encode(), "text/html;charset=utf-8")
 
-    def metrics(self, request: Request) -> Answer:
+    async def metrics(self, request: Request) -> Answer:
         """Give Prometheus its figures."""
-        text = self.registry.meter.text(self.is_ready, [*self.registry.batchers()])
-        return Answer(text, TEXT)
+        figures = await self.registry.all_figures()
+        waiting = flat(figures["now"]["waiting"])
+        drifts = {(b.model.name, b.model.version): drift_of(b, figures) for b in self.registry.batchers()}
+        gauges: dict[str, dict[Any, float]] = {
+            "rushlight_ready": {(): int(self.is_ready)},
+            "rushlight_workers": {(): figures["now"]["workers"]},
+            "nv_inference_pending_request_count": {key: jobs for key, (jobs, _) in waiting.items()},
+            "rushlight_waiting_rows": {key: rows for key, (_, rows) in waiting.items()},
+            "rushlight_drift_deviations": {
+                (*key, name): value for key, own in drifts.items() for name, value in own.deviations().items()
+            },
+            "rushlight_drift_share": {
+                (*key, name): value for key, own in drifts.items() for name, value in own.shares().items()
+            },
+        }
+        return Answer(prometheus(figures["counts"], gauges), TEXT)
 
     # ── predictions ──
 
@@ -366,6 +392,13 @@ class Service:
                 {"code": status, "type": type(error).__name__, "message": error.problem}, status, headers
             )
         return json_answer({"error": error.problem, "advice": error.advice}, status, headers)
+
+
+def drift_of(batcher: Batcher, figures: Figures) -> Drift:
+    """Return the drift of a version over all workers."""
+    model = batcher.model
+    sums = figures["now"]["drift"].get(model.name, {}).get(model.version, {}).get(model.state)
+    return batcher.drift if sums is None else batcher.drift.with_figures(sums)
 
 
 async def answer_with(

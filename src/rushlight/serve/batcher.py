@@ -22,7 +22,6 @@ from rushlight.serve.answers import Refusal
 from rushlight.serve.drift import Drift
 from rushlight.serve.metrics import Meter
 from rushlight.serve.model import Array, Model
-from rushlight.texts import Note
 
 AT_ONCE = 2e-4  # seconds: what takes less is not worth a batch
 QUICK = 2e-3  # seconds: a batch that takes less is run where requests are read, without a change of threads
@@ -63,7 +62,7 @@ class Batcher:
     def __init__(self, model: Model, most_waiting: int, meter: Meter | None = None) -> None:
         self.model, self.most_waiting, self.meter = model, most_waiting, meter or Meter()
         self.totals, self.drift = self.meter.totals(model.name, model.version), Drift(model)
-        self.failure: Note | None = None
+        self.failure: str | None = None
         self.loaded = time.time()
         self.waiting: deque[QueuedRequest] = deque()
         self.waiting_rows = 0

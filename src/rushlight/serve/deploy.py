@@ -60,6 +60,8 @@ def write_deployment(
     for field in (given, settings.name or "", str(folder), *settings.hosts):
         if UNSEEN.search(field) or (field in settings.hosts and not re.fullmatch(r"[\w.:-]+", field)):
             raise UsageError("deploy-field", field=field)
+    if settings.workers != 1:
+        raise UsageError("deploy-no-workers")
     threads = settings.threads or THREADS
     model = find_model(given, runs, reference, settings.name, threads, tell)
     if model.engine != "ONNX Runtime":

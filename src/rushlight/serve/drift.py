@@ -5,8 +5,10 @@ A few batches a second are looked at, so that looking costs next to nothing. Not
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -63,6 +65,19 @@ class Drift:
         numbers = meaning(answers)
         if numbers.ndim == 2 and numbers.shape[1] == len(self.classes):
             self.classes += np.bincount(numbers.argmax(axis=1), minlength=len(self.classes))
+
+    def figures(self) -> dict[str, Any]:
+        """Return the sums, as JSON has them."""
+        return {
+            "rows": self.rows, "sums": self.sums.tolist(), "classes": self.classes.tolist(), "unknown": self.unknown,
+        }  # fmt: skip
+
+    def with_figures(self, given: Mapping[str, Any]) -> Drift:
+        """Return the drift of the same model with other sums."""
+        other = copy.copy(self)
+        other.rows, other.unknown = given["rows"], given["unknown"]
+        other.sums, other.classes = np.array(given["sums"]), np.array(given["classes"])
+        return other
 
     def deviations(self) -> dict[str, float]:
         """Return by input how far its live mean is from that of training, in standard deviations of training."""

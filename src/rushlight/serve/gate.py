@@ -7,15 +7,20 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import json
 import os
 import re
 import time
 import zlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+from rushlight import files
+from rushlight.errors import StorageError
 from rushlight.serve.answers import Refusal
 from rushlight.serve.options import Settings
+from rushlight.texts import Note
 from rushlight.web import (
     HEADERS,
     LOOPBACK,
@@ -47,14 +52,14 @@ WINDOWS = {
 class Gate:
     """Answers what is refused, gives the rest to `app`, and adds headers to every answer.
 
-    `refuse` makes the answer to a refusal; `meter` counts; `is_draining` tells whether connections are to be closed.
+    `refuse` makes the answer to a refusal; `meter` counts; `closes` tells whether a connection ends after its answer.
     """
 
     def __init__(
         self, app: App, settings: Settings, refuse: Callable[[str, Exception], App], meter: Any,
-        is_draining: Callable[[], bool],
+        closes: Callable[[], bool],
     ) -> None:  # fmt: skip
-        self.app, self.settings, self.refuse, self.meter, self.is_draining = app, settings, refuse, meter, is_draining
+        self.app, self.settings, self.refuse, self.meter, self.closes = app, settings, refuse, meter, closes
         self.held = 0  # bytes of bodies in memory
         self.is_local = False  # whether it is for this machine alone, wherever the others listen
 
@@ -73,7 +78,7 @@ class Gate:
                 message["headers"] = [*message["headers"], *HARDENED, *own]
                 if (model := scope.get("rushlight.model")) is not None:
                     message["headers"].append((b"x-model-version", model.version.encode("latin-1", "replace")))
-                if self.is_draining():
+                if self.closes():
                     message["headers"].append((b"connection", b"close"))
             await send(message)
 
@@ -147,6 +152,22 @@ class Gate:
             self.held -= len(body)
 
 
+def access_log(path: Path, tell: Callable[[Note], object]) -> Callable[[dict[str, Any]], None]:
+    """Return what writes a line of JSON for each request. A disk that refuses later is told once, and no request fails by it."""
+    files.append_bytes(path, b"")
+    failed: list[bool] = []
+
+    def write(entry: dict[str, Any]) -> None:
+        try:
+            files.append_bytes(path, json.dumps(entry).encode() + b"\n")  # whole, whichever process writes
+        except StorageError as error:
+            if not failed:
+                tell(Note("serve.no-log", reason=error.record))
+            failed.append(True)
+
+    return write
+
+
 def log_entry(scope: Scope, status: int, seconds: float, identities: list[tuple[bytes, bytes]]) -> dict[str, Any]:
     """Return what the access log has of a request: no body, no query, no token."""
     model = scope.get("rushlight.model")
@@ -204,7 +225,23 @@ def protocol(seconds: float) -> type:
         received = 0  # bytes of headers that have not ended
 
         def connection_made(self, transport: Any) -> None:
-            """Start the clock of the first request."""
+            """Start the clock of the first request; the head of an answer is kept until its body is written, for one packet."""
+            write, head = transport.write, b""
+
+            def joined(data: bytes) -> None:
+                nonlocal head
+                if (
+                    not head
+                    and data.startswith(b"HTTP/1.1 ")
+                    and self.is_answering()
+                    and self.scope["method"] != "HEAD"
+                ):
+                    head = data
+                else:
+                    write(head + data)
+                    head = b""
+
+            transport.write = joined
             super().connection_made(transport)
             self.clock = self.loop.call_later(seconds, transport.close)
 
@@ -228,12 +265,17 @@ def protocol(seconds: float) -> type:
             """Stop the clock."""
             self.stop_clock()
             super().connection_lost(error)
+            del self.transport.write  # which holds the transport: both would wait for the collector
 
         def stop_clock(self) -> None:
             """Let the connection be."""
             if self.clock is not None:
                 self.clock.cancel()
                 self.clock = None
+
+        def is_answering(self) -> bool:
+            """Tell whether the head of an answer is written, and its body is not."""
+            return self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete
 
         def is_waiting(self) -> bool:
             """Tell whether no request is being answered."""

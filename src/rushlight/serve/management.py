@@ -9,13 +9,15 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from rushlight.serve.answers import Answer, Refusal, json_answer
 from rushlight.serve.app import Request, Service, answer_with
 from rushlight.serve.batcher import Batcher
 from rushlight.serve.gate import Gate
+from rushlight.serve.metrics import added
+from rushlight.serve.registry import Registry
 from rushlight.web import Receive, Scope, Send
 
 MODELS = re.compile(r"/models(?:/([^/]+))?(?:/([^/]+))?(/set-default)?")
@@ -47,7 +49,7 @@ class Management:
         if path == "/v2/repository/index" and method == "POST":
             return self.registry.state()
         if (found := REPOSITORY.fullmatch(path)) is not None and method == "POST":
-            return self.load(request, found[1]) if found[2] == "load" else self.unload(found[1])
+            return self.load(request, found[1]) if found[2] == "load" else self.change("unload", {}, found[1])
         if (found := MODELS.fullmatch(path)) is None:
             raise Refusal(404, "serve-no-address")
         name, version, is_default = found[1], found[2] or "", bool(found[3]) or found[2] == "set-default"
@@ -78,10 +80,11 @@ class Management:
         await self.registry.load(name)
         return {}
 
-    def unload(self, name: str) -> dict[str, Any]:
-        """Serve a model no more."""
-        self.registry.unload(name)
-        return {}
+    async def change(self, method: str, answer: dict[str, Any], *arguments: str) -> dict[str, Any]:
+        """Change what is served in all workers, and return the answer."""
+        async with self.registry.turn:
+            await self.registry.everywhere(method, *arguments)
+        return answer
 
     # ── TorchServe ──
 
@@ -104,27 +107,32 @@ class Management:
         text = f'Model "{name}" Version: {", ".join(versions)} registered'
         return json_answer({"status": text})
 
-    def describe(self, name: str, version: str) -> list[dict[str, Any]]:
+    async def describe(self, name: str, version: str) -> list[dict[str, Any]]:
         """Return what a model's default version is like, or one version, or "all"."""
-        versions = self.registry.models.get(name, {})
-        asked = [*versions.values()] if version == "all" else [self.registry.find(name, version)]
-        return [torchserve_description(batcher) for batcher in asked]
+        described = descriptions(self.registry, name, version)
+        for others in await self.registry.others("describe", name, version):
+            for own, other in ((own, other) for own in described for other in others if is_same(own, other)):
+                own["workers"] += [{**worker, "id": str(len(own["workers"]) + 1)} for worker in other["workers"]]
+                own["jobQueueStatus"] = added(own["jobQueueStatus"], other["jobQueueStatus"])
+        for own in described:
+            own["minWorkers"] = own["maxWorkers"] = len(own["workers"])
+        return described
 
     def scale(self, request: Request, name: str, version: str) -> Answer:
-        """Accept a number of workers: batches take their place, so there is nothing to scale."""
+        """Accept a number of workers: how many there are is set when the server is started."""
         self.registry.find(name, version)
         is_done = request.query("synchronous").lower() == "true"
-        text = "Workers scaled to 1" if is_done else "Processing worker updates..."
+        text = f"Workers scaled to {self.service.settings.workers}" if is_done else "Processing worker updates..."
         return json_answer({"status": text}, 200 if is_done else 202)
 
-    def set_default(self, name: str, version: str) -> dict[str, Any]:
+    def set_default(self, name: str, version: str) -> Awaitable[dict[str, Any]]:
         """Let a version answer where none is named."""
         if not version:
             raise Refusal(404, "serve-no-address")
-        self.registry.set_default(name, version)
-        return {"status": f'Default version successfully updated for model "{name}" to "{version}"'}
+        text = f'Default version successfully updated for model "{name}" to "{version}"'
+        return self.change("set_default", {"status": text}, name, version)
 
-    def delete(self, name: str, version: str) -> dict[str, Any]:
+    def delete(self, name: str, version: str) -> Awaitable[dict[str, Any]]:
         """Serve a version no more, or the model where none is named."""
         versions = self.registry.models.get(name, {})
         if (
@@ -133,8 +141,19 @@ class Management:
             and self.registry.default(name) == self.registry.find(name, version).model.version
         ):
             raise Refusal(403, "serve-default-version", name=f"{name}/{version}")
-        self.registry.unload(name, version)
-        return {"status": f'Model "{name}" unregistered'}
+        return self.change("unload", {"status": f'Model "{name}" unregistered'}, name, version)
+
+
+def is_same(own: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Tell whether two workers describe the same version."""
+    return bool(own["modelVersion"] == other["modelVersion"])
+
+
+def descriptions(registry: Registry, name: str, version: str) -> list[dict[str, Any]]:
+    """Return what this process says of a model's default version, of one version, or of "all"."""
+    versions = registry.models.get(name, {})
+    asked = [*versions.values()] if version == "all" else [registry.find(name, version)]
+    return [torchserve_description(batcher) for batcher in asked]
 
 
 def torchserve_description(batcher: Batcher) -> dict[str, Any]:

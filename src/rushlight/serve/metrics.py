@@ -1,18 +1,19 @@
 """What a server counts, for Prometheus: its own figures, and the names that Triton's and TorchServe's dashboards read.
 
-The figures are plain numbers, written by the event loop alone, and become text when they are asked for:
-https://prometheus.io/docs/instrumenting/exposition_formats/.
+The figures are plain numbers, written by the event loop alone. Those of several processes are added up, and become text, when
+they are asked for: https://prometheus.io/docs/instrumenting/exposition_formats/.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
 TEXT = "text/plain;version=0.0.4;charset=utf-8"
+ROWS = (1, 2, 4, 8, 16, 32, 64, 128)
 BUCKETS = (1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 FACES = {  # the first part of a path names the protocol
     "v2": "inference", "v1": "tensorflow", "predictions": "torchserve", "explanations": "torchserve",
@@ -27,7 +28,13 @@ TORCHSERVE = {
     "ts_inference_requests_total": "ok", "ts_inference_latency_microseconds": "request",
     "ts_queue_latency_microseconds": "queue",
 }  # fmt: skip
+GAUGES = {  # their labels
+    "rushlight_ready": (), "rushlight_workers": (), "nv_inference_pending_request_count": ("model", "version"),
+    "rushlight_waiting_rows": ("model", "version"), "rushlight_drift_deviations": ("model", "version", "input"),
+    "rushlight_drift_share": ("model", "version", "of"),
+}  # fmt: skip
 Totals = dict[str, float]
+Figures = dict[str, Any]  # numbers, in dicts and lists, as JSON has them
 Sample = tuple[str, dict[str, str], float]  # what follows the name, labels, value
 
 
@@ -42,21 +49,19 @@ class Buckets:
         self.counts[bisect_left(self.limits, value)] += 1
         self.sum += value
 
-    def samples(self) -> list[Sample]:
-        """Return the histogram's lines."""
-        counts = [*accumulate(self.counts)]
-        limits = [*map(str, self.limits), "+Inf"]
-        lines: list[Sample] = [("_bucket", {"le": limit}, count) for limit, count in zip(limits, counts, strict=True)]
-        return [*lines, ("_sum", {}, self.sum), ("_count", {}, counts[-1])]
+    @property
+    def figures(self) -> list[float]:
+        """The counts between the limits, and the sum after them."""
+        return [*self.counts, self.sum]
 
 
 class Meter:
-    """The figures of one server."""
+    """The figures of one process."""
 
     def __init__(self) -> None:
         self.requests: Counter[tuple[str, int]] = Counter()  # by protocol and status
         self.latency, self.queue, self.compute = Buckets(BUCKETS), Buckets(BUCKETS), Buckets(BUCKETS)
-        self.batches = Buckets((1, 2, 4, 8, 16, 32, 64, 128))  # of rows
+        self.batches = Buckets(ROWS)
         self.models: dict[tuple[str, str], Totals] = {}  # by name and version; one that is replaced in place counts on
         self.shadows: Counter[tuple[str, str]] = Counter()  # by model and outcome
 
@@ -85,45 +90,45 @@ class Meter:
         totals["queue"] += sum(waits)
         totals["compute"] += seconds
 
-    def families(self, is_ready: bool, batchers: Iterable[Any]) -> Iterator[tuple[str, str, list[Sample]]]:
-        """Give each figure's name, kind and lines, those of the queues of all models among them."""
-        yield "rushlight_requests_total", "counter", samples(self.requests, "protocol", "status")
-        yield "rushlight_request_seconds", "histogram", self.latency.samples()  # from arrival to answer
-        yield "rushlight_queue_seconds", "histogram", self.queue.samples()  # from arrival to the batch
-        yield "rushlight_batch_seconds", "histogram", self.compute.samples()
-        yield "rushlight_batch_rows", "histogram", self.batches.samples()
-        yield "rushlight_ready", "gauge", [("", {}, int(is_ready))]
-        yield "rushlight_shadow_total", "counter", samples(self.shadows, "model", "outcome")
-        for names, labels in ((TRITON, ("model", "version")), (TORCHSERVE, ("model_name", "model_version"))):
-            for name, total in names.items():
-                factor = 1e6 if name.endswith(("_us", "microseconds")) else 1
-                yield name, "counter", samples({key: own[total] * factor for key, own in self.models.items()}, *labels)
-        queues = {(batcher.model.name, batcher.model.version): batcher for batcher in batchers}
-        jobs, rows = (
-            {key: len(own.waiting) for key, own in queues.items()},
-            {key: own.waiting_rows for key, own in queues.items()},
-        )
-        yield "nv_inference_pending_request_count", "gauge", samples(jobs, "model", "version")
-        yield "rushlight_waiting_rows", "gauge", samples(rows, "model", "version")
-        means = {(*key, name): value for key, own in queues.items() for name, value in own.drift.deviations().items()}
-        shares = {(*key, name): value for key, own in queues.items() for name, value in own.drift.shares().items()}
-        yield "rushlight_drift_deviations", "gauge", samples(means, "model", "version", "input")
-        yield "rushlight_drift_share", "gauge", samples(shares, "model", "version", "of")
-        for digit in "245":
-            count = sum(count for (_, status), count in self.requests.items() if str(status)[0] == digit)
-            yield f"Requests{digit}XX", "counter", [("", {"Level": "Host"}, count)]
+    def counts(self) -> Figures:
+        """Return what only ever grows, by what it is a figure of."""
+        return {
+            "requests": nested(self.requests), "shadows": nested(self.shadows), "models": nested(self.models),
+            "latency": self.latency.figures, "queue": self.queue.figures, "compute": self.compute.figures,
+            "batches": self.batches.figures,
+        }  # fmt: skip
 
-    def text(self, is_ready: bool, batchers: Iterable[Any]) -> bytes:
-        """Return all figures in Prometheus' text format."""
-        lines: list[str] = []
-        for name, kind, found in self.families(is_ready, batchers):
-            lines.append(f"# TYPE {name} {kind}")
-            for suffix, labels, value in found:
-                inner = ",".join(f'{label}="{escaped(text)}"' for label, text in labels.items())
-                lines.append(
-                    f"{name}{suffix}{{{inner}}} {float(value)}" if labels else f"{name}{suffix} {float(value)}"
-                )
-        return ("\n".join(lines) + "\n").encode("utf-8", "replace")
+
+def prometheus(counts: Figures, gauges: Mapping[str, Mapping[Any, float]]) -> bytes:
+    """Return counts, and gauges by the key of their labels, in Prometheus' text format."""
+    lines: list[str] = []
+    for name, kind, found in families(counts, gauges):
+        lines.append(f"# TYPE {name} {kind}")
+        for suffix, labels, value in found:
+            inner = ",".join(f'{label}="{escaped(text)}"' for label, text in labels.items())
+            lines.append(f"{name}{suffix}{{{inner}}} {float(value)}" if labels else f"{name}{suffix} {float(value)}")
+    return ("\n".join(lines) + "\n").encode("utf-8", "replace")
+
+
+def families(counts: Figures, gauges: Mapping[str, Mapping[Any, float]]) -> Iterator[tuple[str, str, list[Sample]]]:
+    """Give each figure's name, kind and lines."""
+    requests, models = flat(counts["requests"]), flat(counts["models"])
+    yield "rushlight_requests_total", "counter", samples(requests, "protocol", "status")
+    yield "rushlight_request_seconds", "histogram", histogram(BUCKETS, counts["latency"])  # from arrival to answer
+    yield "rushlight_queue_seconds", "histogram", histogram(BUCKETS, counts["queue"])  # from arrival to the batch
+    yield "rushlight_batch_seconds", "histogram", histogram(BUCKETS, counts["compute"])
+    yield "rushlight_batch_rows", "histogram", histogram(ROWS, counts["batches"])
+    yield "rushlight_shadow_total", "counter", samples(flat(counts["shadows"]), "model", "outcome")
+    yield "rushlight_workers_lost_total", "counter", [("", {}, counts.get("lost", 0))]
+    for names, labels in ((TRITON, ("model", "version")), (TORCHSERVE, ("model_name", "model_version"))):
+        for name, total in names.items():
+            factor = 1e6 if name.endswith(("_us", "microseconds")) else 1
+            yield name, "counter", samples({key: own[total] * factor for key, own in models.items()}, *labels)
+    for name, of in GAUGES.items():
+        yield name, "gauge", samples(gauges[name], *of)
+    for digit in "245":
+        count = sum(count for (_, status), count in requests.items() if str(status)[0] == digit)
+        yield f"Requests{digit}XX", "counter", [("", {"Level": "Host"}, count)]
 
 
 def statistics(totals: Mapping[str, float], name: str, version: str) -> dict[str, Any]:
@@ -138,6 +143,38 @@ def statistics(totals: Mapping[str, float], name: str, version: str) -> dict[str
         "name": name, "version": version, "inference_count": int(totals["rows"]), "execution_count": int(totals["batches"]),
         "inference_stats": figures,
     }  # fmt: skip
+
+
+def histogram(limits: Sequence[float], figures: Sequence[float]) -> list[Sample]:
+    """Return a histogram's lines: how many values are at most each limit, their sum and their count."""
+    *each, total = figures
+    counts = [*accumulate(each)]
+    bounds = [*map(str, limits), "+Inf"]
+    lines: list[Sample] = [("_bucket", {"le": bound}, count) for bound, count in zip(bounds, counts, strict=True)]
+    return [*lines, ("_sum", {}, total), ("_count", {}, counts[-1])]
+
+
+def nested(values: Mapping[Any, Any]) -> Figures:
+    """Return values by pairs of keys as a dict of dicts, which JSON has."""
+    found: Figures = {}
+    for (outer, inner), value in values.items():
+        found.setdefault(str(outer), {})[str(inner)] = value
+    return found
+
+
+def flat(values: Figures) -> dict[tuple[str, str], Any]:
+    """Return a dict of dicts by pairs of keys."""
+    return {(outer, inner): value for outer, own in values.items() for inner, value in own.items()}
+
+
+def added(one: Any, other: Any) -> Any:
+    """Return the sum of two processes' figures; what only one of them has is as it has it."""
+    if isinstance(one, dict):
+        both = {name: added(one[name], other[name]) for name in one if name in other}
+        return {**one, **other, **both}
+    if isinstance(one, list):
+        return [added(*pair) for pair in zip(one, other, strict=True)]
+    return one + other
 
 
 def samples(values: Mapping[Any, float], *labels: str) -> list[Sample]:

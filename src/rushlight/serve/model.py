@@ -28,8 +28,8 @@ from rushlight.export import (
     why_unproven,
 )
 from rushlight.kinds import is_count, named, wrong_entry
-from rushlight.runs import find_run, read_recipe
-from rushlight.texts import Note
+from rushlight.runs import find_run, is_run, read_recipe
+from rushlight.texts import Note, shown
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Run = Callable[[Mapping[str, Array]], Answers]
@@ -59,6 +59,20 @@ class Signature:
         return {"name": self.name, "datatype": DATATYPES[self.dtype], "shape": shape}
 
 
+@dataclass(frozen=True)
+class Summary:
+    """What is said of a model when it is served."""
+
+    name: str
+    version: str
+    examples: int
+    engine: str
+    threads: int
+    sizes: tuple[int, ...]
+    kind: str  # of its inputs; "tensors" where only the file's signature is known
+    note: str  # "" for none
+
+
 @dataclass
 class Model:
     """A model, ready to answer. `sizes` are the batch sizes whose answers have the same bits, whoever shares the batch."""
@@ -77,6 +91,7 @@ class Model:
     note: Note | None = None  # what is said when it is served
     version: str = "1"
     source: Path = Path()  # the bundle's folder, or the ONNX file
+    state: str = ""  # of its files, when it was opened
     tested: dict[str, float] = field(default_factory=dict)  # the share of each class in the test split
 
     @property
@@ -88,6 +103,23 @@ class Model:
         """Return the names of the classes where there is one for each of `outputs`; else none."""
         names = () if self.target is None else self.target.classes
         return names if len(names) == outputs else ()
+
+    @property
+    def summary(self) -> Summary:
+        """What is said of it."""
+        kind, note = "tensors" if self.features is None else self.features.kind, shown(self.note) if self.note else ""
+        count = len(self.examples.get("inputs", ()))
+        return Summary(self.name, self.version, count, self.engine, self.threads, self.sizes, kind, note)
+
+    @property
+    def measured(self) -> list[Any]:
+        """What `measure` found, as JSON has it."""
+        return [list(self.sizes), [*self.seconds.items()]]
+
+    def follow(self, measured: list[Any]) -> None:
+        """Take what another process measured: the sizes whose answers have the same bits are the same in all."""
+        sizes, seconds = measured
+        self.sizes, self.seconds = tuple(sizes), dict(seconds)
 
     def prove(self) -> Note | None:
         """Return why the answers are not the recorded ones; None where they are, or nothing is recorded."""
@@ -104,8 +136,11 @@ def find_model(
     threads: int,
     tell: Callable[[Note], object],
     version: str = "1",
+    measured: list[Any] | None = None,
 ) -> Model:
     """Open what is to be served: "latest", a run, a bundle's folder or an ONNX file; prove it and measure it.
+
+    Where another process has `measured` it, this one goes by that.
 
     A bundle without a graph is given one first, by a process of its own; where that is refused, torch runs the model, whose
     class `reference` names. Raises WeightsError unless the recorded examples are repeated.
@@ -123,13 +158,18 @@ def find_model(
             tell_of_fold(source.parent, tell)
         name, make = opened_bundle(source, runs, reference, is_bundle, tell)
     name = re.sub(r"[^A-Za-z0-9._-]", "-", settings_name or name).strip(".") or "model"
+    state = files_state(source)
     best: Model | None = None
     for count in [threads] if threads else sorted({1, os.cpu_count() or 1}):
         model = make(count)
-        model.name, model.version, model.threads, model.source = name, version, count, source
+        model.name, model.version, model.threads = name, version, count
+        model.source, model.state = source, state
         if (reason := model.prove()) is not None:
             raise WeightsError("serve-unproven", path=given, reason=reason)
-        measure(model)
+        if measured is None:
+            measure(model)
+        else:
+            model.follow(measured)
         if best is None or fastest(model) < fastest(best):
             best = model
     assert best is not None
@@ -141,6 +181,17 @@ def tell_of_fold(run: Path, tell: Callable[[Note], object]) -> None:
     found = read_recipe(run)["data"]["options"].get("test_fraction")
     if isinstance(found, list) and len(found) == 2:
         tell(Note("serve.fold", name=run.name, number=found[0], count=found[1]))
+
+
+def files_state(place: Path) -> str:
+    """Return names, sizes and times of the files that a version is made of; "" for what is not there."""
+    folder = place / "model" if is_run(place) else place
+    try:
+        inside = sorted(folder.iterdir()) if folder.is_dir() else [folder]
+        found = [(path.name, (state := path.stat()).st_size, state.st_mtime_ns, state.st_ino) for path in inside]
+    except OSError:  # it was taken away meanwhile
+        return ""
+    return repr(found) if found else ""
 
 
 def fastest(model: Model) -> float:

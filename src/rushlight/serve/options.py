@@ -18,6 +18,7 @@ class Settings:
     token: str | None = None
     hosts: tuple[str, ...] = ()  # further names that a Host header may have
     threads: int = 0  # 0: as many as are measured to be fastest
+    workers: int = 1  # processes that answer
     deadline: float = 30.0  # seconds from a request's arrival until it is dropped unexecuted
     drain: float = 20.0  # seconds that requests get to end once the server is told to
     most_bytes: int = 32 << 20  # of a request's body, also unpacked
@@ -28,4 +29,5 @@ class Settings:
     management: int | None = None  # the port of the management API, which is off without one
     grpc: int | None = None  # the port of gRPC, which is off without one
     log: Callable[[dict[str, Any]], object] | None = None  # is given an entry for each request
+    log_file: Path | None = None  # gets a line of JSON for each request
     receive: float = 10.0  # seconds in which the headers, and then each 10 MB of the body, must have come

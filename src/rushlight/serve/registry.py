@@ -4,6 +4,8 @@ A folder of models has a folder for each, by name: a run or a bundle, or a folde
 a `model.onnx`. In the last case `serve.json` beside the versions may name labels, the default, shares of requests, and a shadow:
 
     {"labels": {"stable": "3", "canary": "4"}, "default": "stable", "split": {"stable": 90, "canary": 10}, "shadow": "canary"}
+
+Each of several workers has a registry of its own, and all are the same: what changes one is told to `others`.
 """
 
 from __future__ import annotations
@@ -12,10 +14,11 @@ import asyncio
 import hashlib
 import random
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rushlight import files
 from rushlight.errors import RushlightError, UsageError
@@ -23,8 +26,8 @@ from rushlight.kinds import Kind, is_positive, is_text, named, wrong_entry
 from rushlight.runs import is_run
 from rushlight.serve.answers import Refusal
 from rushlight.serve.batcher import Batcher
-from rushlight.serve.metrics import Meter
-from rushlight.serve.model import Model
+from rushlight.serve.metrics import Figures, Meter, added
+from rushlight.serve.model import Model, files_state
 from rushlight.texts import Note
 
 PLAN = "serve.json"
@@ -34,6 +37,10 @@ PLAN_KIND: Kind = {
 NAME = re.compile(r"(?!\.)[A-Za-z0-9._-]{0,199}[A-Za-z0-9_-]")  # of a model and of a version
 PAUSE = 2.0  # seconds between two looks at the folder
 Key = tuple[str, str]  # a model's name and a version
+Plans = dict[
+    str, tuple[str, dict[str, Any] | None]
+]  # by model: the state of its file, and what is in it, None for nonsense
+Others = Callable[..., Awaitable[list[Any]]]
 
 
 @dataclass
@@ -47,32 +54,47 @@ class Routing:
     sticky: str = "x-user-id"  # the header that keeps its sender at one version
 
 
-@dataclass(frozen=True)
-class Found:
+class Found(NamedTuple):
     """A version in the folder: where it lies, and what its files' names, sizes and times are."""
 
-    key: Key
-    place: Path
-    state: tuple[Any, ...]
+    name: str
+    version: str
+    place: str
+    state: str
+
+    @property
+    def key(self) -> Key:
+        """The name and the version."""
+        return self.name, self.version
+
+
+async def nobody(command: str, *arguments: Any) -> list[Any]:
+    """Ask the other workers of a server that has none."""
+    return []
 
 
 class Registry:
     """All versions of all models. For one event loop; only opening a model is done elsewhere."""
 
     def __init__(
-        self, folder: Path | None, open_version: Callable[[Path, str, str], Model], most_waiting: int,
+        self, folder: Path | None, open_version: Callable[..., Model], most_waiting: int,
         tell: Callable[[Note], object],
     ) -> None:  # fmt: skip
         self.folder, self.open_version, self.most_waiting, self.tell = folder, open_version, most_waiting, tell
         self.meter = Meter()
         self.models: dict[str, dict[str, Batcher]] = {}
         self.plans: dict[str, Routing] = {}
-        self.refused: dict[Key, Note | str] = {}  # why what lies in the folder is not served
-        self.seen: dict[Key, tuple[Any, ...]] = {}
+        self.refused: dict[Key, str] = {}  # why what lies in the folder is not served
+        self.seen: dict[Key, str] = {}  # the states of files
         self.gone: set[Key] = set()  # were not there at the last look
         self.unloaded: set[Key] = set()  # stay unserved until they are asked for
         self.given: set[str] = set()  # the names of models that do not come from the folder
-        self.turn, self.is_running = asyncio.Lock(), False
+        self.is_running = False
+        # held, in all workers, by who changes what is served
+        self.turn: AbstractAsyncContextManager[Any] = asyncio.Lock()
+        self.others: Others = nobody  # calls a method of the other workers' registries, and returns what these return
+        self.aside: dict[Key, Model | Note] = {}  # was opened for another worker, which says what becomes of it
+        self.trouble = ""  # with the folder, at the last look
 
     # ── asking ──
 
@@ -133,46 +155,55 @@ class Registry:
 
     # ── the folder ──
 
-    def look(self) -> dict[Key, Found]:
-        """Return the versions in the folder, and read the plans. What a name or a link leads out of the folder by is left alone."""
+    def look(self) -> tuple[dict[Key, Found], Plans]:
+        """Return the versions in the folder, and the plans that have changed.
+
+        What a name or a link leads out of the folder by is left alone.
+        """
         found: dict[Key, Found] = {}
+        plans: Plans = {}
         if self.folder is None:
-            return found
+            return found, plans
         root = self.folder.resolve()
         for model in named_folders(root, root):
             if place := served_place(model):
-                found[model.name, "1"] = Found((model.name, "1"), place, files_state(place))
+                found[model.name, "1"] = Found(model.name, "1", str(place), files_state(place))
                 continue
             for version in named_folders(model, root):
                 place = served_place(version) or version
-                found[model.name, version.name] = Found((model.name, version.name), place, files_state(place))
-            self.read_plan(model)
-        return found
+                found[model.name, version.name] = Found(model.name, version.name, str(place), files_state(place))
+            state = files_state(model / PLAN)
+            if self.seen.get((model.name, PLAN), "") != state:
+                plans[model.name] = state, self.read_plan(model) if state else {}
+        return found, plans
 
-    def read_plan(self, model: Path) -> None:
-        """Read a model's plan where it has changed; one that cannot be read changes nothing, and is told."""
-        path, key = model / PLAN, (model.name, PLAN)
-        state = files_state(path)
-        if self.seen.get(key, ()) == state:
-            return
-        self.seen[key] = state
+    def read_plan(self, model: Path) -> dict[str, Any] | None:
+        """Return a model's plan; one that cannot be read is told, and is None."""
         try:
-            content = files.parse_json(files.read_bytes(path, files.MOST_JSON)) if state else {}
+            content = files.parse_json(files.read_bytes(model / PLAN, files.MOST_JSON))
             if not isinstance(content, dict) or (entry := wrong_entry(content, PLAN_KIND)) is not None:
                 raise ValueError(Note("export.garbled", name=PLAN, entry=entry if isinstance(content, dict) else ""))
-            self.plans[model.name] = Routing(
-                **{name: content[name] for name in Routing.__annotations__ if name in content}
-            )
+            return {name: content[name] for name in Routing.__annotations__ if name in content}
         except (OSError, ValueError) as error:
             self.tell(Note("serve.no-plan", name=model.name, reason=error))
+            return None
 
-    def due(self, found: dict[Key, Found]) -> list[Found]:
-        """Return the versions that are new or have changed, and let go of those that were not there twice."""
+    def changes(self) -> tuple[list[Found], list[Key], Plans]:
+        """Return the versions that are new or have changed, those that were not there twice, and the plans that have changed."""
+        found, plans = self.look()
         absent = {key for key in self.seen if key[1] != PLAN and key not in found}
-        for name, version in absent & self.gone:
+        gone, self.gone = absent & self.gone, absent
+        due = [each for key, each in found.items() if each.state != self.seen.get(key) and key not in self.unloaded]
+        return due, sorted(gone), plans
+
+    def follow(self, gone: list[Key], plans: Plans) -> None:
+        """Let go of versions, and go by other plans."""
+        for name, version in gone:
             self.remove(name, version)
-        self.gone = absent
-        return [entry for key, entry in found.items() if entry.state != self.seen.get(key) and key not in self.unloaded]
+        for name, (state, content) in plans.items():
+            self.seen[name, PLAN] = state
+            if content is not None:
+                self.plans[name] = Routing(**content)
 
     def remove(self, name: str, version: str) -> None:
         """Serve a version no more; requests that it has are answered."""
@@ -185,32 +216,33 @@ class Registry:
 
     def open(self, entry: Found) -> Model | Note:
         """Open, prove and measure a version, which may take seconds; return the reason where it is not to be served."""
-        if entry.key[0] in self.given:
+        if entry.name in self.given:
             return Note("serve.name-taken")
         try:
-            return self.open_version(entry.place, *entry.key)
+            return self.open_version(Path(entry.place), *entry.key)
         except RushlightError as error:
             return error.record
         except Exception as error:  # an engine may raise anything, and the server goes on
             return Note("serve.broken", reason=type(error).__name__)
 
-    def put(self, entry: Found, opened: Model | Note) -> None:
+    def put(self, entry: Found, opened: Model | str) -> None:
         """Serve what was opened, in the place of what the version was; where it is refused, that goes on."""
-        if entry.key in self.unloaded:  # meanwhile
-            return
         self.seen[entry.key] = entry.state
-        name, version = entry.key
         if isinstance(opened, Model):
             self.refused.pop(entry.key, None)
             self.add(opened)
+        else:  # for requests: without the machine's paths
+            self.refused[entry.key] = str(opened).replace(entry.place, "/".join(entry.key))
+
+    def tell_put(self, entry: Found, opened: Model | str) -> None:
+        """Say what became of a version."""
+        name, version = entry.key
+        if isinstance(opened, Model):
             if self.is_running:
                 self.tell(Note("serve.loaded", name=name, version=version))
             return
-        reason = str(opened).replace(str(entry.place), f"{name}/{version}")  # for requests: without the machine's paths
-        self.refused[entry.key] = reason
-        old = self.models.get(name, {})
         self.tell(Note("serve.refused", name=name, version=version, reason=opened))
-        if old:
+        if old := self.models.get(name):
             self.tell(Note("serve.goes-on", name=name, versions=", ".join(sorted(old, key=natural))))
 
     def add(self, model: Model) -> None:
@@ -220,8 +252,12 @@ class Registry:
 
     def load_now(self) -> None:
         """Load all that is in the folder, before anything is served."""
-        for entry in self.due(self.look()):
-            self.put(entry, self.open(entry))
+        due, _, plans = self.changes()
+        self.follow([], plans)
+        for entry in due:
+            opened = self.open(entry)
+            self.put(entry, opened)
+            self.tell_put(entry, opened)
         self.is_running = True
         if self.folder is not None and not (self.models and self.folder.is_dir()):
             raise UsageError(
@@ -233,21 +269,52 @@ class Registry:
     async def load_due(self) -> None:
         """Load what is new or has changed in the folder, beside what is served."""
         async with self.turn:
-            for entry in self.due(await asyncio.to_thread(self.look)):
-                self.put(entry, await asyncio.to_thread(self.open, entry))
+            due, gone, plans = await asyncio.to_thread(self.changes)
+            if gone or plans:
+                await self.everywhere("follow", gone, plans)
+            for entry in due:
+                await self.load_entry(entry)
+
+    async def load_entry(self, entry: Found) -> None:
+        """Open a version in every worker, then serve it in all of them; or in none, where one of them refuses it."""
+        opened: Model | str = await asyncio.to_thread(self.open, entry)
+        if isinstance(opened, Model):
+            opened = next(filter(None, await self.others("open_aside", *entry)), opened)
+        outcome = ("", opened.measured) if isinstance(opened, Model) else (opened, None)
+        await self.others("put_aside", *entry, *outcome)
+        self.put(entry, opened)
+        self.tell_put(entry, opened)
+
+    async def open_aside(self, *entry: str) -> str:
+        """Open a version that is not served yet; return why it cannot be, else ""."""
+        found = Found(*entry)
+        opened = await asyncio.to_thread(self.open, found)
+        self.aside = {found.key: opened}
+        return "" if isinstance(opened, Model) else opened
+
+    def put_aside(
+        self, name: str, version: str, place: str, state: str, reason: str, measured: list[Any] | None
+    ) -> None:
+        """Serve the version that was opened aside, or note why it is refused."""
+        opened = self.aside.pop((name, version), reason)
+        if isinstance(opened, Model) and measured is not None:
+            opened.follow(measured)
+        self.put(Found(name, version, place, state), reason or opened)
+
+    async def everywhere(self, method: str, *arguments: Any) -> None:
+        """Do the same in all workers: here first, where a Refusal ends it."""
+        getattr(self, method)(*arguments)
+        await self.others(method, *arguments)
 
     async def watch(self) -> None:
-        """Look at the folder again and again; where it cannot be read, what is served goes on."""
-        trouble = ""
-        while True:
-            await asyncio.sleep(PAUSE)
-            try:
-                await self.load_due()
-                trouble = ""
-            except OSError as error:
-                if trouble != str(error):  # once
-                    self.tell(Note("serve.no-look", reason=error.strerror or error))
-                trouble = str(error)
+        """Look at the folder; where it cannot be read, what is served goes on."""
+        try:
+            await self.load_due()
+            self.trouble = ""
+        except OSError as error:
+            if self.trouble != str(error):  # once
+                self.tell(Note("serve.no-look", reason=error.strerror or error))
+            self.trouble = str(error)
 
     # ── by hand ──
 
@@ -256,20 +323,22 @@ class Registry:
         if self.folder is None or not NAME.fullmatch(name) or (version and not NAME.fullmatch(version)):
             raise Refusal(404, "serve-not-in-folder", name=name[:200])
         async with self.turn:
-            entries = [
-                entry
-                for key, entry in (await asyncio.to_thread(self.look)).items()
-                if key[0] == name and version in ("", key[1])
-            ]
+            found, plans = await asyncio.to_thread(self.look)
+            entries = [each for each in found.values() if each.name == name and version in ("", each.version)]
             if not entries:
                 raise Refusal(404, "serve-not-in-folder", name=f"{name}/{version}" if version else name)
+            await self.everywhere("follow", [], plans)
             for entry in entries:
-                self.unloaded.discard(entry.key)
-                self.put(entry, await asyncio.to_thread(self.open, entry))
+                await self.everywhere("allow", *entry.key)
+                await self.load_entry(entry)
         for entry in entries:
             if reason := self.refused.get(entry.key):
                 raise Refusal(400, "serve-refused", name="/".join(entry.key), reason=reason)
-        return [entry.key[1] for entry in entries]
+        return [entry.version for entry in entries]
+
+    def allow(self, name: str, version: str) -> None:
+        """Let a version be loaded that was unloaded."""
+        self.unloaded.discard((name, version))
 
     def unload(self, name: str, version: str = "") -> None:
         """Serve a model, or one version, no more until it is loaded again. Refusal where it is not served."""
@@ -282,6 +351,71 @@ class Registry:
         """Let a version answer where none is named, until the plan in the folder changes."""
         plan = self.plans.setdefault(name, Routing())
         plan.default, plan.split = self.find(name, version).model.version, {}
+
+    # ── of all workers ──
+
+    async def prove(self) -> list[tuple[str, str, str]]:
+        """Return of each version why it does not repeat its recorded examples now, "" where it does."""
+        return [
+            (batcher.model.name, batcher.model.version, str(await asyncio.to_thread(batcher.model.prove) or ""))
+            for batcher in [*self.batchers()]
+        ]
+
+    def judge(self, proofs: list[tuple[str, str, str]]) -> None:
+        """Ask no more what has failed its proof, and again what has not."""
+        for name, version, reason in proofs:
+            if (batcher := self.models.get(name, {}).get(version)) is not None:
+                batcher.failure = reason or None
+
+    def figures(self) -> Figures:
+        """Return what this process has counted, and what is so now; drift is of a model's very files."""
+        waiting: Figures = {}
+        drift: Figures = {}
+        for batcher in self.batchers():
+            name, version = batcher.model.name, batcher.model.version
+            waiting.setdefault(name, {})[version] = [len(batcher.waiting), batcher.waiting_rows]
+            drift.setdefault(name, {})[version] = {batcher.model.state: batcher.drift.figures()}
+        return {"counts": self.meter.counts(), "now": {"workers": 1, "waiting": waiting, "drift": drift}}
+
+    async def all_figures(self) -> Figures:
+        """Return the figures of all workers, those of the counts of workers that are no more among them."""
+        found = own = self.figures()
+        for other in await self.others("figures"):
+            found = added(found, other)
+        served, models = (
+            own["counts"]["models"],
+            found["counts"]["models"],
+        )  # of what was served once, no figures are kept
+        found["counts"]["models"] = {name: {number: models[name][number] for number in served[name]} for name in served}
+        return found
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return what another process needs to serve the same, as JSON has it."""
+        served = [
+            [model.name, model.version, str(model.source), model.state, model.measured, batcher.failure]
+            for batcher in self.batchers()
+            for model in [batcher.model]
+        ]
+        return {
+            "served": served, "given": sorted(self.given), "plans": {name: asdict(plan) for name, plan in self.plans.items()},
+            "seen": [[*key, state] for key, state in self.seen.items()], "unloaded": sorted(self.unloaded),
+            "refused": [[*key, reason] for key, reason in self.refused.items()],
+        }  # fmt: skip
+
+    def restore(self, snapshot: dict[str, Any]) -> None:
+        """Serve what another process serves. UsageError where files have changed since it opened them."""
+        self.given = {*snapshot["given"]}
+        self.plans = {name: Routing(**plan) for name, plan in snapshot["plans"].items()}
+        self.seen = {(name, version): state for name, version, state in snapshot["seen"]}
+        self.refused = {(name, version): reason for name, version, reason in snapshot["refused"]}
+        self.unloaded = {(name, version) for name, version in snapshot["unloaded"]}
+        self.is_running = True
+        for name, version, source, state, measured, failure in snapshot["served"]:
+            model = self.open_version(Path(source), name, version, measured)
+            if model.state != state:
+                raise UsageError("serve-files-changed", name=f"{name}/{version}")
+            self.add(model)
+            self.models[name][version].failure = failure
 
 
 def named_folders(folder: Path, root: Path) -> list[Path]:
@@ -296,16 +430,6 @@ def served_place(folder: Path) -> Path | None:
     if (folder / "model.json").is_file() or is_run(folder):
         return folder
     return folder / "model.onnx" if (folder / "model.onnx").is_file() else None
-
-
-def files_state(place: Path) -> tuple[Any, ...]:
-    """Return names, sizes and times of the files that a version is made of; empty for what is not there."""
-    folder = place / "model" if is_run(place) else place
-    try:
-        inside = sorted(folder.iterdir()) if folder.is_dir() else [folder]
-        return tuple((path.name, (found := path.stat()).st_size, found.st_mtime_ns, found.st_ino) for path in inside)
-    except OSError:  # it was taken away meanwhile
-        return ()
 
 
 def natural(version: str) -> tuple[Any, ...]:

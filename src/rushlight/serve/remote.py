@@ -113,15 +113,19 @@ def set_type(field: Any, kind: str, package: str) -> None:
 
 
 async def start(service: Service, host: str, port: int) -> tuple[Any, int]:
-    """Listen, and return the server and its port. UsageError without the extra `grpc`, and where the port is in use."""
+    """Listen, and return the server and its port. UsageError without the extra `grpc`, and where the port is in use.
+
+    Several workers listen on one port, which their parent has found free, and the system shares calls among them.
+    """
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
         import google.protobuf  # noqa: F401
         import grpc
     except ImportError as error:
         raise UsageError("serve-missing-grpc", package=error.name or "grpcio") from error
+    is_shared = service.settings.workers > 1
     most = min(service.settings.most_bytes, MOST_MESSAGE)
-    options = [("grpc.max_receive_message_length", most), ("grpc.max_send_message_length", -1), ("grpc.so_reuseport", 0),
+    options = [("grpc.max_receive_message_length", most), ("grpc.max_send_message_length", -1), ("grpc.so_reuseport", int(is_shared)),
                ("grpc.max_metadata_size", 16 << 10)]  # fmt: skip
     server = grpc.aio.server(options=options, maximum_concurrent_rpcs=MOST_CALLS)
     remote = Remote(service, grpc)
@@ -135,10 +139,9 @@ async def start(service: Service, host: str, port: int) -> tuple[Any, int]:
                 response_serializer=made[f"{kind}Response"].SerializeToString,
             )
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, handlers),))
-    with listening(
-        port, port, host.strip("[]")
-    ):  # else it would bind another port than one that there is not, and say little
-        pass
+    if not is_shared:  # else it would bind another port than one that there is not, and say little
+        with listening(port, port, host.strip("[]")):
+            pass
     port = server.add_insecure_port(f"{host}:{port}")
     await server.start()
     return server, port
@@ -214,9 +217,9 @@ class Remote:
         request = self.chosen(asked.name, asked.version, request)
         return inference.describe(request.model, self.service.versions(request))
 
-    def statistics(self, asked: Any, request: Request, context: Any) -> dict[str, Any]:
+    async def statistics(self, asked: Any, request: Request, context: Any) -> dict[str, Any]:
         """Return the figures of a model, or of all."""
-        return self.service.statistics(self.chosen(asked.name, asked.version, request) if asked.name else request)
+        return await self.service.statistics(self.chosen(asked.name, asked.version, request) if asked.name else request)
 
     async def infer(self, asked: Any, request: Request, context: Any) -> dict[str, Any]:
         """Answer tensors with tensors, in the same words as over HTTP; outputs are raw bytes."""

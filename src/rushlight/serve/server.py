@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import gc
 import os
-import signal
 import socket
-import struct
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -18,24 +14,34 @@ from pathlib import Path
 from typing import Any
 
 from rushlight.errors import UsageError
-from rushlight.serve.model import Model, find_model
+from rushlight.serve.gate import access_log
+from rushlight.serve.model import Summary
 from rushlight.serve.options import Settings
-from rushlight.serve.registry import Registry
-from rushlight.texts import Note
-from rushlight.web import LOOPBACK, QUIET, listening
-
-USUAL_PORT = 8080
-LAME_SECONDS = (
-    0.5  # for which a server that is told to end still takes new requests, while it says that it is not ready
+from rushlight.serve.process import (
+    CLOSING_SECONDS,
+    LAME_SECONDS,
+    apps,
+    finish,
+    handled_signals,
+    in_address,
+    let_nobody_in,
+    load_given,
+    new_registry,
+    new_server,
+    open_ports,
+    until_started,
 )
-CLOSING_SECONDS, CLOSING_MOST = 0.1, 2.0
-ATTACH_FILTER = 26  # SO_ATTACH_FILTER, which Python has no name for
+from rushlight.serve.registry import PAUSE, Registry
+from rushlight.texts import Note
+from rushlight.web import LOOPBACK
+
+MOST_WORKERS = 256
 LOCAL = (LOOPBACK, "localhost", "::1")
 
 
 def serve(
     given: Sequence[str], runs: Path, reference: str | None, settings: Settings, is_insecure: bool, language: str,
-    tell: Callable[[Note], object], announce: Callable[[str, Sequence[Model], float], object],
+    tell: Callable[[Note], object], announce: Callable[[str, Sequence[Summary], float], object],
 ) -> None:  # fmt: skip
     """Serve runs, bundles, ONNX files and a folder of models until SIGTERM or Ctrl-C.
 
@@ -50,53 +56,35 @@ def serve(
         raise UsageError("serve-no-token", host=settings.host)
     if settings.name is not None and len(given) > 1:
         raise UsageError("serve-one-name")
+    if not 1 <= settings.workers <= MOST_WORKERS:
+        raise UsageError("serve-bad-workers", found=settings.workers, most=MOST_WORKERS)
+    if settings.log_file is not None:
+        settings = replace(settings, log=access_log(settings.log_file, tell))
+    if settings.workers > 1:
+        from rushlight.serve.workers import serve_by_workers
+
+        serve_by_workers(given, runs, reference, settings, language, tell, announce)
+        return
     started = time.perf_counter()
-
-    def open_version(place: Path, name: str, version: str) -> Model:
-        return find_model(str(place), runs, None, name, settings.threads, tell, version)
-
-    registry = Registry(settings.models, open_version, settings.most_waiting, tell)
-    for source in given:
-        model = find_model(source, runs, reference, settings.name, settings.threads, tell)
-        if model.name in registry.models:
-            raise UsageError("serve-name-twice", name=model.name)
-        registry.add(model)
-        registry.given.add(model.name)
-    registry.load_now()
+    registry = new_registry(runs, reference, settings, tell)
+    load_given(registry, given, runs, reference, settings)
     from rushlight.serve.app import Service  # all that listening needs
 
     with contextlib.ExitStack() as stack:
-        listener = stack.enter_context(listening(settings.port, USUAL_PORT, settings.host))
-        ports: list[tuple[Any, Any]] = [(listener, Service(registry, settings, language))]
-        host = f"[{settings.host}]" if ":" in settings.host else settings.host
-        address = f"http://{host}:{listener.getsockname()[1]}"
-        if settings.management is not None:
-            from rushlight.serve.management import Management
-
-            inner = stack.enter_context(listening(settings.management, USUAL_PORT))
-            ports.append((inner, Management(ports[0][1])))
-            tell(Note("serve.management", address=f"http://{LOOPBACK}:{inner.getsockname()[1]}"))
+        listeners, address = open_ports(settings, stack, tell)
+        ports = list(zip(listeners, apps(Service(registry, settings, language)), strict=True))
         gc.collect()
         gc.freeze()  # what is loaded by now stays: collections need not go through it
-        models = [batcher.model for batcher in registry.batchers()]
-        asyncio.run(
-            serve_until_stopped(ports, host, tell, lambda: announce(address, models, time.perf_counter() - started))
-        )
+        models = [batcher.model.summary for batcher in registry.batchers()]
+        asyncio.run(serve_until_stopped(ports, tell, lambda: announce(address, models, time.perf_counter() - started)))
 
 
 async def serve_until_stopped(
-    ports: list[tuple[Any, Any]], host: str, tell_note: Callable[[Note], object], announce: Callable[[], object]
-) -> None:  # fmt: skip
+    ports: list[tuple[socket.socket, Any]], tell_note: Callable[[Note], object], announce: Callable[[], object]
+) -> None:
     """Answer on all ports until a signal comes; then say not ready, finish, and end. A second signal ends it at once."""
-    from uvicorn import Config, Server
-
-    from rushlight.serve.gate import protocol
-
     service, settings = ports[0][1], ports[0][1].settings
-    options = {**QUIET, "timeout_keep_alive": 60, "timeout_graceful_shutdown": int(settings.drain)}
-    servers = [Server(Config(own.app, http=protocol(settings.receive), **options)) for _, own in ports]
-    for each in servers:
-        each.capture_signals = contextlib.nullcontext  # type: ignore[method-assign, assignment]  # ours are handled here
+    servers = [new_server(own, settings) for _, own in ports]
     told, loop = asyncio.Event(), asyncio.get_running_loop()
 
     def on_signal() -> None:
@@ -108,13 +96,12 @@ async def serve_until_stopped(
     if settings.grpc is not None:
         from rushlight.serve.remote import start
 
-        remote, port = await start(service, host, settings.grpc)
-        tell_note(Note("serve.grpc", address=f"{host}:{port}"))
+        remote, port = await start(service, in_address(settings.host), settings.grpc)
+        tell_note(Note("serve.grpc", address=f"{in_address(settings.host)}:{port}"))
     with handled_signals(loop, on_signal):
         running = [asyncio.create_task(each.serve([own])) for each, (own, _) in zip(servers, ports, strict=True)]
-        while not all(each.started or task.done() for each, task in zip(servers, running, strict=True)):
-            await asyncio.sleep(0.005)
-        watching = asyncio.create_task(service.registry.watch()) if settings.models is not None else None
+        await until_started(servers, running)
+        watching = asyncio.create_task(watch(service.registry)) if settings.models is not None else None
         service.is_ready = True
         announce()
         await asyncio.wait({*running, asyncio.create_task(told.wait())}, return_when=asyncio.FIRST_COMPLETED)
@@ -128,40 +115,11 @@ async def serve_until_stopped(
         for each in servers:
             for listening_server in each.servers:
                 listening_server.close()
-        for _ in range(int(CLOSING_MOST / CLOSING_SECONDS)):  # who was accepted gets to ask
-            connections: list[Any] = [own for each in servers for own in each.server_state.connections]
-            if all(own.clock is None for own in connections):
-                break
-            await asyncio.sleep(CLOSING_SECONDS)
-        if remote is not None:
-            await remote.stop(settings.drain)
-        for each in servers:
-            each.should_exit = True
-        await asyncio.gather(*running)
+        await finish(servers, running, remote, settings.drain)
 
 
-def let_nobody_in(listener: socket.socket) -> None:
-    """Let who knocks from here on wait until the door is closed, and then be told so, instead of being let in and thrown out.
-
-    On Linux the listener drops what begins a connection (SYN without ACK, in byte 13 of TCP's header); elsewhere its queue shrinks.
-    """
-    listener.listen(0)
-    if sys.platform == "linux":
-        steps = ((0x30, 0, 0, 13), (0x54, 0, 0, 0x12), (0x15, 0, 1, 0x02), (0x06, 0, 0, 0), (0x06, 0, 0, 0xFFFFFFFF))
-        code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in steps))
-        with contextlib.suppress(OSError):
-            listener.setsockopt(socket.SOL_SOCKET, ATTACH_FILTER, struct.pack("HL", len(steps), ctypes.addressof(code)))
-
-
-@contextlib.contextmanager
-def handled_signals(loop: asyncio.AbstractEventLoop, tell: Callable[[], None]) -> Any:
-    """Call `tell` in the loop at SIGTERM and Ctrl-C, for the block."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        try:
-            loop.add_signal_handler(number, tell)  # instead of the clock of `signals`, which ends commands in 9 s
-        except NotImplementedError:  # on Windows
-            signal.signal(number, lambda *_: loop.call_soon_threadsafe(tell))
-    yield
-    with contextlib.suppress(NotImplementedError):
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.remove_signal_handler(number)
+async def watch(registry: Registry) -> None:
+    """Look at the folder of models again and again."""
+    while True:
+        await asyncio.sleep(PAUSE)
+        await registry.watch()

@@ -1,0 +1,196 @@
+"""Several workers behind one socket: they are one server to who asks, and one that is killed takes its own requests alone."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.serve.client import BUNDLES
+from tests.serve.test_protocols import PIXELS
+from tests.serve.test_server import BODY, Process, serving
+
+from rushlight.errors import UsageError
+from rushlight.serve.metrics import added
+from rushlight.serve.options import Settings
+from rushlight.serve.server import serve
+
+needs_unix = pytest.mark.skipif(os.name == "nt", reason="passes connections between processes")
+
+
+@contextlib.contextmanager
+def two_workers(*arguments: str) -> Any:
+    with serving("--workers", "2", "--management-port", "0", *arguments) as server:
+        found = re.search(r"Management: http://127\.0\.0\.1:(\d+)", server.said)
+        assert found
+        yield server, int(found[1])
+
+
+def manage(port: int, method: str, path: str) -> tuple[int, Any]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    with contextlib.closing(connection):
+        connection.request(method, path)
+        answer = connection.getresponse()
+        return answer.status, json.loads(answer.read())
+
+
+def workers_of(port: int, name: str) -> list[int]:
+    return [worker["pid"] for worker in manage(port, "GET", f"/models/{name}")[1][0]["workers"]]
+
+
+def kill(port: int, name: str, victim: int) -> None:
+    """Kill a worker, and wait until another one has taken its place."""
+    os.kill(victim, signal.SIGKILL)
+    until = time.monotonic() + 20
+    while victim in (now := workers_of(port, name)) or len(now) < 2:
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+def figure(server: Process, name: str) -> float:
+    text = server.ask("/metrics")[1].decode()
+    return sum(float(line.split()[-1]) for line in text.splitlines() if line.startswith(f"{name}{{"))
+
+
+@needs_unix
+@pytest.mark.slow
+def test_workers_are_one_server_to_who_asks(tmp_path: Path) -> None:
+    for version in ("pets/1", "pets/2", "cats"):
+        shutil.copytree(BUNDLES / "image", tmp_path / "models" / version)
+    log = tmp_path / "log.jsonl"
+    with two_workers("--models", str(tmp_path / "models"), "--access-log", str(log)) as (server, port):
+        held = [http.client.HTTPConnection("127.0.0.1", server.port, timeout=20) for _ in range(4)]  # two of each
+
+        def asked(path: str) -> set[tuple[int, str]]:
+            """Ask over each connection, and so each worker."""
+            found = set()
+            for connection in held:
+                connection.request("POST", path, BODY)
+                answer = connection.getresponse()
+                answer.read()
+                found.add((answer.status, answer.getheader("x-model-version") or ""))
+            return found
+
+        assert asked("/predict?model=pets") == {(200, "2")}
+        assert figure(server, "nv_inference_request_success") == 4
+        stats = json.loads(server.ask("/v2/models/pets/versions/2/stats")[1])["model_stats"]
+        assert [each["inference_count"] for each in stats] == [4 * len(PIXELS)]
+        assert json.loads(server.ask("/drift?model=pets")[1])["rows"] >= 2  # at least one of each worker
+        assert server.ask("/selftest")[0] == 200
+        (described,) = manage(port, "GET", "/models/pets")[1]
+        assert described["maxWorkers"] == 2
+        first, second = (worker["pid"] for worker in described["workers"])
+
+        # what changes one changes all, also one that comes later
+        assert manage(port, "PUT", "/models/pets/1/set-default")[0] == 200
+        assert asked("/predict?model=pets") == {(200, "1")}
+        assert manage(port, "DELETE", "/models/cats")[0] == 200
+        assert asked("/predict?model=cats") == {(404, "")}
+        before = figure(server, "nv_inference_request_success")
+        time.sleep(1.2)  # until the figures are kept
+        for victim in (first, second):
+            kill(port, "pets", victim)
+        assert asked("/predict?model=pets") == {(200, "1")}
+        assert asked("/predict?model=cats") == {(404, "")}
+        assert figure(server, "nv_inference_request_success") == before + 4
+        assert manage(port, "POST", "/models?url=cats")[0] == 200
+        assert asked("/predict?model=cats") == {(200, "1")}
+
+        # the folder is looked at by one, and all follow
+        shutil.copytree(BUNDLES / "image", tmp_path / "models" / "pets" / ".3")
+        (tmp_path / "models" / "pets" / "serve.json").write_text('{"default": "3"}')
+        (tmp_path / "models" / "pets" / ".3").rename(tmp_path / "models" / "pets" / "3")
+        until = time.monotonic() + 20
+        while asked("/predict?model=pets") != {(200, "3")}:
+            assert time.monotonic() < until
+            time.sleep(0.2)
+        for connection in held:
+            connection.close()
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(20) == 0
+    entries = [json.loads(line) for line in log.read_text().splitlines()]
+    assert sum(entry["path"] == "/predict" and entry["status"] == 200 for entry in entries) >= 20
+
+
+@needs_unix
+@pytest.mark.slow
+def test_of_a_killed_worker_requests_are_answered_503_and_connections_go_on() -> None:
+    with two_workers(str(BUNDLES / "image")) as (server, port):
+        half, idle = (socket.create_connection(("127.0.0.1", server.port), timeout=20) for _ in range(2))
+        idle.sendall(b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        assert b"200 OK" in idle.recv(4096)
+        half.sendall(b"POST /predict HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1000\r\n\r\n[[1, 2")
+        time.sleep(0.3)
+        victims = workers_of(port, "image")
+        began = time.monotonic()
+        for victim in victims:
+            os.kill(victim, signal.SIGKILL)
+        answer = half.makefile("rb").read()
+        assert time.monotonic() - began < 1
+        assert b" 503 " in answer
+        assert b"retry-after: 1" in answer
+        idle.sendall(b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")  # which the next worker reads
+        assert b"200 OK" in idle.recv(4096)
+        assert server.ask("/predict", BODY)[0] == 200
+        assert len({*workers_of(port, "image")} - {*victims}) > 0
+        for connection in (half, idle):
+            connection.close()
+
+
+@needs_unix
+@pytest.mark.slow
+def test_a_worker_that_would_answer_differently_is_not_started(tmp_path: Path) -> None:
+    shutil.copytree(BUNDLES / "image", tmp_path / "image")
+    with two_workers(str(tmp_path / "image")) as (server, port):
+        os.utime(tmp_path / "image" / "graph.onnx", (1, 1))
+        first, last = workers_of(port, "image")
+        os.kill(first, signal.SIGKILL)
+        assert server.ask("/predict", BODY)[0] == 200
+        os.kill(last, signal.SIGKILL)
+        said = server.process.communicate(timeout=30)[0]
+        assert server.process.returncode == 2
+        assert "no longer those that were proven" in said
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="shares a port among processes")
+def test_calls_of_grpc_are_shared_among_workers() -> None:
+    grpc = pytest.importorskip("grpc")
+    with two_workers(str(BUNDLES / "image"), "--grpc-port", "0") as (server, _):
+        address = re.search(r"gRPC: (\S+)", server.said)
+        assert address
+        for _ in range(10):
+            with grpc.insecure_channel(address[1], [("grpc.use_local_subchannel_pool", 1)]) as channel:
+                live = channel.unary_unary("/inference.GRPCInferenceService/ServerLive")
+                assert live(b"", timeout=10) == b"\x08\x01"
+        text = server.ask("/metrics")[1].decode()
+        assert 'rushlight_requests_total{protocol="grpc",status="200"} 10.0' in text
+
+
+@pytest.mark.parametrize("workers", [0, -1, 1000])
+def test_a_number_of_workers_that_cannot_be_is_refused(workers: int) -> None:
+    with pytest.raises(UsageError, match=f"--workers is {workers}"):
+        serve(["latest"], Path("runs"), None, Settings(workers=workers), False, "en", print, print)
+
+
+def test_where_connections_cannot_be_passed_on_workers_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(socket, "send_fds", raising=False)
+    with pytest.raises(UsageError, match="Linux or macOS"):
+        serve(["latest"], Path("runs"), None, Settings(workers=2), False, "en", print, print)
+
+
+def test_figures_of_processes_are_added_and_what_one_of_them_has_alone_stays() -> None:
+    one = {"requests": {"grpc": {"200": 1}}, "latency": [1, 2.5], "lost": 1}
+    other = {"requests": {"grpc": {"200": 2, "503": 1}, "other": {"404": 1}}, "latency": [0, 0.5]}
+    both = {"requests": {"grpc": {"200": 3, "503": 1}, "other": {"404": 1}}, "latency": [1, 3.0], "lost": 1}
+    assert added(one, other) == added(other, one) == both
