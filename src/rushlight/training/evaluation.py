@@ -46,22 +46,19 @@ class Outcome:
 
 
 def first_loss(training: Training, parts: Parts) -> Callable[[], Tensor] | None:
-    """Return what computes the loss of the first training samples in eval mode, and leaves all else as it was.
+    """Return what computes the loss of the first training samples in eval mode.
 
-    None where that would call an objective or a dataset of the user's for nothing else, and in several processes.
+    None where code of the user's would be called for nothing else, which may count its calls, and in several processes.
     """
     split, model, compute = training.data.train, training.model, computing(parts)
-    is_known = isinstance(split, ResidentSplit) and isinstance(training.objective.loss, nn.Module)
-    if not is_known or training.world.is_shared:
+    modules = [*model.modules(), training.objective.loss]
+    is_known = all(type(each).__module__.partition(".")[0] in ("torch", "rushlight") for each in modules)
+    if not isinstance(split, ResidentSplit) or not is_known or training.world.is_shared:
         return None
 
     def computed() -> Tensor:
-        held = training.held.changes()
-        try:
-            with seeded(SEED), eval_mode(model):
-                return compute(model, next(split.in_order(min(training.recipe.batch_size, MOST_OBSERVED))))[0]
-        finally:
-            training.held.restore(held)
+        with seeded(SEED), eval_mode(model):
+            return compute(model, next(split.in_order(min(training.recipe.batch_size, MOST_OBSERVED))))[0]
 
     return computed
 
