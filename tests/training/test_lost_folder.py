@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,14 @@ SMALL: dict[str, Any] = {"model_arguments": {"hidden": (8,)}, "schedule": "const
 
 def tree(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def wait_until_saved(folder: Path) -> None:
+    """Wait until the first epoch's checkpoint is published: it is written beside the training, and is moved with the folder."""
+    until = time.monotonic() + 30
+    while not (folder / "checkpoints" / "00000023" / "SHA256SUMS").exists():
+        assert time.monotonic() < until
+        time.sleep(0.005)
 
 
 def replaced(folder: Path, other: Path) -> None:
@@ -48,6 +57,7 @@ def test_a_folder_that_is_lost_ends_the_run_and_nothing_is_written_elsewhere(
     folder, other = tmp_path / "runs" / "it", tmp_path / "runs" / "other"
     training = rushlight.epochs("mlp", "digits", epochs=3, name="it", runs="runs", **SMALL)
     next(training)
+    wait_until_saved(folder)
     happens(folder, other)
     before = {path.name: tree(path) for path in tmp_path.rglob("*") if path.is_dir()}
     with pytest.raises(StorageError, match="is not where it was"):
@@ -66,6 +76,7 @@ def test_a_folder_that_is_lost_ends_the_run_and_nothing_is_written_elsewhere(
 def test_a_folder_that_is_deleted_is_not_made_anew(tmp_path: Path) -> None:
     training = rushlight.epochs("mlp", "digits", epochs=2, name="it", runs=tmp_path, **SMALL)
     next(training)
+    wait_until_saved(tmp_path / "it")
     shutil.rmtree(tmp_path / "it")
     with pytest.raises(StorageError, match="deleted"):
         next(training)
