@@ -39,7 +39,7 @@ HELP = {
     "hostile": "files made by somebody else: none may execute, connect, hang, command the terminal, or end in an exception's own words",
     "disk": "operations that the disk refuses (full, failing, no permission): nothing that was saved may be lost",
     "serve": "versions swapped under load, with bad requests, overload, slow clients, killed workers, signals and flipped bits: no good request may fail",
-    "soak": "requests to a server, over connections that come and go: it must not grow by 2 % after it has warmed up",
+    "soak": "requests to a server, over connections that come and go: it must not grow by 2 %% after it has warmed up",
 }
 EPILOG = """\
 Without a count a short campaign of every kind runs, in about two minutes. What fails is kept, and named with the command

@@ -79,6 +79,12 @@ def plots(request: pytest.FixtureRequest, draw: Any) -> Iterator[None]:
     finish.write_plots = left_out
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """Have three workers for two cores: many tests wait for processes, servers and a browser."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return cores + cores // 2
+
+
 def pytest_configure() -> None:
     """Print tables as wide as into a file: readline, which pytest imports, sets both for every process begun here.
 
