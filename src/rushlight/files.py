@@ -188,10 +188,10 @@ def check_replaceable(paths: Iterable[Path], force: bool) -> None:
     if force or not there:
         return
     try:
-        known = set(read_bytes(record(), MOST_OF_RECORD).split())
+        known = set(read_bytes(written_record(), MOST_OF_RECORD).split())
     except OSError:
         known = set()
-    foreign = [path for path in there if digest(path) not in known]
+    foreign = [path for path in there if file_digest(path) not in known]
     if foreign:
         raise UsageError("file-not-ours", count=len(foreign), listed=texts.Joined("list", map(str, foreign)))
 
@@ -200,18 +200,18 @@ def write_named(path: Path, content: bytes) -> None:
     """Write a file that the user named, and note its digest: `check_replaceable` lets it be replaced while it is unchanged."""
     write_bytes(path, content)
     with contextlib.suppress(OSError, StorageError):  # without the note, replacing it takes `force`
-        make_folder(record().parent)
-        append_bytes(record(), digest(path) + b"\n")
+        make_folder(written_record().parent)
+        append_bytes(written_record(), file_digest(path) + b"\n")
 
 
-def record() -> Path:
+def written_record() -> Path:
     """Return where the digests of this account's named files are."""
     import platformdirs
 
     return Path(platformdirs.user_state_dir("rushlight", appauthor=False)) / "written-here"
 
 
-def digest(path: Path) -> bytes:
+def file_digest(path: Path) -> bytes:
     """Return the SHA-256 of a file, in hexadecimal digits; b"" for what is none, or cannot be read."""
     try:
         with open_file(path) as file:

@@ -25,7 +25,7 @@ from rushlight.serve.batcher import Batcher
 from rushlight.serve.drift import Drift
 from rushlight.serve.explain import explain_rows
 from rushlight.serve.gate import Gate, one
-from rushlight.serve.metrics import TEXT, Figures, flat, prometheus, statistics
+from rushlight.serve.metrics import TEXT, Figures, by_names, prometheus, statistics
 from rushlight.serve.model import Array, Model
 from rushlight.serve.openapi import openapi
 from rushlight.serve.options import Settings
@@ -172,7 +172,7 @@ class Service:
 
     async def statistics(self, request: Request) -> dict[str, Any]:
         """Return the figures of the statistics extension."""
-        totals = flat((await self.registry.all_figures())["counts"]["models"])
+        totals = by_names((await self.registry.all_figures())["counts"]["models"])
         asked = [request.chosen] if request.chosen is not None else self.registry.batchers()
         keys = [(batcher.model.name, batcher.model.version) for batcher in asked]
         return {"model_stats": [statistics(totals[key], *key) for key in keys if key in totals]}
@@ -236,7 +236,7 @@ class Service:
     async def metrics(self, request: Request) -> Answer:
         """Give Prometheus its figures."""
         figures = await self.registry.all_figures()
-        waiting = flat(figures["now"]["waiting"])
+        waiting = by_names(figures["now"]["waiting"])
         drifts = {(b.model.name, b.model.version): drift_of(b, figures) for b in self.registry.batchers()}
         gauges: dict[str, dict[Any, float]] = {
             "rushlight_ready": {(): int(self.is_ready)},

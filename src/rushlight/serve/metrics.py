@@ -112,13 +112,13 @@ def prometheus(counts: Figures, gauges: Mapping[str, Mapping[Any, float]]) -> by
 
 def families(counts: Figures, gauges: Mapping[str, Mapping[Any, float]]) -> Iterator[tuple[str, str, list[Sample]]]:
     """Give each figure's name, kind and lines."""
-    requests, models = flat(counts["requests"]), flat(counts["models"])
+    requests, models = by_names(counts["requests"]), by_names(counts["models"])
     yield "rushlight_requests_total", "counter", samples(requests, "protocol", "status")
     yield "rushlight_request_seconds", "histogram", histogram(BUCKETS, counts["latency"])  # from arrival to answer
     yield "rushlight_queue_seconds", "histogram", histogram(BUCKETS, counts["queue"])  # from arrival to the batch
     yield "rushlight_batch_seconds", "histogram", histogram(BUCKETS, counts["compute"])
     yield "rushlight_batch_rows", "histogram", histogram(ROWS, counts["batches"])
-    yield "rushlight_shadow_total", "counter", samples(flat(counts["shadows"]), "model", "outcome")
+    yield "rushlight_shadow_total", "counter", samples(by_names(counts["shadows"]), "model", "outcome")
     yield "rushlight_workers_lost_total", "counter", [("", {}, counts.get("lost", 0))]
     for names, labels in ((TRITON, ("model", "version")), (TORCHSERVE, ("model_name", "model_version"))):
         for name, total in names.items():
@@ -162,7 +162,7 @@ def nested(values: Mapping[Any, Any]) -> Figures:
     return found
 
 
-def flat(values: Figures) -> dict[tuple[str, str], Any]:
+def by_names(values: Figures) -> dict[tuple[str, str], Any]:
     """Return a dict of dicts by pairs of keys."""
     return {(outer, inner): value for outer, own in values.items() for inner, value in own.items()}
 

@@ -101,7 +101,7 @@ async def serve_until_stopped(
     with handled_signals(loop, on_signal):
         running = [asyncio.create_task(each.serve([own])) for each, (own, _) in zip(servers, ports, strict=True)]
         await until_started(servers, running)
-        watching = asyncio.create_task(watch(service.registry)) if settings.models is not None else None
+        watching = asyncio.create_task(watch_models(service.registry)) if settings.models is not None else None
         service.is_ready = True
         announce()
         await asyncio.wait({*running, asyncio.create_task(told.wait())}, return_when=asyncio.FIRST_COMPLETED)
@@ -118,7 +118,7 @@ async def serve_until_stopped(
         await finish(servers, running, remote, settings.drain)
 
 
-async def watch(registry: Registry) -> None:
+async def watch_models(registry: Registry) -> None:
     """Look at the folder of models again and again."""
     while True:
         await asyncio.sleep(PAUSE)

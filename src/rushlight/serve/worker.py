@@ -58,7 +58,7 @@ def main() -> None:
         else:
             registry.restore(told["snapshot"])
     except RushlightError as error:
-        channel.sendall(line(failure(error)))
+        channel.sendall(line(failure_line(error)))
         return
     gc.collect()
     gc.freeze()
@@ -75,7 +75,7 @@ def line(message: Any) -> bytes:
     return json.dumps(message).encode() + b"\n"
 
 
-def failure(error: RushlightError) -> dict[str, Any]:
+def failure_line(error: RushlightError) -> dict[str, Any]:
     """Return the message from which the parent raises the same error."""
     values = {name: value if isinstance(value, (int, float)) else shown(value) for name, value in error.values.items()}
     return {"failed": [type(error).__name__, error.key, values]}
@@ -145,7 +145,7 @@ class Worker:
             try:
                 remote, _ = await start(self.service, in_address(settings.host), settings.grpc)
             except RushlightError as error:
-                self.say(failure(error))
+                self.say(failure_line(error))
                 await self.writer.drain()
                 return
         door.setblocking(False)

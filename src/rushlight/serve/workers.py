@@ -118,7 +118,7 @@ def shared_port(host: str, port: int) -> Any:
         yield port
 
 
-class Worker:
+class WorkerProcess:
     """A process that answers, as its parent knows it."""
 
     def __init__(self, told: dict[str, Any], states: int) -> None:
@@ -172,7 +172,7 @@ class Workers:
         self.memory = tempfile.TemporaryFile()  # noqa: SIM115  # closed by close()
         self.memory.truncate(MOST_CONNECTIONS * RECORD.size)
         self.states = mmap.mmap(self.memory.fileno(), MOST_CONNECTIONS * RECORD.size)
-        self.workers: list[Worker] = []
+        self.workers: list[WorkerProcess] = []
         self.served: list[dict[str, Any]] = []
         self.connections: dict[int, tuple[socket.socket, int]] = {}  # by number, with the number of the port
         self.written: dict[int, int] = {}  # bytes sent before a worker got the connection; 0 where there were none
@@ -263,9 +263,9 @@ class Workers:
 
     # ── workers ──
 
-    async def start(self) -> Worker:
+    async def start(self) -> WorkerProcess:
         """Start a worker that serves what the others do; return it once it answers. RushlightError where it does not come up."""
-        worker = Worker(self.told, self.memory.fileno())
+        worker = WorkerProcess(self.told, self.memory.fileno())
         self.workers.append(worker)
         self.beside(self.listen(worker))
         hello = await worker.hello
@@ -281,7 +281,7 @@ class Workers:
                 each.say({"shed": more})
         return worker
 
-    async def keep(self, worker: Worker) -> None:
+    async def keep(self, worker: WorkerProcess) -> None:
         """Put another in the place of a worker that has ended, until all are to end."""
         pause = 0.0
         while True:
@@ -300,7 +300,7 @@ class Workers:
                 pause = min(MOST_PAUSE, 2 * pause + 1)
                 await asyncio.sleep(pause)
 
-    async def listen(self, worker: Worker) -> None:
+    async def listen(self, worker: WorkerProcess) -> None:
         """Do what a worker says, until it ends; then see to its connections."""
         reader = await worker.connect()
         with contextlib.suppress(OSError):
@@ -328,7 +328,7 @@ class Workers:
         worker.door.close()
         worker.gone.set()
 
-    def hear(self, worker: Worker, message: Any) -> None:
+    def hear(self, worker: WorkerProcess, message: Any) -> None:
         """Do what a worker says."""
         if isinstance(message, int):
             self.forget(worker, message)
@@ -345,12 +345,12 @@ class Workers:
         else:
             worker.hello.set_result(message)
 
-    async def give_turn(self, worker: Worker) -> None:
+    async def give_turn(self, worker: WorkerProcess) -> None:
         """Let a worker change what is served, once nobody else does."""
         await self.turn.acquire()
         worker.say({"turn": True})
 
-    def leave_turn(self, worker: Worker) -> None:
+    def leave_turn(self, worker: WorkerProcess) -> None:
         """Let the next one change something, once it is known what a new worker is to serve."""
         waiting, worker.turn = worker.turn, None
         if waiting is not None and not waiting.cancel():  # it has had the turn
@@ -364,7 +364,7 @@ class Workers:
                 break
         self.turn.release()
 
-    async def relay(self, worker: Worker, message: dict[str, Any]) -> None:
+    async def relay(self, worker: WorkerProcess, message: dict[str, Any]) -> None:
         """Ask the other workers what one asks of them all, and tell it what they answer."""
         method = message["method"]  # of figures, what is shown of the one who asks is kept, too
         asked = [each for each in self.workers if each.is_ready and (each is not worker or method == "figures")]
@@ -383,7 +383,7 @@ class Workers:
             await asyncio.sleep(KEPT)
             await asyncio.gather(*(self.look(each) for each in self.workers if each.is_ready))
 
-    async def look(self, worker: Worker) -> None:
+    async def look(self, worker: WorkerProcess) -> None:
         """Ask a worker for its figures; one that does not answer any more is killed, and replaced."""
         try:
             async with asyncio.timeout(HUNG):
@@ -448,7 +448,7 @@ class Workers:
         for number in waiting:
             self.assign(number)
 
-    def forget(self, worker: Worker | None, number: int) -> None:
+    def forget(self, worker: WorkerProcess | None, number: int) -> None:
         """Close a connection here, too."""
         if worker is not None:
             worker.connections.discard(number)
@@ -457,7 +457,7 @@ class Workers:
         connection.close()
         self.free.append(number)
 
-    def settle_connections(self, worker: Worker) -> tuple[int, int]:
+    def settle_connections(self, worker: WorkerProcess) -> tuple[int, int]:
         """See to the connections of a worker that has ended; return how many requests are answered 503, and how many broken off."""
         answered = broken = 0
         for number in sorted(worker.connections):

@@ -82,20 +82,20 @@ def judged_together(
         if world.is_first:
             assert judged is not None
             yield judged
-            yield from map(unpacked, filter(None, found.contents))
+            yield from map(unpacked_batch, filter(None, found.contents))
         number += 1
 
 
 def packed(judged: Judged) -> bytes:
     """Return what came of a batch as safetensors."""
-    found = {"loss": judged.loss, "weight": as_tensor(judged.weight), "samples": torch.tensor(judged.samples)}
-    found |= {f"numbers/{name}": as_tensor(value) for name, value in judged.numbers.items()}
+    found = {"loss": judged.loss, "weight": number_tensor(judged.weight), "samples": torch.tensor(judged.samples)}
+    found |= {f"numbers/{name}": number_tensor(value) for name, value in judged.numbers.items()}
     for part in ("measurable", "counted", "judged"):
         found |= {f"{part}/{place}": each for place, each in enumerate(getattr(judged, part))}
     return safetensors.torch.save({name: each.detach().contiguous().clone() for name, each in found.items()})
 
 
-def unpacked(content: bytes) -> Judged:
+def unpacked_batch(content: bytes) -> Judged:
     """Return what `packed` was given; numbers are tensors."""
     found = safetensors.torch.load(content)
     lists = []
@@ -106,6 +106,6 @@ def unpacked(content: bytes) -> Judged:
     return Judged(found["loss"], float(found["weight"]), int(found["samples"]), numbers, *lists)
 
 
-def as_tensor(value: float | Tensor) -> Tensor:
+def number_tensor(value: float | Tensor) -> Tensor:
     """Return a number as a tensor () of its own precision."""
     return value if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64)

@@ -24,7 +24,7 @@ from rushlight.data import CPU, ResidentSplit
 from rushlight.errors import UsageError
 from rushlight.options import Options
 from rushlight.runs.sessions import read_sessions
-from rushlight.training.distributed import World, rows_of, units
+from rushlight.training.distributed import World, own_rows, units
 from rushlight.training.objective import choose_metrics, make_objective
 from rushlight.training.recipe import Recipe
 from rushlight.training.setup.shared import check_options_shared, check_parts_sharded, check_parts_shared
@@ -39,7 +39,7 @@ TWO = World(0, 2)
 @pytest.mark.parametrize("processes", [1, 2, 3, 4])
 def test_rows_are_divided_as_torch_divides_them(length: int, processes: int) -> None:
     chunks = list(torch.arange(length).chunk(processes)) if length else []
-    found = [rows_of(length, rank, processes) for rank in range(processes)]
+    found = [own_rows(length, rank, processes) for rank in range(processes)]
     expected = [tuple(chunk.tolist()) for chunk in chunks] + [()] * (processes - len(chunks))
     assert [tuple(range(*each)) for each in found] == expected
 

@@ -61,12 +61,12 @@ class StreamedSplit:
     def batches(self, size: int, *, seed: int, epoch: int, start: int = 0, rank: int = 0, processes: int = 1) -> Feed:
         """Open the batches of a training epoch, or one process's shares of them, read as they are taken."""
         order, own = shared_order(self.order(seed, epoch), size, rank, processes)
-        feed = Feed(self._read(cut(order[start * own :].tolist(), own), seed, epoch))
+        feed = Feed(self._read(cut_into_batches(order[start * own :].tolist(), own), seed, epoch))
         return feed if processes == 1 else SharedFeed(feed, self.count_batches(size) - start)
 
     def in_order(self, size: int, rank: int = 0, processes: int = 1) -> Iterator[Batch]:
         """Give all samples once, or one process's batches, unshuffled; what is random in them is drawn as in epoch 0."""
-        return self._read(cut(range(self.samples), size)[rank::processes], seed=0, epoch=0)
+        return self._read(cut_into_batches(range(self.samples), size)[rank::processes], seed=0, epoch=0)
 
     def _read(self, batches_of: Sequence[Sequence[int]], seed: int, epoch: int) -> Iterator[Batch]:
         requests = (BatchRequest(seed, epoch, indices) for indices in batches_of)
@@ -82,7 +82,7 @@ class StreamedSplit:
         return replace(self, device=device)
 
 
-def cut(indices: Sequence[int], size: int) -> list[Sequence[int]]:
+def cut_into_batches(indices: Sequence[int], size: int) -> list[Sequence[int]]:
     """Return the samples of each batch of `size`; the last may have fewer."""
     return [indices[first : first + size] for first in range(0, len(indices), size)]
 

@@ -59,7 +59,7 @@ from rushlight.training.checkpoint.kept import (
     restore_optimizer,
     unsaved_buffers,
 )
-from rushlight.training.checkpoint.pieces import divided, read_tensors
+from rushlight.training.checkpoint.pieces import divided, read_state_tensors
 from rushlight.training.checkpoint.randomness import (
     begin_random_streams,
     check_random_streams,
@@ -329,7 +329,7 @@ def read_checkpoint(
     content = read_content(folder)
     try:
         groups = unpack(content.get("optimizer_names"), {})
-        tensors = read_tensors(folder, content, f"{part}/" if part else "", training, groups)
+        tensors = read_state_tensors(folder, content, f"{part}/" if part else "", training, groups)
         unpack_all(content, None if part else tensors)
     except Exception as error:  # it changed since its checksum was computed, or was never ours
         raise WeightsError("damaged-checkpoint", folder=folder, reason=error) from error

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from rushlight import files
 from rushlight.checkpoint_files import TENSORS, shard_file
-from rushlight.training.distributed import rows_of
+from rushlight.training.distributed import own_rows
 from rushlight.training.state import Training
 
 Shapes = dict[str, tuple[int, ...]]
@@ -47,7 +47,7 @@ def divided(training: Training, groups: list[list[str]], present: Shapes, *, who
     return found
 
 
-def read_tensors(
+def read_state_tensors(
     folder: Path, content: dict[str, Any], prefix: str = "", training: Training | None = None, groups: Any = None
 ) -> dict[str, Tensor]:
     """Return a checkpoint's tensors whose names begin so; of what `training` divides among processes, this one's rows.
@@ -57,7 +57,7 @@ def read_tensors(
     index = content.get("shards")
     shards = None if training is None else training.shards
     if index is None and shards is None and not prefix:
-        return read_file(folder / TENSORS)
+        return read_safetensors(folder / TENSORS)
     processes = 0 if index is None else index["processes"]
     paths = [folder / TENSORS, *(folder / shard_file(rank, processes) for rank in range(processes))]
     with ExitStack() as stack:
@@ -76,7 +76,7 @@ def read_tensors(
                 first, end = (0, shape[0]) if shards is None else shards.rows(shape[0])
                 parts = []
                 for rank, piece in enumerate(pieces):
-                    begins, ends = rows_of(shape[0], rank, processes)
+                    begins, ends = own_rows(shape[0], rank, processes)
                     if max(begins, first) < min(ends, end):
                         parts.append(slice_of(piece, name, max(begins, first) - begins, min(ends, end) - begins))
                 found[name] = torch.cat(parts) if parts else slice_of(pieces[0], name, 0, 0)
@@ -89,7 +89,7 @@ def slice_of(file: Any, name: str, first: int, end: int) -> Tensor:
     return found
 
 
-def read_file(path: Path) -> dict[str, Tensor]:
+def read_safetensors(path: Path) -> dict[str, Tensor]:
     """Return the tensors in a safetensors file; the library itself opens only paths that are UTF-8."""
     try:
         str(path).encode()

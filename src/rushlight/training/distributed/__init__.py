@@ -3,7 +3,7 @@
 from rushlight.training.distributed.cluster import follow_elsewhere, launch_on_ray
 from rushlight.training.distributed.dropout import WholeDropout
 from rushlight.training.distributed.launcher import launch
-from rushlight.training.distributed.shards import Shards, local, rows_of, units
+from rushlight.training.distributed.shards import Shards, local, own_rows, units
 from rushlight.training.distributed.world import (
     ALONE,
     STEP_SECONDS,

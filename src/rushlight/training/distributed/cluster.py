@@ -78,7 +78,7 @@ def launch_on_ray(
         if events.error is not None:
             raise events.error
         if fitting.error is not None:
-            raise explained(fitting.error, processes, threads) from fitting.error
+            raise explained_by_ray(fitting.error, processes, threads) from fitting.error
         return fitting.found
 
 
@@ -139,7 +139,7 @@ class Following:
                 return
 
 
-def explained(error: Exception, processes: int, threads: int) -> TrainingError:
+def explained_by_ray(error: Exception, processes: int, threads: int) -> TrainingError:
     """Return the error with which Ray Train ended as ours."""
     from ray.train import WorkerGroupError
 

@@ -50,7 +50,7 @@ class Shards:
 
     def rows(self, length: int) -> tuple[int, int]:
         """Return the first row of this process, of a parameter with `length` rows, and the one after its last."""
-        return rows_of(length, self.world.rank, self.world.size)
+        return own_rows(length, self.world.rank, self.world.size)
 
     def take_gradients(self) -> Iterator[bool]:
         """Give each row its gradient, the sum over all processes; tell for each parameter whether it has one."""
@@ -80,7 +80,7 @@ class Shards:
         """Return a whole parameter, of which these rows are this process's; their memory is let go."""
         found = torch.empty(self.shapes[name], dtype=own.dtype)
         for rank in range(self.world.size):
-            first, end = rows_of(len(found), rank, self.world.size)
+            first, end = own_rows(len(found), rank, self.world.size)
             if rank == self.world.rank:
                 found[first:end] = own
             if first < end:
@@ -134,7 +134,7 @@ def units(model: nn.Module) -> list[nn.Module]:
     return [*found, model]
 
 
-def rows_of(length: int, rank: int, processes: int) -> tuple[int, int]:
+def own_rows(length: int, rank: int, processes: int) -> tuple[int, int]:
     """Return the rows of one process, as `torch.chunk` divides them: the last ones may have fewer, or none."""
     each = -(-length // processes)
     return min(length, each * rank), min(length, each * (rank + 1))
