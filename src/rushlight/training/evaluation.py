@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from rushlight.data import Batch, FeatureSpec, LoaderSplit, ResidentSplit, Split, TargetSpec, count_samples, seeded
-from rushlight.models import as_figures, eval_mode
+from rushlight.models import as_figures, calls_own_code, eval_mode
 from rushlight.report import Report, class_figures, wilson
 from rushlight.training.divided import Indivisible, Judged, judged_together
 from rushlight.training.interrupt import SharedInterrupt
@@ -45,22 +45,19 @@ class Outcome:
     of_truth: Tensor | None = None  # float32 (n,), the probability of the true class; None for labels and regression
 
 
-def first_loss(training: Training, parts: Parts) -> Callable[[], Tensor] | None:
-    """Return what computes the loss of the first training samples in eval mode.
+def first_loss(training: Training, parts: Parts) -> Tensor | None:
+    """Return the loss of the first training samples in eval mode.
 
     None where code of the user's would be called for nothing else, which may count its calls, and in several processes.
     """
-    split, model, compute = training.data.train, training.model, computing(parts)
-    modules = [*model.modules(), training.objective.loss]
-    is_known = all(type(each).__module__.partition(".")[0] in ("torch", "rushlight") for each in modules)
-    if not isinstance(split, ResidentSplit) or not is_known or training.world.is_shared:
+    split, model, loss = training.data.train, training.model, training.objective.loss
+    if not isinstance(split, ResidentSplit) or not isinstance(loss, nn.Module) or training.world.is_shared:
         return None
-
-    def computed() -> Tensor:
-        with seeded(SEED), eval_mode(model):
-            return compute(model, next(split.in_order(min(training.recipe.batch_size, MOST_OBSERVED))))[0]
-
-    return computed
+    if calls_own_code(model) or calls_own_code(loss):
+        return None
+    batch = next(split.in_order(min(training.recipe.batch_size, MOST_OBSERVED)))
+    with seeded(SEED), eval_mode(model):
+        return computing(parts)(model, batch)[0]
 
 
 def evaluate(

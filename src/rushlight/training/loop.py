@@ -79,7 +79,7 @@ def epochs(training: Training) -> Generator[Epoch]:
     begin_random_streams(training)
     share_state(training)
     saver, parts = open_saver(training), step_parts(training)
-    observer = Observer(training.model, training.folder, first_loss(training, parts))
+    observer = Observer(training.model, training.folder, lambda: first_loss(training, parts))
     if training.chooses and training.data.validation is None:  # as runs did that the previous release began
         has_test = training.data.test is not None
         training.events.warning(

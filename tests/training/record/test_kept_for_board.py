@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -143,21 +145,38 @@ class Counting(nn.Sequential):
         return found
 
 
-@pytest.mark.parametrize("kind", [nn.Sequential, Counting])
+def as_it_is(model: nn.Module) -> None:
+    pass
+
+
+def with_hook(model: nn.Module) -> None:
+    calls = itertools.count()
+    model.register_forward_hook(lambda module, given, outputs: outputs / (1 + next(calls) / 100))
+
+
+def with_own_forward(model: nn.Module) -> None:
+    calls, forward = itertools.count(), model.forward
+    model.forward = lambda inputs: forward(inputs) / (1 + next(calls) / 100)
+
+
+@pytest.mark.parametrize(
+    ("kind", "change"),
+    [(nn.Sequential, as_it_is), (Counting, as_it_is), (nn.Sequential, with_hook), (nn.Sequential, with_own_forward)],
+)
 def test_telling_gradients_changes_no_bit_of_a_training(
-    kind: type[nn.Sequential], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: type[nn.Sequential], change: Callable[[nn.Module], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """It calls no code of the user's, which may count its calls."""
     digests = []
     for told in (True, False):
         if not told:
             monkeypatch.setattr("rushlight.training.loop.first_loss", lambda training, parts: None)
         torch.manual_seed(0)
         model = kind(nn.Flatten(), nn.Linear(64, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Dropout(0.3), nn.Linear(32, 10))
+        change(model)
         run = rushlight.train(model, "digits", epochs=2, numerics="exact", runs=tmp_path / str(told), quiet=True)
         digests.append((run.folder / "losses.f32").read_bytes())
         entries = [entry for line in lines_of(run.folder / LAYERS) for entry in line["layers"]]
-        assert any("gradient" in entry for entry in entries) == (
-            told and kind is nn.Sequential
-        )  # no call of the user's code
+        assert any("gradient" in entry for entry in entries) == (told and (kind, change) == (nn.Sequential, as_it_is))
         digests.append(b"".join(value.numpy().tobytes() for value in run.model.state_dict().values()))
     assert digests[:2] == digests[2:]

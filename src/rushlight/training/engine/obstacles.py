@@ -9,9 +9,10 @@ import numpy as np
 from torch import nn
 
 from rushlight.device import free_memory
+from rushlight.models import hooks_in
 from rushlight.texts import Note
 from rushlight.training.engine.exact import whole_steps_left
-from rushlight.training.engine.fingerprint import hooks_in, is_step_hooked, settings_of
+from rushlight.training.engine.fingerprint import is_step_hooked, settings_of
 from rushlight.training.state import Training
 from rushlight.training.step import Parts
 

@@ -37,10 +37,10 @@ UNOBSERVED = {"TransformerEncoderLayer", "TransformerEncoder", "MultiheadAttenti
 class Observer:
     """Observes the layers of one training. Owns when the next time is due, and what the parameters were the last time.
 
-    `first_loss` computes the loss whose gradients are told; None: none are.
+    `first_loss` computes the loss whose gradients are told; where it is None, none are.
     """
 
-    def __init__(self, model: nn.Module, folder: Path, first_loss: Callable[[], Tensor] | None = None) -> None:
+    def __init__(self, model: nn.Module, folder: Path, first_loss: Callable[[], Tensor | None] = lambda: None) -> None:
         self.model, self.path, self.first_loss = model, folder / LAYERS, first_loss
         self.due, self.step = 0.0, 0
         self.before: dict[str, Tensor] = {}
@@ -121,17 +121,21 @@ class Observer:
         return {"weight": norm, "change": change}
 
     def gradients(self) -> dict[str, float]:
-        """Return the norm of the gradient by the parameters of each layer that are trained; none where memory runs out."""
+        """Return the norm of the gradient by the parameters of each layer that are trained.
+
+        None where it cannot be had: memory runs out, or cuDNN's recurrent layers go back in training mode alone.
+        """
         trained = {
             name: [each for each in layer.parameters(recurse=False) if each.requires_grad]
             for name, layer in self.layers
         }
         every = [parameter for parameters in trained.values() for parameter in parameters]
-        if self.first_loss is None or not every:
-            return {}
         try:
             with torch.enable_grad():
-                found = iter(torch.autograd.grad(self.first_loss(), every, allow_unused=True, materialize_grads=True))
+                loss = self.first_loss() if every else None
+                if loss is None:
+                    return {}
+                found = iter(torch.autograd.grad(loss, every, allow_unused=True, materialize_grads=True))
         except (RuntimeError, MemoryError):
             return {}
         norms = {name: [float(next(found).norm()) for _ in parameters] for name, parameters in trained.items()}
