@@ -153,7 +153,7 @@ class Worker:
         self.service.is_ready = True
         served = [asdict(batcher.model.summary) for batcher in self.registry.batchers()]
         self.say({"ready": {"served": served, "snapshot": self.registry.snapshot()}})
-        while (message := await reader.readline()) and not self.hear(json.loads(message)):
+        while (message := await reader.readline()).endswith(b"\n") and not self.hear(json.loads(message)):
             pass
         self.drain()
         await finish(self.servers, running, remote, settings.drain)

@@ -60,6 +60,10 @@ def serve_by_workers(
         raise UsageError("serve-no-workers")
     if settings.grpc is not None and sys.platform != "linux":
         raise UsageError("serve-no-shared-port")
+    try:
+        import httptools  # noqa: F401  # by its callbacks a worker knows what a connection waits for
+    except ImportError as error:
+        raise UsageError("serve-missing", package="httptools") from error
     import resource
 
     with contextlib.suppress(ValueError, OSError):  # else there are fewer connections
@@ -154,7 +158,9 @@ class WorkerProcess:
         self.writer.write(line(message))
 
     async def call(self, method: str, *arguments: Any) -> dict[str, Any] | None:
-        """Call a method of its registry, and return the reply; None where the worker ends before that."""
+        """Call a method of its registry, and return the reply; None where the worker ends before that, or has ended."""
+        if self.gone.is_set():
+            return None
         number = next(self.numbers)
         asking = self.asked[number] = asyncio.get_running_loop().create_future()
         self.say({"call": number, "method": method, "arguments": arguments})
@@ -304,9 +310,10 @@ class Workers:
         """Do what a worker says, until it ends; then see to its connections."""
         reader = await worker.connect()
         with contextlib.suppress(OSError):
-            while message := await reader.readline():
+            while (message := await reader.readline()).endswith(b"\n"):  # a killed one may have said only a part
                 self.hear(worker, json.loads(message))
         worker.is_ready = False
+        self.lost = added(self.lost, {"counts": worker.figures["counts"], "now": {}})
         if not self.is_ending:
             worker.process.kill()  # it hears nobody any more
         code = await asyncio.to_thread(worker.process.wait)
@@ -315,7 +322,6 @@ class Workers:
         for asking in worker.asked.values():
             if not asking.done():
                 asking.set_result(None)
-        self.lost = added(self.lost, {"counts": worker.figures["counts"], "now": {}})
         if worker.turn is not None:
             self.leave_turn(worker)
         answered, broken = self.settle_connections(worker)
@@ -374,7 +380,9 @@ class Workers:
         if wrong := [reply["error"] for reply in found if "error" in reply]:
             worker.say({**answer, "error": wrong[0]})
         else:
-            values = [reply["value"] for reply in found] + [self.lost] * (method == "figures")
+            values = [reply["value"] for reply in found]
+            if method == "figures":  # each worker's once: one may have ended since its reply, and be among the lost
+                values = [each.figures for each in self.workers if each.is_ready and each is not worker] + [self.lost]
             worker.say({**answer, "values": values})
 
     async def look_at_figures(self) -> None:
