@@ -259,6 +259,27 @@ def test_a_worker_that_is_killed_amid_a_message_is_seen_to_have_ended(monkeypatc
     assert asyncio.run(left()) == 1
 
 
+@needs_unix
+def test_nothing_is_said_of_a_worker_that_is_ended_before_it_answers(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def end_while_one_starts() -> None:
+        async with played_workers(2, monkeypatch) as (workers, (first, _)):
+            keeping = asyncio.create_task(workers.keep(first))
+            first.process.kill()
+            await first.gone.wait()
+            await asyncio.sleep(0.05)
+            *_, new = workers.workers
+            workers.is_ending = True
+            new.process.kill()
+            await new.gone.wait()
+            await asyncio.sleep(0.05)
+            keeping.cancel()
+
+    asyncio.run(end_while_one_starts())
+    assert "No worker could be started" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("workers", [0, -1, 1000])
 def test_a_number_of_workers_that_cannot_be_is_refused(workers: int) -> None:
     with pytest.raises(UsageError, match=f"--workers is {workers}"):

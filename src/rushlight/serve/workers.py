@@ -302,7 +302,8 @@ class Workers:
                 if not self.is_ending and not any(each.is_ready for each in self.workers):
                     raise
                 reason = error.record if isinstance(error, RushlightError) else str(error)
-                self.tell(Note("serve.no-worker", reason=reason))
+                if not self.is_ending:
+                    self.tell(Note("serve.no-worker", reason=reason))
                 pause = min(MOST_PAUSE, 2 * pause + 1)
                 await asyncio.sleep(pause)
 
