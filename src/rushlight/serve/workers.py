@@ -32,12 +32,10 @@ from rushlight.serve.model import Summary
 from rushlight.serve.options import Settings
 from rushlight.serve.process import (
     CLOSING_MOST,
-    CLOSING_SECONDS,
-    LAME_SECONDS,
-    handled_signals,
     in_address,
-    let_nobody_in,
     open_ports,
+    stop_letting_in,
+    told_to_end,
 )
 from rushlight.serve.registry import PAUSE
 from rushlight.serve.worker import ANSWERING, ASKED, IDLE, MOST_CONNECTIONS, MOST_LINE, RECORD, line
@@ -184,7 +182,7 @@ class Workers:
         self.written: dict[int, int] = {}  # bytes sent before a worker got the connection; 0 where there were none
         self.free, self.unassigned = list(range(MOST_CONNECTIONS)), list[int]()
         self.lost: Figures = {"counts": {"lost": 0, "requests": {"other": {"503": 0}}}, "now": {}}
-        self.turn, self.told_to_end, self.is_ending = asyncio.Lock(), asyncio.Event(), False
+        self.turn, self.is_ending = asyncio.Lock(), False
         self.tasks: set[asyncio.Task[Any]] = set()
         refusal = Refusal(503, "serve-worker-lost")
         answer = json_answer({"error": refusal.problem, "advice": refusal.advice}, 503, {"retry-after": "1", **HEADERS})
@@ -206,7 +204,7 @@ class Workers:
         try:
             first = await self.start()  # measures, and makes a graph where there is none: the others do as it does
             others = await asyncio.gather(*(self.start() for _ in range(self.settings.workers - 1)))
-            with handled_signals(loop, self.hear_signal):
+            with told_to_end(self.kill) as told:
                 keeping = [asyncio.create_task(self.keep(worker)) for worker in (first, *others)]
                 listeners = open_door()
                 for port, listener in enumerate(listeners):
@@ -215,7 +213,7 @@ class Workers:
                 self.beside(self.look_at_figures())
                 if self.settings.models is not None:
                     self.beside(self.watch())
-                ended = asyncio.create_task(self.told_to_end.wait())
+                ended = asyncio.create_task(told.wait())
                 await asyncio.wait({ended, *keeping}, return_when=asyncio.FIRST_COMPLETED)
                 for task in keeping:
                     if task.done():
@@ -223,13 +221,6 @@ class Workers:
                 await self.drain(listeners)
         finally:
             self.kill()
-
-    def hear_signal(self) -> None:
-        """End; at once at the second signal."""
-        if self.told_to_end.is_set():
-            self.kill()
-            os._exit(1)
-        self.told_to_end.set()
 
     def kill(self) -> None:
         """End the workers that are still there."""
@@ -243,10 +234,7 @@ class Workers:
             if not worker.is_ready:
                 worker.process.kill()
         self.say_to_all({"drain": True})
-        await asyncio.sleep(LAME_SECONDS)
-        for listener in listeners:
-            let_nobody_in(listener)
-        await asyncio.sleep(CLOSING_SECONDS)  # who was let in is accepted
+        await stop_letting_in(listeners)
         for listener in listeners:
             asyncio.get_running_loop().remove_reader(listener)
             listener.close()
