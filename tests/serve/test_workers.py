@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 from tests.serve.client import BUNDLES
 from tests.serve.test_protocols import PIXELS
-from tests.serve.test_server import BODY, Process, serving
+from tests.serve.test_server import BODY, Server
 
 from rushlight.errors import UsageError
 from rushlight.serve.metrics import added
@@ -33,10 +33,9 @@ needs_unix = pytest.mark.skipif(os.name == "nt", reason="passes connections betw
 
 @contextlib.contextmanager
 def two_workers(*arguments: str) -> Any:
-    with serving("--workers", "2", "--management-port", "0", *arguments) as server:
-        found = re.search(r"Management: http://127\.0\.0\.1:(\d+)", server.said)
-        assert found
-        yield server, int(found[1])
+    with Server("--workers", "2", "--management-port", "0", *arguments) as server:
+        assert server.management is not None
+        yield server, server.management
 
 
 def manage(port: int, method: str, path: str) -> tuple[int, Any]:
@@ -60,7 +59,7 @@ def kill(port: int, name: str, victim: int) -> None:
         time.sleep(0.05)
 
 
-def figure(server: Process, name: str) -> float:
+def figure(server: Server, name: str) -> float:
     text = server.ask("/metrics")[1].decode()
     return sum(float(line.split()[-1]) for line in text.splitlines() if line.startswith(f"{name}{{"))
 
@@ -160,9 +159,9 @@ def test_a_worker_that_would_answer_differently_is_not_started(tmp_path: Path) -
         os.kill(first, signal.SIGKILL)
         assert server.ask("/predict", BODY)[0] == 200
         os.kill(last, signal.SIGKILL)
-        said = server.process.communicate(timeout=30)[0]
-        assert server.process.returncode == 2
-        assert "no longer those that were proven" in said
+        assert server.process.wait(30) == 2
+        server.hearing.join()
+        assert "no longer those that were proven" in server.said
 
 
 @pytest.mark.slow
