@@ -201,6 +201,7 @@ class PlayedProcess:
 
 @contextlib.asynccontextmanager
 async def played_workers(count: int, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Workers, list[Any]]]:
+    """Workers that answer, and have been asked once for their figures, as call 0."""
     monkeypatch.setattr("rushlight.serve.workers.subprocess.Popen", PlayedProcess)
     with contextlib.closing(Workers(Settings(workers=count), {}, print)) as workers:
         starting = [asyncio.create_task(workers.start()) for _ in range(count)]
@@ -223,16 +224,32 @@ def test_figures_of_a_worker_that_ends_after_it_told_them_count_once(monkeypatch
             relaying = asyncio.create_task(workers.relay(asks, {"ask": 0, "method": "figures", "arguments": []}))
             await asyncio.sleep(0.05)
             for each, number in ((asks, 1), (ends, 10)):
-                each.process.say({"reply": 0, "value": {"counts": {"answers": number}, "now": {}}})
+                each.process.say({"reply": 1, "value": {"counts": {"answers": number}, "now": {}}})
             await asyncio.sleep(0.05)
             ends.process.kill()
             await ends.gone.wait()
-            last.process.say({"reply": 0, "value": {"counts": {"answers": 100}, "now": {}}})
+            last.process.say({"reply": 1, "value": {"counts": {"answers": 100}, "now": {}}})
             await relaying
             *_, answer = asks.process.heard()
             return [each["counts"].get("answers", 0) for each in answer["values"]]
 
     assert sorted(asyncio.run(told())) == [10, 100]
+
+
+@needs_unix
+def test_figures_are_kept_while_another_worker_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def lost() -> float:
+        async with played_workers(2, monkeypatch) as (workers, (ends, _)):
+            ends.process.say({"reply": 0, "value": {"counts": {"answers": 1}, "now": {}}})
+            await asyncio.sleep(2 * KEPT)
+            ends.process.say({"reply": 1, "value": {"counts": {"answers": 2}, "now": {}}})
+            await asyncio.sleep(0.05)
+            ends.process.kill()
+            await ends.gone.wait()
+            return workers.lost["counts"]["answers"]
+
+    monkeypatch.setattr("rushlight.serve.workers.KEPT", KEPT := 0.2)
+    assert asyncio.run(lost()) == 2
 
 
 @needs_unix

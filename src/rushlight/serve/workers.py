@@ -210,7 +210,6 @@ class Workers:
                 for port, listener in enumerate(listeners):
                     listener.setblocking(False)
                     loop.add_reader(listener, self.accept, listener, port)
-                self.beside(self.look_at_figures())
                 if self.settings.models is not None:
                     self.beside(self.watch())
                 ended = asyncio.create_task(told.wait())
@@ -267,6 +266,7 @@ class Workers:
             kind, key, values = hello["failed"]
             raise getattr(errors, kind)(key, **values)
         worker.is_ready = True
+        self.beside(self.keep_figures(worker))
         if self.told["snapshot"] is None:
             self.told["snapshot"], self.served = hello["ready"]["snapshot"], hello["ready"]["served"]
         share = len(self.connections) // self.settings.workers
@@ -374,19 +374,15 @@ class Workers:
                 values = [each.figures for each in self.workers if each.is_ready and each is not worker] + [self.lost]
             worker.say({**answer, "values": values})
 
-    async def look_at_figures(self) -> None:
-        """Keep what each worker has counted, which would else be lost with it."""
-        while True:
+    async def keep_figures(self, worker: WorkerProcess) -> None:
+        """Ask a worker again and again what it has counted; one that does not answer any more is killed, and replaced."""
+        while worker.is_ready:
+            try:
+                async with asyncio.timeout(HUNG):
+                    await worker.call("figures")
+            except TimeoutError:
+                worker.process.kill()
             await asyncio.sleep(KEPT)
-            await asyncio.gather(*(self.look(each) for each in self.workers if each.is_ready))
-
-    async def look(self, worker: WorkerProcess) -> None:
-        """Ask a worker for its figures; one that does not answer any more is killed, and replaced."""
-        try:
-            async with asyncio.timeout(HUNG):
-                await worker.call("figures")
-        except TimeoutError:
-            worker.process.kill()
 
     async def watch(self) -> None:
         """Let one worker look at the folder of models again and again: it tells the others what has changed."""
