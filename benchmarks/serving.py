@@ -97,24 +97,10 @@ def request_of(contender: str, model: str, port: int) -> bytes:
 def serving(contender: str, python: str, model: str, bundle: Path, port: int) -> Iterator[int]:
     """Start a server, wait until it answers, give its process, and end it with all that it has started after the block."""
     if contender.startswith("rushlight"):
-        command = [
-            python,
-            "-m",
-            "rushlight",
-            "serve",
-            str(bundle),
-            "--name",
-            model,
-            "--port",
-            str(port),
-            "--threads",
-            "1",
-        ]
+        options = ["--name", model, "--port", str(port), "--threads", "1"]
+        command = [python, "-m", "rushlight", "serve", str(bundle), *options]
     else:
-        command = [
-            python,
-            str(Path(__file__).with_name("servers.py")),
-        ]
+        command = [python, str(Path(__file__).with_name("servers.py"))]
     environment = {**os.environ, "SERVER": f"{contender} {port} {bundle / 'graph.onnx'}"}
     with tempfile.TemporaryFile() as printed:
         process = subprocess.Popen(command, stdout=printed, stderr=printed, env=environment, start_new_session=True)

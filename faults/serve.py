@@ -19,7 +19,7 @@ import numpy as np
 
 from faults.outcome import Outcome, Say, case_random
 from faults.serve_workers import killed
-from faults.served import BODY, PIXELS, SIDE, Served, ask, asking, make_bundle, served
+from faults.served import BODY, PIXELS, SIDE, Served, ask, asking, make_bundle
 from rushlight.errors import RushlightError
 from rushlight.serve.model import find_model
 
@@ -58,7 +58,7 @@ def swaps(count: int, draw: random.Random, work: Path, figures: Counter[str]) ->
     for parity, name in enumerate(WIDTHS):
         model = find_model(str(work / name), work, None, None, 1, lambda note: None)
         expected[parity] = model.run({"inputs": PIXELS[:1]})["probabilities"][0]
-    with served("--models", str(models.parent), "--management-port", "0") as server:
+    with Served("--models", str(models.parent), "--management-port", "0") as server:
 
         def each(number: int, over: threading.Event) -> None:
             connection = server.connect()
@@ -95,7 +95,7 @@ def swaps(count: int, draw: random.Random, work: Path, figures: Counter[str]) ->
 def bad_among_good(count: int, draw: random.Random, work: Path, figures: Counter[str]) -> list[str]:
     """Send 31 good requests and a bad one at once: only the bad one may fail, with 400 and its reason."""
     failures: list[str] = []
-    with served(str(work / "large")) as server:
+    with Served(str(work / "large")) as server:
         connections = [server.connect() for _ in range(32)]
         for _ in range(max(1, count // 10)):
             wrong = draw.randrange(32)
@@ -127,7 +127,7 @@ def overload(count: int, draw: random.Random, work: Path, figures: Counter[str])
     done: Counter[str] = Counter()
     refused: list[float] = []
 
-    with served(str(work / "large")) as server:
+    with Served(str(work / "large")) as server:
 
         def each(number: int, over: threading.Event) -> None:
             connection = server.connect()
@@ -174,7 +174,7 @@ def fuzzed(count: int, draw: random.Random, work: Path, figures: Counter[str]) -
     head = json.dumps({"inputs": [{**tensor, "parameters": {"binary_data_size": 64}}]}).encode()
     plain = json.dumps({"inputs": [{**tensor, "data": PIXELS[0].reshape(-1).tolist()}]}).encode()
     bodies = [BODY, plain, head + PIXELS[0].tobytes(), json.dumps({"instances": [PIXELS[0, 0].tolist()]}).encode()]
-    with served(str(work / "small")) as server:
+    with Served(str(work / "small")) as server:
         connection = server.connect()
         for number in range(100 * count):
             body, path = bytearray(draw.choice(bodies)), draw.choice(paths)
@@ -220,7 +220,7 @@ def ends(count: int, draw: random.Random, work: Path, figures: Counter[str]) -> 
     """End a server under load by SIGTERM: what was sent is answered, no connection is reset, and the exit code is 0."""
     failures: list[str] = []
     for _ in range(max(1, count // 20)):
-        with served(str(work / "small")) as server:
+        with Served(str(work / "small")) as server:
 
             def each(number: int, over: threading.Event, server: Served = server) -> None:
                 while not over.is_set():
@@ -244,7 +244,7 @@ def slow_clients(count: int, draw: random.Random, work: Path, figures: Counter[s
     """Dawdle on many connections: each is closed in time, and others are answered meanwhile."""
     many, failures = min(1000, 5 * count), list[str]()
     half = b"POST /predict HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1000\r\n"
-    with served(str(work / "small")) as server:
+    with Served(str(work / "small")) as server:
         began = time.monotonic()
         waiting = {
             socket.create_connection(("127.0.0.1", server.port)): beginning

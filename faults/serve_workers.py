@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from faults.served import BODY, PIXELS, Served, ask, asking, served
+from faults.served import BODY, PIXELS, Served, ask, asking
 from rushlight.serve.model import find_model
 
 WORKERS, SOON = 3, 1.0  # processes; seconds in which a request of a killed worker is answered 503
@@ -30,7 +30,7 @@ def killed(count: int, draw: random.Random, work: Path, figures: Counter[str]) -
     expected = model.run({"inputs": PIXELS[:1]})["probabilities"][0]
     failures: list[str] = []
     seconds: list[float] = []
-    with served(str(work / "small"), "--workers", str(WORKERS), "--management-port", "0") as server:
+    with Served(str(work / "small"), "--workers", str(WORKERS), "--management-port", "0") as server:
 
         def each(number: int, over: threading.Event) -> None:
             connection = server.connect()

@@ -11,7 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -41,49 +41,45 @@ def make_bundle(folder: Path, seed: int, width: int) -> None:
 
 
 class Served:
-    """A server in a process of its own."""
+    """A server in a process of its own, which is killed at the end of the block."""
 
     def __init__(self, *arguments: str) -> None:
-        command = [
-            sys.executable,
-            "-m",
-            "rushlight",
-            "serve",
-            *arguments,
-            "--port",
-            "0",
-            "--threads",
-            "1",
-            "--language",
-            "en",
-        ]
+        options = ["--port", "0", "--threads", "1", "--language", "en"]
+        command = [sys.executable, "-m", "rushlight", "serve", *arguments, *options]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         self.said = ""
+        for line in self.lines():
+            if "Ctrl-C" in line:
+                break
+        own, management = (
+            re.search(rf"{name}.*http://127\.0\.0\.1:(\d+)", self.said) for name in ("Try it ", "Management: ")
+        )
+        if own is None:
+            raise RuntimeError(self.said)
+        self.port, self.management = int(own[1]), management and int(management[1])
+        self.hearing = threading.Thread(target=lambda: [*self.lines()], daemon=True)
+        self.hearing.start()
+
+    def lines(self) -> Iterator[str]:
+        """Give what it says, line by line, and keep it in `said`."""
         assert self.process.stdout is not None
         for line in self.process.stdout:
             self.said += line
-            if "Ctrl-C" in line:
-                break
-        found = re.findall(r"127\.0\.0\.1:(\d+)", self.said)
-        if not found:
-            raise RuntimeError(self.said)
-        self.port, self.management = int(found[-1]), int(found[0])
-        threading.Thread(target=self.process.stdout.read, daemon=True).start()
+            yield line
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        assert self.process.stdout is not None
+        self.process.kill()
+        self.process.wait()
+        self.hearing.join()  # until its workers have ended, too
+        self.process.stdout.close()
 
     def connect(self, port: int | None = None) -> http.client.HTTPConnection:
         """Return a connection to a port, else to that of predictions."""
         return http.client.HTTPConnection("127.0.0.1", port or self.port, timeout=60)
-
-
-@contextlib.contextmanager
-def served(*arguments: str) -> Iterator[Served]:
-    """Serve for the block, in a process that is killed at its end."""
-    server = Served(*arguments)
-    try:
-        yield server
-    finally:
-        server.process.kill()
-        server.process.wait()
 
 
 def ask(

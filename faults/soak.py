@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from faults.outcome import Outcome, Say
-from faults.served import BODY, PIXELS, SIDE, Served, make_bundle, served
+from faults.served import BODY, PIXELS, SIDE, Served, make_bundle
 
 CONNECTIONS, EACH = 64, 100  # at a time; requests of one before it is closed
 WARM, MOST_GROWTH = 0.2, 0.02  # shares: of the requests, before memory is looked at; of memory, from then on
@@ -27,7 +27,7 @@ def campaign(count: int, seed: int, work: Path, say: Say) -> Outcome:
     figures: Counter[str] = Counter()
     failures: list[str] = []
     for name, arguments in SERVERS.items():
-        with served(str(work / "small"), *arguments) as server:
+        with Served(str(work / "small"), *arguments) as server:
             began = time.perf_counter()
             failures += [f"{name}: {failure}" for failure in asyncio.run(soak(server, count // 2, name, figures, say))]
             figures[f"requests/s, {name}"] = round(count // 2 / (time.perf_counter() - began))

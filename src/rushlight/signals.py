@@ -20,9 +20,8 @@ from rushlight.texts import text
 Handler = Callable[[int, FrameType | None], object] | int | None
 
 DEADLINE_SECONDS = 9.0  # a system that shuts down gives about ten
-BLOCKED_SECONDS = (
-    1.0  # for a launched process that does not train yet: where it waits for another, no handler of Python's runs
-)
+# for a launched process that does not train yet: where it waits for another, no handler of Python's runs
+BLOCKED_SECONDS = 1.0
 ENDING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name))
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from tests.serve.test_protocols import PIXELS, png
-from tests.serve.test_server import BUNDLES, serving
+from tests.serve.test_server import BUNDLES, Server
 
 playwright = pytest.importorskip("playwright.sync_api")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="nee
 def test_the_page_predicts_what_is_given_to_it(tmp_path: Path, kind: str, answers: int) -> None:
     (tmp_path / "a.png").write_bytes(png(PIXELS[0]))
     other = {"image": "array", "table": "image", "array": "table"}[kind]
-    with serving(str(BUNDLES / other), str(BUNDLES / kind)) as server, playwright.sync_playwright() as player:
+    with Server(str(BUNDLES / other), str(BUNDLES / kind)) as server, playwright.sync_playwright() as player:
         browser = player.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         page, troubles, asked = browser.new_page(), list[str](), list[str]()
         page.on("console", lambda message: troubles.append(message.text))

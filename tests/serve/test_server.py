@@ -15,13 +15,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 import torch
+from faults.served import Served
 from onnx import TensorProto, helper
 from tests.serve.client import BUNDLES, Client
 from tests.serve.test_protocols import PIXELS, png
@@ -36,21 +36,8 @@ from rushlight.serve.process import let_nobody_in
 BODY = json.dumps(PIXELS.tolist()).encode()
 
 
-class Process:
-    """A server in a process of its own."""
-
-    def __init__(self, *arguments: str) -> None:
-        command = [sys.executable, "-m", "rushlight", "serve", *arguments, "--port", "0", "--threads", "1"]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        self.said = ""
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self.said += line
-            if "Ctrl-C" in line:
-                break
-        found = re.search(r"Try it .*http://127\.0\.0\.1:(\d+)", self.said)
-        assert found, self.said
-        self.port = int(found[1])
+class Server(Served):
+    """A server that tests ask over a new connection each time."""
 
     def ask(self, path: str, body: bytes | None = None) -> tuple[int, bytes]:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
@@ -65,20 +52,10 @@ class Process:
         return int(found[1])
 
 
-@contextlib.contextmanager
-def serving(*arguments: str) -> Iterator[Process]:
-    server = Process(*arguments)
-    try:
-        yield server
-    finally:
-        server.process.kill()
-        server.process.communicate()
-
-
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_server_with_a_graph_imports_no_torch_and_is_small() -> None:
-    with serving(str(BUNDLES / "image")) as server:
+    with Server(str(BUNDLES / "image")) as server:
         assert server.ask("/predict", png(PIXELS[0]))[0] == 200
         assert server.ask("/predict", BODY)[0] == 200
         assert "libtorch" not in Path(f"/proc/{server.process.pid}/maps").read_text()
@@ -89,7 +66,7 @@ def test_a_server_with_a_graph_imports_no_torch_and_is_small() -> None:
 @pytest.mark.skipif(os.name == "nt", reason="signals")
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_a_server_that_is_told_to_end_breaks_no_request_off(workers: str) -> None:
-    with serving(str(BUNDLES / "image"), "--workers", workers) as server:
+    with Server(str(BUNDLES / "image"), "--workers", workers) as server:
         refused, answered, failed = [], [], []
 
         def ask() -> None:
@@ -138,7 +115,7 @@ def test_a_closing_door_lets_in_who_came_before_and_throws_nobody_out() -> None:
 
 @pytest.mark.slow
 def test_slow_clients_are_closed_while_others_are_served() -> None:
-    with serving(str(BUNDLES / "image")) as server:
+    with Server(str(BUNDLES / "image")) as server:
         slow = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(300)]
         half = b"POST /predict HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1000\r\n"
         started, closed = time.monotonic(), set[int]()
@@ -173,7 +150,7 @@ def test_slow_clients_are_closed_while_others_are_served() -> None:
 @pytest.mark.skipif("RUSHLIGHT_TRITON_PYTHON" not in os.environ, reason="names a Python that has tritonclient[http]")
 def test_tritons_client_asks_as_it_is() -> None:
     script = Path(__file__).parent / "triton_client.py"
-    with serving(str(BUNDLES / "image")) as server:
+    with Server(str(BUNDLES / "image")) as server:
         address = f"127.0.0.1:{server.port}"
         subprocess.run([os.environ["RUSHLIGHT_TRITON_PYTHON"], str(script), address, "image"], check=True, timeout=60)
 
@@ -182,7 +159,7 @@ def test_tritons_client_asks_as_it_is() -> None:
 @pytest.mark.skipif("RUSHLIGHT_TRITON_PYTHON" not in os.environ, reason="names a Python that has tritonclient[grpc]")
 def test_tritons_client_asks_over_grpc_as_it_is() -> None:
     script = Path(__file__).parent / "triton_grpc_client.py"
-    with serving(str(BUNDLES / "image"), "--grpc-port", "0") as server:
+    with Server(str(BUNDLES / "image"), "--grpc-port", "0") as server:
         address = re.search(r"gRPC: (\S+)", server.said)
         assert address
         subprocess.run(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import http.client
 import json
@@ -12,28 +13,29 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.serve.client import BUNDLES
 from tests.serve.test_protocols import PIXELS
-from tests.serve.test_server import BODY, Process, serving
+from tests.serve.test_server import BODY, Server
 
 from rushlight.errors import UsageError
 from rushlight.serve.metrics import added
 from rushlight.serve.options import Settings
 from rushlight.serve.server import serve
+from rushlight.serve.workers import Workers
 
 needs_unix = pytest.mark.skipif(os.name == "nt", reason="passes connections between processes")
 
 
 @contextlib.contextmanager
 def two_workers(*arguments: str) -> Any:
-    with serving("--workers", "2", "--management-port", "0", *arguments) as server:
-        found = re.search(r"Management: http://127\.0\.0\.1:(\d+)", server.said)
-        assert found
-        yield server, int(found[1])
+    with Server("--workers", "2", "--management-port", "0", *arguments) as server:
+        assert server.management is not None
+        yield server, server.management
 
 
 def manage(port: int, method: str, path: str) -> tuple[int, Any]:
@@ -57,7 +59,7 @@ def kill(port: int, name: str, victim: int) -> None:
         time.sleep(0.05)
 
 
-def figure(server: Process, name: str) -> float:
+def figure(server: Server, name: str) -> float:
     text = server.ask("/metrics")[1].decode()
     return sum(float(line.split()[-1]) for line in text.splitlines() if line.startswith(f"{name}{{"))
 
@@ -157,9 +159,9 @@ def test_a_worker_that_would_answer_differently_is_not_started(tmp_path: Path) -
         os.kill(first, signal.SIGKILL)
         assert server.ask("/predict", BODY)[0] == 200
         os.kill(last, signal.SIGKILL)
-        said = server.process.communicate(timeout=30)[0]
-        assert server.process.returncode == 2
-        assert "no longer those that were proven" in said
+        assert server.process.wait(30) == 2
+        server.hearing.join()
+        assert "no longer those that were proven" in server.said
 
 
 @pytest.mark.slow
@@ -177,6 +179,123 @@ def test_calls_of_grpc_are_shared_among_workers() -> None:
         assert 'rushlight_requests_total{protocol="grpc",status="200"} 10.0' in text
 
 
+class PlayedProcess:
+    """In the place of subprocess.Popen: a worker that says what a test lets it say."""
+
+    def __init__(self, command: list[str], pass_fds: list[int]) -> None:
+        self.channel = socket.socket(fileno=os.dup(pass_fds[0]))
+
+    def say(self, message: Any) -> None:
+        self.channel.sendall(json.dumps(message).encode() + b"\n")
+
+    def heard(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.channel.recv(1 << 16).splitlines()]
+
+    def kill(self) -> None:
+        self.channel.close()
+
+    def wait(self) -> int:
+        self.kill()
+        return -int(signal.SIGKILL)
+
+
+@contextlib.asynccontextmanager
+async def played_workers(count: int, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Workers, list[Any]]]:
+    """Workers that answer, and have been asked once for their figures, as call 0."""
+    monkeypatch.setattr("rushlight.serve.workers.subprocess.Popen", PlayedProcess)
+    with contextlib.closing(Workers(Settings(workers=count), {}, print)) as workers:
+        starting = [asyncio.create_task(workers.start()) for _ in range(count)]
+        await asyncio.sleep(0)
+        for each in workers.workers:
+            each.process.say({"ready": {"served": [], "snapshot": {}}})
+        started = await asyncio.gather(*starting)
+        for each in started:
+            each.process.heard()
+        yield workers, started
+        for each in started:
+            each.process.kill()
+            await each.gone.wait()
+
+
+@needs_unix
+def test_figures_of_a_worker_that_ends_after_it_told_them_count_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def told() -> list[float]:
+        async with played_workers(3, monkeypatch) as (workers, (asks, ends, last)):
+            relaying = asyncio.create_task(workers.relay(asks, {"ask": 0, "method": "figures", "arguments": []}))
+            await asyncio.sleep(0.05)
+            for each, number in ((asks, 1), (ends, 10)):
+                each.process.say({"reply": 1, "value": {"counts": {"answers": number}, "now": {}}})
+            await asyncio.sleep(0.05)
+            ends.process.kill()
+            await ends.gone.wait()
+            last.process.say({"reply": 1, "value": {"counts": {"answers": 100}, "now": {}}})
+            await relaying
+            *_, answer = asks.process.heard()
+            return [each["counts"].get("answers", 0) for each in answer["values"]]
+
+    assert sorted(asyncio.run(told())) == [10, 100]
+
+
+@needs_unix
+def test_figures_are_kept_while_another_worker_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def lost() -> float:
+        async with played_workers(2, monkeypatch) as (workers, (ends, _)):
+            ends.process.say({"reply": 0, "value": {"counts": {"answers": 1}, "now": {}}})
+            await asyncio.sleep(2 * KEPT)
+            ends.process.say({"reply": 1, "value": {"counts": {"answers": 2}, "now": {}}})
+            await asyncio.sleep(0.05)
+            ends.process.kill()
+            await ends.gone.wait()
+            return workers.lost["counts"]["answers"]
+
+    monkeypatch.setattr("rushlight.serve.workers.KEPT", KEPT := 0.2)
+    assert asyncio.run(lost()) == 2
+
+
+@needs_unix
+def test_a_worker_that_has_ended_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def reply() -> object:
+        async with played_workers(2, monkeypatch) as (_, (first, _)):
+            first.process.kill()
+            await first.gone.wait()
+            return await asyncio.wait_for(first.call("snapshot"), 1)
+
+    assert asyncio.run(reply()) is None
+
+
+@needs_unix
+def test_a_worker_that_is_killed_amid_a_message_is_seen_to_have_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def left() -> int:
+        async with played_workers(2, monkeypatch) as (workers, (first, _)):
+            first.process.channel.sendall(b'{"reply": 0, "val')
+            first.process.kill()
+            await asyncio.wait_for(first.gone.wait(), 1)
+            return len(workers.workers)
+
+    assert asyncio.run(left()) == 1
+
+
+@needs_unix
+def test_nothing_is_said_of_a_worker_that_is_ended_before_it_answers(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def end_while_one_starts() -> None:
+        async with played_workers(2, monkeypatch) as (workers, (first, _)):
+            keeping = asyncio.create_task(workers.keep(first))
+            first.process.kill()
+            await first.gone.wait()
+            await asyncio.sleep(0.05)
+            *_, new = workers.workers
+            workers.is_ending = True
+            new.process.kill()
+            await new.gone.wait()
+            await asyncio.sleep(0.05)
+            keeping.cancel()
+
+    asyncio.run(end_while_one_starts())
+    assert "No worker could be started" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("workers", [0, -1, 1000])
 def test_a_number_of_workers_that_cannot_be_is_refused(workers: int) -> None:
     with pytest.raises(UsageError, match=f"--workers is {workers}"):
@@ -186,6 +305,13 @@ def test_a_number_of_workers_that_cannot_be_is_refused(workers: int) -> None:
 def test_where_connections_cannot_be_passed_on_workers_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(socket, "send_fds", raising=False)
     with pytest.raises(UsageError, match="Linux or macOS"):
+        serve(["latest"], Path("runs"), None, Settings(workers=2), False, "en", print, print)
+
+
+@needs_unix
+def test_where_nothing_tells_what_a_connection_waits_for_workers_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "httptools", None)
+    with pytest.raises(UsageError, match="httptools"):
         serve(["latest"], Path("runs"), None, Settings(workers=2), False, "en", print, print)
 
 

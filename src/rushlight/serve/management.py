@@ -111,9 +111,11 @@ class Management:
         """Return what a model's default version is like, or one version, or "all"."""
         described = descriptions(self.registry, name, version)
         for others in await self.registry.others("describe", name, version):
-            for own, other in ((own, other) for own in described for other in others if is_same(own, other)):
-                own["workers"] += [{**worker, "id": str(len(own["workers"]) + 1)} for worker in other["workers"]]
-                own["jobQueueStatus"] = added(own["jobQueueStatus"], other["jobQueueStatus"])
+            by_version = {other["modelVersion"]: other for other in others}
+            for own in described:
+                if (other := by_version.get(own["modelVersion"])) is not None:
+                    own["workers"] += [{**worker, "id": str(len(own["workers"]) + 1)} for worker in other["workers"]]
+                    own["jobQueueStatus"] = added(own["jobQueueStatus"], other["jobQueueStatus"])
         for own in described:
             own["minWorkers"] = own["maxWorkers"] = len(own["workers"])
         return described
@@ -142,11 +144,6 @@ class Management:
         ):
             raise Refusal(403, "serve-default-version", name=f"{name}/{version}")
         return self.change("unload", {"status": f'Model "{name}" unregistered'}, name, version)
-
-
-def is_same(own: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Tell whether two workers describe the same version."""
-    return bool(own["modelVersion"] == other["modelVersion"])
 
 
 def descriptions(registry: Registry, name: str, version: str) -> list[dict[str, Any]]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import os
 import signal
 import socket
 import struct
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,8 @@ from rushlight.texts import Note
 from rushlight.web import LOOPBACK, QUIET, listening
 
 USUAL_PORT = 8080
-LAME_SECONDS = (
-    0.5  # for which a server that is told to end still takes new requests, while it says that it is not ready
-)
+# for which a server that is told to end still takes new requests, while it says that it is not ready
+LAME_SECONDS = 0.5
 CLOSING_SECONDS, CLOSING_MOST = 0.1, 2.0
 ATTACH_FILTER = 26  # SO_ATTACH_FILTER, which Python has no name for
 
@@ -93,6 +93,14 @@ async def until_started(servers: list[Any], running: list[asyncio.Task[None]]) -
         await asyncio.sleep(0.005)
 
 
+async def stop_letting_in(listeners: Sequence[socket.socket]) -> None:
+    """Let in who has not heard yet that the server is not ready, then nobody, and leave time to accept who was let in."""
+    await asyncio.sleep(LAME_SECONDS)
+    for listener in listeners:
+        let_nobody_in(listener)
+    await asyncio.sleep(CLOSING_SECONDS)
+
+
 async def finish(servers: list[Any], running: list[asyncio.Task[None]], remote: Any, drain: float) -> None:
     """Answer who was let in, and end."""
     for _ in range(int(CLOSING_MOST / CLOSING_SECONDS)):  # who was accepted gets to ask
@@ -121,14 +129,22 @@ def let_nobody_in(listener: socket.socket) -> None:
 
 
 @contextlib.contextmanager
-def handled_signals(loop: asyncio.AbstractEventLoop, tell: Callable[[], None]) -> Any:
-    """Call `tell` in the loop at SIGTERM and Ctrl-C, for the block."""
+def told_to_end(before_exit: Callable[[], object] = lambda: None) -> Iterator[asyncio.Event]:
+    """Set an event at SIGTERM and Ctrl-C, for the block; end the process at the second one, at once after `before_exit`."""
+    loop, told = asyncio.get_running_loop(), asyncio.Event()
+
+    def tell() -> None:
+        if told.is_set():
+            before_exit()
+            os._exit(1)
+        told.set()
+
     for number in (signal.SIGINT, signal.SIGTERM):
         try:
             loop.add_signal_handler(number, tell)  # instead of the clock of `signals`, which ends commands in 9 s
         except NotImplementedError:  # on Windows
             signal.signal(number, lambda *_: loop.call_soon_threadsafe(tell))
-    yield
+    yield told
     with contextlib.suppress(NotImplementedError):
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.remove_signal_handler(number)

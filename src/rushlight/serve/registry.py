@@ -37,9 +37,8 @@ PLAN_KIND: Kind = {
 NAME = re.compile(r"(?!\.)[A-Za-z0-9._-]{0,199}[A-Za-z0-9_-]")  # of a model and of a version
 PAUSE = 2.0  # seconds between two looks at the folder
 Key = tuple[str, str]  # a model's name and a version
-Plans = dict[
-    str, tuple[str, dict[str, Any] | None]
-]  # by model: the state of its file, and what is in it, None for nonsense
+# by model: the state of its file, and what is in it, None for nonsense
+Plans = dict[str, tuple[str, dict[str, Any] | None]]
 Others = Callable[..., Awaitable[list[Any]]]
 
 
@@ -382,10 +381,8 @@ class Registry:
         found = own = self.figures()
         for other in await self.others("figures"):
             found = added(found, other)
-        served, models = (
-            own["counts"]["models"],
-            found["counts"]["models"],
-        )  # of what was served once, no figures are kept
+        # of what was served once, no figures are kept
+        served, models = own["counts"]["models"], found["counts"]["models"]
         found["counts"]["models"] = {name: {number: models[name][number] for number in served[name]} for name in served}
         return found
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-import os
 import socket
 import time
 from collections.abc import Callable, Sequence
@@ -18,17 +17,15 @@ from rushlight.serve.gate import access_log
 from rushlight.serve.model import Summary
 from rushlight.serve.options import Settings
 from rushlight.serve.process import (
-    CLOSING_SECONDS,
-    LAME_SECONDS,
     apps,
     finish,
-    handled_signals,
     in_address,
-    let_nobody_in,
     load_given,
     new_registry,
     new_server,
     open_ports,
+    stop_letting_in,
+    told_to_end,
     until_started,
 )
 from rushlight.serve.registry import PAUSE, Registry
@@ -85,20 +82,13 @@ async def serve_until_stopped(
     """Answer on all ports until a signal comes; then say not ready, finish, and end. A second signal ends it at once."""
     service, settings = ports[0][1], ports[0][1].settings
     servers = [new_server(own, settings) for _, own in ports]
-    told, loop = asyncio.Event(), asyncio.get_running_loop()
-
-    def on_signal() -> None:
-        if told.is_set():
-            os._exit(1)
-        told.set()
-
     remote = None
     if settings.grpc is not None:
         from rushlight.serve.remote import start
 
         remote, port = await start(service, in_address(settings.host), settings.grpc)
         tell_note(Note("serve.grpc", address=f"{in_address(settings.host)}:{port}"))
-    with handled_signals(loop, on_signal):
+    with told_to_end() as told:
         running = [asyncio.create_task(each.serve([own])) for each, (own, _) in zip(servers, ports, strict=True)]
         await until_started(servers, running)
         watching = asyncio.create_task(watch_models(service.registry)) if settings.models is not None else None
@@ -108,10 +98,7 @@ async def serve_until_stopped(
         service.is_ready, service.is_draining = False, True
         if watching is not None:
             watching.cancel()
-        await asyncio.sleep(LAME_SECONDS)
-        for own, _ in ports:
-            let_nobody_in(own)
-        await asyncio.sleep(CLOSING_SECONDS)  # who was let in is accepted
+        await stop_letting_in([listener for listener, _ in ports])
         for each in servers:
             for listening_server in each.servers:
                 listening_server.close()

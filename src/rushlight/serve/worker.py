@@ -26,7 +26,9 @@ from typing import Any
 from rushlight.console import print_lines
 from rushlight.errors import RushlightError
 from rushlight.serve.answers import Refusal
+from rushlight.serve.gate import access_log
 from rushlight.serve.options import Settings
+from rushlight.serve.process import apps, finish, in_address, load_given, new_registry, new_server, until_started
 from rushlight.serve.registry import Registry
 from rushlight.texts import Note, shown
 
@@ -48,8 +50,6 @@ def main() -> None:
     channel, door = (socket.socket(fileno=int(number)) for number in sys.argv[1:3])
     states = mmap.mmap(int(sys.argv[3]), MOST_CONNECTIONS * RECORD.size)
     told = json.loads(channel.makefile("rb").readline())
-    from rushlight.serve.process import load_given, new_registry
-
     settings = settings_from(told["settings"])
     registry = new_registry(Path(told["runs"]), told["reference"], settings, tell)
     try:
@@ -83,8 +83,6 @@ def failure_line(error: RushlightError) -> dict[str, Any]:
 
 def settings_from(given: dict[str, Any]) -> Settings:
     """Return the settings that the parent sent."""
-    from rushlight.serve.gate import access_log
-
     places = {name: given[name] and Path(given[name]) for name in ("models", "log_file")}
     settings = Settings(**{**given, **places, "hosts": tuple(given["hosts"])})
     return settings if settings.log_file is None else replace(settings, log=access_log(settings.log_file, tell))
@@ -127,7 +125,6 @@ class Worker:
     async def answer(self, channel: socket.socket, door: socket.socket, language: str) -> None:
         """Answer until the parent says to end, or is gone."""
         from rushlight.serve.app import Service
-        from rushlight.serve.process import apps, finish, in_address, new_server, until_started
 
         self.door, settings = door, self.settings
         reader, self.writer = await asyncio.open_connection(sock=channel, limit=MOST_LINE)
@@ -153,7 +150,7 @@ class Worker:
         self.service.is_ready = True
         served = [asdict(batcher.model.summary) for batcher in self.registry.batchers()]
         self.say({"ready": {"served": served, "snapshot": self.registry.snapshot()}})
-        while (message := await reader.readline()) and not self.hear(json.loads(message)):
+        while (message := await reader.readline()).endswith(b"\n") and not self.hear(json.loads(message)):
             pass
         self.drain()
         await finish(self.servers, running, remote, settings.drain)

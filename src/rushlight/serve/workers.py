@@ -32,12 +32,10 @@ from rushlight.serve.model import Summary
 from rushlight.serve.options import Settings
 from rushlight.serve.process import (
     CLOSING_MOST,
-    CLOSING_SECONDS,
-    LAME_SECONDS,
-    handled_signals,
     in_address,
-    let_nobody_in,
     open_ports,
+    stop_letting_in,
+    told_to_end,
 )
 from rushlight.serve.registry import PAUSE
 from rushlight.serve.worker import ANSWERING, ASKED, IDLE, MOST_CONNECTIONS, MOST_LINE, RECORD, line
@@ -60,6 +58,10 @@ def serve_by_workers(
         raise UsageError("serve-no-workers")
     if settings.grpc is not None and sys.platform != "linux":
         raise UsageError("serve-no-shared-port")
+    try:
+        import httptools  # noqa: F401  # by its callbacks a worker knows what a connection waits for
+    except ImportError as error:
+        raise UsageError("serve-missing", package="httptools") from error
     import resource
 
     with contextlib.suppress(ValueError, OSError):  # else there are fewer connections
@@ -154,7 +156,9 @@ class WorkerProcess:
         self.writer.write(line(message))
 
     async def call(self, method: str, *arguments: Any) -> dict[str, Any] | None:
-        """Call a method of its registry, and return the reply; None where the worker ends before that."""
+        """Call a method of its registry, and return the reply; None where the worker ends before that, or has ended."""
+        if self.gone.is_set():
+            return None
         number = next(self.numbers)
         asking = self.asked[number] = asyncio.get_running_loop().create_future()
         self.say({"call": number, "method": method, "arguments": arguments})
@@ -178,7 +182,7 @@ class Workers:
         self.written: dict[int, int] = {}  # bytes sent before a worker got the connection; 0 where there were none
         self.free, self.unassigned = list(range(MOST_CONNECTIONS)), list[int]()
         self.lost: Figures = {"counts": {"lost": 0, "requests": {"other": {"503": 0}}}, "now": {}}
-        self.turn, self.told_to_end, self.is_ending = asyncio.Lock(), asyncio.Event(), False
+        self.turn, self.is_ending = asyncio.Lock(), False
         self.tasks: set[asyncio.Task[Any]] = set()
         refusal = Refusal(503, "serve-worker-lost")
         answer = json_answer({"error": refusal.problem, "advice": refusal.advice}, 503, {"retry-after": "1", **HEADERS})
@@ -200,16 +204,15 @@ class Workers:
         try:
             first = await self.start()  # measures, and makes a graph where there is none: the others do as it does
             others = await asyncio.gather(*(self.start() for _ in range(self.settings.workers - 1)))
-            with handled_signals(loop, self.hear_signal):
+            with told_to_end(self.kill) as told:
                 keeping = [asyncio.create_task(self.keep(worker)) for worker in (first, *others)]
                 listeners = open_door()
                 for port, listener in enumerate(listeners):
                     listener.setblocking(False)
                     loop.add_reader(listener, self.accept, listener, port)
-                self.beside(self.look_at_figures())
                 if self.settings.models is not None:
                     self.beside(self.watch())
-                ended = asyncio.create_task(self.told_to_end.wait())
+                ended = asyncio.create_task(told.wait())
                 await asyncio.wait({ended, *keeping}, return_when=asyncio.FIRST_COMPLETED)
                 for task in keeping:
                     if task.done():
@@ -217,13 +220,6 @@ class Workers:
                 await self.drain(listeners)
         finally:
             self.kill()
-
-    def hear_signal(self) -> None:
-        """End; at once at the second signal."""
-        if self.told_to_end.is_set():
-            self.kill()
-            os._exit(1)
-        self.told_to_end.set()
 
     def kill(self) -> None:
         """End the workers that are still there."""
@@ -237,10 +233,7 @@ class Workers:
             if not worker.is_ready:
                 worker.process.kill()
         self.say_to_all({"drain": True})
-        await asyncio.sleep(LAME_SECONDS)
-        for listener in listeners:
-            let_nobody_in(listener)
-        await asyncio.sleep(CLOSING_SECONDS)  # who was let in is accepted
+        await stop_letting_in(listeners)
         for listener in listeners:
             asyncio.get_running_loop().remove_reader(listener)
             listener.close()
@@ -273,6 +266,7 @@ class Workers:
             kind, key, values = hello["failed"]
             raise getattr(errors, kind)(key, **values)
         worker.is_ready = True
+        self.beside(self.keep_figures(worker))
         if self.told["snapshot"] is None:
             self.told["snapshot"], self.served = hello["ready"]["snapshot"], hello["ready"]["served"]
         share = len(self.connections) // self.settings.workers
@@ -296,7 +290,8 @@ class Workers:
                 if not self.is_ending and not any(each.is_ready for each in self.workers):
                     raise
                 reason = error.record if isinstance(error, RushlightError) else str(error)
-                self.tell(Note("serve.no-worker", reason=reason))
+                if not self.is_ending:
+                    self.tell(Note("serve.no-worker", reason=reason))
                 pause = min(MOST_PAUSE, 2 * pause + 1)
                 await asyncio.sleep(pause)
 
@@ -304,9 +299,10 @@ class Workers:
         """Do what a worker says, until it ends; then see to its connections."""
         reader = await worker.connect()
         with contextlib.suppress(OSError):
-            while message := await reader.readline():
+            while (message := await reader.readline()).endswith(b"\n"):  # a killed one may have said only a part
                 self.hear(worker, json.loads(message))
         worker.is_ready = False
+        self.lost = added(self.lost, {"counts": worker.figures["counts"], "now": {}})
         if not self.is_ending:
             worker.process.kill()  # it hears nobody any more
         code = await asyncio.to_thread(worker.process.wait)
@@ -315,7 +311,6 @@ class Workers:
         for asking in worker.asked.values():
             if not asking.done():
                 asking.set_result(None)
-        self.lost = added(self.lost, {"counts": worker.figures["counts"], "now": {}})
         if worker.turn is not None:
             self.leave_turn(worker)
         answered, broken = self.settle_connections(worker)
@@ -374,22 +369,20 @@ class Workers:
         if wrong := [reply["error"] for reply in found if "error" in reply]:
             worker.say({**answer, "error": wrong[0]})
         else:
-            values = [reply["value"] for reply in found] + [self.lost] * (method == "figures")
+            values = [reply["value"] for reply in found]
+            if method == "figures":  # each worker's once: one may have ended since its reply, and be among the lost
+                values = [each.figures for each in self.workers if each.is_ready and each is not worker] + [self.lost]
             worker.say({**answer, "values": values})
 
-    async def look_at_figures(self) -> None:
-        """Keep what each worker has counted, which would else be lost with it."""
-        while True:
+    async def keep_figures(self, worker: WorkerProcess) -> None:
+        """Ask a worker again and again what it has counted; one that does not answer any more is killed, and replaced."""
+        while worker.is_ready:
+            try:
+                async with asyncio.timeout(HUNG):
+                    await worker.call("figures")
+            except TimeoutError:
+                worker.process.kill()
             await asyncio.sleep(KEPT)
-            await asyncio.gather(*(self.look(each) for each in self.workers if each.is_ready))
-
-    async def look(self, worker: WorkerProcess) -> None:
-        """Ask a worker for its figures; one that does not answer any more is killed, and replaced."""
-        try:
-            async with asyncio.timeout(HUNG):
-                await worker.call("figures")
-        except TimeoutError:
-            worker.process.kill()
 
     async def watch(self) -> None:
         """Let one worker look at the folder of models again and again: it tells the others what has changed."""
