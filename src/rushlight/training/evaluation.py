@@ -21,7 +21,7 @@ from rushlight.training.interrupt import SharedInterrupt
 from rushlight.training.objective import Measuring, Objective, as_module
 from rushlight.training.places import Places, QuantityPlaces, as_places
 from rushlight.training.state import Training
-from rushlight.training.step import FasterMaxPool, Parts, computing, is_out_of_memory, may_pool
+from rushlight.training.step import FasterMaxPool, Parts, computing, hooks_in, is_out_of_memory, may_pool
 
 MOST_WRONG = 10
 MOST_OBSERVED = 32  # samples of whose loss the gradients are told
@@ -45,18 +45,22 @@ class Outcome:
     of_truth: Tensor | None = None  # float32 (n,), the probability of the true class; None for labels and regression
 
 
-def first_loss(training: Training, parts: Parts) -> Callable[[], Tensor] | None:
-    """Return what computes the loss of the first training samples in eval mode.
+def first_loss(training: Training, parts: Parts) -> Callable[[], Tensor | None] | None:
+    """Return what computes the loss of the first training samples in eval mode, or None while there are hooks.
 
     None where code of the user's would be called for nothing else, which may count its calls, and in several processes.
     """
     split, model, compute = training.data.train, training.model, computing(parts)
-    modules = [*model.modules(), training.objective.loss]
-    is_known = all(type(each).__module__.partition(".")[0] in ("torch", "rushlight") for each in modules)
+    loss = training.objective.loss
+    is_known = all(
+        type(each).__module__.partition(".")[0] in ("torch", "rushlight") for each in (*model.modules(), loss)
+    )
     if not isinstance(split, ResidentSplit) or not is_known or training.world.is_shared:
         return None
 
-    def computed() -> Tensor:
+    def computed() -> Tensor | None:
+        if any(any(hooks_in(each)) for each in (model, loss) if isinstance(each, nn.Module)):
+            return None
         with seeded(SEED), eval_mode(model):
             return compute(model, next(split.in_order(min(training.recipe.batch_size, MOST_OBSERVED))))[0]
 

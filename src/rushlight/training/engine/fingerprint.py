@@ -7,7 +7,6 @@ import functools
 import hashlib
 import random
 from collections import deque
-from collections.abc import Iterator
 from types import CodeType, FunctionType
 from typing import Any
 
@@ -17,9 +16,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from rushlight.training.objective import step_hooks
+from rushlight.training.step import HOOKS
 
 TENSORS = ("_parameters", "_buffers", "_modules")
-HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size)
 
 
@@ -116,16 +115,6 @@ def bytecode(code: CodeType) -> str:
         bytecode(each) if isinstance(each, CodeType) else describe_setting(each, None) for each in code.co_consts
     )
     return f"{code.co_code.hex()} {code.co_names} {code.co_varnames} {' '.join(constants)}"
-
-
-def hooks_in(module: nn.Module) -> Iterator[str]:
-    """Give the names of the modules and parameters in a module that have hooks."""
-    for name, part in module.named_modules():
-        if any(getattr(part, hooks, None) for hooks in HOOKS):
-            yield name or type(part).__name__
-    for name, parameter in module.named_parameters():
-        if parameter._backward_hooks or getattr(parameter, "_post_accumulate_grad_hooks", None):
-            yield name
 
 
 def is_step_hooked(optimizer: Optimizer) -> bool:

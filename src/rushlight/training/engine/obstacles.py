@@ -11,9 +11,9 @@ from torch import nn
 from rushlight.device import free_memory
 from rushlight.texts import Note
 from rushlight.training.engine.exact import whole_steps_left
-from rushlight.training.engine.fingerprint import hooks_in, is_step_hooked, settings_of
+from rushlight.training.engine.fingerprint import is_step_hooked, settings_of
 from rushlight.training.state import Training
-from rushlight.training.step import Parts
+from rushlight.training.step import Parts, hooks_in
 
 VERIFIED_BYTES = 100  # for each parameter: the states compared, and the reference in float64
 

@@ -37,10 +37,10 @@ UNOBSERVED = {"TransformerEncoderLayer", "TransformerEncoder", "MultiheadAttenti
 class Observer:
     """Observes the layers of one training. Owns when the next time is due, and what the parameters were the last time.
 
-    `first_loss` computes the loss whose gradients are told; None: none are.
+    `first_loss` computes the loss whose gradients are told; None, or where it gives None: none are.
     """
 
-    def __init__(self, model: nn.Module, folder: Path, first_loss: Callable[[], Tensor] | None = None) -> None:
+    def __init__(self, model: nn.Module, folder: Path, first_loss: Callable[[], Tensor | None] | None = None) -> None:
         self.model, self.path, self.first_loss = model, folder / LAYERS, first_loss
         self.due, self.step = 0.0, 0
         self.before: dict[str, Tensor] = {}
@@ -131,7 +131,9 @@ class Observer:
             return {}
         try:
             with torch.enable_grad():
-                found = iter(torch.autograd.grad(self.first_loss(), every, allow_unused=True, materialize_grads=True))
+                if (loss := self.first_loss()) is None:
+                    return {}
+                found = iter(torch.autograd.grad(loss, every, allow_unused=True, materialize_grads=True))
         except (RuntimeError, MemoryError):
             return {}
         norms = {name: [float(next(found).norm()) for _ in parameters] for name, parameters in trained.items()}
