@@ -165,6 +165,13 @@ def blocks() -> nn.Module:
     return model
 
 
+def partly(data: Any) -> tuple[nn.Module, Any, dict[str, Any]]:
+    """Return a case whose optimizer has some of the parameters that have gradients; its gradients are clipped."""
+    model = blocks().double()
+    optimizer = torch.optim.SGD([*model.last.parameters(), model.scale], lr=0.1)  # type: ignore[union-attr, list-item]
+    return model, data, {"optimizer": optimizer, "epochs": 2, "batch_size": 9, "clip_norm": 0.05}
+
+
 def large() -> nn.Module:
     """Return a model of 240 MB."""
     wide = [nn.Sequential(nn.Linear(1024, 1024), nn.ReLU()) for _ in range(60)]
@@ -236,6 +243,7 @@ def case(name: str) -> tuple[Any, Any, dict[str, Any]]:
         "sometimes": lambda: (Sometimes(), pair, sgd),
         "tied": lambda: (tied(), pair, sgd),
         "divided": lambda: (blocks().double(), in_numbers(np.float64), {**sgd, "batch_size": 9, "optimizer": "AdamW", "optimizer_arguments": {}, "lr": 0.01, "clip_norm": 0.5, "accumulate": 2}),
+        "partly": lambda: partly(in_numbers(np.float64)),
         "large": lambda: (large(), pair, {"epochs": 1, "batch_size": 32, "lr": 1e-4}),
         "remembers": lambda: (Remembers(), pair, sgd),
         "streamed": lambda: (network(), (Rows(*rows()), Rows(*rows(23, 1))), sgd),
