@@ -103,6 +103,20 @@ class Remembers(nn.Module):
         return self.layer(inputs + self.seen)
 
 
+class Counted(nn.Module):
+    """Has a buffer that every call changes, in an evaluation too, and its outputs depend on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(6, 3)
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        self.calls += 1
+        outputs: Tensor = self.layer(inputs) / (1 + self.calls / 100)
+        return outputs
+
+
 class Rows(Dataset[Any]):
     """Rows that are changed at random as they are read."""
 
@@ -304,7 +318,7 @@ class Counts:
 
 
 def evaluations() -> dict[str, tuple[nn.Module, Split, Objective, TargetSpec]]:
-    """Return models to evaluate, and what on: a class, quantities, and places of both; one that draws random numbers."""
+    """Return models to evaluate, and what on: a class, quantities, and places of both; two whose outputs depend on earlier ones."""
     inputs, targets = map(torch.from_numpy, rows(301))
     classes = TargetSpec("classification", ("a", "b", "c"))
     quantity, dense = TargetSpec("regression", width=2), {"layout": "dense"}
@@ -324,6 +338,7 @@ def evaluations() -> dict[str, tuple[nn.Module, Split, Objective, TargetSpec]]:
         "places": (places, split(of_places), make_objective(nn.CrossEntropyLoss()), replace(classes, **dense)),
         "quantities at places": (nn.Unflatten(1, (2, 3)), split(inputs.view(-1, 2, 3) ** 2), squares, replace(quantity, **dense)),
         "draws": (Draws(lambda: torch.rand(())), split(targets), objective, classes),
+        "counted": (Counted(), split(targets), objective, classes),
     }  # fmt: skip
 
 
