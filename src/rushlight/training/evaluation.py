@@ -105,9 +105,7 @@ def beside_naive(report: Report, split: Split, features: FeatureSpec | None, tar
         return report
     place = sum(column.width for column in features.columns[: names.index(target.name)])
     last = features.normalization.undo(split.inputs[:, -1], -1)[:, place, None]
-    targets = split.targets.reshape(len(last), -1)
-    if target.mean:
-        targets = targets * targets.new_tensor(target.std) + targets.new_tensor(target.mean)
+    targets = target.in_units(split.targets.reshape(len(last), -1))
     return replace(report, naive=float((targets - last).abs().mean()))
 
 
