@@ -13,6 +13,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -60,9 +61,9 @@ def read_state_tensors(
     if index is None and shards is None and not prefix:
         return read_safetensors(folder / TENSORS)
     processes = 0 if index is None else index["processes"]
-    paths = [folder / TENSORS, *(folder / shard_file(rank, processes) for rank in range(processes))]
+    names = chain([TENSORS], (shard_file(rank, processes) for rank in range(processes)))
     with ExitStack() as stack:
-        plain, *pieces = (stack.enter_context(opened_file(path)) for path in paths)
+        plain, *pieces = (stack.enter_context(opened_file(folder / name)) for name in names)
         shapes = {name: tuple(plain.get_slice(name).get_shape()) for name in plain.keys()}  # noqa: SIM118
         mine: Shapes = {}
         if index is None and training is not None and shards is not None:
