@@ -152,7 +152,7 @@ def tied() -> nn.Sequential:
 
 
 class Blocks(nn.Module):
-    """Blocks in a ModuleList, with dropout, statistics, and first and last weights that are tied; one row count is odd."""
+    """Blocks in a ModuleList, with dropout, statistics, tied first and last weights, a state besides; one row count is odd."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -162,6 +162,12 @@ class Blocks(nn.Module):
         self.back, self.frozen = nn.Linear(6, 7, bias=False), nn.Linear(3, 3)
         self.back.weight = self.first.weight
         self.scale = nn.Parameter(torch.ones(1))
+
+    def get_extra_state(self) -> object:
+        return {"kept": 3}
+
+    def set_extra_state(self, state: object) -> None:
+        assert state == {"kept": 3}
 
     def forward(self, inputs: Tensor) -> Tensor:
         hidden = self.first(inputs) * self.scale

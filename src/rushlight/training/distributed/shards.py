@@ -72,9 +72,13 @@ class Shards:
 
     @torch.no_grad()
     def load_model_state(self, state: dict[str, Tensor]) -> None:
-        """Set rows and buffers as `model_state` returned them."""
+        """Set rows and buffers as `model_state` returned them, and what modules keep besides."""
         for name, each in self.model_state().items():
-            each.copy_(state[name])
+            owner, _, leaf = name.rpartition(".")
+            if leaf == "_extra_state":
+                self.model.get_submodule(owner).set_extra_state(state[name])
+            else:
+                each.copy_(state[name])
 
     def gathered(self, name: str, own: Tensor) -> Tensor:
         """Return a whole parameter, of which these rows are this process's; their memory is let go."""
