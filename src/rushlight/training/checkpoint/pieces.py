@@ -95,7 +95,7 @@ def slice_of(file: Any, name: str, first: int, end: int) -> Tensor:
 def opened_file(path: Path) -> Iterator[Any]:
     """Open a safetensors file to read some of it; the library itself opens only paths that are UTF-8."""
     with ExitStack() as stack:
-        named: Any = path if is_utf8(path) else f"/dev/fd/{stack.enter_context(path.open('rb')).fileno()}"
+        named: Any = path if is_utf8(path) else f"/dev/fd/{stack.enter_context(files.open_file(path)).fileno()}"
         yield stack.enter_context(safetensors.safe_open(named, "pt"))
 
 
