@@ -40,11 +40,11 @@ def judged_together(
 ) -> Iterator[Judged]:
     """Evaluate a split in batches of `size`; give the first process what comes of each, in order, and the others nothing.
 
-    With `whole`, every process evaluates all of them.
+    With `whole`, every process evaluates all of them. `model` has the loss beside it, if that is a module.
 
     Raises:
         Interrupted: a process was told to stop; it is raised in all.
-        Indivisible: the batches cannot be divided; the model's buffers are as they were.
+        Indivisible: the batches cannot be divided; all buffers are as they were.
         TrainingError, MemoryError: another process failed.
     """
     world, buffers, count = interrupt.world, Buffers(model), split.count_batches(size)

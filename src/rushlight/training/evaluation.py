@@ -130,10 +130,11 @@ def evaluate_at_once(
     pooling = FasterMaxPool() if may_pool(model) else contextlib.nullcontext()
     with eval_mode(model), torch.no_grad(), pooling, drawing_the_same():
         judge_one = functools.partial(judge_batch, model, objective, target, measuring, places)
+        both = nn.ModuleList(each for each in (model, objective.loss) if isinstance(each, nn.Module))
         for found in (
             map(judge_one, split.in_order(batch_size))
             if together is None
-            else judged_together(judge_one, model, split, batch_size, together, is_whole)
+            else judged_together(judge_one, both, split, batch_size, together, is_whole)
         ):
             losses.append(found.loss)
             weights.append(found.weight)

@@ -117,6 +117,19 @@ class Counted(nn.Module):
         return outputs
 
 
+class Moving(nn.Module):
+    """A loss with a buffer that every batch changes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(()))
+
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        loss = nn.functional.cross_entropy(outputs, targets)
+        self.mean.mul_(0.9).add_(0.1 * loss.detach())
+        return loss + self.mean
+
+
 class Rows(Dataset[Any]):
     """Rows that are changed at random as they are read."""
 
@@ -324,7 +337,7 @@ class Counts:
 
 
 def evaluations() -> dict[str, tuple[nn.Module, Split, Objective, TargetSpec]]:
-    """Return models to evaluate, and what on: a class, quantities, and places of both; two whose outputs depend on earlier ones."""
+    """Return models to evaluate, and what on: a class, quantities, and places of both; three that depend on earlier ones."""
     inputs, targets = map(torch.from_numpy, rows(301))
     classes = TargetSpec("classification", ("a", "b", "c"))
     quantity, dense = TargetSpec("regression", width=2), {"layout": "dense"}
@@ -345,6 +358,7 @@ def evaluations() -> dict[str, tuple[nn.Module, Split, Objective, TargetSpec]]:
         "quantities at places": (nn.Unflatten(1, (2, 3)), split(inputs.view(-1, 2, 3) ** 2), squares, replace(quantity, **dense)),
         "draws": (Draws(lambda: torch.rand(())), split(targets), objective, classes),
         "counted": (Counted(), split(targets), objective, classes),
+        "moving": (network(), split(targets), make_objective(Moving()), classes),
     }  # fmt: skip
 
 

@@ -90,7 +90,7 @@ def test_an_evaluation_that_is_divided_has_the_bits_of_one_process(tmp_path: Pat
         (tmp_path / str(size)).mkdir()
         together(size, "all", tmp_path / str(size), "evaluate")
     alone = {path.name: path.read_text() for path in (tmp_path / "1").iterdir()}
-    assert len(alone) == 7
+    assert len(alone) == 8
     assert {path.name: path.read_text() for path in (tmp_path / "3").iterdir()} == alone
 
 
