@@ -15,9 +15,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 import rushlight
+from rushlight.checkpoint_files import list_checkpoints
 from rushlight.errors import TrainingError
 from rushlight.runs.sessions import list_sessions
 from rushlight.training import finish, session
+from rushlight.training.checkpoint import read_model_state
 
 SMALL: dict[str, Any] = {"epochs": 2, "quiet": True, "optimizer": "SGD", "lr": 0.1}
 
@@ -147,6 +149,19 @@ def test_a_run_whose_ending_fails_is_recorded_as_failed_and_can_be_resumed(
     last = list_sessions(tmp_path / "it")[-1]
     assert (last["end"], last["message"]) == ("failed", "RuntimeError: no bundle today")
     assert rushlight.resume("it", runs=tmp_path, quiet=True).report is not None
+
+
+@pytest.mark.skipif(os.name != "posix", reason="names are text there")
+def test_the_weights_of_a_checkpoint_are_read_in_a_folder_whose_name_is_no_utf_8(tmp_path: Path) -> None:
+    runs = tmp_path / "caf\udce9"
+    try:
+        runs.mkdir()
+    except OSError:
+        pytest.skip("this file system has only UTF-8 names")
+    run = rushlight.train("linear", "digits", runs=runs, name="it", **SMALL)
+    found = read_model_state(list_checkpoints(run.folder)[-1])
+    assert found.keys() == run.model.state_dict().keys()
+    assert all(torch.equal(found[name], each) for name, each in run.model.state_dict().items())
 
 
 @pytest.mark.skipif(os.name != "posix", reason="names are text there")

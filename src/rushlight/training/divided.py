@@ -1,13 +1,13 @@
 """An evaluation that several processes share out: batch k is process k's, and the first one gets all in their order.
 
 Each evaluates whole batches, the very ones that one process would, so every figure has the bits of one process. What draws
-random numbers in an evaluation is evaluated by all of them from the beginning to the end, as one process draws them.
+random numbers in an evaluation, or changes a buffer, is evaluated by all of them from the beginning to the end, as one does.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import safetensors.torch
 import torch
@@ -32,7 +32,7 @@ class Judged(NamedTuple):
 
 
 class Indivisible(Exception):
-    """A model draws random numbers in an evaluation, so its batches depend on those before. Raised in all processes."""
+    """A model draws random numbers in an evaluation, or changes a buffer: its batches depend on those before. Raised in all."""
 
 
 def judged_together(
@@ -40,11 +40,11 @@ def judged_together(
 ) -> Iterator[Judged]:
     """Evaluate a split in batches of `size`; give the first process what comes of each, in order, and the others nothing.
 
-    With `whole`, every process evaluates all of them.
+    With `whole`, every process evaluates all of them. `model` has the loss beside it, if that is a module.
 
     Raises:
         Interrupted: a process was told to stop; it is raised in all.
-        Indivisible: the batches cannot be divided; the model's buffers are as they were.
+        Indivisible: the batches cannot be divided; all buffers are as they were.
         TrainingError, MemoryError: another process failed.
     """
     world, buffers, count = interrupt.world, Buffers(model), split.count_batches(size)
@@ -53,13 +53,13 @@ def judged_together(
     rounds = None if whole else -(-(count or 0) // world.size)
     number, last = 0, None
     while number != rounds:
-        judged, content, error, has_drawn = None, None, None, False
+        judged, content, error, leaves_traces = None, None, None, False
         try:
             if (batch := next(own, None)) is not None:
                 last = batch
-                before = [] if whole else list(streams())
+                before = [] if whole else traces(model)
                 judged = judge(batch)
-                has_drawn = not whole and before != list(streams())
+                leaves_traces = not whole and before != traces(model)
                 content = b"" if whole or world.is_first else packed(judged)
             elif world.is_divided and not whole:  # the others need this process to compute with them
                 judge(last)
@@ -68,7 +68,7 @@ def judged_together(
                 raise
             error = failed
         is_memory = error is not None and is_out_of_memory(error)
-        found = world.hand_in(content, error, is_memory, interrupt.reason, has_drawn)
+        found = world.hand_in(content, error, is_memory, interrupt.reason, leaves_traces)
         if found.asked:
             interrupt.agree(found.asked)
             raise Interrupted
@@ -84,6 +84,11 @@ def judged_together(
             yield judged
             yield from map(unpacked_batch, filter(None, found.contents))
         number += 1
+
+
+def traces(model: nn.Module) -> list[Any]:
+    """Return what tells whether random numbers were drawn, or a buffer changed or replaced."""
+    return [*streams(), *((id(buffer), buffer._version) for buffer in model.buffers())]
 
 
 def packed(judged: Judged) -> bytes:

@@ -98,9 +98,7 @@ def beside_naive(report: Report, split: Split, features: FeatureSpec | None, tar
         return report
     place = sum(column.width for column in features.columns[: names.index(target.name)])
     last = features.normalization.undo(split.inputs[:, -1], -1)[:, place, None]
-    targets = split.targets.reshape(len(last), -1)
-    if target.mean:
-        targets = targets * targets.new_tensor(target.std) + targets.new_tensor(target.mean)
+    targets = target.in_units(split.targets.reshape(len(last), -1))
     return replace(report, naive=float((targets - last).abs().mean()))
 
 
@@ -125,10 +123,11 @@ def evaluate_at_once(
     pooling = FasterMaxPool() if may_pool(model) else contextlib.nullcontext()
     with eval_mode(model), torch.no_grad(), pooling, drawing_the_same():
         judge_one = functools.partial(judge_batch, model, objective, target, measuring, places)
+        both = nn.ModuleList(each for each in (model, objective.loss) if isinstance(each, nn.Module))
         for found in (
             map(judge_one, split.in_order(batch_size))
             if together is None
-            else judged_together(judge_one, model, split, batch_size, together, is_whole)
+            else judged_together(judge_one, both, split, batch_size, together, is_whole)
         ):
             losses.append(found.loss)
             weights.append(found.weight)

@@ -38,7 +38,8 @@ def finish_together(training: Training, last: Epoch | None) -> None:
     world.first_does(lambda: finish_run(training, last))
     if shards is not None:
         for each in training.model.state_dict().values():
-            world.give(each)
+            if isinstance(each, Tensor):
+                world.give(each)
         training.model.eval()
     elif world.is_shared:
         model = training.model

@@ -103,6 +103,33 @@ class Remembers(nn.Module):
         return self.layer(inputs + self.seen)
 
 
+class Counted(nn.Module):
+    """Has a buffer that every call changes, in an evaluation too, and its outputs depend on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(6, 3)
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        self.calls += 1
+        outputs: Tensor = self.layer(inputs) / (1 + self.calls / 100)
+        return outputs
+
+
+class Moving(nn.Module):
+    """A loss with a buffer that every batch changes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(()))
+
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        loss = nn.functional.cross_entropy(outputs, targets)
+        self.mean.mul_(0.9).add_(0.1 * loss.detach())
+        return loss + self.mean
+
+
 class Rows(Dataset[Any]):
     """Rows that are changed at random as they are read."""
 
@@ -138,7 +165,7 @@ def tied() -> nn.Sequential:
 
 
 class Blocks(nn.Module):
-    """Blocks in a ModuleList, with dropout, statistics, and first and last weights that are tied; one row count is odd."""
+    """Blocks in a ModuleList, with dropout, statistics, tied first and last weights, a state besides; one row count is odd."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -148,6 +175,12 @@ class Blocks(nn.Module):
         self.back, self.frozen = nn.Linear(6, 7, bias=False), nn.Linear(3, 3)
         self.back.weight = self.first.weight
         self.scale = nn.Parameter(torch.ones(1))
+
+    def get_extra_state(self) -> object:
+        return {"kept": 3}
+
+    def set_extra_state(self, state: object) -> None:
+        assert state == {"kept": 3}
 
     def forward(self, inputs: Tensor) -> Tensor:
         hidden = self.first(inputs) * self.scale
@@ -163,6 +196,13 @@ def blocks() -> nn.Module:
     model.frozen.requires_grad_(False)
     model.blocks[0][1].eval()  # type: ignore[index]
     return model
+
+
+def partly(data: Any) -> tuple[nn.Module, Any, dict[str, Any]]:
+    """Return a case whose optimizer has some of the parameters that have gradients; its gradients are clipped."""
+    model = blocks().double()
+    optimizer = torch.optim.SGD([*model.last.parameters(), model.scale], lr=0.1)  # type: ignore[union-attr, list-item]
+    return model, data, {"optimizer": optimizer, "epochs": 2, "batch_size": 9, "clip_norm": 0.05}
 
 
 def large() -> nn.Module:
@@ -236,6 +276,7 @@ def case(name: str) -> tuple[Any, Any, dict[str, Any]]:
         "sometimes": lambda: (Sometimes(), pair, sgd),
         "tied": lambda: (tied(), pair, sgd),
         "divided": lambda: (blocks().double(), in_numbers(np.float64), {**sgd, "batch_size": 9, "optimizer": "AdamW", "optimizer_arguments": {}, "lr": 0.01, "clip_norm": 0.5, "accumulate": 2}),
+        "partly": lambda: partly(in_numbers(np.float64)),
         "large": lambda: (large(), pair, {"epochs": 1, "batch_size": 32, "lr": 1e-4}),
         "remembers": lambda: (Remembers(), pair, sgd),
         "streamed": lambda: (network(), (Rows(*rows()), Rows(*rows(23, 1))), sgd),
@@ -296,7 +337,7 @@ class Counts:
 
 
 def evaluations() -> dict[str, tuple[nn.Module, Split, Objective, TargetSpec]]:
-    """Return models to evaluate, and what on: a class, quantities, and places of both; one that draws random numbers."""
+    """Return models to evaluate, and what on: a class, quantities, and places of both; three that depend on earlier ones."""
     inputs, targets = map(torch.from_numpy, rows(301))
     classes = TargetSpec("classification", ("a", "b", "c"))
     quantity, dense = TargetSpec("regression", width=2), {"layout": "dense"}
@@ -316,6 +357,8 @@ def evaluations() -> dict[str, tuple[nn.Module, Split, Objective, TargetSpec]]:
         "places": (places, split(of_places), make_objective(nn.CrossEntropyLoss()), replace(classes, **dense)),
         "quantities at places": (nn.Unflatten(1, (2, 3)), split(inputs.view(-1, 2, 3) ** 2), squares, replace(quantity, **dense)),
         "draws": (Draws(lambda: torch.rand(())), split(targets), objective, classes),
+        "counted": (Counted(), split(targets), objective, classes),
+        "moving": (network(), split(targets), make_objective(Moving()), classes),
     }  # fmt: skip
 
 

@@ -123,6 +123,13 @@ def test_a_divided_model_has_the_losses_weights_and_figures_of_one_process(proce
 
 
 @pytest.mark.slow
+def test_gradients_of_what_the_optimizer_does_not_have_are_not_clipped_with_the_others(tmp_path: Path) -> None:
+    together(1, "partly", tmp_path / "one")
+    together(2, "partly", tmp_path / "many", "train", "shard=True")
+    check_agreement(tmp_path / "one", tmp_path / "many", 1e-12)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "victim", "codes"), [(signal.SIGTERM, 1, (143, 143)), (signal.SIGKILL, 0, (-9, 1))])
 def test_divided_processes_that_are_stopped_or_killed_resume_to_the_same_bits(
     number: signal.Signals, victim: int, codes: tuple[int, int], tmp_path: Path

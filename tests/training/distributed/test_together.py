@@ -21,6 +21,7 @@ from rushlight.checkpoint_files import list_checkpoints
 from rushlight.runs import read_history, read_losses, read_recipe
 from rushlight.runs.sessions import read_sessions
 from rushlight.training.checkpoint.checkpoint import latest_checkpoint, read_checkpoint
+from rushlight.training.setup.shared import mapped_samples
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are started by fork")
 
@@ -72,13 +73,24 @@ def test_samples_in_memory_are_held_once_for_all_processes_which_do_not_see_each
     assert json.loads((tmp_path / "1").read_text()) == [True, True, [4, 5, 6, 7]]
 
 
+def test_samples_are_not_taken_from_a_file_that_has_others(tmp_path: Path) -> None:
+    own, path = torch.arange(6.0).view(3, 2), tmp_path / "samples"
+    path.write_bytes((own + 1).numpy().tobytes())
+    assert mapped_samples(str(path), own) is own
+    assert mapped_samples(str(tmp_path / "none"), own) is own
+    path.write_bytes(own.numpy().tobytes())
+    mapped = mapped_samples(str(path), own)
+    assert mapped is not own
+    assert torch.equal(mapped, own)
+
+
 @pytest.mark.slow
 def test_an_evaluation_that_is_divided_has_the_bits_of_one_process(tmp_path: Path) -> None:
     for size in (1, 3):
         (tmp_path / str(size)).mkdir()
         together(size, "all", tmp_path / str(size), "evaluate")
     alone = {path.name: path.read_text() for path in (tmp_path / "1").iterdir()}
-    assert len(alone) == 6
+    assert len(alone) == 8
     assert {path.name: path.read_text() for path in (tmp_path / "3").iterdir()} == alone
 
 

@@ -11,7 +11,9 @@ of a checkpoint in one file.
 from __future__ import annotations
 
 import sys
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -59,9 +61,9 @@ def read_state_tensors(
     if index is None and shards is None and not prefix:
         return read_safetensors(folder / TENSORS)
     processes = 0 if index is None else index["processes"]
-    paths = [folder / TENSORS, *(folder / shard_file(rank, processes) for rank in range(processes))]
+    names = chain([TENSORS], (shard_file(rank, processes) for rank in range(processes)))
     with ExitStack() as stack:
-        plain, *pieces = (stack.enter_context(safetensors.safe_open(path, "pt")) for path in paths)
+        plain, *pieces = (stack.enter_context(opened_file(folder / name)) for name in names)
         shapes = {name: tuple(plain.get_slice(name).get_shape()) for name in plain.keys()}  # noqa: SIM118
         mine: Shapes = {}
         if index is None and training is not None and shards is not None:
@@ -89,10 +91,21 @@ def slice_of(file: Any, name: str, first: int, end: int) -> Tensor:
     return found
 
 
+@contextmanager
+def opened_file(path: Path) -> Iterator[Any]:
+    """Open a safetensors file to read some of it; the library itself opens only paths that are UTF-8."""
+    with ExitStack() as stack:
+        named: Any = path if is_utf8(path) else f"/dev/fd/{stack.enter_context(files.open_file(path)).fileno()}"
+        yield stack.enter_context(safetensors.safe_open(named, "pt"))
+
+
 def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """Return the tensors in a safetensors file; the library itself opens only paths that are UTF-8."""
-    try:
-        str(path).encode()
-    except UnicodeEncodeError:
+    """Return all tensors in a safetensors file."""
+    if not is_utf8(path):
         return safetensors.torch.load(files.read_bytes(path, sys.maxsize))
     return safetensors.torch.load_file(path)
+
+
+def is_utf8(path: Path) -> bool:
+    """Tell whether a path is UTF-8; a path of other bytes has surrogates in their place."""
+    return not any("\ud800" <= each <= "\udfff" for each in str(path))

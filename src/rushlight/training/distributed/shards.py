@@ -6,7 +6,7 @@ model's children, the members of every ModuleList, and the model itself for what
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -59,9 +59,9 @@ class Shards:
             self.parameters[name].grad = None if rows is None else local(rows)
             yield rows is not None
 
-    def norm(self) -> Tensor:
-        """Return the norm of all gradients."""
-        gradients = [each.grad for each in self.parameters.values() if each.grad is not None]
+    def norm(self, parameters: Iterable[nn.Parameter]) -> Tensor:
+        """Return the norm of the whole gradients of some of `parameters`, of each of which this process has its rows."""
+        gradients = [each.grad for each in parameters if each.grad is not None]
         squares = torch.tensor([float(nn.utils.get_total_norm(gradients)) ** 2], dtype=torch.float64)
         self.world.add_up(squares)
         return squares.sqrt().to(gradients[0].dtype if gradients else torch.float64)[0]
@@ -72,9 +72,13 @@ class Shards:
 
     @torch.no_grad()
     def load_model_state(self, state: dict[str, Tensor]) -> None:
-        """Set rows and buffers as `model_state` returned them."""
+        """Set rows and buffers as `model_state` returned them, and what modules keep besides."""
         for name, each in self.model_state().items():
-            each.copy_(state[name])
+            owner, _, leaf = name.rpartition(".")
+            if leaf == "_extra_state":
+                self.model.get_submodule(owner).set_extra_state(state[name])
+            else:
+                each.copy_(state[name])
 
     def gathered(self, name: str, own: Tensor) -> Tensor:
         """Return a whole parameter, of which these rows are this process's; their memory is let go."""

@@ -126,7 +126,8 @@ class World:
             given = {
                 name: each.detach().clone(memory_format=torch.contiguous_format) for name, each in tensors().items()
             }
-        return safetensors.torch.load(self.share(safetensors.torch.save(given) if self.is_first else b""))
+        told = self.share(safetensors.torch.save(given) if self.is_first else b"")
+        return given if self.is_first else safetensors.torch.load(told)
 
     def gather(self, value: Any) -> list[Any]:
         """Return the JSON-ready values that the processes give, by rank."""
@@ -155,7 +156,7 @@ class World:
             raise TrainingError("process-failed", rank=rank, processes=self.size, problem=problem)
         contents = []
         with self.explained(STEP_SECONDS):
-            for rank, length in enumerate(told[:, 3].int().tolist()):
+            for rank, length in enumerate(told[:, 3].long().tolist()):
                 if length and self.is_first and rank:
                     received = torch.empty(length, dtype=torch.uint8)
                     self.steps.recv([received], rank, 0).wait()

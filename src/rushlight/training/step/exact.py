@@ -145,7 +145,8 @@ def update(parts: Parts, mean: Tensor) -> None:
     if parts.clip_norm is not None and parts.shards is None:
         nn.utils.clip_grad_norm_(list(trained(parts).values()), parts.clip_norm)
     elif parts.clip_norm is not None and parts.shards is not None:
-        nn.utils.clip_grads_with_norm_(parts.shards.parameters.values(), parts.clip_norm, parts.shards.norm())
+        rows = list(trained(parts).values())
+        nn.utils.clip_grads_with_norm_(rows, parts.clip_norm, parts.shards.norm(rows))
     try:
         if scaler is None:
             optimizer.step()
@@ -204,7 +205,7 @@ def can_run_engine() -> bool:
 def trained(parts: Parts) -> dict[str, nn.Parameter]:
     """Return the parameters that the optimizer has now, by name, in the order of the model and its loss."""
     known = set(map(id, held_parameters(parts.optimizer)))
-    named = named_parameters(parts.model, parts.objective.loss)
+    named = named_parameters(parts.model, parts.objective.loss) if parts.shards is None else parts.shards.parameters
     return {name: parameter for name, parameter in named.items() if id(parameter) in known}
 
 
