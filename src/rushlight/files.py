@@ -283,11 +283,18 @@ def sweep(folder: Path) -> None:
             delete_file(path)
 
 
+def check_local(path: Path | str) -> None:
+    """Raise UsageError for an address such as s3://bucket/runs: as a path it would name a folder called "s3:"."""
+    if found := re.match(r"([A-Za-z][\w.+-]+):/+", str(path)):  # one letter alone is a drive of Windows
+        raise UsageError("address-for-folder", address=f"{found[1]}://{str(path)[found.end() :]}")
+
+
 def make_folder(path: Path) -> None:
-    """Create the folder and its parents; an existing one is fine."""
+    """Create the folder and its parents; an existing one is fine, an address none."""
     check_in_place(path)
     if path.is_dir():
         return
+    check_local(path)
     if path.parent != path:  # a drive that is not there is its own parent
         make_folder(path.parent)
     if not create_folder(path) and not path.is_dir():
