@@ -50,9 +50,8 @@ def connected(address: str, cores: int) -> Iterator[Any]:
                 "include_dashboard": False,
                 "_temp_dir": str(Path(stack.enter_context(folder), "ray")),  # to which Ray lets everybody write
             }
-        printing = (
-            ray._private.worker
-        )  # it tells on standard output, where JSON may be asked for, of processes that died
+        # it tells of processes that died on standard output, where JSON may be asked for
+        printing = ray._private.worker
         stack.callback(setattr, printing, "print_to_stdstream", getattr(printing, "print_to_stdstream", None))
         printing.print_to_stdstream = lambda *told, **more: None
         stack.callback(ray.shutdown)

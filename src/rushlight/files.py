@@ -201,7 +201,7 @@ def write_named(path: Path, content: bytes) -> None:
     write_bytes(path, content)
     with contextlib.suppress(OSError, StorageError):  # without the note, replacing it takes `force`
         make_folder(written_record().parent)
-        append_bytes(written_record(), file_digest(path) + b"\n")
+        append_bytes(written_record(), hashlib.sha256(content).hexdigest().encode() + b"\n")
 
 
 def written_record() -> Path:

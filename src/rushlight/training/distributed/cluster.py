@@ -168,9 +168,7 @@ def work_under_ray(settings: dict[str, Any]) -> Any:
     from ray.train.collective import broadcast_from_rank_zero
 
     os.chdir(settings["current"])
-    Path(
-        settings["folder"]
-    ).stat()  # the folder of all runs is not shared with this machine, where this one is not there
+    Path(settings["folder"]).stat()  # where it is not there, this machine does not share the folder of all runs
     os.environ["RUSHLIGHT_LANGUAGE"] = settings["language"]
     torch.set_num_threads(settings["threads"])  # Ray sets one variable for the process; this one counts for its threads
     context, (host, port) = ray.train.get_context(), settings["place"]
