@@ -78,6 +78,12 @@ def threads_each(cores: list[int], processes: int) -> int:
     return next(fitting, 1)
 
 
+def last_line(error: BaseException) -> str:
+    """Return the last line of an error, where the error of another process stands."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
+
+
 @contextlib.contextmanager
 def environment(values: Mapping[str, str]) -> Iterator[None]:
     """Set variables of the environment for the block."""

@@ -18,7 +18,7 @@ import torch
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from rushlight import files
-from rushlight.cluster import connected, cores_of, environment, threads_each
+from rushlight.cluster import connected, cores_of, environment, last_line, threads_each
 from rushlight.device import usable_cores
 from rushlight.errors import TrainingError
 from rushlight.events import Event, Events
@@ -151,12 +151,6 @@ def explained_by_ray(error: Exception, processes: int, threads: int) -> Training
     if type(cause).__name__ in ("WorkerGroupStartupTimeoutError", "InsufficientClusterResourcesError"):
         return TrainingError("ray-no-room", processes=processes, threads=threads, minutes=STARTS)
     return TrainingError("ray-failed", reason=last_line(cause))
-
-
-def last_line(error: BaseException) -> str:
-    """Return the last line of an error, where the error of another process stands."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
 
 
 # ── in a process of Ray ──────────────────────────────────────────────────────────────────────────────────────────
