@@ -111,6 +111,9 @@ def test_folds_of_a_table_by_command_line(tmp_path: Path, monkeypatch: pytest.Mo
     assert "next:" not in shown
     shown = CliRunner().invoke(app, command).stdout
     assert "next:\n  rushlight test linear-t-csv-2-folds-fold-1" in shown
+    command += ["--runs", str(tmp_path / "runs")]  # as several processes are told it
+    absolute = CliRunner().invoke(app, command).stdout
+    assert "next:\n  rushlight test linear-t-csv-2-folds-fold-1" in absolute
     assert "best" not in shown  # nothing is chosen, least of all by the test split
     with pytest.raises(UsageError, match=r"This run is fold 2 of 2 \(--folds\)"):
         again.eject("fold.py")

@@ -50,9 +50,8 @@ def connected(address: str, cores: int) -> Iterator[Any]:
                 "include_dashboard": False,
                 "_temp_dir": str(Path(stack.enter_context(folder), "ray")),  # to which Ray lets everybody write
             }
-        printing = (
-            ray._private.worker
-        )  # it tells on standard output, where JSON may be asked for, of processes that died
+        # it tells of processes that died on standard output, where JSON may be asked for
+        printing = ray._private.worker
         stack.callback(setattr, printing, "print_to_stdstream", getattr(printing, "print_to_stdstream", None))
         printing.print_to_stdstream = lambda *told, **more: None
         stack.callback(ray.shutdown)
@@ -77,6 +76,12 @@ def threads_each(cores: list[int], processes: int) -> int:
     """Return the most threads that each process can have on machines with so many cores; 1 where there is no room yet."""
     fitting = (count for count in range(max(cores, default=1), 1, -1) if sum(n // count for n in cores) >= processes)
     return next(fitting, 1)
+
+
+def last_line(error: BaseException) -> str:
+    """Return the last line of an error, where the error of another process stands."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
 
 
 @contextlib.contextmanager

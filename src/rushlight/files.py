@@ -201,7 +201,7 @@ def write_named(path: Path, content: bytes) -> None:
     write_bytes(path, content)
     with contextlib.suppress(OSError, StorageError):  # without the note, replacing it takes `force`
         make_folder(written_record().parent)
-        append_bytes(written_record(), file_digest(path) + b"\n")
+        append_bytes(written_record(), hashlib.sha256(content).hexdigest().encode() + b"\n")
 
 
 def written_record() -> Path:
@@ -283,11 +283,18 @@ def sweep(folder: Path) -> None:
             delete_file(path)
 
 
+def check_local(path: Path | str) -> None:
+    """Raise UsageError for an address such as s3://bucket/runs: as a path it would name a folder called "s3:"."""
+    if found := re.match(r"([A-Za-z][\w.+-]+):/+", str(path)):  # one letter alone is a drive of Windows
+        raise UsageError("address-for-folder", address=f"{found[1]}://{str(path)[found.end() :]}")
+
+
 def make_folder(path: Path) -> None:
-    """Create the folder and its parents; an existing one is fine."""
+    """Create the folder and its parents; an existing one is fine, an address none."""
     check_in_place(path)
     if path.is_dir():
         return
+    check_local(path)
     if path.parent != path:  # a drive that is not there is its own parent
         make_folder(path.parent)
     if not create_folder(path) and not path.is_dir():

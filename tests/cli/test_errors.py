@@ -410,3 +410,31 @@ def test_verifying_a_damaged_run_ends_with_exit_code_1(say: Say, tmp_path: Path)
     say("runs", "--verify", code=1)
     say("runs", "--verify", "latest", code=1)
     assert "There is no run" in say("runs", "--verify", "zebra")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("train", "mlp", "digits", "--runs", "s3://bucket/my runs"),
+        ("tune", "mlp", "digits", "--runs", "s3://bucket/my runs"),
+        ("train", "mlp", "digits", "--folds", "2", "--runs", "s3://bucket/my runs"),
+        ("test", "latest", "--runs", "s3://bucket/my runs"),
+        ("runs", "--runs", "s3://bucket/my runs"),
+    ],
+)
+def test_an_address_in_place_of_a_folder_is_refused_and_nothing_is_made(
+    say: Say, tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    said = say(*arguments)
+    assert "s3://bucket/my runs is an address, and a folder of this machine is needed." in said
+    assert "--runs FOLDER" in said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_saved_goes_to_no_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = rushlight.train("linear", "digits", max_steps=1, final_test=False, quiet=True, name="run")
+    for path in ("gs://bucket/models/run", "gs://bucket/models/run.pth"):  # a bundle's folder, and a file
+        with pytest.raises(UsageError, match=r"gs://bucket/models(/run)? is an address"):
+            run.save(path)
+    assert [path.name for path in tmp_path.iterdir()] == ["runs"]

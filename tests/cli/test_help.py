@@ -75,6 +75,13 @@ def test_the_panels_come_in_the_order_that_a_beginner_needs(say: Callable[..., s
         (["tune", "--hours", "x"], "rushlight tune --hours: it takes a number.", "rushlight tune --hours：要写一个数。"),
         (["tune", "--processes", "2"], "no option --processes. Here it is called --jobs.", "没有选项 --processes。在这里它叫 --jobs。"),
         (["train", "a", "b", "c"], "See: rushlight train --help", "请看：rushlight train --help"),
+        (["train", "a", "b", "c"], "rushlight train does not know what to do with: c.\nWrite: rushlight train MODEL DATA", "rushlight train 不知道怎么处理：c。\n请写：rushlight train MODEL DATA"),
+        (["env", "now"], "rushlight env does not know what to do with: now.\nWrite: rushlight env,", "请写：rushlight env，"),
+        (["train", "a", "b", "--ray", "head"], "ray=head is no address of a Ray cluster.", "ray=head"),
+        (["train", "a", "b", "--ray", "ray://head:10001"], "ray=ray://head:10001 is no address of a Ray cluster.", "ray=ray://head:10001"),
+        (["train", "a", "b", "--shard", "2"], 'rushlight train --shard takes no value; it was given "2".\nWrite --shard alone', "rushlight train --shard 不带值；给它的是“2”。"),
+        (["train", "--shard=2"], 'rushlight train --shard takes no value; it was given "2".', "请只写 --shard"),
+        (["eject", "latest", "--force=yes"], 'rushlight eject --force takes no value; it was given "yes".', "请只写 --force"),
     ],
 )  # fmt: skip
 def test_a_mistake_on_the_command_line_is_told_as_any_other(

@@ -15,8 +15,10 @@ import pytest
 from tests.search.test_kills import holder, wait_until
 
 import rushlight
-from rushlight.errors import UsageError
+from rushlight.cluster import connected
+from rushlight.errors import TrainingError, UsageError
 from rushlight.runs import read_history
+from rushlight.search import cluster
 from rushlight.search.study import JOURNAL
 
 TUNE = ["tune", "mlp", "digits", "--trials", "3", "--epochs", "9", "--seeds", "0", "--name", "s", "--batch-size", "50"]
@@ -67,6 +69,29 @@ def test_trials_on_ray_are_told_once_where_an_actor_the_study_or_all_is_killed_a
         [line["state_sha256"] for line in read_history(each) if "state_sha256" in line] for each in (run, plain.folder)
     ]
     assert digests[0] == digests[1] != []
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs the package ray (the extra ray)")
+def test_an_actor_that_cannot_begin_or_read_a_job_ends_the_study_with_its_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class WithoutFolder(cluster.TrialActor):  # as on a machine that does not share the working folder
+        def __init__(self, folder: str) -> None:
+            super().__init__(f"{folder}/not-shared")
+
+    class WithoutModule(cluster.TrialActor):  # as where the job's code is not installed
+        def exchange(self, value: object) -> object:
+            raise ModuleNotFoundError("No module named 'net'")
+
+    monkeypatch.chdir(tmp_path)
+    with connected("local", 2):
+        for kind, reason in ((WithoutFolder, "not-shared"), (WithoutModule, "No module named 'net'")):
+            monkeypatch.setattr(cluster, "TrialActor", kind)
+            with pytest.raises(TrainingError, match=f"Ray could not train the run: .*{reason}"):
+                rushlight.tune(
+                    "mlp", "digits", trials=1, epochs=1, seeds=0, ray="local", name=kind.__name__, quiet=True
+                )
 
 
 def test_an_address_that_is_none_is_refused_before_anything_is_made(tmp_path: Path) -> None:

@@ -64,6 +64,7 @@ def train(
 
     if folds is not None:
         from rushlight.console import print_json, print_lines
+        from rushlight.runs import typed
         from rushlight.texts import text
 
         found = rushlight.cross_validate(model, data, folds, **chosen(options), to_stderr=json)
@@ -72,9 +73,7 @@ def train(
         elif not launched_elsewhere():
             print_lines(str(found))
             if not options["quiet"]:
-                folder = found.runs[0].folder
-                name = folder.name if folder.parent == Path("runs") else folder
-                print_lines(text("console.summary.folds", run=name))
+                print_lines(text("console.summary.folds", run=typed(from_here(found.runs[0].folder))))
         return
     show_end(rushlight.train(model, data, **chosen(options), to_stderr=json), json, bool(options["quiet"]))
 
@@ -97,6 +96,12 @@ def launched_elsewhere() -> bool:
     return place is not None and place[0] > 0
 
 
+def from_here(folder: Path) -> Path:
+    """Return a folder relative to the working folder, where it is within: several processes are told the whole path."""
+    is_within = folder.is_absolute() and folder.is_relative_to(Path.cwd())
+    return folder.relative_to(Path.cwd()) if is_within else folder
+
+
 def show_end(run: Any, as_json: bool, quiet: bool) -> None:
     """Print how a training ended: as JSON, or as a report with what to do next."""
     from rushlight.console import print_json, print_report, print_summary
@@ -114,9 +119,7 @@ def show_end(run: Any, as_json: bool, quiet: bool) -> None:
         return
     if run.report is not None:
         print_report(run.report.to_json(), drops=True)
-    folder = run.folder
-    if folder.is_absolute() and folder.is_relative_to(Path.cwd()):  # several processes are told the whole path
-        folder = folder.relative_to(Path.cwd())
+    folder = from_here(run.folder)
     name = "latest" if folder.parent == Path("runs") else quoted(folder)
     print_summary(folder=folder, seconds=wall, test=summary["test"], run=name)
 
@@ -332,7 +335,7 @@ def serve(
     serve_until_told(
         write, run or ([] if models else ["latest"]), runs, model, language, insecure, token_file, access_log, force, name=name, port=port,
         host=host, hosts=tuple(allow_host or ()), models=models, grpc=grpc_port, management=management_port, threads=threads,
-        workers=workers,         deadline=deadline, drain=drain,
+        workers=workers, deadline=deadline, drain=drain,
     )  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from itertools import pairwise
 from typing import Any
 
 import typer
@@ -34,11 +35,11 @@ class Command(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> Any:
         """Read the arguments; `--ray` without an address after it is `--ray=local`."""
-        following = [*args, ""][1:]
-        alone = [word == "--ray" and not is_ray_address(next) for word, next in zip(args, following, strict=True)]
-        return super().parse_args(
-            ctx, ["--ray=local" if bare else word for word, bare in zip(args, alone, strict=True)]
-        )
+        read = [
+            "--ray=local" if word == "--ray" and not is_ray_address(after) else word
+            for word, after in pairwise([*args, ""])
+        ]
+        return super().parse_args(ctx, read)
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Print the help page."""
@@ -122,26 +123,49 @@ def teach(error: Exception, arguments: list[str], app: typer.Typer) -> Exception
     named = [argument for argument in arguments if not argument.startswith("-")][:1]
     command = context.command_path if context else " ".join(["rushlight", *named])
     if kind == "NoSuchOption":
-        known = [flag for entry in context.command.params for flag in entry.opts] if context else []
+        known = list(options_by_flag(context.command)) if context else []
         ours = OTHER_FLAGS.get((context.command.name, error.option_name)) if context else None
         suggestion = Note("training.called-here", name=ours) if ours else suggest(error.option_name, known)
         return UsageError("unknown-flag", command=command, option=error.option_name, suggestion=suggestion)
     if kind == "BadOptionUsage" and named:  # it has no context
         taken: Any = typer.main.get_command(app)
-        flags = {flag: entry.metavar for entry in taken.commands[named[0]].params for flag in entry.opts}
-        value = flags.get(error.option_name) or "VALUE"
+        option = options_by_flag(taken.commands[named[0]]).get(error.option_name)
+        for flag, _, value in (word.partition("=") for word in arguments):
+            if value and flag == error.option_name and option is not None and option.is_flag:
+                return UsageError("switch-with-value", command=command, option=flag, value=value)
+        value = getattr(option, "metavar", None) or "VALUE"
         return UsageError("flag-without-value", command=command, option=error.option_name, value=value)
+    if kind == "UsageError" and context is not None:  # there are more arguments than the command has
+        return about_extra(error.message.rpartition("(")[2].removesuffix(")").split(), arguments, context)
     if parameter is None:
         return UsageError("bad-command-line", command=command, reason=error.format_message())
     name = parameter.opts[-1] if parameter.param_type_name == "option" else parameter.metavar
     if kind == "MissingParameter":
-        arguments = (
-            [entry.metavar for entry in context.command.params if entry.param_type_name == "argument"]
-            if context
-            else []
-        )
-        usage = " ".join("latest" if each == "RUN" else each for each in arguments)
+        usage = " ".join("latest" if each == "RUN" else each for each in argument_names(context))
         return UsageError("missing-argument", command=command, name=name, usage=usage)
     wanted = next((kind for word, kind in OF_NUMBERS.items() if word in error.message), "")
     reason = found_text("help.page.takes-", wanted) or error.message
     return UsageError("bad-flag", command=command, option=name, reason=reason)
+
+
+def about_extra(words: list[str], arguments: list[str], context: Any) -> UsageError:
+    """Return what is wrong with more arguments than a command has: most often one stands after an option that takes none."""
+    before, value = next((pair for pair in pairwise(arguments) if pair[1] in words), ("", ""))
+    command, option = context.command_path, options_by_flag(context.command).get(before)
+    if before == "--ray":
+        return UsageError("ray-address", option="ray", value=value)
+    if option is not None and option.is_flag:
+        return UsageError("switch-with-value", command=command, option=before, value=value)
+    usage = " ".join([command, *argument_names(context)])
+    return UsageError("too-many-arguments", command=command, listed=" ".join(words), usage=usage)
+
+
+def options_by_flag(command: Any) -> dict[str, Any]:
+    """Return a command's options, each by all of its names."""
+    return {flag: entry for entry in command.params if entry.param_type_name == "option" for flag in entry.opts}
+
+
+def argument_names(context: Any) -> list[str]:
+    """Return the names of a command's arguments, as the help has them; none without a command."""
+    entries = context.command.params if context else []
+    return [entry.metavar for entry in entries if entry.param_type_name == "argument"]

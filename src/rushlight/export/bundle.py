@@ -83,6 +83,7 @@ def write_bundle(
     is written as null. An earlier bundle in `folder` is replaced; raises UsageError when anything else is there,
     WeightsError for a model that cannot be written.
     """
+    files.check_local(folder)
     folder = Path(folder).resolve()
     check_free(folder)
     weights, extra = state_and_extra(model, folder)

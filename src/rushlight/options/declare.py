@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from rushlight import files
 from rushlight.errors import UsageError, check_choice
 from rushlight.texts import Note
 
@@ -92,6 +93,11 @@ GROUPS = rule(
 )
 ADDRESS = rule("ray-address", lambda value: isinstance(value, str) and is_ray_address(value))
 YES_OR_NO = rule("option-no-bool", lambda value: isinstance(value, bool))
+
+
+def check_folder(option: str, value: Any) -> None:
+    """Raise UsageError for an address in place of a folder."""
+    files.check_local(value)
 
 
 # ── one option ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -266,7 +272,7 @@ class Options(RecipeOptions):
     sync_batchnorm: bool = option(False, MACHINE, on_resume="yes")
     keep: Sequence[Any] | None = option(None, RUN, python_only=True, on_resume="live")
     name: str | None = option(None, RUN)
-    runs: str | Path = option("runs", RUN, metavar="FOLDER", on_resume="yes")
+    runs: str | Path = option("runs", RUN, check_folder, metavar="FOLDER", on_resume="yes")
     resume: bool = option(False, RUN)
     inexact: bool = option(False, RUN, on_resume="yes")
     checkpoint: str | int | Path | None = option(None, RUN, metavar="STEP|NAME", on_resume="only")

@@ -4,7 +4,7 @@ Nothing here imports torch or numpy, so that listing runs is instant.
 """
 
 from rushlight.runs.delete import delete_run, describe_deletion, find_run_to_delete
-from rushlight.runs.folder import find_run, is_run, new_run, run_folders, slug, started_at
+from rushlight.runs.folder import find_run, is_run, new_run, run_folders, slug, started_at, typed
 from rushlight.runs.history import History, json_line, read_history, read_losses
 from rushlight.runs.lock import is_locked, lock_run
 from rushlight.runs.note import NO_NOTE, STOP, ask_to_stop, read_note, rename_run, write_note

@@ -136,10 +136,11 @@ def is_file_name(path: Path) -> bool:
 
 
 def run_folders(runs: Path) -> list[Path]:
-    """Return the run folders in `runs`, in name order; [] if it does not exist."""
+    """Return the run folders in `runs`, in name order; [] if it does not exist. UsageError for an address."""
     try:
         return sorted(folder for folder in runs.iterdir() if is_run(folder))
     except (FileNotFoundError, NotADirectoryError):
+        files.check_local(runs)
         return []
 
 

@@ -13,7 +13,8 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from rushlight.errors import RushlightError
+from rushlight.cluster import last_line
+from rushlight.errors import RushlightError, TrainingError
 from rushlight.runs import ask_to_stop, is_run
 from rushlight.search.trial import Job, serve_jobs
 
@@ -57,16 +58,25 @@ class RayProcess(threading.Thread):
         self.start()
 
     def run(self) -> None:
-        """Pass on what is sent, and what the actor says, until one of them has ended."""
-        with self.inner, contextlib.suppress(EOFError, OSError, self.ray.exceptions.RayActorError):
-            while (value := self.inner.recv()) is not None:
-                self.job = value if isinstance(value, Job) else self.job
-                message = self.ray.get(self.actor.exchange.remote(value))
-                if message[0] in (STOPPED, DIED):
-                    self.exitcode = 0 if message[0] == STOPPED else 1
-                    break
-                self.inner.send(message)
+        """Pass on what is sent, and what the actor says, until one of them has ended; what fails in it would fail anew."""
+        errors = self.ray.exceptions
+        with self.inner, contextlib.suppress(EOFError, OSError, errors.RayError):
+            try:
+                self.pass_on()
+            except (errors.RayTaskError, errors.RayActorError) as error:
+                if isinstance(error, errors.RayTaskError) or error.actor_init_failed:
+                    self.inner.send(("error", TrainingError, "ray-failed", {"reason": last_line(error)}))
         self.kill()
+
+    def pass_on(self) -> None:
+        """Give the actor what comes through the pipe, and return what it says, to its last word."""
+        while (value := self.inner.recv()) is not None:
+            self.job = value if isinstance(value, Job) else self.job
+            message = self.ray.get(self.actor.exchange.remote(value))
+            if message[0] in (STOPPED, DIED):
+                self.exitcode = 0 if message[0] == STOPPED else 1
+                return
+            self.inner.send(message)
 
     def terminate(self) -> None:
         """Ask the trial to save and stop, where its run has begun; one that waits for an answer is as saved as it can be."""

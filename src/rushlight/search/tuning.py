@@ -95,6 +95,7 @@ def tune(
         raise UsageError("not-positive", option="hours", value=hours)
     OPTIONS["ray"].verify(ray)
     given = plain_options(options, "tune")
+    OPTIONS["runs"].verify(given.get("runs", "runs"))
     plan = make_plan(model, data, space, given)
     folder = Path(given.get("runs", "runs")) / plan.name
     files.make_folder(folder)

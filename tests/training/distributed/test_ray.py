@@ -98,7 +98,7 @@ def test_a_killed_process_and_ctrl_c_under_ray_end_with_the_bits_of_processes_wi
 
 @pytest.mark.skipif(importlib.util.find_spec("ray") is not None, reason="ray is installed")
 def test_without_ray_the_error_has_the_line_that_installs_it(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r'pip install "rushlight\[ray\]"'):
+    with pytest.raises(UsageError, match=r'pip install "ray\[train\]"'):
         rushlight.train("mlp", "digits", processes=2, ray="local", runs=tmp_path, quiet=True)
     assert not list(tmp_path.iterdir())
 

@@ -18,7 +18,7 @@ import torch
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from rushlight import files
-from rushlight.cluster import connected, cores_of, environment, threads_each
+from rushlight.cluster import connected, cores_of, environment, last_line, threads_each
 from rushlight.device import usable_cores
 from rushlight.errors import TrainingError
 from rushlight.events import Event, Events
@@ -153,12 +153,6 @@ def explained_by_ray(error: Exception, processes: int, threads: int) -> Training
     return TrainingError("ray-failed", reason=last_line(cause))
 
 
-def last_line(error: BaseException) -> str:
-    """Return the last line of an error, where the error of another process stands."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
-
-
 # ── in a process of Ray ──────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -168,9 +162,7 @@ def work_under_ray(settings: dict[str, Any]) -> Any:
     from ray.train.collective import broadcast_from_rank_zero
 
     os.chdir(settings["current"])
-    Path(
-        settings["folder"]
-    ).stat()  # the folder of all runs is not shared with this machine, where this one is not there
+    Path(settings["folder"]).stat()  # where it is not there, this machine does not share the folder of all runs
     os.environ["RUSHLIGHT_LANGUAGE"] = settings["language"]
     torch.set_num_threads(settings["threads"])  # Ray sets one variable for the process; this one counts for its threads
     context, (host, port) = ray.train.get_context(), settings["place"]
