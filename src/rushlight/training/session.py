@@ -9,12 +9,11 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable, Generator, Iterator
-from pathlib import Path
 
 import torch
 
 from rushlight.errors import RushlightError, TrainingError
-from rushlight.runs import write_session
+from rushlight.runs import typed, write_session
 from rushlight.signals import Terminated
 from rushlight.texts import Note
 from rushlight.training.checkpoint import describe_kept
@@ -160,8 +159,7 @@ class Session:
                 return
             with contextlib.suppress(RushlightError):  # the state is saved; that it was interrupted is the lesser news
                 write_session(folder, "interrupted", step)
-            run = folder.name if folder.parent == Path("runs") else folder
-            training.events.message(Note("training.stopped", kept=describe_kept(folder), run=run))
+            training.events.message(Note("training.stopped", kept=describe_kept(folder), run=typed(folder)))
 
     def __del__(self) -> None:
         if getattr(self, "_iterator", None) is not None and not sys.is_finalizing():
