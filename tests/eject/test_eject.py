@@ -106,7 +106,8 @@ def test_scripts_end_with_the_bits_of_their_runs(tmp_path: Path) -> None:
         assert f"These are the weights of the run {run.name}, bit for bit." in printed
         text = script.read_text("utf-8")
         assert len(text.splitlines()) <= 200
-        assert max(map(len, text.splitlines())) <= 140
+        # The line of the data is as long as the path of it, which is the machine's.
+        assert max(len(line.replace(str(tmp_path), "")) for line in text.splitlines()) <= 140
         assert "import rushlight" not in text
         for line in run.history:
             if line["kind"] == "epoch":
