@@ -26,6 +26,7 @@ SHORT = {
     "disk": 60,
     "hostile": 200,
     "serve": 10,
+    "fuzz": 1000,
     "soak": 4000,
 }  # about two minutes on two cores
 FORKS = ("kills", "processes", "studies")
@@ -39,6 +40,7 @@ HELP = {
     "hostile": "files made by somebody else: none may execute, connect, hang, command the terminal, or end in an exception's own words",
     "disk": "operations that the disk refuses (full, failing, no permission): nothing that was saved may be lost",
     "serve": "versions swapped under load, with bad requests, overload, slow clients, killed workers, signals and flipped bits: no good request may fail",
+    "fuzz": "requests with anything changed in them, to a server of every kind of input: none may be answered 5xx, or not at all",
     "soak": "requests to a server, over connections that come and go: it must not grow by 2 %% after it has warmed up",
 }
 EPILOG = """\

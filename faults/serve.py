@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import http.client
 import json
 import random
 import shutil
@@ -35,15 +34,13 @@ def campaign(count: int, seed: int, work: Path, say: Say) -> Outcome:
     for name, width in WIDTHS.items():
         make_bundle(work / name, seed, width)
     parts: list[tuple[str, Callable[..., list[str]]]] = [
-        ("swaps", swaps), ("one bad among 32", bad_among_good), ("overload", overload), ("fuzzed requests", fuzzed),
+        ("swaps", swaps), ("one bad among 32", bad_among_good), ("overload", overload),
         ("SIGTERM", ends), ("killed workers", killed), ("flipped bits", flipped), *([("slow clients", slow_clients)] if count >= SLOW else []),
     ]  # fmt: skip
     for number, (name, part) in enumerate(parts):
         say(f"serve: {name}")
         failures += [f"{name}: {failure}" for failure in part(count, case_random("serve", seed, number), work, figures)]
-    return Outcome(
-        "serve", figures["swaps"] + figures["fuzzed"] + figures["bits flipped"], tuple(failures), dict(figures)
-    )
+    return Outcome("serve", figures["swaps"] + figures["bits flipped"], tuple(failures), dict(figures))
 
 
 # ── the parts ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -156,64 +153,6 @@ def overload(count: int, draw: random.Random, work: Path, figures: Counter[str])
     figures["refused"] = len(refused)
     figures["ms until half are refused"] = round(1000 * float(np.median(refused))) if refused else -1
     return [] if refused else ["nothing was refused"]
-
-
-def fuzzed(count: int, draw: random.Random, work: Path, figures: Counter[str]) -> list[str]:
-    """Send requests with anything changed in them: none may be answered 5xx, or not at all where it is whole."""
-    failures: list[str] = []
-    paths = [
-        "/predict",
-        "/v2/models/small/infer",
-        "/v1/models/small:predict",
-        "/predictions/small",
-        "/explanations/small",
-        "/v1/models/small",
-        "/selftest",
-    ]
-    tensor = {"name": "inputs", "shape": [1, 1, SIDE, SIDE], "datatype": "UINT8"}
-    head = json.dumps({"inputs": [{**tensor, "parameters": {"binary_data_size": 64}}]}).encode()
-    plain = json.dumps({"inputs": [{**tensor, "data": PIXELS[0].reshape(-1).tolist()}]}).encode()
-    bodies = [BODY, plain, head + PIXELS[0].tobytes(), json.dumps({"instances": [PIXELS[0, 0].tolist()]}).encode()]
-    with Served(str(work / "small")) as server:
-        connection = server.connect()
-        for number in range(100 * count):
-            body, path = bytearray(draw.choice(bodies)), draw.choice(paths)
-            for _ in range(draw.choice((0, 1, 1, 3, 30))):
-                place = draw.randrange(len(body))
-                change = draw.choice(
-                    (bytes([draw.randrange(256)]), b"", b"[" * 40, b"-1", b"1e999", b'"', b"null", b"{", b"9" * 30)
-                )
-                body[place : place + draw.choice((0, 1, 1, 20))] = change
-                body = body or bytearray(b"0")
-            headers = {
-                name: value
-                for name, value in (
-                    ("Inference-Header-Content-Length", draw.choice((str(len(head)), "-1", "0", str(2**63), "x"))),
-                    (
-                        "Content-Type",
-                        draw.choice(
-                            ("application/json", "text/csv", "multipart/form-data; boundary=x", "image/png", "a/b")
-                        ),
-                    ),
-                    ("Content-Encoding", draw.choice(("gzip", "deflate", "br"))),
-                    ("X-Timeout-Ms", draw.choice(("0", "-1", "10000", "9" * 30))),
-                )
-                if draw.random() < 0.15
-            }
-            late = headers.get("X-Timeout-Ms") == "0"
-            try:
-                connection.request(
-                    draw.choice(("POST", "POST", "POST", "GET", "PUT", "HEAD")), path, bytes(body), headers
-                )
-                answer = connection.getresponse()
-                answer.read()
-                if answer.status >= 500 and not (late and answer.status == 504):
-                    failures.append(f"case {number}: {answer.status} {path} {bytes(body[:200])!r} {headers}")
-            except (http.client.HTTPException, OSError) as error:
-                failures.append(f"case {number}: {error!r} {path} {bytes(body[:200])!r} {headers}")
-                connection = server.connect()
-            figures["fuzzed"] += 1
-    return failures
 
 
 def ends(count: int, draw: random.Random, work: Path, figures: Counter[str]) -> list[str]:

@@ -92,8 +92,8 @@ def ask(
 
 
 @contextlib.contextmanager
-def asking(each: Callable[[int, Any], None], count: int = ASKING) -> Iterator[list[str]]:
-    """Call `each` again and again in threads, for the block; collect what fails."""
+def asking(each: Callable[[int, Any], None], count: int = ASKING, for_ever: bool = True) -> Iterator[list[str]]:
+    """Call `each` in threads; where it goes on for ever, tell it when the block is over; collect what fails."""
     failures: list[str] = []
     over = threading.Event()
 
@@ -109,6 +109,7 @@ def asking(each: Callable[[int, Any], None], count: int = ASKING) -> Iterator[li
     try:
         yield failures
     finally:
-        over.set()
+        if for_ever:
+            over.set()
         for thread in threads:
             thread.join()

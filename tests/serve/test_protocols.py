@@ -197,6 +197,7 @@ def test_classes_are_given_as_texts(pictures: Client) -> None:
     ("length", "change"),
     [
         ("-1", {}), (str(2**63), {}), ("999999", {}), ("1e3", {}), (None, {"shape": [2**40, 2**40]}), (None, {"shape": [3, 1, 8, 9]}),
+        (None, {"shape": [3, 1, 8, 8, *[1] * 80]}), (None, {"shape": [0, 2**62, 2**62], "parameters": {"binary_data_size": 0}}),
         (None, {"shape": [-1, 1, 8, 8]}), (None, {"datatype": "FP32"}), (None, {"datatype": "EVIL"}), (None, {"name": "other"}),
         (None, {"parameters": {"binary_data_size": -1}}), (None, {"parameters": {"binary_data_size": 2**62}}),
         (None, {"parameters": {"binary_data_size": 5}}), (None, {"shape": [0, 1, 8, 8]}), (None, {"shape": "x"}),

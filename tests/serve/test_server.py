@@ -114,6 +114,35 @@ def test_a_closing_door_lets_in_who_came_before_and_throws_nobody_out() -> None:
 
 
 @pytest.mark.slow
+def test_a_body_that_is_still_coming_when_it_is_refused_spoils_no_later_request() -> None:
+    """What comes after the answer is not read as the head of the next request."""
+    half = b" " * 100_000  # more than a head may have
+    with Server(str(BUNDLES / "image")) as server:
+
+        def asked(head: str, *pieces: bytes) -> bytes:
+            with socket.create_connection(("127.0.0.1", server.port)) as connection:
+                connection.settimeout(20)
+                for piece in (f"{head}\r\n".encode(), *pieces):
+                    connection.sendall(piece)
+                    time.sleep(0.1)
+                return connection.makefile("rb").read()
+
+        for refused, host in (
+            ("DELETE /predict", "127.0.0.1"), ("POST /nowhere", "127.0.0.1"), ("POST /v2/models/none/infer", "127.0.0.1"),
+            ("POST /predict", "elsewhere"),
+        ):  # fmt: skip
+            head = f"{refused} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {2 * len(half)}\r\n"
+            answers = asked(
+                head, half, half + b"GET /ping HTTP/1.1\r\nHost: 127.0.0.1\r\n", b"Connection: close\r\n\r\n"
+            )
+            first, second = (answer[:3] for answer in answers.split(b"HTTP/1.1 ")[1:])
+            assert (first in (b"403", b"404", b"405"), second) == (True, b"200"), refused
+        waiting = asked("PUT /predict HTTP/1.1\r\nHost: 127.0.0.1\r\nExpect: 100-continue\r\nContent-Length: 9\r\n")
+        assert waiting.startswith(b"HTTP/1.1 405")
+        assert b"connection: close" in waiting
+
+
+@pytest.mark.slow
 def test_slow_clients_are_closed_while_others_are_served() -> None:
     with Server(str(BUNDLES / "image")) as server:
         slow = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(300)]

@@ -78,7 +78,7 @@ class Gate:
                 message["headers"] = [*message["headers"], *HARDENED, *own]
                 if (model := scope.get("rushlight.model")) is not None:
                     message["headers"].append((b"x-model-version", model.version.encode("latin-1", "replace")))
-                if self.closes():
+                if self.closes() or not await self.is_read(scope, receive):
                     message["headers"].append((b"connection", b"close"))
             await send(message)
 
@@ -150,6 +150,28 @@ class Gate:
             raise Refusal(408, "serve-too-slow", seconds=settings.receive, headers={"connection": "close"}) from None
         finally:
             self.held -= len(body)
+            scope["rushlight.read"] = True
+
+    async def is_read(self, scope: Scope, receive: Receive) -> bool:
+        """Read and drop what is left of a refused request's body; tell whether the next request follows on this connection.
+
+        What comes after an answer would be taken for the next request's head, and a connection closed in its midst loses the answer.
+        """
+        headers, left = scope["rushlight.headers"], self.settings.most_bytes
+        if "rushlight.read" in scope or not ("content-length" in headers or "transfer-encoding" in headers):
+            return True
+        scope["rushlight.read"] = True
+        if "expect" in headers:  # it waits for leave to send it
+            return False
+        try:
+            async with asyncio.timeout(self.settings.receive):
+                while left >= 0 and (message := await receive())["type"] == "http.request":
+                    left -= len(message.get("body", b""))
+                    if not message.get("more_body", False):
+                        return left >= 0
+        except TimeoutError:
+            pass
+        return False
 
 
 def access_log(path: Path, tell: Callable[[Note], object]) -> Callable[[dict[str, Any]], None]:
@@ -234,7 +256,7 @@ def protocol(seconds: float) -> type:
                     not head
                     and data.startswith(b"HTTP/1.1 ")
                     and self.is_answering()
-                    and self.scope["method"] != "HEAD"
+                    and self.cycle.scope["method"] != "HEAD"  # self.scope may be that of the next request
                 ):
                     head = data
                 else:

@@ -135,7 +135,10 @@ def request_tensors(described: list[dict[str, Any]], tail: memoryview) -> dict[s
             values = from_list(entry.get("data"), datatype, name)
         if values.size != count:
             raise Refusal(400, "serve-wrong-count", name=name, shape=shape, expected=count, found=values.size)
-        found[name] = values.reshape(shape)
+        try:
+            found[name] = values.reshape(shape)
+        except ValueError:  # more axes than NumPy has, or none with bytes beside sides that are too long
+            raise Refusal(400, "serve-bad-entry", name="shape") from None
     if len(tail):
         raise Refusal(400, "serve-left-over", found=len(tail))
     return found
