@@ -85,7 +85,7 @@ def board_of(folder: Path) -> Iterator[tuple[str, int]]:
     try:
         yield next(match[0] for line in server.stdout if (match := re.search(r"http://\S+", line))), server.pid
     finally:
-        server.send_signal(signal.SIGINT)
+        server.terminate()  # SIGINT is not heard by what a shell began in the background
         server.wait(20)
         server.stdout.close()
 

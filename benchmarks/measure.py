@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import math
+import mmap
 import os
 import platform
 import signal
 import statistics
+import struct
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from importlib import metadata
@@ -21,6 +25,7 @@ from typing import Any, TypeVar
 
 ROOT = Path(__file__).parents[1]
 RESULT = "RUSHLIGHT_BENCHMARK_RESULT"  # the environment variable that says where a process writes what it measured
+CLOCK = "RUSHLIGHT_BENCHMARK_CLOCK"  # the environment variable that says where a process in turns finds for how long it was stopped
 LONGEST = 4 * 3600.0  # seconds; a process that takes longer hangs
 
 T = TypeVar("T")
@@ -49,6 +54,7 @@ def run_apart(
     environment: Mapping[str, str] | None = None,
     on_terminal: bool = False,
     is_module: bool = True,
+    started: Callable[[int], object] = lambda process: None,
 ) -> Finished:
     """Run `python -m ARGUMENTS` (or `python ARGUMENTS`) and wait for its end; ProcessFailed when that is an error.
 
@@ -64,6 +70,7 @@ def run_apart(
             process = subprocess.Popen(
                 command, env=variables, stdin=subprocess.DEVNULL, stdout=output, stderr=output, close_fds=True
             )
+            started(process.pid)
             status, usage = wait_for(process)
             seconds = time.perf_counter() - began
         if status:
@@ -184,6 +191,94 @@ def interleave(names: Sequence[str], rounds: int, measure: Callable[[str], T]) -
                 say(f"{name} is left out: {error}")
                 del results[name]
     return results
+
+
+class Turns:
+    """Lets one of several processes run at a time, each for `seconds`; each has its own clock, which stands while it is stopped.
+
+    A machine whose speed drifts within a second or more then slows all of them alike. POSIX only; none may start others.
+    """
+
+    def __init__(self, names: Sequence[str], seconds: float) -> None:
+        self.absent, self.seconds = set(names), seconds
+        self.processes: dict[str, int] = {}
+        self.stopped: dict[str, float] = {}  # since when
+        self.clocks: dict[str, mmap.mmap] = {}
+
+    def measure(self, name: str, arguments: Sequence[str], on_terminal: bool) -> Finished:
+        """Run one of them, as `run_apart` does."""
+        with tempfile.TemporaryFile() as file:
+            file.write(bytes(8))
+            file.flush()
+            self.clocks[name] = mmap.mmap(file.fileno(), 8)
+            try:
+                return run_apart(
+                    arguments, environment={CLOCK: f"/proc/{os.getpid()}/fd/{file.fileno()}"}, on_terminal=on_terminal,
+                    started=lambda process: self.start(name, process),
+                )  # fmt: skip
+            finally:
+                self.absent.discard(name)
+                self.processes.pop(name, None)
+
+    def start(self, name: str, process: int) -> None:
+        """Have a process wait for its turn."""
+        self.stop(name, process)
+        self.processes[name] = process
+        self.absent.discard(name)
+
+    def stop(self, name: str, process: int) -> None:
+        """Stop a process, and its clock."""
+        os.kill(process, signal.SIGSTOP)
+        self.stopped[name] = time.perf_counter()
+
+    def go_on(self, name: str, process: int) -> None:
+        """Let a process run, and its clock."""
+        paused = struct.unpack("d", self.clocks[name][:])[0] + time.perf_counter() - self.stopped[name]
+        self.clocks[name][:] = struct.pack("d", paused)
+        os.kill(process, signal.SIGCONT)
+
+    def give(self) -> None:
+        """Give turns until all have ended."""
+        while self.absent or self.processes:
+            for name, process in [] if self.absent else [*self.processes.items()]:
+                with suppress(ProcessLookupError):
+                    self.go_on(name, process)
+                    until = time.perf_counter() + self.seconds
+                    while name in self.processes and time.perf_counter() < until:
+                        time.sleep(0.005)
+                    self.stop(name, process)
+            time.sleep(0 if self.processes else 0.005)
+
+
+def take_turns() -> None:
+    """Have this process's clocks, and what waits by them, leave out for how long its `Turns` have stopped it."""
+    if (path := os.environ.get(CLOCK)) is None:
+        return
+    with Path(path).open("rb") as file:
+        paused = mmap.mmap(file.fileno(), 8, access=mmap.ACCESS_READ)
+    plain, wait = time.perf_counter, threading.Event.wait  # both clocks are one on Linux
+
+    def now() -> float:
+        found: float = struct.unpack("d", paused[:])[0]
+        return plain() - found
+
+    def wait_by_it(event: threading.Event, timeout: float | None = None) -> bool:
+        until = math.inf if timeout is None else now() + timeout
+        while not event.is_set() and (left := until - now()) > 0:
+            wait(event, min(left, 1.0))
+        return event.is_set()
+
+    time.perf_counter = time.monotonic = now
+    threading.Event.wait = wait_by_it  # type: ignore[method-assign]
+
+
+def in_turns(names: Sequence[str], seconds: float, measure: Callable[[Turns, str], T]) -> dict[str, T]:
+    """Measure contenders at the same time, in turns of some seconds; ProcessFailed where one ends with an error."""
+    turns = Turns(names, seconds)
+    with ThreadPoolExecutor(len(names)) as pool:
+        found = {name: pool.submit(measure, turns, name) for name in names}
+        turns.give()
+        return {name: future.result() for name, future in found.items()}
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,11 @@ In memory, three contenders train the same epochs of the same batches with the s
 - quiet: Rushlight with history, metrics and checkpoints, the screen silent;
 - everything: the same, with the progress bar on a (pseudo-)terminal.
 
-The time is that of all epochs but the first, checkpoints and all, without making the run before and the report after.
+The time is that of all epochs but the first, checkpoints and all, without making the run before and the report after. They run at the
+same time, in turns of a quarter of a second in which the others are stopped: the speed of small machines drifts by half within minutes.
 
 Streamed, a folder of PNG images is read from disk in every epoch, with 0 and with 2 worker processes: by Rushlight and by a plain
-DataLoader over the same files. Contenders are interleaved, each in a process of its own; ratios are taken round by round.
+DataLoader over the same files, one after another. Each contender is a process of its own; ratios are taken round by round.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from __future__ import annotations
 import argparse
 import math
 import shlex
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -26,12 +28,24 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import hand_back, interleave, ratio, run_apart, say, spread, this_machine
+from benchmarks.measure import (
+    Turns,
+    hand_back,
+    in_turns,
+    interleave,
+    ratio,
+    run_apart,
+    say,
+    spread,
+    take_turns,
+    this_machine,
+)
 from benchmarks.output import OTHERS, OURS, Bar, bar_chart, figure, markdown, rounds_of, standard_options, write_results
 from benchmarks.peers import Laps
 from benchmarks.workloads import WORKLOADS, Work, open_work, save_arrays
 
 TARGET = 0.02
+TURN = 0.25  # seconds that a contender runs before the next one does
 MOST_EPOCHS = 5000
 IN_MEMORY = {
     "bare": "the bare step",
@@ -241,10 +255,11 @@ def train_here(name: str, workload: str, data: str, epochs: int) -> None:
 # ── in the process that compares ─────────────────────────────────────────────────────────────────────────────
 
 
-def measure(name: str, workload: str, data: Path, epochs: int) -> Measured:
-    """Run one contender in a process of its own."""
+def measure(name: str, workload: str, data: Path, epochs: int, turns: Turns | None = None) -> Measured:
+    """Run one contender in a process of its own, alone or in turns with others."""
     arguments = ["benchmarks.overhead", "--only", name, workload, str(data), str(epochs)]
-    found = run_apart(arguments, on_terminal=name == "everything").result
+    is_shown = name == "everything"
+    found = (turns.measure(name, arguments, is_shown) if turns else run_apart(arguments, on_terminal=is_shown)).result
     seconds = [lap["seconds"] for lap in found["epochs"]]
     counted = seconds[1:] or seconds
     measured = Measured(sum(counted), len(counted) * found["steps_per_epoch"], seconds)
@@ -258,7 +273,12 @@ def compare(workload: str, names: Sequence[str], data: Path, rounds: int, least:
     if least > 0:
         look = measure(names[0], workload, data, 2)
         epochs = max(epochs, 1 + min(math.ceil(least / look.epoch_seconds[-1]), MOST_EPOCHS))
-    return interleave(names, rounds, lambda name: measure(name, workload, data, epochs))
+    if workload == "streamed" or not hasattr(signal, "SIGSTOP"):  # its workers are processes of their own
+        return interleave(names, rounds, lambda name: measure(name, workload, data, epochs))
+    found = [
+        in_turns(names, TURN, lambda turns, name: measure(name, workload, data, epochs, turns)) for _ in range(rounds)
+    ]
+    return {name: [each[name] for each in found] for name in names}
 
 
 def share_over(results: dict[str, list[Measured]], name: str, other: str) -> float:
@@ -294,6 +314,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print and write."""
     options = parse(arguments)
     if options.only:
+        take_turns()
         name, workload, data, epochs = options.only
         train_here(name, workload, data, int(epochs))
         return

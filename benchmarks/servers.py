@@ -6,7 +6,9 @@ A request is `{"input": [784 numbers]}`, an answer the probabilities. Classes st
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -122,6 +124,34 @@ if NAME == "mlserver":
             return types.InferenceResponse(model_name=self.name, outputs=[output])
 
 
+if NAME == "torchserve":
+
+    def handle(rows: list[dict[str, Any]], context: Any, opened: list[Any] = []) -> list[Any]:  # noqa: B006  # one for each worker
+        """Run the graph on a batch of requests, which TorchServe makes; the first call, at its start, has none."""
+        opened[:] = opened or [open_graph()]
+        pictures = np.stack([read(row["body"]["input"]) for row in rows or ()] or [read([0] * 784)])
+        return list(opened[0].run(["probabilities"], {"inputs": pictures})[0].tolist())
+
+
+def run_torchserve() -> None:
+    """Pack this file as a handler, and serve it: one worker, batches of what has come within a millisecond."""
+    place = Path(GRAPH).parent / f"torchserve-{PORT}"
+    place.mkdir()
+    words = ["--model-name", "m", "--version", "1.0", "--handler", __file__, "--export-path", str(place)]
+    own = Path(sys.executable).parent
+    subprocess.run([own / "torch-model-archiver", *words], check=True)
+    model = {
+        "defaultVersion": True, "marName": "m.mar", "minWorkers": 1, "maxWorkers": 1, "batchSize": MOST_ROWS,
+        "maxBatchDelay": 1, "responseTimeout": 60,
+    }  # fmt: skip
+    names = ("inference", "management", "metrics")
+    lines = [f"{name}_address=http://127.0.0.1:{int(PORT) + number}" for number, name in enumerate(names)]
+    lines += ["load_models=m.mar", f"models={json.dumps({'m': {'1.0': model}})}"]
+    (place / "config.properties").write_text("\n".join(lines))
+    words = ["--start", "--foreground", "--ncs", "--disable-token-auth", "--model-store", str(place)]
+    os.execv(own / "torchserve", ["torchserve", *words, "--ts-config", str(place / "config.properties")])
+
+
 def main() -> None:
     """Serve until the process is ended."""
     if NAME == "litserve":
@@ -147,6 +177,8 @@ def main() -> None:
         serve.start(http_options={"port": int(PORT)})
         serve.run(Model.bind(), route_prefix="/")
         threading.Event().wait()
+    elif NAME == "torchserve":
+        run_torchserve()
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """How many requests a second a server answers, and how soon, against other servers of the same graph.
 
-    python -m benchmarks.serving --peers bentoml=PYTHON,litserve=PYTHON,mlserver=PYTHON,ray=PYTHON
+    python -m benchmarks.serving --peers bentoml=PYTHON,litserve=PYTHON,mlserver=PYTHON,ray=PYTHON,torchserve=PYTHON
 
 `mlp` and `cnn` on pictures of 28×28 bytes, at 1, 16 and 64 connections; Rushlight with JSON and with binary tensors, the others
 with the JSON that their documentation shows. Each is started anew in every round, interleaved, and warmed up; `bare` is ONNX
@@ -73,7 +73,7 @@ def make_bundle(name: str, folder: Path) -> None:
 def request_of(contender: str, model: str, port: int) -> bytes:
     """Return the request that a contender's clients make."""
     given = [PIXELS] if contender == "bentoml" else PIXELS
-    path, kind, body = "/predict", "application/json", json.dumps({"input": given}).encode()
+    path, kind, body = path_of(contender), "application/json", json.dumps({"input": given}).encode()
     more = ""
     if speaks_v2(contender):
         path = f"/v2/models/{'m' if contender == 'mlserver' else model}/infer"
@@ -123,12 +123,17 @@ def speaks_v2(contender: str) -> bool:
     return contender.startswith("rushlight") or contender == "mlserver"
 
 
+def path_of(contender: str) -> str:
+    """Return where a contender that does not speak the Open Inference Protocol is asked."""
+    return "/predictions/m" if contender == "torchserve" else "/predict"
+
+
 def answers(contender: str, model: str, port: int, body: bytes) -> bool:
     """Tell whether a server answers already."""
     if speaks_v2(contender):
         address, body = f"http://127.0.0.1:{port}/v2/health/ready", b""
     else:
-        address = f"http://127.0.0.1:{port}/predict"
+        address = f"http://127.0.0.1:{port}{path_of(contender)}"
     asked = urllib.request.Request(address, body or None, {"Content-Type": "application/json"})
     try:
         with urllib.request.urlopen(asked, timeout=5) as answer:
@@ -169,7 +174,7 @@ def measure(contender: str, python: str, model: str, bundle: Path, seconds: floa
     request = bundle / "request.bin"
     request.write_bytes(request_of(contender, model, port))
     with serving(contender, python, model, bundle, port) as server:
-        run_apart(["benchmarks.load", str(port), str(request), "4", str(seconds / 4)])  # it warms up
+        run_apart(["benchmarks.load", str(port), str(request), "16", str(seconds)])  # it warms up: Java compiles
         for connections in CONNECTIONS:
             before = processor_seconds(server)
             taken = run_apart(["benchmarks.load", str(port), str(request), str(connections), str(seconds)]).result
@@ -204,7 +209,9 @@ def main() -> None:
     """Measure, print and write."""
     parser = standard_options("serving", (__doc__ or "").splitlines()[0], 3)
     parser.add_argument(
-        "--peers", default="", help="NAME=PYTHON,…: bentoml, litserve, mlserver and ray, in environments of their own"
+        "--peers",
+        default="",
+        help="NAME=PYTHON,…: bentoml, litserve, mlserver, ray and torchserve, in environments of their own",
     )
     parser.add_argument("--models", default="mlp,cnn", help="mlp,cnn")
     parser.add_argument("--seconds", type=float, default=None, help="for each figure (5)")

@@ -23,7 +23,7 @@ from rushlight.training.checkpoint.checkpoint import (
 from rushlight.training.state import Training
 
 CHECKPOINT_SECONDS = 30.0  # inside an epoch; at its end there is one anyway
-CHECKPOINT_SHARE = 0.01  # of the time that checkpoints may take
+CHECKPOINT_SHARE = 0.005  # of the time that checkpoints may take
 
 
 class Saver:

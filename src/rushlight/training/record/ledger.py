@@ -22,7 +22,7 @@ from rushlight.training.objective import named_parameters
 from rushlight.training.recipe import steps_per_epoch
 from rushlight.training.state import Training
 
-READ_EVERY = 0.1  # seconds between two readings of the losses
+READ_EVERY = 0.2  # seconds between two readings of the losses
 MOST_PENDING = 4096  # losses kept unread at the most
 LINES_PER_EPOCH = 10
 SHORTEST_LINE = 100  # steps
