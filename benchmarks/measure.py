@@ -277,7 +277,13 @@ def in_turns(names: Sequence[str], seconds: float, measure: Callable[[Turns, str
     turns = Turns(names, seconds)
     with ThreadPoolExecutor(len(names)) as pool:
         found = {name: pool.submit(measure, turns, name) for name in names}
-        turns.give()
+        try:
+            turns.give()
+        except BaseException:
+            turns.absent.clear()
+            for process in turns.processes.values():
+                os.kill(process, signal.SIGKILL)  # one that is stopped hears nothing else
+            raise
         return {name: future.result() for name, future in found.items()}
 
 

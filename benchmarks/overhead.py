@@ -318,6 +318,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         name, workload, data, epochs = options.only
         train_here(name, workload, data, int(epochs))
         return
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # the contenders are ended
     machine, rounds = this_machine(), rounds_of(options)
     least = options.seconds if options.seconds is not None else 0.5 if options.quick else 30.0
     results: dict[str, dict[str, list[Measured]]] = {}
