@@ -40,7 +40,7 @@ class Recorder:
 
 def model(engine: Any, sizes: tuple[int, ...] = (1, 2, 4, 8)) -> Model:
     tensors = [Signature("x", "float32", (None, 1))], [Signature("y", "float32", (None, 1))]
-    seconds = max(getattr(engine, "seconds", 0.0), 1e-3)  # as measured: less would be run at once
+    seconds = max(getattr(engine, "seconds", 0.0), 1e-3)  # as measured
     return Model("double", engine, "test", *tensors, sizes=sizes, seconds=dict.fromkeys(sizes, seconds))
 
 
@@ -99,6 +99,22 @@ def test_31_good_requests_and_a_bad_one_are_31_answers_and_an_error_that_says_wh
     found = asyncio.run(ask())
     assert [answer.status for answer in found] == [200] * 17 + [400] + [200] * 14
     assert "age" in found[17].json["error"]
+
+
+def test_requests_that_were_read_together_are_one_batch_however_quick_the_model_is() -> None:
+    client = Client("array")
+    served, sizes = client.service.registry.find("array").model, list[int]()
+    run, served.run = served.run, lambda inputs: sizes.append(len(inputs["inputs"])) or run(inputs)  # type: ignore[func-returns-value]
+    served.sizes, served.seconds = (1, 2, 4, 8), dict.fromkeys((1, 2, 4, 8), 1e-6)
+
+    async def ask(count: int) -> list[Any]:
+        client.service.app.tasks = range(count)
+        return await asyncio.gather(*(client.ask("POST", "/predict", b"[1, 2, 3, 4, 5]") for _ in range(count)))
+
+    assert [answer.status for answer in asyncio.run(ask(6))] == [200] * 6
+    assert sizes == [8]  # as many rows as the batches have whose bits are known
+    assert [answer.status for answer in asyncio.run(ask(1))] == [200]
+    assert sizes == [8, 1]
 
 
 def test_a_row_of_nan_fails_alone() -> None:

@@ -334,7 +334,7 @@ class Service:
         batcher = request.batcher
         if is_live:
             request.scope["rushlight.rows"] = rows
-        answering = batcher.submit(inputs, rows, seconds, is_live)
+        answering = batcher.submit(inputs, rows, seconds, is_live, len(self.app.tasks) == 1)
         if not batcher.is_busy:
             answers = await answering
         else:

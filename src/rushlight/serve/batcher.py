@@ -23,7 +23,6 @@ from rushlight.serve.drift import Drift
 from rushlight.serve.metrics import Meter
 from rushlight.serve.model import Array, Model
 
-AT_ONCE = 2e-4  # seconds: what takes less is not worth a batch
 QUICK = 2e-3  # seconds: a batch that takes less is run where requests are read, without a change of threads
 
 
@@ -69,10 +68,12 @@ class Batcher:
         self.is_busy = self.is_scheduled = False
         self.thread = ThreadPoolExecutor(1, "rushlight-model")
 
-    async def submit(self, inputs: Mapping[str, Array], rows: int, seconds: float, is_live: bool = True) -> Answers:
+    async def submit(
+        self, inputs: Mapping[str, Array], rows: int, seconds: float, is_live: bool = True, is_alone: bool = False
+    ) -> Answers:
         """Return the outputs on `rows` rows. Refusal where the queue is full, or after `seconds` in it.
 
-        A request that is cancelled before it runs is never run.
+        A request that is cancelled before it runs is never run. One that is alone, with no other about to come, waits for none.
         """
         if rows == 0:
             return {
@@ -84,7 +85,7 @@ class Batcher:
             raise Refusal(504, "serve-too-late", seconds=0.0)
         loop = asyncio.get_running_loop()
         job = QueuedRequest(inputs, rows, loop.create_future(), is_live)
-        if not self.waiting and not self.is_busy and self.seconds(rows) < AT_ONCE:
+        if is_alone and not self.waiting and not self.is_busy and self.seconds(rows) < QUICK:
             self.settle(execute(self.model, [job]))
             return await job.future
         self.waiting.append(job)

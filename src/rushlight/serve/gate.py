@@ -12,7 +12,7 @@ import os
 import re
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,7 @@ class Gate:
     ) -> None:  # fmt: skip
         self.app, self.settings, self.refuse, self.meter, self.closes = app, settings, refuse, meter, closes
         self.held = 0  # bytes of bodies in memory
+        self.tasks: Collection[object] = ()  # the requests that were read and are not answered, as uvicorn counts them
         self.is_local = False  # whether it is for this machine alone, wherever the others listen
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

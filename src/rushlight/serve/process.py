@@ -83,6 +83,7 @@ def new_server(own: Any, settings: Settings, wrap: Callable[[type], type] = lamb
 
     options = {**QUIET, "timeout_keep_alive": 60, "timeout_graceful_shutdown": int(settings.drain)}
     server = Server(Config(own.app, http=wrap(protocol(settings.receive)), **options))
+    own.app.tasks = server.server_state.tasks
     server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign, assignment]  # ours are handled here
     return server
 
