@@ -137,6 +137,7 @@ def run_torchserve() -> None:
     """Pack this file as a handler, and serve it: one worker, batches of what has come within a millisecond."""
     place = Path(GRAPH).parent / f"torchserve-{PORT}"
     place.mkdir()
+    os.chdir(place)  # where it writes its logs
     words = ["--model-name", "m", "--version", "1.0", "--handler", __file__, "--export-path", str(place)]
     own = Path(sys.executable).parent
     subprocess.run([own / "torch-model-archiver", *words], check=True)
