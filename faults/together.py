@@ -33,7 +33,7 @@ from faults.processes import Ended, be_a_process, tail
 from faults.references import NAME, References, again, begin
 from rushlight.training.distributed import world
 
-PATIENCE = 120.0  # seconds after which processes hang: those that are left notice a death at once
+PATIENCE = 120.0  # seconds after a kill, or without a step, after which processes hang: those that are left notice a death at once
 ALL = -1  # the rank of a victim: every process
 REFUSED = ("DataLoader", "IterableDataset", "own GRU")  # in the names of configurations that several processes refuse
 MOST_FAILURES = 10
@@ -227,7 +227,7 @@ def run_together(
         children.append(child)
     os.close(writing)
     try:
-        return watch_over(children, reading, kill)
+        return watch_over(children, reading, run, kill)
     finally:
         os.close(reading)
         for child in children:
@@ -236,12 +236,14 @@ def run_together(
                 os.waitpid(child, 0)
 
 
-def watch_over(children: list[int], pipe: int, kill: Kill | None) -> list[Ended]:
+def watch_over(children: list[int], pipe: int, run: Path, kill: Kill | None) -> list[Ended]:
     """Wait for all to end; kill the victim once it says that its moment has come."""
-    began = killed_at = time.monotonic()
-    told, hit = b"", None
+    began = since = time.monotonic()  # `since`: when one was killed; before that, when the last losses were written
+    told, hit, written, losses = b"", None, 0, run / "losses.f32"
     ended: dict[int, Ended] = {}
-    while len(ended) < len(children) and time.monotonic() - killed_at < PATIENCE:
+    while len(ended) < len(children) and time.monotonic() - since < PATIENCE:
+        if hit is None and losses.exists() and (size := losses.stat().st_size) != written:
+            since, written = time.monotonic(), size
         ready, _, _ = (
             select.select([pipe], [], [], 0.01) if kill is not None and hit is None else ([], [], time.sleep(0.01))
         )
@@ -255,7 +257,7 @@ def watch_over(children: list[int], pipe: int, kill: Kill | None) -> list[Ended]
                 for child in victims:
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(child, signal.SIGKILL)
-                killed_at = time.monotonic()
+                since = time.monotonic()
             elif not more:
                 kill = None  # the victim has ended
         for rank, child in enumerate(children):
@@ -263,6 +265,6 @@ def watch_over(children: list[int], pipe: int, kill: Kill | None) -> list[Ended]
                 gone, status = os.waitpid(child, os.WNOHANG)
                 if gone:
                     ended[rank] = Ended(
-                        os.waitstatus_to_exitcode(status), hit, (), time.monotonic() - (killed_at if hit else began)
+                        os.waitstatus_to_exitcode(status), hit, (), time.monotonic() - (since if hit else began)
                     )
     return [ended.get(rank, Ended(-signal.SIGKILL, hit, (), PATIENCE, hung=True)) for rank in range(len(children))]
