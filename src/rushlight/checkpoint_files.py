@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 from rushlight import files
 from rushlight.errors import StorageError
-from rushlight.kinds import Kind, is_count, wrong_entry
+from rushlight.kinds import Kind, is_count
 from rushlight.texts import Note
 
 CHECKPOINTS = "checkpoints"  # the folder in a run's
@@ -21,7 +20,6 @@ PLAIN_FORMAT = 3  # of all others
 SHARD = re.compile(r"shard-\d{5}-of-\d{5}\.safetensors")
 STATE_KIND: Kind = {"format": is_count, "history_bytes?": is_count, "losses_bytes?": is_count}
 MOST_OF_SUMS = 1 << 20  # bytes
-CHUNK = 1 << 18  # bytes read at a time: memory may be scarce when a checkpoint is written
 
 Watch = Callable[[int], None]  # called with the number of bytes just checked
 
@@ -45,9 +43,9 @@ def age(folder: Path) -> tuple[int, bool]:
     return int(folder.name.removesuffix(MID_EPOCH)), not folder.name.endswith(MID_EPOCH)
 
 
-def checksums(folder: Path, watch: Watch | None = None) -> bytes:
+def checksums(folder: Path) -> bytes:
     """Return the content of a checkpoint's SHA256SUMS, for `sha256sum -c`. Raises OSError."""
-    return b"".join(f"{sha256(folder / name, watch)}  {name}\n".encode() for name in summed(folder))
+    return b"".join(f"{files.sha256_of(folder / name)}  {name}\n".encode() for name in summed(folder))
 
 
 def summed(folder: Path, recorded: bytes = b"") -> list[str]:
@@ -62,23 +60,12 @@ def shard_file(rank: int, processes: int) -> str:
     return f"shard-{rank + 1:05d}-of-{processes:05d}.safetensors"
 
 
-def sha256(path: Path, watch: Watch | None = None) -> str:
-    """Return the SHA-256 of a file of any size, as hexadecimal digits. Raises OSError."""
-    digest = hashlib.sha256()
-    with files.open_file(path) as file:
-        while chunk := file.read(CHUNK):
-            digest.update(chunk)
-            if watch is not None:
-                watch(len(chunk))
-    return digest.hexdigest()
-
-
 def damage_of(folder: Path, watch: Watch | None = None) -> str | None:
     """Return what is damaged in a checkpoint; None when every byte is as it was written."""
     try:
         recorded = files.read_bytes(folder / SUMS, MOST_OF_SUMS)
         names = summed(folder, recorded)
-        found = b"".join(f"{sha256(folder / name, watch)}  {name}\n".encode() for name in names)
+        found = b"".join(f"{files.sha256_of(folder / name, watch)}  {name}\n".encode() for name in names)
     except FileNotFoundError as error:
         return Note("runs.file-missing", name=Path(error.filename).name)
     except OSError as error:
@@ -101,7 +88,7 @@ def newer_format(folder: Path) -> int | None:
     if found <= FORMAT:
         return None
     try:
-        line = f"{sha256(folder / STATE)}  {STATE}".encode()
+        line = f"{files.sha256_of(folder / STATE)}  {STATE}".encode()
         is_as_recorded = line in files.read_bytes(folder / SUMS, MOST_OF_SUMS).splitlines()
     except OSError:
         return None
@@ -110,8 +97,4 @@ def newer_format(folder: Path) -> int | None:
 
 def read_state(folder: Path) -> dict[str, Any]:
     """Return a checkpoint's state.json, its bytes unchecked; {} where it cannot be read or lacks an entry of STATE_KIND."""
-    try:
-        content: dict[str, Any] = files.parse_json(files.read_bytes(folder / STATE, files.MOST_JSON))
-    except (OSError, ValueError):
-        return {}
-    return content if wrong_entry(content, STATE_KIND) is None else {}
+    return files.readable_json(folder / STATE, STATE_KIND) or {}

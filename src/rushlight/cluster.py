@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from rushlight.errors import UsageError
+from rushlight.errors import UsageError, first_line
 
 
 def import_ray() -> Any:
@@ -62,8 +62,7 @@ def connected(address: str, cores: int) -> Iterator[Any]:
                 ):  # else a training waits for whatever else the machine does
                     ray.init(address, **given)
             except (OSError, RuntimeError, ValueError) as error:
-                reason = str(error).strip().partition("\n")[0]
-                raise UsageError("ray-unreachable", address=address, reason=reason) from error
+                raise UsageError("ray-unreachable", address=address, reason=first_line(error)) from error
         yield ray
 
 

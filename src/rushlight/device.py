@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from rushlight import files
-from rushlight.errors import UsageError
+from rushlight.errors import UsageError, first_line
 from rushlight.texts import Note
 
 CPUINFO = Path("/proc/cpuinfo")
@@ -80,7 +80,7 @@ def warning_of(ask: Callable[[], object]) -> str | None:
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         ask()
-    return str(told[0].message).strip().splitlines()[0] if told else None
+    return first_line(told[0].message) if told and isinstance(told[0].message, Warning) else None
 
 
 def with_way_out(reason: str) -> str:
@@ -102,7 +102,7 @@ def trial(device: torch.device) -> str | None:
             ones = torch.ones(8, 8, device=device)
             return None if float((ones @ ones).sum()) == 512.0 else Note("device.wrong-product")
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        return with_way_out(str(error).strip().splitlines()[0])
+        return with_way_out(first_line(error))
 
 
 def wait_for(device: torch.device) -> None:

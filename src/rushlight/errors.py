@@ -77,6 +77,21 @@ class TrainingError(RushlightError):
     exit_code = 1
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's text; its kind where it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def in_a_line(error: BaseException) -> str:
+    """Return an error's kind and the first line of its text."""
+    return f"{type(error).__name__}: {(str(error).strip() or '?').splitlines()[0]}"
+
+
+def problem_of(error: BaseException) -> str:
+    """Return what went wrong in one sentence, in English."""
+    return error.record if isinstance(error, RushlightError) else f"{type(error).__name__}: {error}"
+
+
 def suggest(name: str, known: Iterable[str]) -> str:
     """Return ' Did you mean "mlp"?' for the known name nearest to `name`, or '' when none is near."""
     lowered = {candidate.lower(): candidate for candidate in known}

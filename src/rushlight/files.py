@@ -24,6 +24,7 @@ from typing import IO, Any
 
 from rushlight import texts
 from rushlight.errors import StorageError, UsageError
+from rushlight.kinds import Kind, wrong_entry
 
 texts.read_room(texts.language(), "errors")  # before the disk refuses: the words of its errors are on it
 
@@ -214,8 +215,7 @@ def written_record() -> Path:
 def file_digest(path: Path) -> bytes:
     """Return the SHA-256 of a file, in hexadecimal digits; b"" for what is none, or cannot be read."""
     try:
-        with open_file(path) as file:
-            return hashlib.file_digest(file, "sha256").hexdigest().encode()
+        return sha256_of(path).encode()
     except OSError:
         return b""
 
@@ -342,11 +342,15 @@ def sync_folder(path: Path) -> None:
 # ── reading ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def open_file(path: Path) -> BufferedReader:
-    """Open a file to read it. OSError for what is none: a pipe keeps its reader waiting, a device has no end."""
+def open_file(path: Path, follows: bool = True) -> BufferedReader:
+    """Open a file to read it. OSError for what is none: a pipe keeps its reader waiting, a device has no end.
+
+    Where a link is not to be followed, one is none either, as far as the system can tell.
+    """
     if "\0" in str(path):
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), str(path))
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    flags |= 0 if follows else getattr(os, "O_NOFOLLOW", 0)
     descriptor = os.open(path, flags)
     try:
         mode = os.fstat(descriptor).st_mode
@@ -369,6 +373,20 @@ def read_bytes(path: Path, most: int) -> bytes:
         return file.read()
 
 
+def sha256_of(path: Path, watch: Callable[[int], None] | None = None) -> str:
+    """Return the SHA-256 of a file of any size, in hexadecimal digits. Raises OSError.
+
+    `watch` is called with the number of bytes that were just read: few at a time, since memory may be scarce.
+    """
+    digest = hashlib.sha256()
+    with open_file(path) as file:
+        while piece := file.read(1 << 18):
+            digest.update(piece)
+            if watch is not None:
+                watch(len(piece))
+    return digest.hexdigest()
+
+
 def most_unpacked(packed: int) -> int:
     """Return how many bytes a compressed file of `packed` bytes may unpack to; a small one can be made to fill the memory."""
     return max(MOST_UNPACKED, MOST_RATIO * packed)
@@ -384,6 +402,15 @@ def parse_json(content: bytes) -> Any:
     if content.count(b"[") + content.count(b"{") > DEEPEST or any(part in form for part in PERHAPS_INFINITE):
         check_values(found)
     return found
+
+
+def readable_json(path: Path, kind: Kind, most: int = MOST_JSON) -> dict[str, Any] | None:
+    """Return the object in a JSON file; None where it cannot be read, or an entry is absent or of another kind."""
+    try:
+        content = parse_json(read_bytes(path, most))
+    except (OSError, ValueError):
+        return None
+    return content if wrong_entry(content, kind) is None else None
 
 
 def refuse_constant(name: str) -> None:

@@ -57,6 +57,11 @@ def format_figure(value: float | None) -> str:
     return f"{value:.4f}" if abs(value) < 100 else f"{value:,.1f}"
 
 
+def format_metric(metric: str, value: float | None) -> str:
+    """Return an accuracy in percent, any other figure as a number."""
+    return format_share(value) if metric == "accuracy" else format_figure(value)
+
+
 def format_names(names: Sequence[str], most: int = 5) -> str:
     """Return at most so many names with commas between them; '…' stands for the rest."""
     return ", ".join([*names[:most], *(["…"] if len(names) > most else [])])

@@ -238,6 +238,26 @@ def test_a_column_that_is_covered_has_the_mean_of_its_own_training_rows(tmp_path
     assert max(map(abs, found["drops"])) > 0.001
 
 
+def test_a_category_that_is_covered_is_none_that_is_known(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    colours = random.choice(["red", "green", "blue"], 90, p=(0.6, 0.3, 0.1))  # with a mean unlike any of them, or none
+    lines = [f"{random.normal():.3f},{colour},{'warm' if colour == 'red' else 'cold'}" for colour in colours]
+    table = tmp_path / "paints.csv"
+    table.write_text("\n".join(["size,colour,group", *lines]))
+    run = rushlight.train("mlp", table, target="group", epochs=2, quiet=True, runs=tmp_path / "runs")
+    data, bundle = open_source(table, options=DataOptions(target="group")), run.folder / "model"
+    found = explain_sample(data, {"bundle": str(bundle)}, {"explain": 2})
+    saved, row, features = open_bundle(bundle), data.test.inputs[2], data.features
+    assert features is not None
+    size = float(row[0]) * features.normalization.std[0] + features.normalization.mean[0]
+    colour = features.columns[1].categories[int(row[1:].argmax())]
+    shares = saved.predict({"size": [size], "colour": [colour]}).probabilities[0]
+    assert found["choices"][0][1] == pytest.approx(shares.max(), abs=1e-5)
+    unknown = saved.predict({"size": [size], "colour": ["purple"]}).probabilities[0]
+    assert found["drops"][1] == pytest.approx(shares.max() - unknown[shares.argmax()], abs=1e-5)
+    assert abs(found["drops"][1]) > 0.001
+
+
 def test_the_area_under_roc_is_the_share_of_pairs_in_the_right_order(run: Path) -> None:
     random = np.random.default_rng(0)
     truth = random.integers(0, 2, 300)

@@ -215,6 +215,17 @@ def code_of(script: str) -> str:
     return ast.unparse(tree)
 
 
+def test_a_run_that_was_left_after_an_epoch_is_written_without_a_claim(tmp_path: Path) -> None:
+    def leave(event: rushlight.Event) -> None:
+        if event.kind == "epoch":
+            raise KeyError("left")
+
+    with pytest.raises(KeyError, match="left"):
+        trained(tmp_path, "linear", "digits", name="left", on_event=leave)
+    run = rushlight.open_run("left", runs=tmp_path / "runs")
+    assert "not finished" in str(run.eject(tmp_path / "left.py"))
+
+
 def test_the_comments_are_chinese_where_the_user_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = trained(tmp_path, "linear", "digits", epochs=1)
     run.eject(tmp_path / "english.py")

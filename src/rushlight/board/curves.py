@@ -76,12 +76,12 @@ class Curves:
         """Return the header, the places, and the values."""
         knots = {identity: self.refresh(folder, view.axis) for identity, folder in runs.items()}
         counts = {identity: self.losses[folder].count for identity, folder in runs.items()}
-        ends = [float(place_of(np.array([float(counts[run])]), knots[run])[0]) for run in runs if counts[run]]
+        ends = {run: float(place_of(np.array([float(counts[run])]), knots[run])[0]) for run in runs if counts[run]}
         first = 1.0 if view.axis == "step" else 0.0
         if view.is_log and view.axis != "step":
             first = min((float(place_of(np.ones(1), knots[run])[0]) for run in runs if counts[run]), default=0.0)
         low = first if view.low is None else view.low
-        high = max([low, *ends]) if view.high is None else max(view.high, low)
+        high = max([low, *ends.values()]) if view.high is None else max(view.high, low)
         edges, places, slots = grid(low, high, view)
         coarse = COARSE if len(runs) <= FEW else COARSE_OF_MANY
         header: dict[str, Any] = {"low": low, "high": high, "slots": slots, "axis": view.axis, "runs": []}
@@ -89,7 +89,7 @@ class Curves:
         for identity, folder in runs.items():
             losses, known = self.losses[folder], knots[identity]
             steps = np.ceil(step_at(edges, known) - 1).astype(np.int64)  # loss 0 is that of step 1
-            if places_reach_end(edges[-1], counts[identity], known):
+            if identity in ends and edges[-1] >= ends[identity] * (1 - 1e-12):
                 steps[-1] = losses.count
             cells = losses.curve(steps, coarse=coarse)
             is_smoothed = bool(view.half_life) and losses.count >= LEAST_SMOOTHED
@@ -129,11 +129,6 @@ def grid(low: float, high: float, view: View) -> tuple[NDArray[np.float64], NDAr
     places = edges[:-1, None] + np.diff(edges)[:, None] * SLOTS
     edges[-1] = np.nextafter(edges[-1], np.inf)  # the last step belongs to the last column
     return edges, places.reshape(-1), len(SLOTS)
-
-
-def places_reach_end(last: float, count: int, knots: NDArray[np.float64] | None) -> bool:
-    """Tell whether the last edge lies at a run's last step, or beyond it."""
-    return count > 0 and last >= float(place_of(np.array([float(count)]), knots)[0]) * (1 - 1e-12)
 
 
 def drawn_values(cells: Cells, slots: int) -> NDArray[np.float32]:

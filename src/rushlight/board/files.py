@@ -13,7 +13,8 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-FLAGS = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+from rushlight.files import open_file
+
 MOST_LINES = 4 << 20  # bytes of lines read at once
 CHECKED = 64  # bytes before a cursor that tell whether the file is still the one that was read
 
@@ -32,12 +33,10 @@ def read_range(path: Path, start: int, length: int) -> bytes:
     if length <= 0 or read_status(path) is None:
         return b""
     try:
-        descriptor = os.open(path, FLAGS)
+        file = open_file(path, follows=False)
     except OSError:
         return b""
-    with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            return b""
+    with file:
         file.seek(start)
         return file.read(length)
 
@@ -51,7 +50,10 @@ def read_new_lines(path: Path, cursor: str = "") -> tuple[list[dict[str, Any]], 
     status = read_status(path)
     if status is None:
         return [], "", bool(cursor)
-    offset = offset_of(path, cursor, status)
+    number = cursor.split(".")[1] if cursor.count(".") == 2 else ""
+    offset = int(number) if number.isdecimal() and len(number) < 16 else 0
+    if offset > status.st_size or cursor != cursor_at(path, offset, status):
+        offset = 0
     content = read_range(path, offset, MOST_LINES)
     whole = content[: content.rfind(b"\n") + 1]
     lines = []
@@ -80,10 +82,3 @@ def cursor_at(path: Path, offset: int, status: os.stat_result) -> str:
     """Return the cursor for an offset: the file's number, the offset, and a checksum of the bytes before it."""
     before = read_range(path, max(0, offset - CHECKED), min(offset, CHECKED))
     return f"{status.st_ino}.{offset}.{zlib.crc32(before)}"
-
-
-def offset_of(path: Path, cursor: str, status: os.stat_result) -> int:
-    """Return the offset of a cursor; 0 where it does not fit the file."""
-    number = cursor.split(".")[1] if cursor.count(".") == 2 else ""
-    offset = int(number) if number.isdecimal() and len(number) < 16 else 0
-    return offset if offset <= status.st_size and cursor == cursor_at(path, offset, status) else 0

@@ -9,7 +9,7 @@ import numpy as np
 
 from rushlight.board.page import html_page
 from rushlight.board.series import Losses, Truncated
-from rushlight.formats import format_duration, format_figure, format_share
+from rushlight.formats import format_duration, format_figure, format_metric
 from rushlight.runs import summarize_any
 from rushlight.texts import text
 
@@ -27,7 +27,7 @@ def run_html(folder: Path) -> str:
                     time=format_duration(run.seconds))  # fmt: skip
         lines.append(escape(done))
         if run.metric is not None and run.metric_value is not None:
-            shown = format_share(run.metric_value) if run.metric == "accuracy" else format_figure(run.metric_value)
+            shown = format_metric(run.metric, run.metric_value)
             lines.append(f"{escape(text(f'board.page.figure-{run.metric}'))}: <b>{escape(shown)}</b>")
     return f"<div>{'<br/>'.join(lines)}{loss_svg(folder / 'losses.f32')}</div>"
 

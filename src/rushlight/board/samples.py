@@ -81,29 +81,21 @@ def choose(tested: Tested, which: str, truth: int | None, predicted: int | None)
 
     A label is suspect where the model was sure of another class in every epoch: the test's labels were never learnt from.
     """
-    is_wrong = tested.truth != tested.predicted
+    is_wrong, rows = tested.truth != tested.predicted, np.nan_to_num(tested.rows)
     if which == "cell":
-        chosen = np.flatnonzero((tested.truth == truth) & (tested.predicted == predicted))
-        return chosen[np.argsort(-tested.confidence[chosen], kind="stable")]
-    if which == "wrong":
-        chosen = np.flatnonzero(is_wrong)
-        return chosen[np.argsort(-tested.confidence[chosen], kind="stable")]
-    if not len(tested.rows):
+        is_chosen, order = (tested.truth == truth) & (tested.predicted == predicted), -tested.confidence
+    elif which == "wrong":
+        is_chosen, order = is_wrong, -tested.confidence
+    elif not len(rows):
         return np.empty(0, np.intp)
-    rows = np.nan_to_num(tested.rows)
-    if which == "forgotten":
-        chosen = np.flatnonzero(is_wrong & (rows.max(axis=0) > LEARNT))
-        return chosen[np.argsort(-rows.max(axis=0)[chosen], kind="stable")]
-    if which == "suspects":
-        chosen = np.flatnonzero(is_wrong & (rows.max(axis=0) <= LEARNT))
-        return chosen[np.argsort(suspicion(rows)[chosen], kind="stable")]
-    return np.argsort(rows.mean(axis=0), kind="stable")  # the hardest
-
-
-def suspicion(rows: Floats) -> Floats:
-    """Return the mean logarithm of the true class's probability over the epochs: the lower, the more suspect the label."""
-    found: Floats = np.log(np.maximum(rows, 1e-7)).mean(axis=0)
-    return found
+    elif which == "forgotten":
+        is_chosen, order = is_wrong & (rows.max(axis=0) > LEARNT), -rows.max(axis=0)
+    elif which == "suspects":  # the lower the mean logarithm of the true class's probability, the more suspect
+        is_chosen, order = is_wrong & (rows.max(axis=0) <= LEARNT), np.log(np.maximum(rows, 1e-7)).mean(axis=0)
+    else:  # the hardest
+        is_chosen, order = np.ones(len(is_wrong), bool), rows.mean(axis=0)
+    chosen = np.flatnonzero(is_chosen)
+    return chosen[np.argsort(order[chosen], kind="stable")]
 
 
 def list_samples(

@@ -51,7 +51,9 @@ def serve_board(
         thread.start()  # not here: uvicorn would replace the handlers of signals in the main thread
         try:
             announce(address)
-            with door(address) if opens_browser and has_screen() else contextlib.nullcontext():
+            # where a browser has no place to open in, a text browser would take the terminal
+            has_screen = sys.platform != "linux" or any(map(os.environ.get, ("DISPLAY", "WAYLAND_DISPLAY")))
+            with door(address) if opens_browser and has_screen else contextlib.nullcontext():
                 thread.join()
         except KeyboardInterrupt:
             pass
@@ -59,11 +61,6 @@ def serve_board(
             server.should_exit = True
             app.leave()
             thread.join(2 * STOP_SECONDS)
-
-
-def has_screen() -> bool:
-    """Tell whether a browser would have a place to open in: a text browser would take the terminal."""
-    return sys.platform != "linux" or any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))
 
 
 @contextlib.contextmanager

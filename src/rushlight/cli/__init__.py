@@ -34,9 +34,8 @@ def main(arguments: list[str] | None = None) -> None:
         from rushlight.console import print_error
 
         error = teach(raised, arguments, app)
-        if launched_elsewhere():
-            sys.exit(error.exit_code if isinstance(error, RushlightError) else 1)
-        if type(raised).__name__ != "NoArgsIsHelpError":  # the help is printed by then
+        is_helped = type(raised).__name__ == "NoArgsIsHelpError"  # the help is printed by then
+        if not is_helped and not launched_elsewhere():
             print_error(error, wants_traceback)
         sys.exit(error.exit_code if isinstance(error, RushlightError) else 1)
     finally:

@@ -41,8 +41,15 @@ def plain_summary(summary: Any) -> dict[str, Any]:
 def verify(folder: Path, run: str | None, as_json: bool) -> bool:
     """Check one run, or all of them, and print the result; return whether all is whole."""
     folders = runs.run_folders(folder) if run is None else [runs.find_run(folder, run)]
+    found: list[dict[str, Any]] = []
     with console.checking(sum(map(files.bytes_on_disk, folders))) as watch:
-        found = [verified(path, watch) for path in folders]
+        for path in folders:
+            checked = runs.verify_run(path, watch)
+            found.append({
+                "run": path.name, "folder": str(path), "typed": checked.typed, "status": checked.summary.status,
+                "whole": checked.is_whole, "in_use_by": checked.holder or None, "bytes": sum(file.bytes for file in checked.files),
+                "meaning": checked.meaning, "parts": [vars(file) for file in checked.files],
+            })  # fmt: skip
     damaged = sum(not result["whole"] for result in found)
     if as_json:
         everything = {"runs": found, "whole": len(found) - damaged, "damaged": damaged}
@@ -54,16 +61,6 @@ def verify(folder: Path, run: str | None, as_json: bool) -> bool:
     else:
         console.print_lines(text("console.no-runs", runs=folder))
     return not damaged
-
-
-def verified(path: Path, watch: Any) -> dict[str, Any]:
-    """Verify one run; return the result as JSON-ready values."""
-    found = runs.verify_run(path, watch)
-    return {
-        "run": path.name, "folder": str(path), "typed": found.typed, "status": found.summary.status,
-        "whole": found.is_whole, "in_use_by": found.holder or None, "bytes": sum(file.bytes for file in found.files),
-        "meaning": found.meaning, "parts": [vars(file) for file in found.files],
-    }  # fmt: skip
 
 
 def delete(folder: Path, run: str | None, is_sure: bool, as_json: bool) -> None:

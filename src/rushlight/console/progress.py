@@ -13,7 +13,7 @@ from typing import Any
 
 from rushlight.console.output import can_encode, open_console, print_marked
 from rushlight.console.profile import print_profile
-from rushlight.formats import format_bytes, format_count, format_duration, format_figure, format_share, main_figure
+from rushlight.formats import format_bytes, format_count, format_duration, format_figure, format_metric, main_figure
 from rushlight.texts import shown, text
 
 PLAIN_SECONDS = 10.0  # between the lines inside a long epoch when nobody watches a terminal
@@ -242,9 +242,8 @@ def metric_value(metric: str, figures: Mapping[str, Any]) -> float | None:
 
 
 def show_metric(metric: str, figures: Mapping[str, Any]) -> str:
-    """Return an accuracy in percent, another metric as a number."""
-    value = metric_value(metric, figures)
-    return format_share(value) if metric == "accuracy" else format_figure(value)
+    """Return a metric among the figures of an evaluation as a person reads it."""
+    return format_metric(metric, metric_value(metric, figures))
 
 
 def fetch_progress(quiet: bool = False, to_stderr: bool = True) -> Callable[[str, int, int | None], None]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rushlight.console.output import new_table, open_console
-from rushlight.formats import format_duration, format_figure, format_share, main_figure
+from rushlight.formats import format_duration, format_figure, format_metric, format_share, main_figure
 from rushlight.texts import Joined, shown, text
 
 if TYPE_CHECKING:
@@ -191,8 +191,7 @@ def print_summary(*, folder: object, seconds: float, test: Mapping[str, Any] | N
     if test and (main := main_figure(test)) is not None:
         name, value, _ = main
         key = name if name in ("accuracy", "mae", "loss") else "own"
-        shown_value = format_share(value) if name == "accuracy" else format_figure(value)
-        figures.append(text(f"console.summary.{key}", name=shown(name), value=shown_value))
+        figures.append(text(f"console.summary.{key}", name=shown(name), value=format_metric(name, value)))
     done = text("console.summary.done", figures=Joined("list", [*figures, format_duration(seconds)]))
     console.print(Text(f"\n{done}", "bold green"), soft_wrap=True)
     console.print(text("console.summary.folder", folder=folder), soft_wrap=True)

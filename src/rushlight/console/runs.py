@@ -19,7 +19,7 @@ from rushlight.console.output import (
 )
 from rushlight.console.progress import evaluated, metric_of, metric_title, metric_value, of, show_metric
 from rushlight.console.report import print_titled
-from rushlight.formats import format_count, format_duration, format_figure
+from rushlight.formats import format_count, format_duration, format_figure, format_metric
 from rushlight.texts import Note, shown, text
 
 if TYPE_CHECKING:
@@ -81,9 +81,9 @@ def run_cells(run: Mapping[str, Any]) -> dict[str, str]:
     if run["status"] == "damaged":
         return row | dict.fromkeys(("epochs", "last", "best", "loss", "time"), "-")
     metric, best = run["metric"], "-"
-    last = show_metric(metric, {metric: run["metric_value"]}) if metric else "-"
+    last = format_metric(metric, run["metric_value"]) if metric else "-"
     if metric == "accuracy":
-        best = show_metric(metric, {metric: run["best_accuracy"]})
+        best = format_metric(metric, run["best_accuracy"])
     elif metric:
         last = f"{metric_title(metric, 'test')} {last}"
         best = text("console.runs.best-epoch", epoch=run["best_epoch"]) if run["best_epoch"] else "-"

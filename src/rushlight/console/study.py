@@ -11,7 +11,7 @@ from rushlight.console.output import can_encode, new_table, open_console
 from rushlight.console.progress import PLAIN_SECONDS, LiveLine
 from rushlight.console.report import print_titled
 from rushlight.console.runs import draw_curve
-from rushlight.formats import format_count, format_figure, format_share
+from rushlight.formats import format_count, format_metric
 from rushlight.texts import shown, text
 
 BAR = 24  # columns of the most important choice
@@ -49,7 +49,7 @@ class StudyScreen:
             text("console.study.trial", number=number, count=self.trials),
             text("console.study.epoch", epoch=epoch, epochs=self.epochs),
         ]
-        parts.append(f"{metric} {show(metric, value)}")
+        parts.append(f"{metric} {format_metric(metric, value)}")
         if self.line.is_live:
             self.line.draw(parts, epoch / self.epochs)
         elif time.monotonic() - self.said_at >= PLAIN_SECONDS:
@@ -68,7 +68,7 @@ class StudyScreen:
         value = trial["value"] if trial["value"] is not None else (figures[max(figures)] if figures else None)
         status, length = text(f"console.study.{trial['status']}"), max(figures, default=0)
         epochs = f"{text('console.study.epochs-of-trial')} {length:>3}"
-        row = f"{trial['number']:>4}  {status}{' ' * (8 - cell_len(status))}  {epochs}  {metric} {show(metric, value)}"
+        row = f"{trial['number']:>4}  {status}{' ' * (8 - cell_len(status))}  {epochs}  {metric} {format_metric(metric, value)}"
         mark = f" {text('console.best')} " if is_best else "  "
         style = "bold green" if is_best else STYLES.get(trial["status"], "")
         self.line.console.print(f"{row}{mark} {describe_choices(trial['choices'])}", style=style, soft_wrap=True)
@@ -97,7 +97,9 @@ def print_study(found: Mapping[str, Any]) -> None:
     console = open_console(drops=True)
     best, metric = found["best"], found["metric"]
     console.print()
-    line = text("console.study.winner", number=best["number"], metric=metric, value=show(metric, best["value"]))
+    line = text(
+        "console.study.winner", number=best["number"], metric=metric, value=format_metric(metric, best["value"])
+    )
     console.print(line, style="bold", soft_wrap=True)
     console.print(f"  {describe_choices(best['choices'])}", soft_wrap=True)
     if result := found["result"]:
@@ -150,9 +152,9 @@ def print_tests(console: Any, result: Mapping[str, Any]) -> None:
         table.add_column(head, justify="left" if head in (heads[0], heads[3]) else "right")
     for key, name in (("winner", "winners"), ("defaults", "defaults")):
         if (test := result[key]) is not None:
-            ends = " - ".join(show(metric, end) for end in test["interval"] or ())
-            each = ", ".join(show(metric, value) for value in test["values"])
-            table.add_row(text(f"console.study.{name}"), show(metric, test["mean"]), ends, each)
+            ends = " - ".join(format_metric(metric, end) for end in test["interval"] or ())
+            each = ", ".join(format_metric(metric, value) for value in test["values"])
+            table.add_row(text(f"console.study.{name}"), format_metric(metric, test["mean"]), ends, each)
     console.print(table)
     if (difference := result["difference"]) is not None:
         mean, low, high = (f"{end * 100:+.2f}%" if metric == "accuracy" else f"{end:+.4g}" for end in difference)
@@ -180,8 +182,3 @@ def describe_choices(choices: Mapping[str, Any]) -> str:
 def choice_words(name: str) -> str:
     """Return a choice's name as words."""
     return shown(name.replace("_", " "))
-
-
-def show(metric: str, value: float | None) -> str:
-    """Return an accuracy in percent, another figure as a number."""
-    return format_share(value) if metric == "accuracy" else format_figure(value)

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,6 +40,7 @@ from rushlight.data.sources import (
 )
 from rushlight.data.spec import (
     FLOATS,
+    ArrayKind,
     FeatureSpec,
     Normalization,
     NormalizeName,
@@ -49,6 +50,7 @@ from rushlight.data.spec import (
     in_floats,
     name_of,
     reading_floats,
+    with_tuples,
 )
 from rushlight.data.splits import Data
 from rushlight.device import available_memory
@@ -62,7 +64,6 @@ ARRAY_KINDS = ("image", "array", "tokens")
 
 TOKENIZER = "tokenizer.json"  # in a run's folder
 
-ArrayKind = Literal["image", "array", "tokens"]
 FetchProgress = Callable[[str, int, int | None], None]
 
 
@@ -131,9 +132,7 @@ class DataOptions:
     @classmethod
     def from_json(cls, content: dict[str, Any], folder: Path = Path(), tokenizer: Any = None) -> DataOptions:
         """Rebuild what `to_json` wrote to the run in `folder`; UsageError without a `tokenizer` that nothing can rebuild."""
-        options: dict[str, Any] = {
-            option: tuple(value) if isinstance(value, list) else value for option, value in content.items()
-        }
+        options = with_tuples(content)
         if "tokenizer" in options:
             if tokenizer is None and "file" not in options["tokenizer"]:
                 raise UsageError("tokenizer-needed", name=options["tokenizer"].get("live"))
@@ -347,53 +346,42 @@ def open_like(
         DataError: the samples have another shape than the model takes, or classes it does not know.
     """
     with reading_floats((features or target or TargetSpec("other")).floats):
-        return opened_like(source, features, target, options, progress)
-
-
-def opened_like(
-    source: Any,
-    features: FeatureSpec | None,
-    target: TargetSpec | None,
-    options: DataOptions,
-    progress: FetchProgress | None,
-) -> Split:
-    """Do so, with numbers as FLOATS says."""
-    if target is not None and features is not None and features.kind == "table" and TABLE.matches(source):
-        samples, _ = read_other_table(source, features, target)
-        name = str(source) if isinstance(source, (str, Path)) else "table"
-        return kept(name, samples, features, target)
-    size = (features.shape[1], features.shape[2]) if features is not None and features.kind == "image" else None
-    is_raw = features is None or target is None or features.is_raw
-    scaling: NormalizeName = "auto" if is_raw else "none"
-    plain = replace(options, normalize=scaling, test_fraction=0.0, val_fraction=None, image_size=size)
-    given = as_given(source)
-    opened = open_given(given, kind_of(given.train), plain, progress, is_raw)
-    split = opened.test if opened.test is not None else opened.train
-    if features is None or features.is_raw:
-        return split
-    if target is None:
+        if target is not None and features is not None and features.kind == "table" and TABLE.matches(source):
+            samples, _ = read_other_table(source, features, target)
+            name = str(source) if isinstance(source, (str, Path)) else "table"
+            return kept(name, samples, features, target)
+        size = (features.shape[1], features.shape[2]) if features is not None and features.kind == "image" else None
+        is_raw = features is None or target is None or features.is_raw
+        scaling: NormalizeName = "auto" if is_raw else "none"
+        plain = replace(options, normalize=scaling, test_fraction=0.0, val_fraction=None, image_size=size)
+        given = as_given(source)
+        opened = open_given(given, kind_of(given.train), plain, progress, is_raw)
+        split = opened.test if opened.test is not None else opened.train
+        if features is None or features.is_raw:
+            return split
+        if target is None:
+            if isinstance(split, ResidentSplit):
+                return replace(split, prepare=features.prepare)
+            assert isinstance(split, (StreamedSplit, LoaderSplit))
+            return replace(split, prepare=PrepareBatch(None, features))
+        if opened.features is not None:
+            check_same_dtype(opened.name, features.dtype, opened.features.dtype)
+        if opened.features is None or opened.target is None or not features.fits(opened.features.shape):
+            found = None if opened.features is None else opened.features.shape
+            raise DataError("other-shape", data=opened.name, expected=features.shape, found=found)
+        numbers = known_classes(opened, target)
         if isinstance(split, ResidentSplit):
-            return replace(split, prepare=features.prepare)
+            targets = split.targets if numbers is None else numbers[split.targets.long().flatten()]
+            has_scaled_inputs = (
+                opened.features.dtype in ("float32", "float64") and opened.features.normalization != Normalization()
+            )
+            if isinstance(source, Data) and has_scaled_inputs:  # not as they were stored
+                if opened.features.normalization != features.normalization:
+                    raise DataError("scaled-otherwise", data=source.name)
+                return replace(split, targets=target.for_loss(targets))
+            return replace(kept(opened.name, Samples(split.inputs, targets), features, target), names=split.names)
         assert isinstance(split, (StreamedSplit, LoaderSplit))
-        return replace(split, prepare=PrepareBatch(None, features))
-    if opened.features is not None:
-        check_same_dtype(opened.name, features.dtype, opened.features.dtype)
-    if opened.features is None or opened.target is None or not features.fits(opened.features.shape):
-        found = None if opened.features is None else opened.features.shape
-        raise DataError("other-shape", data=opened.name, expected=features.shape, found=found)
-    numbers = known_classes(opened, target)
-    if isinstance(split, ResidentSplit):
-        targets = split.targets if numbers is None else numbers[split.targets.long().flatten()]
-        has_scaled_inputs = (
-            opened.features.dtype in ("float32", "float64") and opened.features.normalization != Normalization()
-        )
-        if isinstance(source, Data) and has_scaled_inputs:  # not as they were stored
-            if opened.features.normalization != features.normalization:
-                raise DataError("scaled-otherwise", data=source.name)
-            return replace(split, targets=target.for_loss(targets))
-        return replace(kept(opened.name, Samples(split.inputs, targets), features, target), names=split.names)
-    assert isinstance(split, (StreamedSplit, LoaderSplit))
-    return replace(split, prepare=PrepareBatch(target, features, numbers))
+        return replace(split, prepare=PrepareBatch(target, features, numbers))
 
 
 def kept(name: str, samples: Samples, features: FeatureSpec, target: TargetSpec) -> ResidentSplit:

@@ -23,6 +23,7 @@ Task = Literal["classification", "binary", "multilabel", "regression", "other"]
 Layout = Literal["rows", "flat", "dense"]
 Scale = Literal["scores", "probabilities", "logarithms"]
 NormalizeName = Literal["auto", "standard", "unit", "none"]
+ArrayKind = Literal["image", "array", "tokens"]
 
 
 Share = float | tuple[int, int]  # a part of the samples: a fraction of them, or a fold, (number from 1, of so many)
@@ -203,12 +204,12 @@ class FeatureSpec:
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> FeatureSpec:
         """Rebuild what `to_json` wrote."""
-        normalization = Normalization(**_tuples(content["normalization"]))
+        normalization = Normalization(**with_tuples(content["normalization"]))
         columns = tuple(
-            Column(**_tuples(column) | {"tokens": Tokens(**own) if (own := column.get("tokens")) else None})
+            Column(**with_tuples(column) | {"tokens": Tokens(**own) if (own := column.get("tokens")) else None})
             for column in content["columns"]
         )
-        return cls(**{"floats": "float32", **_tuples(content), "normalization": normalization, "columns": columns})
+        return cls(**{"floats": "float32", **with_tuples(content), "normalization": normalization, "columns": columns})
 
     def prepare(self, raw: Tensor) -> Tensor:
         """Return what the model receives for a batch as stored, shape (batch, *shape)."""
@@ -261,7 +262,7 @@ class TargetSpec:
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> TargetSpec:
         """Rebuild what `to_json` wrote."""
-        return cls(**{"floats": "float32", **_tuples(content)})
+        return cls(**{"floats": "float32", **with_tuples(content)})
 
     def for_loss(self, targets: Tensor) -> Tensor:
         """Return the data's own targets in the dtype, shape and units that the loss takes."""
@@ -310,6 +311,6 @@ class TargetSpec:
         return targets.argmax(1) if self.are_probabilities(targets) else targets
 
 
-def _tuples(content: dict[str, Any]) -> dict[str, Any]:
-    """JSON has lists where the frozen dataclasses have tuples."""
+def with_tuples(content: dict[str, Any]) -> dict[str, Any]:
+    """Return JSON's values with tuples, as the frozen dataclasses have them, in the place of lists."""
     return {key: tuple(value) if isinstance(value, list) else value for key, value in content.items()}

@@ -127,8 +127,10 @@ def no_claim(folder: Path, recipe: Recipe, environment: dict[str, Any]) -> tuple
     """Return (digest of the run's weights, None) where the script ends with it, else (None, why it need not)."""
     lines = read_history(folder)
     digest = next((line["state_sha256"] for line in reversed(lines) if line.get("event") == "finished"), None)
-    last = next((line for line in reversed(lines) if line["kind"] == "epoch"), None)
-    is_whole = last is not None and (last["epoch"] == recipe.epochs or has_stopped(recipe, lines))
+    epochs = [line for line in lines if line["kind"] == "epoch"]
+    patience = recipe.early_stopping
+    has_stopped = patience is not None and not any(line["is_best"] for line in epochs[-patience:])  # none was better
+    is_whole = bool(epochs) and (epochs[-1]["epoch"] == recipe.epochs or has_stopped)
     conditions = environment.get("conditions", {})
     for is_so, key in (
         (recipe.numerics != "exact", "fast"), (conditions.get("device", "cpu") != "cpu", "card"), (digest is None, "unfinished"),
@@ -138,9 +140,3 @@ def no_claim(folder: Path, recipe: Recipe, environment: dict[str, Any]) -> tuple
         if is_so:
             return None, Note(f"eject.unclaimed.{key}")
     return digest, None
-
-
-def has_stopped(recipe: Recipe, lines: list[dict[str, Any]]) -> bool:
-    """Tell whether early stopping ended a run: its last epochs were no better."""
-    best = [line["is_best"] for line in lines if line["kind"] == "epoch"]
-    return recipe.early_stopping is not None and not any(best[-recipe.early_stopping :])

@@ -103,7 +103,7 @@ def with_own_docstring(source: str, name: str) -> str:
     lines: list[str | None] = list(source.rstrip().splitlines())
     for node in nodes:
         first = node.body[0]
-        if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
+        if is_docstring(first):
             lines[first.lineno - 1 : first.end_lineno] = [None] * ((first.end_lineno or 0) - first.lineno + 1)
             if node.name == name:
                 lines[first.lineno - 1] = f'    """#: {SAYS.get(name, name.replace("_", "-"))}"""'

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from rushlight.export.bundle import Bundle, bundle_architecture, check_bundle, read_bundle, write_bundle
     from rushlight.export.description import read_description, read_listed
     from rushlight.export.graph import MOST_BYTES, Answers, Graph, open_graph, read_examples, why_unproven
-    from rushlight.export.inputs import read_raw
+    from rushlight.export.inputs import hidden_row, read_raw
     from rushlight.export.nested import pack, unpack
     from rushlight.export.predictions import Predictions, predict
     from rushlight.export.saved import SavedModel, load, open_bundle, save_model

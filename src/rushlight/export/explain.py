@@ -3,8 +3,8 @@
 Beside what `rushlight.data.answer_lines` says: {"indices"} also gets "choices", for each sample its two likeliest classes as
 [[name, share], …]; {"explain": a test sample} gets "similar", the training samples whose inputs of the last layer point most nearly the
 same way, {"index", "class", "cosine"} each, as "shown" and "of" how many; and "drops": how far the likeliest class's share falls
-without each part of the sample (Zeiler and Fergus 2014), the part being the training's mean (of some samples, where none was
-learnt): row by row of "grid" fields of an image, by column of a table, or by number.
+without each part of the sample (Zeiler and Fergus 2014), which is replaced by the training's mean (of some samples, where none
+was learnt), a category by none that is known: row by row of "grid" fields of an image, by column of a table, or by number.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from rushlight.data import Data, FeatureSpec, ResidentSplit, StreamedSplit, answer_lines, described_samples
+from rushlight.export.inputs import hidden_row
 from rushlight.export.predictions import check_answers, in_words
 from rushlight.export.saved import SavedModel, open_bundle
 from rushlight.models import main_output
@@ -54,10 +55,10 @@ def explain_sample(data: Data, described: dict[str, Any], asked: dict[str, Any])
     ]
     parts = parts_of(saved.bundle.features, sample.shape[1:])
     drops = []
-    if len(parts) and "mean" not in described:
-        described["mean"] = mean_of(saved.bundle.features, stacked(features, data.train, indices[:BATCH]))
+    if len(parts) and "cover" not in described:
+        described["cover"] = cover_of(saved.bundle.features, stacked(features, data.train, indices[:BATCH]))
     for first in range(0, len(parts), BATCH):
-        covered = torch.where(parts[first : first + BATCH], described["mean"].to(sample.dtype), sample)
+        covered = torch.where(parts[first : first + BATCH], described["cover"].to(sample.dtype), sample)
         drops += (shares[0, best] - shares_and_features(saved, covered)[0][:, best]).tolist()
     return {
         "choices": choices_of(saved, shares, 3)[0], "similar": similar, "of": len(known), "drops": drops,
@@ -131,8 +132,14 @@ def class_of(saved: SavedModel, split: Any, index: int) -> str:
     return saved.classes[int(target.flatten()[0] if target.numel() == 1 else target.argmax())]
 
 
-def mean_of(features: FeatureSpec | None, inputs: Tensor) -> Tensor:
-    """Return the training's mean in what the model receives, (*shape): 0 where it was learnt, else that of some samples."""
+def cover_of(features: FeatureSpec | None, inputs: Tensor) -> Tensor:
+    """Return what stands for a part that is covered, as the model receives it, (*shape): `hidden_row`, else the training's mean.
+
+    That is 0 where it was learnt, else the mean of some samples.
+    """
+    if features is not None and features.columns:
+        row = torch.from_numpy(hidden_row(features.columns).astype(features.dtype))
+        return features.prepare(row.unsqueeze(0))[0]
     is_learnt = features is not None and bool(features.normalization.mean)
     return torch.zeros_like(inputs[0]) if is_learnt else inputs.float().mean(0)
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from rushlight import files
 from rushlight.data import FeatureSpec, TargetSpec
-from rushlight.errors import UsageError, WeightsError
+from rushlight.errors import UsageError, WeightsError, first_line
 from rushlight.export.description import (
     ATOL,
     EXAMPLES,
@@ -79,7 +79,7 @@ def open_session(content: bytes | Path, threads: int) -> InferenceSession:
         return onnxruntime.InferenceSession(given, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # of classes of its own, that share no base
         where = Path(GRAPH) if isinstance(content, bytes) else content
-        raise WeightsError("graph-unreadable", path=where, reason=str(error).split("\n")[0]) from error
+        raise WeightsError("graph-unreadable", path=where, reason=first_line(error)) from error
 
 
 def specs_in(metadata: str) -> tuple[FeatureSpec | None, TargetSpec | None]:
@@ -130,7 +130,7 @@ def why_unproven(answer: Callable[[Array], Answers], examples: Mapping[str, Arra
         try:
             found = answer(examples[INPUTS][rows])
         except Exception as error:  # an engine may raise anything
-            return Note("export.graph.fails", rows=size, reason=str(error).split("\n")[0])
+            return Note("export.graph.fails", rows=size, reason=first_line(error))
         for name, values in recorded.items():
             if name not in found or found[name].shape != values[rows].shape:
                 return Note("export.graph.other-shape", rows=size, name=name)

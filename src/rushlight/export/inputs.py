@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from rushlight import files
-from rushlight.data import FeatureSpec, reading_floats
+from rushlight.data import Column, FeatureSpec, reading_floats
 from rushlight.errors import DataError
 from rushlight.texts import Joined, Note
 
@@ -24,39 +25,34 @@ Array = np.ndarray[Any, np.dtype[Any]]
 def open_inputs(inputs: Any, features: FeatureSpec) -> Array:
     """Return the inputs as an array; paths, PIL images and tables are read by the data's own readers."""
     with reading_floats(features.floats):
-        return read_inputs(inputs, features)
+        if features.tokens is not None:
+            inputs = texts_as_rows(inputs, features)
+        inputs = Path(inputs) if isinstance(inputs, (str, os.PathLike)) else inputs
+        if isinstance(inputs, Path) and inputs.suffix.lower() == ".npy":
+            try:
+                files.open_file(inputs).close()
+                inputs = np.load(inputs, mmap_mode="r", allow_pickle=False)
+            except Exception as error:  # NumPy's reader raises whatever a broken header leads it to
+                raise DataError("predict-file", path=inputs, expected=describe_inputs(features)) from error
+        if features.kind == "image":
+            images = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
+            if images and all(map(is_image_source, images)):
+                if features.dtype != "uint8":  # a file does not tell on which scale the floats of training were
+                    raise dtype_error(features, Note("export.image-files"), "scale-images")
+                from rushlight.data import read_image
 
+                return np.stack([read_image(image, features) for image in images])
+        if features.kind == "table" and (is_by_column(inputs) or is_raw_rows(inputs, features)):
+            if are_plain_rows(inputs):
+                from rushlight.data import encode_rows
 
-def read_inputs(inputs: Any, features: FeatureSpec) -> Array:
-    """Do so, with numbers as FLOATS says."""
-    if features.tokens is not None:
-        inputs = texts_as_rows(inputs, features)
-    inputs = Path(inputs) if isinstance(inputs, (str, os.PathLike)) else inputs
-    if isinstance(inputs, Path) and inputs.suffix.lower() == ".npy":
-        try:
-            files.open_file(inputs).close()
-            inputs = np.load(inputs, mmap_mode="r", allow_pickle=False)
-        except Exception as error:  # NumPy's reader raises whatever a broken header leads it to
-            raise DataError("predict-file", path=inputs, expected=describe_inputs(features)) from error
-    if features.kind == "image":
-        images = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
-        if images and all(map(is_image_source, images)):
-            if features.dtype != "uint8":  # a file does not tell on which scale the floats of training were
-                raise dtype_error(features, Note("export.image-files"), "scale-images")
-            from rushlight.data import read_image
+                return encode_rows(inputs, features)
+            from rushlight.data import read_rows
 
-            return np.stack([read_image(image, features) for image in images])
-    if features.kind == "table" and (is_by_column(inputs) or is_raw_rows(inputs, features)):
-        if are_plain_rows(inputs):
-            from rushlight.data import encode_rows
-
-            return encode_rows(inputs, features)
-        from rushlight.data import read_rows
-
-        return read_rows(inputs, features).numpy()
-    if isinstance(inputs, Path):
-        raise DataError("predict-file", path=inputs, expected=describe_inputs(features))
-    return as_numbers(inputs, features)
+            return read_rows(inputs, features).numpy()
+        if isinstance(inputs, Path):
+            raise DataError("predict-file", path=inputs, expected=describe_inputs(features))
+        return as_numbers(inputs, features)
 
 
 def read_raw(inputs: Any, features: FeatureSpec) -> Array:
@@ -178,6 +174,19 @@ def stored(part: Array, features: FeatureSpec, first: int) -> Array:
         found = Note("export.values-from", low=part.min().item(), high=part.max().item())
         raise dtype_error(features, found, "tokens")
     return part.astype(features.dtype, copy=False)
+
+
+def hidden_row(columns: Sequence[Column]) -> Array:
+    """Return what stands for the columns of a table that are hidden, (features,), raw as stored.
+
+    A number or a date is its training mean, and not missing; a category is none that is known, as an unknown one is.
+    """
+    widths = [column.width for column in columns]
+    found = np.zeros(sum(widths))
+    for first, column in zip(np.cumsum([0, *widths]), columns, strict=False):
+        if column.width and column.kind != "category":
+            found[first] = column.fill
+    return found
 
 
 def describe_inputs(features: FeatureSpec) -> Note:

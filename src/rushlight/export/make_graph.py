@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from rushlight import files
 from rushlight.data import FeatureSpec, TargetSpec
-from rushlight.errors import UsageError, WeightsError
+from rushlight.errors import UsageError, WeightsError, first_line
 from rushlight.export.bundle import Bundle, named_outputs, read_bundle
 from rushlight.export.graph import (
     INPUTS,
@@ -114,7 +114,7 @@ def make_graph(model: nn.Module, bundle: Bundle, ending: str = ".onnx") -> tuple
             )
             answer = Graph(content).answer if content else answers_of(program, names)
     except Exception as error:  # torch's tracer and exporter raise whatever a forward() leads them to
-        return None, Note("export.graph.not-made", reason=str(error).strip().split("\n")[0])
+        return None, Note("export.graph.not-made", reason=first_line(error))
     recorded = {name: values.numpy() for name, values in bundle.examples.items()}
     if (reason := why_unproven(answer, recorded)) is not None:
         return None, reason

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from rushlight.data import with_tokenizer
-from rushlight.errors import UsageError, WeightsError
+from rushlight.errors import UsageError, WeightsError, first_line
 from rushlight.export.bundle import Bundle, answer, difference, read_bundle, write_bundle
 from rushlight.export.description import GRAPH, read_description
 from rushlight.export.make_graph import ENDINGS, Served, add_graph, save_graph
@@ -138,8 +138,8 @@ def check_examples(folder: Path, model: nn.Module, bundle: Bundle) -> None:
     try:
         found = answer(model, bundle.features, inputs)
     except Exception as error:  # a forward() may raise anything
-        shape, reason = tuple(inputs.shape), str(error).split("\n")[0]
-        raise WeightsError("bundle-example-failed", path=folder, shape=shape, reason=reason) from error
+        shape = tuple(inputs.shape)
+        raise WeightsError("bundle-example-failed", path=folder, shape=shape, reason=first_line(error)) from error
     for name, recorded in expected.items():
         off = difference(recorded, found[name]) if name in found else math.inf
         if off > 0:

@@ -95,11 +95,6 @@ ADDRESS = rule("ray-address", lambda value: isinstance(value, str) and is_ray_ad
 YES_OR_NO = rule("option-no-bool", lambda value: isinstance(value, bool))
 
 
-def check_folder(option: str, value: Any) -> None:
-    """Raise UsageError for an address in place of a folder."""
-    files.check_local(value)
-
-
 # ── one option ───────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -272,7 +267,9 @@ class Options(RecipeOptions):
     sync_batchnorm: bool = option(False, MACHINE, on_resume="yes")
     keep: Sequence[Any] | None = option(None, RUN, python_only=True, on_resume="live")
     name: str | None = option(None, RUN)
-    runs: str | Path = option("runs", RUN, check_folder, metavar="FOLDER", on_resume="yes")
+    runs: str | Path = option(
+        "runs", RUN, lambda option, value: files.check_local(value), metavar="FOLDER", on_resume="yes"
+    )
     resume: bool = option(False, RUN)
     inexact: bool = option(False, RUN, on_resume="yes")
     checkpoint: str | int | Path | None = option(None, RUN, metavar="STEP|NAME", on_resume="only")

@@ -18,10 +18,11 @@ from filelock import FileLock, Timeout
 
 from rushlight import files
 from rushlight.errors import RunError, StorageError
-from rushlight.kinds import is_count, is_text, is_time, wrong_entry
+from rushlight.kinds import Kind, is_count, is_text, is_time
 from rushlight.texts import Note
 
 LOCK, HOLDER = "run.lock", "holder.json"
+HOLDER_KIND: Kind = {"pid": is_count, "host": is_text, "started": is_time}
 MOST_OF_HOLDER = 1 << 16  # bytes
 PROBE_SECONDS = 0.2  # outlasts another process that only tests whether the run is in use
 DELETED = ".deleted"  # a run is renamed before it is deleted: "first-try.deleted.0a1b2c3d.part"
@@ -81,11 +82,7 @@ def is_locked(folder: Path) -> bool:
 
 def read_holder(folder: Path) -> dict[str, Any]:
     """Return the holder's pid, host, started (Unix time); {} if it cannot be read."""
-    try:
-        content = files.parse_json(files.read_bytes(folder / HOLDER, MOST_OF_HOLDER))
-    except (OSError, ValueError):
-        return {}
-    return content if wrong_entry(content, {"pid": is_count, "host": is_text, "started": is_time}) is None else {}
+    return files.readable_json(folder / HOLDER, HOLDER_KIND, MOST_OF_HOLDER) or {}
 
 
 def describe_holder(folder: Path) -> str:

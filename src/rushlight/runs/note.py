@@ -9,7 +9,7 @@ from typing import Any
 
 from rushlight import files
 from rushlight.errors import RunError
-from rushlight.kinds import Kind, is_text, wrong_entry
+from rushlight.kinds import Kind, is_text
 from rushlight.runs.folder import check_name
 from rushlight.runs.lock import move_run
 
@@ -21,11 +21,7 @@ NO_NOTE: dict[str, Any] = {"note": "", "tags": []}
 
 def read_note(folder: Path) -> dict[str, Any]:
     """Return a run's "note" and "tags"; empty ones where there are none, or no readable ones."""
-    try:
-        content = files.parse_json(files.read_bytes(folder / NOTE, files.MOST_JSON))
-    except (OSError, ValueError):
-        return NO_NOTE
-    return content if wrong_entry(content, NOTE_KIND) is None else NO_NOTE
+    return files.readable_json(folder / NOTE, NOTE_KIND) or NO_NOTE
 
 
 def write_note(folder: Path, note: str, tags: Sequence[str]) -> None:

@@ -25,7 +25,6 @@ from rushlight.checkpoint_files import (
     list_checkpoints,
     newer_format,
     read_state,
-    sha256,
 )
 from rushlight.errors import RunError, StorageError
 from rushlight.kinds import Kind, is_text
@@ -166,7 +165,7 @@ def bundle_damage(folder: Path, watch: Watch | None = None) -> str:
     for name in (name for name in (WEIGHTS, EXAMPLES, GRAPH) if name in listed):  # never one that only the file names
         if not (folder / name).is_file():
             return Note("runs.file-missing", name=name)
-        if sha256(folder / name, watch) != listed[name]["sha256"]:
+        if files.sha256_of(folder / name, watch) != listed[name]["sha256"]:
             return Note("runs.checksum-differs", name=name)
     return ""
 

@@ -135,8 +135,8 @@ def find_batch_size(model: Any, data: Any = "fashion-mnist", **options: Any) -> 
             if failed is not None or "event" in seen or "profile" not in seen:
                 break
         sizes[size] = size / seen["profile"]["median_seconds"]
-        taken = peak_memory() - before
-        if 2 * taken > FITS * free_for_batches():
+        taken, uses_card = peak_memory() - before, torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+        if 2 * taken > FITS * (torch.cuda.mem_get_info()[0] if uses_card else available_memory()):
             break
         size *= 2
     if not sizes:
@@ -180,10 +180,3 @@ def peak_memory() -> int:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
-
-
-def free_for_batches() -> int:
-    """Return the bytes that batches may still take."""
-    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        return torch.cuda.mem_get_info()[0]
-    return available_memory()

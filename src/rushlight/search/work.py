@@ -28,16 +28,10 @@ def work(jobs: int, next_job: Next, judge: Judge, tell: Tell, ray: Any = None) -
     if ray is not None:
         work_in_processes(jobs, next_job, judge, tell, partial(start_on_ray, ray))
     elif jobs == 1:
-        work_here(next_job, judge, tell)
+        while (job := next_job()) is not None:
+            tell(job.number, train_trial(job, partial(judge, job.number)))
     else:
         work_in_processes(jobs, next_job, judge, tell)
-
-
-def work_here(next_job: Next, judge: Judge, tell: Tell) -> None:
-    """Train job after job in this process."""
-    while (job := next_job()) is not None:
-        number = job.number
-        tell(number, train_trial(job, lambda epoch, figure: judge(number, epoch, figure)))  # noqa: B023 (called at once)
 
 
 @dataclass

@@ -206,7 +206,10 @@ def run_rows(model: Model, given: list[Mapping[str, Array]]) -> Answers:
     }
     if model.is_fixed or len(inputs[names[0]]) in model.sizes:
         return model.run(inputs)
-    parts = [trimmed(model.run(batch), count) for batch, count in padded_batches(inputs, model.sizes)]
+    parts = [
+        {name: values[:count] for name, values in model.run(batch).items()}
+        for batch, count in padded_batches(inputs, model.sizes)
+    ]
     return parts[0] if len(parts) == 1 else {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
@@ -221,8 +224,3 @@ def padded_batches(inputs: Mapping[str, Array], sizes: tuple[int, ...]) -> Itera
             order = np.minimum(np.arange(size), count - 1)
             batch = {name: values[order] for name, values in batch.items()}
         yield batch, count
-
-
-def trimmed(answers: Answers, count: int) -> Answers:
-    """Return the answers on the first `count` rows."""
-    return {name: values[:count] for name, values in answers.items()}

@@ -71,8 +71,11 @@ def write_deployment(
         name.replace("SLUG", values["slug"]): render(template, values).encode()
         for name, template in KINDS[kind].items()
     }
-    if kind != "nginx":
-        written |= {f"{values['model']}{name}": content for name, content in model_files(model.source).items()}
+    if kind != "nginx" and model.source.is_file():
+        written[values["model"]] = files.read_bytes(model.source, MOST_OF_A_MODEL)
+    elif kind != "nginx":
+        for path in sorted(path for path in model.source.iterdir() if path.is_file()):
+            written[f"{values['model']}/{path.name}"] = files.read_bytes(path, MOST_OF_A_MODEL)
     if "Dockerfile" in written or kind == "ray":
         written["requirements.txt"] = "".join(f"{line}\n" for line in pinned_packages(NEEDED)).encode()
         written["rushlight.tar.gz"] = package()
@@ -131,15 +134,6 @@ def systemd(word: str) -> str:
     """Return a word as a unit file has it: in quotes, with nothing in it that systemd would fill in."""
     escaped = word.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("%", "%%").replace("$", "$$")
     return f'"{escaped}"'
-
-
-def model_files(source: Path) -> dict[str, bytes]:
-    """Return the content of a bundle's files by what follows the folder's name; of an ONNX file by ''."""
-    if source.is_file():
-        return {"": files.read_bytes(source, MOST_OF_A_MODEL)}
-    return {
-        f"/{path.name}": files.read_bytes(path, MOST_OF_A_MODEL) for path in sorted(source.iterdir()) if path.is_file()
-    }
 
 
 def pinned_packages(names: tuple[str, ...]) -> Iterator[str]:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from rushlight.data import FeatureSpec
-from rushlight.export import Answers
+from rushlight.export import Answers, hidden_row
 from rushlight.serve.answers import Refusal
 from rushlight.serve.model import Array, Model
 from rushlight.serve.reading import json_lists, meaning
@@ -67,12 +67,8 @@ def means(features: FeatureSpec) -> Array:
     """Return what stands in the place of a hidden part, in the stored units: the mean, or 0 where it is not known."""
     normalization = features.normalization
     found = np.array(normalization.mean or (0.0,)) * normalization.divisor
-    if features.columns:  # a number's fill is its mean; no category, and nothing missing
-        widths = [column.width for column in features.columns]
-        found = np.zeros(sum(widths))  # a series has as many in each of its rows
-        for first, column in zip(np.cumsum([0, *widths]), features.columns, strict=False):
-            if column.width and column.kind != "category":
-                found[first] = column.fill
+    if features.columns:  # of a series, in each of its rows
+        found = hidden_row(features.columns)
     return found.reshape(-1, 1, 1).astype(features.dtype) if features.kind == "image" else found.astype(features.dtype)
 
 

@@ -93,8 +93,16 @@ class Gate:
         """Count an answer, and write it to the access log."""
         seconds = time.perf_counter() - scope["rushlight.arrived"]
         self.meter.answered(scope["path"], status, seconds, scope.get("rushlight.totals"))
-        if self.settings.log is not None:
-            self.settings.log(log_entry(scope, status, seconds, identities))
+        if self.settings.log is None:
+            return
+        entry = {  # no body, no query, no token
+            "time": round(time.time(), 6), "method": scope["method"], "path": scope["path"], "status": status,
+            "ms": round(1000 * seconds, 3), "client": (scope.get("client") or ("",))[0],
+            **{name.decode(): value.decode("latin-1") for name, value in identities},
+        }  # fmt: skip
+        if (model := scope.get("rushlight.model")) is not None:
+            entry |= {"model": model.name, "version": model.version, "rows": scope.get("rushlight.rows", 0)}
+        self.settings.log(entry)
 
     def refusal(self, scope: Scope, headers: dict[str, list[str]]) -> Refusal | None:
         """Return why a request is not answered, before anything of its body is read."""
@@ -189,19 +197,6 @@ def access_log(path: Path, tell: Callable[[Note], object]) -> Callable[[dict[str
             failed.append(True)
 
     return write
-
-
-def log_entry(scope: Scope, status: int, seconds: float, identities: list[tuple[bytes, bytes]]) -> dict[str, Any]:
-    """Return what the access log has of a request: no body, no query, no token."""
-    model = scope.get("rushlight.model")
-    entry = {
-        "time": round(time.time(), 6), "method": scope["method"], "path": scope["path"], "status": status,
-        "ms": round(1000 * seconds, 3), "client": (scope.get("client") or ("",))[0],
-        **{name.decode(): value.decode("latin-1") for name, value in identities},
-    }  # fmt: skip
-    if model is not None:
-        entry |= {"model": model.name, "version": model.version, "rows": scope.get("rushlight.rows", 0)}
-    return entry
 
 
 def identities_of(headers: dict[str, list[str]]) -> list[tuple[bytes, bytes]]:

@@ -66,7 +66,7 @@ class InferRequest:
             values, parameters = answers[name], output.get("parameters", {})
             if count := parameters.get("classification", 0):
                 values = classified(values, min(count, MOST_CLASSES), model)
-            yield name, values, datatype_of(values), parameters.get("binary_data", everywhere)
+            yield name, values, datatype_of(values.dtype), parameters.get("binary_data", everywhere)
 
     def respond(self, answers: Answers, model: Model) -> tuple[bytes, dict[str, str]]:
         """Return the body and the headers of the answer."""
@@ -220,8 +220,8 @@ def model_inputs(given: Mapping[str, Array], model: Model, most: int) -> tuple[d
         is_shape = len(tensor.shape) == values.ndim and all(
             side in (None, found) for side, found in zip(tensor.shape, values.shape, strict=True)
         )
-        if not is_shape or datatype_of(values) != tensor.described["datatype"]:
-            expected, found = tensor.described, {"datatype": datatype_of(values), "shape": list(values.shape)}
+        if not is_shape or datatype_of(values.dtype) != tensor.described["datatype"]:
+            expected, found = tensor.described, {"datatype": datatype_of(values.dtype), "shape": list(values.shape)}
             raise Refusal(400, "serve-other-tensor", name=tensor.name, expected=expected, found=found)
     if len(rows) != 1:
         raise Refusal(400, "serve-rows-differ", found=", ".join(map(str, sorted(rows))))
@@ -248,20 +248,15 @@ def by_row(given: Mapping[str, Array], model: Model) -> list[dict[str, Any]]:
 # ── answers ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def datatype_of(values: Array) -> str:
-    """Return the datatype of an array as this protocol has it."""
-    return named_datatype(values.dtype)
-
-
 @cache
-def named_datatype(dtype: np.dtype[Any]) -> str:
+def datatype_of(dtype: np.dtype[Any]) -> str:
     """Return the name of a dtype as this protocol has it; NumPy's own names are slow to make."""
     return DATATYPES.get(dtype.name, "BYTES")
 
 
 def as_bytes(values: Array) -> bytes:
     """Return an array's bytes, little-endian; texts each with its length before it."""
-    if datatype_of(values) != "BYTES":
+    if datatype_of(values.dtype) != "BYTES":
         return values.astype(values.dtype.newbyteorder("<"), copy=False).tobytes()
     texts = [value if isinstance(value, bytes) else str(value).encode() for value in values.reshape(-1)]
     return b"".join(struct.pack("<I", len(text)) + text for text in texts)

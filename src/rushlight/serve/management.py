@@ -14,7 +14,6 @@ from typing import Any
 
 from rushlight.serve.answers import Answer, Refusal, json_answer
 from rushlight.serve.app import Request, Service, answer_with
-from rushlight.serve.batcher import Batcher
 from rushlight.serve.gate import Gate
 from rushlight.serve.metrics import added
 from rushlight.serve.registry import Registry
@@ -147,21 +146,18 @@ class Management:
 
 
 def descriptions(registry: Registry, name: str, version: str) -> list[dict[str, Any]]:
-    """Return what this process says of a model's default version, of one version, or of "all"."""
-    versions = registry.models.get(name, {})
-    asked = [*versions.values()] if version == "all" else [registry.find(name, version)]
-    return [torchserve_description(batcher) for batcher in asked]
-
-
-def torchserve_description(batcher: Batcher) -> dict[str, Any]:
-    """Return a version as TorchServe describes it; its one worker is the queue."""
-    model, started = batcher.model, time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(batcher.loaded))
-    worker = {
-        "id": "1", "startTime": started, "status": "READY" if batcher.failure is None else "UNLOADING", "memoryUsage": 0,
-        "pid": os.getpid(), "gpu": False, "gpuUsage": "",
-    }  # fmt: skip
-    return {
-        "modelName": model.name, "modelVersion": model.version, "modelUrl": model.name, "runtime": model.engine, "minWorkers": 1,
-        "maxWorkers": 1, "batchSize": model.sizes[-1], "maxBatchDelay": 0, "loadedAtStartup": True, "workers": [worker],
-        "jobQueueStatus": {"remainingCapacity": max(0, batcher.most_waiting - batcher.waiting_rows), "pendingRequests": len(batcher.waiting)},
-    }  # fmt: skip
+    """Return what this process says of a model's default version, of one version, or of "all"; one worker is its queue."""
+    versions, described = registry.models.get(name, {}), []
+    for batcher in [*versions.values()] if version == "all" else [registry.find(name, version)]:
+        model, started = batcher.model, time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(batcher.loaded))
+        worker = {
+            "id": "1", "startTime": started, "status": "READY" if batcher.failure is None else "UNLOADING", "memoryUsage": 0,
+            "pid": os.getpid(), "gpu": False, "gpuUsage": "",
+        }  # fmt: skip
+        room = max(0, batcher.most_waiting - batcher.waiting_rows)
+        described.append({
+            "modelName": model.name, "modelVersion": model.version, "modelUrl": model.name, "runtime": model.engine, "minWorkers": 1,
+            "maxWorkers": 1, "batchSize": model.sizes[-1], "maxBatchDelay": 0, "loadedAtStartup": True, "workers": [worker],
+            "jobQueueStatus": {"remainingCapacity": room, "pendingRequests": len(batcher.waiting)},
+        })  # fmt: skip
+    return described

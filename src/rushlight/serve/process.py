@@ -63,6 +63,13 @@ def open_ports(
     return listeners, address
 
 
+def beside(tasks: set[asyncio.Task[Any]], coroutine: Any) -> None:
+    """Run a coroutine beside the rest; `tasks` holds it until it ends, which the loop does not."""
+    task = asyncio.get_running_loop().create_task(coroutine)
+    tasks.add(task)
+    task.add_done_callback(tasks.discard)
+
+
 def apps(service: Any) -> list[Any]:
     """Return what answers at each port."""
     if service.settings.management is None:

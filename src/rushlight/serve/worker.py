@@ -17,7 +17,7 @@ import socket
 import struct
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from itertools import count
 from pathlib import Path
@@ -28,7 +28,16 @@ from rushlight.errors import RushlightError
 from rushlight.serve.answers import Refusal
 from rushlight.serve.gate import access_log
 from rushlight.serve.options import Settings
-from rushlight.serve.process import apps, finish, in_address, load_given, new_registry, new_server, until_started
+from rushlight.serve.process import (
+    apps,
+    beside,
+    finish,
+    in_address,
+    load_given,
+    new_registry,
+    new_server,
+    until_started,
+)
 from rushlight.serve.registry import Registry
 from rushlight.texts import Note, shown
 
@@ -50,7 +59,11 @@ def main() -> None:
     channel, door = (socket.socket(fileno=int(number)) for number in sys.argv[1:3])
     states = mmap.mmap(int(sys.argv[3]), MOST_CONNECTIONS * RECORD.size)
     told = json.loads(channel.makefile("rb").readline())
-    settings = settings_from(told["settings"])
+    given = told["settings"]
+    places = {name: given[name] and Path(given[name]) for name in ("models", "log_file")}
+    settings = Settings(**{**given, **places, "hosts": tuple(given["hosts"])})
+    if settings.log_file is not None:
+        settings = replace(settings, log=access_log(settings.log_file, tell))
     registry = new_registry(Path(told["runs"]), told["reference"], settings, tell)
     try:
         if told["snapshot"] is None:
@@ -81,11 +94,24 @@ def failure_line(error: RushlightError) -> dict[str, Any]:
     return {"failed": [type(error).__name__, error.key, values]}
 
 
-def settings_from(given: dict[str, Any]) -> Settings:
-    """Return the settings that the parent sent."""
-    places = {name: given[name] and Path(given[name]) for name in ("models", "log_file")}
-    settings = Settings(**{**given, **places, "hosts": tuple(given["hosts"])})
-    return settings if settings.log_file is None else replace(settings, log=access_log(settings.log_file, tell))
+class Calls:
+    """What is asked over a channel, by number, until it is answered; `say` sends a message."""
+
+    def __init__(self, say: Callable[[Any], None]) -> None:
+        self.say, self.numbers, self.waiting = say, count(), dict[int, asyncio.Future[Any]]()
+
+    async def ask(self, kind: str, method: str, arguments: Sequence[Any]) -> Any:
+        """Ask for a call of a method of the registry, and return the message that answers it."""
+        number = next(self.numbers)
+        asking = self.waiting[number] = asyncio.get_running_loop().create_future()
+        self.say({kind: number, "method": method, "arguments": arguments})
+        return await asking
+
+    def answer(self, number: int, message: Any) -> None:
+        """Give whoever asked the answer; it may have given up."""
+        asking = self.waiting.pop(number)
+        if not asking.done():
+            asking.set_result(message)
 
 
 class Turn:
@@ -119,7 +145,7 @@ class Worker:
 
     def __init__(self, registry: Registry, settings: Settings, states: mmap.mmap) -> None:
         self.registry, self.settings, self.states = registry, settings, states
-        self.numbers, self.asked = count(), dict[int, asyncio.Future[Any]]()
+        self.calls = Calls(self.say)
         self.tasks: set[asyncio.Task[Any]] = set()
 
     async def answer(self, channel: socket.socket, door: socket.socket, language: str) -> None:
@@ -163,7 +189,8 @@ class Worker:
                 if not passed:  # the parent is gone
                     asyncio.get_running_loop().remove_reader(self.door)
                     return
-                self.keep(self.serve(socket.socket(fileno=descriptors[0]), int.from_bytes(passed[:4]), passed[4]))
+                connection = socket.socket(fileno=descriptors[0])
+                beside(self.tasks, self.serve(connection, int.from_bytes(passed[:4]), passed[4]))
 
     async def serve(self, connection: socket.socket, number: int, port: int) -> None:
         """Answer what is asked over a connection."""
@@ -175,12 +202,6 @@ class Worker:
                 connection,
             )
 
-    def keep(self, coroutine: Any) -> None:
-        """Run it beside the rest."""
-        task = asyncio.get_running_loop().create_task(coroutine)
-        self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
-
     # ── the channel ──
 
     def say(self, message: Any) -> None:
@@ -190,11 +211,9 @@ class Worker:
     def hear(self, message: dict[str, Any]) -> bool:
         """Do what the parent says; return whether it is to end."""
         if "call" in message:
-            self.keep(self.reply(message))
+            beside(self.tasks, self.reply(message))
         elif "answer" in message:
-            asking = self.asked.pop(message["answer"])
-            if not asking.done():
-                asking.set_result(message)
+            self.calls.answer(message["answer"], message)
         elif "turn" in message:
             turn = self.registry.turn
             assert isinstance(turn, Turn)
@@ -225,10 +244,7 @@ class Worker:
 
     async def others(self, method: str, *arguments: Any) -> list[Any]:
         """Call a method of all other workers' registries, and return what these return."""
-        number = next(self.numbers)
-        asking = self.asked[number] = asyncio.get_running_loop().create_future()
-        self.say({"ask": number, "method": method, "arguments": arguments})
-        answer = await asking
+        answer = await self.calls.ask("ask", method, arguments)
         if "error" in answer:  # not some of them as if it were all
             raise RuntimeError(answer["error"])
         values: list[Any] = answer["values"]

@@ -20,7 +20,6 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +31,14 @@ from rushlight.serve.model import Summary
 from rushlight.serve.options import Settings
 from rushlight.serve.process import (
     CLOSING_MOST,
+    beside,
     in_address,
     open_ports,
     stop_letting_in,
     told_to_end,
 )
 from rushlight.serve.registry import PAUSE
-from rushlight.serve.worker import ANSWERING, ASKED, IDLE, MOST_CONNECTIONS, MOST_LINE, RECORD, line
+from rushlight.serve.worker import ANSWERING, ASKED, IDLE, MOST_CONNECTIONS, MOST_LINE, RECORD, Calls, line
 from rushlight.texts import Note
 from rushlight.web import HEADERS, listening
 
@@ -77,8 +77,10 @@ def serve_by_workers(
             own = replace(own, grpc=port)
             tell(Note("serve.grpc", address=f"{in_address(settings.host)}:{port}"))
         told = {
-            "settings": {**asdict(own), "models": path(own.models), "log_file": path(own.log_file)}, "given": list(given),
-            "runs": str(runs), "reference": reference, "language": language,
+            "settings": {
+                **asdict(own), "models": own.models and str(own.models), "log_file": own.log_file and str(own.log_file),
+            },
+            "given": list(given), "runs": str(runs), "reference": reference, "language": language,
         }  # fmt: skip
         workers = stack.enter_context(contextlib.closing(Workers(settings, told, tell)))
 
@@ -89,11 +91,6 @@ def serve_by_workers(
             return listeners
 
         asyncio.run(workers.run(open_door))
-
-
-def path(place: Path | None) -> str | None:
-    """Return a path as JSON has it."""
-    return None if place is None else str(place)
 
 
 def written(connection: socket.socket) -> int | None:
@@ -138,7 +135,7 @@ class WorkerProcess:
         inner.close()
         self.door.setblocking(False)
         self.told = told
-        self.numbers, self.asked = count(), dict[int, asyncio.Future[Any]]()
+        self.calls = Calls(self.say)
         self.connections: set[int] = set()
         self.figures: Figures = {"counts": {}, "now": {}}  # at the last look
         self.is_ready, self.gone = False, asyncio.Event()
@@ -159,10 +156,7 @@ class WorkerProcess:
         """Call a method of its registry, and return the reply; None where the worker ends before that, or has ended."""
         if self.gone.is_set():
             return None
-        number = next(self.numbers)
-        asking = self.asked[number] = asyncio.get_running_loop().create_future()
-        self.say({"call": number, "method": method, "arguments": arguments})
-        reply: dict[str, Any] | None = await asking
+        reply: dict[str, Any] | None = await self.calls.ask("call", method, arguments)
         if method == "figures" and reply is not None and "value" in reply:
             self.figures = reply["value"]
         return reply
@@ -211,7 +205,7 @@ class Workers:
                     listener.setblocking(False)
                     loop.add_reader(listener, self.accept, listener, port)
                 if self.settings.models is not None:
-                    self.beside(self.watch())
+                    beside(self.tasks, self.watch())
                 ended = asyncio.create_task(told.wait())
                 await asyncio.wait({ended, *keeping}, return_when=asyncio.FIRST_COMPLETED)
                 for task in keeping:
@@ -248,25 +242,19 @@ class Workers:
             if worker.is_ready:
                 worker.say(message)
 
-    def beside(self, coroutine: Any) -> None:
-        """Run it beside the rest."""
-        task = asyncio.get_running_loop().create_task(coroutine)
-        self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
-
     # ── workers ──
 
     async def start(self) -> WorkerProcess:
         """Start a worker that serves what the others do; return it once it answers. RushlightError where it does not come up."""
         worker = WorkerProcess(self.told, self.memory.fileno())
         self.workers.append(worker)
-        self.beside(self.listen(worker))
+        beside(self.tasks, self.listen(worker))
         hello = await worker.hello
         if "failed" in hello:
             kind, key, values = hello["failed"]
             raise getattr(errors, kind)(key, **values)
         worker.is_ready = True
-        self.beside(self.keep_figures(worker))
+        beside(self.tasks, self.keep_figures(worker))
         if self.told["snapshot"] is None:
             self.told["snapshot"], self.served = hello["ready"]["snapshot"], hello["ready"]["served"]
         share = len(self.connections) // self.settings.workers
@@ -308,9 +296,8 @@ class Workers:
         code = await asyncio.to_thread(worker.process.wait)
         reason = signal.Signals(-code).name if code < 0 else Note("serve.exit-code", code=code)
         self.workers.remove(worker)
-        for asking in worker.asked.values():
-            if not asking.done():
-                asking.set_result(None)
+        for number in [*worker.calls.waiting]:
+            worker.calls.answer(number, None)
         if worker.turn is not None:
             self.leave_turn(worker)
         answered, broken = self.settle_connections(worker)
@@ -328,11 +315,9 @@ class Workers:
         if isinstance(message, int):
             self.forget(worker, message)
         elif "reply" in message:
-            asking = worker.asked.pop(message["reply"])
-            if not asking.done():  # it may have been given up
-                asking.set_result(message)
+            worker.calls.answer(message["reply"], message)
         elif "ask" in message:
-            self.beside(self.relay(worker, message))
+            beside(self.tasks, self.relay(worker, message))
         elif message.get("turn"):
             worker.turn = asyncio.create_task(self.give_turn(worker))
         elif "turn" in message:
@@ -349,7 +334,7 @@ class Workers:
         """Let the next one change something, once it is known what a new worker is to serve."""
         waiting, worker.turn = worker.turn, None
         if waiting is not None and not waiting.cancel():  # it has had the turn
-            self.beside(self.release_turn())
+            beside(self.tasks, self.release_turn())
 
     async def release_turn(self) -> None:
         """Keep what is served now, and let the next one have the turn."""
@@ -460,7 +445,7 @@ class Workers:
                 self.assign(number)
             elif state == ASKED:
                 answered += 1
-                self.beside(self.dismiss(number))
+                beside(self.tasks, self.dismiss(number))
             else:
                 broken += state == ANSWERING
                 self.forget(None, number)

@@ -175,7 +175,8 @@ def language() -> str:
     chosen = os.environ.get("RUSHLIGHT_LANGUAGE", "")
     if code := code_of(chosen):
         return code
-    spoken = code_of(system_language()) or "en"
+    named = next(filter(None, map(os.environ.get, LOCALE_VARIABLES)), "")
+    spoken = code_of(named or (windows_language() if sys.platform == "win32" else "")) or "en"
     if chosen:
         report_unknown(chosen, spoken)
     return spoken
@@ -185,14 +186,6 @@ def code_of(name: str) -> str | None:
     """Return the language of a locale such as "zh_CN.UTF-8" or "en-GB"; None if there are no texts in it."""
     code = re.split(r"[-_.@]", name.strip().lower())[0]
     return code if code in LANGUAGES else None
-
-
-def system_language() -> str:
-    """Return the locale of the environment; on Windows, where none is set, that of the user interface."""
-    for variable in LOCALE_VARIABLES:
-        if os.environ.get(variable):
-            return os.environ[variable]
-    return windows_language() if sys.platform == "win32" else ""
 
 
 @functools.cache

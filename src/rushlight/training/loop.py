@@ -7,7 +7,6 @@ import time
 from collections.abc import Generator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, NoReturn
 
 from torch import nn
@@ -75,7 +74,8 @@ def epochs(training: Training) -> Generator[Epoch]:
     """Train epoch by epoch from `training.state` on; whoever iterates may stop whenever they like."""
     recipe, state = training.recipe, training.state
     check_can_be_saved(training)
-    sweep_run(training.folder)
+    for place in (training.folder, checkpoints(training.folder)):
+        files.sweep(place)  # what a killed process left half written: this one holds the run's lock
     begin_random_streams(training)
     share_state(training)
     saver, parts = open_saver(training), step_parts(training)
@@ -319,12 +319,6 @@ def stop_here(interrupt: Interrupt, saver: Saver) -> NoReturn:
         raise error
     finally:
         error.__context__ = context  # its own, not what is handled here
-
-
-def sweep_run(folder: Path) -> None:
-    """Delete what a killed process left half written; for the process that holds the run's lock."""
-    for place in (folder, checkpoints(folder)):
-        files.sweep(place)
 
 
 def note_best(state: State, report: Report, split: str) -> bool:

@@ -65,11 +65,13 @@ class Places:
             known = [figures.iou for figures in classes if figures.iou is not None]  # of the classes that occur
             iou = sum(known) / len(known) if known else math.nan
             confusion = tuple(map(tuple, counts.tolist()))
-        are_tokens = int(self.dimensions) == 1 and self.target.task == "classification"
+        perplexity = None
+        if is_perplexity and int(self.dimensions) == 1 and self.target.task == "classification":  # of tokens
+            perplexity = math.exp(loss) if loss < 700 else math.inf  # a float can be no larger
         return Report(
             task=self.target.task, loss=loss, n=samples, accuracy=sum(map(int, self.right)) / self.count,
             classes=tuple(classes), confusion=confusion, target=self.target.name, places=self.count, iou=iou,
-            perplexity=perplexity_of(loss) if are_tokens and is_perplexity else None,
+            perplexity=perplexity,
         )  # fmt: skip
 
 
@@ -115,8 +117,3 @@ def as_places(target: TargetSpec) -> Places | QuantityPlaces | None:
     if target.layout != "dense" or target.task == "other":
         return None
     return QuantityPlaces(target) if target.task == "regression" else Places(target)
-
-
-def perplexity_of(loss: float) -> float:
-    """Return the exponential of a mean cross-entropy; infinite where that is too large for a float."""
-    return math.exp(loss) if loss < 700 else math.inf

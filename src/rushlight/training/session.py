@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Iterator
 
 import torch
 
-from rushlight.errors import RushlightError, TrainingError
+from rushlight.errors import RushlightError, TrainingError, problem_of
 from rushlight.runs import typed, write_session
 from rushlight.signals import Terminated
 from rushlight.texts import Note
@@ -154,8 +154,7 @@ class Session:
         folder, step = training.folder, training.state["step"]
         with contextlib.suppress(RushlightError):  # the first error is the one to show
             if not isinstance(error, (KeyboardInterrupt, SystemExit, Terminated)):
-                message = error.record if isinstance(error, RushlightError) else f"{type(error).__name__}: {error}"
-                write_session(folder, "failed", step, message=message)
+                write_session(folder, "failed", step, message=problem_of(error))
                 return
             with contextlib.suppress(RushlightError):  # the state is saved; that it was interrupted is the lesser news
                 write_session(folder, "interrupted", step)

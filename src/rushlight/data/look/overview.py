@@ -82,10 +82,15 @@ def describe_split(split: Split, features: FeatureSpec | None, target: TargetSpe
     inputs, targets = raw_samples(split, features, target)
     folder = image_folder(split)
     labels = targets if folder is None else torch.tensor(folder.labels)  # all of them, without reading an image
+    quantities = None
+    if target.task == "regression":  # by column, or over all places
+        values = targets.double() if target.layout == "rows" else targets.double().reshape(-1, 1)
+        found = {"min": values.amin(0), "max": values.amax(0), "mean": values.mean(0)}
+        quantities = {name: each.tolist() for name, each in found.items()}
     return described | {
         "read": len(inputs),
         "counts": count_classes(labels, target),
-        "target": describe_quantities(targets, target) if target.task == "regression" else None,
+        "target": quantities,
         "min": None if features.tokens else float(inputs.min()),
         "max": None if features.tokens else float(inputs.max()),
     }
@@ -128,12 +133,6 @@ def count_classes(labels: Tensor, target: TargetSpec) -> dict[str, int] | None:
     else:
         counts = torch.bincount(labels[labels >= 0].long(), minlength=len(target.classes))
     return dict(zip(target.classes, counts.tolist(), strict=True))
-
-
-def describe_quantities(targets: Tensor, target: TargetSpec) -> dict[str, list[float]]:
-    """Return min, max and mean of regression targets, by column, or over all places."""
-    values = targets.double() if target.layout == "rows" else targets.double().reshape(-1, 1)
-    return {"min": values.amin(0).tolist(), "max": values.amax(0).tolist(), "mean": values.mean(0).tolist()}
 
 
 # ── the same sample in train and test ────────────────────────────────────────────────────────────────────────

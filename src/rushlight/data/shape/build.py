@@ -142,8 +142,15 @@ def check_samples(name: str, split: str, samples: Samples, target: TargetSpec | 
         check_finite_values(name, split, Note("words.features"), inputs)
     if targets.is_floating_point():
         check_finite_values(name, split, Note("words.targets"), targets)
-    if target.task == "classification" and targets.dim() == 1:
-        check_labels(name, split, targets, len(target.classes))
+    if target.task != "classification" or targets.dim() != 1:
+        return
+    classes = len(target.classes)
+    is_bad = (targets < 0) | (targets >= classes)
+    if is_bad.any():
+        raise DataError(
+            "labels-out-of-range", data=name, split=split, classes=classes, last=classes - 1, low=int(targets.min()),
+            high=int(targets.max()), count=int(is_bad.sum()), first=int(is_bad.nonzero()[0]), value=int(targets[is_bad][0]),
+        )  # fmt: skip
 
 
 def check_same_dtype(name: str, expected: str, found: str) -> None:
@@ -162,17 +169,6 @@ def check_finite_values(name: str, split: str, what: str, values: Tensor) -> Non
         raise DataError(
             "not-finite", data=name, split=split, what=what, count=len(bad_rows), total=len(values),
             first=bad_rows[0], position=position, value=float(row[position]),
-        )  # fmt: skip
-
-
-def check_labels(name: str, split: str, labels: Tensor, classes: int) -> None:
-    """Raise DataError when a label is outside 0…classes-1."""
-    low, high = int(labels.min()), int(labels.max())
-    if low < 0 or high >= classes:
-        bad = (labels < 0) | (labels >= classes)
-        raise DataError(
-            "labels-out-of-range", data=name, split=split, classes=classes, last=classes - 1, low=low, high=high,
-            count=int(bad.sum()), first=int(bad.nonzero()[0]), value=int(labels[bad][0]),
         )  # fmt: skip
 
 
@@ -205,8 +201,13 @@ def mean_and_std(values: Tensor, channel_dim: int) -> tuple[np.ndarray, np.ndarr
     Floats are summed a chunk at a time. Their first row is subtracted from all, since `E[x²] - E[x]²` loses everything
     when the mean is large.
     """
-    if values.dtype == torch.uint8:
-        return byte_statistics(values, channel_dim)
+    if values.dtype == torch.uint8:  # exactly: from how often each of the 256 values occurs
+        levels = np.arange(256, dtype=np.float64)
+        counts = [torch.bincount(each.flatten(), minlength=256).numpy() for each in values.unbind(channel_dim)]
+        shares = [each / each.sum() for each in counts]
+        means = [float(share @ levels) for share in shares]
+        variances = [float(share @ (levels - mean) ** 2) for share, mean in zip(shares, means, strict=True)]
+        return np.array(means), np.sqrt(variances)
     dims = [dim for dim in range(values.dim()) if dim != channel_dim]
     count = values.numel() // values.shape[channel_dim]
     shift = values[:1].double().mean(dims, keepdim=True)
@@ -218,16 +219,6 @@ def mean_and_std(values: Tensor, channel_dim: int) -> tuple[np.ndarray, np.ndarr
     mean = total / count
     variance = np.maximum(squares / count - mean * mean, 0.0)
     return np.asarray(mean + shift.flatten().numpy()), np.sqrt(variance)
-
-
-def byte_statistics(values: Tensor, channel_dim: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return mean and std of uint8 values, exactly: from how often each of the 256 values occurs."""
-    levels = np.arange(256, dtype=np.float64)
-    channels = values.unbind(channel_dim)
-    shares = [torch.bincount(channel.flatten(), minlength=256).numpy() / channel.numel() for channel in channels]
-    means = [float(share @ levels) for share in shares]
-    variances = [float(share @ (levels - mean) ** 2) for share, mean in zip(shares, means, strict=True)]
-    return np.array(means), np.sqrt(variances)
 
 
 def unseen_class_notes(targets: Tensor, target: TargetSpec) -> tuple[Note, ...]:

@@ -36,20 +36,14 @@ def read_targets(
         array = array[:, 0]
     if array.ndim == 0 or 0 in array.shape[1:] or (array.ndim > 1 and array.dtype.kind == "U"):
         raise DataError("targets-shape", shape=tuple(array.shape))
-    chosen = task or guess_task(array)
+    guessed: Task = "multilabel" if array.ndim == 2 and is_zeros_and_ones(array) else "classification"
+    chosen = task or ("regression" if array.dtype.kind == "f" else guessed)
     if len(array) == 0:
         array = array.astype(np.int64)  # nothing to look at; build_data says that there are no samples
     if array.ndim > 2 or (array.ndim == 2 and chosen == "classification" and not is_one_hot(array)):
         return read_places(array, chosen, tuple(classes) if classes else None)
     reader = {"classification": read_classes, "binary": read_binary, "multilabel": read_multilabel}.get(chosen)
     return read_quantities(array) if reader is None else reader(array, tuple(classes) if classes else None)
-
-
-def guess_task(array: np.ndarray) -> Task:
-    """Tell the task by dtype and shape."""
-    if array.dtype.kind == "f":
-        return "regression"
-    return "multilabel" if array.ndim == 2 and is_zeros_and_ones(array) else "classification"
 
 
 def read_places(array: np.ndarray, task: Task, classes: tuple[str, ...] | None) -> tuple[Tensor, TargetSpec]:

@@ -167,16 +167,26 @@ def write_snapshot(run: Path, snapshot: Snapshot, keep_epochs: bool = False) -> 
     """
     folder = run / CHECKPOINTS / snapshot.name
     if not is_whole(folder):  # a whole one of this name holds this very state, and may be the only one there is
-        for name in ("history.jsonl", "losses.f32"):
-            if (run / name).exists():
-                files.sync_file(run / name)
+        sync_history(run)
         with files.replacing_folder(folder) as temporary:
-            files.save_with(temporary / TENSORS, lambda path: write_tensors(path, snapshot.tensors))
-            body = json.dumps(snapshot.content, allow_nan=False, separators=(",", ":"))
-            files.write_new(temporary / STATE, [body.encode()])
-            files.write_new(temporary / SUMS, [checksums(temporary)])
+            write_state(temporary, snapshot)
     drop_old(run, folder, snapshot, keep_epochs)
     return folder
+
+
+def sync_history(run: Path) -> None:
+    """Wait until the history, which a checkpoint goes with, is on the disk."""
+    for name in ("history.jsonl", "losses.f32"):
+        if (run / name).exists():
+            files.sync_file(run / name)
+
+
+def write_state(folder: Path, snapshot: Snapshot) -> None:
+    """Write the files of a snapshot, and the checksums of all that is in the folder then."""
+    files.save_with(folder / TENSORS, lambda path: write_tensors(path, snapshot.tensors))
+    body = json.dumps(snapshot.content, allow_nan=False, separators=(",", ":"))
+    files.write_new(folder / STATE, [body.encode()])
+    files.write_new(folder / SUMS, [checksums(folder)])
 
 
 def write_together(training: Training, snapshot: Snapshot) -> None:
@@ -192,17 +202,11 @@ def write_together(training: Training, snapshot: Snapshot) -> None:
         def begin() -> str | None:
             if is_whole(folder):
                 return None
-            for name in ("history.jsonl", "losses.f32"):
-                if (run / name).exists():
-                    files.sync_file(run / name)
+            sync_history(run)
             return str(unpublished.enter_context(files.replacing_folder(folder)))
 
         def publish() -> None:
-            temporary = Path(place)
-            files.save_with(temporary / TENSORS, lambda path: write_tensors(path, snapshot.tensors))
-            body = json.dumps(snapshot.content, allow_nan=False, separators=(",", ":"))
-            files.write_new(temporary / STATE, [body.encode()])
-            files.write_new(temporary / SUMS, [checksums(temporary)])
+            write_state(Path(place), snapshot)
             unpublished.close()
 
         if (place := world.first_does(begin)) is not None:

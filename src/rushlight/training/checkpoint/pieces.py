@@ -59,7 +59,10 @@ def read_state_tensors(
     index = content.get("shards")
     shards = None if training is None else training.shards
     if index is None and shards is None and not prefix:
-        return read_safetensors(folder / TENSORS)
+        path = folder / TENSORS
+        if is_utf8(path):
+            return safetensors.torch.load_file(path)
+        return safetensors.torch.load(files.read_bytes(path, sys.maxsize))
     processes = 0 if index is None else index["processes"]
     names = chain([TENSORS], (shard_file(rank, processes) for rank in range(processes)))
     with ExitStack() as stack:
@@ -97,13 +100,6 @@ def opened_file(path: Path) -> Iterator[Any]:
     with ExitStack() as stack:
         named: Any = path if is_utf8(path) else f"/dev/fd/{stack.enter_context(files.open_file(path)).fileno()}"
         yield stack.enter_context(safetensors.safe_open(named, "pt"))
-
-
-def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """Return all tensors in a safetensors file."""
-    if not is_utf8(path):
-        return safetensors.torch.load(files.read_bytes(path, sys.maxsize))
-    return safetensors.torch.load_file(path)
 
 
 def is_utf8(path: Path) -> bool:

@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from rushlight.cluster import environment
 from rushlight.device import usable_cores
 from rushlight.errors import TrainingError
 from rushlight.signals import Terminated, exit_code, leave_if_told
@@ -41,7 +42,7 @@ def launch(work: Callable[..., Any], arguments: tuple[Any, ...], processes: int)
     threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, usable_cores() // processes))
     with (
         tempfile.TemporaryDirectory(prefix="rushlight-") as logs,
-        with_environment("OMP_NUM_THREADS", threads),
+        environment({"OMP_NUM_THREADS": threads}),
         as_before(),
         leaving_none(),
     ):
@@ -80,20 +81,6 @@ def leaving_none() -> Iterator[None]:
     finally:
         for child in set(multiprocessing.active_children()) - before:
             child.kill()
-
-
-@contextlib.contextmanager
-def with_environment(name: str, value: str) -> Iterator[None]:
-    """Set a variable of the environment for the block."""
-    before = os.environ.get(name)
-    os.environ[name] = value
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before
 
 
 @contextlib.contextmanager

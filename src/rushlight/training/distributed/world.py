@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.distributed import PrefixStore, ProcessGroupGloo, rendezvous  # type: ignore[attr-defined]
 
-from rushlight.errors import RushlightError, TrainingError
+from rushlight.errors import TrainingError, first_line, problem_of
 from rushlight.signals import Terminated
 from rushlight.texts import Note
 
@@ -231,9 +231,7 @@ class World:
                 raise
             waited, told = time.monotonic() - began, self.reason()
             if told is None:
-                text = (
-                    str(error).strip().partition("\n")[0]
-                )  # "[…/pair.cc:553] Connection closed by peer […]:62139. This is …"
+                text = first_line(error)  # "[…/pair.cc:553] Connection closed by peer […]:62139. This is …"
                 reason = (text.partition("] ")[2] if text.startswith("[") else text).partition(". ")[0]
                 if waited >= seconds:
                     reason = Note("training.process-stands-still", seconds=seconds)
@@ -270,11 +268,6 @@ class World:
 
 
 ALONE = World()
-
-
-def problem_of(error: BaseException) -> str:
-    """Return what went wrong in one sentence, in English."""
-    return error.record if isinstance(error, RushlightError) else f"{type(error).__name__}: {error}"
 
 
 def launched_by() -> tuple[int, int] | None:

@@ -21,6 +21,7 @@ from torch.utils._pytree import tree_map
 
 from rushlight.data import Batch
 from rushlight.device import wait_for
+from rushlight.errors import in_a_line
 from rushlight.texts import Note
 from rushlight.training.checkpoint import random_streams, restore_random_streams, seed_step
 from rushlight.training.engine.updates import Rates
@@ -94,7 +95,7 @@ class Verification:
             if verdict.disagrees is None and now is not None:
                 verdict = self.measure(execute, now)
         except Exception as error:  # whatever it is, the exact step goes on
-            verdict = Verdict(f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else '?'}", True)
+            verdict = Verdict(in_a_line(error), True)
         finally:
             assign(self.live, exact.tensors)
             restore_random_streams(streams)

@@ -226,14 +226,10 @@ def read_answer(answer: Any) -> Answer:
         elif isinstance(value, Real):
             numbers[name] = float(value)
         else:
-            raise UsageError("objective-no-number", name=name, found=shape_or_type(value))
+            found = str(tuple(value.shape)) if isinstance(value, Tensor) else type(value).__name__
+            raise UsageError("objective-no-number", name=name, found=found)
     weight = numbers.pop("weight", None)
     return Answer(answer["loss"], answer.get("outputs"), None if weight is None else float(weight), numbers)
-
-
-def shape_or_type(value: Any) -> str:
-    """Return a tensor's shape, or the type of any other value."""
-    return str(tuple(value.shape)) if isinstance(value, Tensor) else type(value).__name__
 
 
 def count_weight(loss: nn.CrossEntropyLoss | nn.NLLLoss, is_even: Callable[[], bool], batch: Batch) -> float:

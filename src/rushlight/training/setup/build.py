@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ from torch import nn
 from rushlight import files
 from rushlight.checkpoint_files import list_checkpoints
 from rushlight.data import DATASETS, Data
-from rushlight.device import available_memory
 from rushlight.errors import ModelError, RunError, UsageError
 from rushlight.export import load_fitting
 from rushlight.formats import format_count, format_names
@@ -62,7 +60,7 @@ def load_first_weights(
     path = Path(options.weights).resolve()
     notes = load_fitting(model, path)
     described["weights"] = str(path)
-    described["weights_sha256"] = hashlib.sha256(files.read_bytes(path, available_memory())).hexdigest()
+    described["weights_sha256"] = files.sha256_of(path)
     if (
         begun is not None
         and begun.recipe.model.get("weights_sha256") != described["weights_sha256"]

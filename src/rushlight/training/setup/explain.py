@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from rushlight.data import Batch, Data, TargetSpec, tensors_in, to_device
-from rushlight.errors import ModelError, RushlightError, UsageError
+from rushlight.errors import ModelError, RushlightError, UsageError, first_line, in_a_line
 from rushlight.models import call_model, eval_mode, main_output
 from rushlight.texts import Note
 from rushlight.training.objective import as_module, is_own, returned_loss, tells_scale, with_scale
@@ -121,7 +121,8 @@ def fitted_target(
     outputs: Any, target: TargetSpec, targets: Tensor | None, model: nn.Module, loss: object
 ) -> TargetSpec:
     """Return the target spec that suits the shape of the outputs; those of an own loss may have any shape."""
-    if target.task != "classification" and target.layout == "rows" and target.outputs == 1 and are_flat(outputs):
+    are_flat = any(tensor.dim() == 1 for tensor in tensors_in(outputs))  # one number for each sample
+    if target.task != "classification" and target.layout == "rows" and target.outputs == 1 and are_flat:
         target = replace(target, layout="flat")
         if isinstance(outputs, Tensor):
             return target
@@ -136,11 +137,6 @@ def fitted_target(
     else:
         suits = not trains and isinstance(outputs, Tensor) and outputs.dim() == 2 and outputs.shape[1] == target.outputs
     return target if suits else TargetSpec("other", width=target.outputs, name=target.name, layout=target.layout)
-
-
-def are_flat(outputs: Any) -> bool:
-    """Tell whether the outputs, or one of several, are one number for each sample, (n,)."""
-    return any(tensor.dim() == 1 for tensor in tensors_in(outputs))
 
 
 def check_places(outputs: Any, target: TargetSpec, targets: Tensor | None, model: nn.Module) -> TargetSpec:
@@ -212,7 +208,7 @@ def explain_step_error(error: Exception, model: nn.Module, batch: Batch | None, 
     if "does not require grad and does not have a grad_fn" in text:
         return UsageError("loss-without-gradient")
     if "does not support dense gradients" in text or "does not support sparse gradients" in text:
-        return UsageError("optimizer-gradients", reason=text.splitlines()[0])
+        return UsageError("optimizer-gradients", reason=first_line(error))
     if training.objective.step is not None:
         return explain_objective(error)
     inputs = batch[0] if isinstance(batch, (tuple, list)) and batch and isinstance(batch[0], Tensor) else None
@@ -239,7 +235,8 @@ def explain_step_error(error: Exception, model: nn.Module, batch: Batch | None, 
         try:
             training.objective.loss(outputs, targets)  # type: ignore[arg-type]
         except Exception as again:
-            return explain_loss(again, training.recipe.loss["name"], outputs, targets)
+            name, shapes = training.recipe.loss["name"], {"outputs": shape_of(outputs), "targets": shape_of(targets)}
+            return UsageError("loss-failed", loss=name, where=user_line(again), reason=in_a_line(again), **shapes)
     return error
 
 
@@ -252,17 +249,6 @@ def explain_objective(error: Exception) -> BaseException:
     return error if is_meant else UsageError("objective-failed", where=where, reason=in_a_line(error))
 
 
-def explain_loss(error: Exception, name: str, outputs: Any, targets: Any) -> UsageError:
-    """Return the error of a loss with its own line, if it is the user's, and with what it was given."""
-    shapes = {"outputs": shape_of(outputs), "targets": shape_of(targets)}
-    return UsageError("loss-failed", loss=name, where=user_line(error), reason=in_a_line(error), **shapes)
-
-
-def in_a_line(error: Exception) -> str:
-    """Return an error's kind and the first line of its text."""
-    return f"{type(error).__name__}: {(str(error).strip() or '?').splitlines()[0]}"
-
-
 def explain_forward(error: Exception, model: nn.Module, trace: LayerTrace, inputs: Any) -> ModelError:
     """Return the error that names the layer a forward pass failed in, what it expects, and what it got."""
     name, layer, given = trace.entered[-1] if trace.entered else ("", model, inputs)
@@ -270,7 +256,7 @@ def explain_forward(error: Exception, model: nn.Module, trace: LayerTrace, input
     place = Note("training.layer", name=name, kind=kind) if name else f"{type(model).__name__}.forward"
     shape = shape_of(given)
     is_torchs_own = isinstance(error, (RuntimeError, ValueError, TypeError, IndexError))
-    own = dtype_of(layer)
+    own = next((parameter.dtype for parameter in layer.parameters(recurse=False)), None)
     if isinstance(given, Tensor) and given.is_floating_point() and is_torchs_own and own not in (None, given.dtype):
         return ModelError("weights-of-other-dtype", place=place, dtype=str(own).removeprefix("torch."), shape=shape)
     if isinstance(given, Tensor) and is_torchs_own:
@@ -301,11 +287,6 @@ def explain_forward(error: Exception, model: nn.Module, trace: LayerTrace, input
         "forward-failed", place=place, shape=shape, reason=in_a_line(error), where=user_line(error),
         batch=shape_of(inputs),
     )  # fmt: skip
-
-
-def dtype_of(layer: nn.Module) -> torch.dtype | None:
-    """Return the dtype of a layer's own parameters; None where it has none."""
-    return next((parameter.dtype for parameter in layer.parameters(recurse=False)), None)
 
 
 def linear_mismatch(layer: nn.Linear, place: str, given: Tensor, inputs: Tensor) -> ModelError:

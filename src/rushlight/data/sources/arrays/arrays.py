@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,12 +26,10 @@ from rushlight.data.shape import (
 )
 from rushlight.data.sources.arrays.files import Pair, holds_array_files, read_array_files
 from rushlight.data.sources.kind import SourceKind
-from rushlight.data.spec import FeatureKind, NormalizeName, Share, TargetSpec, Task
+from rushlight.data.spec import ArrayKind, FeatureKind, NormalizeName, Share, TargetSpec, Task
 from rushlight.data.splits import Data
 from rushlight.errors import DataError
 from rushlight.texts import Note
-
-ArrayKind = Literal["image", "array", "tokens"]
 
 CHANNELS = (1, 3, 4)
 

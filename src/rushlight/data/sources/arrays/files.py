@@ -82,12 +82,14 @@ def array_names(path: Path) -> dict[str, tuple[str, str]]:
 
 def pick_pairs(path: Path, stored: Mapping[str, Any]) -> tuple[Pair, Pair | None, Pair | None]:
     """Pick inputs and targets by name out of what is stored."""
-    names = named_pairs(path, stored)
-    train, validation, test = (
-        read_pair(path, stored, names[split]) if split in names else None for split in ("train", "validation", "test")
-    )
-    assert train is not None
-    return train, validation, test
+    found: dict[str, Pair] = {}
+    for split, names in named_pairs(path, stored).items():
+        x, y = (
+            load_file(where) if isinstance(where := stored[name], Path) else read_member(path, where, name)
+            for name in names
+        )
+        found[split] = x, y
+    return found["train"], found.get("validation"), found.get("test")
 
 
 def named_pairs(path: Path, stored: Iterable[str]) -> dict[str, tuple[str, str]]:
@@ -111,15 +113,6 @@ def pick(keys: Mapping[str, str], x: str, y: str, splits: tuple[str, ...]) -> tu
         (pattern.format(x, split), pattern.format(y, split)) for split in splits for pattern in ("{}_{}", "{1}_{0}")
     )
     return next(((keys[one], keys[other]) for one, other in named if one in keys and other in keys), None)
-
-
-def read_pair(path: Path, stored: Mapping[str, Any], names: tuple[str, str]) -> Pair:
-    """Read two stored arrays."""
-    x, y = (
-        load_file(where) if isinstance(where := stored[name], Path) else read_member(path, where, name)
-        for name in names
-    )
-    return x, y
 
 
 def load_file(path: Path) -> Any:

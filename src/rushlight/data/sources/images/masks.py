@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -88,11 +87,6 @@ def has_masks(folder: Path) -> bool:
     return (folder / IMAGES_FOLDER).is_dir() and (folder / MASKS_FOLDER).is_dir()
 
 
-def is_mask_folder(source: Any) -> bool:
-    """Tell whether a source is a folder of images with masks."""
-    return isinstance(source, (str, Path)) and Path(source).is_dir() and "train" in split_folders(Path(source))
-
-
 def pairs_in(folder: Path) -> list[Pair]:
     """Return the images of a folder, sorted by name, each with its mask; DataError names one that has none."""
     masks = {file.stem: file for file in sorted_images(folder / MASKS_FOLDER)}
@@ -155,4 +149,8 @@ def number_classes(samples: Sequence[Samples], classes: Sequence[str] | None) ->
     return TargetSpec("classification", tuple(classes or names), layout="dense"), notes
 
 
-MASKS: SourceKind = SourceKind("data.kinds.masks", is_mask_folder, open_mask_folder)
+MASKS: SourceKind = SourceKind(
+    "data.kinds.masks",
+    lambda source: isinstance(source, (str, Path)) and Path(source).is_dir() and "train" in split_folders(Path(source)),
+    open_mask_folder,
+)

@@ -22,6 +22,7 @@ import platformdirs
 
 from rushlight import files
 from rushlight.data.sources.named.catalog import Content, NamedDataset, RemoteFile
+from rushlight.files import sha256_of
 from rushlight.texts import Note
 
 RECORD = "files.json"
@@ -47,12 +48,8 @@ def cache_folder(variable: str = "RUSHLIGHT_DATA", name: str = "data") -> Path:
 
 def read_record(folder: Path) -> dict[str, dict[str, Any]]:
     """Return the content of `files.json`, {} when it is missing or damaged (the files are then fetched again)."""
-    try:
-        content = files.parse_json(files.read_bytes(folder / RECORD, files.MOST_JSON))
-    except (OSError, ValueError):
-        return {}
-    entries = content.items() if isinstance(content, dict) else ()
-    return {name: entry for name, entry in entries if isinstance(entry, dict)}
+    content = files.readable_json(folder / RECORD, {}) or {}
+    return {name: entry for name, entry in content.items() if isinstance(entry, dict)}
 
 
 def find_faults(dataset: NamedDataset, folder: Path) -> dict[str, str]:
@@ -81,12 +78,6 @@ def is_complete(dataset: NamedDataset, folder: Path) -> bool:
         return all((folder / content.name).stat().st_size == content.size_bytes for content in contents)
     except OSError:
         return False
-
-
-def sha256_of(path: Path) -> str:
-    """Return the file's SHA-256 in hexadecimal digits."""
-    with files.open_file(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def unpack_published(packed: Path, file: RemoteFile, folder: Path, source: str) -> None:

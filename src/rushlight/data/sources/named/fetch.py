@@ -51,7 +51,11 @@ def fetch_files(
             with files.explained(folder), filelock.FileLock(folder / "lock"):  # a process that dies releases it
                 for path in (path for pattern in LEFT_BEHIND for path in folder.glob(pattern)):
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
-                notes = set_damaged_aside(dataset, folder)
+                for name, fault in find_faults(dataset, folder).items():
+                    if fault:  # damaged: renamed, so that the user can inspect it
+                        aside = f"{name}.damaged"
+                        (folder / name).replace(folder / aside)
+                        notes.append(Note("data.cached-file-damaged", path=folder / name, fault=fault, aside=aside))
                 fetch_missing(dataset, folder, notes, progress)
         except StorageError as error:
             if error.key == "disk-full":
@@ -67,17 +71,6 @@ def fetch_files(
     if not shown:
         return folder, [Note("data.read-from", folder=place), *notes]
     return folder, [Note("data.read-from-origin", folder=place, origin=", ".join(dict.fromkeys(shown))), *notes]
-
-
-def set_damaged_aside(dataset: NamedDataset, folder: Path) -> list[Note]:
-    """Rename damaged files, so that the user can inspect them; return a note for each."""
-    notes = []
-    for name, fault in find_faults(dataset, folder).items():
-        if fault:
-            aside = f"{name}.damaged"
-            (folder / name).replace(folder / aside)
-            notes.append(Note("data.cached-file-damaged", path=folder / name, fault=fault, aside=aside))
-    return notes
 
 
 def fetch_missing(dataset: NamedDataset, folder: Path, notes: Sequence[Note], progress: Progress | None) -> None:
