@@ -8,6 +8,7 @@ import shutil
 import signal
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -85,11 +86,21 @@ def pytest_xdist_auto_num_workers() -> int:
     return cores + cores // 2
 
 
-def pytest_configure() -> None:
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out of the second tier, unread by each worker, the files that have no test of it."""
+    is_test = config.getoption("markexpr") == "slow" and collection_path.match("test_*.py")
+    return True if is_test and "mark.slow" not in collection_path.read_text("utf-8") else None
+
+
+def pytest_configure(config: pytest.Config) -> None:
     """Print tables as wide as into a file: readline, which pytest imports, sets both for every process begun here.
 
     Under xdist the workers would find them in their own environment too.
     """
+    if config.getoption("markexpr") == "slow":
+        from tests.processes import PRELOADED
+
+        PRELOADED.append("torch.distributed.fsdp")  # a second, in each of thirty processes with divided models
     for name in ("COLUMNS", "LINES"):
         os.environ.pop(name, None)
         os.unsetenv(name)  # readline sets them behind the back of `os.environ`

@@ -21,8 +21,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 CONTEXT = multiprocessing.get_context("forkserver" if hasattr(os, "fork") else "spawn")
+PRELOADED = ["rushlight.api", "rushlight.cli.app", "rushlight.export.batches", "rushlight.training.engine.fast"]
 if hasattr(os, "fork"):
-    CONTEXT.set_forkserver_preload(["rushlight.training", "rushlight.export", "rushlight.cli"])
+    CONTEXT.set_forkserver_preload(PRELOADED)
 
 
 class Process:

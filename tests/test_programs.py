@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+from tests.processes import Process
 
 import rushlight
 
@@ -97,14 +95,11 @@ def test_a_program_that_was_killed_goes_on_to_the_same_bits(name: str, tmp_path:
     module = opened(name)
     whole = train(module, tmp_path, numerics="exact")
     script = KILLED.format(examples=str(EXAMPLES), name=name).replace("quiet=True", "quiet=True, numerics='exact'")
-    with subprocess.Popen(
-        [sys.executable, "-c", script], cwd=tmp_path, stdout=subprocess.PIPE, text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    ) as process:  # fmt: skip
-        assert process.stdout is not None
-        for line in process.stdout:
-            if line.strip() == "epoch":
-                break
-        time.sleep(0.05)
-        process.send_signal(signal.SIGKILL)
+    process = Process(["-c", script], cwd=tmp_path)
+    said = process.streams[0]
+    while process.poll() is None and not (said.exists() and "epoch" in said.read_text("utf-8").split()):
+        time.sleep(0.01)
+    time.sleep(0.05)
+    process.kill()
+    process.wait()
     same(resume(module, tmp_path, "killed"), whole)

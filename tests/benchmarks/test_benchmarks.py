@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +14,7 @@ from benchmarks.output import markdown
 from benchmarks.peers import CONTENDERS
 from benchmarks.training import epochs_for, main
 from benchmarks.workloads import WORKLOADS, open_work, save_arrays
+from tests.processes import run_python
 
 pytestmark = pytest.mark.slow
 
@@ -26,9 +24,7 @@ PEERS = [name for name, contender in CONTENDERS.items() if contender.package is 
 
 def run(name: str, out: Path, *options: str) -> dict[str, Any]:
     """Run a benchmark as a user does, as quickly as it can, and return its JSON."""
-    command = [sys.executable, "-m", f"benchmarks.{name}", "--quick", "--out", str(out), *options]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    done = run_python(["-m", f"benchmarks.{name}", "--quick", "--out", out, *options], cwd=ROOT, timeout=300)
     assert done.returncode == 0, done.stderr
     assert "left out" not in done.stderr, done.stderr
     assert (out / f"{name}.md").read_text("utf-8") in done.stdout

@@ -129,18 +129,25 @@ def test_gradients_of_what_the_optimizer_does_not_have_are_not_clipped_with_the_
     check_agreement(tmp_path / "one", tmp_path / "many", 1e-12)
 
 
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of two processes that nobody stopped."""
+    folder = tmp_path_factory.mktemp("divided") / "reference"
+    together(2, "divided", folder, "train", "shard=True", "epochs=12")
+    return folder
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "victim", "codes"), [(signal.SIGTERM, 1, (143, 143)), (signal.SIGKILL, 0, (-9, 1))])
 def test_divided_processes_that_are_stopped_or_killed_resume_to_the_same_bits(
-    number: signal.Signals, victim: int, codes: tuple[int, int], tmp_path: Path
+    number: signal.Signals, victim: int, codes: tuple[int, int], reference: Path, tmp_path: Path
 ) -> None:
-    together(2, "divided", tmp_path / "reference", "train", "shard=True", "epochs=12")
     processes = start(2, "divided", tmp_path / "run", "train", "shard=True", "epochs=12")
     wait_for_steps(tmp_path / "run", 12)
     processes[victim].send_signal(number)
     assert tuple(code for code, _, _ in ends(processes)) == codes
     together(2, "divided", tmp_path / "run", "resume", "shard=True")
-    assert unlike(tmp_path / "reference", tmp_path / "run") == []
+    assert unlike(reference, tmp_path / "run") == []
 
 
 @pytest.mark.slow

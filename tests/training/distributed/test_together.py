@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -110,6 +112,19 @@ def test_losses_weights_and_figures_are_those_of_one_process(
     check_agreement(tmp_path / "one", tmp_path / "many", tolerance)
 
 
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Give the run of a case in two processes that nobody stopped."""
+
+    @functools.cache
+    def trained(name: str) -> Path:
+        folder = tmp_path_factory.mktemp(name) / "reference"
+        together(2, name, folder, "train", "epochs=30")
+        return folder
+
+    return trained
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "victim", "codes"),
@@ -120,10 +135,10 @@ def test_losses_weights_and_figures_are_those_of_one_process(
     ],
 )
 def test_a_process_that_is_told_to_stop_or_killed_ends_all_and_they_resume_to_the_same_bits(
-    number: signal.Signals, victim: int, codes: tuple[int, int], tmp_path: Path
+    number: signal.Signals, victim: int, codes: tuple[int, int], undisturbed: Callable[[str], Path], tmp_path: Path
 ) -> None:
     name = "remembers" if victim else "norm"
-    together(2, name, tmp_path / "reference", "train", "epochs=30")
+    reference = undisturbed(name)
     processes = start(2, name, tmp_path / "run", "train", "epochs=30")
     wait_for_steps(tmp_path / "run", 40)
     processes[victim].send_signal(number)
@@ -136,7 +151,7 @@ def test_a_process_that_is_told_to_stop_or_killed_ends_all_and_they_resume_to_th
             or len(list_checkpoints(tmp_path / "run")) > 1
         )
     together(2, name, tmp_path / "run", "resume")
-    assert unlike(tmp_path / "reference", tmp_path / "run") == []
+    assert unlike(reference, tmp_path / "run") == []
 
 
 def wait_for_steps(run: Path, steps: int) -> None:
