@@ -1,6 +1,6 @@
 """Parquet files as one table: a file, or the files in a folder in the order of their names; read whole, or some rows of it.
 
-Polars decodes the pages that the rows lie in, in whatever row groups the file has; it tells nobody where these begin.
+Polars reads the row groups that the rows lie in, and decodes their pages only; it tells nobody where row groups begin.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import polars as pl
 
 SPLITS = ("train", "validation", "test")
-RUNS = 16  # of rows, from anywhere in the table, that are shuffled together
+RUNS = 8  # of rows, from anywhere in the table, that are shuffled together
 WINDOW_BYTES = 128 << 20
 LEAST_WINDOW, MOST_WINDOW = 1 << 14, 1 << 20  # rows
 

@@ -66,24 +66,32 @@ class RowsDataset(Dataset[tuple[Tensor, Tensor]]):
         return int(self.ends[-1])
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        return self.__getitems__([index])[0]
+        inputs, targets = self.take([index])
+        return inputs[0], targets[0]
 
-    def __getitems__(self, indices: list[int]) -> list[tuple[Tensor, Tensor]]:
-        """Return the rows at `indices`."""
+    def __getitems__(self, indices: list[int]) -> list[tuple[int, tuple[Tensor, Tensor]]]:
+        """Return the rows at `indices` for `collate_rows`, each with its place among them: nothing is done row by row."""
+        rows = self.take(indices)
+        return [(place, rows) for place in range(len(indices))]
+
+    def take(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Return the rows at `indices` together."""
         wanted = np.asarray(indices)
         runs = self.run_of(wanted)
         offsets = wanted - (self.ends - self.counts)[runs]
         different = list(dict.fromkeys(runs.tolist()))
-        found: list[tuple[Tensor, Tensor]] = [()] * len(indices)  # type: ignore[list-item]
+        found = []
         for first in range(0, len(different), self.kept):
             here = np.flatnonzero(np.isin(runs, different[first : first + self.kept]))
             with self.lock:
                 self.hold(different[first : first + self.kept])
                 places = torch.from_numpy(self.slots[runs[here]] * self.run + offsets[here])
-                inputs, targets = self.inputs[places], self.targets[places]
-            for place, row, target in zip(here.tolist(), inputs, targets, strict=True):
-                found[place] = row, target
-        return found
+                found.append((here, self.inputs[places], self.targets[places]))
+        if len(found) == 1:
+            return found[0][1:]
+        order = torch.from_numpy(np.concatenate([here for here, _, _ in found])).argsort()
+        inputs, targets = (torch.cat([each[part] for each in found])[order] for part in (1, 2))
+        return inputs, targets
 
     def run_of(self, indices: np.ndarray) -> np.ndarray:
         """Return the runs that rows of the split lie in."""
@@ -128,6 +136,12 @@ class RowsDataset(Dataset[tuple[Tensor, Tensor]]):
         return frame[chosen], first + chosen + 1
 
 
+def collate_rows(samples: list[tuple[int, tuple[Tensor, Tensor]]]) -> list[Tensor]:
+    """Return the batch of what one or several `__getitems__` gave."""
+    parts = [rows for place, rows in samples if place == 0]
+    return list(parts[0]) if len(parts) == 1 else [torch.cat(part) for part in zip(*parts, strict=True)]
+
+
 class RowNames(Sequence[str]):
     """The names of a split's rows: file and row there, found when asked for."""
 
@@ -164,7 +178,7 @@ def stream_rows(
     """
     windows = Windows(dataset.counts, RUNS, RUNS * dataset.run) if trains else None
     return StreamedSplit(
-        dataset, PrepareBatch(dataset.target, features), workers, is_random=False, names=RowNames(dataset),
+        dataset, PrepareBatch(dataset.target, features), workers, collate=collate_rows, is_random=False, names=RowNames(dataset),
         windows=windows, start_method="spawn",
     )  # fmt: skip
 
