@@ -80,17 +80,18 @@ class RowsDataset(Dataset[tuple[Tensor, Tensor]]):
         runs = self.run_of(wanted)
         offsets = wanted - (self.ends - self.counts)[runs]
         different = list(dict.fromkeys(runs.tolist()))
-        found = []
+        heres, found = [], []
         for first in range(0, len(different), self.kept):
             here = np.flatnonzero(np.isin(runs, different[first : first + self.kept]))
             with self.lock:
                 self.hold(different[first : first + self.kept])
                 places = torch.from_numpy(self.slots[runs[here]] * self.run + offsets[here])
-                found.append((here, self.inputs[places], self.targets[places]))
+                found.append((self.inputs[places], self.targets[places]))
+            heres.append(here)
         if len(found) == 1:
-            return found[0][1:]
-        order = torch.from_numpy(np.concatenate([here for here, _, _ in found])).argsort()
-        inputs, targets = (torch.cat([each[part] for each in found])[order] for part in (1, 2))
+            return found[0]
+        order = torch.from_numpy(np.concatenate(heres)).argsort()
+        inputs, targets = (torch.cat(parts)[order] for parts in zip(*found, strict=True))
         return inputs, targets
 
     def run_of(self, indices: np.ndarray) -> np.ndarray:
