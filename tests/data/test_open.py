@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from PIL import Image
@@ -234,18 +235,24 @@ def table(path: Path) -> Path:
     return path
 
 
+def as_parquet(path: Path) -> Path:
+    pl.read_csv(path).write_parquet(path.with_suffix(".parquet"))
+    return path.with_suffix(".parquet")
+
+
 GIVEN: dict[str, Any] = {
     "target": "y", "task": "classification", "kind": "array", "classes": ("x", "y"), "normalize": "unit",
-    "image_size": (4, 4), "test_fraction": 0.5, "skip_bad": True, "workers": 1,
+    "image_size": (4, 4), "test_fraction": 0.5, "skip_bad": True, "workers": 1, "shuffle_window": 8,
 }  # fmt: skip
 IGNORED = {
     "open": set(GIVEN),
     "named": set(GIVEN) - {"normalize"},
-    "folder": {"target", "task", "kind", "classes"},
-    "table": {"kind", "classes", "image_size", "skip_bad", "workers"},
-    "arrays": {"target", "image_size", "skip_bad", "workers"},
-    "dataset": {"target", "kind", "image_size", "skip_bad"},
-    "loader": {"target", "kind", "image_size", "skip_bad", "test_fraction", "workers"},
+    "folder": {"target", "task", "kind", "classes", "shuffle_window"},
+    "table": {"kind", "classes", "image_size", "skip_bad", "workers", "shuffle_window"},
+    "parquet": {"kind", "classes", "image_size", "skip_bad"},
+    "arrays": {"target", "image_size", "skip_bad", "workers", "shuffle_window"},
+    "dataset": {"target", "kind", "image_size", "skip_bad", "shuffle_window"},
+    "loader": {"target", "kind", "image_size", "skip_bad", "test_fraction", "workers", "shuffle_window"},
 }
 
 
@@ -257,12 +264,13 @@ def test_options_that_the_data_would_ignore_are_refused_and_no_others(kind: str,
         "named": lambda: "digits",
         "folder": lambda: folder_of_images(tmp_path / "图片 a"),
         "table": lambda: table(tmp_path / "表 1.csv"),
+        "parquet": lambda: as_parquet(table(tmp_path / "表 1.csv")),
         "arrays": lambda: (X, Y),
         "dataset": lambda: dataset,
         "loader": lambda: DataLoader(dataset, 8, drop_last=True),
     }[kind]()
     for option, value in GIVEN.items():
-        given = DataOptions(**{"target": "y" if kind == "table" else None, "seed": 5, option: value})
+        given = DataOptions(**{"target": "y" if kind in ("table", "parquet") else None, "seed": 5, option: value})
         if option not in IGNORED[kind]:
             open_source(source, options=given)
             continue

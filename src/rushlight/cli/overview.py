@@ -44,13 +44,13 @@ def show_datasets(as_json: bool) -> None:
 def show_data(source: str, options: dict[str, Any], sheet: Path | None, as_json: bool, force: bool = False) -> None:
     """Print what one dataset holds, and write a contact sheet of its images."""
     from rushlight.api import open_data
-    from rushlight.data import describe_data, write_contact_sheet
+    from rushlight.data import describe_data, is_table, write_contact_sheet
 
     if sheet is not None and sheet.suffix.lower() == ".png":  # any other is refused as that
         files.check_replaceable([sheet], force)
     opened = open_data(source, **options)
     path = Path(source)
-    described = describe_data(opened, table=path if path.is_file() else None)
+    described = describe_data(opened, table=path if path.is_file() or is_table(path) else None)
     refused: StorageError | None = None
     if described["kind"] == "image":
         where = sheet or Path(f"contact-sheet-{path.stem}.png")
@@ -132,5 +132,6 @@ def print_columns(console: Console, columns: Sequence[Mapping[str, Any]]) -> Non
         if column.get("min") is not None:
             values = text("console.overview.range", low=column["min"], high=column["max"])
         kind = text(f"console.overview.kinds.{column['kind']}")
-        table.add_row(str(column["name"]), kind, f"{column['missing']:,}", f"{column['different']:,}", values)
+        different = "" if column["different"] is None else f"{column['different']:,}"
+        table.add_row(str(column["name"]), kind, f"{column['missing']:,}", different, values)
     print_titled(console, text("console.overview.columns"), table)

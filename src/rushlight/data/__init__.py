@@ -56,6 +56,7 @@ if TYPE_CHECKING:
         read_image,
         read_rows,
         read_text_file,
+        streamed_rows,
         tokenizer_json,
         with_tokenizer,
     )

@@ -21,6 +21,7 @@ from rushlight.data.shape import (
     check_same_dtype,
     check_samples,
     dtype_name,
+    mean_and_std,
     resident,
     split_digest,
     standardised,
@@ -35,7 +36,10 @@ from rushlight.data.sources import (
     NAMED,
     TABLE,
     SourceKind,
+    larger_table,
     read_other_table,
+    stream_like,
+    streamed_rows,
     tokenizer_json,
 )
 from rushlight.data.spec import (
@@ -78,6 +82,9 @@ class DataOptions:
     window: int | None = None  # tables: rows of a window of a series
     horizon: int = 1  # rows to predict after a window
     time_column: str | None = None  # orders the rows of a series
+    shuffle_window: int | None = (
+        None  # rows of Parquet that are shuffled together, where they are read as they are needed
+    )
     task: Task | None = None  # None: by the target's kind
     kind: ArrayKind | None = None  # arrays: "tokens" are whole numbers that are ids; None: by dtype and shape
     classes: tuple[str, ...] | None = None  # names, where the data has none
@@ -309,8 +316,13 @@ def retarget(data: Data, target: TargetSpec) -> Data:
     train, notes = data.train, data.notes
     if data.target is not None:
         target = replace(target, floats=data.target.floats)
+    moments = None
     if data.may_scale and isinstance(train, ResidentSplit):
-        target = standardised(target, train.targets)
+        moments = mean_and_std(train.targets, channel_dim=1)
+    elif data.may_scale and (rows := streamed_rows(train)) is not None:
+        moments = rows.moments
+    if moments is not None:
+        target = standardised(target, *moments)
         notes = (*notes, Note("data.targets-standardised"))
     check_same_width(data, target)
     splits: dict[str, Split] = {}
@@ -347,6 +359,10 @@ def open_like(
     """
     with reading_floats((features or target or TargetSpec("other")).floats):
         if target is not None and features is not None and features.kind == "table" and TABLE.matches(source):
+            if features.time is None and features.tokens is None:
+                table = larger_table((source,), memory_limit())
+                if table is not None:
+                    return stream_like(table, features, target)[0]
             samples, _ = read_other_table(source, features, target)
             name = str(source) if isinstance(source, (str, Path)) else "table"
             return kept(name, samples, features, target)

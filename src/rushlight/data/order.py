@@ -15,6 +15,9 @@ generator keeps only the low 32 bits of a seed, so the pieces are mixed into 32 
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -26,6 +29,84 @@ EPOCH_STRIDE = 1_000_003  # a prime, so that seeds near each other do not meet i
 def epoch_order(seed: int, epoch: int, n: int) -> Tensor:
     """Return the permutation of `range(n)` that epoch `epoch` (from 1) visits; int64, shape (n,)."""
     return torch.randperm(n, generator=torch.Generator().manual_seed(seed + EPOCH_STRIDE * epoch))
+
+
+@dataclass(frozen=True, eq=False)
+class Windows:
+    """The runs of rows in which a table is read, and how many of them are shuffled together: a window."""
+
+    counts: np.ndarray  # samples in each run, (runs,)
+    together: int  # runs
+    rows: int  # of a window in the table, where nothing is left out
+
+    def order(self, seed: int, epoch: int) -> WindowedOrder:
+        """Return the order of an epoch."""
+        return WindowedOrder(self, seed, epoch)
+
+
+class WindowedOrder:
+    """The order of an epoch of `Windows`: the runs are shuffled, and so are the samples of each window of them.
+
+    The runs go in the order `epoch_order(seed, epoch, runs)`; a window has the next `together` of them, or what is left.
+    Window `w` (from 0) visits their samples, one run after another, in the order of a permutation that is drawn as that of
+    `epoch_order`, seeded by CRC-32 of 'window/seed/epoch/w'. Only the windows that are asked for are made.
+    """
+
+    def __init__(self, windows: Windows, seed: int, epoch: int) -> None:
+        self.seed, self.epoch, self.counts, self.together = seed, epoch, windows.counts, windows.together
+        self.firsts = np.cumsum(self.counts) - self.counts
+        self.runs = epoch_order(seed, epoch, len(self.counts)).numpy()
+        sizes = np.add.reduceat(self.counts[self.runs], np.arange(0, len(self.counts), self.together))
+        self.ends = np.cumsum(sizes)  # of the windows
+        self.window = lru_cache(maxsize=2)(self.make_window)
+
+    def __len__(self) -> int:
+        return int(self.ends[-1])
+
+    def __getitem__(self, places: slice) -> Tensor:
+        """Return the indices at `places`, int64."""
+        first, end, _ = places.indices(len(self))
+        parts = [torch.empty(0, dtype=torch.int64)]
+        for number in range(int(np.searchsorted(self.ends, first, side="right")), len(self.ends)):
+            begin = int(self.ends[number - 1]) if number else 0
+            if begin >= end:
+                break
+            parts.append(self.window(number)[max(first - begin, 0) : end - begin])
+        return torch.cat(parts)
+
+    def make_window(self, number: int) -> Tensor:
+        """Return the indices of one window in their order."""
+        runs = self.runs[number * self.together : (number + 1) * self.together]
+        samples = torch.cat([torch.arange(self.firsts[run], self.firsts[run] + self.counts[run]) for run in runs])
+        seed = zlib.crc32(b"window/%d/%d/%d" % (self.seed, self.epoch, number))
+        return samples[torch.randperm(len(samples), generator=torch.Generator().manual_seed(seed))]
+
+
+class BatchIndices(Sequence[list[int]]):
+    """The indices of each batch of an epoch from batch `start` on, or of one process's share of it; made when asked for."""
+
+    def __init__(self, order: Tensor | WindowedOrder, size: int, start: int, rank: int, processes: int) -> None:
+        self.order, self.size, self.start, self.rank, self.processes = order, size, start, rank, processes
+
+    def __len__(self) -> int:
+        whole, rest = divmod(len(self.order), self.size)
+        shares = [len(share_of(count, self.rank, self.processes)) for count in (self.size, rest)]
+        return max(whole * (shares[0] > 0) + (shares[1] > 0) - self.start, 0)
+
+    def __getitem__(self, number: int) -> list[int]:  # type: ignore[override]  # nobody asks for a slice
+        if not 0 <= number < len(self):
+            raise IndexError(number)
+        first = (self.start + number) * self.size
+        own = share_of(min(self.size, len(self.order) - first), self.rank, self.processes)
+        found: list[int] = self.order[first + own.start : first + own.stop].tolist()
+        return found
+
+
+def row_draws(seed: int, first: int, count: int) -> np.ndarray:
+    """Return the numbers in [0, 1) that NumPy's PCG64 of this seed draws for `count` rows of a table from row `first` on."""
+    generator = np.random.PCG64(seed)
+    generator.advance(first)
+    return np.random.Generator(generator).random(count)
 
 
 def step_seed(seed: int, epoch: int, step: int, rank: int = 0) -> int:

@@ -161,8 +161,8 @@ def of_table(path: Path, recipe: Recipe, data: Data, left: list[Note]) -> Facts:
     assert data.features is not None
     assert data.target is not None
     name, columns, target = path.name.lower(), data.features.columns, data.target
-    if name.endswith((".parquet", ".pq", ".gz", ".jsonl", ".ndjson")):
-        left.append(Note("eject.cannot.data", kind=path.suffix))
+    if path.is_dir() or name.endswith((".parquet", ".pq", ".gz", ".jsonl", ".ndjson")):
+        left.append(Note("eject.cannot.data", kind=".parquet" if path.is_dir() else path.suffix))
         return {}
     text, encoding, delimiter = decode_csv(path, files.read_bytes(path, MOST_OF_A_TABLE))
     kinds = {column.name: column.kind for column in columns}

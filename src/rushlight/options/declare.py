@@ -249,6 +249,7 @@ class Options(RecipeOptions):
     window: int | None = option(None, DATA, COUNT)
     horizon: int = option(1, DATA, COUNT)
     time_column: str | None = option(None, DATA, metavar="COLUMN")
+    shuffle_window: int | None = option(None, DATA, COUNT)
     test_data: Any = option(None, DATA, metavar="NAME|PATH", on_resume="live")
     test_fraction: float = option(0.2, DATA, SHARE)
     val_data: Any = option(None, DATA, metavar="NAME|PATH", on_resume="live")

@@ -26,6 +26,8 @@ from rushlight.training.loop import Epoch, evaluation_size, set_training_mode
 from rushlight.training.state import Training
 from rushlight.version import __version__
 
+MOST_NAMES = 1_000_000  # of samples that predictions.npz names; more are known by their order
+
 
 def finish_together(training: Training, last: Epoch | None) -> None:
     """Finish the run; of several processes the first one does, and the others get its weights.
@@ -151,7 +153,7 @@ def save_report(folder: Path, report: Report | None, outcome: Outcome | None) ->
             arrays: dict[str, Any] = {
                 name: getattr(outcome, name).numpy() for name in ("truth", "predicted", "confidence")
             }
-            if outcome.names is not None:
+            if outcome.names is not None and len(outcome.names) <= MOST_NAMES:
                 arrays["names"] = np.array(list(outcome.names), dtype=np.str_)
             np.savez_compressed(file, **arrays)
 

@@ -47,7 +47,7 @@ PREPARED: dict[str, Kind] = {
 }  # fmt: skip
 OPENING: Kind = {
     **dict.fromkeys(("target?", "task?", "kind?", "normalize?", "text_column?", "time_column?"), is_text), "tokenizer?": is_object,
-    **dict.fromkeys(("text_length?", "window?", "horizon?"), is_count), "classes?": [is_text], "image_size?": pair_of(is_count),
+    **dict.fromkeys(("text_length?", "window?", "horizon?", "shuffle_window?"), is_count), "classes?": [is_text], "image_size?": pair_of(is_count),
     "test_fraction?": either(is_share, pair_of(is_count)), "val_fraction?": is_share, "seed?": is_whole_number, "skip_bad?": is_flag, "workers?": is_count,
 }  # fmt: skip
 KIND: Kind = {

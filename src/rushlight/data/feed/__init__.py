@@ -16,7 +16,7 @@ from rushlight.data.feed.held import GENERATORS, Held, Walk, generators_in, set_
 from rushlight.data.feed.loader import LoaderSplit, first_collated
 from rushlight.data.feed.reading import (
     BatchReader,
-    BatchRequest,
+    BatchRequests,
     SeededDataset,
     are_same,
     check_main_guard,

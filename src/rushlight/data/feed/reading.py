@@ -55,6 +55,21 @@ class BatchRequest:
     indices: Sequence[int]
 
 
+@dataclass
+class BatchRequests:
+    """The requests of an epoch, each made when it is asked for."""
+
+    seed: int
+    epoch: int
+    batches_of: Sequence[Sequence[int]]
+
+    def __len__(self) -> int:
+        return len(self.batches_of)
+
+    def __iter__(self) -> Iterator[BatchRequest]:
+        return (BatchRequest(self.seed, self.epoch, indices) for indices in self.batches_of)
+
+
 @dataclass(frozen=True)
 class ReadError:
     """An error of ours as plain values: an exception itself may not survive being sent by a worker."""
@@ -197,21 +212,26 @@ class BatchReader:
     """
 
     def __init__(
-        self, samples: SeededDataset, workers: int, begin_worker: Callable[[int], object] | None = None
+        self,
+        samples: SeededDataset,
+        workers: int,
+        begin_worker: Callable[[int], object] | None = None,
+        start_method: str | None = None,
     ) -> None:
         check_main_guard(workers)
         self.samples, self.workers, self.begin_worker = samples, workers, begin_worker
+        self.start_method = start_method  # of the workers; None: the usual one
         self.keeps = False
-        self.idle: tuple[bytes, DataLoader[Any], list[BatchRequest]] | None = None
+        self.idle: tuple[bytes, DataLoader[Any], BatchRequests] | None = None
 
-    def batches(self, requests: Iterable[BatchRequest], is_pinned: bool) -> Generator[Any]:
+    def batches(self, requests: BatchRequests, is_pinned: bool) -> Generator[Any]:
         """Give the batches in the order of the requests; `is_pinned`: those read ahead in memory that a GPU reads fast.
 
         Raises:
             DataError: a sample cannot be read, or a worker cannot be started or died.
         """
         if self.workers:
-            return self.by_workers(list(requests), is_pinned)
+            return self.by_workers(requests, is_pinned)
         if self.reads_ahead:
             return by_threads(self.samples, requests, min(MOST_THREADS, usable_cores()), is_pinned)
         return (self.samples.read(request) for request in requests)
@@ -221,24 +241,25 @@ class BatchReader:
         """Whether batches are read before they are asked for."""
         return self.workers > 0 or (self.samples.is_random is False and usable_cores() > 1)
 
-    def by_workers(self, requests: list[BatchRequest], is_pinned: bool) -> Generator[Any]:
+    def by_workers(self, requests: BatchRequests, is_pinned: bool) -> Generator[Any]:
         """Give the batches, read by workers of torch's DataLoader."""
         name, given = type(self.samples.dataset).__name__, self.workers_key() if self.keeps else None
         if self.idle is not None and self.idle[0] == given:
             (_, loader, plan), self.idle = self.idle, None
-            plan[:] = requests
+            vars(plan).update(vars(requests))
         else:
             self.end_idle()
             plan = requests
             loader = DataLoader(
                 self.samples,
-                batch_sampler=plan,  # type: ignore[arg-type]  # any list of requests; kept workers get another content
+                batch_sampler=plan,  # type: ignore[arg-type]  # anything that gives requests; kept workers get other ones
                 collate_fn=already_collated,
                 num_workers=self.workers,
                 generator=torch.Generator(),  # else the loader draws from the global generator, which is the step's
                 pin_memory=is_pinned,
                 worker_init_fn=functools.partial(begin_worker, self.begin_worker),
                 persistent_workers=given is not None,
+                multiprocessing_context=self.start_method,
             )
         batches, is_kept = start_reading(loader, name), False
         try:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from rushlight.data.feed.batch import Batch
 from rushlight.data.feed.feed import Feed
+from rushlight.data.order import WindowedOrder
 
 CPU = torch.device("cpu")
 
@@ -40,7 +41,7 @@ class Split(Protocol):
         """Return how many batches of `size` samples an epoch has; None when only reading it to the end can tell."""
         ...
 
-    def order(self, seed: int, epoch: int) -> Tensor | None:
+    def order(self, seed: int, epoch: int) -> Tensor | WindowedOrder | None:
         """Return the samples' indices in the order of training epoch `epoch` (from 1); None where nobody can tell."""
         ...
 

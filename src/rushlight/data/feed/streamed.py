@@ -14,9 +14,9 @@ from torch.utils.data import Dataset, default_collate
 
 from rushlight.data.feed.batch import Batch, note_samples, tensors_in, to_device
 from rushlight.data.feed.feed import Feed, SharedFeed
-from rushlight.data.feed.reading import BatchReader, BatchRequest, SeededDataset
+from rushlight.data.feed.reading import BatchReader, BatchRequests, SeededDataset
 from rushlight.data.feed.split import CPU
-from rushlight.data.order import epoch_order, shared_order
+from rushlight.data.order import BatchIndices, WindowedOrder, Windows, epoch_order
 
 
 @dataclass(frozen=True)
@@ -38,12 +38,14 @@ class StreamedSplit:
     )
     around: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext  # holds while it is read
     names: Sequence[str] | None = None  # of each sample: its file or row, for reports and errors
+    windows: Windows | None = None  # what is shuffled together, where that is not all there is
+    start_method: str | None = None  # of the workers, where what reads does not survive a fork
     kind: str = field(default="streamed", init=False)
     reader: BatchReader = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         samples = SeededDataset(self.dataset, self.collate, self.is_random)
-        object.__setattr__(self, "reader", BatchReader(samples, self.workers, self.begin_worker))
+        object.__setattr__(self, "reader", BatchReader(samples, self.workers, self.begin_worker, self.start_method))
 
     @property
     def samples(self) -> int:
@@ -54,14 +56,16 @@ class StreamedSplit:
         """Return how many batches of `size` samples an epoch has; the last may be smaller."""
         return -(-self.samples // size)
 
-    def order(self, seed: int, epoch: int) -> Tensor:
+    def order(self, seed: int, epoch: int) -> Tensor | WindowedOrder:
         """Return the samples' indices in the order of a training epoch."""
+        if self.windows is not None:
+            return self.windows.order(seed, epoch)
         return epoch_order(seed, epoch, self.samples) if self.is_shuffled else torch.arange(self.samples)
 
     def batches(self, size: int, *, seed: int, epoch: int, start: int = 0, rank: int = 0, processes: int = 1) -> Feed:
         """Open the batches of a training epoch, or one process's shares of them, read as they are taken."""
-        order, own = shared_order(self.order(seed, epoch), size, rank, processes)
-        feed = Feed(self._read(cut_into_batches(order[start * own :].tolist(), own), seed, epoch))
+        indices = BatchIndices(self.order(seed, epoch), size, start, rank, processes)
+        feed = Feed(self._read(indices, seed, epoch))
         return feed if processes == 1 else SharedFeed(feed, self.count_batches(size) - start)
 
     def in_order(self, size: int, rank: int = 0, processes: int = 1) -> Iterator[Batch]:
@@ -69,9 +73,8 @@ class StreamedSplit:
         return self._read(cut_into_batches(range(self.samples), size)[rank::processes], seed=0, epoch=0)
 
     def _read(self, batches_of: Sequence[Sequence[int]], seed: int, epoch: int) -> Iterator[Batch]:
-        requests = (BatchRequest(seed, epoch, indices) for indices in batches_of)
         is_card = self.device.type == "cuda"
-        batches = self.reader.batches(requests, is_card)
+        batches = self.reader.batches(BatchRequests(seed, epoch, batches_of), is_card)
         with self.around(), contextlib.closing(batches):
             moved = copied_ahead(batches, self.device) if is_card and self.reader.reads_ahead else batches
             for batch, indices in zip(moved, batches_of, strict=True):  # batches first: workers are kept at their end

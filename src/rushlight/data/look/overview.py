@@ -18,7 +18,7 @@ from torch import Tensor
 from rushlight import files
 from rushlight.data.feed import ResidentSplit, Split, StreamedSplit
 from rushlight.data.order import evenly_spaced
-from rushlight.data.sources import ImageFolderDataset, describe_columns
+from rushlight.data.sources import ImageFolderDataset, describe_columns, streamed_rows
 from rushlight.data.spec import FeatureSpec, TargetSpec
 from rushlight.data.splits import Data
 from rushlight.errors import DataError, UsageError
@@ -46,12 +46,18 @@ def describe_data(data: Data, *, table: Path | None = None) -> dict[str, Any]:
     `splits`: for "train", "validation" and "test" None or {`samples`, `storage`, `read` (samples read for it), `counts` (by class, or
     None), `target` (min, max, mean by column of a regression, or None), `min`, `max` (of the inputs)};
     `mean`, `std`: by channel or column where learnt, else None;
-    `columns`: for a table, each column's `name`, `kind`, `missing`, `different`, and its range or most common values;
+    `columns`: for a table, each column's `name`, `kind`, `missing`, `different`, and its range or most common values; where its
+    rows are read as they are needed, of the training rows, and `different` is None for numbers;
     `duplicates`: {`count` of test samples that are in the training split too, `of`, `pairs` of [train, test] indices,
     the first few, `how`}, or None where none were searched for.
     """
     features, target = data.features, data.target
     normalization = None if features is None else features.normalization
+    columns, rows = None, streamed_rows(data.train)
+    if rows is not None:
+        columns = rows.described
+    elif table and features and features.columns:
+        columns = describe_columns(table, features.columns)
     return {
         "name": data.name,
         "kind": None if features is None else features.kind,
@@ -64,7 +70,7 @@ def describe_data(data: Data, *, table: Path | None = None) -> dict[str, Any]:
         },
         "mean": list(normalization.mean) if normalization and len(normalization.mean) <= SHOWN_COLUMNS else None,
         "std": list(normalization.std) if normalization and len(normalization.std) <= SHOWN_COLUMNS else None,
-        "columns": describe_columns(table, features.columns) if table and features and features.columns else None,
+        "columns": columns,
         "duplicates": find_duplicates(data.train, data.test),
         "fingerprint": data.fingerprint,
         "notes": list(data.notes),
@@ -80,8 +86,11 @@ def describe_split(split: Split, features: FeatureSpec | None, target: TargetSpe
     if features is None or target is None:
         return described | {"read": 0, "counts": None, "target": None, "min": None, "max": None}
     inputs, targets = raw_samples(split, features, target)
-    folder = image_folder(split)
+    folder, rows = image_folder(split), streamed_rows(split)
     labels = targets if folder is None else torch.tensor(folder.labels)  # all of them, without reading an image
+    counts = count_classes(labels, target)
+    if rows is not None and rows.class_counts is not None:
+        counts = dict(zip(target.classes, rows.class_counts.tolist(), strict=True))
     quantities = None
     if target.task == "regression":  # by column, or over all places
         values = targets.double() if target.layout == "rows" else targets.double().reshape(-1, 1)
@@ -89,7 +98,7 @@ def describe_split(split: Split, features: FeatureSpec | None, target: TargetSpe
         quantities = {name: each.tolist() for name, each in found.items()}
     return described | {
         "read": len(inputs),
-        "counts": count_classes(labels, target),
+        "counts": counts,
         "target": quantities,
         "min": None if features.tokens else float(inputs.min()),
         "max": None if features.tokens else float(inputs.max()),

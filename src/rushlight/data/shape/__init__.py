@@ -10,10 +10,13 @@ from rushlight.data.shape.build import (
     dtype_name,
     identity_of,
     learn_normalization,
+    mean_and_std,
     normalization_notes,
     resident,
     split_digest,
+    standard_normalization,
     standardised,
+    unseen_class_notes,
 )
 from rushlight.data.shape.samples import FOLD_CUT, SPLIT_FOLDERS, Cut, Names, Samples, cut_samples, cut_splits
 from rushlight.data.shape.several import as_inputs, group_split, has_several_inputs

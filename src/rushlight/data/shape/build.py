@@ -99,9 +99,8 @@ def resident(samples: Samples, features: FeatureSpec) -> ResidentSplit:
     return ResidentSplit(samples.inputs, samples.targets, features.prepare, names=samples.names)
 
 
-def standardised(target: TargetSpec, targets: Tensor) -> TargetSpec:
-    """Return the target with mean and std of these, (n, width): prices in the millions then train as metres do."""
-    mean, std = mean_and_std(targets, channel_dim=1)
+def standardised(target: TargetSpec, mean: np.ndarray, std: np.ndarray) -> TargetSpec:
+    """Return the target with mean and std, (width,): prices in the millions then train as metres do."""
     return replace(target, mean=tuple(mean.tolist()), std=tuple(np.where(std > 0, std, 1.0).tolist()))
 
 
@@ -190,8 +189,12 @@ def learn_normalization(inputs: Tensor, kind: FeatureKind, name: NormalizeName) 
     if name == "unit":
         return Normalization("unit", divisor)
     mean, std = mean_and_std(inputs, channel_dim=1 if kind == "image" else inputs.dim() - 1)
-    mean, std = mean / divisor, std / divisor
-    std = np.where(std > 1e-12 * np.maximum(1.0, np.abs(mean)), std, 1.0)  # a constant column becomes zeros, not NaN
+    return standard_normalization(mean / divisor, std / divisor, divisor)
+
+
+def standard_normalization(mean: np.ndarray, std: np.ndarray, divisor: float = 1.0) -> Normalization:
+    """Return what gives each column the mean 0 and the deviation 1; a constant column becomes zeros, not NaN."""
+    std = np.where(std > 1e-12 * np.maximum(1.0, np.abs(mean)), std, 1.0)
     return Normalization("standard", divisor, tuple(mean.tolist()), tuple(std.tolist()))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -26,11 +26,16 @@ SPLIT_FOLDERS = {  # the names of folders, in small letters
 class Names(Sequence[str]):
     """The samples' names, each made when it is asked for: a text of their own, or the text `key` with their row number.
 
+    `key` may also be a function that names a row by its number.
     With `texts`, (n,), each is followed by its own, as samples of text are by their beginning.
     """
 
     def __init__(
-        self, values: np.ndarray, key: str | None = None, file: str = "", texts: np.ndarray | None = None
+        self,
+        values: np.ndarray,
+        key: str | Callable[[int], str] | None = None,
+        file: str = "",
+        texts: np.ndarray | None = None,
     ) -> None:
         self.values, self.key, self.file, self.texts = values, key, file, texts  # values: (n,), texts or row numbers
 
@@ -42,7 +47,13 @@ class Names(Sequence[str]):
         value = self.values[index]
         if isinstance(value, np.ndarray):
             return Names(value, self.key, self.file, None if self.texts is None else self.texts[index])
-        name = value if self.key is None else Note(self.key, row=int(value), file=self.file)
+        name = (
+            value
+            if self.key is None
+            else self.key(int(value))
+            if callable(self.key)
+            else Note(self.key, row=int(value), file=self.file)
+        )
         return name if self.texts is None else Note("data.name-and-text", name=name, text=self.texts[index])
 
 

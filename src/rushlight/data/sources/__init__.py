@@ -22,9 +22,12 @@ if TYPE_CHECKING:
         describe_columns,
         encode_rows,
         is_table,
+        larger_table,
         read_other_table,
         read_rows,
         read_text_file,
+        stream_like,
+        streamed_rows,
         tokenizer_json,
         with_tokenizer,
     )

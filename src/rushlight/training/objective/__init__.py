@@ -11,6 +11,7 @@ from rushlight.training.objective.losses import (
     Told,
     as_module,
     balanced,
+    balanced_by_counts,
     make_objective,
     named_loss,
     own_objective,

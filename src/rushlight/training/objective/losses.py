@@ -283,6 +283,12 @@ def balanced(argument: str, targets: Tensor, classes: int) -> list[float]:
         ones = labels.sum(0)
         found: list[float] = ((len(labels) - ones) / ones.clamp(min=1)).tolist()
         return found
-    counts = torch.bincount(targets.long().flatten(), minlength=classes).double()
-    weights: list[float] = (counts.sum() / (classes * counts.clamp(min=1))).tolist()
+    return balanced_by_counts(argument, torch.bincount(targets.long().flatten(), minlength=classes))
+
+
+def balanced_by_counts(argument: str, counts: Tensor) -> list[float]:
+    """Return the same of how often each class occurs, (classes,); `pos_weight` is for the second of two classes."""
+    if argument == "pos_weight":
+        return [float(counts[0] / counts[1].clamp(min=1))]
+    weights: list[float] = (counts.sum() / (len(counts) * counts.double().clamp(min=1))).tolist()
     return weights

@@ -19,6 +19,7 @@ from rushlight.data import (
     StreamedSplit,
     group_inputs,
     retarget,
+    streamed_rows,
     takes,
 )
 from rushlight.errors import ModelError, UsageError
@@ -33,6 +34,7 @@ from rushlight.training.objective import (
     Objective,
     as_module,
     balanced,
+    balanced_by_counts,
     check_live_optimizer,
     check_steps_alone,
     held_parameters,
@@ -69,6 +71,12 @@ def with_text_column(model: object, data: Any, options: Options) -> Options:
     if model != "textcnn" or options.text_column is not None or not takes(data, "text_column"):
         return options
     return replace(options, text_column="auto")
+
+
+def with_shuffle_window(options: Options, data: Any, opened: Data) -> Options:
+    """Return the options with the window that the rows of a table are shuffled in, so that a run that goes on has it."""
+    windows = opened.train.windows if isinstance(opened.train, StreamedSplit) else None
+    return options if windows is None or isinstance(data, Data) else replace(options, shuffle_window=windows.rows)
 
 
 def with_validation(data: Any, options: Options) -> Options:
@@ -198,6 +206,10 @@ def with_weights(options: Options, data: Data) -> Options:
     """Return the options with weights by how often each class occurs, where a loss's "weight" is "balanced"."""
     arguments = dict(options.loss_arguments or {})
     for argument in (name for name in ("weight", "pos_weight") if arguments.get(name) == "balanced"):
+        rows = streamed_rows(data.train)
+        if rows is not None and rows.class_counts is not None:
+            arguments[argument] = balanced_by_counts(argument, torch.from_numpy(rows.class_counts))
+            continue
         source = data.train if isinstance(data.train, ResidentSplit) else getattr(data.train, "dataset", None)
         targets = getattr(source, "targets", None)
         if targets is None or data.target is None:

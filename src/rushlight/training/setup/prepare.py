@@ -40,6 +40,7 @@ from rushlight.training.setup.choose import (
     fit,
     is_step_alone,
     with_augmentation,
+    with_shuffle_window,
     with_text_column,
     with_validation,
     with_weights,
@@ -197,7 +198,7 @@ def set_up_around(
             options,
             schedule=default_schedule(options, opened.train.count_batches(options.batch_size or 64) is not None),
         )
-    options = with_weights(options, opened)
+    options = with_weights(with_shuffle_window(options, data, opened), opened)
     opened = with_augmentation(opened, options)
     metrics = choose_metrics(options.metrics, options.best)
     objective, opened, loss_name = choose_objective(options, opened)

@@ -27,7 +27,7 @@ from torch.utils.data import (
 
 from rushlight.data.feed import (
     BatchReader,
-    BatchRequest,
+    BatchRequests,
     LoaderSplit,
     ResidentSplit,
     SeededDataset,
@@ -447,7 +447,9 @@ def read_columns(dataset: Dataset[Any], split: str, readers: Readers) -> tuple[S
     """Read all samples in batches; return the batches' inputs and targets. DataError where shapes of inputs differ."""
     name = type(dataset).__name__
     indices = range(sample_count(dataset, name, split))
-    requests = [BatchRequest(0, 0, indices[first : first + READ_BATCH]) for first in range(0, len(indices), READ_BATCH)]
+    requests = BatchRequests(
+        0, 0, [indices[first : first + READ_BATCH] for first in range(0, len(indices), READ_BATCH)]
+    )
     samples = SeededDataset(dataset, collate_samples, is_random=None)
     reader = BatchReader(samples, readers.of(split), readers.begin(split))
     inputs, targets = zip(*reader.batches(requests, is_pinned=False), strict=True)

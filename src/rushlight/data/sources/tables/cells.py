@@ -33,7 +33,8 @@ def encode_cells(
     """Return `count` rows as features in the dtype FLOATS, shape (count, sum of the columns' widths), in the order of `columns`.
 
     A column of texts is alone: its token ids, (count, tokens), are whole numbers.
-    `table` has the cells of each column, or float64 values that are read already (dates as days since 1970, NaN for gaps).
+    `table` has the cells of each column, or what is read of them already: an array of the categories' numbers, -1 for what is
+    none, or of float64 values (dates as days since 1970, NaN for gaps).
     Columns that were not learnt are ignored. `rows` are the rows' numbers in their file, where some of it were left out.
     Raises DataError for a column that is not there, or a value that is no number or date where these were learnt.
     """
@@ -55,8 +56,12 @@ def write_column(cells: Sequence[object] | Array, column: Column, features: Arra
     """Write one column's features, shape (n, column.width), into zeros."""
     if column.kind == "category":
         number_of = {category: number for number, category in enumerate(column.categories)}
-        found = [-1 if value is None else number_of.get(value, -1) for value in as_categories(cells)]
-        numbers = np.array(found, dtype=np.int64)
+        found: Sequence[int] | Array = (
+            cells
+            if isinstance(cells, np.ndarray)
+            else [-1 if value is None else number_of.get(value, -1) for value in as_categories(cells)]
+        )
+        numbers = np.asarray(found, dtype=np.int64)
         known = np.flatnonzero(numbers >= 0)
         features[known, numbers[known]] = 1.0
         return

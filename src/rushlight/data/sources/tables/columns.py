@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,8 @@ from rushlight.data.sources.tables.cells import (
     unreadable,
 )
 from rushlight.data.sources.tables.frames import polars, read_frame
+from rushlight.data.sources.tables.parquet import open_parquet
+from rushlight.data.sources.tables.text_folder import split_folders
 from rushlight.data.sources.tables.texts import as_plain_text, is_running_text, learn_tokens
 from rushlight.data.spec import Column
 from rushlight.errors import DataError, UsageError, suggest
@@ -93,7 +95,7 @@ def learn_columns(
             continue
         is_text = kind == "date" and series.dtype == polars().String
         order = (date_order(texts_in(series)) if is_text else None) or "ymd"
-        notes += column_notes(series, kind, order)
+        notes += column_notes(name, kind, order, Counter(texts_in(series) if kind == "category" else ()))
         column = learn_column(name, kind, series[train_rows.tolist()], order)
         if isinstance(column, Column):
             learnt.append(column)
@@ -115,64 +117,86 @@ def learn_columns(
             value=getattr(text, option.removeprefix("text_")),
             kind=Note("data.kinds.texts"),
         )
+    return tuple(learnt), [*notes, *learnt_notes(path, learnt, left_out)]
+
+
+def learnt_notes(path: Path, learnt: Sequence[Column], left_out: Mapping[str, Note]) -> list[Note]:
+    """Say which columns were left out, and what the others become; DataError where there are none."""
     if not learnt:
         reasons = Joined(
             "reasons", (Note("data.column-and-reason", name=name, reason=why) for name, why in left_out.items())
         )
         raise DataError("no-columns", path=path, reasons=reasons)
-    notes += [Note("data.left-out", name=name, reason=why) for name, why in left_out.items()]
     kinds = Counter[str](column.kind for column in learnt)
     words = {"number": "data.of-numbers", "category": "data.of-categories", "date": "data.of-dates"}
     listed = Joined("list", (Note(key, count=kinds[kind]) for kind, key in words.items() if kinds[kind]))
     width = sum(column.width for column in learnt)
-    notes.append(Note("data.columns-become-features", columns=len(learnt), kinds=listed, features=width))
-    return tuple(learnt), notes
+    return [
+        *(Note("data.left-out", name=name, reason=why) for name, why in left_out.items()),
+        Note("data.columns-become-features", columns=len(learnt), kinds=listed, features=width),
+    ]
 
 
-def column_notes(series: pl.Series, kind: str, order: str) -> list[Note]:
-    """Say what may be meant otherwise: nearly all numbers, day-first dates, dates in an order that is not known."""
-    name = series.name
+def column_notes(name: str, kind: str, order: str, texts: Counter[str]) -> list[Note]:
+    """Say what may be meant otherwise: nearly all numbers, day-first dates, dates in an order that is not known.
+
+    `texts` are those of a column of categories, and how often each occurs.
+    """
     if kind == "date" and order != "ymd":
         return [Note("data.dates-day-first" if order == "dmy" else "data.dates-month-first", name=name)]
-    if kind != "category":
+    dates = sum(count for text, count in texts.items() if LIKE_A_DATE.match(text))
+    if texts and dates > 0.9 * texts.total():
+        return [Note("data.dates-unread", name=name, example=next(iter(texts)))]
+    others = {text: count for text, count in texts.items() if as_number(text) is None}
+    if not texts or 2 * sum(others.values()) >= texts.total():
         return []
-    texts = texts_in(series)
-    if texts and sum(bool(LIKE_A_DATE.match(text)) for text in texts) > 0.9 * len(texts):
-        return [Note("data.dates-unread", name=name, example=texts[0])]
-    others = [text for text in texts if as_number(text) is None]
-    if not texts or 2 * len(others) >= len(texts):
-        return []
-    return [Note("data.nearly-numbers", name=name, count=len(others), example=others[0])]
+    return [Note("data.nearly-numbers", name=name, count=sum(others.values()), example=next(iter(others)))]
 
 
 def learn_column(name: str, kind: str, series: pl.Series, order: DateOrder) -> Column | Note:
     """Learn one column on the training rows; return why it is left out where it is."""
     if kind == "category":
-        return learn_category(name, as_categories(series.to_list()))
+        return learn_category(name, Counter(as_categories(series.to_list())))
     column = Column(name, "number" if kind == "number" else "date", date_order=order)
     values = values_of(series, column)
     known = values[~np.isnan(values)]
-    has_gaps = len(known) < len(values)
     if len(known) == 0:
         return Note("data.all-missing")
-    if not has_gaps and (known == known[0]).all():
-        return Note("data.all-equal", value=f"{known[0]:g}") if kind == "number" else Note("data.all-the-same-date")
-    if name.lower() in ROW_NUMBER_NAMES and len(known) > 2 and not has_gaps and is_counting(known):
+    has_gaps, is_counting = len(known) < len(values), are_whole(known) and are_rising(known)
+    return learn_numbers(column, len(known), has_gaps, float(known.mean()), known.min(), known.max(), is_counting)
+
+
+def learn_numbers(
+    column: Column, known: int, has_gaps: bool, mean: float, low: float, high: float, is_counting: bool
+) -> Column | Note:
+    """Learn a column of numbers or dates of `known` cells from `low` to `high`; return why it is left out where it is.
+
+    `is_counting` tells that the cells are whole numbers, each larger than the one before.
+    """
+    if not has_gaps and low == high:
+        return Note("data.all-equal", value=f"{low:g}") if column.kind == "number" else Note("data.all-the-same-date")
+    is_close = high - low < 2 * known  # as row numbers of a part of the rows are
+    if column.name.lower() in ROW_NUMBER_NAMES and known > 2 and not has_gaps and is_counting and is_close:
         return Note("data.only-numbers-rows")
-    return replace(column, fill=float(known.mean()), flags_missing=has_gaps)
+    return replace(column, fill=mean, flags_missing=has_gaps)
 
 
-def is_counting(values: np.ndarray) -> bool:
-    """Tell whether values are different whole numbers close together, as row numbers of a part of the rows are."""
-    return bool((values % 1 == 0).all() and (np.diff(values) > 0).all() and values[-1] - values[0] < 2 * len(values))
+def are_whole(values: np.ndarray) -> bool:
+    """Tell whether all values are whole numbers."""
+    return bool((values % 1 == 0).all())
 
 
-def learn_category(name: str, values: list[str | None]) -> Column | Note:
-    """Learn the categories of a column; texts that differ from row to row have none."""
-    known = Counter(value for value in values if value is not None)
+def are_rising(values: np.ndarray) -> bool:
+    """Tell whether each value is larger than the one before."""
+    return bool((np.diff(values) > 0).all())
+
+
+def learn_category(name: str, cells: Counter[str | None]) -> Column | Note:
+    """Learn the categories of a column, of which each occurs so often; texts that differ from row to row have none."""
+    known = Counter({value: count for value, count in cells.items() if value is not None})
     if not known:
         return Note("data.all-missing")
-    if len(known) == 1 and known.total() == len(values):
+    if len(known) == 1 and known.total() == cells.total():
         return Note("data.all-the-same-text", value=next(iter(known)))
     if len(known) >= 10 and 2 * len(known) > known.total():
         return Note("data.text-of-its-own", count=len(known), rows=known.total())
@@ -183,23 +207,35 @@ def learn_category(name: str, values: list[str | None]) -> Column | Note:
 
 def kind_of_column(series: pl.Series) -> str | None:
     """Tell what a column is: 'number', 'category', 'date', or None for what cannot be used."""
-    pl = polars()
-    dtype = series.dtype
-    if dtype.is_numeric() or dtype == pl.Null:
-        return "number"
-    if dtype in (pl.Date, pl.Datetime):
-        return "date"
-    if dtype != pl.String:
-        return "category" if dtype in (pl.Boolean, pl.Categorical, pl.Enum) else None
+    kind = kind_of_dtype(series.dtype)
+    if kind != "text":
+        return kind
     texts = set(texts_in(series))
     if all(as_number(text) is not None for text in texts):
         return "number"
     return "date" if date_order(texts) else "category"
 
 
+def kind_of_dtype(dtype: pl.DataType) -> str | None:
+    """Tell what a column is by its dtype; 'text' for one of which only the cells tell, None for what cannot be used."""
+    pl = polars()
+    if dtype.is_numeric() or dtype == pl.Null:
+        return "number"
+    if dtype in (pl.Date, pl.Datetime):
+        return "date"
+    if dtype == pl.String:
+        return "text"
+    return "category" if dtype in (pl.Boolean, pl.Categorical, pl.Enum) else None
+
+
 def texts_in(series: pl.Series) -> list[str]:
     """Return the texts of a column that stand for no missing value."""
-    return [text for text in as_texts(series.to_list()) if text is not None and text not in MISSING_AMONG_NUMBERS]
+    return texts_of(series.to_list())
+
+
+def texts_of(cells: Iterable[object]) -> list[str]:
+    """Return the cells that stand for no missing value as texts."""
+    return [text for text in as_texts(cells) if text is not None and text not in MISSING_AMONG_NUMBERS]
 
 
 def encode(frame: pl.DataFrame, columns: tuple[Column, ...], rows: np.ndarray | None = None) -> Tensor:
@@ -208,9 +244,31 @@ def encode(frame: pl.DataFrame, columns: tuple[Column, ...], rows: np.ndarray | 
     for column in columns:
         if column.name in table:
             series = table[column.name]
-            is_text = column.kind in ("category", "text")
-            table[column.name] = series.to_list() if is_text else values_of(series, column, rows)
+            if column.kind == "category":
+                table[column.name] = category_numbers(series, column)
+            else:
+                table[column.name] = series.to_list() if column.kind == "text" else values_of(series, column, rows)
     return torch.from_numpy(encode_cells(table, columns, len(frame), rows))
+
+
+def category_numbers(series: pl.Series, column: Column) -> np.ndarray:
+    """Return the number of each cell's category, -1 where it is missing or not known."""
+    number_of = {category: number for number, category in enumerate(column.categories)}
+
+    def numbers(cells: list[Any]) -> list[int]:
+        return [-1 if text is None else number_of.get(text, -1) for text in as_categories(cells)]
+
+    return by_distinct(series, numbers)
+
+
+def by_distinct(series: pl.Series, numbers: Callable[[list[Any]], list[int]]) -> np.ndarray:
+    """Return a whole number for each cell, where `numbers` gives those of the different cells."""
+    pl = polars()
+    if series.dtype.is_nested() or series.dtype == pl.Object:
+        return np.array(numbers(series.to_list()), dtype=np.int64)
+    cells = series.unique()
+    found = series.replace_strict(cells, numbers(cells.to_list()), return_dtype=pl.Int64)
+    return np.asarray(found.to_numpy())
 
 
 def values_of(series: pl.Series, column: Column, rows: np.ndarray | None = None) -> np.ndarray:
@@ -237,15 +295,29 @@ def date_order(texts: Iterable[str]) -> DateOrder | None:
     Who writes dots (31.12.2024) writes the day first.
     """
     texts = list(texts)
-    found: list[DateOrder] = [order for order in ORDERS if all(parse_date(text, order) is not None for text in texts)]
-    if found == ["dmy", "mdy"] and all("." in text.split()[0] for text in texts):
+    return chosen_order(possible_orders(texts, ORDERS), have_dots(texts))
+
+
+def possible_orders(texts: Sequence[str], orders: Iterable[DateOrder]) -> list[DateOrder]:
+    """Return those of the orders in which all texts are dates."""
+    return [order for order in orders if all(parse_date(text, order) is not None for text in texts)]
+
+
+def have_dots(texts: Iterable[str]) -> bool:
+    """Tell whether all dates are written with dots."""
+    return all("." in text.split()[0] for text in texts)
+
+
+def chosen_order(found: Sequence[DateOrder], has_dots: bool) -> DateOrder | None:
+    """Return the only one of the orders that were found, or the day first where dots tell so."""
+    if list(found) == ["dmy", "mdy"] and has_dots:
         return "dmy"
     return found[0] if len(found) == 1 else None
 
 
 def describe_columns(path: Path, columns: tuple[Column, ...]) -> list[dict[str, Any]]:
     """Return for each learnt column its kind and, over the file's rows, missing values and range or counts."""
-    frame = read_frame(path)
+    frame = open_parquet(split_folders(path)["train"]).read_whole() if path.is_dir() else read_frame(path)
     described = []
     for column in columns:
         series = frame[column.name]

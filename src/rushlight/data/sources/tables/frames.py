@@ -11,7 +11,7 @@ import gzip
 import io
 import zlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,11 +29,6 @@ TABLE_ENDINGS = CSV_ENDINGS + PARQUET_ENDINGS + JSON_ENDINGS
 BYTES_PER_BYTE = 10  # of memory, that reading a CSV takes, about
 CELL_BYTES, BYTES_PER_CELL_BYTE = 8, 4  # of one cell of a Parquet file; of memory for each of them, about
 DELIMITERS = (",", ";", "\t", "|")
-
-
-def is_table(path: str | Path) -> bool:
-    """Tell a table by its ending."""
-    return Path(path).name.lower().endswith(TABLE_ENDINGS)
 
 
 def polars() -> Any:
@@ -91,12 +86,11 @@ def without_gaps(series: Any) -> list[Any]:
 
 def open_frame(path: Path) -> tuple[pl.DataFrame, list[Note]]:
     """Read a table; return it with what had to be decided on the way."""
-    pl = polars()
     notes: list[Note] = []
     if not path.exists():
         raise DataError("no-table", path=path)
     name = path.name.lower()
-    try:
+    with explained_reading(path):
         if name.endswith(PARQUET_ENDINGS):
             frame = read_parquet(path)
         elif name.endswith(JSON_ENDINGS):
@@ -105,14 +99,22 @@ def open_frame(path: Path) -> tuple[pl.DataFrame, list[Note]]:
             frame, notes = read_text_table(path)
         else:
             raise DataError("not-a-table", path=path, endings=", ".join(TABLE_ENDINGS))
+    if len(frame) == 0:
+        raise DataError("table-without-rows", path=path)
+    return frame, notes
+
+
+@contextlib.contextmanager
+def explained_reading(path: Path) -> Iterator[None]:
+    """Turn what reading a table raises into a DataError that names the file."""
+    pl = polars()
+    try:
+        yield
     except csv.Error as error:  # a cell that seems to go on for ever
         raise DataError("table-not-readable", path=path, reason=Note("data.unclosed-quote")) from error
     except (pl.exceptions.PolarsError, OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or first_line(error)
         raise DataError("table-not-readable", path=path, reason=reason) from error
-    if len(frame) == 0:
-        raise DataError("table-without-rows", path=path)
-    return frame, notes
 
 
 def read_text_table(path: Path) -> tuple[pl.DataFrame, list[Note]]:
@@ -173,16 +175,24 @@ def read_parquet(path: Path) -> pl.DataFrame:
     from rushlight.device import available_memory  # as above
 
     library = polars()
-    files.open_file(path).close()
+    columns, rows = parquet_shape(path)
     most = min(files.most_unpacked(path.stat().st_size), available_memory() // BYTES_PER_CELL_BYTE)
-    lazy = library.scan_parquet(path, glob=False)
-    columns, rows = lazy.collect_schema(), lazy.select(library.len()).collect().item()
     check_unpacked(path, CELL_BYTES * len(columns) * rows, most)
     frame: pl.DataFrame = library.read_parquet(path, glob=False)
     kinds = (library.String, library.Categorical, library.Enum)
-    texts = (frame[name].cast(library.String).str.len_bytes().sum() for name, kind in columns.items() if kind in kinds)
+    texts = (
+        int(frame[name].cast(library.String).str.len_bytes().sum()) for name, kind in columns.items() if kind in kinds
+    )
     check_unpacked(path, sum(texts), most)  # cells that share one text have one of their own in Python
     return frame
+
+
+def parquet_shape(path: Path) -> tuple[Mapping[str, pl.DataType], int]:
+    """Return the columns of a Parquet file with their dtypes, and how many rows it says it has."""
+    library = polars()
+    files.open_file(path).close()
+    lazy = library.scan_parquet(path, glob=False)
+    return lazy.collect_schema(), lazy.select(library.len()).collect().item()
 
 
 def check_unpacked(path: Path, size: int, most: int) -> None:

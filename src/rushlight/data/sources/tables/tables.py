@@ -6,9 +6,8 @@ rows alone, and `encode` then does the same to training, test and predicted rows
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,26 +15,43 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rushlight.data.shape import Names, Samples, build_data, cut_splits
+from rushlight.data.feed import Split, StreamedSplit
+from rushlight.data.shape import (
+    EXAMPLES,
+    Names,
+    Samples,
+    build_data,
+    check_more_than_one_class,
+    check_samples,
+    cut_splits,
+    normalization_notes,
+    resident,
+    standard_normalization,
+    unseen_class_notes,
+)
 from rushlight.data.sources.kind import SourceKind
-from rushlight.data.sources.tables.cells import MISSING, as_number, column_missing, last_rows
+from rushlight.data.sources.tables.cells import column_missing, last_rows
 from rushlight.data.sources.tables.columns import TextOptions, encode, feature_names, learn_columns, values_of
 from rushlight.data.sources.tables.frames import (
+    PARQUET_ENDINGS,
     as_frame,
     is_frame,
     is_single,
-    is_table,
     open_frame,
     polars,
     read_frame,
 )
-from rushlight.data.sources.tables.text_folder import FILE, LABEL, TEXT, is_text_folder, read_text_folder, text_splits
+from rushlight.data.sources.tables.parquet import ParquetTable, is_parquet_folder, is_table, open_parquet, parquet_files
+from rushlight.data.sources.tables.passes import fingerprint_of, learn_table
+from rushlight.data.sources.tables.rows import RUNS, SPLITS, WINDOW_BYTES, RowCut
+from rushlight.data.sources.tables.streamed import KEPT, RowsDataset, stream_like, stream_rows
+from rushlight.data.sources.tables.targets import check_target, read_target, target_numbers, with_target
+from rushlight.data.sources.tables.text_folder import FILE, LABEL, TEXT, is_text_folder, read_text_folder, split_folders
 from rushlight.data.sources.tables.texts import as_plain_text
 from rushlight.data.sources.tables.windows import as_windows, cut_by_time, learn_time, time_order, window_notes
-from rushlight.data.spec import FLOATS, Column, FeatureSpec, NormalizeName, Share, TargetSpec, Task, in_floats
+from rushlight.data.spec import FLOATS, Column, FeatureSpec, Normalization, NormalizeName, Share, TargetSpec, Task
 from rushlight.data.splits import Data
-from rushlight.errors import DataError, UsageError, suggest
-from rushlight.formats import format_names
+from rushlight.errors import DataError, UsageError
 from rushlight.texts import Note
 
 if TYPE_CHECKING:
@@ -44,8 +60,6 @@ if TYPE_CHECKING:
 __all__ = ["TABLE", "encode", "feature_names", "open_table", "read_frame", "read_rows"]
 
 SHOWN_OF_A_TEXT = 80  # characters, in the name of a sample
-MOST_CLASSES = 20  # more are accepted only where each occurs twice or more, on average
-MOST_CLASSES_OF_NUMBERS = 20  # more different whole numbers than this are a quantity, not classes
 
 
 def open_table(
@@ -65,8 +79,14 @@ def open_table(
     window: int | None = None,
     horizon: int = 1,
     time_column: str | None = None,
+    shuffle_window: int | None = None,
+    workers: int = 0,
+    memory_limit: int | None = None,
 ) -> Data:
     """Open a table in a file or in memory, or a folder of text files by class, as data that predicts its column `target`.
+
+    The Parquet files of a folder are one table. Where reading Parquet would take twice `memory_limit` bytes or more, or with a
+    `shuffle_window`, its rows are read as they are needed, for training by `workers` processes.
 
     A sample is called "row 7", the seventh row of the file's data (the header is not counted), with the file's name
     before it where there are several files.
@@ -75,19 +95,45 @@ def open_table(
     """
     text, name = TextOptions(text_column, text_length, tokenizer), ""
     if isinstance(source, (str, Path)) and Path(source).is_dir():
-        folders, name = text_splits(Path(source)), Path(source).resolve().name
-        source, target, text = folders["train"], target or LABEL, replace(text, column=text.column or TEXT)
+        folders, name = split_folders(Path(source)), Path(source).resolve().name
+        if not is_parquet_folder(Path(source)):
+            target, text = target or LABEL, replace(text, column=text.column or TEXT)
+        elif not parquet_files(folders["train"]):
+            raise DataError("no-parquet", path=folders["train"])
+        source = folders["train"]
         validation = folders.get("validation") if validation is None else validation
         test = folders.get("test") if test is None else test
-    path, frame, notes = open_table_source(source)
-    target = check_target(path, frame, target)
-    frame, rows, dropped = with_target(path, frame, target)
-    labels = read_target(path, frame, target, "regression" if window is not None else task)
-    values, spec, unused = labels.values, labels.spec, [target, FILE] if path.is_dir() else [target]
-    notes += dropped + labels.notes
     test_fraction = test_fraction if test is None else None
     val_fraction = val_fraction if validation is None else None
     given = {split: other for split, other in (("validation", validation), ("test", test)) if other is not None}
+    is_parquet = parquet_path(source) is not None
+    if (table := larger_table((source, *given.values()), memory_limit, shuffle_window)) is not None:
+        whole = {"text_column": text_column, "text_length": text_length, "tokenizer": tokenizer, "window": window}
+        for option in (option for option, value in whole.items() if value is not None):
+            raise UsageError("option-reads-whole", option=option, path=table.path)
+        row_cut = RowCut(seed, test_fraction, val_fraction)
+        return open_larger(
+            table,
+            name or table.path.name,
+            given,
+            target,
+            task,
+            normalize,
+            row_cut,
+            shuffle_window,
+            workers,
+            memory_limit,
+        )
+    for option, value in (("shuffle_window", shuffle_window), ("workers", workers)):
+        if value and not is_parquet:
+            raise UsageError("option-of-other-data", option=option, value=value, kind=Note("data.kinds.parquet"))
+    path, frame, notes = open_table_source(source)
+    target = check_target(path, frame.schema, target)
+    frame, rows, dropped = with_target(path, frame, target)
+    labels = read_target(path, frame, target, "regression" if window is not None else task)
+    is_text_folder = path.is_dir() and not is_parquet
+    values, spec, unused = labels.values, labels.spec, [target, FILE] if is_text_folder else [target]
+    notes += dropped + labels.notes
     times: tuple[Column, ...] = ()
     if window is None:
         stratified = spec.task != "regression"
@@ -135,6 +181,82 @@ def open_table(
     )  # fmt: skip
 
 
+def parquet_path(source: Any) -> Path | None:
+    """Return the Parquet file, or the folder of such files, that a source is, of several splits the one to test on; else None."""
+    if not isinstance(source, (str, Path)):
+        return None
+    path = Path(source)
+    if is_parquet_folder(path):
+        folders = split_folders(path)
+        return folders.get("test", folders["train"])
+    return path if path.name.lower().endswith(PARQUET_ENDINGS) else None
+
+
+def larger_table(
+    sources: Sequence[Any], memory_limit: int | None, shuffle_window: int | None = None
+) -> ParquetTable | None:
+    """Return the first source where it is Parquet, and memory has no room for all of them; None where they are read whole."""
+    paths = list(map(parquet_path, sources))
+    if paths[0] is None or (shuffle_window is None and memory_limit is None):
+        return None
+    tables = [open_parquet(path) for path in paths if path is not None]
+    is_larger = memory_limit is not None and sum(table.bytes for table in tables) > 2 * memory_limit
+    return tables[0] if is_larger or shuffle_window is not None else None
+
+
+def open_larger(
+    table: ParquetTable, name: str, given: Mapping[str, Any], target: str | None, task: Task | None,
+    normalize: NormalizeName, cut: RowCut, window: int | None, workers: int, memory_limit: int | None,
+) -> Data:  # fmt: skip
+    """Open a table whose rows are read as they are needed, with other sources for some of its splits."""
+    most = WINDOW_BYTES if memory_limit is None else min(WINDOW_BYTES, memory_limit // 8)
+    learnt = learn_table(table, check_target(table.path, table.columns, target), task, cut, window, most)
+    columns, spec = learnt.columns, learnt.target
+    normalization = standard_normalization(*learnt.moments)
+    if normalize in ("none", "unit"):
+        normalization = Normalization(normalize)
+    features = FeatureSpec("table", (sum(each.width for each in columns),), FLOATS.get(), normalization, columns)
+    if not learnt.counts[0].sum():
+        raise DataError("empty-split", data=name, split=Note("words.train"))
+    present = torch.from_numpy(np.flatnonzero(learnt.class_counts[0]))
+    if spec.classes:
+        check_more_than_one_class(name, present, spec)
+    splits: dict[str, Split] = {}
+    for place, split in enumerate(SPLITS):
+        if not learnt.counts[place].sum():
+            continue
+        dataset = RowsDataset(table, columns, spec, features.floats, learnt.run, learnt.counts[place], cut, place)
+        dataset.class_counts = learnt.class_counts[place] if spec.classes else None
+        if split == "train":
+            dataset.kept, dataset.described = KEPT, learnt.described
+            dataset.moments = learnt.target_moments[0], learnt.target_moments[1]
+        is_train = split == "train"
+        splits[split] = stream_rows(dataset, features, workers if is_train else 0, trains=is_train)
+    notes, tables = [*learnt.notes, *unseen_class_notes(present, spec)], [table]
+    for split, other in given.items():
+        if (path := parquet_path(other)) is not None:
+            tables.append(open_parquet(path))
+            splits[split], other_notes = stream_like(tables[-1], features, spec, most)
+        else:
+            samples, other_notes = read_other_table(other, features, spec)
+            check_samples(name, Note(f"words.{split}"), samples, spec)
+            splits[split] = resident(samples, features)
+        notes += other_notes
+        key = "data.tested-on" if split == "test" else "data.validated-on"
+        notes += [] if is_frame(other) else [Note(key, name=Path(other).name)]
+    notes.append(Note(
+        "data.table-streamed", rows=table.rows, files=len(table.files), run=learnt.run, window=RUNS * learnt.run, together=RUNS,
+    ))  # fmt: skip
+    train = splits["train"]
+    assert isinstance(train, StreamedSplit)
+    return Data(
+        name=name, train=train, validation=splits.get("validation"), test=splits.get("test"), features=features,
+        target=spec, fingerprint=fingerprint_of(tables, learnt), notes=(*notes, *normalization_notes(features)),
+        examples=torch.stack([train.dataset[index][0] for index in range(min(EXAMPLES, train.samples))]),
+        may_scale=spec.task == "regression" and normalize in ("auto", "standard"),
+    )  # fmt: skip
+
+
 def open_table_source(source: Any) -> tuple[Path, pl.DataFrame, list[Note]]:
     """Return a table's file, or "table" for one in memory, with its content and what had to be decided on the way.
 
@@ -145,9 +267,11 @@ def open_table_source(source: Any) -> tuple[Path, pl.DataFrame, list[Note]]:
         if len(frame) == 0:
             raise DataError("table-without-rows", path="table")
         return Path("table"), frame, []
+    if (path := parquet_path(source)) is not None and path.is_dir():
+        return path, open_parquet(path).read_whole(), []
     path = Path(source)
     if path.is_dir():
-        splits = text_splits(path)
+        splits = split_folders(path)
         path = splits.get("test", splits["train"])
         return path, read_text_folder(path), []
     return path, *open_frame(path)
@@ -159,6 +283,8 @@ def names_of(path: Path, frame: pl.DataFrame, rows: np.ndarray, columns: tuple[C
     if columns[0].kind == "text":
         beginnings = [as_plain_text(cell)[:SHOWN_OF_A_TEXT] for cell in frame[columns[0].name].to_list()]
         texts = np.array(beginnings, dtype=object)
+    if path.is_dir() and parquet_files(path):
+        return Names(rows, open_parquet(path).name_of, texts=texts)
     if path.is_dir():
         return Names(np.array(frame[FILE].to_list(), dtype=object), texts=texts)
     return Names(rows, key, path.name, texts)
@@ -167,7 +293,7 @@ def names_of(path: Path, frame: pl.DataFrame, rows: np.ndarray, columns: tuple[C
 def read_other_table(source: Any, features: FeatureSpec, target: TargetSpec) -> tuple[Samples, list[Note]]:
     """Read the rows of another table, named by file and row, with the columns and the classes learnt on the training one."""
     path, frame, notes = open_table_source(source)
-    name, columns = check_target(path, frame, target.name), features.columns
+    name, columns = check_target(path, frame.schema, target.name), features.columns
     frame, rows, dropped = with_target(path, frame, name)
     values, notes = target_numbers(path, frame[name], target), [*notes, *dropped]
     if features.time is not None:
@@ -205,119 +331,6 @@ def read_rows(source: Any, features: FeatureSpec) -> Tensor:
             raise column_missing(time.name, frame.columns)
         frame = frame[last_rows(values_of(frame[time.name], time), features)]
     return encode(frame, features.columns)
-
-
-# ── the target ───────────────────────────────────────────────────────────────────────────────────────────────
-
-
-@dataclass(frozen=True)
-class Labels:
-    """The target column as numbers, with its spec and notes."""
-
-    values: Tensor
-    spec: TargetSpec
-    notes: list[Note]
-
-
-def check_target(path: Path, frame: pl.DataFrame, target: str | None) -> str:
-    """Return the target's name; DataError when none was named or there is no such column."""
-    if target is None:
-        raise DataError("no-target", path=path, columns=", ".join(frame.columns))
-    if target not in frame.columns:
-        near, columns = suggest(target, frame.columns), ", ".join(frame.columns)
-        raise DataError("unknown-target", path=path, target=target, columns=columns, near=near)
-    if frame[target].dtype.is_nested():
-        raise DataError("nested-target", path=path, target=target)
-    return target
-
-
-def with_target(path: Path, frame: pl.DataFrame, target: str) -> tuple[pl.DataFrame, np.ndarray, list[Note]]:
-    """Leave out the rows whose target is missing; return the rest, their row numbers (from 1) and what to say."""
-    texts = [value.strip() if isinstance(value, str) else value for value in frame[target].to_list()]
-    known = np.array([value is not None and value == value and value not in MISSING for value in texts])  # NaN is not
-    rows, count = np.flatnonzero(known), int((~known).sum())
-    if count == len(known):
-        raise DataError("target-all-missing", path=path, target=target)
-    if count == 0:
-        return frame, rows + 1, []
-    note = Note("data.rows-without-target", count=count, total=len(known), name=path.name, target=target)
-    return frame[rows], rows + 1, [note]
-
-
-def read_target(path: Path, frame: pl.DataFrame, name: str, task: Task | None) -> Labels:
-    """Decide what is predicted and turn the target column into numbers."""
-    if task == "multilabel":
-        raise UsageError("multilabel-of-a-table", target=name)
-    values = [cell(value) for value in frame[name].to_list()]
-    different = sorted_classes(values)
-    is_numeric = not isinstance(different[0], str)
-    are_whole = (
-        is_numeric
-        and not frame[name].dtype.is_float()
-        and all(
-            re.fullmatch(r"[+-]?\d+", str(value).strip())
-            for value in frame[name].to_list()  # written 3, not 3.0
-        )
-    )
-    is_few = len(different) <= MOST_CLASSES_OF_NUMBERS and 2 * len(different) <= len(values)
-    chosen = task or ("classification" if not is_numeric or (are_whole and is_few) else "regression")
-    if chosen != "regression" and len(different) > MOST_CLASSES and 2 * len(different) > len(values):
-        raise DataError("too-many-classes", path=path, target=name, count=len(different), rows=len(values))
-    classes = tuple(str(value) for value in different) if chosen != "regression" else ()
-    if chosen == "binary" and len(classes) != 2:
-        listed = format_names(classes, 10)
-        raise DataError("binary-target-of-a-table", path=path, target=name, count=len(classes), classes=listed)
-    spec = TargetSpec(chosen, classes, name=name)
-    return Labels(target_numbers(path, frame[name], spec), spec, [] if task else [target_note(spec, different)])
-
-
-def target_note(spec: TargetSpec, different: Sequence[str | float]) -> Note:
-    """Say what the target was taken for and how to have it otherwise."""
-    count = len(different)
-    if spec.task == "regression":
-        return Note("data.target-is-a-number", name=spec.name, count=count)
-    is_text = isinstance(different[0], str)
-    key = "data.target-is-classes" if is_text else "data.target-is-numbered-classes"
-    return Note(key, name=spec.name, count=count, classes=format_names(spec.classes, 10))
-
-
-def cell(value: object) -> object:
-    """Return a target cell in one way of writing: text without blanks around it, booleans as 'true' and 'false'."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    return value.strip() if isinstance(value, str) else value
-
-
-def sorted_classes(values: Sequence[object]) -> list[str | float]:
-    """Return the different values, sorted: as numbers where all of them are, whole ones as integers, else as text."""
-    numbers = {value: as_number(value) for value in set(values)}
-    if all(number is not None for number in numbers.values()):
-        found = sorted({number for number in numbers.values() if number is not None})
-        return [int(number) if number.is_integer() else number for number in found]
-    return sorted({str(value) for value in numbers})
-
-
-def target_numbers(path: Path, series: pl.Series, spec: TargetSpec) -> Tensor:
-    """Return a target column as what `spec` says: class numbers, 0 or 1, or quantities; DataError for a class not in `spec`."""
-    values = [cell(value) for value in series.to_list()]
-    if spec.task == "regression":
-        numbers = [as_number(value) for value in values]
-        if None in numbers:
-            raise DataError("target-not-a-number", path=path, target=spec.name, value=values[numbers.index(None)])
-        return in_floats(torch.tensor(numbers, dtype=torch.float64), FLOATS.get()).reshape(-1, 1)
-    number_of = {name: number for number, name in enumerate(spec.classes)}
-    named = {value: str(value) if str(value) in number_of else class_name(value) for value in set(values)}
-    if strangers := sorted(name for name in named.values() if name not in number_of):
-        known = format_names(spec.classes, 20)
-        raise DataError("class-not-in-training", path=path, target=spec.name, value=strangers[0], known=known)
-    labels = torch.tensor([number_of[named[value]] for value in values], dtype=torch.int64)
-    return labels.float().reshape(-1, 1) if spec.task == "binary" else labels
-
-
-def class_name(value: object) -> str:
-    """Return the name of a numeric class however it is written: 3, 3.0 and 03 are all '3'."""
-    number = as_number(value)
-    return str(value) if number is None else str(int(number) if number.is_integer() else number)
 
 
 TABLE: SourceKind = SourceKind(

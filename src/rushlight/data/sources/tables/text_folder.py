@@ -22,7 +22,7 @@ def is_text_folder(path: Path) -> bool:
     if not path.is_dir():
         return False
     has_text = False
-    for folder in folders(text_splits(path)["train"]):
+    for folder in folders(split_folders(path)["train"]):
         for file in files_below(folder):
             if file.suffix.lower() != ".txt":
                 return False
@@ -45,7 +45,7 @@ def files_below(folder: Path) -> Iterator[Path]:
         yield from (Path(place, name) for name in sorted(names) if not name.startswith("."))
 
 
-def text_splits(path: Path) -> dict[str, Path]:
+def split_folders(path: Path) -> dict[str, Path]:
     """Return the folder of each split; the whole folder trains where it has no `train/`, and `val/` alone tests."""
     known = {folder.name.lower(): folder for folder in folders(path)}
     found = {
