@@ -394,6 +394,7 @@ def test_runs_that_differ_in_their_seeds_become_one_line_with_a_band_from_the_lo
     )
     assert "step 1" in page.inner_text(".readout")
     page.locator("[data-figure=train_loss] summary").click()
+    page.wait_for_selector("[data-figure=train_loss] thead th")
     assert page.locator("[data-figure=train_loss] thead th").count() == 2  # the step, and the mean alone
     assert board.complaints == []
 

@@ -226,6 +226,19 @@ def test_a_run_that_was_left_after_an_epoch_is_written_without_a_claim(tmp_path:
     assert "not finished" in str(run.eject(tmp_path / "left.py"))
 
 
+def test_a_run_that_early_stopping_ended_is_claimed_and_one_that_was_left_is_not(tmp_path: Path) -> None:
+    stopped = trained(tmp_path, "linear", "digits", name="stopped", epochs=30, early_stopping=2, lr=0.5)
+    assert sum(line["kind"] == "epoch" for line in stopped.history) < 30
+    assert stopped.eject(tmp_path / "stopped.py") is None
+    for epoch in rushlight.epochs(
+        "linear", "digits", epochs=9, numerics="exact", device="cpu", quiet=True, name="left", runs=tmp_path / "runs"
+    ):
+        if epoch.number == 2:
+            break
+    left = rushlight.open_run("left", runs=tmp_path / "runs")
+    assert "before its last epoch" in str(left.eject(tmp_path / "left.py"))
+
+
 def test_the_comments_are_chinese_where_the_user_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = trained(tmp_path, "linear", "digits", epochs=1)
     run.eject(tmp_path / "english.py")

@@ -14,7 +14,7 @@ from torch import nn
 from rushlight.data import Data, ResidentSplit
 from rushlight.models import restored
 from rushlight.options import RecipeOptions
-from rushlight.runs import inexact_resumes, read_history
+from rushlight.runs import inexact_resumes, read_history, summarize_run
 from rushlight.texts import Note
 from rushlight.training import Recipe
 
@@ -127,10 +127,10 @@ def no_claim(folder: Path, recipe: Recipe, environment: dict[str, Any]) -> tuple
     """Return (digest of the run's weights, None) where the script ends with it, else (None, why it need not)."""
     lines = read_history(folder)
     digest = next((line["state_sha256"] for line in reversed(lines) if line.get("event") == "finished"), None)
-    epochs = [line for line in lines if line["kind"] == "epoch"]
-    patience = recipe.early_stopping
-    has_stopped = patience is not None and not any(line["is_best"] for line in epochs[-patience:])  # none was better
-    is_whole = bool(epochs) and (epochs[-1]["epoch"] == recipe.epochs or has_stopped)
+    summary, patience = summarize_run(folder), recipe.early_stopping
+    done, best = summary.epochs_done, summary.best_epoch
+    has_stopped = patience is not None and best is not None and done - best >= patience
+    is_whole = done == recipe.epochs or has_stopped
     conditions = environment.get("conditions", {})
     for is_so, key in (
         (recipe.numerics != "exact", "fast"), (conditions.get("device", "cpu") != "cpu", "card"), (digest is None, "unfinished"),
