@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rushlight import files
-from rushlight.errors import DataError, UsageError
+from rushlight.errors import DataError, UsageError, first_line
 from rushlight.texts import Note
 
 if TYPE_CHECKING:
@@ -276,8 +276,3 @@ def broken_line(path: Path, text: str, delimiter: str, expected: int) -> DataErr
         if len(row) > expected:
             return DataError("table-line-too-long", path=path, line=reader.line_num, expected=expected, found=len(row))
     return None
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of an exception's text."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

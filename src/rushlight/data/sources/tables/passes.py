@@ -170,7 +170,11 @@ def learn_table(
     counts = np.zeros((len(SPLITS), -(-table.rows // run)), dtype=np.int64)
     class_counts = np.zeros((len(SPLITS), len(spec.classes)), dtype=np.int64)
     quantities = NumberFacts()
-    numbers = {name: NumberFacts() for name, column in columns.items() if is_number(column)}
+    numbers = {
+        name: NumberFacts()
+        for name, column in columns.items()
+        if isinstance(column, Column) and column.kind != "category"
+    }
     for frame, rows, splits in labelled_chunks(table, target, list(numbers), cut):
         values = target_numbers(table.path, frame[target], spec).numpy().reshape(-1)
         for own, split_counts, split_classes in zip(splits == np.arange(3)[:, None], counts, class_counts, strict=True):
@@ -197,11 +201,6 @@ def learn_table(
         learnt, spec, run, counts, class_counts, np.array(moments).reshape(-1, 2).T, np.array([quantities.moments()]).T,
         [described(column, cells, numbers) for column in learnt], notes,
     )  # fmt: skip
-
-
-def is_number(column: Column | Note) -> bool:
-    """Tell whether a column is one of numbers or dates."""
-    return isinstance(column, Column) and column.kind != "category"
 
 
 def count_cells(table: ParquetTable, target: str, cut: RowCut) -> tuple[dict[str, CellFacts], CellFacts]:
