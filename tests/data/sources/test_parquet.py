@@ -91,6 +91,20 @@ def both(path: Path, **options: Any) -> tuple[Data, Data]:
     return open_table(path, **options), open_table(path, memory_limit=0, **options)
 
 
+def test_files_in_which_two_values_are_swapped_are_other_data(tmp_path: Path) -> None:
+    """All that is learnt of them is the same, and so are the sizes of the files."""
+    frame = pl.DataFrame({"x": [float(number) for number in range(200)], "kind": ["a", "b"] * 100})
+    swapped = frame.with_columns(x=pl.Series([2.0, 1.0, 0.0, *frame["x"][3:]]))
+    options = {"compression": "uncompressed", "statistics": False, "use_pyarrow": False}
+    found = []
+    for each in (frame, swapped):
+        write_folder(tmp_path, each, 1, **options)
+        size = (tmp_path / "part-0.parquet").stat().st_size
+        found.append((size, open_table(tmp_path, memory_limit=0, target="kind", test_fraction=0.0).fingerprint))
+    assert found[0][0] == found[1][0]
+    assert found[0][1] != found[1][1]
+
+
 @pytest.mark.parametrize("target", ["kind", "price", "large", "floor"])
 @pytest.mark.parametrize("normalize", ["auto", "none"])
 def test_a_streamed_table_has_the_spec_and_the_samples_of_one_in_memory(

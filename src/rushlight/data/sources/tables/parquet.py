@@ -6,6 +6,7 @@ Polars reads the row groups that the rows lie in, and decodes their pages only; 
 from __future__ import annotations
 
 import bisect
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -152,3 +153,14 @@ def check_same_columns(path: Path, own: Mapping[str, Any], first: Path, columns:
             kinds = {"found": own.get(name), "expected": columns.get(name)}
             said = {key: Note("data.no-such-column") if kind is None else str(kind) for key, kind in kinds.items()}
             raise DataError("parts-differ", path=path, column=name, first=first.name, **said)
+
+
+def fingerprint_of(tables: Sequence[ParquetTable], counts: Sequence[int]) -> str:
+    """Return a SHA-256 over the files of some tables, names and bytes, and over the rows of each split."""
+    digest = hashlib.sha256(repr(list(counts)).encode())
+    for table in tables:
+        for file in table.files:
+            with explained_reading(file):
+                digest.update(f"\n{file.name}\0{files.sha256_of(file)}".encode("utf-8", "surrogatepass"))
+        digest.update(b"\n")
+    return digest.hexdigest()

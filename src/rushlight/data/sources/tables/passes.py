@@ -5,9 +5,8 @@ One is over the columns of texts and categories and the target, the other over t
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -286,20 +285,3 @@ def described(column: Column, cells: dict[str, CellFacts], numbers: dict[str, Nu
     return entry | {
         "missing": found.gaps, "different": None, "min": found.low, "max": found.high, "mean": found.mean,
     }  # fmt: skip
-
-
-def fingerprint_of(tables: Sequence[ParquetTable], learnt: Learnt) -> str:
-    """Return a SHA-256 over the names and sizes of the files, and over what was learnt of every row in them."""
-    digest = hashlib.sha256()
-    for table in tables:
-        for file in table.files:
-            digest.update(f"{file.name}\0{file.stat().st_size}\n".encode("utf-8", "surrogatepass"))
-        digest.update(b"\n")
-    figures = [f"{value:.6g}" for values in (*learnt.moments, *learnt.target_moments) for value in values.tolist()]
-    told = (learnt.columns, learnt.target.classes, learnt.counts.sum(1).tolist(), learnt.class_counts.tolist())
-    digest.update(
-        repr(
-            (figures, [(c.name, c.kind, c.categories, f"{c.fill:.6g}", c.flags_missing) for c in told[0]], *told[1:])
-        ).encode()
-    )
-    return digest.hexdigest()

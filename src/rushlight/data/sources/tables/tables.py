@@ -41,8 +41,15 @@ from rushlight.data.sources.tables.frames import (
     polars,
     read_frame,
 )
-from rushlight.data.sources.tables.parquet import ParquetTable, is_parquet_folder, is_table, open_parquet, parquet_files
-from rushlight.data.sources.tables.passes import fingerprint_of, learn_table
+from rushlight.data.sources.tables.parquet import (
+    ParquetTable,
+    fingerprint_of,
+    is_parquet_folder,
+    is_table,
+    open_parquet,
+    parquet_files,
+)
+from rushlight.data.sources.tables.passes import learn_table
 from rushlight.data.sources.tables.rows import RUNS, SPLITS, WINDOW_BYTES, RowCut
 from rushlight.data.sources.tables.streamed import KEPT, RowsDataset, stream_like, stream_rows
 from rushlight.data.sources.tables.targets import check_target, read_target, target_numbers, with_target
@@ -251,7 +258,7 @@ def open_larger(
     assert isinstance(train, StreamedSplit)
     return Data(
         name=name, train=train, validation=splits.get("validation"), test=splits.get("test"), features=features,
-        target=spec, fingerprint=fingerprint_of(tables, learnt), notes=(*notes, *normalization_notes(features)),
+        target=spec, fingerprint=fingerprint_of(tables, learnt.counts.sum(1).tolist()), notes=(*notes, *normalization_notes(features)),
         examples=torch.stack([train.dataset[index][0] for index in range(min(EXAMPLES, train.samples))]),
         may_scale=spec.task == "regression" and normalize in ("auto", "standard"),
     )  # fmt: skip
