@@ -79,7 +79,7 @@ class Gate:
                 message["headers"] = [*message["headers"], *HARDENED, *own]
                 if (model := scope.get("rushlight.model")) is not None:
                     message["headers"].append((b"x-model-version", model.version.encode("latin-1", "replace")))
-                if self.closes() or not await self.is_read(scope, receive):
+                if self.closes() or not await self.drop_rest(scope, receive):
                     message["headers"].append((b"connection", b"close"))
             await send(message)
 
@@ -133,6 +133,7 @@ class Gate:
         coding = one(headers, "content-encoding").strip().lower() or "identity"
         if coding not in WINDOWS:
             raise Refusal(415, "serve-encoding", found=coding)
+        scope["rushlight.read"] = True  # as far as it will be: what breaks it off closes the connection
         length = one(headers, "content-length")
         if length.isdecimal() and int(length[:19]) > settings.most_bytes:
             raise Refusal(413, "serve-too-large", most=settings.most_bytes, headers={"connection": "close"})
@@ -159,9 +160,8 @@ class Gate:
             raise Refusal(408, "serve-too-slow", seconds=settings.receive, headers={"connection": "close"}) from None
         finally:
             self.held -= len(body)
-            scope["rushlight.read"] = True
 
-    async def is_read(self, scope: Scope, receive: Receive) -> bool:
+    async def drop_rest(self, scope: Scope, receive: Receive) -> bool:
         """Read and drop what is left of a refused request's body; tell whether the next request follows on this connection.
 
         What comes after an answer would be taken for the next request's head, and a connection closed in its midst loses the answer.
