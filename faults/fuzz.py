@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from faults.outcome import Outcome, Say, case_random
-from faults.served import Served, ask, asking
+from faults.served import Served, ask, asking, binary_body
 
 BUNDLES = Path(__file__).parents[1] / "tests" / "serve" / "bundles"
 SENDERS, EACH = 6, 2000  # connections at a time; requests of one before good ones are asked again
@@ -193,14 +193,6 @@ def encode(value: Any) -> tuple[bytes, dict[str, str]]:
     return json.dumps(value).encode(), JSON
 
 
-def binary(name: str, array: np.ndarray, datatype: str) -> tuple[bytes, dict[str, str]]:
-    """Return a body of the Open Inference Protocol whose tensor follows its head."""
-    raw = array.tobytes()
-    tensor = {"name": name, "shape": array.shape, "datatype": datatype, "parameters": {"binary_data_size": len(raw)}}
-    head = json.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}}).encode()
-    return head + raw, {"Inference-Header-Content-Length": str(len(head))}
-
-
 def file_of(kind: str, array: np.ndarray) -> bytes:
     """Return an array as a file: npy, or a picture."""
     buffer = io.BytesIO()
@@ -235,7 +227,7 @@ def corpus() -> dict[str, list[tuple[bytes, dict[str, str]]]]:
     return {
         "image": [
             encode(pixels.tolist()), (file_of("png", pixels), {"Content-Type": "image/png"}), multipart(file_of("jpeg", pixels)),
-            (file_of("webp", pixels), {}), (file_of("npy", pixels), {}), binary("inputs", pixels.reshape(1, 1, 8, 8), "UINT8"),
+            (file_of("webp", pixels), {}), (file_of("npy", pixels), {}), binary_body("inputs", pixels.reshape(1, 1, 8, 8), "UINT8"),
             encode({"inputs": [tensor("inputs", "UINT8", [1, 1, 8, 8], pixels.flatten().tolist())]}), encode({"instances": [pixels.tolist()]}),
             encode({"instances": [{"b64": "iVBORw0KGgo="}], "signature_name": "serving_default"}),
         ],
@@ -244,7 +236,7 @@ def corpus() -> dict[str, list[tuple[bytes, dict[str, str]]]]:
             encode({"instances": rows}), encode({"inputs": {"age": [31], "city": ["Rome"], "since": ["2001-05-09"]}}), encode(rows[0]),
         ],
         "array": [
-            encode(array.tolist()), (file_of("npy", array), {}), binary("inputs", array, "FP32"), (b"1,2,3,4,5\n", {"Content-Type": "text/csv"}),
+            encode(array.tolist()), (file_of("npy", array), {}), binary_body("inputs", array, "FP32"), (b"1,2,3,4,5\n", {"Content-Type": "text/csv"}),
             encode({"inputs": [tensor("inputs", "FP32", [2, 5], array.flatten().tolist())]}), encode({"inputs": array.tolist()}),
         ],
         "text": [

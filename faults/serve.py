@@ -18,7 +18,7 @@ import numpy as np
 
 from faults.outcome import Outcome, Say, case_random
 from faults.serve_workers import killed
-from faults.served import BODY, PIXELS, SIDE, Served, ask, asking, make_bundle
+from faults.served import BODY, PIXELS, Served, ask, asking, binary_body, make_bundle
 from rushlight.errors import RushlightError
 from rushlight.serve.model import find_model
 
@@ -113,14 +113,7 @@ def bad_among_good(count: int, draw: random.Random, work: Path, figures: Counter
 def overload(count: int, draw: random.Random, work: Path, figures: Counter[str]) -> list[str]:
     """Compare the rows answered in a second by a few senders with those when five times as many fill the queue."""
     rows, seconds = 512, 1.5 if count < SLOW else 8.0
-    tensor = {
-        "name": "inputs",
-        "shape": [rows, 1, SIDE, SIDE],
-        "datatype": "UINT8",
-        "parameters": {"binary_data_size": rows * SIDE**2},
-    }
-    head = json.dumps({"inputs": [tensor]}).encode()
-    body, headers = head + PIXELS[0].tobytes() * rows, {"Inference-Header-Content-Length": str(len(head))}
+    body, headers = binary_body("inputs", np.repeat(PIXELS[:1], rows, axis=0), "UINT8", is_answer_binary=False)
     done: Counter[str] = Counter()
     refused: list[float] = []
 

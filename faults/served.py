@@ -37,6 +37,16 @@ def make_bundle(folder: Path, seed: int, width: int) -> None:
     assert add_graph(folder, model) is None
 
 
+def binary_body(
+    name: str, array: np.ndarray, datatype: str, is_answer_binary: bool = True
+) -> tuple[bytes, dict[str, str]]:
+    """Return a body of the Open Inference Protocol whose tensor follows its head, and the headers that it needs."""
+    raw = array.tobytes()
+    tensor = {"name": name, "shape": array.shape, "datatype": datatype, "parameters": {"binary_data_size": len(raw)}}
+    head = json.dumps({"inputs": [tensor], "parameters": {"binary_data_output": is_answer_binary}}).encode()
+    return head + raw, {"Inference-Header-Content-Length": str(len(head))}
+
+
 # ── a server, and who asks it ────────────────────────────────────────────────────────────────────────────────
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import re
 import time
@@ -12,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from faults.outcome import Outcome, Say
-from faults.served import BODY, PIXELS, SIDE, Served, make_bundle
+from faults.served import BODY, PIXELS, Served, binary_body, make_bundle
 
 CONNECTIONS, EACH = 64, 100  # at a time; requests of one before it is closed
 WARM, MOST_GROWTH = 0.2, 0.02  # shares: of the requests, before memory is looked at; of memory, from then on
@@ -121,11 +120,9 @@ def requests() -> list[bytes]:
     """Return what is asked in turn: bytes, JSON, and both of several rows."""
     made = [post("/predict", BODY), post("/v1/models/small:predict", b'{"instances": [%s, %s]}' % (BODY, BODY))]
     for rows in (1, 3):
-        parameters = {"binary_data_size": rows * SIDE**2}
-        tensor = {"name": "inputs", "shape": [rows, 1, SIDE, SIDE], "datatype": "UINT8", "parameters": parameters}
-        head = json.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}}).encode()
-        length = f"Inference-Header-Content-Length: {len(head)}\r\n"
-        made.append(post("/v2/models/small/infer", head + PIXELS[:rows].tobytes(), length))
+        body, headers = binary_body("inputs", PIXELS[:rows], "UINT8")
+        more = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        made.append(post("/v2/models/small/infer", body, more))
     return made
 
 

@@ -15,10 +15,13 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 import traceback
 import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from rushlight.checkpoint_files import age, list_checkpoints
 
 CONTEXT = multiprocessing.get_context("forkserver" if hasattr(os, "fork") else "spawn")
 PRELOADED = ["rushlight.api", "rushlight.cli.app", "rushlight.export.batches", "rushlight.training.engine.fast"]
@@ -73,6 +76,20 @@ class Process:
     def send_signal(self, number: signal.Signals) -> None:
         """Send a signal to it."""
         os.kill(self.pid, number)
+
+
+def kill_in_mid_epoch(process: Process, run: Path, steps: int) -> None:
+    """Kill a training once it has saved more than five steps into an epoch of so many."""
+    try:
+        deadline = time.monotonic() + 60
+        while not any(age(path)[0] % steps > 5 for path in list_checkpoints(run)):
+            assert process.poll() is None, "it ended before it could be killed"
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+    finally:
+        process.kill()
+        process.wait()
 
 
 def run_python(

@@ -101,5 +101,5 @@ def test_a_program_that_was_killed_goes_on_to_the_same_bits(name: str, tmp_path:
         time.sleep(0.01)
     time.sleep(0.05)
     process.kill()
-    process.wait()
+    assert process.wait() == -signal.SIGKILL, "it ended before it could be killed"
     same(resume(module, tmp_path, "killed"), whole)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import signal
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +10,9 @@ import numpy as np
 import polars as pl
 import pytest
 from tests.data.sources.test_parquet import flats, write_folder
-from tests.processes import Process, run_python
+from tests.processes import Process, kill_in_mid_epoch, run_python
 
 import rushlight
-from rushlight.checkpoint_files import age, list_checkpoints
 from rushlight.cli import main
 from rushlight.runs import read_recipe
 
@@ -116,17 +113,8 @@ def test_a_streamed_run_killed_in_mid_epoch_and_read_on_by_workers_has_the_bits_
     table: Path,
 ) -> None:
     whole = train(table, "whole")
-    process, folder = Process(["-c", TRAIN, table, "killed", "0.02"]), table.parent / "killed"
-    try:
-        deadline = time.monotonic() + 60
-        while not any(age(path)[0] % 37 > 5 for path in list_checkpoints(folder)):  # 37 steps make an epoch
-            assert process.poll() is None, "it ended before it could be killed"
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
-    finally:
-        process.kill()
-        process.wait()
+    folder = table.parent / "killed"
+    kill_in_mid_epoch(Process(["-c", TRAIN, table, "killed", "0.02"]), folder, 37)
     recipe = folder / "recipe.json"
     recipe.write_text(recipe.read_text().replace('"shuffle_window"', '"workers": 2, "shuffle_window"'))
     resumed = rushlight.resume("killed", runs=table.parent, quiet=True)

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import signal
 import sys
-import time
 from pathlib import Path
 
 import pytest
-from tests.processes import Process, run_python
+from tests.processes import Process, kill_in_mid_epoch, run_python
 
 import rushlight
-from rushlight.checkpoint_files import age, list_checkpoints
 from rushlight.runs import lock_run
 
 TRAIN = """
@@ -43,18 +40,8 @@ rushlight.train("mlp", "digits", epochs=2, name=sys.argv[2], runs=sys.argv[1], q
 def test_a_run_killed_in_mid_epoch_and_resumed_ends_with_the_bits_of_one_never_killed(tmp_path: Path) -> None:
     command = ["-c", TRAIN, tmp_path]
     run_python([*command, "whole", "0"]).check_returncode()
-    process = Process([*command, "killed", "0.02"])
     folder = tmp_path / "killed"
-    try:
-        deadline = time.monotonic() + 60
-        while not any(age(path)[0] % 45 > 5 for path in list_checkpoints(folder)):  # 45 steps make an epoch
-            assert process.poll() is None, "it ended before it could be killed"
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
-    finally:
-        process.kill()
-        process.wait()
+    kill_in_mid_epoch(Process([*command, "killed", "0.02"]), folder, 45)
     resumed = rushlight.resume("killed", runs=tmp_path, quiet=True)
     whole = rushlight.open_run("whole", runs=tmp_path)
     assert resumed.summary()["state_sha256"] == whole.summary()["state_sha256"]
