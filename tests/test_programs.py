@@ -20,11 +20,15 @@ NEEDED = {"hugging_face": "transformers", "graphs": "torch_geometric"}
 MOST_LINES = 60
 KILLED = """
 import sys
+import time
 from pathlib import Path
 sys.path.insert(0, {examples!r})
 import rushlight, {name}
 model, data, options = {name}.program(Path("."), small=True)
-rushlight.train(model, data, name="killed", runs="runs", quiet=True, on_event=lambda event: print(event.kind, flush=True), **options)
+def tell(event):
+    print(event.kind, flush=True)
+    time.sleep(0.1)  # some are over within that
+rushlight.train(model, data, name="killed", runs="runs", quiet=True, on_event=tell, **options)
 """
 
 
