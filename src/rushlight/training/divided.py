@@ -82,7 +82,8 @@ def judged_together(
         if world.is_first:
             assert judged is not None
             yield judged
-            yield from map(unpacked_batch, filter(None, found.contents))
+            for content in filter(None, found.contents):
+                yield unpacked_batch(content, judged.loss.device)
         number += 1
 
 
@@ -100,9 +101,9 @@ def packed(judged: Judged) -> bytes:
     return safetensors.torch.save({name: each.detach().contiguous().clone() for name, each in found.items()})
 
 
-def unpacked_batch(content: bytes) -> Judged:
-    """Return what `packed` was given; numbers are tensors."""
-    found = safetensors.torch.load(content)
+def unpacked_batch(content: bytes, device: torch.device) -> Judged:
+    """Return what `packed` was given, on a device; numbers are tensors."""
+    found = {name: each.to(device) for name, each in safetensors.torch.load(content).items()}
     lists = []
     for part in ("measurable", "counted", "judged"):
         those = [name for name in found if name.startswith(f"{part}/")]

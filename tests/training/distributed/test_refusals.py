@@ -62,7 +62,7 @@ def test_a_number_of_processes_that_is_no_count_is_refused(given: Any) -> None:
 def test_more_processes_than_cores_are_told_what_that_costs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shared, "usable_cores", lambda: 2)
     model, objective = nn.Linear(2, 1), make_objective(nn.MSELoss())
-    told = {size: shared.notes_shared(model, objective, World(0, size), is_divided=False) for size in (2, 3)}
+    told = {size: shared.notes_shared(model, objective, World(0, size), False, CPU) for size in (2, 3)}
     assert told[3][1] == "3 processes share 2 cores, which takes longer than 2 processes."
     assert len(told[2]) == 1
 
@@ -78,7 +78,7 @@ def test_another_number_than_the_launched_one_is_refused() -> None:
     ("model", "samples", "size", "device", "key"),
     [
         (nn.Linear(2, 2), 20, 1, CPU, "batch-below-processes"),
-        (nn.Linear(2, 2), 20, 4, torch.device("cuda"), "processes-on-processors"),
+        (nn.Linear(2, 2), 20, 4, torch.device("mps"), "processes-on-device"),
         (nn.Sequential(nn.EmbeddingBag(3, 2, sparse=True)), 20, 4, CPU, "sparse-with-processes"),
         (nn.Sequential(nn.BatchNorm1d(2)), 20, 3, CPU, "lone-sample"),
         (nn.Sequential(nn.BatchNorm1d(2)), 22, 4, CPU, "lone-sample"),

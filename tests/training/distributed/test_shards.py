@@ -73,12 +73,19 @@ def test_dividing_among_one_process_and_batchnorm_over_all_are_refused() -> None
         check_parts_shared(nn.Sequential(nn.SyncBatchNorm(2)), split, recipe, CPU, TWO)
 
 
-def check(model: nn.Module, optimizer: Any, samples: int = 8, loss: Any = None, metrics: Any = None) -> None:
+def check(
+    model: nn.Module,
+    optimizer: Any,
+    samples: int = 8,
+    loss: Any = None,
+    metrics: Any = None,
+    device: torch.device = CPU,
+) -> None:
     """Check the parts of a training whose model is to be divided among two processes."""
     split = ResidentSplit(torch.zeros(samples, 2), torch.zeros(samples), lambda raw: raw)
     objective = replace(make_objective(loss or nn.MSELoss()), metrics=choose_metrics(metrics, None))
     recipe: Recipe = SimpleNamespace(batch_size=4)  # type: ignore[assignment]
-    check_parts_sharded(model, split, objective, optimizer, recipe, TWO)
+    check_parts_sharded(model, split, objective, optimizer, recipe, device, TWO)
 
 
 def test_parts_that_cannot_go_with_a_divided_model_are_refused_by_name() -> None:
@@ -93,6 +100,8 @@ def test_parts_that_cannot_go_with_a_divided_model_are_refused_by_name() -> None
     begun.step()
     with pytest.raises(UsageError, match="has taken steps already"):
         check(model, begun)
+    with pytest.raises(UsageError, match="would train on cuda"):
+        check(model, torch.optim.SGD(model.parameters()), device=torch.device("cuda"))
     with pytest.raises(UsageError, match="loss=Linear cannot be used"):
         check(model, torch.optim.SGD(model.parameters()), loss=nn.Linear(2, 1))
     model.register_parameter("scale", nn.Parameter(torch.ones(())))

@@ -1,7 +1,7 @@
 """Dropout that does not depend on the number of processes.
 
 Each process draws the mask of the whole batch, as one process would, and takes the rows of its own samples. Drawing is
-cheap beside the layers around it.
+cheap beside the layers around it. On a card torch's own kernels draw it, whose numbers depend on how they are laid out.
 """
 
 from __future__ import annotations
@@ -19,13 +19,15 @@ CHANNELS = {F.dropout: None, F.dropout1d: 3, F.dropout2d: 4, F.dropout3d: 5}  # 
 class WholeDropout(TorchFunctionMode):
     """Replaces the dropout functions of torch within it: the samples of a batch of `samples` that this process has are `own`.
 
-    `generator` is in the state in which one process's would be. What is laid out otherwise than samples first (or samples
-    times places first) is left to torch.
+    `generator` is in the state in which one process's would be; `kernels` is the one that the kernels of a card draw from.
+    What is laid out otherwise than samples first (or samples times places first) is left to torch.
     """
 
-    def __init__(self, generator: torch.Generator, own: range, samples: int) -> None:
+    def __init__(
+        self, generator: torch.Generator, own: range, samples: int, kernels: torch.Generator | None = None
+    ) -> None:
         super().__init__()
-        self.generator, self.own, self.samples = generator, own, samples
+        self.generator, self.own, self.samples, self.kernels = generator, own, samples, kernels
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Call a function of torch."""
@@ -44,7 +46,12 @@ class WholeDropout(TorchFunctionMode):
         shape = [self.samples * places, *input.shape[1:]]
         if channels:
             shape[2:] = [1] * (channels - 2)
-        # as torch does on the processor: Bernoulli numbers, divided by the share that stays
-        mask = torch.empty(shape, dtype=input.dtype).bernoulli_(1 - p, generator=self.generator).div_(1 - p)
+        if self.kernels is None:  # as torch does on the processor: Bernoulli numbers, divided by the share that stays
+            mask = torch.empty(shape, dtype=input.dtype).bernoulli_(1 - p, generator=self.generator).div_(1 - p)
+        else:
+            before = self.kernels.graphsafe_get_state()
+            self.kernels.graphsafe_set_state(self.generator)
+            mask = function(torch.ones(shape, dtype=input.dtype, device=input.device), p, True)
+            self.kernels.graphsafe_set_state(before)
         mask = mask[self.own.start * places : self.own.stop * places]
         return input.mul_(mask) if inplace else input * mask

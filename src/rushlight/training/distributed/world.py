@@ -2,7 +2,7 @@
 
 A launcher sets torch's environment (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT) for each process. They find each other by
 torch's key-value store and talk through gloo, in groups of their own: torch's default process group is left alone, so
-that nothing which looks for it (torchmetrics, say) waits for the others.
+that nothing which looks for it (torchmetrics, say) waits for the others. Cards add up by NCCL.
 """
 
 from __future__ import annotations
@@ -58,6 +58,7 @@ class World:
         self.folder: str | None = None  # the run's, in the first process
         self.steps: Any = None  # torch's groups
         self.first: Any = None
+        self.cards: Any = None  # NCCL's, where each process has a card of its own
         self.is_set_up = False
         self.is_divided = False  # whether the model is: no process can compute by itself
         self.has_default = False  # whether torch's default group is this one's
@@ -84,8 +85,20 @@ class World:
     def add_up(self, *tensors: Tensor) -> None:
         """Replace each tensor by its sum over all processes; the bits are the same in all of them."""
         with self.explained(STEP_SECONDS):
-            for work in [self.steps.allreduce([tensor]) for tensor in tensors]:
+            on_card = self.cards or self.steps
+            for work in [(on_card if tensor.is_cuda else self.steps).allreduce([tensor]) for tensor in tensors]:
                 work.wait()
+
+    def meet_on_cards(self, device: torch.device) -> None:
+        """Have what lies on cards added up by NCCL, if each process has one of its own; else gloo does, through main memory."""
+        own = str(torch.cuda.get_device_properties(device).uuid) if torch.distributed.is_nccl_available() else None
+        cards = self.gather(own)
+        if None not in cards and len(set(cards)) == self.size:
+            from torch.distributed import ProcessGroupNCCL
+
+            settings = ProcessGroupNCCL.Options()
+            settings._timeout = timedelta(seconds=STEP_SECONDS)
+            self.cards = ProcessGroupNCCL(PrefixStore("cards", self.store), self.rank, self.size, settings)
 
     def give(self, tensor: Tensor, root: int = 0) -> None:
         """Replace a tensor by that of process `root`; it has the same shape in all."""
@@ -209,7 +222,7 @@ class World:
             return
         found = 0
         for tensor in tensors:
-            found = zlib.crc32(tensor.detach().contiguous().view(-1).view(torch.uint8).numpy().data, found)
+            found = zlib.crc32(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data, found)
         digests = self.gather(found)
         rank = next((rank for rank, digest in enumerate(digests) if digest != digests[0]), None)
         if rank is not None:
@@ -259,7 +272,9 @@ class World:
             told = {"rank": self.rank, "processes": self.size, "problem": problem_of(error)}
             with contextlib.suppress(RuntimeError):
                 self.store.compare_set("error", "", json.dumps(told))
-        self.steps = self.first = None
+        if self.cards is not None:
+            self.cards.abort()  # else the end of the process waits for it
+        self.steps = self.first = self.cards = None
         if (
             self.has_default and error is None
         ):  # else others may be in the middle of something, which that would wait for

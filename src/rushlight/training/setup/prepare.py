@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 from torch.amp import GradScaler
 
@@ -66,6 +67,7 @@ from rushlight.training.setup.shared import (
     check_parts_sharded,
     check_parts_shared,
     notes_shared,
+    own_card,
     set_up_together,
 )
 from rushlight.training.setup.trust import check_fetchable, check_importable, remember
@@ -181,6 +183,9 @@ def set_up_around(
     device, device_notes = choose_device(options.device)
     if device.type == "mps" and options.device == "auto" and FLOATS.get() == "float64":  # of which it has none
         device, device_notes = choose_device("cpu")
+    device = own_card(device, world)
+    if device.type == "cuda" and device.index is not None:  # what asks for the current card gets this one
+        stack.enter_context(torch.cuda.device(device))
     options = with_text_column(model, data, options)
     opened = open_source(
         data, options.test_data, data_options(options), fetch, validation=options.val_data,
@@ -247,7 +252,7 @@ def set_up_around(
     conditions = conditions_of(module, fitted, device, world.size, options.shard)
     check_parts_shared(module, fitted.train, recipe, device, world)
     if options.shard:
-        check_parts_sharded(module, fitted.train, objective, optimizer, recipe, world)
+        check_parts_sharded(module, fitted.train, objective, optimizer, recipe, device, world)
     if begun is None and options.resume:
         begun = begun_run(recipe, conditions, options, stack)
     origin = None
@@ -258,7 +263,7 @@ def set_up_around(
     eval_modules = eval_notes(recipe.model.get("eval", []))
     said = (*device_notes, *fitted.notes, *batch_notes(opened, recipe), *eval_modules, *notes, *schedule.notes)
     said += (Note("training.state-outside", listed=outside),) if outside else ()
-    fitted = replace(fitted, notes=(*said, *notes_shared(module, objective, world, options.shard)))
+    fitted = replace(fitted, notes=(*said, *notes_shared(module, objective, world, options.shard, device)))
     world.set_up()
     if begun is None:
         folder = stack.enter_context(new_run(Path(options.runs), recipe.model["name"], opened.name, options.name))

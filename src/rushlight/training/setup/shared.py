@@ -82,8 +82,8 @@ def check_parts_shared(model: nn.Module, train: Split, recipe: Recipe, device: t
     """Raise UsageError for a model, data or a device that several processes cannot train with together."""
     if not world.is_shared:
         return
-    if device.type != "cpu":
-        raise UsageError("processes-on-processors", device=device)
+    if device.type not in ("cpu", "cuda"):
+        raise UsageError("processes-on-device", device=device)
     if isinstance(train, LoaderSplit) or train.samples is None:
         raise UsageError("loader-with-processes", processes=world.size)
     if recipe.batch_size < world.size:
@@ -100,9 +100,12 @@ def check_parts_shared(model: nn.Module, train: Split, recipe: Recipe, device: t
 
 
 def check_parts_sharded(
-    model: nn.Module, train: Split, objective: Objective, optimizer: Optimizer, recipe: Recipe, world: World
-) -> None:
-    """Raise UsageError for a model, data, loss, metric or optimizer that cannot go with a model that is divided."""
+    model: nn.Module, train: Split, objective: Objective, optimizer: Optimizer, recipe: Recipe, device: torch.device,
+    world: World,
+) -> None:  # fmt: skip
+    """Raise UsageError for a model, data, loss, metric, optimizer or device that cannot go with a model that is divided."""
+    if device.type != "cpu":
+        raise UsageError("shard-on-card", device=device)
     kind, last = type(optimizer), (train.samples or 0) % recipe.batch_size
     named = dict(model.named_parameters())
     if 0 < last < world.size:  # one without samples has no gradients to add up
@@ -120,7 +123,17 @@ def check_parts_sharded(
             raise UsageError("shard-parameter", name=name, shape=list(parameter.shape), dtype=parameter.dtype)
 
 
-def notes_shared(model: nn.Module, objective: Objective, world: World, is_divided: bool) -> tuple[str, ...]:
+def own_card(device: torch.device, world: World) -> torch.device:
+    """Return the card of this process, by its number on the machine, where any card will do; any other device as it is."""
+    if not world.is_shared or str(device) != "cuda":
+        return device
+    number = int(os.environ.get("LOCAL_RANK", world.rank)) % torch.cuda.device_count()
+    return torch.device("cuda", number) if number else device
+
+
+def notes_shared(
+    model: nn.Module, objective: Objective, world: World, is_divided: bool, device: torch.device
+) -> tuple[str, ...]:
     """Say how many processes train, and what they do each by itself."""
     if not world.is_shared:
         return ()
@@ -129,6 +142,8 @@ def notes_shared(model: nn.Module, objective: Objective, world: World, is_divide
     found = [Note("training.processes", count=world.size)]
     here, cores = int(os.environ.get("LOCAL_WORLD_SIZE", world.size)), usable_cores()
     found += [Note("training.more-processes-than-cores", processes=here, count=cores)] if here > cores else []
+    if device.type == "cuda" and here > (cards := torch.cuda.device_count()):
+        found.append(Note("training.more-processes-than-cards", processes=here, count=cards))
     found += [Note("training.divided", units=len(units(model)))] * is_divided
     found += [Note("training.norms-per-process")] * norms + [Note("training.loss-per-process")] * is_users
     return tuple(found)
@@ -157,16 +172,18 @@ def set_up_together(
     except Exception as error:
         world.set_up(error)
         raise
-    conditions = {name: training.conditions[name] for name in SAME}
+    conditions = {name: training.conditions[name] for name in SAME} | {"device": training.device.type}
     recipe, folder = recipe_to_json(training.recipe), str(training.folder.resolve())
     first, recipe, world.folder = world.first_does(lambda: [conditions, recipe, folder])
-    different = world.gather([name for name in SAME if conditions[name] != first[name]])
+    different = world.gather([name for name in conditions if conditions[name] != first[name]])
     for rank, names in enumerate(different):
         if names:
             raise TrainingError("process-differs", rank=rank, processes=world.size, names=", ".join(names))
     if not world.is_first:
         training = replace(training, recipe=recipe_from_json(recipe))
-    if "source" in training.recipe.data:  # else the program has the samples anyway
+    if training.device.type == "cuda":
+        world.meet_on_cards(training.device)
+    elif "source" in training.recipe.data:  # else the program has the samples anyway
         hold_once(training.data, world)
     if not training.conditions["shard"]:
         return training

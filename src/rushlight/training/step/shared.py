@@ -25,6 +25,7 @@ from rushlight.training.distributed import STEP_SECONDS, Shards, WholeDropout, W
 from rushlight.training.objective import held_parameters
 from rushlight.training.state import Training
 from rushlight.training.step.exact import Parts, backward, computing, update
+from rushlight.training.step.runner import step_generator
 
 
 class SharedStep:
@@ -38,7 +39,8 @@ class SharedStep:
     def __init__(self, training: Training, parts: Parts) -> None:
         self.training, self.parts, self.world = training, parts, training.world
         self.compute = computing(parts)
-        self.generator = torch.Generator()  # of whole batches' dropout
+        self.generator = torch.Generator(parts.device)  # of whole batches' dropout
+        self.kernels = None if parts.device.type == "cpu" else step_generator(parts.device)
         self.buffers = [
             (owner, name)
             for root in (parts.model, parts.objective.loss)
@@ -102,7 +104,7 @@ class SharedStep:
     def go_back(self, micro_batches: Sequence[Batch]) -> tuple[float, float, float, Any]:
         """Compute the gradients of this process's samples; return sums: loss by weight, weight, samples; and outputs."""
         objective, told = self.parts.objective, self.parts.objective.told
-        loss_sum, weights, samples = torch.zeros((), dtype=torch.float64), 0.0, 0.0
+        loss_sum, weights, samples = torch.zeros((), dtype=torch.float64, device=self.parts.device), 0.0, 0.0
         outputs: Any = None
         state = self.training.state
         self.generator.manual_seed(step_seed(self.training.recipe.seed, state["epoch"], state["window"]))
@@ -131,7 +133,7 @@ class SharedStep:
             return nullcontext()  # the batches are cut smaller than the recipe says
         first = (state["window"] * recipe.accumulate + number) * recipe.batch_size
         samples = min(recipe.batch_size, train.samples - first)
-        return WholeDropout(self.generator, share_of(samples, self.world.rank, self.world.size), samples)
+        return WholeDropout(self.generator, share_of(samples, self.world.rank, self.world.size), samples, self.kernels)
 
     def watched(self) -> AbstractContextManager[None]:
         """Return the context that finds, in a first step, what a forward pass draws at random otherwise."""
@@ -150,7 +152,7 @@ class SharedStep:
         for dtype, those in by_dtype.items():
             count = sum(parameter.numel() for parameter in those)
             if dtype not in self.gathered or self.gathered[dtype].numel() != count:
-                self.gathered[dtype] = torch.empty(count, dtype=dtype)
+                self.gathered[dtype] = torch.empty(count, dtype=dtype, device=self.parts.device)
             places = torch.split(self.gathered[dtype], [parameter.numel() for parameter in those])
             for place, parameter in zip(places, those, strict=True):
                 if parameter.grad is None:
@@ -238,7 +240,7 @@ class SharedStep:
             if buffer is not None and buffer.shape == value.shape:
                 buffer.copy_(value)
             else:
-                owner._buffers[name] = value
+                owner._buffers[name] = value.to(self.parts.device)
 
 
 def is_norm(module: nn.Module) -> bool:
@@ -280,7 +282,8 @@ class WatchedDraws(AbstractContextManager[None]):
 
 def streams() -> Iterator[Any]:
     """Give what tells where torch's, Python's and NumPy's global generators are."""
-    yield torch.get_rng_state().numpy().tobytes()
+    on_cards = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
+    yield [state.numpy().tobytes() for state in (torch.get_rng_state(), *on_cards)]
     yield random.getstate()
     state = np.random.get_state(legacy=False)
     yield state["state"]["key"].tobytes(), state["state"]["pos"], state["has_gauss"]
