@@ -1,38 +1,40 @@
 #!/usr/bin/env bash
 # Runs, on a machine with an NVIDIA card, all that needs one: the tests marked `gpu`, then the benchmarks. It needs no network:
 #
-#   tools/gpu-check.sh [--wheels FOLDER] [--out FOLDER] [--seconds 520] [--rounds 3]
+#   tools/gpu-check.sh [--wheels FOLDER] [--out FOLDER] [--seconds 520] [--rounds 3] [--only tests,serving,training,pictures,env]
 #
-# FOLDER of wheels: what this machine's Python lacks (pip download --no-deps …); data/*.tar.gz in it is unpacked as cached
+# FOLDER of wheels: what this machine's Python lacks (pip download --no-deps …); data/*.tar.* in it is unpacked as cached
 # datasets. What is most worth knowing comes first; results are files in --out (gpu-results), written as they are found; all ends
 # within --seconds.
 set -uo pipefail
 cd "$(dirname "$0")/.."
-wheels= out=gpu-results seconds=520 rounds=3
+wheels= out=gpu-results seconds=520 rounds=3 only=tests,serving,training,pictures,env
 while [ $# -gt 0 ]; do
   case $1 in
     --wheels) wheels=$2 ;;
     --out) out=$2 ;;
     --seconds) seconds=$2 ;;
     --rounds) rounds=$2 ;;
+    --only) only=$2 ;;
     *) sed -n '2,9p' "$0"; exit 2 ;;
   esac
   shift 2
 done
 mkdir -p "$out"
-export PYTHONUNBUFFERED=1 PYTHONPATH="$PWD/src:$PWD"
+export PYTHONUNBUFFERED=1 PYTHONPATH="$PWD/src:$PWD${PYTHONPATH:+:$PYTHONPATH}"
 if [ -n "$wheels" ]; then
   site=$(mktemp -d)
   python3 -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --target "$site" "$wheels"/*.whl || exit
   export PYTHONPATH="$PYTHONPATH:$site" XDG_CACHE_HOME="$site/cache"
   mkdir -p "$site/cache/rushlight/data"
-  for data in "$wheels"/data/*.tar.gz; do tar -xzf "$data" -C "$site/cache/rushlight/data"; done
+  for data in "$wheels"/data/*.tar.*; do [ -f "$data" ] && tar -xf "$data" -C "$site/cache/rushlight/data"; done
 fi
 
 left() { echo $((seconds - SECONDS)); }
 step() {  # NAME LIMIT COMMAND…: run a command with a limit, its output in a file, its result in summary.txt
   local name=$1 limit=$2
   shift 2
+  [[ ",$only," == *",$name,"* ]] || return
   [ "$(left)" -lt 15 ] && { echo "$name: no time left" | tee -a "$out/summary.txt"; return; }
   [ "$limit" -gt "$(left)" ] && limit=$(left)
   local began=$SECONDS
@@ -42,9 +44,10 @@ step() {  # NAME LIMIT COMMAND…: run a command with a limit, its output in a f
 
 nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader | tee "$out/summary.txt"
 step tests 150 python3 -m pytest -p no:cacheprovider -p no:benchmark -m gpu -n 8 --durations=5 -q tests/gpu
+step serving 90 python3 -m benchmarks.serving --out "$out"
 step training "$((seconds / 2))" python3 -m benchmarks.training --device cuda --together --rounds "$rounds" --epochs 2 --seconds 0.8 \
   --compiled-seconds 1.2 --samples 12800 --workloads mlp,small,cnn,transformer \
   --contenders plain,by-hand,floor,fast,bfloat16,lightning,keras --out "$out"
 step pictures 120 python3 -m benchmarks.pictures --workers "$(($(nproc) - 2))" --epochs 3 --out "$out"
 step env 60 python3 -m rushlight env
-tail -n 20 "$out"/tests.log "$out"/training.log "$out"/pictures.log
+tail -n 20 "$out"/*.log
