@@ -157,7 +157,11 @@ def started(verb: str, given: tuple[Any, ...], options: Mapping[str, Any]) -> Ru
             runs = find_run(runs, str(given[0])).parent
         with contextlib.ExitStack() as stack:
             events = open_events(stack, options)
-            found = [launch_on_ray(work_on, (verb, content), processes, address, runs, events)]
+            found = [
+                launch_on_ray(
+                    work_on, (verb, content), processes, address, options.get("gpus_per_process"), runs, events
+                )
+            ]
     failed = [(kind, told) for kind, told in found if isinstance(kind, type)]
     for kind, (key, values, place) in sorted(failed, key=lambda each: each[1][0] == "process-failed"):
         raise kind(key, **values) from RuntimeError(place)

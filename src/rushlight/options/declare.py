@@ -264,6 +264,7 @@ class Options(RecipeOptions):
     workers: int = option(0, DATA, COUNT_FROM_0)
     processes: int | None = option(None, MACHINE, COUNT, on_resume="yes")
     ray: str | None = option(None, MACHINE, ADDRESS, metavar="ADDRESS", on_resume="yes")
+    gpus_per_process: int | None = option(None, MACHINE, COUNT, on_resume="yes")
     shard: bool = option(False, MACHINE, on_resume="yes")
     sync_batchnorm: bool = option(False, MACHINE, on_resume="yes")
     keep: Sequence[Any] | None = option(None, RUN, python_only=True, on_resume="live")
@@ -294,7 +295,7 @@ def place(option: Option) -> tuple[int, int]:
 declared = [replace(entry.metadata["option"], name=entry.name, source=str(entry.type)) for entry in fields(Options)]
 OPTIONS: dict[str, Option] = {option.name: option for option in sorted(declared, key=place)}
 NOT_TUNED = (  # a study's own, or no plain word that each trial can have anew
-    "max_steps", "study", "final_test", "resume", "inexact", "profile", "on_event", "step", "keep", "split_seed", "tensorboard", "processes", "ray", "shard", "sync_batchnorm",
+    "max_steps", "study", "final_test", "resume", "inexact", "profile", "on_event", "step", "keep", "split_seed", "tensorboard", "processes", "ray", "gpus_per_process", "shard", "sync_batchnorm",
 )  # fmt: skip
 OF_DATA = (*(option.name for option in OPTIONS.values() if option.panel == DATA), "seed", "quiet")
 TAKES: dict[str, tuple[str, ...]] = {  # the options of each verb

@@ -96,6 +96,21 @@ def test_a_killed_process_and_ctrl_c_under_ray_end_with_the_bits_of_processes_wi
     wait_for_the_end_of_ray(tmp_path)
 
 
+@with_ray
+@pytest.mark.slow
+def test_each_process_sees_the_cards_that_were_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "net.py").write_text(
+        "import os, pathlib\nfrom torch import nn\n\n\nclass Net(nn.Sequential):\n    def __init__(self):\n"
+        "        super().__init__(nn.Flatten(), nn.Linear(64, 10))\n"
+        "        pathlib.Path(f'rank-{os.environ[\"RANK\"]}').write_text(os.environ['CUDA_VISIBLE_DEVICES'])\n"
+    )
+    monkeypatch.setenv("RAY_OVERRIDE_RESOURCES", '{"GPU": 2}')  # Ray goes by what it is told; there is no card
+    recipe = ("net.py:Net", "digits", "--epochs", "1", "--device", "cpu", "--processes", "2", "--ray")
+    assert started("train", tmp_path, *recipe, "--gpus-per-process", "1").wait(PATIENCE) == 0
+    assert sorted((tmp_path / f"rank-{rank}").read_text() for rank in range(2)) == ["0", "1"]
+    wait_for_the_end_of_ray(tmp_path)
+
+
 @pytest.mark.skipif(importlib.util.find_spec("ray") is not None, reason="ray is installed")
 def test_without_ray_the_error_has_the_line_that_installs_it(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r'pip install "ray\[train\]"'):
@@ -104,6 +119,8 @@ def test_without_ray_the_error_has_the_line_that_installs_it(tmp_path: Path) -> 
 
 
 def test_ray_without_a_number_of_processes_or_with_an_odd_address_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="reserved by Ray"):
+        rushlight.train("mlp", "digits", processes=2, gpus_per_process=1, runs=tmp_path, quiet=True)
     with pytest.raises(UsageError, match="how many was not said"):
         rushlight.train("mlp", "digits", ray="local", runs=tmp_path, quiet=True)
     for address in ("ray://head:10001", "head", 6379):

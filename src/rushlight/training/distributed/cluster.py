@@ -32,12 +32,12 @@ _told: list[Callable[[Events], None]] = []  # how this process's events reach th
 
 
 def launch_on_ray(
-    work: Callable[..., Any], arguments: tuple[Any, ...], processes: int, address: str, runs: Path,
+    work: Callable[..., Any], arguments: tuple[Any, ...], processes: int, address: str, gpus: int | None, runs: Path,
     events: Events,
 ) -> Any:  # fmt: skip
     """Call `work(*arguments)` in as many processes of a Ray cluster, and return what it returned in the first one.
 
-    They write into the folder `runs`, which all machines see; the first one's events are emitted here too, in this thread.
+    Each has its cores, and sees as many graphics cards as `gpus`, or none. They write into the folder `runs`, which all machines see; the first one's events are emitted here too, in this thread.
 
     Raises:
         UsageError: there is no Ray, or no cluster at the address.
@@ -60,7 +60,8 @@ def launch_on_ray(
             "work": work, "arguments": arguments, "threads": threads, "place": (place, store.port),
             "folder": folder, "current": str(Path.cwd()), "language": language(),
         }  # fmt: skip
-        fitting = Fitting(settings, processes, folder)
+        each = {"CPU": float(threads)} | ({} if gpus is None else {"GPU": float(gpus)})
+        fitting = Fitting(settings, processes, each, folder)
         fitting.start()
         follow = Following(store, events)
         try:
@@ -78,16 +79,16 @@ def launch_on_ray(
         if events.error is not None:
             raise events.error
         if fitting.error is not None:
-            raise explained_by_ray(fitting.error, processes, threads) from fitting.error
+            raise explained_by_ray(fitting.error, processes, threads, gpus or 0) from fitting.error
         return fitting.found
 
 
 class Fitting(threading.Thread):
     """Ray Train at work, in a thread: in the main one it would answer Ctrl-C by killing the processes."""
 
-    def __init__(self, settings: dict[str, Any], processes: int, folder: str) -> None:
+    def __init__(self, settings: dict[str, Any], processes: int, each: dict[str, float], folder: str) -> None:
         super().__init__(daemon=True, name="rushlight-ray")
-        self.settings, self.processes, self.folder = settings, processes, folder
+        self.settings, self.processes, self.each, self.folder = settings, processes, each, folder
         self.found: Any = None
         self.error: Exception | None = None
         self.has_ended = threading.Event()  # a thread whose `join` Ctrl-C interrupts counts as one that has ended
@@ -102,7 +103,7 @@ class Fitting(threading.Thread):
                 work_under_ray,
                 train_loop_config=self.settings,
                 scaling_config=ScalingConfig(
-                    num_workers=self.processes, resources_per_worker={"CPU": self.settings["threads"]}
+                    num_workers=self.processes, use_gpu="GPU" in self.each, resources_per_worker=self.each
                 ),
                 run_config=RunConfig(
                     name="processes",
@@ -139,7 +140,7 @@ class Following:
                 return
 
 
-def explained_by_ray(error: Exception, processes: int, threads: int) -> TrainingError:
+def explained_by_ray(error: Exception, processes: int, threads: int, gpus: int) -> TrainingError:
     """Return the error with which Ray Train ended as ours."""
     from ray.train import WorkerGroupError
 
@@ -149,7 +150,7 @@ def explained_by_ray(error: Exception, processes: int, threads: int) -> Training
         return TrainingError("ray-processes-died", rank=rank, processes=processes, count=RESTARTS + 1, reason=reason)
     cause = getattr(error, "controller_failure", error)
     if type(cause).__name__ in ("WorkerGroupStartupTimeoutError", "InsufficientClusterResourcesError"):
-        return TrainingError("ray-no-room", processes=processes, threads=threads, minutes=STARTS)
+        return TrainingError("ray-no-room", processes=processes, threads=threads, gpus=gpus, minutes=STARTS)
     return TrainingError("ray-failed", reason=last_line(cause))
 
 

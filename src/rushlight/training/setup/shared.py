@@ -55,6 +55,8 @@ def check_options_shared(options: Options, world: World) -> None:
     """Raise UsageError for an option that several processes cannot have."""
     if options.processes is not None and options.processes != world.size:
         raise UsageError("processes-launched", given=options.processes, processes=world.size)
+    if options.gpus_per_process is not None and options.ray is None:
+        raise UsageError("gpus-need-ray", count=options.gpus_per_process)
     if options.sync_batchnorm:
         raise UsageError("sync-batchnorm")
     if not world.is_shared:
