@@ -45,6 +45,6 @@ step tests 150 python3 -m pytest -p no:cacheprovider -p no:benchmark -m gpu -n 8
 step training "$((seconds / 2))" python3 -m benchmarks.training --device cuda --together --rounds "$rounds" --epochs 2 --seconds 0.8 \
   --compiled-seconds 1.2 --samples 12800 --workloads mlp,small,cnn,transformer \
   --contenders plain,by-hand,floor,fast,bfloat16,lightning,keras --out "$out"
-step pictures 120 python3 -m benchmarks.pictures --workers "$(($(nproc) - 2))" --epochs 3 --out "$out"
+step pictures 120 python3 -m benchmarks.pictures --out "$out"
 step env 60 python3 -m rushlight env
 tail -n 20 "$out"/tests.log "$out"/training.log "$out"/pictures.log
