@@ -28,7 +28,7 @@ ERRORS = {name for name, value in vars(errors).items() if isinstance(value, type
 # Calls whose key or values are computed: where they stand, and the keys they may raise with.
 COMPUTED: dict[str, set[str]] = {
     "data/sources/arrays/files.py:array_error": {"array-is-pickled", "array-not-readable"},
-    "data/feed/reading.py:by_workers": set(),  # any error that a worker sends back: its key was given where it was raised
+    "data/feed/reading.py:ahead": set(),  # any error that a worker sends back: its key was given where it was raised
     "data/sources/idx.py:check_length": {"idx-truncated", "idx-too-long"},
     "data/sources/tables/cells.py:unreadable": {"not-a-date", "not-a-number"},
     "export/weights.py:read_file_content": {"weights-page", "weights-pointer"},

@@ -48,6 +48,6 @@ step serving 90 python3 -m benchmarks.serving --out "$out"
 step training "$((seconds / 2))" python3 -m benchmarks.training --device cuda --together --rounds "$rounds" --epochs 2 --seconds 0.8 \
   --compiled-seconds 1.2 --samples 12800 --workloads mlp,small,cnn,transformer \
   --contenders plain,by-hand,floor,fast,bfloat16,lightning,keras --out "$out"
-step pictures 120 python3 -m benchmarks.pictures --workers "$(($(nproc) - 2))" --epochs 3 --out "$out"
+step pictures 120 python3 -m benchmarks.pictures --out "$out"
 step env 60 python3 -m rushlight env
 tail -n 20 "$out"/*.log

@@ -60,10 +60,10 @@ class Data:
 
 
 @contextlib.contextmanager
-def keeping_workers(data: Data) -> Iterator[None]:
-    """Let the worker processes that read the data outlive an epoch, for the block: starting them takes its time."""
+def keeping_workers(data: Data, epochs: int) -> Iterator[None]:
+    """Let the worker processes that read the data outlive an epoch, for the block, in which `epochs` are trained."""
     with contextlib.ExitStack() as stack:
         for split in data.splits.values():
             if isinstance(split, StreamedSplit):
-                stack.enter_context(split.reader.keep_workers())
+                stack.enter_context(split.reader.keep_workers(epochs))
         yield

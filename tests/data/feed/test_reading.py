@@ -548,6 +548,103 @@ def test_workers_that_are_started_anew_as_on_windows_read_the_same(images: Path)
             assert_same(read(workers, 7, epoch=epoch), read(threads, 7, epoch=epoch))
 
 
+# ── read on into the next epoch ──────────────────────────────────────────────────────────────────────────────
+
+
+class Noting(Numbers):
+    """A dataset that notes in a file each sample that is read, whoever reads it; `fails` tells which read fails."""
+
+    def __init__(self, folder: Path, fails: tuple[int, int] = (-1, 0)) -> None:
+        super().__init__()
+        self.file, self.fails = folder / "read", fails  # a sample, and how often it was read before
+        self.file.touch()
+
+    def noted(self) -> list[int]:
+        return list(map(int, self.file.read_text().split()))
+
+    def read(self, index: int) -> tuple[Tensor, int]:
+        if index == self.fails[0] and self.noted().count(index) == self.fails[1]:
+            raise ValueError("the disk is gone")
+        with self.file.open("a") as file:
+            file.write(f"{index}\n")
+        return super().read(index)
+
+
+def reads_on(dataset: Dataset[Any], workers: int, monkeypatch: pytest.MonkeyPatch) -> StreamedSplit:
+    """Return a split of samples that never change, read by workers or by two threads."""
+    monkeypatch.setattr(reading, "usable_cores", lambda: 2)
+    return StreamedSplit(dataset, as_given, workers, is_random=False)
+
+
+def nobody_reads() -> bool:
+    return not reader_threads() and not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize("size", [4, 12])  # of two batches an epoch, several epochs are begun at once
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_next_epoch_is_read_before_it_begins_and_none_after_the_last(
+    workers: int, size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = Noting(tmp_path)
+    split = reads_on(dataset, workers, monkeypatch)
+    with split.reader.keep_workers(4):
+        resumed = list(split.batches(size, seed=5, epoch=1, start=1))
+        assert_same(resumed, by_hand(Numbers(), size)[1:])
+        first = int(epoch_order(5, 2, COUNT)[0])
+        assert ends(lambda: first in dataset.noted()[COUNT - size :])  # while a test would run
+        for epoch in (2, 3, 4):
+            assert_same(read(split, size, epoch=epoch), by_hand(Numbers(), size, epoch=epoch))
+        assert len(dataset.noted()) == 4 * COUNT - size
+        assert_same(list(split.in_order(size)), list(StreamedSplit(Numbers(), as_given).in_order(size)))
+    assert ends(nobody_reads)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_was_read_for_another_epoch_than_the_one_that_comes_is_not_used(
+    workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    split = reads_on(Numbers(), workers, monkeypatch)
+    with split.reader.keep_workers(9):
+        for size, seed, epoch in ((4, 5, 1), (4, 5, 1), (4, 6, 2), (3, 6, 3)):
+            assert_same(read(split, size, seed, epoch), by_hand(Numbers(), size, seed, epoch))
+        read(split, 3, 6, 4)
+        assert_same(list(split.in_order(4)), list(StreamedSplit(Numbers(), as_given).in_order(4)))
+        shares = list(split.batches(3, seed=6, epoch=5, rank=1, processes=2))
+        assert_same([shares[0]], [tuple(column[2:] for column in by_hand(Numbers(), 3, 6, 5)[0])])
+    assert ends(nobody_reads)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_sample_of_the_next_epoch_that_fails_fails_there(
+    workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = int(epoch_order(5, 2, COUNT)[0])
+    dataset = Noting(tmp_path, fails=(first, 1))
+    split = reads_on(dataset, workers, monkeypatch)
+    with split.reader.keep_workers(4):
+        assert_same(read(split), by_hand(Numbers(), 4))
+        coming = split.batches(4, seed=5, epoch=2)
+        with pytest.raises(DataError, match=f"sample {first} .*the disk is gone"):
+            next(coming)
+    assert ends(nobody_reads)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_training_that_is_left_after_an_epoch_leaves_nobody_who_reads_the_next(
+    workers: int, images: Path, tmp_path: Path
+) -> None:
+    data = streamed_images(images, workers)
+    iterator = rushlight.epochs(
+        network(), data, epochs=9, batch_size=8, runs=tmp_path / "runs", quiet=True, device="cpu"
+    )
+    next(iterator)
+    assert not nobody_reads()
+    began = time.monotonic()
+    iterator.close()
+    assert ends(nobody_reads)
+    assert time.monotonic() - began < 4
+
+
 # ── workers that do not start, or die ────────────────────────────────────────────────────────────────────────
 
 

@@ -23,7 +23,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -57,17 +57,29 @@ class BatchRequest:
 
 @dataclass
 class BatchRequests:
-    """The requests of an epoch, each made when it is asked for."""
+    """The requests of an epoch, each made when it is asked for; iterating runs on into the epochs that follow.
+
+    Those of one split are equal where they ask for the same batches.
+    """
 
     seed: int
     epoch: int
-    batches_of: Sequence[Sequence[int]]
+    batches_of: Sequence[Sequence[int]] = field(compare=False)
+    cut: tuple[int, ...] = ()  # batch size, first batch, rank, processes
+    follow: Callable[[], BatchRequests] | None = field(default=None, compare=False)  # makes the next epoch's
+    next: BatchRequests | None = field(default=None, init=False, compare=False)  # the next epoch's, once reached
 
     def __len__(self) -> int:
         return len(self.batches_of)
 
     def __iter__(self) -> Iterator[BatchRequest]:
-        return (BatchRequest(self.seed, self.epoch, indices) for indices in self.batches_of)
+        requests: BatchRequests | None = self
+        while requests is not None:
+            for indices in requests.batches_of:
+                yield BatchRequest(requests.seed, requests.epoch, indices)
+            if requests.follow is not None:
+                requests.next = requests.follow()
+            requests = requests.next
 
 
 @dataclass(frozen=True)
@@ -204,11 +216,28 @@ def shapes_in(sample: Any) -> Any:
 # ── by this process, by threads, by workers ──────────────────────────────────────────────────────────────────
 
 
+@dataclass
+class Reading:
+    """Batches that are read before they are asked for; it may outlive its epoch."""
+
+    given: bytes | None  # the workers' key
+    batches: Iterator[Any]
+    loader: DataLoader[Any] | None  # None: read by threads
+    coming: BatchRequests | None = None  # the next epoch's, where they are being read; None: the workers wait
+
+    def end(self) -> None:
+        """End the workers or threads."""
+        end_workers(self.batches)
+        if isinstance(self.batches, Generator):
+            self.batches.close()
+
+
 class BatchReader:
     """Reads the batches that are asked for: in this process, by threads of it, or by worker processes.
 
     Inside `keep_workers` the workers of an epoch that was read to its end read the next one too, if new ones would
-    be given the same dataset: who owns the loop may change it between two epochs.
+    be given the same dataset: who owns the loop may change it between two epochs. Files that never change are read on
+    into the next epoch, up to the last one, while the steps of this one and its test still run.
     """
 
     def __init__(
@@ -221,8 +250,8 @@ class BatchReader:
         check_main_guard(workers)
         self.samples, self.workers, self.begin_worker = samples, workers, begin_worker
         self.start_method = start_method  # of the workers; None: the usual one
-        self.keeps = False
-        self.idle: tuple[bytes, DataLoader[Any], BatchRequests] | None = None
+        self.keeps, self.last_epoch = False, 0
+        self.kept: Reading | None = None
 
     def batches(self, requests: BatchRequests, is_pinned: bool) -> Generator[Any]:
         """Give the batches in the order of the requests; `is_pinned`: those read ahead in memory that a GPU reads fast.
@@ -230,10 +259,8 @@ class BatchReader:
         Raises:
             DataError: a sample cannot be read, or a worker cannot be started or died.
         """
-        if self.workers:
-            return self.by_workers(requests, is_pinned)
         if self.reads_ahead:
-            return by_threads(self.samples, requests, min(MOST_THREADS, usable_cores()), is_pinned)
+            return self.ahead(requests, is_pinned)
         return (self.samples.read(request) for request in requests)
 
     @property
@@ -241,40 +268,57 @@ class BatchReader:
         """Whether batches are read before they are asked for."""
         return self.workers > 0 or (self.samples.is_random is False and usable_cores() > 1)
 
-    def by_workers(self, requests: BatchRequests, is_pinned: bool) -> Generator[Any]:
-        """Give the batches, read by workers of torch's DataLoader."""
+    def runs_on(self, epoch: int) -> bool:
+        """Tell whether reading this epoch runs on into the next one."""
+        return self.reads_ahead and self.samples.is_random is False and epoch < self.last_epoch
+
+    def ahead(self, requests: BatchRequests, is_pinned: bool) -> Generator[Any]:
+        """Give the batches, read by threads or workers, which may have begun with them in the epoch before."""
         name, given = type(self.samples.dataset).__name__, self.workers_key() if self.keeps else None
-        if self.idle is not None and self.idle[0] == given:
-            (_, loader, plan), self.idle = self.idle, None
-            vars(plan).update(vars(requests))
-        else:
-            self.end_idle()
-            plan = requests
-            loader = DataLoader(
-                self.samples,
-                batch_sampler=plan,  # type: ignore[arg-type]  # anything that gives requests; kept workers get other ones
-                collate_fn=already_collated,
-                num_workers=self.workers,
-                generator=torch.Generator(),  # else the loader draws from the global generator, which is the step's
-                pin_memory=is_pinned,
-                worker_init_fn=functools.partial(begin_worker, self.begin_worker),
-                persistent_workers=given is not None,
-                multiprocessing_context=self.start_method,
-            )
-        batches, is_kept = start_reading(loader, name), False
+        reading, self.kept = self.kept, None
+        if reading is not None and (reading.given != given or reading.coming not in (None, requests)):
+            reading.end()
+            reading = None
+        if reading is None:
+            reading = self.begin(requests, is_pinned, given)
+        elif reading.coming is not None:
+            requests = reading.coming
+        elif reading.loader is not None:
+            vars(reading.loader.batch_sampler).update(vars(requests))
+            reading.batches = start_reading(reading.loader, name)
         try:
-            for _ in range(len(plan)):
+            for _ in range(len(requests)):
                 with explained_workers(name, self.workers):
-                    batch = next(batches)
+                    batch = next(reading.batches)
                 if isinstance(batch, ReadError):
                     raise batch.kind(batch.key, **batch.values) from RuntimeError(batch.traceback)
                 yield batch
-            next(batches, None)  # its end: only then are the workers idle
-            if self.keeps and given is not None:
-                self.idle, is_kept = (given, loader, plan), True
+            reading.coming, requests.next = requests.next, None  # else each epoch's would hold all later ones
+            if reading.coming is None:
+                next(reading.batches, None)  # its end: only then are the workers idle
+            if self.keeps and given is not None and (self.workers or reading.coming is not None):
+                self.kept = reading
         finally:
-            if not is_kept:
-                end_workers(batches)
+            if self.kept is not reading:
+                reading.end()
+
+    def begin(self, requests: BatchRequests, is_pinned: bool, given: bytes | None) -> Reading:
+        """Start workers of torch's DataLoader, or threads, that read the batches."""
+        if not self.workers:
+            threads = min(MOST_THREADS, usable_cores())
+            return Reading(given, by_threads(self.samples, requests, threads, is_pinned), None)
+        loader = DataLoader(
+            self.samples,
+            batch_sampler=requests,  # type: ignore[arg-type]  # anything that gives requests; kept workers get other ones
+            collate_fn=already_collated,
+            num_workers=self.workers,
+            generator=torch.Generator(),  # else the loader draws from the global generator, which is the step's
+            pin_memory=is_pinned,
+            worker_init_fn=functools.partial(begin_worker, self.begin_worker),
+            persistent_workers=given is not None,
+            multiprocessing_context=self.start_method,
+        )
+        return Reading(given, start_reading(loader, type(self.samples.dataset).__name__), loader)
 
     def workers_key(self) -> bytes | None:
         """Return a digest of all that a worker is given; None: new workers for each epoch.
@@ -292,20 +336,16 @@ class BatchReader:
             return None
 
     @contextlib.contextmanager
-    def keep_workers(self) -> Iterator[None]:
-        """Let workers outlive their epoch, for the block."""
-        self.keeps = True
+    def keep_workers(self, last_epoch: int = 0) -> Iterator[None]:
+        """Let workers outlive their epoch, for the block; training epochs up to `last_epoch` follow one another."""
+        self.keeps, self.last_epoch = True, last_epoch
         try:
             yield
         finally:
-            self.keeps = False
-            self.end_idle()
-
-    def end_idle(self) -> None:
-        """End the workers that are kept."""
-        idle, self.idle = self.idle, None
-        if idle is not None:
-            end_workers(idle[1]._iterator)
+            self.keeps, self.last_epoch = False, 0
+            if self.kept is not None:
+                self.kept.end()
+                self.kept = None
 
 
 def already_collated(batch: Any) -> Any:

@@ -6,6 +6,7 @@ import contextlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -64,20 +65,27 @@ class StreamedSplit:
 
     def batches(self, size: int, *, seed: int, epoch: int, start: int = 0, rank: int = 0, processes: int = 1) -> Feed:
         """Open the batches of a training epoch, or one process's shares of them, read as they are taken."""
-        indices = BatchIndices(self.order(seed, epoch), size, start, rank, processes)
-        feed = Feed(self._read(indices, seed, epoch))
+        feed = Feed(self._read(self._requests(seed, epoch, size, start, rank, processes)))
         return feed if processes == 1 else SharedFeed(feed, self.count_batches(size) - start)
 
     def in_order(self, size: int, rank: int = 0, processes: int = 1) -> Iterator[Batch]:
         """Give all samples once, or one process's batches, unshuffled; what is random in them is drawn as in epoch 0."""
-        return self._read(cut_into_batches(range(self.samples), size)[rank::processes], seed=0, epoch=0)
+        return self._read(BatchRequests(0, 0, cut_into_batches(range(self.samples), size)[rank::processes]))
 
-    def _read(self, batches_of: Sequence[Sequence[int]], seed: int, epoch: int) -> Iterator[Batch]:
+    def _requests(self, seed: int, epoch: int, *cut: int) -> BatchRequests:
+        size, _, rank, processes = cut
+        indices = BatchIndices(self.order(seed, epoch), *cut)
+        follow = partial(self._requests, seed, epoch + 1, size, 0, rank, processes)
+        return BatchRequests(seed, epoch, indices, cut, follow if self.reader.runs_on(epoch) else None)
+
+    def _read(self, requests: BatchRequests) -> Iterator[Batch]:
         is_card = self.device.type == "cuda"
-        batches = self.reader.batches(BatchRequests(seed, epoch, batches_of), is_card)
+        batches = self.reader.batches(requests, is_card)
         with self.around(), contextlib.closing(batches):
             moved = copied_ahead(batches, self.device) if is_card and self.reader.reads_ahead else batches
-            for batch, indices in zip(moved, batches_of, strict=True):  # batches first: workers are kept at their end
+            for batch, indices in zip(
+                moved, requests.batches_of, strict=True
+            ):  # batches first: workers are kept at their end
                 yield note_samples(self.prepare(to_device(batch, self.device)), len(indices))
 
     def to(self, device: torch.device) -> StreamedSplit:

@@ -301,7 +301,7 @@ def held_objects(model: nn.Module, objective: Objective, data: Data) -> Held:
 
 def begin(training: Training, stack: contextlib.ExitStack) -> None:
     """Write the first line of a new run, or bring back the checkpoint that a run goes on from; announce it."""
-    stack.enter_context(keeping_workers(training.data))
+    stack.enter_context(keeping_workers(training.data, training.recipe.epochs))
     if not training.world.is_first:
         return  # it gets the first one's state
     if training.origin is None:
