@@ -4,8 +4,8 @@
 #   tools/gpu-check.sh [--wheels FOLDER] [--out FOLDER] [--seconds 520] [--rounds 3]
 #
 # FOLDER of wheels: what this machine's Python lacks (pip download --no-deps …); data/*.tar.gz in it is unpacked as cached
-# datasets. What is most worth knowing comes first; results are files in --out (gpu-results), written as they are found; all ends
-# within --seconds.
+# datasets, bundles/ is what is served there (else it is made, with onnx and onnxscript). What is most worth knowing comes first;
+# results are files in --out (gpu-results), written as they are found; all ends within --seconds.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 wheels= out=gpu-results seconds=520 rounds=3
@@ -46,5 +46,7 @@ step training "$((seconds / 2))" python3 -m benchmarks.training --device cuda --
   --compiled-seconds 1.2 --samples 12800 --workloads mlp,small,cnn,transformer \
   --contenders plain,by-hand,floor,fast,bfloat16,lightning,keras --out "$out"
 step pictures 120 python3 -m benchmarks.pictures --workers "$(($(nproc) - 2))" --epochs 3 --out "$out"
+step serving 75 python3 -m benchmarks.serving --device cpu,cuda --clients binary --models mlp,resnet --rounds 1 --seconds 1.5 \
+  --bundles "${wheels:-$out}/bundles" --out "$out"
 step env 60 python3 -m rushlight env
-tail -n 20 "$out"/tests.log "$out"/training.log "$out"/pictures.log
+tail -n 20 "$out"/tests.log "$out"/training.log "$out"/pictures.log "$out"/serving.log

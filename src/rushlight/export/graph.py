@@ -119,6 +119,7 @@ def load_cuda() -> str:
     preload = getattr(onnxruntime, "preload_dlls", None)  # from 1.21
     if preload is None:
         return ""
+    onnxruntime.set_default_logger_severity(3)  # errors: of kinds of cards that are not there it would warn
     found = importlib.util.find_spec("nvidia")
     places = map(Path, (found and found.submodule_search_locations) or ())
     folders = [str(folder) for place in places for folder in sorted(place.glob("*/lib"))]

@@ -219,11 +219,10 @@ def candidates(device: str, threads: int) -> list[tuple[int, Card | None]]:
 
 def tell_of_card(name: str, card: str, error: Exception, tell: Callable[[Note], object]) -> None:
     """Say why a model does not run on a card, with the way out where that is known."""
+    reason = error.record if isinstance(error, RushlightError) else first_line(error)
+    tell(Note("serve.not-on-card", name=name, card=card, reason=reason))
     if isinstance(error, RushlightError):
-        advice = Note(f"errors.{error.key}.advice", **error.values)
-        tell(Note("serve.not-on-card", name=name, card=card, reason=error.record, advice=advice))
-    else:
-        tell(Note("serve.not-on-card", name=name, card=card, reason=first_line(error), advice=""))
+        tell(Note(f"errors.{error.key}.advice", **error.values))
 
 
 def tell_of_fold(run: Path, tell: Callable[[Note], object]) -> None:
