@@ -6,6 +6,11 @@
 with the JSON that their documentation shows. Each is started anew in every round, interleaved, and warmed up; `bare` is ONNX
 Runtime called in a process, without a server: the overhead is the median at one connection beyond that. What a request takes of
 the processors, in all processes of a server, depends far less on what else the machine does.
+
+    python -m benchmarks.serving --device cpu,cuda --clients binary --models mlp,resnet --rounds 1 --seconds 1.5
+
+measures Rushlight on a card beside the processor, in a minute. `--bundles FOLDER` keeps the bundles that are made: where they lie
+already, none is made, which needs torch, onnx and onnxscript.
 """
 
 from __future__ import annotations
@@ -28,7 +33,6 @@ from benchmarks.measure import ProcessFailed, end_group, interleave, run_apart, 
 from benchmarks.output import figure, markdown, number, rounds_of, standard_options, write_results
 
 CONNECTIONS = (1, 16, 64)
-OURS = ("rushlight, binary", "rushlight, JSON")
 PIXELS = [number * 7 % 256 for number in range(784)]
 STARTING = 120.0  # seconds, at the most
 BARE = """
@@ -78,7 +82,7 @@ def request_of(contender: str, model: str, port: int) -> bytes:
     if speaks_v2(contender):
         path = f"/v2/models/{'m' if contender == 'mlserver' else model}/infer"
         tensor: dict[str, Any] = {"name": "inputs", "shape": [1, 1, 28, 28], "datatype": "UINT8"}
-        if contender.endswith("binary"):
+        if "binary" in contender:
             asked = [{"name": "probabilities", "parameters": {"binary_data": True}}]
             tensor["parameters"] = {"binary_data_size": len(PIXELS)}
             head = json.dumps({"inputs": [tensor], "outputs": asked}).encode()
@@ -97,7 +101,7 @@ def request_of(contender: str, model: str, port: int) -> bytes:
 def serving(contender: str, python: str, model: str, bundle: Path, port: int) -> Iterator[int]:
     """Start a server, wait until it answers, give its process, and end it with all that it has started after the block."""
     if contender.startswith("rushlight"):
-        options = ["--name", model, "--port", str(port), "--threads", "1"]
+        options = ["--name", model, "--port", str(port), "--threads", "1", "--device", device_of(contender)]
         command = [python, "-m", "rushlight", "serve", str(bundle), *options]
     else:
         command = [python, str(Path(__file__).with_name("servers.py"))]
@@ -116,6 +120,19 @@ def serving(contender: str, python: str, model: str, bundle: Path, port: int) ->
             yield process.pid
         finally:
             end_group(process)
+
+
+def ours(clients: str, devices: str) -> list[str]:
+    """Return our contenders, named by what their clients send and, where a card is among the devices, by the device."""
+    names = [(client, device) for device in devices.split(",") for client in clients.split(",")]
+    return [
+        f"rushlight, {client}" if devices == "cpu" else f"rushlight, {client}, {device}" for client, device in names
+    ]
+
+
+def device_of(contender: str) -> str:
+    """Return the device of one of our contenders."""
+    return contender.rpartition(", ")[2] if contender.count(", ") == 2 else "cpu"
 
 
 def speaks_v2(contender: str) -> bool:
@@ -170,10 +187,13 @@ def measure(contender: str, python: str, model: str, bundle: Path, seconds: floa
     """Measure one contender at each number of connections."""
     if contender == "bare":
         return {"1": run_apart(["-c", BARE, str(bundle / "graph.onnx"), str(seconds)], is_module=False).result}
-    port, found = free_port(), {}
-    request = bundle / "request.bin"
-    request.write_bytes(request_of(contender, model, port))
-    with serving(contender, python, model, bundle, port) as server:
+    port, found = free_port(), dict[str, Any]()
+    with tempfile.TemporaryDirectory() as folder, serving(contender, python, model, bundle, port) as server:
+        request = Path(folder) / "request.bin"
+        request.write_bytes(request_of(contender, model, port))
+        if contender.startswith("rushlight"):
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/v2/models/{model}", timeout=5) as answer:
+                found["served"] = json.load(answer)["properties"]
         run_apart(["benchmarks.load", str(port), str(request), "16", str(seconds)])  # it warms up: Java compiles
         for connections in CONNECTIONS:
             before = processor_seconds(server)
@@ -193,16 +213,17 @@ def table(results: dict[str, list[dict[str, Any]]]) -> str:
                 continue
             processor = spread([each["processor"] for each in taken]) if "processor" in taken[0] else None
             p50 = spread([each["p50"] for each in taken])
-            is_first = connections == "1" and contender != "bare"
+            is_first = connections == "1" and contender != "bare" and device_of(contender) == "cpu"
             rows.append([
                 contender, connections, figure(spread([each["rate"] for each in taken])), figure(p50, 1e3, 2),
                 figure(spread([each["p99"] for each in taken]), 1e3, 2), figure(processor, 1e6),
                 number((p50.median - bare) * 1e6, 0) if is_first and bare is not None else "",
                 str(int(sum(each["failed"] for each in taken))),
             ])  # fmt: skip
-    return markdown(
-        ["", "connections", "requests/s", "p50, ms", "p99, ms", "processor, µs/request", "overhead, µs", "failed"], rows
-    )
+    served = {name: turns[-1]["served"] for name, turns in results.items() if turns and "served" in turns[-1]}
+    engines = [f"- {name}: {each['engine']}, batches of {each['batch_sizes']}" for name, each in served.items()]
+    heads = ["", "connections", "requests/s", "p50, ms", "p99, ms", "processor, µs/request", "overhead, µs", "failed"]
+    return "\n".join([*engines, "", markdown(heads, rows)])
 
 
 def main() -> None:
@@ -213,18 +234,22 @@ def main() -> None:
         default="",
         help="NAME=PYTHON,…: bentoml, litserve, mlserver, ray and torchserve, in environments of their own",
     )
-    parser.add_argument("--models", default="mlp,cnn", help="mlp,cnn")
+    parser.add_argument("--models", default="mlp,cnn", help="mlp, cnn, resnet")
+    parser.add_argument("--clients", default="binary,JSON", help="what Rushlight is sent: binary, JSON")
+    parser.add_argument("--device", default="cpu", help="where Rushlight runs: cpu, cuda, or both, as cpu,cuda")
+    parser.add_argument("--bundles", type=Path, default=None, help="a folder in which the bundles are kept, and found")
     parser.add_argument("--seconds", type=float, default=None, help="for each figure (5)")
     options = parser.parse_args()
     rounds, machine = rounds_of(options), this_machine()
     seconds = options.seconds or (0.3 if options.quick else 5.0)
-    pythons = dict.fromkeys(("bare", *OURS), sys.executable)
+    pythons = dict.fromkeys(("bare", *ours(options.clients, options.device)), sys.executable)
     pythons |= {name: python for name, _, python in (peer.partition("=") for peer in options.peers.split(",") if peer)}
     found, texts = {}, []
     with tempfile.TemporaryDirectory() as folder:
         for model in options.models.split(","):
-            bundle = Path(folder) / model
-            make_bundle(model, bundle)
+            bundle = (options.bundles or Path(folder)) / model
+            if not bundle.is_dir():
+                make_bundle(model, bundle)
 
             def once(contender: str, model: str = model, bundle: Path = bundle) -> dict[str, Any]:
                 say(f"{model}: {contender}")

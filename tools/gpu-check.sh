@@ -4,8 +4,8 @@
 #   tools/gpu-check.sh [--wheels FOLDER] [--out FOLDER] [--seconds 520] [--rounds 3] [--only tests,serving,training,pictures,env]
 #
 # FOLDER of wheels: what this machine's Python lacks (pip download --no-deps …); data/*.tar.* in it is unpacked as cached
-# datasets. What is most worth knowing comes first; results are files in --out (gpu-results), written as they are found; all ends
-# within --seconds.
+# datasets, bundles/ is what is served there (else it is made, with onnx and onnxscript). What is most worth knowing comes first;
+# results are files in --out (gpu-results), written as they are found; all ends within --seconds.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 wheels= out=gpu-results seconds=520 rounds=3 only=tests,serving,training,pictures,env
@@ -43,8 +43,9 @@ step() {  # NAME LIMIT COMMAND…: run a command with a limit, its output in a f
 }
 
 nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader | tee "$out/summary.txt"
-step tests 150 python3 -m pytest -p no:cacheprovider -p no:benchmark -m gpu -n 8 --durations=5 -q tests/gpu
-step serving 90 python3 -m benchmarks.serving --out "$out"
+step tests 170 python3 -m pytest -p no:cacheprovider -p no:benchmark -m gpu -n 8 --durations=5 -q tests/gpu
+step serving 90 python3 -m benchmarks.serving --device cpu,cuda --clients binary --models mlp,resnet --rounds 1 --seconds 1.5 \
+  --bundles "${wheels:-$out}/bundles" --out "$out"
 step training "$((seconds / 2))" python3 -m benchmarks.training --device cuda --together --rounds "$rounds" --epochs 2 --seconds 0.8 \
   --compiled-seconds 1.2 --samples 12800 --workloads mlp,small,cnn,transformer \
   --contenders plain,by-hand,floor,fast,bfloat16,lightning,keras --out "$out"

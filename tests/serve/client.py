@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import json
+import shutil
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,17 @@ class Answer:
 def model_of(kind: str) -> Model:
     """Open a bundle of these tests, on one thread."""
     return find_model(str(BUNDLES / kind), Path("runs"), None, None, 1, lambda note: None)
+
+
+def without_graph(folder: Path, bundle: Path = BUNDLES / "image") -> Path:
+    """Copy a bundle without its graph, as one whose graph could not be made: torch runs it."""
+    shutil.copytree(bundle, folder)
+    (folder / "graph.onnx").unlink()
+    described = json.loads((folder / "model.json").read_text("utf-8"))
+    del described["files"]["graph.onnx"]
+    described["graph"] = {"reason": "it has none"}
+    (folder / "model.json").write_text(json.dumps(described), "utf-8")
+    return folder
 
 
 def registry_of(*models: Model) -> Registry:

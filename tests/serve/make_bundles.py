@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,6 +14,7 @@ from rushlight.export.make_graph import add_graph
 from rushlight.models import build_model
 
 HERE = Path(__file__).parent / "bundles"
+ON_CARDS = Path(__file__).parents[1] / "gpu" / "bundles"  # one with convolutions
 COLUMNS = (
     Column("age", "number", fill=40.0, flags_missing=True),
     Column("city", "category", ("Oslo", "Rome", "北京")),
@@ -42,8 +44,15 @@ SPECS = {
         ),
         TargetSpec("regression", width=2, mean=(5.0, 5.0), std=(2.0, 2.0)),
     ),
+    "residual": (
+        FeatureSpec("image", (3, 16, 16), "uint8", Normalization("standard", 255.0, (0.3,) * 3, (0.2,) * 3)),
+        TargetSpec("classification", ("cat", "dog", "猫")),
+    ),
 }  # fmt: skip
-ARGUMENTS = {"text": {"vocabulary": 257, "padding": 256, "embedding": 4, "channels": 4}}
+MODELS: dict[str, tuple[str, dict[str, Any]]] = {
+    "text": ("textcnn", {"vocabulary": 257, "padding": 256, "embedding": 4, "channels": 4}),
+    "residual": ("resnet", {"width": 4}),
+}
 
 
 def main() -> None:
@@ -52,13 +61,14 @@ def main() -> None:
     for kind, (features, target) in SPECS.items():
         raw = torch.rand(4, *features.shape, generator=generator) * 2
         raw = raw if features.dtype == "float32" else (raw * 127).to(getattr(torch, features.dtype))
-        name, arguments = ("textcnn" if kind in ARGUMENTS else "mlp"), ARGUMENTS.get(kind, {"hidden": [8]})
+        name, arguments = MODELS.get(kind, ("mlp", {"hidden": [8]}))
+        folder = (ON_CARDS if kind == "residual" else HERE) / kind
         model: nn.Module = build_model(name, features.shape, target.outputs, arguments, seed=1)
         write_bundle(
-            HERE / kind, model, features=features, target=target, architecture={"name": name, "arguments": arguments},
+            folder, model, features=features, target=target, architecture={"name": name, "arguments": arguments},
             provenance={"run": kind}, examples=raw,
         )  # fmt: skip
-        assert add_graph(HERE / kind, model) is None
+        assert add_graph(folder, model) is None
 
 
 if __name__ == "__main__":

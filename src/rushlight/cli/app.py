@@ -323,6 +323,7 @@ def serve(
     management_port: Annotated[int | None, typer.Option(metavar="PORT")] = None,
     access_log: Annotated[Path | None, typer.Option(metavar="FILE")] = None,
     threads: int = 0,
+    device: Annotated[str, typer.Option(metavar="DEVICE")] = "auto",
     workers: int = 1,
     deadline: float = 30.0,
     drain: float = 20.0,
@@ -335,7 +336,7 @@ def serve(
     serve_until_told(
         write, run or ([] if models else ["latest"]), runs, model, language, insecure, token_file, access_log, force, name=name, port=port,
         host=host, hosts=tuple(allow_host or ()), models=models, grpc=grpc_port, management=management_port, threads=threads,
-        workers=workers, deadline=deadline, drain=drain,
+        device=device, workers=workers, deadline=deadline, drain=drain,
     )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rushlight.export.inputs import hidden_row, read_raw
     from rushlight.export.nested import pack, unpack
     from rushlight.export.predictions import Predictions, predict
-    from rushlight.export.saved import SavedModel, load, open_bundle, save_model
+    from rushlight.export.saved import SavedModel, load, move_to_card, open_bundle, save_model
     from rushlight.export.weights import load_fitting, load_state
 
 

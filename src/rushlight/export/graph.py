@@ -6,7 +6,11 @@ The graph takes raw inputs as they are stored, and holds the normalisation. Besi
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import hashlib
+import importlib.util
+import io
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -42,14 +46,20 @@ MEANINGS = ("probabilities", "values")  # the names of the output that says what
 METADATA = "rushlight"  # the key of the specs in a graph's metadata
 PROVEN_SIZES = (1, 2, 3, 16)  # rows of a batch
 MOST_BYTES = 2 << 30  # of a graph without external data
+ON_PROCESSOR, ON_CARD = "CPUExecutionProvider", "CUDAExecutionProvider"
+# whole float32, and convolutions chosen by the shape alone: by a measurement, answers would vary from start to start
+EXACT = {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
 
 
 class Graph:
     """A graph, opened. Thread-safe; what it is asked for is checked by who asks."""
 
-    def __init__(self, content: bytes | Path, threads: int = 0) -> None:
-        """Open a graph, or an ONNX file whose external data, if any, lies beside it; WeightsError for what is none."""
-        self.session = open_session(content, threads)
+    def __init__(self, content: bytes | Path, threads: int = 0, card: int | None = None) -> None:
+        """Open a graph, or an ONNX file whose external data, if any, lies beside it; WeightsError for what is none.
+
+        It runs on the NVIDIA card of the number `card`, else on the processor.
+        """
+        self.session = open_session(content, threads, card)
         metadata = self.session.get_modelmeta().custom_metadata_map.get(METADATA, "")
         self.features, self.target = specs_in(metadata) if metadata else (None, None)
         self.outputs = [output.name for output in self.session.get_outputs()]
@@ -63,8 +73,11 @@ class Graph:
         return self.run({INPUTS: raw})
 
 
-def open_session(content: bytes | Path, threads: int) -> InferenceSession:
-    """Open a graph with ONNX Runtime: no code from elsewhere, and no threads that spin while there is nothing to do."""
+def open_session(content: bytes | Path, threads: int, card: int | None = None) -> InferenceSession:
+    """Open a graph with ONNX Runtime: no code from elsewhere, and no threads that spin while there is nothing to do.
+
+    On a card, the processor does what that has no kernel for. UsageError where ONNX Runtime cannot use the card at all.
+    """
     try:
         import onnxruntime
     except ImportError as error:
@@ -75,11 +88,46 @@ def open_session(content: bytes | Path, threads: int) -> InferenceSession:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
     given = content if isinstance(content, bytes) else str(content)
+    providers: list[Any] = [ON_PROCESSOR]
+    complaint = ""
+    if card is not None:
+        complaint = load_cuda()
+        if ON_CARD not in onnxruntime.get_available_providers():
+            raise UsageError("serve-no-cuda", version=onnxruntime.__version__)
+        options.use_deterministic_compute = True
+        providers.insert(0, (ON_CARD, {"device_id": card, **EXACT}))
     try:
-        return onnxruntime.InferenceSession(given, options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(given, options, providers=providers, enable_fallback=0)
     except Exception as error:  # of classes of its own, that share no base
+        if card is not None and "CUDA" in str(error):
+            raise UsageError("serve-card-unusable", card=card, reason=first_line(error)) from error
         where = Path(GRAPH) if isinstance(content, bytes) else content
         raise WeightsError("graph-unreadable", path=where, reason=first_line(error)) from error
+    if card is not None and ON_CARD not in session.get_providers():  # it would run on the processor, without a word
+        raise UsageError("serve-card-unusable", card=card, reason=complaint or Note("export.graph.no-cuda"))
+    return session
+
+
+@functools.cache
+def load_cuda() -> str:
+    """Load the CUDA libraries that are installed as packages; return what ONNX Runtime says of one that it does not find.
+
+    It looks beside itself alone; they may lie in another folder of packages, with torch.
+    """
+    import onnxruntime
+
+    preload = getattr(onnxruntime, "preload_dlls", None)  # from 1.21
+    if preload is None:
+        return ""
+    onnxruntime.set_default_logger_severity(3)  # errors: of kinds of cards that are not there it would warn
+    found = importlib.util.find_spec("nvidia")
+    places = map(Path, (found and found.submodule_search_locations) or ())
+    folders = [str(folder) for place in places for folder in sorted(place.glob("*/lib"))]
+    for folder in [*folders, None]:
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            preload(directory=folder)
+    return printed.getvalue().partition("\n")[0]
 
 
 def specs_in(metadata: str) -> tuple[FeatureSpec | None, TargetSpec | None]:
@@ -96,10 +144,12 @@ def metadata_of(features: FeatureSpec | None, target: TargetSpec | None) -> str:
     return json.dumps({"preprocessing": features and features.to_json(), "target": target and target.to_json()})
 
 
-def open_graph(folder: Path, threads: int = 0) -> Graph | None:
+def open_graph(folder: Path, threads: int = 0, card: int | None = None) -> Graph | None:
     """Open the graph of a bundle, checked against its SHA-256; None where the bundle has none."""
     listed = read_description(folder)["files"]
-    return Graph(read_listed(folder, GRAPH, listed[GRAPH]["sha256"], MOST_BYTES), threads) if GRAPH in listed else None
+    if GRAPH not in listed:
+        return None
+    return Graph(read_listed(folder, GRAPH, listed[GRAPH]["sha256"], MOST_BYTES), threads, card)
 
 
 def read_examples(folder: Path) -> Answers:

@@ -14,11 +14,12 @@ import torch
 from torch import nn
 
 from rushlight.data import with_tokenizer
+from rushlight.device import named_device
 from rushlight.errors import UsageError, WeightsError, first_line
 from rushlight.export.bundle import Bundle, answer, difference, read_bundle, write_bundle
 from rushlight.export.description import GRAPH, read_description
 from rushlight.export.make_graph import ENDINGS, Served, add_graph, save_graph
-from rushlight.export.predictions import Predictions, predict
+from rushlight.export.predictions import Predictions, device_of, predict
 from rushlight.export.weights import load_state, load_weights, unchanged_on_error, write_weights
 from rushlight.models import build_custom, build_model, restored
 from rushlight.texts import Note
@@ -48,7 +49,8 @@ class SavedModel:
         """Return the outputs by name on raw inputs as stored, and what they mean, as `Graph.answer` does."""
         served = Served(self.model, self.bundle.features, self.bundle.target)
         with torch.inference_mode():
-            return {name: values.numpy(force=True) for name, values in served.named(torch.from_numpy(raw)).items()}
+            inputs = torch.from_numpy(raw).to(device_of(self.model))
+            return {name: values.numpy(force=True) for name, values in served.named(inputs).items()}
 
 
 def open_bundle(folder: str | Path, model: nn.Module | str | None = None) -> SavedModel:
@@ -67,6 +69,16 @@ def open_bundle(folder: str | Path, model: nn.Module | str | None = None) -> Sav
         load_state(model, bundle.weights, str(folder))
         check_examples(Path(folder), model, bundle)
     return SavedModel(model.eval(), bundle)
+
+
+def move_to_card(saved: SavedModel, number: int) -> None:
+    """Move a model to an NVIDIA card; from then on this process convolves in whole float32, the same each time.
+
+    Raises UsageError where torch cannot use the card.
+    """
+    device = named_device(f"cuda:{number}")
+    torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic = False, True
+    saved.model.to(device)
 
 
 def load(path: str | Path, model: nn.Module | None = None) -> nn.Module:

@@ -62,8 +62,10 @@ def write_deployment(
             raise UsageError("deploy-field", field=field)
     if settings.workers != 1:
         raise UsageError("deploy-no-workers")
+    if settings.device not in ("auto", "cpu"):
+        raise UsageError("deploy-no-card", device=settings.device)
     threads = settings.threads or THREADS
-    model = find_model(given, runs, reference, settings.name, threads, tell)
+    model = find_model(given, runs, reference, settings.name, threads, tell, device="cpu")
     if model.engine != "ONNX Runtime":
         raise UsageError("deploy-no-graph", name=model.name)
     values = deployment_values(model, folder, threads, settings, language)
@@ -146,6 +148,8 @@ def pinned_packages(names: tuple[str, ...]) -> Iterator[str]:
         key = re.sub(r"[-_.]+", "-", name).lower()
         if key in found:
             continue
+        if name == "onnxruntime" and not any(metadata.distributions(name=name)):
+            name = key = "onnxruntime-gpu"  # which is installed in its place, for a card
         found[key] = metadata.version(name)
         needs = map(Requirement, metadata.requires(name) or ())
         wanted += [need.name for need in needs if need.marker is None or need.marker.evaluate({"extra": ""})]

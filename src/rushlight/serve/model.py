@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from rushlight.data import FeatureSpec, TargetSpec
-from rushlight.errors import UsageError, WeightsError
+from rushlight.errors import RushlightError, UsageError, WeightsError, first_line
 from rushlight.export import (
     MOST_BYTES,
     Answers,
@@ -29,6 +29,7 @@ from rushlight.export import (
 )
 from rushlight.kinds import is_count, named, wrong_entry
 from rushlight.runs import find_run, is_run, read_recipe
+from rushlight.serve.cards import Card, cuda_cards
 from rushlight.texts import Note, shown
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -88,6 +89,7 @@ class Model:
     sizes: tuple[int, ...] = (1,)
     seconds: dict[int, float] = field(default_factory=dict)  # that a batch of each size takes
     threads: int = 1
+    device: str = "cpu"  # or cuda:N
     note: Note | None = None  # what is said when it is served
     version: str = "1"
     source: Path = Path()  # the bundle's folder, or the ONNX file
@@ -114,11 +116,11 @@ class Model:
     @property
     def measured(self) -> list[Any]:
         """What `measure` found, as JSON has it."""
-        return [list(self.sizes), [*self.seconds.items()]]
+        return [list(self.sizes), [*self.seconds.items()], self.device]
 
     def follow(self, measured: list[Any]) -> None:
         """Take what another process measured: the sizes whose answers have the same bits are the same in all."""
-        sizes, seconds = measured
+        sizes, seconds, _ = measured
         self.sizes, self.seconds = tuple(sizes), dict(seconds)
 
     def prove(self) -> Note | None:
@@ -137,10 +139,11 @@ def find_model(
     tell: Callable[[Note], object],
     version: str = "1",
     measured: list[Any] | None = None,
+    device: str = "auto",
 ) -> Model:
     """Open what is to be served: "latest", a run, a bundle's folder or an ONNX file; prove it and measure it.
 
-    Where another process has `measured` it, this one goes by that.
+    The fastest of `candidates` is kept. Where another process has `measured` it, this one goes by that, in the same place.
 
     A bundle without a graph is given one first, by a process of its own; where that is refused, torch runs the model, whose
     class `reference` names. Raises WeightsError unless the recorded examples are repeated.
@@ -150,7 +153,7 @@ def find_model(
         if not path.is_file():
             raise WeightsError("weights-missing", path=path, suggestion="")
         source, name = path, path.stem
-        make: Callable[[int], Model] = partial(from_file, path)
+        make: Callable[[int, int | None], Model] = partial(from_file, path)
     else:
         is_bundle = (path / "model.json").is_file()
         source = path if is_bundle else find_run(runs, given) / "model"
@@ -159,21 +162,67 @@ def find_model(
         name, make = opened_bundle(source, runs, reference, is_bundle, tell)
     name = re.sub(r"[^A-Za-z0-9._-]", "-", settings_name or name).strip(".") or "model"
     state = files_state(source)
-    best: Model | None = None
-    for count in [threads] if threads else sorted({1, os.cpu_count() or 1}):
-        model = make(count)
+
+    def opened(count: int, card: Card | None) -> Model:
+        model = make(count, None if card is None else card.number)
         model.name, model.version, model.threads = name, version, count
         model.source, model.state = source, state
+        if card is not None:
+            model.device, model.engine = f"cuda:{card.number}", f"{model.engine} ({card.name})"
         if (reason := model.prove()) is not None:
+            if card is not None:
+                raise WeightsError("serve-unproven-on-card", path=given, device=model.device, reason=reason)
             raise WeightsError("serve-unproven", path=given, reason=reason)
         if measured is None:
             measure(model)
         else:
             model.follow(measured)
+        return model
+
+    best: Model | None = None
+    for count, card in candidates(device if measured is None else measured[2], threads):
+        try:
+            model = opened(count, card)
+        except Exception as error:  # an engine may raise anything; on the processor the model runs
+            if best is None or card is None:
+                raise
+            tell_of_card(name, card.name, error, tell)
+            continue
+        if best is not None and card is not None and model.seconds and fastest(model) >= fastest(best):
+            figures = {"own": 1e6 * fastest(best), "other": 1e6 * fastest(model)}
+            tell(Note("serve.no-faster", name=name, card=card.name, **figures))
         if best is None or fastest(model) < fastest(best):
             best = model
     assert best is not None
     return best
+
+
+def candidates(device: str, threads: int) -> list[tuple[int, Card | None]]:
+    """Return the numbers of threads with which a model is tried, each with a card, or None for the processor.
+
+    UsageError for a device that is none, or is not there.
+    """
+    counts = [threads] if threads else sorted({1, os.cpu_count() or 1})
+    on_processor: list[tuple[int, Card | None]] = [(count, None) for count in counts]
+    if device == "cpu":
+        return on_processor
+    cards = cuda_cards()
+    if device == "auto":
+        return [*on_processor, *((counts[0], card) for card in cards[:1])]
+    if (found := re.fullmatch(r"cuda(?::(\d{1,3}))?", device, re.ASCII)) is None:
+        raise UsageError("serve-device", found=device)
+    if (number := int(found[1] or 0)) >= len(cards):
+        there = ", ".join(f"cuda:{card.number} ({card.name})" for card in cards)
+        raise UsageError("serve-no-card", device=device, found=there or Note("serve.no-cards"))
+    return [(counts[0], cards[number])]
+
+
+def tell_of_card(name: str, card: str, error: Exception, tell: Callable[[Note], object]) -> None:
+    """Say why a model does not run on a card, with the way out where that is known."""
+    reason = error.record if isinstance(error, RushlightError) else first_line(error)
+    tell(Note("serve.not-on-card", name=name, card=card, reason=reason))
+    if isinstance(error, RushlightError):
+        tell(Note(f"errors.{error.key}.advice", **error.values))
 
 
 def tell_of_fold(run: Path, tell: Callable[[Note], object]) -> None:
@@ -205,8 +254,8 @@ def fastest(model: Model) -> float:
 
 def opened_bundle(
     folder: Path, runs: Path, reference: str | None, is_bundle: bool, tell: Callable[[Note], object]
-) -> tuple[str, Callable[[int], Model]]:
-    """Return a bundle's name, and a function that opens its model to run on so many threads."""
+) -> tuple[str, Callable[[int, int | None], Model]]:
+    """Return a bundle's name, and a function that opens its model to run on so many threads, and on a card."""
     if not folder.is_dir():
         raise WeightsError("bundle-missing", path=folder, found=Note("export.nothing-there"), suggestion="")
     description = read_description(folder)
@@ -224,18 +273,18 @@ def opened_bundle(
     counts = counts if wrong_entry(counts, named(is_count)) is None else {}
     tested = {label: count / max(1, sum(counts.values())) for label, count in counts.items()}
 
-    def make(threads: int) -> Model:
-        graph = open_graph(folder, threads)
-        model = from_torch(folder, reference) if graph is None else from_graph(graph)
+    def make(threads: int, card: int | None) -> Model:
+        graph = open_graph(folder, threads, card)
+        model = from_torch(folder, reference, card) if graph is None else from_graph(graph)
         model.examples, model.tested = examples, tested
         return model
 
     return name, make
 
 
-def from_file(path: Path, threads: int) -> Model:
+def from_file(path: Path, threads: int, card: int | None) -> Model:
     """Return the model in an ONNX file."""
-    return from_graph(Graph(path, threads))
+    return from_graph(Graph(path, threads, card))
 
 
 def from_graph(graph: Graph) -> Model:
@@ -254,11 +303,13 @@ def graph_signature(tensor: Any) -> Signature:
     raise UsageError("serve-not-tensors", name=tensor.name, found=tensor.type)
 
 
-def from_torch(folder: Path, reference: str | None) -> Model:
+def from_torch(folder: Path, reference: str | None, card: int | None) -> Model:
     """Return a bundle's model, run by torch: it has no graph, so its class is needed."""
-    from rushlight.export import open_bundle  # imports torch
+    from rushlight.export import move_to_card, open_bundle  # imports torch
 
     saved = open_bundle(folder, reference)
+    if card is not None:
+        move_to_card(saved, card)
     features = saved.bundle.features
     if features is None:
         raise UsageError("no-signature", run=folder)

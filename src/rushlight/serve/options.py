@@ -18,6 +18,7 @@ class Settings:
     token: str | None = None
     hosts: tuple[str, ...] = ()  # further names that a Host header may have
     threads: int = 0  # 0: as many as are measured to be fastest
+    device: str = "auto"  # where that is measured too; cpu, cuda, cuda:1, …
     workers: int = 1  # processes that answer
     deadline: float = 30.0  # seconds from a request's arrival until it is dropped unexecuted
     drain: float = 20.0  # seconds that requests get to end once the server is told to

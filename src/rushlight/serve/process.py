@@ -34,7 +34,7 @@ def new_registry(runs: Path, reference: str | None, settings: Settings, tell: Ca
 
     def open_version(place: Path, name: str, version: str, measured: list[Any] | None = None) -> Model:
         own = reference if name in registry.given else None
-        return find_model(str(place), runs, own, name, settings.threads, tell, version, measured)
+        return find_model(str(place), runs, own, name, settings.threads, tell, version, measured, settings.device)
 
     registry = Registry(settings.models, open_version, settings.most_waiting, tell)
     return registry
@@ -43,7 +43,9 @@ def new_registry(runs: Path, reference: str | None, settings: Settings, tell: Ca
 def load_given(registry: Registry, given: Sequence[str], runs: Path, reference: str | None, settings: Settings) -> None:
     """Open what the command names, and what is in the folder of models."""
     for source in given:
-        model = find_model(source, runs, reference, settings.name, settings.threads, registry.tell)
+        model = find_model(
+            source, runs, reference, settings.name, settings.threads, registry.tell, device=settings.device
+        )
         if model.name in registry.models:
             raise UsageError("serve-name-twice", name=model.name)
         registry.add(model)

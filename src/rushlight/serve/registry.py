@@ -14,7 +14,7 @@ import asyncio
 import hashlib
 import random
 import re
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -213,12 +213,15 @@ class Registry:
         self.refused.pop((name, version), None)
         self.meter.models.pop((name, version), None)  # figures of all that ever was would grow for ever
 
-    def open(self, entry: Found) -> Model | Note:
-        """Open, prove and measure a version, which may take seconds; return the reason where it is not to be served."""
+    def open(self, entry: Found, *measured: list[Any]) -> Model | Note:
+        """Open, prove and measure a version, which may take seconds; return the reason where it is not to be served.
+
+        Where another process has `measured` it, this one goes by that.
+        """
         if entry.name in self.given:
             return Note("serve.name-taken")
         try:
-            return self.open_version(Path(entry.place), *entry.key)
+            return self.open_version(Path(entry.place), *entry.key, *measured)
         except RushlightError as error:
             return error.record
         except Exception as error:  # an engine may raise anything, and the server goes on
@@ -278,27 +281,23 @@ class Registry:
         """Open a version in every worker, then serve it in all of them; or in none, where one of them refuses it."""
         opened: Model | str = await asyncio.to_thread(self.open, entry)
         if isinstance(opened, Model):
-            opened = next(filter(None, await self.others("open_aside", *entry)), opened)
-        outcome = ("", opened.measured) if isinstance(opened, Model) else (opened, None)
-        await self.others("put_aside", *entry, *outcome)
+            opened = next(filter(None, await self.others("open_aside", entry, opened.measured)), opened)
+        await self.others("put_aside", entry, "" if isinstance(opened, Model) else opened)
         self.put(entry, opened)
         self.tell_put(entry, opened)
 
-    async def open_aside(self, *entry: str) -> str:
-        """Open a version that is not served yet; return why it cannot be, else ""."""
+    async def open_aside(self, entry: Sequence[str], measured: list[Any]) -> str:
+        """Open a version that is not served yet, as another worker has measured it; return why it cannot be, else ""."""
         found = Found(*entry)
-        opened = await asyncio.to_thread(self.open, found)
+        opened = await asyncio.to_thread(self.open, found, measured)
         self.aside = {found.key: opened}
         return "" if isinstance(opened, Model) else opened
 
-    def put_aside(
-        self, name: str, version: str, place: str, state: str, reason: str, measured: list[Any] | None
-    ) -> None:
+    def put_aside(self, entry: Sequence[str], reason: str) -> None:
         """Serve the version that was opened aside, or note why it is refused."""
-        opened = self.aside.pop((name, version), reason)
-        if isinstance(opened, Model) and measured is not None:
-            opened.follow(measured)
-        self.put(Found(name, version, place, state), reason or opened)
+        found = Found(*entry)
+        opened = self.aside.pop(found.key, reason)
+        self.put(found, reason or opened)
 
     async def everywhere(self, method: str, *arguments: Any) -> None:
         """Do the same in all workers: here first, where a Refusal ends it."""

@@ -14,7 +14,7 @@ from typing import Any
 
 from rushlight.errors import UsageError
 from rushlight.serve.gate import access_log
-from rushlight.serve.model import Summary
+from rushlight.serve.model import Summary, candidates
 from rushlight.serve.options import Settings
 from rushlight.serve.process import (
     apps,
@@ -45,7 +45,8 @@ def serve(
     `tell` is given a sentence before what takes long, and of each change; `announce` is given the address once it answers.
 
     Raises:
-        UsageError: it would listen beyond this machine without a token; the port is in use; there is nothing to serve.
+        UsageError: it would listen beyond this machine without a token; the port is in use; there is nothing to serve; the
+            device is not there.
         WeightsError: a model does not repeat its recorded examples.
     """
     settings = replace(settings, host=LOOPBACK if settings.host == "localhost" else settings.host)
@@ -55,6 +56,7 @@ def serve(
         raise UsageError("serve-one-name")
     if not 1 <= settings.workers <= MOST_WORKERS:
         raise UsageError("serve-bad-workers", found=settings.workers, most=MOST_WORKERS)
+    candidates(settings.device, settings.threads)  # which refuses a device that is not there
     if settings.log_file is not None:
         settings = replace(settings, log=access_log(settings.log_file, tell))
     if settings.workers > 1:
