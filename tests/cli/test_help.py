@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 
 import pytest
 from rich.cells import cell_len
 from typer.main import get_command
+from typer.models import OptionInfo
 
 import rushlight
 from rushlight.cli import main
@@ -32,6 +34,16 @@ def say(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
         return said.out + said.err
 
     return run
+
+
+def test_an_option_whose_placeholder_is_its_own_name_states_its_flag() -> None:
+    """Else some versions of typer (0.27) take the placeholder for the flag: --PORT."""
+    for command in app.registered_commands:
+        assert command.callback is not None
+        for name, parameter in inspect.signature(command.callback).parameters.items():
+            for option in getattr(parameter.annotation, "__metadata__", ()):
+                is_own = isinstance(option, OptionInfo) and (option.metavar or "").lower() == name
+                assert not is_own or option.param_decls, f"{command.name or command.callback.__name__}: {name}"
 
 
 def texts_in(entry: object) -> list[str]:

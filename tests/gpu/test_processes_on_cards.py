@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import signal
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from tests.training.distributed.ranks import together
+from tests.processes import Process
+from tests.training.distributed.ranks import ends, start, together
 from tests.training.distributed.test_together import check_agreement
 from torch import nn
 
 import rushlight
+from rushlight.checkpoint_files import list_checkpoints
 from rushlight.training.distributed import WholeDropout, World, world
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no NVIDIA card")]
@@ -22,7 +26,7 @@ CARD = torch.device("cuda")
 @pytest.mark.parametrize(
     ("name", "processes", "tolerance"),
     [
-        ("dropout", 3, 1e-11), ("weighed", 2, 1e-11), ("accumulate", 2, 1e-11), ("adamw", 2, 3e-5), ("remembers", 2, 3e-5),
+        ("dropout", 3, 1e-11), ("weighed", 2, 1e-11), ("accumulate", 2, 1e-11), ("adamw", 2, 3e-5),
         ("streamed", 2, 3e-5), ("images", 2, 1e-3),
     ],
 )  # fmt: skip
@@ -34,12 +38,28 @@ def test_losses_weights_and_figures_of_processes_on_a_card_are_those_of_one(
     check_agreement(tmp_path / "one", tmp_path / "many", tolerance)
 
 
-def test_processes_on_a_card_resume_to_the_same_bits(tmp_path: Path) -> None:
-    together(2, "norm", tmp_path / "whole", "train", "device='cuda'", "epochs=6")
-    together(2, "norm", tmp_path / "cut", "train", "device='cuda'", "epochs=6", "max_steps=13")
-    one = rushlight.open_run(tmp_path / "whole")
-    other = rushlight.open_run(tmp_path / "cut")
-    np.testing.assert_array_equal(other.losses, one.losses[:13])
+@pytest.mark.parametrize("name", ["norm", "remembers"])
+def test_processes_on_a_card_that_are_killed_resume_to_the_same_bits(name: str, tmp_path: Path) -> None:
+    given = ("device='cuda'", "epochs=200")
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    together(2, name, whole, "train", *given)
+    processes = start(2, name, cut, "train", *given)
+    wait_for_checkpoint(cut, processes)
+    processes[1].kill()
+    assert sorted(code for code, _, _ in ends(processes))[0] == -signal.SIGKILL
+    together(2, name, cut, "resume", "device='cuda'")
+    one, other = (rushlight.open_run(folder) for folder in (whole, cut))
+    np.testing.assert_array_equal(other.losses, one.losses)
+    assert other.summary()["state_sha256"] == one.summary()["state_sha256"]
+
+
+def wait_for_checkpoint(run: Path, processes: list[Process]) -> None:
+    """Wait until a run has a checkpoint, while it trains."""
+    until = time.monotonic() + 60
+    while not (run.is_dir() and list_checkpoints(run)):
+        assert time.monotonic() < until
+        assert all(process.poll() is None for process in processes)
+        time.sleep(0.01)
 
 
 @pytest.mark.parametrize(

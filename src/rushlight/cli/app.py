@@ -132,7 +132,7 @@ def tune(
     *,
     trials: int = 50,
     hours: float | None = None,
-    space: Annotated[Path | None, typer.Option(metavar="FILE.toml")] = None,
+    space: Annotated[Path | None, typer.Option("--space", metavar="FILE.toml")] = None,
     jobs: int = 1,
     ray: Annotated[str | None, typer.Option("--ray", metavar="ADDRESS")] = None,
     seeds: int = 3,
@@ -278,12 +278,12 @@ def runs(
 @app.command(cls=Command)
 def board(
     runs: Annotated[Path, typer.Argument(metavar="RUNS")] = Path("runs"),
-    port: Annotated[int | None, typer.Option(metavar="PORT")] = None,
+    port: Annotated[int | None, typer.Option("--port", metavar="PORT")] = None,
     no_open: Annotated[bool, typer.Option("--no-open")] = False,
     language: str | None = None,
-    export: Annotated[Path | None, typer.Option(metavar="FILE.html")] = None,
+    export: Annotated[Path | None, typer.Option("--export", metavar="FILE.html")] = None,
     force: Force = False,
-    allow_host: Annotated[str | None, typer.Option(metavar="NAME")] = None,
+    allow_host: Annotated[str | None, typer.Option("--allow-host", metavar="NAME")] = None,
 ) -> None:
     from rushlight.board import export_run, serve_board
     from rushlight.console import print_lines
@@ -310,25 +310,25 @@ def board(
 @app.command(cls=Command)
 def serve(
     run: Annotated[list[str] | None, typer.Argument(metavar="RUN|BUNDLE|ONNX…")] = None,
-    models: Annotated[Path | None, typer.Option(metavar="FOLDER")] = None,
+    models: Annotated[Path | None, typer.Option("--models", metavar="FOLDER")] = None,
     model: Model = None,
     runs: Runs = Path("runs"),
     name: str | None = None,
-    port: Annotated[int | None, typer.Option(metavar="PORT")] = None,
-    host: Annotated[str, typer.Option(metavar="ADDRESS")] = "127.0.0.1",
-    allow_host: Annotated[list[str] | None, typer.Option(metavar="NAME")] = None,
-    token_file: Annotated[Path | None, typer.Option(metavar="FILE")] = None,
+    port: Annotated[int | None, typer.Option("--port", metavar="PORT")] = None,
+    host: Annotated[str, typer.Option("--host", metavar="ADDRESS")] = "127.0.0.1",
+    allow_host: Annotated[list[str] | None, typer.Option("--allow-host", metavar="NAME")] = None,
+    token_file: Annotated[Path | None, typer.Option("--token-file", metavar="FILE")] = None,
     insecure: Annotated[bool, typer.Option("--insecure")] = False,
-    grpc_port: Annotated[int | None, typer.Option(metavar="PORT")] = None,
-    management_port: Annotated[int | None, typer.Option(metavar="PORT")] = None,
-    access_log: Annotated[Path | None, typer.Option(metavar="FILE")] = None,
+    grpc_port: Annotated[int | None, typer.Option("--grpc-port", metavar="PORT")] = None,
+    management_port: Annotated[int | None, typer.Option("--management-port", metavar="PORT")] = None,
+    access_log: Annotated[Path | None, typer.Option("--access-log", metavar="FILE")] = None,
     threads: int = 0,
-    device: Annotated[str, typer.Option(metavar="DEVICE")] = "auto",
+    device: Annotated[str, typer.Option("--device", metavar="DEVICE")] = "auto",
     workers: int = 1,
     deadline: float = 30.0,
     drain: float = 20.0,
     language: str | None = None,
-    write: Annotated[tuple[str, Path] | None, typer.Option(metavar="KIND DIR")] = None,
+    write: Annotated[tuple[str, Path] | None, typer.Option("--write", metavar="KIND DIR")] = None,
     force: Force = False,
 ) -> None:
     from rushlight.cli.serving import serve_until_told

@@ -117,8 +117,8 @@ def raw_samples(split: Split, features: FeatureSpec, target: TargetSpec) -> tupl
     if isinstance(split, ResidentSplit):
         inputs, targets = split.inputs, split.targets
     elif folder := image_folder(split):  # evenly spaced, since the files are sorted by class
-        samples = [folder[index] for index in evenly_spaced(len(folder), SAMPLED)]
-        return torch.stack([pixels for pixels, _ in samples]), torch.tensor([label for _, label in samples])
+        assert isinstance(split, StreamedSplit)
+        inputs, targets = split.collate([folder[index] for index in evenly_spaced(len(folder), SAMPLED)])
     else:
         batches: list[Any] = []
         for batch in split.in_order(64):

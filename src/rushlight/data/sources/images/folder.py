@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import median
@@ -10,7 +11,7 @@ from statistics import median
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 
 from rushlight.data.feed import StreamedSplit
 from rushlight.data.order import evenly_spaced
@@ -161,8 +162,8 @@ def listed_bad(root: Path, bad: list[BadImage], most: int = 5) -> Note:
 # ── larger than memory ───────────────────────────────────────────────────────────────────────────────────────
 
 
-class ImageFolderDataset(Dataset[tuple[Tensor, int]]):
-    """Image files decoded as they are asked for: (uint8 tensor of `shape`, class number)."""
+class ImageFolderDataset(Dataset[tuple[np.ndarray, int]]):
+    """Image files decoded as they are asked for: (uint8 of `shape`, class number)."""
 
     def __init__(self, files: ImageFiles, shape: tuple[int, int, int]) -> None:
         self.paths, self.labels, self.shape = files.paths, files.labels, shape
@@ -170,8 +171,23 @@ class ImageFolderDataset(Dataset[tuple[Tensor, int]]):
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return torch.from_numpy(read_shape(self.paths[index], self.shape)), self.labels[index]
+    def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
+        return read_shape(self.paths[index], self.shape), self.labels[index]
+
+
+def stack_images(samples: list[tuple[np.ndarray, int]]) -> list[Tensor]:
+    """Return a batch of images (n, channels, height, width) and their classes (n,).
+
+    NumPy parts pixels into channels ten times as fast as torch, and as fast as either copies. In a worker they lie in
+    shared memory at once.
+    """
+    shape = (len(samples), *samples[0][0].shape)
+    images = torch.empty(0 if get_worker_info() else shape, dtype=torch.uint8)
+    if get_worker_info():
+        images = images.set_(torch.UntypedStorage._new_shared(math.prod(shape))).view(shape)  # type: ignore[no-untyped-call]
+    for place, (pixels, _) in zip(images.numpy(), samples, strict=True):
+        place[...] = pixels
+    return [images, torch.tensor([label for _, label in samples])]
 
 
 def open_streamed_folder(
@@ -221,7 +237,15 @@ def stream(root: Path, files: ImageFiles, features: FeatureSpec, target: TargetS
     channels, height, width = features.shape
     dataset = ImageFolderDataset(files, (channels, height, width))
     prepare = PrepareBatch(target, features)
-    return StreamedSplit(dataset, prepare, workers, is_random=False, around=no_image_warnings, names=files.names(root))
+    return StreamedSplit(
+        dataset,
+        prepare,
+        workers,
+        collate=stack_images,
+        is_random=False,
+        around=no_image_warnings,
+        names=files.names(root),
+    )
 
 
 def names_fingerprint(root: Path, splits: Sequence[ImageFiles]) -> str:

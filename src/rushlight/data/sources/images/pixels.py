@@ -73,11 +73,11 @@ def read_image(source: Source | str | bytes, features: FeatureSpec) -> np.ndarra
     """Read one image, a file's bytes among others, as uint8 of `features.shape`, (channels, height, width), or DataError."""
     if isinstance(source, (str, bytes)):
         source = Path(source) if isinstance(source, str) else io.BytesIO(source)
-    return read_shape(source, features.shape)
+    return np.array(read_shape(source, features.shape), order="C")
 
 
 def read_shape(source: Source, shape: tuple[int, ...]) -> np.ndarray:
-    """Read one image as uint8 of exactly `shape`, (channels, height, width); DataError if unreadable."""
+    """Read one image as uint8 of exactly `shape`, (channels, height, width), laid out any way; DataError if unreadable."""
     with no_image_warnings():
         pixels = attempt(partial(read_pixels, shape=shape), source)
     if isinstance(pixels, BadImage):
@@ -107,7 +107,7 @@ def read_image_header(path: Path) -> Header:
 
 
 def read_pixels(source: Source, shape: tuple[int, ...]) -> np.ndarray:
-    """Decode one image into uint8 of exactly `shape`, (channels, height, width)."""
+    """Decode one image into uint8 of exactly `shape`, (channels, height, width), which may lie pixel by pixel."""
     from PIL import Image
 
     channels, height, width = shape
@@ -123,8 +123,8 @@ def read_pixels(source: Source, shape: tuple[int, ...]) -> np.ndarray:
         image = in_mode(image, "L" if channels == 1 else "RGBA" if channels == 4 else "RGB")
         if image.size != (width, height):
             image = image.resize((width, height), Image.Resampling.BILINEAR)
-        pixels = np.array(image, dtype=np.uint8)
-    return pixels[None] if channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+        pixels = np.asarray(image)
+    return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
 
 
 def in_mode(image: Image.Image, mode: str) -> Image.Image:
