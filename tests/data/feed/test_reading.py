@@ -593,7 +593,7 @@ def test_the_next_epoch_is_read_before_it_begins_and_none_after_the_last(
         assert_same(resumed, by_hand(Numbers(), size)[1:])
         first = int(epoch_order(5, 2, COUNT)[0])
         times = 1 + (first in epoch_order(5, 1, COUNT)[size:].tolist())
-        assert ends(lambda: dataset.noted().count(first) == times)  # while a test would run
+        assert ends(lambda: dataset.noted().count(first) >= times)  # while a test would run
         for epoch in (2, 3, 4):
             assert_same(read(split, size, epoch=epoch), by_hand(Numbers(), size, epoch=epoch))
         assert len(dataset.noted()) == 4 * COUNT - size
