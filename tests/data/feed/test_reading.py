@@ -28,7 +28,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 import rushlight
 from rushlight.data.feed import reading
 from rushlight.data.feed.loader import LoaderSplit
-from rushlight.data.feed.reading import BatchReader, BatchRequest, BatchRequests, SeededDataset
+from rushlight.data.feed.reading import BatchReader, BatchRequest, SeededDataset
 from rushlight.data.feed.streamed import StreamedSplit
 from rushlight.data.order import epoch_order, sample_seed
 from rushlight.data.sources.datasets.datasets import open_dataset
@@ -365,22 +365,6 @@ def test_images_that_threads_read_are_those_that_workers_and_a_plain_loop_read(i
     assert_same(read(streamed_images(images, 2).train, 7, seed=3, epoch=2), expected)
     assert_same(list(data.train.batches(7, seed=3, epoch=2, start=4)), expected[4:])
     assert ends(lambda: not reader_threads())
-
-
-def test_workers_that_wait_read_the_first_batches_together() -> None:
-    requests = BatchRequests(1, 1, [range(7), range(7, 14), range(14, 21), range(21, 23)])
-    requests.waiting = 3
-    parts = [
-        range(3),
-        range(3, 6),
-        range(6, 7),
-        range(7, 10),
-        range(10, 13),
-        range(13, 14),
-        range(14, 17),
-        range(17, 20),
-    ]
-    assert [request.indices for request in requests] == [*parts, range(20, 21), range(21, 23)]
 
 
 @pytest.mark.parametrize("size", [1, 3, 40, 100])

@@ -59,8 +59,7 @@ class BatchRequest:
 class BatchRequests:
     """The requests of an epoch, each made when it is asked for; iterating runs on into the epochs that follow.
 
-    Those of one split are equal where they ask for the same batches. The first ones are asked for in as many parts as there
-    are workers that have nothing else to do: else each would read a whole batch before the first one is there.
+    Those of one split are equal where they ask for the same batches.
     """
 
     seed: int
@@ -69,21 +68,15 @@ class BatchRequests:
     cut: tuple[int, ...] = ()  # batch size, first batch, rank, processes
     follow: Callable[[], BatchRequests] | None = field(default=None, compare=False)  # makes the next epoch's
     next: BatchRequests | None = field(default=None, init=False, compare=False)  # the next epoch's, once reached
-    waiting: int = field(default=1, init=False, compare=False)  # workers
 
     def __len__(self) -> int:
         return len(self.batches_of)
 
-    def parts(self, number: int) -> list[Sequence[int]]:
-        """Return the samples of batch `number` (from 0), in the parts in which they are read."""
-        return cut_evenly(self.batches_of[number], self.waiting if number < self.waiting else 1)
-
     def __iter__(self) -> Iterator[BatchRequest]:
         requests: BatchRequests | None = self
         while requests is not None:
-            for number in range(len(requests)):
-                for indices in requests.parts(number):
-                    yield BatchRequest(requests.seed, requests.epoch, indices)
+            for indices in requests.batches_of:
+                yield BatchRequest(requests.seed, requests.epoch, indices)
             if requests.follow is not None:
                 requests.next = requests.follow()
             requests = requests.next
@@ -253,12 +246,10 @@ class BatchReader:
         workers: int,
         begin_worker: Callable[[int], object] | None = None,
         start_method: str | None = None,
-        join: Callable[[list[Any]], Any] | None = None,
     ) -> None:
         check_main_guard(workers)
         self.samples, self.workers, self.begin_worker = samples, workers, begin_worker
         self.start_method = start_method  # of the workers; None: the usual one
-        self.join = join  # makes a batch of its parts; None: one worker reads all of it
         self.keeps, self.last_epoch = False, 0
         self.kept: Reading | None = None
 
@@ -288,8 +279,6 @@ class BatchReader:
         if reading is not None and (reading.given != given or reading.coming not in (None, requests)):
             reading.end()
             reading = None
-        if self.join is not None and (reading is None or reading.coming is None):
-            requests.waiting = max(1, self.workers)
         if reading is None:
             reading = self.begin(requests, is_pinned, given)
         elif reading.coming is not None:
@@ -299,15 +288,12 @@ class BatchReader:
             requests = reading.loader.batch_sampler  # type: ignore[assignment]  # it is what `begin` gave
             reading.batches = start_reading(reading.loader, name)
         try:
-            for number in range(len(requests)):
-                parts = []
-                for _ in requests.parts(number):
-                    with explained_workers(name, self.workers):
-                        part = next(reading.batches)
-                    if isinstance(part, ReadError):
-                        raise part.kind(part.key, **part.values) from RuntimeError(part.traceback)
-                    parts.append(part)
-                yield parts[0] if len(parts) == 1 or self.join is None else self.join(parts)
+            for _ in range(len(requests)):
+                with explained_workers(name, self.workers):
+                    batch = next(reading.batches)
+                if isinstance(batch, ReadError):
+                    raise batch.kind(batch.key, **batch.values) from RuntimeError(batch.traceback)
+                yield batch
             reading.coming, requests.next = requests.next, None  # else each epoch's would hold all later ones
             if reading.coming is None:
                 next(reading.batches, None)  # its end: only then are the workers idle
@@ -363,12 +349,6 @@ class BatchReader:
                 self.kept = None
 
 
-def cut_evenly(indices: Sequence[int], count: int) -> list[Sequence[int]]:
-    """Return samples in `count` parts of equal length, of which the last may be shorter, or in fewer."""
-    share = -(-len(indices) // count)
-    return [indices[first : first + share] for first in range(0, len(indices), share)]
-
-
 def already_collated(batch: Any) -> Any:
     """Return the batch, which is collated already."""
     return batch
@@ -396,7 +376,8 @@ def by_threads(samples: SeededDataset, requests: Iterable[BatchRequest], count: 
 
     try:
         for request in requests:
-            parts = cut_evenly(request.indices, count)
+            share = -(-len(request.indices) // count)
+            parts = [request.indices[first : first + share] for first in range(0, len(request.indices), share)]
             coming.append([threads.submit(read_samples, samples.dataset, part) for part in parts])
             if len(coming) > AHEAD:
                 yield next_batch()

@@ -41,15 +41,12 @@ class StreamedSplit:
     names: Sequence[str] | None = None  # of each sample: its file or row, for reports and errors
     windows: Windows | None = None  # what is shuffled together, where that is not all there is
     start_method: str | None = None  # of the workers, where what reads does not survive a fork
-    join: Callable[[list[Batch]], Batch] | None = None  # makes a batch of its parts, where several workers may read one
     kind: str = field(default="streamed", init=False)
     reader: BatchReader = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         samples = SeededDataset(self.dataset, self.collate, self.is_random)
-        object.__setattr__(
-            self, "reader", BatchReader(samples, self.workers, self.begin_worker, self.start_method, self.join)
-        )
+        object.__setattr__(self, "reader", BatchReader(samples, self.workers, self.begin_worker, self.start_method))
 
     @property
     def samples(self) -> int:

@@ -190,11 +190,6 @@ def stack_images(samples: list[tuple[np.ndarray, int]]) -> list[Tensor]:
     return [images, torch.tensor([label for _, label in samples])]
 
 
-def join_images(parts: list[list[Tensor]]) -> list[Tensor]:
-    """Return one batch of several."""
-    return [torch.cat(column) for column in zip(*parts, strict=True)]
-
-
 def open_streamed_folder(
     root: Path, splits: dict[str, ImageFiles], target: TargetSpec, shape: tuple[int, int, int],
     bad: list[BadImage], notes: list[Note], normalize: NormalizeName, skip_bad: bool, workers: int,
@@ -247,7 +242,6 @@ def stream(root: Path, files: ImageFiles, features: FeatureSpec, target: TargetS
         prepare,
         workers,
         collate=stack_images,
-        join=join_images,
         is_random=False,
         around=no_image_warnings,
         names=files.names(root),
