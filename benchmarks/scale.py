@@ -2,7 +2,7 @@
 
     python -m benchmarks.scale [--workloads mlp cnn] [--processes 1 2] [--epochs 3] [--rounds 3]
 
-Both sides train the same network on the same samples in the same order, with the same first weights: each process its part of
+Beside it stands Lightning's DDP, where that is installed. All sides train the same network on the same samples in the same order, with the same first weights: each process its part of
 every batch. Rushlight writes its history and checkpoints meanwhile. There is no test: it is the first process's alone, and as
 fast as one process is. The first epoch warms up; samples per second are those of the others. The losses of all steps are
 compared with those of one process by hand, or of the fewest that are asked for.
@@ -11,6 +11,7 @@ compared with those of one process by hand, or of the fewest that are asked for.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import math
 import os
 import shlex
@@ -28,6 +29,8 @@ from benchmarks.measure import Finished, hand_back, interleave, ratio, run_apart
 from benchmarks.output import figure, markdown, rounds_of, standard_options, write_results
 
 SIDES = {"by-hand": "DistributedDataParallel by hand", "ours": "Rushlight"}
+if importlib.util.find_spec("lightning") is not None:
+    SIDES["lightning"] = "Lightning"
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,8 @@ def work(side: str, workload: str, data: str, epochs: str) -> None:
 
     torch.set_num_threads(1)
     opened = open_work(WORKLOADS[workload], Path(data))
-    seconds, losses = (by_hand if side == "by-hand" else ours)(opened, int(epochs))
+    train = {"by-hand": by_hand, "ours": ours, "lightning": by_lightning}[side]
+    seconds, losses = train(opened, int(epochs))
     hand_back({"seconds": seconds[1:], "losses": losses, "samples": len(opened.inputs)})
 
 
@@ -58,7 +62,6 @@ def by_hand(opened: Any, epochs: int) -> tuple[list[float], list[float]]:
     """Train as torch's tutorial does; return the seconds of each epoch and the loss of each step."""
     import time
 
-    import torch
     from torch import distributed, nn
 
     from rushlight.data.order import epoch_order
@@ -81,12 +84,70 @@ def by_hand(opened: Any, epochs: int) -> tuple[list[float], list[float]]:
             optimizer.step()
             losses.append(loss.item())
         seconds.append(time.perf_counter() - began)
-    if processes > 1:
-        mean = torch.tensor(losses, dtype=torch.float64)
-        distributed.all_reduce(mean)
-        losses = (mean / processes).tolist()
-        distributed.destroy_process_group()
-    return seconds, losses
+    return seconds, mean_of_all(losses, processes)
+
+
+def mean_of_all(losses: list[float], processes: int) -> list[float]:
+    """Return the mean of all processes' losses, whose torch process group this ends."""
+    import torch
+    from torch import distributed
+
+    if processes == 1:
+        return losses
+    mean = torch.tensor(losses, dtype=torch.float64)
+    distributed.all_reduce(mean)
+    distributed.destroy_process_group()
+    return (mean / processes).tolist()
+
+
+def by_lightning(opened: Any, epochs: int) -> tuple[list[float], list[float]]:
+    """Train with Lightning's DDP, on the same batches; return the seconds of each epoch and the loss of each step."""
+    import logging
+    import time
+    import warnings
+
+    import lightning
+    from lightning.pytorch.strategies import DDPStrategy
+    from torch.utils.data import DataLoader, IterableDataset
+
+    from benchmarks.peers.with_lightning import Module
+    from rushlight.data.order import epoch_order
+
+    rank, processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    began, seconds, losses = time.perf_counter(), list[float](), list[float]()
+
+    class Batches(IterableDataset[Any]):
+        """This process's part of every batch of an epoch."""
+
+        def __iter__(self) -> Any:
+            count, size = len(opened.inputs), opened.workload.batch_size
+            order = epoch_order(0, len(seconds) + 1, count)
+            for first in range(0, count, size):
+                chosen = order[first : first + size].tensor_split(processes)[rank]
+                yield [opened.prepared(opened.inputs[chosen]), opened.targets[chosen]]
+
+    class Watch(lightning.Callback):
+        """Notes the seconds of each epoch and each step's loss."""
+
+        def on_train_epoch_start(self, *_: Any) -> None:
+            nonlocal began
+            began = time.perf_counter()
+
+        def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, *_: Any) -> None:
+            losses.append(float(outputs["loss"]))
+
+        def on_train_epoch_end(self, *_: Any) -> None:
+            seconds.append(time.perf_counter() - began)
+
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning")  # advice to use more workers, on two cores
+    trainer = lightning.Trainer(
+        max_epochs=epochs, accelerator="cpu", devices=processes, use_distributed_sampler=False, logger=False,
+        strategy=DDPStrategy(process_group_backend="gloo") if processes > 1 else "auto",
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, callbacks=[Watch()],
+    )  # fmt: skip
+    trainer.fit(Module(opened), DataLoader(Batches(), batch_size=None))
+    return seconds, mean_of_all(losses, processes)
 
 
 def ours(opened: Any, epochs: int) -> tuple[list[float], list[float]]:
@@ -118,7 +179,10 @@ def measure(side: str, workload: str, processes: int, data: Path, epochs: int) -
     arguments = ["benchmarks.scale", "--work", side, workload, str(data), str(epochs)]
 
     def start(rank: int) -> Finished:
-        return run_apart(arguments, environment={**common, **({"RANK": str(rank)} if processes > 1 else {})})
+        own = {"RANK": str(rank), "LOCAL_RANK": str(rank)} if processes > 1 else {}
+        if own and side == "lightning":  # which knows torchrun by these
+            own |= {"TORCHELASTIC_RUN_ID": "scale", "GROUP_RANK": "0", "LOCAL_WORLD_SIZE": str(processes)}
+        return run_apart(arguments, environment={**common, **own})
 
     with ThreadPoolExecutor(processes) as threads:
         found = list(threads.map(start, range(processes)))
