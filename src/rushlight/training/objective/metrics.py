@@ -69,7 +69,11 @@ class Measuring:
         """Return a batch's outputs and targets as metrics take them, () where there are none; `target` None: nothing is known."""
         if not self.live:
             return ()
-        targets = targets_of(batch)
+        targets: Any = None
+        if isinstance(batch, Mapping):
+            targets = batch.get("labels")
+        elif isinstance(batch, (tuple, list)) and len(batch) == 2:
+            targets = batch[1]
         if not isinstance(outputs, Tensor) or not isinstance(targets, Tensor):
             lacking = "outputs" if isinstance(targets, Tensor) else "targets"
             raise UsageError("metric-without-outputs", metric=next(iter(self.live)), lacking=lacking)
@@ -166,13 +170,6 @@ def guarded(name: str, compute: Callable[..., Any], *arguments: Any) -> Any:
         return compute(*arguments)
     except Exception as error:
         raise UsageError("metric-failed", metric=name, reason=f"{type(error).__name__}: {error}") from error
-
-
-def targets_of(batch: Batch) -> Any:
-    """Return the targets of a batch: the second of a pair, or "labels" of a dict; None where it has none."""
-    if isinstance(batch, Mapping):
-        return batch.get("labels")
-    return batch[1] if isinstance(batch, (tuple, list)) and len(batch) == 2 else None
 
 
 # ── metrics by name ──────────────────────────────────────────────────────────────────────────────────────────

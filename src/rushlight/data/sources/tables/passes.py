@@ -226,7 +226,9 @@ def learn_kinds(
         if kind is None:
             columns[name] = Note("data.holds-values-of", dtype=str(dtype).split("(")[0].lower())
         elif kind == "category":
-            columns[name] = learn_cells(name, cells[name])
+            is_wide = cells[name].is_wide
+            left_out = Note("data.more-categories", most=MOST_CATEGORIES)
+            columns[name] = left_out if is_wide else learn_category(name, cells[name].categories())
             notes += column_notes(name, kind, "", cells[name].texts())
         else:
             columns[name] = Column(name, "date" if kind == "date" else "number", date_order=order or "ymd")
@@ -240,13 +242,6 @@ def kind_of_cells(facts: CellFacts) -> tuple[str, DateOrder | None]:
         return "category", None
     order = chosen_order(facts.orders, facts.has_dots)
     return "number" if facts.are_numbers else "category" if order is None else "date", order
-
-
-def learn_cells(name: str, facts: CellFacts) -> Column | Note:
-    """Learn the categories of a column; return why it is left out where it is."""
-    if facts.is_wide:
-        return Note("data.more-categories", most=MOST_CATEGORIES)
-    return learn_category(name, facts.categories())
 
 
 def learn_target(table: ParquetTable, name: str, task: Task | None, facts: CellFacts) -> tuple[TargetSpec, list[Note]]:
