@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import functools
 import gc
 import os
 import re
@@ -71,6 +72,19 @@ def no_graphs() -> Iterator[None]:
     made, saved.add_graph = saved.add_graph, lambda folder, model: None
     yield
     saved.add_graph = made
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_command_line() -> Iterator[None]:
+    """Build the command line once in each language: that takes 25 ms, and many tests call it."""
+    import typer.main
+
+    from rushlight.texts import language
+
+    built = functools.cache(lambda language, app, make=typer.main.get_command: make(app))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(typer.main, "get_command", lambda app: built(language(), app))
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -218,8 +218,8 @@ def test_a_step_that_blows_up_in_one_process_is_left_out_in_all(tmp_path: Path) 
 
 @pytest.mark.slow
 def test_the_command_starts_its_processes_anew_where_one_is_killed(tmp_path: Path) -> None:
-    command_line = ["train", "mlp", "digits", "--epochs", "12", "--batch-size", "50", "--processes", "2", "--name", "run"]
-    command = Process(["-m", "rushlight", *command_line, "--runs", tmp_path])
+    options = ["--epochs", 12, "--batch-size", 50, "--processes", 2, "--runs", tmp_path, "--name", "run"]
+    command = Process(["-m", "rushlight", "train", "mlp", "digits", *options])
     try:
         wait_for_steps(tmp_path / "run", 40)
         os.kill(int(read_sessions(tmp_path / "run")[0]["pid"]), signal.SIGKILL)
