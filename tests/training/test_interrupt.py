@@ -18,8 +18,8 @@ import torch
 from tests.processes import Process
 
 import rushlight
-from rushlight.checkpoint_files import age, list_checkpoints
 from rushlight.events import Events
+from rushlight.runs.checkpoint_files import age, list_checkpoints
 from rushlight.runs.history import read_losses
 from rushlight.runs.summary import list_runs
 from rushlight.training import loop

@@ -18,8 +18,8 @@ from tests.processes import Process
 from tests.training.distributed.ranks import PATIENCE, ends, start, together
 from torch import Tensor
 
-from rushlight.checkpoint_files import list_checkpoints
 from rushlight.runs import read_history, read_losses, read_recipe
+from rushlight.runs.checkpoint_files import list_checkpoints
 from rushlight.runs.sessions import read_sessions
 from rushlight.training.checkpoint.checkpoint import latest_checkpoint, read_checkpoint
 from rushlight.training.setup.shared import mapped_samples

@@ -29,7 +29,10 @@ import torch
 from torch import Tensor
 
 from rushlight import files
-from rushlight.checkpoint_files import (
+from rushlight.errors import RunError, RushlightError, StorageError, TrainingError, UsageError, WeightsError
+from rushlight.export import bundle_architecture, check_bundle, pack, unpack
+from rushlight.kinds import Kind, is_count, is_object, maybe, wrong_entry
+from rushlight.runs import (
     CHECKPOINTS,
     FORMAT,
     MID_EPOCH,
@@ -40,15 +43,12 @@ from rushlight.checkpoint_files import (
     age,
     checksums,
     damage_of,
+    keep_values,
     list_checkpoints,
     newer_format,
     read_state,
     shard_file,
 )
-from rushlight.errors import RunError, RushlightError, StorageError, TrainingError, UsageError, WeightsError
-from rushlight.export import bundle_architecture, check_bundle, pack, unpack
-from rushlight.kinds import Kind, is_count, is_object, maybe, wrong_entry
-from rushlight.runs import keep_values
 from rushlight.texts import Note
 from rushlight.training.checkpoint.kept import (
     group_names,
