@@ -119,7 +119,9 @@ def choose_metrics(given: Any, best: str | None) -> Metrics:
     """
     if isinstance(given, str) or not isinstance(given, (list, tuple, Mapping, type(None))):
         raise UsageError("metrics-no-list", found=type(given).__name__)
-    entries = given.items() if isinstance(given, Mapping) else ((metric_name(metric), metric) for metric in given or ())
+    listed = [] if isinstance(given, Mapping) else given or ()
+    named = [each if isinstance(each, str) else getattr(each, "__name__", type(each).__name__) for each in listed]
+    entries = given.items() if isinstance(given, Mapping) else zip(named, listed, strict=True)
     live: dict[str, Any] = {}
     for name, metric in entries:
         if isinstance(metric, str) and metric not in NAMED:
@@ -151,11 +153,6 @@ def check_metrics(metrics: Metrics, target: TargetSpec | None) -> None:
             fits = target.layout != "dense" and (task in ("binary", "multilabel") or len(target.classes) == 2)
         if not fits:
             raise UsageError("metric-does-not-fit", metric=name, task=task or "–")
-
-
-def metric_name(metric: Any) -> str:
-    """Return the name of a metric: its own, its function's or its class's."""
-    return metric if isinstance(metric, str) else getattr(metric, "__name__", type(metric).__name__)
 
 
 def is_gathering(metric: Any) -> bool:

@@ -129,7 +129,8 @@ def parse_values(cells: Sequence[object], column: Column, rows: Array | None) ->
     """
 
     def read(value: object) -> float | None:
-        if is_gap(value):
+        is_gap = value is None or (isinstance(value, float) and math.isnan(value))
+        if is_gap or (isinstance(value, str) and value.strip() in MISSING_AMONG_NUMBERS):
             return math.nan
         if column.kind == "date":  # in days since 1970
             return parse_date(value.strip(), column.date_order) if isinstance(value, str) else None
@@ -146,13 +147,6 @@ def unreadable(row: int, cells: Any, column: Column, rows: Array | None) -> Data
     """Return the error of the cell in a row, counted from 0, that is no number or no date."""
     key = "not-a-date" if column.kind == "date" else "not-a-number"
     return DataError(key, column=column.name, row=row + 1 if rows is None else int(rows[row]), value=cells[row])
-
-
-def is_gap(value: object) -> bool:
-    """Tell whether a cell of numbers or dates holds nothing."""
-    if isinstance(value, str):
-        return value.strip() in MISSING_AMONG_NUMBERS
-    return value is None or (isinstance(value, float) and value != value)
 
 
 def parse_date(text: str, order: DateOrder) -> float | None:
