@@ -136,7 +136,9 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("markexpr") == "slow":
         from tests.processes import PRELOADED
 
-        PRELOADED.append("torch.distributed.fsdp")  # a second, in each of thirty processes with divided models
+        PRELOADED.extend(
+            ["torch.distributed.fsdp", "torch._dynamo"]
+        )  # two seconds, in each of thirty processes that divide a model
     for name in ("COLUMNS", "LINES"):
         os.environ.pop(name, None)
         os.unsetenv(name)  # readline sets them behind the back of `os.environ`
