@@ -12,10 +12,10 @@ from random import Random
 from faults.outcome import Outcome, case_random
 from faults.side_files import damage_side_files, explained
 from faults.small import fast_pace, result_of, resume, scratch_folder, train
-from rushlight.checkpoint_files import list_checkpoints
 from rushlight.errors import WeightsError
 from rushlight.export.bundle import MODEL, read_bundle
 from rushlight.run import Run
+from rushlight.runs.checkpoint_files import list_checkpoints
 from rushlight.training.checkpoint.checkpoint import latest_checkpoint, read_checkpoint
 
 KINDS = ("bit", "byte", "zero", "cut")

@@ -25,8 +25,8 @@ from faults.small import (
 )
 from faults.surroundings import SURROUNDINGS
 from rushlight import load, open_run
-from rushlight.checkpoint_files import age, list_checkpoints
 from rushlight.errors import StorageError
+from rushlight.runs.checkpoint_files import age, list_checkpoints
 from rushlight.runs.folder import is_run
 from rushlight.training.checkpoint.checkpoint import latest_checkpoint
 

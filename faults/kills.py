@@ -23,7 +23,7 @@ from faults.outcome import Outcome, Say, case_random
 from faults.points import PUBLISHED, START, STEP, Moment
 from faults.processes import Ended, run_command, run_fork, tail
 from faults.references import NAME, References, again, begin
-from rushlight.checkpoint_files import age, list_checkpoints
+from rushlight.runs.checkpoint_files import age, list_checkpoints
 from rushlight.runs.sessions import read_sessions
 from rushlight.training.checkpoint.checkpoint import is_whole
 

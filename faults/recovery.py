@@ -12,11 +12,11 @@ from faults.log import Operation
 from faults.replay import SimulatedDisk, State, write_state
 from faults.scenarios import Recorded, is_publication
 from faults.small import result_of, resume, timeless_lines
-from rushlight.checkpoint_files import age, list_checkpoints
 from rushlight.errors import RushlightError
 from rushlight.export.bundle import read_bundle
 from rushlight.run import Run
 from rushlight.runs import list_runs, read_environment, read_recipe
+from rushlight.runs.checkpoint_files import age, list_checkpoints
 from rushlight.runs.folder import is_run
 from rushlight.runs.history import LOSS_BYTES, History
 from rushlight.training.checkpoint.checkpoint import latest_checkpoint, restore

@@ -14,7 +14,7 @@ from faults.outcome import case_random
 from faults.replay import SimulatedDisk, write_state
 from faults.small import disk_in_place, replaced, result_of, resume, telling_of_checkpoints, train
 from rushlight import files
-from rushlight.checkpoint_files import MID_EPOCH, list_checkpoints
+from rushlight.runs.checkpoint_files import MID_EPOCH, list_checkpoints
 from rushlight.training.state import Training
 
 SCENARIOS = ("mid-epoch", "early-stopping", "interrupted", "killed", "killed-unpublished", "longer", "going-back")

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import rushlight
 from faults.small import OPTIONS, clock_moved, result_of, resume, train
-from rushlight.checkpoint_files import list_checkpoints
 from rushlight.runs import list_runs
+from rushlight.runs.checkpoint_files import list_checkpoints
 from rushlight.runs.folder import create_run
 from rushlight.training.checkpoint.checkpoint import is_whole
 

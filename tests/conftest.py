@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import atexit
+import functools
+import gc
 import os
+import re
 import shutil
 import signal
 import tempfile
@@ -21,6 +24,9 @@ atexit.register(shutil.rmtree, os.environ["XDG_STATE_HOME"], ignore_errors=True)
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as a shell leaves it to what it begins in the background
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+DEFAULT = "not slow and not gpu"  # the tier of pyproject.toml
 
 
 @pytest.fixture(autouse=True)
@@ -68,6 +74,19 @@ def no_graphs() -> Iterator[None]:
     saved.add_graph = made
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_command_line() -> Iterator[None]:
+    """Build the command line once in each language: that takes 25 ms, and many tests call it."""
+    import typer.main
+
+    from rushlight.texts import language
+
+    built = functools.cache(lambda language, app, make=typer.main.get_command: make(app))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(typer.main, "get_command", lambda app: built(language(), app))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def plots(request: pytest.FixtureRequest, draw: Any) -> Iterator[None]:
     """Draw them in the tests that are marked `plots`."""
@@ -86,10 +105,27 @@ def pytest_xdist_auto_num_workers() -> int:
     return cores + cores // 2
 
 
+ALL_SLOW = re.compile(r"^pytestmark = (\[\s*)?pytest\.mark\.slow\b", re.MULTILINE)
+
+
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Leave out of the second tier, unread by each worker, the files that have no test of it."""
-    is_test = config.getoption("markexpr") == "slow" and collection_path.match("test_*.py")
-    return True if is_test and "mark.slow" not in collection_path.read_text("utf-8") else None
+    """Leave out of either tier, unread by each worker, the files that have no test of it."""
+    tier = config.getoption("markexpr")
+    if not collection_path.match("test_*.py") or tier not in ("slow", DEFAULT):
+        return None
+    content = collection_path.read_text("utf-8")
+    return ("mark.slow" not in content if tier == "slow" else ALL_SLOW.search(content) is not None) or None
+
+
+def pytest_collection(session: pytest.Session) -> None:
+    """Keep Python's collector from going through what is collected, which stays: a second of eight, for each worker."""
+    gc.disable()
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Put the collector back to work, on what is made from here on."""
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -100,7 +136,9 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("markexpr") == "slow":
         from tests.processes import PRELOADED
 
-        PRELOADED.append("torch.distributed.fsdp")  # a second, in each of thirty processes with divided models
+        PRELOADED.extend(
+            ["torch.distributed.fsdp", "torch._dynamo"]
+        )  # two seconds, in each of thirty processes that divide a model
     for name in ("COLUMNS", "LINES"):
         os.environ.pop(name, None)
         os.unsetenv(name)  # readline sets them behind the back of `os.environ`

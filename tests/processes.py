@@ -21,7 +21,7 @@ import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from rushlight.checkpoint_files import age, list_checkpoints
+from rushlight.runs.checkpoint_files import age, list_checkpoints
 
 CONTEXT = multiprocessing.get_context("forkserver" if hasattr(os, "fork") else "spawn")
 PRELOADED = ["rushlight.api", "rushlight.cli.app", "rushlight.export.batches", "rushlight.training.engine.fast"]

@@ -18,6 +18,7 @@ import polars as pl
 import pytest
 import torch
 from PIL import Image
+from tests.source import calls
 from torch import nn
 
 import rushlight
@@ -25,7 +26,6 @@ from rushlight import files
 from rushlight.cli import main
 from rushlight.errors import RushlightError
 
-SOURCE = Path(rushlight.__file__).parent
 READ_ELSEWHERE = {
     "files.py": "the place for it",
     "texts/__init__.py": "our own words",
@@ -55,15 +55,12 @@ OPENED = {  # what is open already, or was found to be a file
 
 
 def test_nothing_but_files_py_opens_files_to_read_them() -> None:
-    for path in SOURCE.rglob("*.py"):
-        name = path.relative_to(SOURCE).as_posix()
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            called = ast.unparse(node) if isinstance(node, ast.Call) else ""
-            function = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
-            is_read = function in OPENERS or function.endswith((".read_bytes", ".read_text", ".open"))
-            is_ours = function.startswith(("files.", "self.job.", "kind.")) or function == "self.open"
-            if is_read and not is_ours and name not in READ_ELSEWHERE:
-                assert name in OPENED and called.startswith(OPENED[name]), (name, called)  # noqa: PT018
+    for name, function, call in calls():
+        is_read = function in OPENERS or function.endswith((".read_bytes", ".read_text", ".open"))
+        is_ours = function.startswith(("files.", "self.job.", "kind.")) or function == "self.open"
+        if is_read and not is_ours and name not in READ_ELSEWHERE:
+            called = ast.unparse(call)
+            assert name in OPENED and called.startswith(OPENED[name]), (name, called)  # noqa: PT018
 
 
 class Net(nn.Sequential):

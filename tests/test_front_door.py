@@ -53,7 +53,7 @@ def test_the_errors_can_be_caught_without_loading_torch() -> None:
 
 
 def test_help_errors_and_listing_runs_load_neither_torch_nor_numpy(tmp_path: object) -> None:
-    listing = ["runs", "--runs", f"{tmp_path}/none"]
-    for arguments in (["--help"], ["train", "--help"], ["--version"], listing, ["trian"]):
-        code = f"from rushlight.cli import main\ntry:\n    main({arguments!r})\nexcept SystemExit:\n    pass"
-        assert loaded_after(code) & {"torch", "numpy", "polars", "matplotlib"} == set(), arguments
+    commands = [["--help"], ["train", "--help"], ["--version"], ["runs", "--runs", f"{tmp_path}/none"], ["trian"]]
+    code = "from rushlight.cli import main\ntry:\n    main({!r})\nexcept SystemExit:\n    pass"
+    loaded = loaded_after("\n".join(map(code.format, commands)))
+    assert loaded & {"torch", "numpy", "polars", "matplotlib"} == set()

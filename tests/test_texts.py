@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.source import SOURCE, trees
 from torch import nn
 
 import rushlight
 from rushlight import errors, texts
 from rushlight.texts import Joined, Note, shown, text
 
-SOURCE = Path(rushlight.__file__).parent
 ROOMS = sorted(path.stem for path in (texts.FOLDER / "en").glob("*.toml"))
 ERRORS = {name for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, Exception)}
 
@@ -54,8 +54,8 @@ NOT_TRANSLATED = {"training.remedy.torch"}  # nothing but a command
 class Call:
     """One place where an error is made."""
 
-    def __init__(self, path: Path, function: str, node: ast.Call) -> None:
-        self.place = f"{path.relative_to(SOURCE).as_posix()}:{function}"
+    def __init__(self, file: str, function: str, node: ast.Call) -> None:
+        self.place = f"{file}:{function}"
         is_sent = (
             isinstance(node.func, ast.Name) and node.func.id == "Failed"
         )  # Failed(kind, key, values, …), by a worker
@@ -69,24 +69,18 @@ class Call:
 
 
 @functools.cache
-def trees() -> dict[Path, ast.Module]:
-    """The syntax of every source file."""
-    return {path: ast.parse(path.read_text(encoding="utf-8")) for path in sorted(SOURCE.rglob("*.py"))}
-
-
-@functools.cache
 def calls() -> list[Call]:
     """Every place where an error is made."""
     found = []
-    for path, tree in trees().items():
+    for file, tree in trees().items():
         functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
         for node in ast.walk(tree):
             if not (isinstance(node, ast.Call) and isinstance(node.func, (ast.Name, ast.Attribute))):
                 continue
             name = node.func.id if isinstance(node.func, ast.Name) else node.func.attr
-            if name in ERRORS or (name == "kind" and path.name == "reading.py"):
+            if name in ERRORS or (name == "kind" and file.endswith("/reading.py")):
                 inside = [f for f in functions if f.lineno <= node.lineno <= (f.end_lineno or 0)]
-                found.append(Call(path, inside[-1].name if inside else "", node))
+                found.append(Call(file, inside[-1].name if inside else "", node))
     return found
 
 

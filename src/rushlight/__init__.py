@@ -20,11 +20,10 @@ if TYPE_CHECKING:
     from rushlight.data import Data
     from rushlight.errors import RushlightError
     from rushlight.export import Predictions, SavedModel, load, open_bundle
-    from rushlight.folds import CrossValidation, cross_validate
     from rushlight.options import Options
     from rushlight.report import Report
     from rushlight.run import Run
-    from rushlight.search import StudyResult, tune
+    from rushlight.search import CrossValidation, StudyResult, cross_validate, tune
     from rushlight.training import Epoch
 
 __all__ = [

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from tests.processes import Process, run_python
 
-from rushlight.checkpoint_files import list_checkpoints
 from rushlight.runs import list_runs
+from rushlight.runs.checkpoint_files import list_checkpoints
 from rushlight.training.checkpoint.checkpoint import is_whole
 
 pytestmark = [

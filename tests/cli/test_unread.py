@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -19,16 +20,23 @@ pytestmark = [
     pytest.mark.skipif(os.name == "nt", reason="pipes break in another way on Windows"),
 ]
 
+# `python -m rushlight` without the pictures that a run ends with, which take it longer than the training
+QUICKLY = (
+    "from rushlight.training import finish; finish.write_plots = lambda folder, report: None; "
+    "from rushlight.cli import main; main()"
+)
+RUSHLIGHT = [sys.executable, "-c", QUICKLY]
 TRAIN = ("train", "mlp", "digits", "--hidden", "16", "--epochs", "3", "--name", "it")
 
 
 def unread(folder: Path, *arguments: str, both: bool = False) -> tuple[int, str]:
     """Run a command whose standard output nobody reads (with `both`, nor its standard error); its exit code and errors."""
+    start = RUSHLIGHT if arguments[0] == "train" else [sys.executable, "-m", "rushlight"]
     reader, writer = os.pipe()
     os.close(reader)  # a real pipe that is closed already: every write to it fails
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "rushlight", *arguments], stdout=writer, stderr=writer if both else subprocess.PIPE,
+            [*start, *arguments], stdout=writer, stderr=writer if both else subprocess.PIPE,
             cwd=folder, text=True, check=False, timeout=120,
         )  # fmt: skip
     finally:
@@ -66,7 +74,7 @@ def test_a_reader_that_leaves_after_the_first_line_does_not_cut_resuming_short(t
     )
     killed = run_python(["-c", code], cwd=tmp_path)
     assert killed.returncode == -signal.SIGKILL
-    shell = f"set -o pipefail; {sys.executable} -m rushlight resume it | head -1"
+    shell = f"set -o pipefail; {shlex.join(RUSHLIGHT)} resume it | head -1"
     done = subprocess.run(["bash", "-c", shell], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
     assert (done.returncode, done.stderr) == (0, "")
     assert len(done.stdout.splitlines()) == 1
@@ -79,7 +87,7 @@ def test_standard_streams_that_are_closed_or_full_do_not_end_training(
 ) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("only Linux has /dev/full")
-    shell = f"{sys.executable} -m rushlight {' '.join(TRAIN)} {redirection}"
+    shell = f"{shlex.join([*RUSHLIGHT, *TRAIN])} {redirection}"
     done = subprocess.run(
         ["bash", "-c", shell], cwd=tmp_path, stderr=subprocess.PIPE, text=True, check=False, timeout=120
     )
@@ -90,7 +98,7 @@ def test_standard_streams_that_are_closed_or_full_do_not_end_training(
 def test_a_result_that_could_not_be_written_is_an_error_and_the_run_is_finished(tmp_path: Path, digest: str) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("only Linux has /dev/full")
-    shell = f"{sys.executable} -m rushlight {' '.join(TRAIN)} --json --quiet > /dev/full"
+    shell = f"{shlex.join([*RUSHLIGHT, *TRAIN])} --json --quiet > /dev/full"
     done = subprocess.run(
         ["bash", "-c", shell], cwd=tmp_path, stderr=subprocess.PIPE, text=True, check=False, timeout=120
     )

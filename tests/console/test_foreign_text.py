@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import os
 import shlex
@@ -14,14 +13,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.source import calls
 
-import rushlight
 from rushlight import console
 from rushlight.cli import main
 from rushlight.errors import DataError
 from rushlight.texts import MOST_CHARACTERS, Joined, Note, quoted, shown, text, visible
 
-SOURCE = Path(rushlight.__file__).parent
 EVIL = "a\x1b]52;c;ZWNobw==\x07b\x9b31mc\u202ed\u200be\nerror: f\rg\x00h\udce9"
 HOME = "console/output.py"  # the one place that prints
 OTHERS = {
@@ -196,14 +194,8 @@ def test_what_the_user_logs_and_a_raw_error_are_shown_without_effect(capsys: pyt
 
 
 def test_nothing_but_the_console_prints() -> None:
-    for path in SOURCE.rglob("*.py"):
-        name = path.relative_to(SOURCE).as_posix()
-        if name == HOME or name in OTHERS:
-            continue
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            called = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
-            assert called not in ("print", "typer.echo", "typer.secho", "Console", "Table", "Table.grid"), (
-                name,
-                called,
-            )
+    printers = ("print", "typer.echo", "typer.secho", "Console", "Table", "Table.grid")
+    for name, called, _ in calls():
+        if name != HOME and name not in OTHERS:
+            assert called not in printers, (name, called)
             assert not called.startswith(("sys.stdout.write", "sys.stderr.write")), (name, called)

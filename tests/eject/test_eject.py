@@ -91,6 +91,7 @@ def write_pictures(path: Path, *, folders: tuple[str, ...] = ("",), mode: str = 
     return path
 
 
+@pytest.mark.slow
 def test_scripts_end_with_the_bits_of_their_runs(tmp_path: Path) -> None:
     """A file of the user's with BatchNorm and dropout; a table with gaps, categories and dates, by AdamW with cosine and a warm-up."""
     (tmp_path / "net.py").write_text(NET, encoding="utf-8")

@@ -17,7 +17,7 @@ import torch
 from faults.compare import differences
 
 import rushlight
-from rushlight.checkpoint_files import SUMS, TENSORS, checksums
+from rushlight.runs.checkpoint_files import SUMS, TENSORS, checksums
 from rushlight.training.checkpoint.checkpoint import latest_checkpoint
 
 pytestmark = [

@@ -23,10 +23,10 @@ from tests.training.test_parity import OPTIMIZERS, digits, made, network
 from torch import Tensor, nn
 
 import rushlight
-from rushlight.checkpoint_files import list_checkpoints
 from rushlight.cli import main
 from rushlight.device import choose_device, device_name
 from rushlight.errors import RunError, UsageError
+from rushlight.runs.checkpoint_files import list_checkpoints
 from rushlight.training.checkpoint.checkpoint import read_content, state_digest, unpack
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no NVIDIA card")]

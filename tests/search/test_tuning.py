@@ -232,7 +232,7 @@ def test_choices_that_cannot_be_trained_are_a_trials_failure_but_not_the_first_o
     [
         (net(), {}, ModelError, "a function that returns a new model"),
         (net, {}, UsageError, "What to search for"),
-        ("mlp", {"optimizer": torch.optim.SGD(net().parameters(), 0.1)}, UsageError, "one of its own"),
+        ("mlp", {"optimizer": lambda: torch.optim.SGD(net().parameters(), 0.1)}, UsageError, "one of its own"),
         ("mlp", {"space": {"lr": [0.1, 1.0]}, "lr": 0.1}, UsageError, "lr is in the space"),
         ("mlp", {"max_steps": 3}, UsageError, "tune takes no max_steps"),
         ("mlp", {"trials": 0}, UsageError, "trials"),
@@ -241,8 +241,9 @@ def test_choices_that_cannot_be_trained_are_a_trials_failure_but_not_the_first_o
 def test_what_cannot_be_searched_is_said(
     tmp_path: Path, model: Any, options: dict[str, Any], error: type[Exception], said: str
 ) -> None:
+    given = {name: value() if callable(value) else value for name, value in options.items()}
     with pytest.raises(error, match=said):
-        rushlight.tune(model, DATA, runs=tmp_path, quiet=True, **options)
+        rushlight.tune(model, DATA, runs=tmp_path, quiet=True, **given)
     assert list_runs(tmp_path) == []
 
 

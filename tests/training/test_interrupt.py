@@ -18,8 +18,8 @@ import torch
 from tests.processes import Process
 
 import rushlight
-from rushlight.checkpoint_files import age, list_checkpoints
 from rushlight.events import Events
+from rushlight.runs.checkpoint_files import age, list_checkpoints
 from rushlight.runs.history import read_losses
 from rushlight.runs.summary import list_runs
 from rushlight.training import loop
@@ -120,6 +120,7 @@ def whole(one_thread: None, tmp_path_factory: pytest.TempPathFactory) -> rushlig
     return rushlight.train("mlp", "digits", model_arguments=arguments, runs=tmp_path_factory.mktemp("whole"), **OPTIONS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_leaves_a_run_that_resumes_to_the_bits_of_one_never_stopped(
     number: signal.Signals, code: int, whole: rushlight.Run, tmp_path: Path

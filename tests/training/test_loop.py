@@ -23,10 +23,10 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 import rushlight
-from rushlight.checkpoint_files import list_checkpoints
 from rushlight.data.sources.named.named import open_named
 from rushlight.errors import ModelError, TrainingError, UsageError
 from rushlight.options import check_options
+from rushlight.runs.checkpoint_files import list_checkpoints
 from rushlight.runs.history import read_history, read_losses
 from rushlight.runs.sessions import read_sessions
 from rushlight.runs.summary import list_runs

@@ -15,8 +15,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 import rushlight
-from rushlight.checkpoint_files import list_checkpoints
 from rushlight.errors import TrainingError
+from rushlight.runs.checkpoint_files import list_checkpoints
 from rushlight.runs.sessions import list_sessions
 from rushlight.training import finish, session
 from rushlight.training.checkpoint import read_model_state

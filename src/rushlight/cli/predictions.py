@@ -27,7 +27,13 @@ def print_predictions(name: str, model: str | None, runs: Path, inputs: list[str
         return
     width = max((len(visible(row["input"])) for row in rows), default=0)
     for row in rows:
-        print_lines(f"{visible(row['input']):<{width}}  {as_line(row)}")
+        if "value" in row:
+            values = row["value"] if isinstance(row["value"], list) else [row["value"]]
+            parts = [f"{value:.6g}" for value in values]
+        else:
+            shares = (f"{visible(label)} {share:.1%}" for label, share in row["probabilities"].items())
+            parts = [f"{visible(row['label']):<16}", *shares]
+        print_lines("  ".join([f"{visible(row['input']):<{width}}", *parts]))
 
 
 def grouped(paths: list[Path]) -> Iterator[list[Path] | Path]:
@@ -49,15 +55,6 @@ def prediction_rows(group: list[Path] | Path, predictions: Predictions, top: int
         elif predictions.values is not None:
             values = predictions.values[index].tolist()
             yield {"input": name, "value": values[0] if len(values) == 1 else values}
-
-
-def as_line(row: dict[str, Any]) -> str:
-    """Return one prediction in a line."""
-    if "value" in row:
-        values = row["value"] if isinstance(row["value"], list) else [row["value"]]
-        return "  ".join(f"{value:.6g}" for value in values)
-    shares = [f"{visible(name)} {share:.1%}" for name, share in row["probabilities"].items()]
-    return f"{visible(row['label']):<16}  " + "  ".join(shares)
 
 
 def expanded(given: str) -> list[Path]:

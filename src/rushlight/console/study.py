@@ -39,7 +39,12 @@ class StudyScreen:
             line = text(f"console.study.{key}", count=trials, epochs=epochs, jobs=jobs, threads=threads, done=done)
             self.line.console.print(line, style="dim", soft_wrap=True)
         for choice, entry in space.items():
-            self.line.console.print(f"  {choice_words(choice)}  {describe_choice(entry)}", style="dim", soft_wrap=True)
+            if isinstance(entry, Mapping):
+                ((kind, (low, high)),) = entry.items()
+                values = text(f"console.study.range-{kind}", low=f"{low:g}", high=f"{high:g}")
+            else:
+                values = ", ".join(map(str, entry))
+            self.line.console.print(f"  {choice_words(choice)}  {values}", style="dim", soft_wrap=True)
 
     def judged(self, number: int, epoch: int, metric: str, value: float) -> None:
         """Show where a trial is."""
@@ -161,14 +166,6 @@ def print_tests(console: Any, result: Mapping[str, Any]) -> None:
         key = "by-share" if metric == "accuracy" else "by-error"
         console.print(text(f"console.study.{key}", mean=mean, low=low, high=high), soft_wrap=True)
     console.print(text(f"console.study.verdict.{result['verdict']}"), soft_wrap=True)
-
-
-def describe_choice(entry: Any) -> str:
-    """Return a range or a list of values in words."""
-    if isinstance(entry, Mapping):
-        ((kind, (low, high)),) = entry.items()
-        return text(f"console.study.range-{kind}", low=f"{low:g}", high=f"{high:g}")
-    return ", ".join(map(str, entry))
 
 
 def describe_choices(choices: Mapping[str, Any]) -> str:

@@ -115,8 +115,13 @@ def what_is_there(folder: Path) -> dict[str, str]:
 def read_specs(description: dict[str, Any]) -> tuple[FeatureSpec | None, TargetSpec | None]:
     """Return the specs of inputs and targets in a description; fields that this version does not know are passed over."""
     features, target = description["preprocessing"], description["target"]
+    if features is not None:
+        normalization = known(Normalization, features["normalization"])
+        columns = [known(Column, column) for column in features["columns"]]
+        columns = [each | {"tokens": known(Tokens, each["tokens"])} if each.get("tokens") else each for each in columns]
+        features = {**known(FeatureSpec, features), "normalization": normalization, "columns": columns}
     return (
-        None if features is None else FeatureSpec.from_json(known_features(features)),
+        None if features is None else FeatureSpec.from_json(features),
         None if target is None else TargetSpec.from_json(known(TargetSpec, target)),
     )
 
@@ -138,14 +143,6 @@ def known(kind: type, content: dict[str, Any]) -> dict[str, Any]:
     """Return the entries that the dataclass `kind` has fields for; a newer writer may add others."""
     names = {field.name for field in fields(kind)}
     return {name: value for name, value in content.items() if name in names}
-
-
-def known_features(content: dict[str, Any]) -> dict[str, Any]:
-    """Return a feature spec's JSON without fields this version does not know."""
-    normalization = known(Normalization, content["normalization"])
-    columns = [known(Column, column) for column in content["columns"]]
-    columns = [each | {"tokens": known(Tokens, each["tokens"])} if each.get("tokens") else each for each in columns]
-    return {**known(FeatureSpec, content), "normalization": normalization, "columns": columns}
 
 
 def first_few(entries: Iterable[str], by: str = "list") -> str:

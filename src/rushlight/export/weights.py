@@ -57,8 +57,13 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     ending, content = check_ending(path), read_file_content(path)
     if ending == ".safetensors":
         return decode_safetensors(content, path), ()
-    state, notes = state_in_checkpoint(decode_torch(content, path), path)
-    return check_entries(state, path), notes
+    state = decode_torch(content, path)
+    entries = state if isinstance(state, dict) else {}
+    nested = next((key for key in CHECKPOINT_KEYS if isinstance(entries.get(key), dict)), None)
+    if nested is None:
+        return check_entries(state, path), ()
+    others = first_few(str(key) for key in entries if key != nested) or Note("export.nothing-else")
+    return check_entries(entries[nested], path), (Note("export.nested", path=path, name=nested, others=others),)
 
 
 def load_weights(model: nn.Module, path: Path) -> tuple[str, ...]:
@@ -191,16 +196,6 @@ def read_file_content(path: Path) -> bytes:
         if start.startswith(known):
             raise WeightsError(key, path=path, size=len(content))
     return content
-
-
-def state_in_checkpoint(content: object, path: Path) -> tuple[object, tuple[str, ...]]:
-    """Return the weights inside a training script's checkpoint, and a note that says so."""
-    entries = content if isinstance(content, dict) else {}
-    nested = [key for key in CHECKPOINT_KEYS if isinstance(entries.get(key), dict)]
-    if not nested:
-        return content, ()
-    others = first_few(str(key) for key in entries if key != nested[0]) or Note("export.nothing-else")
-    return entries[nested[0]], (Note("export.nested", path=path, name=nested[0], others=others),)
 
 
 def check_entries(state: object, path: Path) -> dict[str, Tensor]:

@@ -1,8 +1,24 @@
-"""Runs on disk: folders, history, sessions, lock; listing, verifying and deleting them.
+"""Runs on disk: folders, history, checkpoints' files, sessions, lock; listing, verifying and deleting them.
 
 Nothing here imports torch or numpy, so that listing runs is instant.
 """
 
+from rushlight.runs.checkpoint_files import (
+    CHECKPOINTS,
+    FORMAT,
+    MID_EPOCH,
+    PLAIN_FORMAT,
+    STATE,
+    SUMS,
+    TENSORS,
+    age,
+    checksums,
+    damage_of,
+    list_checkpoints,
+    newer_format,
+    read_state,
+    shard_file,
+)
 from rushlight.runs.delete import delete_run, describe_deletion, find_run_to_delete
 from rushlight.runs.folder import find_run, is_run, new_run, run_folders, slug, started_at, typed
 from rushlight.runs.history import History, json_line, read_history, read_losses

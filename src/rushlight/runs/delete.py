@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from rushlight import files
-from rushlight.checkpoint_files import CHECKPOINTS
 from rushlight.errors import RunError
+from rushlight.runs.checkpoint_files import CHECKPOINTS
 from rushlight.runs.folder import LATEST, find_run, run_folders, typed
 from rushlight.runs.history import HISTORY, LOSSES
 from rushlight.runs.lock import DELETED, HOLDER, LOCK, describe_holder, is_locked, move_run

@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from rushlight import files
-from rushlight.checkpoint_files import (
+from rushlight.errors import RunError, StorageError
+from rushlight.kinds import Kind, is_text
+from rushlight.runs.checkpoint_files import (
     CHECKPOINTS,
     FORMAT,
     STATE,
@@ -26,8 +28,6 @@ from rushlight.checkpoint_files import (
     newer_format,
     read_state,
 )
-from rushlight.errors import RunError, StorageError
-from rushlight.kinds import Kind, is_text
 from rushlight.runs.folder import typed
 from rushlight.runs.history import HISTORY, LINES, LOSSES, read_history
 from rushlight.runs.lock import describe_holder, is_locked

@@ -16,9 +16,9 @@ import torch
 
 from rushlight.api import epochs
 from rushlight.errors import ModelError, RushlightError, TrainingError, UsageError
-from rushlight.folds import seeded_model
 from rushlight.formats import main_figure
 from rushlight.runs import ENDED, is_run, read_history, read_note, summarize_run, write_note
+from rushlight.search.folds import seeded_model
 from rushlight.search.study import Figure
 from rushlight.texts import Note
 

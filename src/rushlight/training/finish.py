@@ -13,12 +13,11 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from rushlight import files
-from rushlight.checkpoint_files import age
 from rushlight.errors import WeightsError
 from rushlight.export import bundle_architecture, load_state, write_bundle
 from rushlight.models import call_model
 from rushlight.report import Report
-from rushlight.runs import inexact_resumes, read_history, read_losses, write_session
+from rushlight.runs import age, inexact_resumes, read_history, read_losses, write_session
 from rushlight.texts import Note
 from rushlight.training.checkpoint import best_checkpoint, read_model_state, state_digest
 from rushlight.training.evaluation import Outcome, beside_naive, drawing_the_same, evaluate

@@ -9,7 +9,6 @@ from typing import Any
 
 from torch import nn
 
-from rushlight.checkpoint_files import list_checkpoints
 from rushlight.data import (
     CPU,
     Data,
@@ -28,6 +27,7 @@ from rushlight.device import choose_device
 from rushlight.errors import RunError, StorageError, UsageError
 from rushlight.export import load_state, open_bundle, read_bundle
 from rushlight.report import Report
+from rushlight.runs import list_checkpoints
 from rushlight.training.checkpoint import best_checkpoint, latest_checkpoint, read_model_state
 from rushlight.training.evaluation import beside_naive, evaluate
 from rushlight.training.finish import save_report

@@ -97,7 +97,7 @@ def by_hand(dataset: Numbers, size: int, seed: int = 5, epoch: int = 1) -> list[
         for index in indices[first : first + size]:
             random.seed(sample_seed(seed, epoch, index))
             np.random.seed(sample_seed(seed, epoch, index))
-            torch.manual_seed(sample_seed(seed, epoch, index))
+            torch.default_generator.manual_seed(sample_seed(seed, epoch, index))
             samples.append(dataset.read(index))
         batches.append((torch.stack([x for x, _ in samples]), torch.tensor([y for _, y in samples])))
     return batches

@@ -67,6 +67,17 @@ def test_masks_are_class_numbers_whether_grey_or_by_palette(mode: str, tmp_path:
     assert train.names[0].startswith("images/")
 
 
+def test_folders_in_capitals_hold_masks_too_and_no_classes_called_images_and_masks(tmp_path: Path) -> None:
+    for name in ("Train", "VAL", "Test"):
+        split = folder(tmp_path / "scenes" / name, 4)
+        for part in ("images", "masks"):
+            (split / part).rename(split / part.title())
+    data, train = opened(tmp_path / "scenes")
+    assert data.target is not None
+    assert data.target.classes == ("0", "1", "2")
+    assert [split.samples for split in (train, data.validation, data.test) if split is not None] == [4, 4, 4]
+
+
 def test_255_is_no_class_beside_others_and_a_class_beside_0_alone(tmp_path: Path) -> None:
     data, train = opened(folder(tmp_path / "many", numbers=(0, 1, 255)))
     assert set(train.targets.unique().tolist()) == {0, 1, -100}

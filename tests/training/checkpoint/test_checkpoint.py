@@ -28,11 +28,11 @@ from torch.optim import lr_scheduler
 
 import rushlight
 from rushlight import files
-from rushlight.checkpoint_files import SUMS, checksums, list_checkpoints
 from rushlight.errors import RunError, RushlightError, UsageError, WeightsError
 from rushlight.models import build_model
 from rushlight.options import check_options
 from rushlight.report import Report
+from rushlight.runs.checkpoint_files import SUMS, checksums, list_checkpoints
 from rushlight.runs.history import read_history, read_losses
 from rushlight.training.checkpoint import saver
 from rushlight.training.checkpoint.checkpoint import (

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 import rushlight
-from rushlight.checkpoint_files import STATE, SUMS, checksums, list_checkpoints
 from rushlight.errors import RunError, UsageError
+from rushlight.runs.checkpoint_files import STATE, SUMS, checksums, list_checkpoints
 from rushlight.training.setup.outside import outside_state
 
 X = torch.randn(96, 8, generator=torch.Generator().manual_seed(0))

@@ -36,6 +36,7 @@ rushlight.train("mlp", "digits", epochs=2, name=sys.argv[2], runs=sys.argv[1], q
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no kill -9")
 def test_a_run_killed_in_mid_epoch_and_resumed_ends_with_the_bits_of_one_never_killed(tmp_path: Path) -> None:
     command = ["-c", TRAIN, tmp_path]

@@ -206,8 +206,8 @@ def partly(data: Any) -> tuple[nn.Module, Any, dict[str, Any]]:
 
 
 def large() -> nn.Module:
-    """Return a model of 240 MB."""
-    wide = [nn.Sequential(nn.Linear(1024, 1024), nn.ReLU()) for _ in range(60)]
+    """Return a model of 170 MB."""
+    wide = [nn.Sequential(nn.Linear(1024, 1024), nn.ReLU()) for _ in range(40)]
     return nn.Sequential(nn.Linear(6, 1024), *wide, nn.Linear(1024, 3))
 
 

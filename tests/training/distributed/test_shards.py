@@ -19,10 +19,10 @@ from tests.training.distributed.test_together import check_agreement, unlike, wa
 from torch import nn
 
 import rushlight
-from rushlight.checkpoint_files import SUMS, damage_of, list_checkpoints
 from rushlight.data import CPU, ResidentSplit
 from rushlight.errors import UsageError
 from rushlight.options import Options
+from rushlight.runs.checkpoint_files import SUMS, damage_of, list_checkpoints
 from rushlight.runs.sessions import read_sessions
 from rushlight.training.distributed import World, own_rows, units
 from rushlight.training.objective import choose_metrics, make_objective

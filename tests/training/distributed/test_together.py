@@ -6,8 +6,6 @@ import functools
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,11 +14,12 @@ import numpy as np
 import pytest
 import torch
 from faults.compare import differences
+from tests.processes import Process
 from tests.training.distributed.ranks import PATIENCE, ends, start, together
 from torch import Tensor
 
-from rushlight.checkpoint_files import list_checkpoints
 from rushlight.runs import read_history, read_losses, read_recipe
+from rushlight.runs.checkpoint_files import list_checkpoints
 from rushlight.runs.sessions import read_sessions
 from rushlight.training.checkpoint.checkpoint import latest_checkpoint, read_checkpoint
 from rushlight.training.setup.shared import mapped_samples
@@ -219,28 +218,13 @@ def test_a_step_that_blows_up_in_one_process_is_left_out_in_all(tmp_path: Path) 
 
 @pytest.mark.slow
 def test_the_command_starts_its_processes_anew_where_one_is_killed(tmp_path: Path) -> None:
-    command_line = [
-        "train",
-        "mlp",
-        "digits",
-        "--epochs",
-        "12",
-        "--batch-size",
-        "50",
-        "--processes",
-        "2",
-        "--name",
-        "run",
-    ]
-    with (tmp_path / "out").open("wb") as out:
-        command = subprocess.Popen(
-            [sys.executable, "-m", "rushlight", *command_line, "--runs", str(tmp_path)], stdout=out, stderr=out
-        )
-        try:
-            wait_for_steps(tmp_path / "run", 40)
-            os.kill(int(read_sessions(tmp_path / "run")[0]["pid"]), signal.SIGKILL)
-            assert command.wait(PATIENCE) == 0, (tmp_path / "out").read_text()
-        finally:
-            command.kill()
+    options = ["--epochs", 12, "--batch-size", 50, "--processes", 2, "--runs", tmp_path, "--name", "run"]
+    command = Process(["-m", "rushlight", "train", "mlp", "digits", *options])
+    try:
+        wait_for_steps(tmp_path / "run", 40)
+        os.kill(int(read_sessions(tmp_path / "run")[0]["pid"]), signal.SIGKILL)
+        assert command.wait(PATIENCE) == 0, command.communicate()
+    finally:
+        command.kill()
     assert [line["event"] for line in read_sessions(tmp_path / "run")] == ["started", "resumed", "finished"]
     assert len(read_losses(tmp_path / "run")) == 12 * 29

@@ -16,10 +16,10 @@ from tests.processes import run_python
 from torch import nn
 
 import rushlight
-from rushlight.checkpoint_files import list_checkpoints
 from rushlight.errors import RunError, StorageError, UsageError, WeightsError
 from rushlight.options import check_options
 from rushlight.runs import list_runs, read_environment, read_recipe
+from rushlight.runs.checkpoint_files import list_checkpoints
 from rushlight.runs.sessions import list_sessions
 from rushlight.training.recipe import recipe_from_json
 from rushlight.training.setup.resume import Begun, find_origin

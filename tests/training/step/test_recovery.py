@@ -15,8 +15,8 @@ from tests.processes import run_python
 from torch import Tensor, nn
 
 import rushlight
-from rushlight.checkpoint_files import list_checkpoints
 from rushlight.errors import RunError, TrainingError
+from rushlight.runs.checkpoint_files import list_checkpoints
 from rushlight.runs.history import read_history
 from rushlight.training.checkpoint import saver
 from rushlight.training.checkpoint.checkpoint import is_whole, read_checkpoint, unpack

@@ -29,7 +29,10 @@ import torch
 from torch import Tensor
 
 from rushlight import files
-from rushlight.checkpoint_files import (
+from rushlight.errors import RunError, RushlightError, StorageError, TrainingError, UsageError, WeightsError
+from rushlight.export import bundle_architecture, check_bundle, pack, unpack
+from rushlight.kinds import Kind, is_count, is_object, maybe, wrong_entry
+from rushlight.runs import (
     CHECKPOINTS,
     FORMAT,
     MID_EPOCH,
@@ -40,15 +43,12 @@ from rushlight.checkpoint_files import (
     age,
     checksums,
     damage_of,
+    keep_values,
     list_checkpoints,
     newer_format,
     read_state,
     shard_file,
 )
-from rushlight.errors import RunError, RushlightError, StorageError, TrainingError, UsageError, WeightsError
-from rushlight.export import bundle_architecture, check_bundle, pack, unpack
-from rushlight.kinds import Kind, is_count, is_object, maybe, wrong_entry
-from rushlight.runs import keep_values
 from rushlight.texts import Note
 from rushlight.training.checkpoint.kept import (
     group_names,
@@ -260,31 +260,24 @@ def drop_old(run: Path, newest: Path, snapshot: Snapshot, keep_epochs: bool) -> 
             files.delete_folder(path)
 
 
-def drop_newer(run: Path, folder: Path) -> None:
-    """Delete the checkpoints newer than this one: a run that goes back loses their history.
-
-    Raises StorageError where one of them stays.
-    """
-    for path in list_checkpoints(run):
-        if age(path) > age(folder) and not files.delete_folder(path) and path.exists():
-            raise StorageError("disk-error", path=path, reason=Note("training.checkpoint-not-deletable"))
-    files.sync_folder(checkpoints(run))
-
-
 # ── restoring one ────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def restore(training: Training, folder: Path, *, drops_newer: bool = False) -> None:
     """Restore a checkpoint into the objects, the state and the history of `training`.
 
-    `drops_newer` is for a run that goes back: the checkpoints that are newer are deleted. Raises RunError when the state
-    does not fit these, or the history is too short for it; nothing on the disk is changed then.
+    `drops_newer` is for a run that goes back: the checkpoints that are newer, whose history it loses, are deleted. Raises
+    RunError when the state does not fit these, or the history is too short for it, and nothing on the disk is changed
+    then; StorageError where a newer checkpoint stays.
     """
     content, tensors = read_checkpoint(folder, training=training)
     training.history.check_lengths(content["history_bytes"], content["losses_bytes"])
     restore_memory(training, folder, content, tensors)
-    if drops_newer:
-        drop_newer(training.folder, folder)  # a kill after this leaves a run whose newest checkpoint is this one
+    if drops_newer:  # a kill after this leaves a run whose newest checkpoint is this one
+        for path in list_checkpoints(training.folder):
+            if age(path) > age(folder) and not files.delete_folder(path) and path.exists():
+                raise StorageError("disk-error", path=path, reason=Note("training.checkpoint-not-deletable"))
+        files.sync_folder(checkpoints(training.folder))
     tails = [tensors[f"{name}_tail"].numpy().tobytes() for name in ("history", "losses")]
     training.history.restore(content["history_bytes"], content["losses_bytes"], tails[0], tails[1])
     keep_values(training.folder, training.state["epoch"] - 1)

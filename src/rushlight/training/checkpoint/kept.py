@@ -35,11 +35,14 @@ def group_names(optimizer: object, names: dict[int, str]) -> list[list[str]] | N
     return groups if all(map(all, groups)) else None
 
 
-def order_parameters(optimizer: Optimizer, saved: list[list[str]] | None, training: Training) -> None:
-    """Order each group's parameters as they were when its state was saved, since a state goes by positions.
+def restore_optimizer(
+    optimizer: Optimizer, state: dict[str, Any], saved: list[list[str]] | None, training: Training
+) -> None:
+    """Restore an optimizer's state_dict, saved with each group's parameters in the order of the names `saved`.
 
-    A group that was listed from a set comes in another order in another process. `saved` is None for a checkpoint of an
-    earlier release. Raises RunError for a group of other parameters; another number of groups is left to torch to refuse.
+    A state goes by positions, and a group that was listed from a set comes in another order in another process. `saved` is
+    None for a checkpoint of an earlier release. Raises RunError for a group of other parameters; another number of groups
+    is left to torch to refuse.
     """
     names = parameter_names(training)
     for number, (then, group) in enumerate(zip(saved or [], optimizer.param_groups, strict=False)):
@@ -52,13 +55,6 @@ def order_parameters(optimizer: Optimizer, saved: list[list[str]] | None, traini
         places = [now.index(name) for name in then]
         for key in {"params", "param_names"} & group.keys():
             group[key] = [group[key][place] for place in places]
-
-
-def restore_optimizer(
-    optimizer: Optimizer, state: dict[str, Any], names: list[list[str]] | None, training: Training
-) -> None:
-    """Restore an optimizer's state_dict, saved with its parameters in the order of `names`; see `order_parameters`."""
-    order_parameters(optimizer, names, training)
     optimizer.load_state_dict(state)
     lay_out_like_parameters(optimizer)
 

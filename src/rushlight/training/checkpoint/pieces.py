@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from rushlight import files
-from rushlight.checkpoint_files import TENSORS, shard_file
+from rushlight.runs import TENSORS, shard_file
 from rushlight.training.distributed import own_rows
 from rushlight.training.state import Training
 

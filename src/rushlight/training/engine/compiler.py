@@ -187,8 +187,8 @@ def compile_graph(graph: GraphModule, arguments: tuple[Tensor, ...], path: Path,
     if hasattr(config.aot_inductor, "precompile_headers"):
         options["aot_inductor.precompile_headers"] = False  # they pay from the fifth build on; 290 MB would stay
     patches: dict[str, Any] = {"compile_threads": 1}
-    if torch.backends.cpu.get_cpu_capability() == "AVX512":
-        patches["cpp.vec_isa_ok"] = True  # torch itself uses it; the compiler would try for 6 s
+    if torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512"):
+        patches["cpp.vec_isa_ok"] = True  # torch itself uses them; the compiler would try for 4 to 6 s
     with torch.no_grad(), config.patch(patches):
         exported = torch.export.export(graph, arguments, strict=False)
         built = torch._inductor.aot_compile(exported.module(), arguments, options=options)

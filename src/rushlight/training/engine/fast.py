@@ -37,22 +37,19 @@ TRIES = 3  # disagreements in a row that drop a mode; a single one may be an act
 LEAST_GAIN = 1.05
 
 
-def open_job(training: Training, parts: Parts) -> CompileJob:
-    """Return what finds steps that are one call on the training's device."""
-    if training.device.type != "cuda":
-        return CompileJob(training, parts)
-    from rushlight.training.engine.graph import GraphJob
-
-    return GraphJob(training, parts)
-
-
 class FastEngine:
     """Executes each step in the mode that is in force, and searches for a faster one."""
 
     def __init__(self, training: Training, parts: Parts, saver: Saver) -> None:
         self.training, self.parts, self.state = training, parts, training.state
         self.runner = StepRunner(training, parts, saver)
-        self.record, self.job = ModeRecord(training), open_job(training, parts)
+        if training.device.type == "cuda":
+            from rushlight.training.engine.graph import GraphJob
+
+            self.job: CompileJob = GraphJob(training, parts)
+        else:
+            self.job = CompileJob(training, parts)
+        self.record = ModeRecord(training)
         self.last: tuple[list[Batch], int] = ([], 1)  # the last batches, and how many steps they held
         self.ahead = self.joins = 1  # as the feed's
         self.eager_modes: list[Mode] | None = None  # not verified yet; None: not known yet

@@ -62,12 +62,6 @@ def sgd_update(
     return parameter - numbers[0] * gradient, slots
 
 
-def adam_numbers(group: Group, step: int) -> tuple[float, ...]:
-    """Return the learning rate, the first moment's correction, the root of the second's."""
-    first, second = group["betas"]
-    return (group["lr"], 1 - first**step, math.sqrt(1 - second**step))
-
-
 def adam_update(
     group: Group, numbers: Tensor, parameter: Tensor, gradient: Tensor, slots: list[Tensor]
 ) -> tuple[Tensor, list[Tensor]]:
@@ -92,24 +86,22 @@ def is_decoupled(group: Group) -> bool:
     return bool(group.get("decoupled_weight_decay"))
 
 
-def adamw_update(
-    group: Group, numbers: Tensor, parameter: Tensor, gradient: Tensor, slots: list[Tensor]
-) -> tuple[Tensor, list[Tensor]]:
-    """Update by AdamW: torch before 2.7 has no setting that tells it."""
-    return adam_update({**group, "decoupled_weight_decay": True}, numbers, parameter, gradient, slots)
-
-
-def momentum_slot(group: Group) -> tuple[str, ...]:
-    """Return the one tensor that momentum keeps, or none."""
-    return ("momentum_buffer",) if group["momentum"] else ()
-
-
-ADAM = Rule(lambda group: ("exp_avg", "exp_avg_sq"), adam_numbers, adam_update, counts=True)
-RULES: dict[type[Optimizer], Rule] = {
-    torch.optim.SGD: Rule(momentum_slot, lambda group, step: (group["lr"], 0.0, 0.0), sgd_update, counts=False),
-    torch.optim.Adam: ADAM,
-    torch.optim.AdamW: replace(ADAM, update=adamw_update),
-}
+SGD = Rule(
+    lambda group: ("momentum_buffer",) if group["momentum"] else (),
+    lambda group, step: (group["lr"], 0.0, 0.0),
+    sgd_update,
+    counts=False,
+)
+ADAM = Rule(
+    lambda group: ("exp_avg", "exp_avg_sq"),
+    # the learning rate, the first moment's correction, the root of the second's
+    lambda group, step: (group["lr"], 1 - group["betas"][0] ** step, math.sqrt(1 - group["betas"][1] ** step)),
+    adam_update,
+    counts=True,
+)
+# torch before 2.7 has no setting that tells AdamW from Adam
+ADAMW = replace(ADAM, update=lambda group, *others: adam_update({**group, "decoupled_weight_decay": True}, *others))
+RULES: dict[type[Optimizer], Rule] = {torch.optim.SGD: SGD, torch.optim.Adam: ADAM, torch.optim.AdamW: ADAMW}
 
 
 def clipped(gradients: list[Tensor], greatest: float) -> list[Tensor]:

@@ -81,16 +81,11 @@ def plain_step(step: Method) -> Method | None:
 
     @functools.wraps(update)
     def plain(optimizer: Optimizer, *arguments: Any, **named: Any) -> Any:
-        step = watched if is_watched(optimizer) else without_gradients
+        is_profiled = torch.autograd._profiler_enabled() or "_optimizer_step_code" in vars(optimizer)  # type: ignore[attr-defined]
+        step = watched if is_profiled or any(step_hooks(optimizer)) else without_gradients  # which saves 10 µs
         return step(optimizer, *arguments, **named)
 
     return plain
-
-
-def is_watched(optimizer: Optimizer) -> bool:
-    """Tell whether a hook or a profiler follows the optimizer's steps; else 10 µs are saved."""
-    is_profiled = torch.autograd._profiler_enabled()  # type: ignore[attr-defined]
-    return is_profiled or any(step_hooks(optimizer)) or "_optimizer_step_code" in vars(optimizer)
 
 
 def step_hooks(optimizer: Optimizer) -> tuple[dict[int, Method], ...]:

@@ -69,7 +69,11 @@ class Measuring:
         """Return a batch's outputs and targets as metrics take them, () where there are none; `target` None: nothing is known."""
         if not self.live:
             return ()
-        targets = targets_of(batch)
+        targets: Any = None
+        if isinstance(batch, Mapping):
+            targets = batch.get("labels")
+        elif isinstance(batch, (tuple, list)) and len(batch) == 2:
+            targets = batch[1]
         if not isinstance(outputs, Tensor) or not isinstance(targets, Tensor):
             lacking = "outputs" if isinstance(targets, Tensor) else "targets"
             raise UsageError("metric-without-outputs", metric=next(iter(self.live)), lacking=lacking)
@@ -115,7 +119,9 @@ def choose_metrics(given: Any, best: str | None) -> Metrics:
     """
     if isinstance(given, str) or not isinstance(given, (list, tuple, Mapping, type(None))):
         raise UsageError("metrics-no-list", found=type(given).__name__)
-    entries = given.items() if isinstance(given, Mapping) else ((metric_name(metric), metric) for metric in given or ())
+    listed = [] if isinstance(given, Mapping) else given or ()
+    named = [each if isinstance(each, str) else getattr(each, "__name__", type(each).__name__) for each in listed]
+    entries = given.items() if isinstance(given, Mapping) else zip(named, listed, strict=True)
     live: dict[str, Any] = {}
     for name, metric in entries:
         if isinstance(metric, str) and metric not in NAMED:
@@ -149,11 +155,6 @@ def check_metrics(metrics: Metrics, target: TargetSpec | None) -> None:
             raise UsageError("metric-does-not-fit", metric=name, task=task or "–")
 
 
-def metric_name(metric: Any) -> str:
-    """Return the name of a metric: its own, its function's or its class's."""
-    return metric if isinstance(metric, str) else getattr(metric, "__name__", type(metric).__name__)
-
-
 def is_gathering(metric: Any) -> bool:
     """Tell whether a metric gathers batches, as those of torchmetrics do."""
     methods = (inspect.getattr_static(metric, name, None) for name in ("update", "compute", "reset"))
@@ -166,13 +167,6 @@ def guarded(name: str, compute: Callable[..., Any], *arguments: Any) -> Any:
         return compute(*arguments)
     except Exception as error:
         raise UsageError("metric-failed", metric=name, reason=f"{type(error).__name__}: {error}") from error
-
-
-def targets_of(batch: Batch) -> Any:
-    """Return the targets of a batch: the second of a pair, or "labels" of a dict; None where it has none."""
-    if isinstance(batch, Mapping):
-        return batch.get("labels")
-    return batch[1] if isinstance(batch, (tuple, list)) and len(batch) == 2 else None
 
 
 # ── metrics by name ──────────────────────────────────────────────────────────────────────────────────────────

@@ -9,13 +9,13 @@ from typing import Any
 from torch import nn
 
 from rushlight import files
-from rushlight.checkpoint_files import list_checkpoints
 from rushlight.data import DATASETS, Data
 from rushlight.errors import ModelError, RunError, UsageError
 from rushlight.export import load_fitting
 from rushlight.formats import format_count, format_names
 from rushlight.models import MODELS, as_json, build_custom, build_model, restored, source_digest
 from rushlight.options import Options
+from rushlight.runs import list_checkpoints
 from rushlight.texts import Joined, Note
 from rushlight.training.objective import matching
 from rushlight.training.setup.resume import Begun

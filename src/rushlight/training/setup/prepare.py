@@ -14,14 +14,13 @@ from torch import nn
 from torch.amp import GradScaler
 
 from rushlight import files
-from rushlight.checkpoint_files import age, list_checkpoints
 from rushlight.data import FLOATS, TOKENIZER, Data, Held, keeping_workers, open_source, reading_floats, tokenizer_json
 from rushlight.device import choose_device, keep_freed_memory, precision_refusal, products_in_tf32
 from rushlight.errors import RunError, UsageError
 from rushlight.events import Events
 from rushlight.models import MODELS, floats_of
 from rushlight.options import Options
-from rushlight.runs import keep_values, lock_run, new_run, read_recipe, write_session
+from rushlight.runs import age, keep_values, list_checkpoints, lock_run, new_run, read_recipe, write_session
 from rushlight.texts import Note
 from rushlight.training.checkpoint import check_keep, note_inexact, restore
 from rushlight.training.distributed import ALONE, World, remember_run, remembered_run

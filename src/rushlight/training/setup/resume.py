@@ -12,12 +12,21 @@ from typing import Any
 from torch.optim import Optimizer
 
 from rushlight import files
-from rushlight.checkpoint_files import age, list_checkpoints
 from rushlight.data import Data, DataOptions
 from rushlight.errors import RunError, UsageError
 from rushlight.models import restored, source_digest
 from rushlight.options import TAKES, Options, RecipeOptions
-from rushlight.runs import ENDED, lock_run, read_environment, read_recipe, run_folders, started_at, summarize_run
+from rushlight.runs import (
+    ENDED,
+    age,
+    list_checkpoints,
+    lock_run,
+    read_environment,
+    read_recipe,
+    run_folders,
+    started_at,
+    summarize_run,
+)
 from rushlight.texts import Joined, Note
 from rushlight.training.checkpoint import (
     checkpoints,

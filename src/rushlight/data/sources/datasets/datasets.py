@@ -525,12 +525,13 @@ def probe_target(dataset: Any, task: Task | None, classes: Sequence[str] | None,
     return read_targets(labels, task, classes)[1]
 
 
-def is_dataset(source: Any) -> bool:
-    """Tell whether a source is a dataset of samples to read one by one; a list of more than four may be one."""
-    if isinstance(source, list):
-        return len(source) > 4
-    return isinstance(source, (Dataset, DataLoader)) and is_ordinary(source)
-
-
-DATASET: SourceKind = SourceKind("data.kinds.dataset", is_dataset, open_dataset)
+DATASET: SourceKind = SourceKind(
+    "data.kinds.dataset",
+    lambda source: (
+        len(source) > 4  # a list of samples to read one by one
+        if isinstance(source, list)
+        else isinstance(source, (Dataset, DataLoader)) and is_ordinary(source)
+    ),
+    open_dataset,
+)
 LOADER: SourceKind = SourceKind("data.kinds.loader", lambda source: isinstance(source, DataLoader), open_loader)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from rushlight.data.shape import SPLIT_FOLDERS, Names, Samples, build_data, cut_samples
-from rushlight.data.sources.images.find import IMAGE_ENDINGS
+from rushlight.data.sources.images.find import IMAGE_ENDINGS, folders_in
 from rushlight.data.sources.images.folder import bad_notes, choose_shape
 from rushlight.data.sources.images.pixels import (
     FORMATS,
@@ -31,7 +31,6 @@ from rushlight.files import open_file
 from rushlight.formats import format_names
 from rushlight.texts import Note
 
-IMAGES_FOLDER, MASKS_FOLDER = "images", "masks"
 UNLABELLED, IGNORED = 255, -100  # in a mask; in targets, as torch's losses leave it out
 NUMBERED = ("1", "L", "P", "I")  # Pillow's modes with one number for each pixel
 
@@ -55,8 +54,7 @@ def open_mask_folder(
     255 is the class beside 0. Raises DataError for an image without its mask, a mask in colours, or too many for memory.
     """
     path = Path(path)
-    folders = split_folders(path)
-    pairs = {split: pairs_in(folder) for split, folder in folders.items()}
+    pairs = {split: pairs_in(*folders) for split, folders in masked_splits(path).items()}
     headers, bad = read_headers([image for found in pairs.values() for image, _ in found])
     bad_notes(path, bad, len(headers) + len(bad), False)
     shape, note = choose_shape(headers.values(), image_size)
@@ -74,28 +72,32 @@ def open_mask_folder(
     )  # fmt: skip
 
 
-def split_folders(path: Path) -> dict[str, Path]:
-    """Return the folder of each split that has images with masks; all is for training where `path` has them itself."""
-    if has_masks(path):
-        return {"train": path}
-    found = {split: [path / name for name in names if has_masks(path / name)] for split, names in SPLIT_FOLDERS.items()}
+def masked_splits(path: Path) -> dict[str, tuple[Path, Path]]:
+    """Return each split's folders of images and of masks; all is for training where `path` has them itself."""
+    if (both := images_and_masks(path)) is not None:
+        return {"train": both}
+    known = {folder.name.lower(): folder for folder in folders_in(path)}
+    found = {
+        split: [both for name in names if name in known and (both := images_and_masks(known[name])) is not None]
+        for split, names in SPLIT_FOLDERS.items()
+    }
     return {split: folders[0] for split, folders in found.items() if folders}
 
 
-def has_masks(folder: Path) -> bool:
-    """Tell whether a folder has images and masks."""
-    return (folder / IMAGES_FOLDER).is_dir() and (folder / MASKS_FOLDER).is_dir()
+def images_and_masks(folder: Path) -> tuple[Path, Path] | None:
+    """Return the folders `images` and `masks` in a folder, in capitals or not; None where one of them is missing."""
+    known = {each.name.lower(): each for each in folders_in(folder)}
+    return (known["images"], known["masks"]) if {"images", "masks"} <= known.keys() else None
 
 
-def pairs_in(folder: Path) -> list[Pair]:
+def pairs_in(images_folder: Path, masks_folder: Path) -> list[Pair]:
     """Return the images of a folder, sorted by name, each with its mask; DataError names one that has none."""
-    masks = {file.stem: file for file in sorted_images(folder / MASKS_FOLDER)}
-    images = sorted_images(folder / IMAGES_FOLDER)
+    masks, images = {file.stem: file for file in sorted_images(masks_folder)}, sorted_images(images_folder)
     for image in images:
         if image.stem not in masks:
-            raise DataError("image-without-mask", path=image, masks=folder / MASKS_FOLDER)
+            raise DataError("image-without-mask", path=image, masks=masks_folder)
     if not images:
-        raise DataError("no-images-beside-masks", path=folder / IMAGES_FOLDER)
+        raise DataError("no-images-beside-masks", path=images_folder)
     return [(image, masks[image.stem]) for image in images]
 
 
@@ -151,6 +153,6 @@ def number_classes(samples: Sequence[Samples], classes: Sequence[str] | None) ->
 
 MASKS: SourceKind = SourceKind(
     "data.kinds.masks",
-    lambda source: isinstance(source, (str, Path)) and Path(source).is_dir() and "train" in split_folders(Path(source)),
+    lambda source: isinstance(source, (str, Path)) and Path(source).is_dir() and "train" in masked_splits(Path(source)),
     open_mask_folder,
 )

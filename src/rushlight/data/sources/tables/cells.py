@@ -5,10 +5,10 @@ Training, `predict` and a server encode their rows with this module.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from functools import partial
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -127,8 +127,15 @@ def parse_values(cells: Sequence[object], column: Column, rows: Array | None) ->
 
     Raises DataError that names the first value that is no number or no date, by its number in `rows`.
     """
-    is_date = column.kind == "date"
-    read = partial(read_day, order=column.date_order) if is_date else read_number
+
+    def read(value: object) -> float | None:
+        is_gap = value is None or (isinstance(value, float) and math.isnan(value))
+        if is_gap or (isinstance(value, str) and value.strip() in MISSING_AMONG_NUMBERS):
+            return math.nan
+        if column.kind == "date":  # in days since 1970
+            return parse_date(value.strip(), column.date_order) if isinstance(value, str) else None
+        return as_number(value)
+
     texts = {value: read(value) for value in {cell for cell in cells if isinstance(cell, str)}}  # each is read once
     found = [texts[value] if isinstance(value, str) else read(value) for value in cells]
     if None in found:
@@ -140,27 +147,6 @@ def unreadable(row: int, cells: Any, column: Column, rows: Array | None) -> Data
     """Return the error of the cell in a row, counted from 0, that is no number or no date."""
     key = "not-a-date" if column.kind == "date" else "not-a-number"
     return DataError(key, column=column.name, row=row + 1 if rows is None else int(rows[row]), value=cells[row])
-
-
-def read_number(value: object) -> float | None:
-    """Return a cell as a number, NaN for a missing one, None for what is no number."""
-    if is_gap(value):
-        return float("nan")
-    return as_number(value)
-
-
-def read_day(value: object, order: DateOrder) -> float | None:
-    """Return a cell as days since 1970, NaN for a missing one, None for what is no date."""
-    if is_gap(value):
-        return float("nan")
-    return parse_date(value.strip(), order) if isinstance(value, str) else None
-
-
-def is_gap(value: object) -> bool:
-    """Tell whether a cell of numbers or dates holds nothing."""
-    if isinstance(value, str):
-        return value.strip() in MISSING_AMONG_NUMBERS
-    return value is None or (isinstance(value, float) and value != value)
 
 
 def parse_date(text: str, order: DateOrder) -> float | None:

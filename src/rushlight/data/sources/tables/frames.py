@@ -134,7 +134,11 @@ def read_text_table(path: Path) -> tuple[pl.DataFrame, list[Note]]:
     try:
         frame = polars().read_csv(text.encode(), separator=delimiter, infer_schema_length=0)
     except polars().exceptions.ComputeError as error:
-        raise broken_line(path, text, delimiter, len(header)) or error from error
+        rows, most = csv.reader(io.StringIO(text), delimiter=delimiter), len(header)
+        if (row := next((row for row in rows if len(row) > most), None)) is None:
+            raise
+        found = {"expected": most, "found": len(row)}
+        raise DataError("table-line-too-long", path=path, line=rows.line_num, **found) from error
     frame.columns = header
     notes = [] if encoding == "utf-8" else [Note("data.not-utf-8", name=path.name, encoding=encoding)]
     return frame, notes
@@ -267,12 +271,3 @@ def sniff_delimiter(text: str) -> str:
         return sum(width == widths[0] for width in widths) / len(widths), widths[0]
 
     return max(DELIMITERS, key=score)  # the comma comes first and wins when nothing cuts
-
-
-def broken_line(path: Path, text: str, delimiter: str, expected: int) -> DataError | None:
-    """Return the error that names the first row with too many fields, if that is what is wrong."""
-    reader = csv.reader(io.StringIO(text), delimiter=delimiter)
-    for row in reader:
-        if len(row) > expected:
-            return DataError("table-line-too-long", path=path, line=reader.line_num, expected=expected, found=len(row))
-    return None

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rushlight.data.sources.tables.cells import DateOrder, as_categories, as_number
+from rushlight.data.sources.tables.cells import as_categories, as_number
 from rushlight.data.sources.tables.columns import (
     MOST_CATEGORIES,
     ORDERS,
@@ -216,37 +216,29 @@ def count_cells(table: ParquetTable, target: str, cut: RowCut) -> tuple[dict[str
 def learn_kinds(
     table: ParquetTable, target: str, cells: dict[str, CellFacts]
 ) -> tuple[dict[str, Column | Note], list[Note]]:
-    """Decide what each column is, and learn its categories; of numbers and dates the mean is still open."""
+    """Decide what each column is, as `kind_of_column` does, and learn its categories; of numbers and dates the mean is still open."""
     columns: dict[str, Column | Note] = {}
     notes: list[Note] = []
     for name, dtype in table.columns.items():
         if name == target:
             continue
-        kind, order = (kind_of_dtype(dtype), None) if name not in cells else kind_of_cells(cells[name])
+        kind, order = kind_of_dtype(dtype), None
+        if name in cells:
+            kind = "category"
+            if cells[name].is_text:
+                order = chosen_order(cells[name].orders, cells[name].has_dots)
+                kind = "number" if cells[name].are_numbers else "category" if order is None else "date"
         if kind is None:
             columns[name] = Note("data.holds-values-of", dtype=str(dtype).split("(")[0].lower())
         elif kind == "category":
-            columns[name] = learn_cells(name, cells[name])
+            is_wide = cells[name].is_wide
+            left_out = Note("data.more-categories", most=MOST_CATEGORIES)
+            columns[name] = left_out if is_wide else learn_category(name, cells[name].categories())
             notes += column_notes(name, kind, "", cells[name].texts())
         else:
             columns[name] = Column(name, "date" if kind == "date" else "number", date_order=order or "ymd")
             notes += column_notes(name, kind, order or "ymd", Counter())
     return columns, notes
-
-
-def kind_of_cells(facts: CellFacts) -> tuple[str, DateOrder | None]:
-    """Return what a column of texts or categories is, as `kind_of_column` does, and the order of its dates."""
-    if not facts.is_text:
-        return "category", None
-    order = chosen_order(facts.orders, facts.has_dots)
-    return "number" if facts.are_numbers else "category" if order is None else "date", order
-
-
-def learn_cells(name: str, facts: CellFacts) -> Column | Note:
-    """Learn the categories of a column; return why it is left out where it is."""
-    if facts.is_wide:
-        return Note("data.more-categories", most=MOST_CATEGORIES)
-    return learn_category(name, facts.categories())
 
 
 def learn_target(table: ParquetTable, name: str, task: Task | None, facts: CellFacts) -> tuple[TargetSpec, list[Note]]:
