@@ -16,7 +16,7 @@ from tests.training.distributed.test_together import check_agreement
 from torch import nn
 
 import rushlight
-from rushlight.checkpoint_files import list_checkpoints
+from rushlight.runs.checkpoint_files import list_checkpoints
 from rushlight.training.distributed import WholeDropout, World, world
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no NVIDIA card")]
