@@ -108,6 +108,15 @@ def test_splits_may_have_folders_of_their_own(tmp_path: Path) -> None:
     assert (train.samples, data.validation.samples, data.test.samples) == (9, 5, 4)
 
 
+def test_without_a_folder_to_test_on_the_other_one_is_tested_as_with_classes(tmp_path: Path) -> None:
+    for name, count in (("train", 9), ("val", 5)):
+        folder(tmp_path / "scenes" / name, count)
+    data, train = opened(tmp_path / "scenes")
+    assert data.test is not None
+    assert (train.samples, data.validation, data.test.samples) == (9, None, 5)
+    assert 'Tested on "val".' in data.notes
+
+
 def test_what_is_wrong_with_masks_is_told(tmp_path: Path) -> None:
     lacking = folder(tmp_path / "lacking")
     (lacking / "masks" / "03.png").unlink()

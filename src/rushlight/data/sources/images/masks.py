@@ -50,11 +50,12 @@ def open_mask_folder(
 ) -> Data:
     """Open `path/images/` with `path/masks/`, or `path/train/images/` and so on with `val/` and `test/`, as data.
 
-    A mask has its image's name and size. Its pixels are class numbers, 255 is no class; where there are none but 0 and 255,
+    Without `test/`, what `val/` has is tested. A mask has its image's name and size. Its pixels are class numbers, 255 is no class; where there are none but 0 and 255,
     255 is the class beside 0. Raises DataError for an image without its mask, a mask in colours, or too many for memory.
     """
     path = Path(path)
-    pairs = {split: pairs_in(*folders) for split, folders in masked_splits(path).items()}
+    folders = masked_splits(path)
+    pairs = {split: pairs_in(*both) for split, both in folders.items()}
     headers, bad = read_headers([image for found in pairs.values() for image, _ in found])
     bad_notes(path, bad, len(headers) + len(bad), False)
     shape, note = choose_shape(headers.values(), image_size)
@@ -62,13 +63,15 @@ def open_mask_folder(
         raise DataError("masks-beyond-memory", path=path, count=len(headers), height=shape[1], width=shape[2])
     samples = {split: read_images_and_masks(path, found, shape) for split, found in pairs.items()}
     target, notes = number_classes(list(samples.values()), classes)
+    keys = {"test": "data.tested-on", "validation": "data.validated-on"}
+    said = [Note(key, name=folders[split][0].parent.name) for split, key in keys.items() if split in folders]
     cut, validation, test, cut_notes = cut_samples(
         samples["train"], target, seed=seed, test_fraction=None if "test" in samples else test_fraction,
         val_fraction=None if "validation" in samples else val_fraction,
     )  # fmt: skip
     return build_data(
         path.name, "image", cut, samples.get("test", test), target, validation=samples.get("validation", validation),
-        normalize=normalize, notes=(note, *notes, *cut_notes),
+        normalize=normalize, notes=(*said, note, *notes, *cut_notes),
     )  # fmt: skip
 
 
@@ -81,7 +84,10 @@ def masked_splits(path: Path) -> dict[str, tuple[Path, Path]]:
         split: [both for name in names if name in known and (both := images_and_masks(known[name])) is not None]
         for split, names in SPLIT_FOLDERS.items()
     }
-    return {split: folders[0] for split, folders in found.items() if folders}
+    splits = {split: folders[0] for split, folders in found.items() if folders}
+    if "test" not in splits and "validation" in splits:
+        splits["test"] = splits.pop("validation")
+    return splits
 
 
 def images_and_masks(folder: Path) -> tuple[Path, Path] | None:
