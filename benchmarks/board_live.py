@@ -1,8 +1,9 @@
 """The board beside trainings that go on: campaigns with a count.
 
-    python -m benchmarks.board_live [--hours 8] [--kills 100] [--pairs 5] [--steps 50]
+    python -m benchmarks.board_live [--hours 8 [--every 1]] [--kills 100] [--pairs 5] [--steps 50]
 
     --hours N   simulated hours of 20 live runs, a page's requests for each second of them: how far the server's memory grows
+    --every N   of these, a page that asks every N seconds
     --kills N   a training is killed and resumed N times under an open page; then its curve is compared with a fresh load
     --pairs N   N trainings alone and N with the board open, in turn: their speed and their bits
     --steps N   N times: how long after it was made a step is on the page; and what a hidden page asks
@@ -58,8 +59,8 @@ def begin_again(folder: Path) -> None:
     history.write_text("".join(history.read_text().splitlines(keepends=True)[:-1]))
 
 
-def growth(hours: float) -> str:
-    """Ask as an open page does for every second of live runs; return how the server's memory grew after the first tenth."""
+def growth(hours: float, every: int) -> str:
+    """Ask as an open page does, every so many seconds of live runs; return how the server's memory grew after the first tenth."""
     with tempfile.TemporaryDirectory() as place, contextlib.ExitStack() as stack:
         folders = [Path(place) / f"run-{number:02}" for number in range(LIVE)]
         for folder in folders:
@@ -88,14 +89,19 @@ def growth(hours: float) -> str:
                     }
                     with (folder / "history.jsonl").open("a") as file:
                         file.write(json.dumps(line, separators=(",", ":")) + "\n")
+            if second % every:
+                continue
             version = json.loads(ask(f"/api/runs?since={version}"))["version"]
             logs = json.loads(ask("/api/logs?" + "&".join(f"run={'~'.join([one, *cursors[one]])}" for one in ids)))
             cursors = {one: [logs[one][name]["cursor"] for name in ("history", "values", "machine")] for one in ids}
             ask("/api/curves?axis=step&columns=1300&smooth=20&" + "&".join(f"run={one}" for one in ids))
             status = Path(f"/proc/{process}/status").read_text()
             memory.append(int(re.findall(r"VmRSS:\s+(\d+)", status)[0]) * 1024 / 1e6)
-    first, last = (statistics.median(part) for part in (memory[seconds // 10 : seconds // 5], memory[-seconds // 10 :]))
-    return f"{seconds:,} simulated seconds of {LIVE} live runs: {first:.1f} MB, then {last:.1f} MB ({last / first - 1:+.1%})"
+    first, last = (
+        statistics.median(part)
+        for part in (memory[len(memory) // 10 : len(memory) // 5], memory[-(len(memory) // 10) :])
+    )
+    return f"{seconds:,} simulated seconds of {LIVE} live runs, asked about every {every} s: {first:.1f} MB, then {last:.1f} MB ({last / first - 1:+.1%})"
 
 
 def kills(count: int, browser: Any) -> str:
@@ -219,9 +225,11 @@ def main() -> None:
     """Run what is asked for, and print a line of each."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.board_live", description=__doc__.splitlines()[0])
     parser.add_argument("--hours", type=float)
+    parser.add_argument("--every", type=int, default=1)
     for name in ("kills", "pairs", "steps"):
         parser.add_argument(f"--{name}", type=int)
-    asked = {name: value for name, value in vars(parser.parse_args()).items() if value is not None}
+    options = parser.parse_args()
+    asked = {name: value for name, value in vars(options).items() if value is not None and name != "every"}
     asked = asked or {"hours": 8, "kills": 100, "pairs": 5, "steps": 50}
     from playwright.sync_api import sync_playwright
 
@@ -232,7 +240,7 @@ def main() -> None:
         for name, value in asked.items():
             load = os.getloadavg()[0]
             found = (
-                growth(value)
+                growth(value, options.every)
                 if name == "hours"
                 else {"kills": kills, "pairs": pairs, "steps": steps}[name](int(value), browser)
             )

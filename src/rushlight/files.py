@@ -18,7 +18,7 @@ import shutil
 import stat
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from io import BufferedReader
+from io import BufferedReader, FileIO
 from pathlib import Path
 from typing import IO, Any
 
@@ -39,6 +39,8 @@ MOST_OF_RECORD = 64 << 20  # bytes: a million files that users named
 DEEPEST = 100  # levels of values in one
 FORM = bytes.maketrans(b"123456789E", b"000000000e")  # of numbers
 PERHAPS_INFINITE = (b"e000", b"e+000", b"0" * 300)  # such a number may be larger than any that a float holds
+TO_READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 TO_SYNC = "rb+" if os.name == "nt" else "rb"  # Windows syncs for who may write; elsewhere who may read is enough
 
 
@@ -347,30 +349,34 @@ def open_file(path: Path, follows: bool = True) -> BufferedReader:
 
     Where a link is not to be followed, one is none either, as far as the system can tell.
     """
-    if "\0" in str(path):
-        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), str(path))
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-    flags |= 0 if follows else getattr(os, "O_NOFOLLOW", 0)
-    descriptor = os.open(path, flags)
+    return os.fdopen(open_descriptor(path, follows)[0], "rb")
+
+
+def open_descriptor(path: Path, follows: bool = True) -> tuple[int, int]:
+    """Return the descriptor and the size of a file that `open_file` opens."""
     try:
-        mode = os.fstat(descriptor).st_mode
-        if stat.S_ISDIR(mode):
+        descriptor = os.open(path, TO_READ if follows else TO_READ | NO_LINK)
+    except ValueError as error:  # a null character
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), str(path)) from error
+    try:
+        status = os.fstat(descriptor)
+        if stat.S_ISDIR(status.st_mode):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-        if not stat.S_ISREG(mode):
+        if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, texts.Note("runs.no-file"), str(path))
-        return os.fdopen(descriptor, "rb")
     except BaseException:
         os.close(descriptor)
         raise
+    return descriptor, status.st_size
 
 
 def read_bytes(path: Path, most: int) -> bytes:
     """Return a file's bytes. OSError for more than `most` of them, and for what is no file."""
-    with open_file(path) as file:
-        size = os.fstat(file.fileno()).st_size
+    descriptor, size = open_descriptor(path)
+    with FileIO(descriptor) as file:  # without a buffer: half the time for a small file
         if size > most:
             raise OSError(errno.EFBIG, texts.Note("runs.too-large", size=size, most=most), str(path))
-        return file.read()
+        return file.readall()
 
 
 def sha256_of(path: Path, watch: Callable[[int], None] | None = None) -> str:
@@ -395,7 +401,7 @@ def most_unpacked(packed: int) -> int:
 def parse_json(content: bytes) -> Any:
     """Return the values in JSON. ValueError for NaN and infinity, and for values nested deeper than `DEEPEST`."""
     try:
-        found = json.loads(content, parse_constant=refuse_constant)
+        found = DECODER.decode(content.decode(json.detect_encoding(content), "surrogatepass"))
     except RecursionError as error:
         raise ValueError(texts.Note("runs.too-deep", most=DEEPEST)) from error
     form = content.translate(FORM)
@@ -416,6 +422,9 @@ def readable_json(path: Path, kind: Kind, most: int = MOST_JSON) -> dict[str, An
 def refuse_constant(name: str) -> None:
     """Raise ValueError for a number that strict JSON does not have."""
     raise ValueError(texts.Note("runs.no-number", name=name))
+
+
+DECODER = json.JSONDecoder(parse_constant=refuse_constant)
 
 
 def check_values(value: Any) -> None:

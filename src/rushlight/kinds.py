@@ -58,12 +58,12 @@ def is_positive(value: Any) -> bool:
 
 def is_share(value: Any) -> bool:
     """Tell whether a value is a share of one."""
-    return is_finite(value) and 0 <= value <= 1
+    return (isinstance(value, float) or type(value) is int) and 0 <= value <= 1
 
 
 def is_time(value: Any) -> bool:
     """Tell whether a value is a time or a span of time, in seconds."""
-    return is_finite(value) and 0 <= value < LAST_SECOND
+    return (isinstance(value, float) or type(value) is int) and 0 <= value < LAST_SECOND
 
 
 def is_one_of(*texts: str) -> Kind:

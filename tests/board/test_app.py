@@ -15,7 +15,7 @@ import pytest
 from tests.board.client import Client
 from tests.board.folders import make_run, write_lines, write_losses
 
-from rushlight.board.listing import id_of
+from rushlight.board.listing import Runs, id_of
 from rushlight.runs import lock_run
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"pixels"
@@ -85,6 +85,34 @@ def test_a_folder_that_is_not_there_yet_is_an_empty_list_until_it_comes(tmp_path
     assert listed(client)["rows"] == []
     make_run(tmp_path / "runs", "first")
     assert statuses(client) == {"first": "finished"}
+
+
+def test_a_long_list_is_read_in_parts_and_none_is_lost(tmp_path: Path) -> None:
+    for number in range(40):
+        make_run(tmp_path, f"run-{number:02}")
+    (tmp_path / "no-run").mkdir()
+    expected = Runs(tmp_path).changes(0)
+    runs, parts = Runs(tmp_path), []
+    while not runs.is_whole:
+        before = {*runs.entries}
+        runs.refresh(0.001)
+        parts.append({*runs.entries} - before)
+    assert sum(map(bool, parts)) > 1
+    assert runs.entries[id_of("run-39")].version == 1  # the newest first
+    found = runs.changes(0)
+    assert found["whole"]
+    assert found["rows"] == expected["rows"]
+    shutil.rmtree(tmp_path / "run-07")
+    make_run(tmp_path, "run-40")
+    later = runs.changes(found["version"])
+    assert ([row["name"] for row in later["rows"]], later["gone"]) == (["run-40"], [id_of("run-07")])
+
+
+def test_what_is_read_before_anybody_asks_is_what_is_read_then(runs: Path) -> None:
+    asked, ahead = Runs(runs), Runs(runs)
+    ahead.read_ahead()
+    assert ahead.is_whole
+    assert ahead.changes(0)["rows"] == asked.changes(0)["rows"]
 
 
 def test_the_list_reads_without_changing_anything(runs: Path) -> None:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.board.folders import write_losses
 
-from rushlight.board.series import BLOCK, Losses, merge, single, smooth
+from rushlight.board.series import BLOCK, COARSE, PART, Losses, merge, single, smooth
 
 SPECIAL = np.array([np.nan, np.inf, -np.inf, 0, -1, 3e38, -3e38, 1e-45], np.float32)
 
@@ -127,6 +127,30 @@ def test_a_zoom_shows_the_smoothed_values_of_the_whole(tmp_path: Path) -> None:
     whole = smooth(losses.astype(np.float32), 100, (0.0, 0.0))[0]
     for start, stop in ((0, 50), (777, 1001), (9_950, 10_000)):
         assert np.array_equal(read.curve(np.arange(start, stop + 1), 100).first, whole[start:stop])
+
+
+def test_a_run_that_is_asked_about_as_it_grows_is_drawn_as_one_that_is_read_at_once(tmp_path: Path) -> None:
+    """Its summaries lie in several parts, and its curve is reduced in several pieces."""
+    losses = losses_of(3 * PART * BLOCK + 77, 0.001, 5)
+    path = tmp_path / "losses.f32"
+    path.write_bytes(b"")
+    grown = Losses(path)
+    for start in range(0, len(losses), 4999):
+        with path.open("ab") as file:
+            file.write(losses[start : start + 4999].astype("<f4").tobytes())
+        grown.refresh()
+        grown.curve(np.array([0, grown.count]), 20)
+    read = opened(tmp_path, losses)
+    for columns, coarse in ((7, COARSE), (7, 1 << 20), (1300, COARSE)):
+        edges = np.linspace(0, len(losses), columns + 1).astype(np.int64)
+        for half_life in (0, 20):
+            one, other = (vars(each.curve(edges, half_life, coarse)) for each in (grown, read))
+            assert all(np.array_equal(one[name], other[name], equal_nan=True) for name in one)
+    exact = merge(single(losses), edges)
+    assert all(np.array_equal(vars(exact)[name], vars(read.curve(edges))[name], equal_nan=True) for name in vars(exact))
+    assert np.array_equal(
+        read.curve(np.arange(30_000, 40_001), 20).last, smooth(losses, 20, (0.0, 0.0))[0][30_000:40_000], equal_nan=True
+    )
 
 
 @given(sizes=st.lists(st.integers(0, 4 * BLOCK), min_size=1, max_size=8))

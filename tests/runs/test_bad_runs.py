@@ -241,11 +241,11 @@ def test_a_wrong_entry_is_named() -> None:
 def test_what_the_system_refuses_is_no_damage(
     number: int, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(path: Path) -> None:
+    def refuse(path: Path, follows: bool = True) -> None:
         raise OSError(number, os.strerror(number), str(path))
 
     write_run(tmp_path / "it")
-    monkeypatch.setattr(files, "open_file", refuse)
+    monkeypatch.setattr(files, "open_descriptor", refuse)
     with pytest.raises(RushlightError, match=said):
         runs.read_recipe(tmp_path / "it")
     assert said in runs.list_runs(tmp_path)[0].problem

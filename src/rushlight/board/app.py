@@ -71,7 +71,7 @@ def build_app(folder: Path, port: int, language: str, allowed: str | None = None
     ]
     app = Starlette(routes=routes)
     guard = Guard(app, port, refuse, welcome, allowed)
-    guard.leave = answers.close
+    guard.begin, guard.leave = answers.runs.read_ahead, answers.close
     return guard
 
 

@@ -22,7 +22,7 @@ from rushlight.board.series import COARSE, LEAST_SMOOTHED, Cells, Losses, Trunca
 
 FEW = 32  # runs; of more, a step may be drawn beside its place by a quarter of a pixel column
 COARSE_OF_MANY = 2  # blocks
-MOST_SUMMARIES = 1_000_000  # in memory: of 64 million steps
+MOST_SUMMARIES = 1_000_000  # in memory: of 128 million steps
 SLOTS = np.array(
     [0.125, 0.375, 0.625, 0.875]
 )  # where in a pixel column its first, lowest, highest and last value stand

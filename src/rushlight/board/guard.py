@@ -39,6 +39,7 @@ class Guard:
         self.app = app
         self.others = () if allowed is None else (allowed.lower(),)  # names besides this machine's own
         self.refuse = refuse  # makes the answer of a status and a reason: "host", "cross-origin", "method" or "cookie"
+        self.begin: Callable[[], object] = lambda: None  # does ahead what the first question will need
         self.leave: Callable[[], object] = lambda: None  # ends what works for the app, when the board closes
         self.welcome = welcome  # makes the answer that sets a cookie and leads to the page
         self.token: str | None = secrets.token_urlsafe(32)  # good once

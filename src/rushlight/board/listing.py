@@ -10,6 +10,7 @@ import secrets
 import stat
 import threading
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,9 +32,12 @@ SMALL_FILES = (
 )
 READ_WHOLE = {**dict.fromkeys(SMALL_FILES, 16 << 20), "history.jsonl": 64 << 20, "values.jsonl": 64 << 20}  # bytes
 LOSSES = "losses.f32"
+OF_EVERY_RUN = ("recipe.json", "history.jsonl")  # at least one of them
+OF_SOME_RUNS = tuple(name for name in (*READ_WHOLE, LOSSES) if name not in OF_EVERY_RUN)
 SETTLED_SECONDS = 2.0  # a folder's time of change is trusted when it is this old
 SEARCH_SECONDS = 10.0  # between two searches for TensorBoard's files
 READING_SECONDS = 0.5  # of one call; what is new then waits for the next
+AHEAD_SECONDS = 0.1  # the same, of reading before anybody asks: a question waits as long
 LONGEST_NAME = 300  # characters shown of a name that a file holds
 OF_RECIPE = ("batch_size", "seed", "precision", "device")
 
@@ -69,38 +73,50 @@ class Runs:
         self.version = 0
         self.event_places: list[Path] = []  # folders with TensorBoard's files
         self.events_due = 0.0  # when they are searched for again
+        self.unread: list[str] = []  # the names that are still to be read, the next one last
+        self.seen: set[str] = set()  # the ids of what was read since the names were
+        self.others: list[Path] = []  # what is no run
         self.is_whole = False  # whether all runs were read
         self.lock = threading.RLock()
         self.server = secrets.token_hex(4)  # versions of another server mean nothing here
 
-    def refresh(self) -> None:
+    def read_ahead(self) -> None:
+        """Read all runs, a part at a time: while a browser opens, and while it draws what it got."""
+        while not self.is_whole:
+            with self.lock:
+                self.refresh(AHEAD_SECONDS)
+            time.sleep(0.001)  # else no question would get its turn
+
+    def refresh(self, seconds: float = READING_SECONDS) -> None:
         """Read the runs that are new or have changed since, and forget those that are gone."""
-        version, seen, until = self.version + 1, set[str](), time.monotonic() + READING_SECONDS
-        others: list[Path] = []  # what is no run
-        was_whole, self.is_whole = self.is_whole, True
-        for name in self.names():
+        version, until = self.version + 1, time.monotonic() + seconds
+        if not self.unread:
+            self.unread, self.seen, self.others = self.names(), set(), []
+        while self.unread:
+            name = self.unread[-1]
             identity = self.ids[name] if name in self.ids else self.ids.setdefault(name, id_of(name))
-            if identity in self.entries and not was_whole:
-                seen.add(identity)  # first all that were never read
-            elif identity not in self.entries and time.monotonic() > until:
-                self.is_whole = False  # the rest at the next call: the page shows what there is
-            elif self.refresh_one(identity, self.folder / name, version):
-                seen.add(identity)
+            if identity not in self.entries and time.monotonic() > until:
+                break  # the rest at the next call: the page shows what there is
+            self.unread.pop()
+            if self.refresh_one(identity, self.folder / name, version):
+                self.seen.add(identity)
             else:
-                others.append(self.folder / name)
-        seen |= self.refresh_events(others, version)
-        for identity in [identity for identity in self.entries if identity not in seen]:
-            del self.entries[identity]
-            self.gone[identity] = version
+                self.others.append(self.folder / name)
+        self.is_whole = not self.unread
+        if self.is_whole:
+            self.seen |= self.refresh_events(self.others, version)
+            for identity in [identity for identity in self.entries if identity not in self.seen]:
+                del self.entries[identity]
+                self.gone[identity] = version
         changed = any(entry.version == version for entry in self.entries.values())
         if changed or version in self.gone.values():
             self.version = version
 
     def names(self) -> list[str]:
-        """Return the names in the folder that may be runs, the newest first."""
+        """Return the names in the folder that may be runs, the newest last."""
         try:
             with os.scandir(self.folder) as found:
-                return sorted((entry.name for entry in found if not entry.name.startswith(".")), reverse=True)
+                return sorted(entry.name for entry in found if not entry.name.startswith("."))
         except OSError:
             return []
 
@@ -181,9 +197,25 @@ def id_of(name: str) -> str:
 
 
 def statuses_of(folder: Path) -> Statuses:
-    """Return the status of each file that a row is made of; those that are not there are left out."""
+    """Return the status of each file that a row is made of; those that are not there are left out.
+
+    A folder with neither a recipe nor a history is no run, and may hold a million files: its names are not read.
+    """
+    found = existing(folder, OF_EVERY_RUN)
+    if found:
+        try:
+            with os.scandir(folder) as entries:
+                names = {entry.name for entry in entries}
+        except OSError:  # its files may be read, if not their names
+            names = {*OF_SOME_RUNS}
+        found |= existing(folder, [name for name in OF_SOME_RUNS if name in names])
+    return found
+
+
+def existing(folder: Path, names: Iterable[str]) -> Statuses:
+    """Return the status of each of these files that is there."""
     found = {}
-    for name in (*READ_WHOLE, LOSSES):
+    for name in names:
         with contextlib.suppress(OSError):
             found[name] = os.lstat(f"{folder}/{name}")
     return found
@@ -236,7 +268,7 @@ def row_of(folder: Path, found: Statuses) -> dict[str, Any]:
             recipe = read_recipe(folder)
         except RunError:
             recipe = None  # the summary says what is wrong with it
-        summary = summarize_any(folder, recipe)
+        summary = summarize_any(folder, recipe, found)
         row = {**vars(summary), "problem": shown(summary.problem)}
         if recipe is not None and summary.status != "damaged":
             optimizer = recipe.get("optimizer")

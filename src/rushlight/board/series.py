@@ -20,9 +20,12 @@ from numpy.typing import NDArray
 
 from rushlight.board.files import read_range, read_status
 
-BLOCK = 64  # steps of one summary
-PIECE = 4096 * BLOCK  # steps read at once
-COARSE = 16  # blocks of a pixel column from which its edges are moved to whole blocks: by at most 1/32 of a pixel
+BLOCK = 128  # steps of one summary
+PIECE = 2048 * BLOCK  # steps summarized at once
+REDUCED_AT_ONCE = 256 * BLOCK  # steps of a curve: the memory for more would grow with the run
+PART = 256  # blocks that lie together in memory
+STATE_BLOCKS = 16  # between two states of the smoothing that are kept
+COARSE = 8  # blocks of a pixel column from which its edges are moved to whole blocks: by at most 1/16 of a pixel
 TAIL_BYTES = 4096  # compared to tell whether the file is still the one that was read
 CSV_STEPS = 10_000  # in one piece
 LEAST_SMOOTHED = 20  # points; fewer are not smoothed
@@ -127,7 +130,7 @@ def smooth(values: Floats, half_life: float, state: tuple[float, float]) -> tupl
 
 def decaying_sums(found: NDArray[np.float64], decay: float, start: float) -> tuple[NDArray[np.float64], list[float]]:
     """Return Σ dᵗ⁻ⁱ xᵢ at each place of some rows (rows, BLOCK), and before each row and after the last (rows + 1)."""
-    powers = decay ** np.arange(BLOCK)  # at least 2^-63
+    powers = decay ** np.arange(BLOCK)  # at least 2^-127
     across = decay**BLOCK
     sums = np.divide(found, powers, out=found)  # it is the caller's no more
     np.cumsum(sums, axis=1, out=sums)
@@ -152,23 +155,34 @@ class Track:
 
     def __init__(self, half_life: float) -> None:
         self.half_life = half_life
-        self.cells = join([])
-        self.states = np.zeros((2, 1))  # before each block, and after the last
+        self.parts: list[Cells] = []  # each of at least `PART` blocks, but for the last
+        self.states = np.zeros((2, 1))  # both sums of the smoothing before every `STATE_BLOCKS` blocks
+        self.state = (0.0, 0.0)  # after the last block
+
+    def __len__(self) -> int:
+        return sum(map(len, self.parts))
+
+    @property
+    def cells(self) -> Cells:
+        """All summaries in a row."""
+        return join(self.parts)
 
     def extend(self, pieces: Iterable[Floats]) -> None:
         """Add the summaries of the next whole blocks."""
-        cells, states = [self.cells], [self.states]
+        cells, states, state, block = list[Cells](), [self.states], self.state, len(self)
         for values in pieces:
             if self.half_life:
-                values, ends = smooth(values, self.half_life, (states[-1][0, -1], states[-1][1, -1]))
-                states.append(ends)
+                values, ends = smooth(values, self.half_life, state)
+                states.append(ends[:, STATE_BLOCKS - 1 - block % STATE_BLOCKS :: STATE_BLOCKS])
+                state = (float(ends[0, -1]), float(ends[1, -1]))
             cells.append(blocks_of(values))
-        if len(cells) > 1:
-            self.cells, self.states = join(cells), np.concatenate(states, axis=1)
-
-    def state(self, block: int) -> tuple[float, float]:
-        """Return both sums of the smoothing before a block."""
-        return float(self.states[0, block]), float(self.states[1, block])
+            block += len(cells[-1])
+        if not cells:
+            return
+        if self.parts and len(self.parts[-1]) < PART:  # a full one is not moved: memory would get holes
+            cells.insert(0, self.parts.pop())
+        self.parts.append(join(cells))
+        self.states, self.state = np.concatenate(states, axis=1), state
 
 
 class Truncated(Exception):
@@ -194,7 +208,7 @@ class Losses:
     @property
     def size(self) -> int:
         """The number of summaries in memory."""
-        return sum(len(track.cells) for track in self.tracks.values())
+        return sum(map(len, self.tracks.values()))
 
     def refresh(self) -> None:
         """Summarize the bytes that the file has gained; all of it where it is not the file that was read."""
@@ -205,7 +219,7 @@ class Losses:
         identity, count, end = (
             (status.st_dev, status.st_ino),
             status.st_size // 4,
-            len(self.tracks[0].cells) * BLOCK * 4,
+            len(self.tracks[0]) * BLOCK * 4,
         )
         is_same = identity == self.identity and count * 4 >= end
         if end and not (is_same and read_range(self.path, end - len(self.tail), len(self.tail)) == self.tail):
@@ -214,15 +228,13 @@ class Losses:
             self.told = None
         self.identity, self.count, self.state = identity, count, (status.st_size, status.st_mtime_ns)
         self.extend(self.tracks[0])
-        end = len(self.tracks[0].cells) * BLOCK * 4
+        end = len(self.tracks[0]) * BLOCK * 4
         self.tail = read_range(self.path, max(0, end - TAIL_BYTES), min(end, TAIL_BYTES))
 
     def extend(self, track: Track) -> None:
         """Summarize the file's whole blocks that a track does not have yet."""
         whole = self.count // BLOCK * BLOCK
-        track.extend(
-            self.read(start, min(start + PIECE, whole)) for start in range(len(track.cells) * BLOCK, whole, PIECE)
-        )
+        track.extend(self.read(start, min(start + PIECE, whole)) for start in range(len(track) * BLOCK, whole, PIECE))
 
     def read(self, start: int, stop: int) -> Floats:
         """Return the losses of the steps from `start` to before `stop`, counted from 0."""
@@ -235,8 +247,10 @@ class Losses:
         """Return the values of a track from step `start` to before `stop`."""
         if not track.half_life:
             return self.read(start, stop)
-        block = min(start // BLOCK, len(track.cells))
-        return smooth(self.read(block * BLOCK, stop), track.half_life, track.state(block))[0][start - block * BLOCK :]
+        kept = min(start // (STATE_BLOCKS * BLOCK), track.states.shape[1] - 1)
+        begin = kept * STATE_BLOCKS * BLOCK
+        state = (float(track.states[0, kept]), float(track.states[1, kept]))
+        return smooth(self.read(begin, stop), track.half_life, state)[0][start - begin :]
 
     def curve(self, edges: Integers, half_life: float = 0, coarse: int = COARSE) -> Cells:
         """Return a cell for the steps between each two neighbouring `edges` (ascending, counted from 0).
@@ -250,12 +264,18 @@ class Losses:
         edges = np.clip(edges, 0, self.count)
         start, stop = int(edges[0]), int(edges[-1])
         if stop - start < coarse * BLOCK * (len(edges) - 1):
-            return merge(single(self.values(track, start, stop)), edges - start)
-        whole = len(track.cells)
+            cuts = np.searchsorted(edges, np.arange(start, stop, REDUCED_AT_ONCE)).tolist()
+            parts = itertools.pairwise(dict.fromkeys([0, *cuts, len(edges) - 1]))
+            return join([self.merged(track, edges[first : last + 1]) for first, last in parts])
+        whole = len(track)
         rest = single(self.values(track, whole * BLOCK, self.count))
-        cells = join([track.cells, merge(rest, np.array([0, len(rest)]))]) if len(rest) else track.cells
+        cells = join([*track.parts, merge(rest, np.array([0, len(rest)]))]) if len(rest) else track.cells
         snapped = np.where(edges == self.count, len(cells), (edges + BLOCK // 2) // BLOCK)
         return merge(cells, np.minimum(snapped, len(cells)))
+
+    def merged(self, track: Track, edges: Integers) -> Cells:
+        """Return a cell for the steps between each two neighbouring edges, of the values themselves."""
+        return merge(single(self.values(track, int(edges[0]), int(edges[-1]))), edges - edges[0])
 
     def figures(self) -> dict[str, float | int | None]:
         """Return the counts, the first and last loss, and the extremes with their steps (counted from 1)."""
@@ -265,8 +285,8 @@ class Losses:
 
     def find_figures(self) -> dict[str, float | int | None]:
         """Read them."""
-        whole = len(self.tracks[0].cells)
-        cells = join([self.tracks[0].cells, single(self.read(whole * BLOCK, self.count))])
+        whole = len(self.tracks[0])
+        cells = join([*self.tracks[0].parts, single(self.read(whole * BLOCK, self.count))])
         found: dict[str, Any] = dict(zip(KINDS, map(int, cells.counts.sum(axis=1)), strict=True))
         found |= {"count": self.count, "low": None, "low_step": None, "high": None, "high_step": None}
         for name, step in (("first", 0), ("last", self.count - 1)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import re
 import sys
@@ -49,8 +50,10 @@ def serve_board(
         server = Server(Config(app, **QUIET, timeout_graceful_shutdown=STOP_SECONDS))
         thread = threading.Thread(target=server.run, args=([listener],), name="rushlight-board", daemon=True)
         thread.start()  # not here: uvicorn would replace the handlers of signals in the main thread
+        gc.freeze()  # what was imported: else it is searched for garbage again and again while rows are read
         try:
             announce(address)
+            threading.Thread(target=app.begin, name="rushlight-board-ahead", daemon=True).start()
             # where a browser has no place to open in, a text browser would take the terminal
             has_screen = sys.platform != "linux" or any(map(os.environ.get, ("DISPLAY", "WAYLAND_DISPLAY")))
             with door(address) if opens_browser and has_screen else contextlib.nullcontext():

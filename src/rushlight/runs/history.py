@@ -167,7 +167,7 @@ def read_history(folder: Path, with_steps: bool = True) -> list[dict[str, Any]]:
     Without steps, the lines of kind "steps" are left out, unless one is the last. Raises RunError if there is no
     history, or if a line that is not the torn last one is damaged.
     """
-    return read_lines(folder / HISTORY, "kind", CHECKERS, b"\n" if with_steps else b'{"kind":"steps"')
+    return read_lines(folder / HISTORY, "kind", CHECKERS, None if with_steps else b'{"kind":"steps"')
 
 
 def read_losses(folder: Path) -> array[float]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from rushlight.kinds import (
 from rushlight.texts import Note
 
 RECIPE, ENVIRONMENT, REPORT = "recipe.json", "environment.json", "report.json"
+Checkers = Mapping[str, Callable[[Any], bool]]  # by the text of a line's key
 MOST_BYTES = 4 << 30  # of a history or of the losses: a thousand million steps
 
 NAMED = either(is_text, {"name?": is_text, "path?": is_text})
@@ -92,31 +94,36 @@ def read_report(folder: Path) -> dict[str, Any]:
 
 
 def read_lines(
-    path: Path, key: str, kinds: Mapping[str, Kind], skip: bytes = b"\n", length: int | None = None
+    path: Path, key: str, kinds: Checkers, skip: bytes | None = None, length: int | None = None
 ) -> list[dict[str, Any]]:
     """Return the objects in a file of JSON lines, or in its first `length` bytes.
 
     Each has the text `key`, and the entries that `kinds` has for that text. A torn last line (a crash in mid-write) is left
     out, and so is every line but the last that begins with `skip`.
     """
-    *whole, _torn = read_file(path)[:length].split(b"\n")
-    chosen = [line for line in whole[:-1] if not line.startswith(skip)] + whole[-1:]
+    content = read_file(path)[:length]
+    end = content.rfind(b"\n") + 1
+    last = content.rfind(b"\n", 0, max(end - 1, 0)) + 1  # where the last whole line begins
+    before = BytesIO(content[:last])  # line by line: a long history's steps are never all in memory
+    chosen = [line for line in before if skip is None or not line.startswith(skip)]
+    chosen += [content[last:end]] if end else []
     try:
         lines = files.parse_json(b"[" + b",".join(chosen) + b"]")  # at once: twice as fast as line by line
         if len(lines) == len(chosen) and all(is_of_kind(line, key, kinds) for line in lines):
             return list(lines)
     except ValueError:
         pass
+    whole = content[:end].split(b"\n")[:-1]
     return [parse_line(path, number, line, key, kinds) for number, line in enumerate(whole, start=1)]
 
 
-def is_of_kind(line: Any, key: str, kinds: Mapping[str, Kind]) -> bool:
+def is_of_kind(line: Any, key: str, kinds: Checkers) -> bool:
     """Tell whether a line is an object with the text `key` ("": none), and the entries that `kinds` has for that text."""
     name = line.get(key, "" if not key else None) if isinstance(line, dict) else None
-    return isinstance(name, str) and (name not in kinds or wrong_entry(line, kinds[name]) is None)
+    return isinstance(name, str) and (name not in kinds or kinds[name](line))
 
 
-def parse_line(path: Path, number: int, line: bytes, key: str, kinds: Mapping[str, Kind]) -> dict[str, Any]:
+def parse_line(path: Path, number: int, line: bytes, key: str, kinds: Checkers) -> dict[str, Any]:
     """Return the object in one line; raises RunError naming the line."""
     try:
         content = files.parse_json(line)

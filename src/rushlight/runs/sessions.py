@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from rushlight.errors import RunError, StorageError
-from rushlight.kinds import Kind, is_count, is_text, is_time, maybe
+from rushlight.kinds import Kind, checker, is_count, is_text, is_time, maybe
 from rushlight.runs.history import append_line
 from rushlight.runs.read import parse_line, read_file
 from rushlight.texts import Note
@@ -29,7 +29,7 @@ LINE: Kind = {
     "step?": maybe(is_count), "time?": maybe(is_time), "pid?": maybe(is_count), "host?": maybe(is_text),
     "message?": maybe(is_text), "differences?": maybe([is_text]),
 }  # fmt: skip
-LINES = dict.fromkeys(("started", "resumed", "notice", *ENDS), LINE)
+LINES = dict.fromkeys(("started", "resumed", "notice", *ENDS), checker(LINE))
 
 
 def write_session(folder: Path, event: str, step: int, **more: Any) -> None:

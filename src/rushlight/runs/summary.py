@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from rushlight.runs.folder import run_folders, started_at
 from rushlight.runs.history import HISTORY, read_history
 from rushlight.runs.lock import is_locked, sweep_deleted
 from rushlight.runs.read import REPORT, read_recipe, read_report
-from rushlight.runs.sessions import inexact_resumes, read_sessions
+from rushlight.runs.sessions import SESSIONS, inexact_resumes, read_sessions
 from rushlight.texts import Note
 
 ENDED = ("finished", "pruned")  # the statuses of runs that are over
@@ -61,10 +61,15 @@ def list_runs(runs: Path) -> list[RunSummary]:
     return sorted(summaries, key=lambda summary: (summary.started, summary.name), reverse=True)
 
 
-def summarize_any(folder: Path, recipe: dict[str, Any] | None = None) -> RunSummary:
-    """Return the run at a glance; a damaged one has the status "damaged" and a problem. `recipe`, where it is read already."""
+def summarize_any(
+    folder: Path, recipe: dict[str, Any] | None = None, names: Collection[str] | None = None
+) -> RunSummary:
+    """Return the run at a glance; a damaged one has the status "damaged" and a problem.
+
+    `recipe` and the `names` of its files, where they are read already.
+    """
     try:
-        return summarize_run(folder, recipe)
+        return summarize_run(folder, recipe, names)
     except RushlightError as error:
         problem = error.problem
     except Exception as error:  # one bad run must not take the list down
@@ -72,10 +77,13 @@ def summarize_any(folder: Path, recipe: dict[str, Any] | None = None) -> RunSumm
     return RunSummary(folder.name, folder, started_at(folder), "damaged", problem=problem)
 
 
-def summarize_run(folder: Path, recipe: dict[str, Any] | None = None) -> RunSummary:
+def summarize_run(
+    folder: Path, recipe: dict[str, Any] | None = None, names: Collection[str] | None = None
+) -> RunSummary:
     """Return the run at a glance; raises RunError naming what is damaged."""
     recipe = recipe or read_recipe(folder)
-    lines = read_history(folder, with_steps=False) if (folder / HISTORY).exists() else []
+    names = {path.name for path in folder.iterdir()} if names is None else names
+    lines = read_history(folder, with_steps=False) if HISTORY in names else []
     return RunSummary(
         name=folder.name,
         folder=folder,
@@ -85,7 +93,7 @@ def summarize_run(folder: Path, recipe: dict[str, Any] | None = None) -> RunSumm
         data=label(recipe["data"]),
         epochs=recipe["epochs"],
         steps=max((line.get("step") or 0 for line in lines), default=0),
-        inexact=tuple(inexact_resumes(folder)),
+        inexact=tuple(inexact_resumes(folder)) if SESSIONS in names else (),
         **summary_figures(lines, folder),
     )
 

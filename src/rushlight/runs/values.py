@@ -10,12 +10,12 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from rushlight import files
-from rushlight.kinds import Kind, is_count, is_object
+from rushlight.kinds import checker, is_count, is_object
 from rushlight.runs.history import append_line, json_line
 from rushlight.runs.read import read_lines
 
 VALUES, MEDIA = "values.jsonl", "media"
-LINE: Kind = {"epoch": is_count, "values": is_object}
+CHECKERS = {"": checker({"epoch": is_count, "values": is_object})}
 
 
 def append_values(folder: Path, line: Mapping[str, Any]) -> None:
@@ -26,7 +26,7 @@ def append_values(folder: Path, line: Mapping[str, Any]) -> None:
 def read_values(folder: Path) -> list[dict[str, Any]]:
     """Return the lines that are whole, oldest first; [] where nothing was logged."""
     path = folder / VALUES
-    return read_lines(path, "", {"": LINE}) if path.exists() else []
+    return read_lines(path, "", CHECKERS) if path.exists() else []
 
 
 def keep_values(folder: Path, epochs: int) -> None:

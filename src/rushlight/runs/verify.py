@@ -29,7 +29,7 @@ from rushlight.runs.checkpoint_files import (
     read_state,
 )
 from rushlight.runs.folder import typed
-from rushlight.runs.history import HISTORY, LINES, LOSSES, read_history
+from rushlight.runs.history import CHECKERS, HISTORY, LOSSES, read_history
 from rushlight.runs.lock import describe_holder, is_locked
 from rushlight.runs.read import (
     ENVIRONMENT,
@@ -147,7 +147,7 @@ def shortfalls(checkpoint: Path) -> dict[str, str]:
         if size < needed:
             found[name] = Note("runs.too-short", found=size, needed=needed)
     if HISTORY not in found and (needed := state.get("history_bytes", 0)):
-        if problem := reading_damage(read_lines, run / HISTORY, "kind", LINES, b"\n", needed):
+        if problem := reading_damage(read_lines, run / HISTORY, "kind", CHECKERS, None, needed):
             found[HISTORY] = problem
         elif not read_file(run / HISTORY)[:needed].endswith(b"\n"):
             found[HISTORY] = Note("runs.no-line-ends", position=needed)
