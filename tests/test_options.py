@@ -29,7 +29,7 @@ WRONG: dict[str, Any] = {  # for each type and check, a value that it refuses
     "epochs": 0, "batch_size": 0.5, "accumulate": -1, "clip_norm": 0.0, "early_stopping": True, "on_nan": "go", "seed": 0.5,
     "precision": "float8", "numerics": "quick", "compile": "yes", "keep_epochs": 1, "tensorboard": "no", "lr": -0.1,
     "optimizer_arguments": ["momentum"], "schedule_by": "year", "schedule_arguments": ["patience"], "warmup": -1, "model_arguments": "hidden", "test_fraction": 1.0, "val_fraction": -0.1,
-    "task": "guess", "kind": "sound", "normalize": "max", "skip_bad": 0, "workers": -1, "processes": 0, "ray": "ray://head", "shard": 1, "sync_batchnorm": "yes", "resume": "yes", "inexact": 1,
+    "task": "guess", "kind": "sound", "normalize": "max", "skip_bad": 0, "workers": -1, "processes": 0, "ray": "ray://head", "gpus_per_process": 0, "shard": 1, "sync_batchnorm": "yes", "resume": "yes", "inexact": 1,
     "augment": "much", "ema": 1.0, "mixup": -0.2, "cutmix": 0.0, "swa": 0, "loss_arguments": ["weight"], "max_steps": 0, "groups": ["a"], "freeze": "backbone", "unfreeze_after": 0, "profile": 1, "quiet": "very", "to_stderr": 1, "final_test": 1, "split_seed": 0.5,
     "text_length": 0, "window": 0.5, "horizon": 0, "shuffle_window": 0,
 }  # fmt: skip
