@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tests.board.client import Client
 from tests.board.folders import make_run, write_tested
 
@@ -16,8 +17,9 @@ from rushlight.board.listing import id_of
 from rushlight.board.samples import Viewer, choose, list_samples, read_tested, thresholds_of
 from rushlight.data import Column, DataOptions, FeatureSpec, Normalization, ResidentSplit, open_source
 from rushlight.data.look.samples import cells_of, described_samples
+from rushlight.data.sources.images.folder import open_image_folder
 from rushlight.export import open_bundle
-from rushlight.export.explain import explain_sample, parts_of, shares_and_features
+from rushlight.export.explain import explain_sample, parts_of, shares_and_features, stacked
 
 CLASSES = 3
 
@@ -135,6 +137,23 @@ def test_samples_are_shown_as_pictures_and_as_rows_with_their_own_values(tmp_pat
     (row,) = described_samples(data.features, data.test, [3])["items"]
     assert dict(row)["kind"] in ("cat", "dog")
     assert dict(row)["weight"] % 0.25 == pytest.approx(0, abs=1e-4)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA"])
+def test_pictures_that_memory_does_not_hold_are_shown_as_those_that_it_holds(mode: str, tmp_path: Path) -> None:
+    values = np.random.default_rng(3).integers(0, 256, (8, 6, 5, len(mode)), dtype=np.uint8)
+    for number, pixels in enumerate(values):
+        folder = tmp_path / ("cat" if number % 2 else "dog")
+        folder.mkdir(exist_ok=True)
+        Image.fromarray(pixels.squeeze()).save(folder / f"{number}.png")
+    held, streamed = (open_image_folder(tmp_path, memory_limit=limit, test_fraction=0.0) for limit in (1 << 30, 0))
+    assert (held.train.kind, streamed.train.kind) == ("resident", "streamed")
+    places = [held.train.names.index(streamed.train.names[index]) for index in (5, 0)]
+    shown = described_samples(streamed.features, streamed.train, [5, 0])
+    assert shown == described_samples(held.features, held.train, places)
+    assert shown["kind"] == "image"
+    received = (stacked(streamed.features, streamed.train, [5, 0]), stacked(held.features, held.train, places))
+    assert torch.equal(*received)
 
 
 def test_a_missing_number_is_shown_as_missing() -> None:

@@ -358,8 +358,7 @@ def test_images_that_threads_read_are_those_that_workers_and_a_plain_loop_read(i
     order = epoch_order(3, 2, len(dataset)).tolist()
     samples = [[dataset[index] for index in order[first : first + 7]] for first in range(0, len(order), 7)]
     expected = [
-        (features.prepare(torch.from_numpy(np.stack([x for x, _ in batch]))), torch.tensor([y for _, y in batch]))
-        for batch in samples
+        (features.prepare(torch.stack([x for x, _ in batch])), torch.tensor([y for _, y in batch])) for batch in samples
     ]
     assert_same(read(data.train, 7, seed=3, epoch=2), expected)
     assert_same(read(streamed_images(images, 2).train, 7, seed=3, epoch=2), expected)

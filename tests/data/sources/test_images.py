@@ -434,7 +434,7 @@ def test_what_does_not_fit_is_streamed_with_the_same_samples_and_normalisation(t
     assert isinstance(streamed.train, StreamedSplit)
     assert isinstance(streamed.train.dataset, ImageFolderDataset)
     pixels, label = streamed.train.dataset[7]
-    assert (pixels.dtype, pixels.shape, label) == (np.uint8, (3, 8, 8), 1)
+    assert (pixels.dtype, pixels.shape, label) == (torch.uint8, (3, 8, 8), 1)
     assert streamed.features == kept.features
     for epoch in (1, 2):
         ours = list(streamed.train.batches(5, seed=1, epoch=epoch))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -62,9 +63,21 @@ def test_a_number_of_processes_that_is_no_count_is_refused(given: Any) -> None:
 def test_more_processes_than_cores_are_told_what_that_costs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shared, "usable_cores", lambda: 2)
     model, objective = nn.Linear(2, 1), make_objective(nn.MSELoss())
-    told = {size: shared.notes_shared(model, objective, World(0, size), False, CPU) for size in (2, 3)}
+    told = {size: shared.notes_shared(model, objective, World(0, size), is_divided=False) for size in (2, 3)}
     assert told[3][1] == "3 processes share 2 cores, which takes longer than 2 processes."
     assert len(told[2]) == 1
+
+
+@pytest.mark.parametrize(("others", "count"), [(["one", "one"], 1), (["two", "one"], 2), (["two", "three"], 3)])
+def test_processes_know_how_many_cards_they_have_whatever_each_of_them_sees(
+    others: list[str], count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A launcher may show each process its own card alone: then all of them see one, of the number 0."""
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(uuid="one"))
+    world = World(0, 3)
+    monkeypatch.setattr(world, "gather", lambda own: [own, *([other, False] for other in others)])
+    assert world.meet_on_cards(torch.device("cuda")) == count
+    assert world.cards is None  # one of them has no NCCL
 
 
 def test_another_number_than_the_launched_one_is_refused() -> None:

@@ -83,9 +83,8 @@ class StreamedSplit:
         batches = self.reader.batches(requests, is_card)
         with self.around(), contextlib.closing(batches):
             moved = copied_ahead(batches, self.device) if is_card and self.reader.reads_ahead else batches
-            for batch, indices in zip(
-                moved, requests.batches_of, strict=True
-            ):  # batches first: workers are kept at their end
+            # batches first: workers are kept at their end
+            for batch, indices in zip(moved, requests.batches_of, strict=True):
                 yield note_samples(self.prepare(to_device(batch, self.device)), len(indices))
 
     def to(self, device: torch.device) -> StreamedSplit:

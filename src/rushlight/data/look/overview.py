@@ -118,7 +118,7 @@ def raw_samples(split: Split, features: FeatureSpec, target: TargetSpec) -> tupl
         inputs, targets = split.inputs, split.targets
     elif folder := image_folder(split):  # evenly spaced, since the files are sorted by class
         assert isinstance(split, StreamedSplit)
-        inputs, targets = split.collate([folder[index] for index in evenly_spaced(len(folder), SAMPLED)])
+        inputs, targets = split.collate(folder.__getitems__(evenly_spaced(len(folder), SAMPLED)))
     else:
         batches: list[Any] = []
         for batch in split.in_order(64):

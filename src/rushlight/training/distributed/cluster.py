@@ -37,7 +37,8 @@ def launch_on_ray(
 ) -> Any:  # fmt: skip
     """Call `work(*arguments)` in as many processes of a Ray cluster, and return what it returned in the first one.
 
-    Each has its cores, and sees as many graphics cards as `gpus`, or none. They write into the folder `runs`, which all machines see; the first one's events are emitted here too, in this thread.
+    Each has its cores, and sees as many graphics cards as `gpus`, or none. They write into the folder `runs`, which all
+    machines see; the first one's events are emitted here too, in this thread.
 
     Raises:
         UsageError: there is no Ray, or no cluster at the address.
@@ -175,7 +176,8 @@ def work_under_ray(settings: dict[str, Any]) -> Any:
         _told.append(lambda events: tell_launcher(events, store, attempt))
     attempt = broadcast_from_rank_zero(attempt)
     given = {
-        "RANK": rank, "WORLD_SIZE": size, "MASTER_ADDR": host, "MASTER_PORT": port, "LOCAL_RANK": context.get_local_rank(),
+        "RANK": rank, "WORLD_SIZE": size, "MASTER_ADDR": host, "MASTER_PORT": port,
+        "LOCAL_RANK": context.get_local_rank(), "LOCAL_WORLD_SIZE": context.get_local_world_size(),
         "TORCHELASTIC_RESTART_COUNT": attempt, "TORCHELASTIC_USE_AGENT_STORE": True,
     }  # fmt: skip
     os.environ.update({name: str(value) for name, value in given.items()})

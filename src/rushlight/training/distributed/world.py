@@ -89,16 +89,21 @@ class World:
             for work in [(on_card if tensor.is_cuda else self.steps).allreduce([tensor]) for tensor in tensors]:
                 work.wait()
 
-    def meet_on_cards(self, device: torch.device) -> None:
-        """Have what lies on cards added up by NCCL, if each process has one of its own; else gloo does, through main memory."""
-        own = str(torch.cuda.get_device_properties(device).uuid) if torch.distributed.is_nccl_available() else None
-        cards = self.gather(own)
-        if None not in cards and len(set(cards)) == self.size:
+    def meet_on_cards(self, device: torch.device) -> int:
+        """Have what lies on cards added up by NCCL, if each process has one of its own; else gloo does, through main memory.
+
+        Return how many cards the processes have together.
+        """
+        own = str(torch.cuda.get_device_properties(device).uuid)
+        found = self.gather([own, torch.distributed.is_nccl_available()])
+        count = len({card for card, _ in found})
+        if count == self.size and all(has_nccl for _, has_nccl in found):
             from torch.distributed import ProcessGroupNCCL
 
             settings = ProcessGroupNCCL.Options()
             settings._timeout = timedelta(seconds=STEP_SECONDS)
             self.cards = ProcessGroupNCCL(PrefixStore("cards", self.store), self.rank, self.size, settings)
+        return count
 
     def give(self, tensor: Tensor, root: int = 0) -> None:
         """Replace a tensor by that of process `root`; it has the same shape in all."""

@@ -262,7 +262,7 @@ def set_up_around(
     eval_modules = eval_notes(recipe.model.get("eval", []))
     said = (*device_notes, *fitted.notes, *batch_notes(opened, recipe), *eval_modules, *notes, *schedule.notes)
     said += (Note("training.state-outside", listed=outside),) if outside else ()
-    fitted = replace(fitted, notes=(*said, *notes_shared(module, objective, world, options.shard, device)))
+    fitted = replace(fitted, notes=(*said, *notes_shared(module, objective, world, options.shard)))
     world.set_up()
     if begun is None:
         folder = stack.enter_context(new_run(Path(options.runs), recipe.model["name"], opened.name, options.name))

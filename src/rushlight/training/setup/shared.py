@@ -133,9 +133,7 @@ def own_card(device: torch.device, world: World) -> torch.device:
     return torch.device("cuda", number) if number else device
 
 
-def notes_shared(
-    model: nn.Module, objective: Objective, world: World, is_divided: bool, device: torch.device
-) -> tuple[str, ...]:
+def notes_shared(model: nn.Module, objective: Objective, world: World, is_divided: bool) -> tuple[str, ...]:
     """Say how many processes train, and what they do each by itself."""
     if not world.is_shared:
         return ()
@@ -144,8 +142,6 @@ def notes_shared(
     found = [Note("training.processes", count=world.size)]
     here, cores = int(os.environ.get("LOCAL_WORLD_SIZE", world.size)), usable_cores()
     found += [Note("training.more-processes-than-cores", processes=here, count=cores)] if here > cores else []
-    if device.type == "cuda" and here > (cards := torch.cuda.device_count()):
-        found.append(Note("training.more-processes-than-cards", processes=here, count=cards))
     found += [Note("training.divided", units=len(units(model)))] * is_divided
     found += [Note("training.norms-per-process")] * norms + [Note("training.loss-per-process")] * is_users
     return tuple(found)
@@ -184,7 +180,9 @@ def set_up_together(
     if not world.is_first:
         training = replace(training, recipe=recipe_from_json(recipe))
     if training.device.type == "cuda":
-        world.meet_on_cards(training.device)
+        if (cards := world.meet_on_cards(training.device)) < world.size:
+            note = Note("training.more-processes-than-cards", processes=world.size, count=cards)
+            training = replace(training, data=replace(training.data, notes=(*training.data.notes, note)))
     elif "source" in training.recipe.data:  # else the program has the samples anyway
         hold_once(training.data, world)
     if not training.conditions["shard"]:

@@ -162,8 +162,8 @@ def listed_bad(root: Path, bad: list[BadImage], most: int = 5) -> Note:
 # ── larger than memory ───────────────────────────────────────────────────────────────────────────────────────
 
 
-class ImageFolderDataset(Dataset[tuple[np.ndarray, int]]):
-    """Image files decoded as they are asked for: (uint8 of `shape`, class number)."""
+class ImageFolderDataset(Dataset[tuple[Tensor, int]]):
+    """Image files decoded as they are asked for: (uint8 tensor of `shape`, class number)."""
 
     def __init__(self, files: ImageFiles, shape: tuple[int, int, int]) -> None:
         self.paths, self.labels, self.shape = files.paths, files.labels, shape
@@ -171,8 +171,13 @@ class ImageFolderDataset(Dataset[tuple[np.ndarray, int]]):
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
-        return read_shape(self.paths[index], self.shape), self.labels[index]
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        ((pixels, label),) = self.__getitems__([index])
+        return torch.from_numpy(np.array(pixels, order="C")), label
+
+    def __getitems__(self, indices: Sequence[int]) -> list[tuple[np.ndarray, int]]:
+        """Return the images at `indices` for `stack_images`, laid out as they were decoded, not to be written to."""
+        return [(read_shape(self.paths[index], self.shape), self.labels[index]) for index in indices]
 
 
 def stack_images(samples: list[tuple[np.ndarray, int]]) -> list[Tensor]:

@@ -50,8 +50,9 @@ def open_mask_folder(
 ) -> Data:
     """Open `path/images/` with `path/masks/`, or `path/train/images/` and so on with `val/` and `test/`, as data.
 
-    Without `test/`, what `val/` has is tested. A mask has its image's name and size. Its pixels are class numbers, 255 is no class; where there are none but 0 and 255,
-    255 is the class beside 0. Raises DataError for an image without its mask, a mask in colours, or too many for memory.
+    Without `test/`, what `val/` has is tested. A mask has its image's name and size. Its pixels are class numbers, 255 is
+    no class; where there are none but 0 and 255, 255 is the class beside 0. Raises DataError for an image without its
+    mask, a mask in colours, or too many for memory.
     """
     path = Path(path)
     folders = masked_splits(path)
