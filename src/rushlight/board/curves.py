@@ -20,8 +20,8 @@ from rushlight import files
 from rushlight.board.axis import Axis, Clock, edges_of, place_of, step_at
 from rushlight.board.series import COARSE, LEAST_SMOOTHED, Cells, Losses, Truncated
 
-FEW = 32  # runs; of more, a step may be drawn beside its place by a quarter of a pixel column
-COARSE_OF_MANY = 2  # blocks
+FEW = 32  # runs; of more, a step may be drawn beside its place by half a pixel column
+COARSE_OF_MANY = 1  # blocks
 MOST_SUMMARIES = 1_000_000  # in memory: of 128 million steps
 SLOTS = np.array(
     [0.125, 0.375, 0.625, 0.875]
