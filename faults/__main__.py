@@ -7,6 +7,7 @@ import importlib
 import json
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -56,6 +57,8 @@ that repeats it alone. Examples:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the campaigns that were asked for; return 1 if anything failed."""
     chosen = parse(arguments)
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as a shell leaves it to what it begins in the background
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin while they wait take a busy machine's cores
     counts = {name: getattr(chosen, name) for name in HELP if getattr(chosen, name)}
     if chosen.case is not None:
