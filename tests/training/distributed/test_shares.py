@@ -11,6 +11,7 @@ from rushlight.data import ResidentSplit, share_of
 from rushlight.data.feed import EMPTY
 from rushlight.data.order import shared_order, step_seed
 from rushlight.training.distributed import WholeDropout
+from rushlight.training.distributed.dropout import CHANNELS
 
 
 @pytest.mark.parametrize("samples", [0, 1, 2, 5, 64])
@@ -74,6 +75,27 @@ def test_dropout_of_the_shares_is_that_of_the_whole_batch(
             found = [drop(part, 0.4), drop(part, 0.1)]
         for one, other in zip(found, whole, strict=True):
             assert torch.equal(one, other[own.start * rows : own.stop * rows])
+
+
+def test_a_cards_generator_is_put_back_where_memory_runs_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Kernels:
+        state: object = "the step's own"
+
+        def graphsafe_get_state(self) -> object:
+            return self.state
+
+        def graphsafe_set_state(self, state: object) -> None:
+            self.state = state
+
+    def drop(mask: torch.Tensor, p: float, training: bool) -> torch.Tensor:
+        assert kernels.state is whole
+        raise torch.OutOfMemoryError
+
+    kernels, whole = Kernels(), torch.Generator()
+    monkeypatch.setitem(CHANNELS, drop, None)
+    with pytest.raises(torch.OutOfMemoryError):
+        WholeDropout(whole, range(0, 3), 6, kernels).dropout(drop, torch.ones(3, 2))  # type: ignore[arg-type]
+    assert kernels.state == "the step's own"
 
 
 def test_dropout_that_drops_nothing_is_left_to_torch() -> None:

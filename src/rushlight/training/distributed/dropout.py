@@ -1,7 +1,7 @@
 """Dropout that does not depend on the number of processes.
 
-Each process draws the mask of the whole batch, as one process would, and takes the rows of its own samples. Drawing is
-cheap beside the layers around it. On a card torch's own kernels draw it, whose numbers depend on how they are laid out.
+Each process draws the mask of the whole batch, as one process would, and takes the rows of its own samples: what several
+processes share otherwise, each does in full. On a card torch's own kernels draw, whose numbers depend on how they are laid out.
 """
 
 from __future__ import annotations
@@ -51,7 +51,9 @@ class WholeDropout(TorchFunctionMode):
         else:
             before = self.kernels.graphsafe_get_state()
             self.kernels.graphsafe_set_state(self.generator)
-            mask = function(torch.ones(shape, dtype=input.dtype, device=input.device), p, True)
-            self.kernels.graphsafe_set_state(before)
+            try:
+                mask = function(torch.ones(shape, dtype=input.dtype, device=input.device), p, True)
+            finally:  # memory may run out, and the step is done again in pieces
+                self.kernels.graphsafe_set_state(before)
         mask = mask[self.own.start * places : self.own.stop * places]
         return input.mul_(mask) if inplace else input * mask
