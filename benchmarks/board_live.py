@@ -39,16 +39,8 @@ from rushlight.runs import lock_run
 
 LIVE = 20  # runs
 RATE = 10  # steps a second of each
-TRAINING = [
-    "train",
-    "mlp",
-    "fashion-mnist",
-    "--device",
-    "cpu",
-    "--quiet",
-    "--numerics",
-    "exact",
-]  # the default may choose by timing
+# exact: the default numerics may choose by timing
+TRAINING = ["train", "mlp", "fashion-mnist", "--device", "cpu", "--quiet", "--numerics", "exact"]
 SENTENCE = "document.querySelector('.chart .sentence')?.textContent ?? ''"
 HIDE = "Object.defineProperty(document, 'hidden', {configurable: true, get: () => HIDDEN}); document.dispatchEvent(new Event('visibilitychange'))"
 

@@ -2,10 +2,11 @@
 
     python -m benchmarks.scale [--workloads mlp cnn] [--processes 1 2] [--epochs 3] [--rounds 3]
 
-Beside it stands Lightning's DDP, where that is installed. All sides train the same network on the same samples in the same order, with the same first weights: each process its part of
-every batch. Rushlight writes its history and checkpoints meanwhile. There is no test: it is the first process's alone, and as
-fast as one process is. The first epoch warms up; samples per second are those of the others. The losses of all steps are
-compared with those of one process by hand, or of the fewest that are asked for.
+Beside it stands Lightning's DDP, where that is installed. All sides train the same network on the same samples in the same
+order, with the same first weights: each process its part of every batch. Rushlight writes its history and checkpoints meanwhile.
+There is no test: it is the first process's alone, and as fast as one process is. The first epoch warms up; samples per second
+are those of the others. The losses of all steps are compared with those of one process by hand, or of the fewest that are asked
+for.
 """
 
 from __future__ import annotations

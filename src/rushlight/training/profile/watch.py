@@ -66,9 +66,8 @@ class Watch:
         else:
             os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else it writes to standard error
             schedule = torch.profiler.schedule(wait=WARM_UP - 1, warmup=1, active=TRACED_STEPS, repeat=1)
-            self.profiler = self.stack.enter_context(
-                torch.profiler.profile(schedule=schedule, acc_events=True)
-            )  # all of one cycle
+            profiler = torch.profiler.profile(schedule=schedule, acc_events=True)  # else torch warns at the cycle's end
+            self.profiler = self.stack.enter_context(profiler)
         self.stack.callback(self.enter, None)
 
     def enter(self, part: str | None) -> None:

@@ -187,9 +187,11 @@ def stack_images(samples: list[tuple[np.ndarray, int]]) -> list[Tensor]:
     shared memory at once.
     """
     shape = (len(samples), *samples[0][0].shape)
-    images = torch.empty(0 if get_worker_info() else shape, dtype=torch.uint8)
-    if get_worker_info():
-        images = images.set_(torch.UntypedStorage._new_shared(math.prod(shape))).view(shape)  # type: ignore[no-untyped-call]
+    if get_worker_info() is None:
+        images = torch.empty(shape, dtype=torch.uint8)
+    else:
+        storage = torch.UntypedStorage._new_shared(math.prod(shape))  # type: ignore[no-untyped-call]
+        images = torch.empty(0, dtype=torch.uint8).set_(storage).view(shape)
     for place, (pixels, _) in zip(images.numpy(), samples, strict=True):
         place[...] = pixels
     return [images, torch.tensor([label for _, label in samples])]
