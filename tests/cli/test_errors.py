@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from tests.processes import run_python
 
 import rushlight
 from rushlight.cli import main
@@ -243,6 +244,17 @@ def test_a_missing_package_is_named_with_a_line_that_installs_it() -> None:
     ):  # fmt: skip
         advice = UsageError(key, package="").advice
         assert set(advice.partition("pip install ")[2].partition(".")[0].split()) == extras[extra]
+
+
+@pytest.mark.parametrize("package", ["orjson", "httptools", "onnxruntime"])
+def test_a_server_without_a_package_names_it_with_the_line_that_installs_it(package: str, tmp_path: Path) -> None:
+    code = f"import sys; sys.modules[{package!r}] = None; from rushlight.cli import main; main()"
+    workers = ["--workers", "2"] if package == "httptools" else []
+    bundle = Path(__file__).parents[1] / "serve" / "bundles" / "image"
+    done = run_python(["-c", code, "serve", bundle, "--port", "0", *workers], cwd=tmp_path)
+    assert done.returncode == 2
+    assert f"This needs the package {package}, which is not installed." in done.stderr
+    assert "pip install" in done.stderr
 
 
 def test_a_file_of_the_users_own_is_replaced_only_when_told_to(say: Say, tmp_path: Path) -> None:

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from rushlight.errors import UsageError
 from rushlight.lazy import lazy_names
+
+try:
+    import orjson  # most of what is here needs it: it is told once
+except ImportError as error:
+    raise UsageError("serve-missing", package="orjson") from error
 
 if TYPE_CHECKING:
     from rushlight.serve.deploy import write_deployment
